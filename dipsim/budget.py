@@ -1,0 +1,120 @@
+"""The budget: how the DRAM given to a model is divided (DESIGN section 6).
+
+Static weights, KV, staging and overhead come first; what remains is cache, shared so that every
+group of every layer holds an equal fraction of its units (the division of the DIP paper).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError
+from dipsim.units import BYTES
+
+
+class GroupSize(NamedTuple):
+    """What the budget must know of a group."""
+
+    units: int
+    unit_bytes: NDArray[np.float64]
+    """[layers]"""
+
+
+class Static(NamedTuple):
+    """Weights every token reads, in bytes of the whole model."""
+
+    attention: float = 0.0
+    norms: float = 0.0
+    head: float = 0.0
+    dense_parts: float = 0.0
+    scales: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return float(sum(self))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A division of DRAM, in bytes; capacities in units."""
+
+    dram: float | None
+    """What weights, KV and buffers may take; None when the cache was given directly."""
+    static: Static
+    streamed: float
+    """Static weights that do not fit and are read from flash for every token."""
+    kv: float
+    staging: float
+    overhead: float
+    cache: float
+    """Bytes offered to the caches; at most what the units take."""
+    units_bytes: float
+    """Bytes of all units of all groups."""
+    capacity: NDArray[np.int64]
+    """[layers, groups]"""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the units' bytes that fits."""
+        return self.cache / self.units_bytes if self.units_bytes else 1.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether everything stays in DRAM once it was loaded."""
+        return self.fraction >= 1 and self.streamed == 0
+
+
+def plan_budget(
+    static: Static,
+    groups: list[GroupSize],
+    *,
+    dram: float | None = None,
+    cache: float | None = None,
+    fraction: float | None = None,
+    kv: float = 0.0,
+    staging: float = 0.0,
+    overhead: float = 0.0,
+) -> Budget:
+    """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
+    static weights are taken as resident) and ``fraction`` (of the units; likewise).
+
+    Raises:
+        BudgetError: KV and buffers alone exceed DRAM, or the fraction is not in 0..1.
+    """
+    units_bytes = float(sum(group.units * group.unit_bytes.sum() for group in groups))
+    streamed = 0.0
+    if fraction is not None:
+        if not 0 <= fraction <= 1:
+            raise BudgetError(f"cache fraction {fraction:g}: a share of the units, from 0 to 1")
+        cache = fraction * units_bytes
+    elif cache is None:
+        assert dram is not None, "one of dram, cache and fraction"
+        fixed = kv + staging + overhead
+        if fixed > dram:
+            raise BudgetError(
+                f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
+                f"({BYTES.show(staging)}) and overhead ({BYTES.show(overhead)}): "
+                "give more --dram or a smaller --context"
+            )
+        room = dram - fixed
+        streamed = max(0.0, static.total - room)
+        cache = max(0.0, room - static.total)
+    share = fraction if fraction is not None else cache / units_bytes if units_bytes else 1.0
+    share = min(share, 1.0)
+    per_group = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
+    layers = len(groups[0].unit_bytes)
+    return Budget(
+        dram=dram,
+        static=static,
+        streamed=streamed,
+        kv=kv,
+        staging=staging,
+        overhead=overhead,
+        cache=min(cache, units_bytes),
+        units_bytes=units_bytes,
+        capacity=np.tile(np.array(per_group, np.int64), (layers, 1)),
+    )

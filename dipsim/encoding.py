@@ -1,0 +1,61 @@
+"""The two compact encodings of a signal: sets as bits, scores as 8-bit logarithms (log8)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS_PER_OCTAVE = 20
+
+
+def _log8_table() -> NDArray[np.float32]:
+    steps = np.arange(256, dtype=np.float64)
+    table = np.exp2((steps - 255) / STEPS_PER_OCTAVE)
+    table[0] = 0.0
+    return table.astype(np.float32)
+
+
+LOG8_TABLE = _log8_table()
+"""float32[256]: what each code stands for, relative to the largest score of its token and layer."""
+
+
+def encode_log8(scores: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Scores as 8-bit logarithms: 20 steps an octave, 12.75 octaves below the largest score.
+
+    Args:
+        scores: float[tokens, layers, units], >= 0.
+
+    Returns:
+        codes : uint8[tokens, layers, units] and max : float32[tokens, layers]. A score more than
+        12.7 octaves below the largest becomes 0.
+    """
+    values = scores.astype(np.float64)
+    largest = values.max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.rint(255 + STEPS_PER_OCTAVE * np.log2(values / largest))
+    codes = np.where(values > 0, np.clip(codes, 0, 255), 0)
+    return codes.astype(np.uint8), largest[..., 0].astype(np.float32)
+
+
+def words_for(units: int) -> int:
+    """How many 64-bit words hold ``units`` bits."""
+    return -(-units // 64)
+
+
+def pack_sets(sets: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """bool[..., units] -> uint64[..., words], unit u in bit u % 64 of word u // 64."""
+    return widen_bits(np.packbits(sets, axis=-1, bitorder="little"))
+
+
+def widen_bits(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """uint8[..., bytes] of little-endian bits -> uint64[..., words], zero-filled."""
+    words = -(-packed.shape[-1] // 8)
+    wide = np.zeros((*packed.shape[:-1], words * 8), np.uint8)
+    wide[..., : packed.shape[-1]] = packed
+    return wide.view("<u8")
+
+
+def unpack_sets(words: NDArray[np.uint64], units: int) -> NDArray[np.bool_]:
+    """uint64[..., words] -> bool[..., units]."""
+    octets = np.ascontiguousarray(words).view(np.uint8)
+    return np.unpackbits(octets, axis=-1, count=units, bitorder="little").view(np.bool_)

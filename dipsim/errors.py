@@ -1,0 +1,32 @@
+"""The errors a user can cause. Each message is one line: what was given, what is allowed, what to do.
+
+The command line prints the message and exits with code 2; anything else that escapes is a bug.
+"""
+
+
+class DipsimError(Exception):
+    """Wrong input or usage; never raised for a bug of dipsim itself."""
+
+
+class ProfileError(DipsimError):
+    """A hardware profile that cannot be found, read or believed."""
+
+
+class ModelError(DipsimError):
+    """A model geometry that is unknown, incomplete or at odds with the trace."""
+
+
+class TraceError(DipsimError):
+    """A trace that cannot be read or whose contents are not a trace."""
+
+
+class MethodError(DipsimError):
+    """A method that cannot run on this trace or at this density."""
+
+
+class PolicyError(DipsimError):
+    """A cache policy that is unknown, misused, or breaks the contract."""
+
+
+class BudgetError(DipsimError):
+    """A division of DRAM that does not add up."""

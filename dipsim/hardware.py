@@ -1,0 +1,304 @@
+"""Hardware profiles: DRAM, flash, backends, energy; every number with a source and a kind.
+
+A profile is one YAML file in ``hardware_profiles/`` (docs/profiles.md). ``extends:`` states only
+what differs, unknown keys are errors, and ``-s key=value`` overrides single numbers. All of that is
+resolved here: the simulator sees one frozen, complete `Profile`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dipsim import files
+from dipsim.errors import ProfileError
+from dipsim.units import (
+    Bandwidth,
+    Bytes,
+    JoulesPerByte,
+    Seconds,
+    UnlimitedBandwidth,
+    UnlimitedCompute,
+    Watts,
+)
+
+FOLDER, SUFFIX = "hardware_profiles", ".yaml"
+Kind = Literal["measured", "vendor", "estimate", "given"]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Dram(_Section):
+    """Main memory. ``available`` is what an app may use; it defaults to ``capacity``."""
+
+    capacity: Bytes = Field(description="size of DRAM")
+    available: Bytes = Field(description="what weights and KV may take; default: capacity")
+    bandwidth: Bandwidth = Field(description="peak read bandwidth")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_available(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "capacity" in data:
+            return {"available": data["capacity"], **data}
+        return data
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.available > self.capacity:
+            raise ValueError("available is larger than capacity: lower it")
+        if self.bandwidth == 0:
+            raise ValueError("bandwidth is 0: it must be positive")
+        return self
+
+
+class Read(_Section):
+    """One measured point: reads of ``size`` with ``lanes`` in flight reach ``bandwidth`` in all."""
+
+    size: Bytes
+    lanes: int = Field(ge=1, strict=True)
+    bandwidth: Bandwidth
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.size == 0 or self.bandwidth == 0:
+            raise ValueError("a read point needs a positive size and bandwidth")
+        return self
+
+
+class Flash(_Section):
+    """Storage: either one ``bandwidth`` for every size, or measured ``reads``."""
+
+    lanes: int = Field(default=1, ge=1, strict=True, description="reads kept in flight")
+    align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
+    bandwidth: Bandwidth | None = None
+    reads: tuple[Read, ...] = ()
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if (self.bandwidth is None) == (not self.reads):
+            raise ValueError("give either bandwidth or reads (measured points), one of the two")
+        if self.bandwidth == 0 or self.align < 1:
+            raise ValueError("bandwidth must be positive and align at least 1 B")
+        points = [(read.size, read.lanes) for read in self.reads]
+        if len(set(points)) < len(points):
+            raise ValueError("reads: the same size and lanes stand there twice")
+        return self
+
+
+class Backend(_Section):
+    """An engine on a compute unit: its speed belongs to the pair, not to the chip."""
+
+    gemv: Mapping[str, Bandwidth] = Field(
+        default={}, description="matrix-vector rate in weight bytes/s, per weight format"
+    )
+    dram_efficiency: Share = Field(default=1.0, description="share of peak DRAM bandwidth reached")
+    compute: UnlimitedCompute = Field(default="unlimited", validate_default=True)
+    sync: Seconds = Field(default="0 s", validate_default=True, description="per dependent group")
+    overlap_factor: Share = Field(default=0.0, description="a of DESIGN section 8, 0 to 1")
+    cache_copy: UnlimitedBandwidth = Field(
+        default="unlimited", validate_default=True, description="copying kept weights into cache"
+    )
+    active_power: Watts | None = None
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        rates = {"dram_efficiency": self.dram_efficiency, "compute": self.compute}
+        rates |= {"cache_copy": self.cache_copy, **{f"gemv.{k}": v for k, v in self.gemv.items()}}
+        for name, rate in rates.items():
+            if rate == 0:
+                raise ValueError(f"{name} is 0: it must be positive")
+        return self
+
+
+class Energy(_Section):
+    """Energy per byte moved, and the power of a device that waits."""
+
+    dram: JoulesPerByte
+    flash: JoulesPerByte
+    idle: Watts = Field(default="0 W", validate_default=True)
+
+
+class Source(BaseModel):
+    """Where a number comes from, and how far to trust it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    kind: Kind
+    origin: str = Field(alias="from", min_length=3)
+
+
+class Profile(_Section):
+    """A device. Load one with `load_profile`; all quantities are in base units."""
+
+    name: str = Field(min_length=1)
+    summary: str = ""
+    dram: Dram
+    flash: Flash
+    backends: Mapping[str, Backend] = Field(min_length=1)
+    staging: Bytes | None = Field(
+        default=None, description="buffer for loads; default: the largest active set of one group"
+    )
+    runtime_overhead: Bytes = Field(default="0 B", validate_default=True)
+    energy: Energy | None = None
+    sources: Mapping[str, Source] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_backend(cls, data: Any) -> Any:
+        """``compute:`` at the top is short for a single backend with that compute rate."""
+        if isinstance(data, dict) and "compute" in data:
+            if "backends" in data:
+                raise ValueError("give compute at the top or inside backends, not both")
+            data = {**data, "backends": {"default": {"compute": data["compute"]}}}
+            del data["compute"]
+        return data
+
+    @model_validator(mode="after")
+    def _sources_name_keys(self) -> Self:
+        known = {key for path, _ in self.numbers() for key in _prefixes(path)}
+        for path in self.sources:
+            if path not in known:
+                raise ValueError(f"sources names {path!r}, which is no number of this profile")
+        return self
+
+    def backend(self, name: str | None = None) -> tuple[str, Backend]:
+        """The backend of that name; the first one is the default.
+
+        Raises:
+            ProfileError: no such backend.
+        """
+        chosen = name or next(iter(self.backends))
+        if chosen not in self.backends:
+            allowed = ", ".join(self.backends)
+            raise ProfileError(f"profile {self.name} has no backend {chosen!r}: use {allowed}")
+        return chosen, self.backends[chosen]
+
+    def numbers(self) -> Iterator[tuple[str, Any]]:
+        """Every number that was stated, as (dotted key, text): what `sources` may name."""
+        dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
+        for key, value in _leaves(dump):
+            if key.split(".")[0] not in ("name", "summary"):
+                yield key, value
+
+    def source(self, path: str) -> Source | None:
+        """The source of a key: its own, or that of the nearest section above it."""
+        for prefix in reversed(_prefixes(path)):
+            if prefix in self.sources:
+                return self.sources[prefix]
+        return None
+
+
+def load_profile(
+    given: str | os.PathLike[str] | Mapping[str, Any] | Profile, overrides: Sequence[str] = ()
+) -> Profile:
+    """A profile by the name of a shipped one, by path, or from a mapping of its keys.
+
+    Args:
+        given: e.g. ``"snapdragon8"``, ``"my/phone.yaml"``, or the mapping such a file holds.
+        overrides: ``key=value`` texts, e.g. ``"flash.bandwidth=2GB/s"``.
+
+    Raises:
+        ProfileError: unknown name, unreadable file, unknown key, missing unit, bad override.
+    """
+    if isinstance(given, Profile):
+        data, where = given.model_dump(mode="json", by_alias=True, exclude_unset=True), given.name
+    elif isinstance(given, Mapping):
+        data, where = _extended(dict(given), "profile", ()), str(given.get("name", "profile"))
+    else:
+        data, where = _read(given, ()), str(given)
+    for text in overrides:
+        data = _override(data, text)
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as problem:
+        raise ProfileError(f"profile {where}: {first_problem(problem)}") from None
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles."""
+    return files.shipped_names(FOLDER, SUFFIX)
+
+
+def first_problem(problem: ValidationError) -> str:
+    """One line out of pydantic's report: where, what was given, what is allowed."""
+    first = problem.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {place!r}: remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"{place} is missing: add it"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problem.errors()) - 1} more)" if len(problem.errors()) > 1 else ""
+    given = "" if repr(first["input"])[:60] in message else f", given {str(first['input'])[:60]!r}"
+    given = "" if isinstance(first["input"], dict | list) else given
+    return f"{place}: {message[:1].lower() + message[1:]}{given}{more}"
+
+
+def _read(given: str | os.PathLike[str], seen: tuple[str, ...]) -> dict[str, Any]:
+    path = files.find(given, FOLDER, SUFFIX)
+    if path is None:
+        known = ", ".join(profile_names())
+        raise ProfileError(f"no profile {str(given)!r}: give a file, or one of {known}")
+    identity = str(path.resolve())
+    if identity in seen:
+        raise ProfileError(f"profile {given}: extends itself in a circle: break it")
+    return _extended(files.read_yaml(path, ProfileError), str(given), (*seen, identity))
+
+
+def _extended(data: dict[str, Any], where: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
+    return _merged(_read(base, seen), data)
+
+
+def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``change`` laid over ``base``; sections merge, lists and numbers replace."""
+    result = dict(base)
+    for key, value in change.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not value.strip():
+        raise ProfileError(f"-s {text!r}: write key=value, e.g. -s flash.bandwidth=2GB/s")
+    parsed: Any = value.strip()
+    if key.rpartition(".")[2] in ("lanes",):
+        parsed = int(parsed) if parsed.isdigit() else parsed
+    elif key.rpartition(".")[2] in ("dram_efficiency", "overlap_factor"):
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            raise ProfileError(f"-s {text!r}: {key} is a number from 0 to 1") from None
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    data = _merged(data, parsed)
+    if key == "flash.bandwidth":  # one bandwidth for every size takes the place of the curve
+        data["flash"].pop("reads", None)
+        data["sources"] = {k: v for k, v in data.get("sources", {}).items() if k != "flash.reads"}
+    return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
+    elif value is not None:
+        yield prefix, value
+
+
+def _prefixes(path: str) -> list[str]:
+    """``a.b.c`` -> ``["a", "a.b", "a.b.c"]``."""
+    parts = path.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,0 +1,85 @@
+"""Dynamic Input Pruning and its cache-aware form (Federici et al., MLSys 2025, arXiv 2412.01380).
+
+Two top-k selections per layer and token, neither of which needs a predictor:
+
+    S_in   = top-k of |x|                                  -> columns of W_gate and W_up
+    S_down = top-k of |act(W_gate x') * (W_up x')|         -> columns of W_down
+
+A trace recorded from the dense model holds x for x' (open loop). The cache-aware form (dip-ca)
+prefers what is already in DRAM: score' = score if resident, else gamma * score, then top-k.
+
+The MLP density D is the mean density of the three matrices, D = (2 d_in + d_down) / 3.
+"""
+
+import math
+
+from dipsim.errors import MethodError
+from dipsim.methods.contract import (
+    COLUMN_OF_DOWN,
+    COLUMN_OF_GATE_AND_UP,
+    DEFAULT_DENSITY,
+    Group,
+    Method,
+    Wish,
+    check_wish,
+    scores,
+)
+from dipsim.trace import Trace
+
+DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
+SIGNALS = ("mlp_input", "glu")
+SPLITS = ("authors", "equal")
+
+
+def split_density(density: float, split: str) -> tuple[float, float]:
+    """(d_in, d_down) at MLP density D; the authors' split is fitted in logits, in their code.
+
+    Raises:
+        MethodError: an unknown split.
+    """
+    if split not in SPLITS:
+        raise MethodError(f"split {split!r}: use {' or '.join(SPLITS)}, or --group-density")
+    if split == "equal" or density in (0.0, 1.0):
+        return density, density
+    logit = 0.98499 * math.log(density / (1 - density)) + 0.29976
+    entering = 1 / (1 + math.exp(-logit))
+    return entering, min(max(3 * density - 2 * entering, 0.0), 1.0)
+
+
+def dip(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
+    """DIP: both groups by plain top-k.
+
+    Raises:
+        MethodError: ``mlp_input`` or ``glu`` scores are missing, or a density is impossible.
+    """
+    return _method("dip", trace, wish, {})
+
+
+def dip_ca(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
+    """DIP-CA: as `dip`, with a gamma per group.
+
+    Raises:
+        MethodError: as `dip`, or a gamma outside 0..1.
+    """
+    default = wish.gamma.get("*")
+    gamma = {name: DEFAULT_GAMMA[name] if default is None else default for name in SIGNALS}
+    gamma |= {name: value for name, value in wish.gamma.items() if name != "*"}
+    return _method("dip-ca", trace, wish, gamma)
+
+
+def _method(name: str, trace: Trace, wish: Wish, gamma: dict[str, float]) -> Method:
+    units = {signal: scores(trace, signal, name) for signal in SIGNALS}
+    check_wish(name, wish, SIGNALS, gamma=name == "dip-ca")
+    if wish.group_density:
+        if wish.split is not None:
+            raise MethodError("give either --split or --group-density, not both")
+        entering, down = (wish.group_density[signal] for signal in SIGNALS)
+    else:
+        density = DEFAULT_DENSITY if wish.density is None else wish.density
+        entering, down = split_density(density, wish.split or "authors")
+    into, out = SIGNALS
+    groups = (
+        Group(into, units[into], COLUMN_OF_GATE_AND_UP, "top-k", entering, gamma.get(into)),
+        Group(out, units[out], COLUMN_OF_DOWN, "top-k", down, gamma.get(out)),
+    )
+    return Method(name, groups, density=(2 * entering + down) / 3)

@@ -1,0 +1,67 @@
+"""recorded: the active sets a model really used (ReLU sparsity, a predictor, any runtime's log)."""
+
+from dipsim.errors import MethodError, TraceError
+from dipsim.methods.contract import (
+    COLUMN_OF_DOWN,
+    COLUMN_OF_GATE_AND_UP,
+    NEURON,
+    Group,
+    Method,
+    Wish,
+    check_wish,
+)
+from dipsim.model import Slice
+from dipsim.trace import Signal, Trace
+
+_ORDER = ("mlp_input", "gate", "up", "glu")
+
+
+def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
+    """One group per recorded signal, in the order a layer computes them.
+
+    ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``
+    spans columns of gate and up; ``gate`` and ``up`` a whole neuron; ``glu`` a whole neuron, or
+    the column of down alone when ``mlp_input`` was recorded too.
+
+    Raises:
+        MethodError: no recorded sets, or an option that only makes sense for scores.
+        TraceError: ``slices`` that are none.
+    """
+    found = [trace.signals[name] for name in _ORDER if name in trace.signals]
+    found = [signal for signal in found if signal.holds == "sets"]
+    if not found:
+        raise MethodError(
+            f"method recorded needs active sets (bool or bits), which {trace.name} does not hold"
+        )
+    names = {signal.name for signal in found}
+    if wish.density is not None or wish.group_density or wish.gamma or wish.split:
+        raise MethodError("recorded sets are fixed: drop --density, --group-density, --gamma")
+    check_wish("recorded", wish, ())
+    groups = tuple(
+        Group(signal.name, signal.units, _slices(trace, signal, names), "sets") for signal in found
+    )
+    covered = [slice_.matrix for group in groups for slice_ in group.slices]
+    twice = sorted({matrix for matrix in covered if covered.count(matrix) > 1})
+    if twice:
+        raise MethodError(
+            f"{trace.name}: matrix {twice[0]} belongs to more than one recorded signal: "
+            "say meta.signals.<signal>.slices"
+        )
+    dense = tuple(m for m in ("gate", "up", "down") if m not in covered)
+    return Method("recorded", groups, dense=dense)
+
+
+def _slices(trace: Trace, signal: Signal, names: set[str]) -> tuple[Slice, ...]:
+    declared = signal.declared.get("slices")
+    over_inputs = signal.name == "mlp_input"
+    if declared is None:
+        if over_inputs:
+            return COLUMN_OF_GATE_AND_UP
+        return COLUMN_OF_DOWN if "mlp_input" in names else NEURON
+    known = {s.matrix: s for s in (COLUMN_OF_GATE_AND_UP if over_inputs else NEURON)}
+    if not isinstance(declared, list) or not declared or not set(map(str, declared)) <= set(known):
+        raise TraceError(
+            f"{trace.name}: slices of {signal.name} are {declared!r}; "
+            f"allowed is a list out of {', '.join(known)}"
+        )
+    return tuple(slice_ for matrix, slice_ in known.items() if matrix in declared)

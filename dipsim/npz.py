@@ -1,0 +1,220 @@
+"""Reading `.npz` files nobody vouches for: no pickle, no trust in declared sizes, bounded memory.
+
+A `Member` is one array of the archive whose header was checked against the bytes that are there.
+Stored members are memory-mapped; deflated ones are streamed in blocks of rows.
+"""
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+
+from dipsim.errors import TraceError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MAX_MEMBERS = 1000
+_DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
+_SMALL = 64 * 2**20
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+
+class Member(Protocol):
+    """One array, readable in blocks of rows (its first axis)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the array as an `.npy` file: identifies the contents."""
+
+    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
+        """Rows first..last-1 in arrays of at most ``block`` rows."""
+
+    def whole(self) -> Array:
+        """The array, for members that are small by their nature."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An array that is already here."""
+
+    array: Array
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def crc(self) -> int:
+        array = np.ascontiguousarray(self.array)
+        head = f"{array.dtype.str}{array.shape}".encode()
+        return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)), zlib.crc32(head))
+
+    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
+        for start in range(first, last, block):
+            yield self.array[start : min(start + block, last)]
+
+    def whole(self) -> Array:
+        return self.array
+
+
+@dataclass(frozen=True)
+class InArchive:
+    """A checked member of an archive on disk."""
+
+    path: Path
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    crc: int
+    header: int
+    """Bytes of the `.npy` header in front of the data."""
+    offset: int | None
+    """Where the data lies in the archive, for a stored member; None when deflated."""
+
+    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
+        if self.offset is not None:
+            if 0 in self.shape:
+                return
+            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+            for start in range(first, last, block):
+                yield mapped[start : min(start + block, last)]
+            return
+        row = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
+        with self._stream() as stream:
+            _skip(stream, self.header + first * row, self)
+            for start in range(first, last, block):
+                count = min(block, last - start)
+                data = _exactly(stream, count * row, self)
+                yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+    def whole(self) -> Array:
+        size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        if size > _SMALL:
+            raise TraceError(f"{self}: {size} bytes, at most {_SMALL} are allowed for this array")
+        with self._stream() as stream:
+            _skip(stream, self.header, self)
+            return np.frombuffer(_exactly(stream, size, self), self.dtype).reshape(self.shape)
+
+    def _stream(self) -> IO[bytes]:
+        try:
+            return zipfile.ZipFile(self.path).open(self.name)
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as problem:
+            raise TraceError(f"{self}: damaged ({problem})") from None
+
+    def __str__(self) -> str:
+        return f"{self.path}: array {self.name.removesuffix('.npy')!r}"
+
+
+def open_npz(path: Path) -> dict[str, InArchive]:
+    """The members of an archive by name (without ``.npy``), headers read and checked.
+
+    Raises:
+        TraceError: no regular file, no zip, damaged, encrypted, a name twice, object arrays,
+            Fortran order, or a header that disagrees with the bytes that are there.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise TraceError(f"{path}: not a regular file; give an .npz file")
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
+            infos = archive.infolist()
+            if len(infos) > MAX_MEMBERS:
+                raise TraceError(f"{path}: {len(infos)} members, at most {MAX_MEMBERS} are allowed")
+            members: dict[str, InArchive] = {}
+            for info in infos:
+                name = info.filename.removesuffix(".npy")
+                if name == info.filename:
+                    raise TraceError(f"{path}: member {info.filename!r} is no .npy array")
+                if name in members:
+                    raise TraceError(f"{path}: array {name!r} stands there twice")
+                members[name] = _check(path, archive, info, raw)
+            return members
+    except zipfile.BadZipFile as problem:
+        text = str(problem).lower().rstrip(".")
+        raise TraceError(f"{path}: not a readable .npz file ({text}); write it again") from None
+    except (OSError, EOFError, zlib.error, NotImplementedError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise TraceError(f"{path}: cannot be read ({reason})") from None
+
+
+def _check(
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: IO[bytes]
+) -> InArchive:
+    what = f"{path}: array {info.filename.removesuffix('.npy')!r}"
+    if info.flag_bits & 1:
+        raise TraceError(f"{what} is encrypted: write it without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise TraceError(f"{what} uses an unusual compression: use np.savez or savez_compressed")
+    with archive.open(info) as stream:
+        try:
+            version = npy.read_magic(stream)
+            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+            if version not in read:
+                raise ValueError(f"npy version {version}")
+            shape, fortran, dtype = read[version](stream, max_header_size=10_000)
+        except (ValueError, EOFError, zlib.error, SyntaxError) as problem:
+            line = str(problem).splitlines()[0] if str(problem) else "cut short"
+            raise TraceError(f"{what} has no readable .npy header ({line[:80]})") from None
+        header = stream.tell()
+    if dtype.hasobject:
+        raise TraceError(f"{what} holds Python objects: save numbers, dipsim never unpickles")
+    if dtype.byteorder == ">" or dtype.names is not None:
+        raise TraceError(f"{what} is {dtype}: save it as plain little-endian numbers")
+    if fortran and len(shape) > 1:
+        raise TraceError(f"{what} is in Fortran order: save np.ascontiguousarray(it)")
+    if any(not isinstance(n, int) or n < 0 for n in shape):
+        raise TraceError(f"{what} declares the shape {shape}: lengths cannot be negative")
+    expected = header + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if expected != info.file_size:
+        raise TraceError(
+            f"{what} declares {shape} {dtype} ({expected} bytes) but holds {info.file_size} bytes"
+        )
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    largest = info.compress_size * (_DEFLATE_LIMIT if deflated else 1) + 64 * deflated
+    if info.file_size > largest:
+        raise TraceError(f"{what} claims {info.file_size} bytes, more than its file can hold")
+    offset = None if deflated else _data_offset(info, raw, what) + header
+    return InArchive(path, info.filename, dtype, shape, info.CRC, header, offset)
+
+
+def _data_offset(info: zipfile.ZipInfo, raw: IO[bytes], what: str) -> int:
+    """Where a stored member's bytes begin: behind its local header, which has its own lengths."""
+    raw.seek(info.header_offset)
+    local = raw.read(_LOCAL_HEADER.size)
+    if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\x03\x04":
+        raise TraceError(f"{what}: damaged zip header; write the file again")
+    _, name, extra = _LOCAL_HEADER.unpack(local)
+    begin = int(info.header_offset + _LOCAL_HEADER.size + name + extra)
+    if begin + info.file_size > os.fstat(raw.fileno()).st_size:
+        raise TraceError(f"{what} is cut short: write the file again")
+    return begin
+
+
+def _exactly(stream: IO[bytes], size: int, what: InArchive) -> bytes:
+    try:
+        data = stream.read(size)
+    except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as problem:
+        raise TraceError(f"{what}: damaged ({problem}); write the file again") from None
+    if len(data) != size:
+        raise TraceError(f"{what} is cut short: write the file again")
+    return data
+
+
+def _skip(stream: IO[bytes], size: int, what: InArchive) -> None:
+    while size > 0:
+        size -= len(_exactly(stream, min(size, 2**20), what))

@@ -1,0 +1,488 @@
+"""The replay: trace x method x policy x capacity -> `Traffic`, exact counts (docs/replay.md).
+
+Tokens stream through in blocks; each (layer, group) has a cache of its own, kept between blocks and
+fed by `kernels`. Only policies that must know the future or a profile of the whole trace make the
+active sets be held, as bits.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.encoding import pack_sets, words_for
+from dipsim.errors import MethodError, PolicyError, TraceError
+from dipsim.methods import Method
+from dipsim.methods.contract import Group
+from dipsim.policies import Admission, Policy
+from dipsim.policies.hashing import seed_of
+from dipsim.trace import DECODE, PREFILL, Trace
+
+Progress = Callable[[int, int], None]
+_ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
+_NO_REQUESTS = kernels.Requests(
+    np.empty((0, 0)), np.empty(0), np.zeros(1, np.int64), np.zeros(3, np.float64)
+)
+_NO_SCORES = np.empty((0, 0, 0), np.float32)
+_NO_USES = np.empty(0, np.int64)
+_ROWS_WITHOUT_SIGNAL = 1024
+_FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a replay counted. All arrays are [tokens, layers, groups] unless said otherwise.
+
+    A streamed prefill row counts nothing; a cached prefill batch counts in its last row.
+    """
+
+    groups: tuple[str, ...]
+    units: tuple[int, ...]
+    capacity: NDArray[np.int64]
+    """[layers, groups] in units."""
+    active: NDArray[np.int32]
+    hits: NDArray[np.int32]
+    kept: NDArray[np.int32]
+    """Misses that entered the cache."""
+    reads: NDArray[np.int32]
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves: whole pages, gaps, whole matrices."""
+    flash_seconds: NDArray[np.float64]
+    mass: NDArray[np.float32]
+    """Share of the score mass that was kept; 1 where nothing was chosen from scores."""
+    energy: NDArray[np.float32]
+    """Share of the sum of squared scores that was kept."""
+    measured: NDArray[np.bool_]
+    """[tokens] decode tokens behind the warm-up."""
+    runs: NDArray[np.int64]
+    """[layers, groups, 2] the shortest and longest read, in units; 0 without reads."""
+
+    @property
+    def misses(self) -> NDArray[np.int32]:
+        """Units that had to be read from flash."""
+        return self.active - self.hits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a replay runs, beside what is replayed."""
+
+    admission: Admission | None = None
+    warmup: int = 0
+    reset: Literal["never", "sequence"] = "never"
+    prefill: Literal["stream", "cache"] = "stream"
+    seed: int = 0
+    threads: int | None = None
+
+
+def replay(
+    trace: Trace,
+    method: Method,
+    policy: Policy,
+    capacity: NDArray[np.int64],
+    plan: Plan = Plan(),
+    *,
+    requests: Sequence[Sequence[kernels.Requests]] | None = None,
+    profile_uses: Sequence[NDArray[np.int64]] | None = None,
+    progress: Progress | None = None,
+) -> Traffic:
+    """Replay a trace, atomic access, one cache per (layer, group).
+
+    Args:
+        capacity: int64[layers, groups], units each cache holds, >= 0.
+        requests: per layer and group, what reads cost; left out, no costs are booked.
+        profile_uses: per group int64[layers, units], uses a preloaded policy ranks units by; left
+            out, the warm-up tokens, or without warm-up the whole trace.
+        progress: called with (tokens done, tokens).
+
+    Raises:
+        TraceError: bad scores met on the way, or no token left to measure.
+        MethodError: a clairvoyant policy with a method whose sets depend on the cache.
+        PolicyError: admission the policy cannot do, or hooks that break the contract.
+    """
+    if policy.future and method.cache_aware:
+        raise MethodError(
+            f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
+            "cache: there is no policy-independent optimum; use dip, or an online policy"
+        )
+    admission = _admission(policy, plan.admission)
+    actions, resets = _rows(trace, plan)
+    measured = _measured(trace, plan.warmup)
+    traffic = _empty(trace, method, capacity, measured)
+    needs_profile = policy.preload and profile_uses is None
+    source = _Blocks(trace, method, actions, resets, traffic)
+    held = list(source.plain()) if policy.future or needs_profile else None
+    if needs_profile and held is not None:
+        until = _warmup_end(trace, plan.warmup) if plan.warmup else trace.tokens
+        profile_uses = _count(held, method, trace.layers, until)
+    caches = [
+        _Cache(method, policy, capacity, plan.seed, layer, group, profile_uses)
+        for layer in range(trace.layers)
+        for group in range(len(method.groups))
+    ]
+    loop = _bound(policy)
+
+    def feed(cache: "_Cache", blocks: list["_Sets"]) -> None:
+        table = _NO_REQUESTS if requests is None else requests[cache.layer][cache.group]
+        cache.feed(blocks, loop, _ADMISSION[admission], table, traffic)
+
+    chunks = [held] if held is not None and not method.cache_aware else ([b] for b in source.all())
+    with ThreadPoolExecutor(plan.threads or os.cpu_count() or 1) as pool:
+        for blocks in chunks:
+            list(pool.map(lambda cache: feed(cache, blocks), caches))  # noqa: B023 - used at once
+            if progress is not None:
+                progress(blocks[-1].stop, trace.tokens)
+    for cache in caches:
+        traffic.runs[cache.layer, cache.group] = cache.runs()
+    return traffic
+
+
+def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
+    """Per group int64[layers, units]: how often each unit is active in the decode tokens.
+
+    A cache-aware method is counted without its preference for resident units.
+    """
+    blocks = _Blocks(trace, method, *_rows(trace, Plan()), None)
+    return _count(blocks.plain(), method, trace.layers, trace.tokens)
+
+
+def largest_active(trace: Trace, method: Method) -> list[int]:
+    """Per group, the largest active set of any token and layer, in units."""
+    largest = [group.kept for group in method.groups]
+    for i, group in enumerate(method.groups):
+        if group.choice == "sets":
+            largest[i] = 0
+            for _, _, block in trace.blocks((group.signal,)):
+                for layer in range(trace.layers):
+                    sizes = kernels.count_members(block[group.signal], layer)
+                    largest[i] = max(largest[i], int(sizes.max()))
+    return largest
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """A block of tokens: per group the sets, or for cache-aware groups the scores."""
+
+    start: int
+    stop: int
+    actions: NDArray[np.uint8]
+    resets: NDArray[np.bool_]
+    sets: list[NDArray[np.uint64]]
+    scores: list[NDArray[np.float32]]
+
+
+class _Blocks:
+    """A trace as blocks of active sets under a method."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        method: Method,
+        actions: NDArray[np.uint8],
+        resets: NDArray[np.bool_],
+        traffic: Traffic | None,
+    ) -> None:
+        self.trace, self.method, self.traffic = trace, method, traffic
+        self.actions, self.resets = actions, resets
+        self.scratch = [_scratch(group.units) for group in method.groups]
+
+    def all(self) -> Iterator[_Sets]:
+        """Sets where they are known beforehand, scores where they depend on the cache."""
+        for rows, data in self._data():
+            sets, scores = [], []
+            for i, group in enumerate(self.method.groups):
+                if group.gamma is None:
+                    sets.append(self._choose(i, group, rows, data.get(group.signal)))
+                    scores.append(_NO_SCORES)
+                else:
+                    shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+                    sets.append(np.empty(shape, np.uint64))
+                    scores.append(data[group.signal])
+            yield _Sets(
+                rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores
+            )
+
+    def plain(self) -> Iterator[_Sets]:
+        """All sets, cache-aware groups without their preference; a prefill batch that is cached
+        is united in its last row, and its other rows are skipped."""
+        pending: list[Any] = [0 for _ in self.method.groups]
+        for rows, data in self._data():
+            actions = self.actions[rows].copy()
+            sets = [
+                self._choose(i, group, rows, data.get(group.signal))
+                for i, group in enumerate(self.method.groups)
+            ]
+            for r in np.flatnonzero((self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)):
+                for i, chosen in enumerate(sets):
+                    chosen[r] |= pending[i]
+                    pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
+            actions[actions == kernels.JOIN] = kernels.SKIP
+            no_scores = [_NO_SCORES for _ in sets]
+            yield _Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
+
+    def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
+        names = tuple(dict.fromkeys(g.signal for g in self.method.groups if g.choice != "all"))
+        if names:
+            for start, stop, data in self.trace.blocks(names):
+                yield slice(start, stop), data
+            return
+        for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
+            yield slice(start, min(start + _ROWS_WITHOUT_SIGNAL, self.trace.tokens)), {}
+
+    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> Any:
+        if group.choice == "sets":
+            return data
+        shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+        if group.choice == "all":
+            every = pack_sets(np.ones(group.units, np.bool_))
+            return np.broadcast_to(every, shape).copy()
+        sets = np.empty(shape, np.uint64)
+        shares = np.empty((*shape[:2], 2), np.float32)
+        for layer in range(self.trace.layers):
+            kernels.select_block(data, layer, group.kept, self.scratch[i], sets, shares)
+        if self.traffic is not None:
+            self.traffic.mass[rows, :, i] = shares[..., 0]
+            self.traffic.energy[rows, :, i] = shares[..., 1]
+        return sets
+
+
+class _Cache:
+    """One (layer, group): its state between blocks, and for clairvoyant policies the future."""
+
+    def __init__(
+        self,
+        method: Method,
+        policy: Policy,
+        capacity: NDArray[np.int64],
+        seed: int,
+        layer: int,
+        group: int,
+        profile_uses: Sequence[NDArray[np.int64]] | None,
+    ) -> None:
+        chosen = method.groups[group]
+        self.layer, self.group, self.policy, self.kept = layer, group, policy, chosen.kept
+        self.capacity = min(int(capacity[layer, group]), chosen.units)
+        self.gamma = 1.0 if chosen.gamma is None else chosen.gamma
+        pinned = np.zeros(chosen.units, np.bool_)
+        if policy.preload and profile_uses is not None:
+            order = np.argsort(-profile_uses[group][layer], kind="stable")
+            pinned[order[: self.capacity]] = True
+        preload = pack_sets(pinned)
+        fresh = _state(policy, chosen.units, self.capacity, seed_of(seed, layer, group))
+        self.cache = _scratch(chosen.units)._replace(
+            resident=preload.copy(), preload=preload, state=fresh.copy(), fresh=fresh
+        )
+        self.cache.factor[:] = np.where(pinned, 1.0, self.gamma)
+        self.cache.numbers[kernels.SIZE] = pinned.sum()
+        self.cache.numbers[kernels.SHORTEST] = chosen.units + 1
+
+    def feed(
+        self,
+        blocks: Sequence[_Sets],
+        loop: Callable[..., None],
+        admission: int,
+        requests: kernels.Requests,
+        traffic: Traffic,
+    ) -> None:
+        """Replay blocks, in order; a clairvoyant policy must be given all there are."""
+        ahead = self._look_ahead(blocks) if self.policy.future else []
+        for i, at in enumerate(blocks):
+            n = at.stop - at.start
+            uses = self._next_uses(at, ahead[i]) if ahead else _NO_USES
+            counts, costs = np.zeros((n, 4), np.int32), np.zeros((n, 2))
+            shares = np.ones((n, 2), np.float32)
+            sets, scores = at.sets[self.group], at.scores[self.group]
+            block = kernels.Block(
+                sets, scores, at.actions, at.resets, uses, counts, costs, shares
+            )
+            self._run(loop, block, at.start, admission, requests)
+            here = slice(at.start, at.stop), self.layer, self.group
+            traffic.active[here] = counts[:, kernels.ACTIVE]
+            traffic.hits[here] = counts[:, kernels.HITS]
+            traffic.kept[here] = counts[:, kernels.KEPT]
+            traffic.reads[here] = counts[:, kernels.READS]
+            traffic.moved[here] = costs[:, kernels.MOVED]
+            traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
+            if len(scores):
+                traffic.mass[here], traffic.energy[here] = shares[:, 0], shares[:, 1]
+
+    def runs(self) -> tuple[int, int]:
+        """The shortest and longest read so far, in units; 0 without reads."""
+        shortest, longest = self.cache.numbers[[kernels.SHORTEST, kernels.LONGEST]]
+        return (int(shortest), int(longest)) if longest else (0, 0)
+
+    def _look_ahead(self, blocks: Sequence[_Sets]) -> list[NDArray[np.int64]]:
+        """For every block, the next use of each unit behind that block."""
+        units = len(self.cache.last)
+        after = np.full(units, kernels.NO_NEXT, np.int64)
+        ahead = []
+        for at in reversed(blocks):
+            ahead.append(after.copy())
+            self._next_uses(at, after)
+        return ahead[::-1]
+
+    def _next_uses(self, at: _Sets, after: NDArray[np.int64]) -> NDArray[np.int64]:
+        sets = at.sets[self.group]
+        sizes = kernels.count_members(sets, self.layer)
+        found = kernels.next_uses(
+            sets, self.layer, at.actions, at.resets, at.start, after, sizes
+        )
+        return found  # type: ignore[no-any-return]
+
+    def _run(
+        self,
+        loop: Callable[..., None],
+        block: kernels.Block,
+        first: int,
+        admission: int,
+        requests: kernels.Requests,
+    ) -> None:
+        name = self.policy.name
+        try:
+            loop(
+                block,
+                self.layer,
+                first,
+                self.capacity,
+                admission,
+                self.kept,
+                self.gamma,
+                self.cache,
+                requests,
+            )
+        except Exception as problem:
+            if _is_builtin(self.policy):
+                raise
+            text = [line.strip() for line in str(problem).splitlines() if line.strip()]
+            cause = next((line for line in text if "rror" in line), text[-1] if text else "")
+            raise PolicyError(
+                f"policy {name}: its functions fail with {type(problem).__name__}: {cause[:200]}"
+            ) from problem
+        if self.cache.numbers[kernels.FAULT]:
+            victim = int(self.cache.numbers[kernels.VICTIM])
+            raise PolicyError(
+                f"policy {name}: evict returned unit {victim} in layer {self.layer}, which is not "
+                "resident or is in use; return a unit v with evictable[v] true"
+            )
+
+
+def _scratch(units: int) -> kernels.Cache:
+    words = words_for(units)
+    return kernels.Cache(
+        resident=np.zeros(words, np.uint64),
+        last=np.full(units, -1, np.int64),
+        factor=np.ones(units, np.float32),
+        state=np.zeros(0, np.int64),
+        pending=np.zeros(words, np.uint64),
+        numbers=np.zeros(5, np.int64),
+        fresh=np.zeros(0, np.int64),
+        preload=np.zeros(words, np.uint64),
+        threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
+        keys=np.empty(units, np.float32),
+        lists=np.empty((4, units), np.int64),
+        evictable=np.zeros(units, np.bool_),
+    )
+
+
+def _state(policy: Policy, units: int, capacity: int, seed: int) -> NDArray[Any]:
+    state = policy.state(units, capacity, seed)
+    if (
+        not isinstance(state, np.ndarray)
+        or state.dtype not in (np.int64, np.float64)
+        or state.ndim != 1
+        or (policy.future and len(state) < units)
+    ):
+        raise PolicyError(
+            f"policy {policy.name}: state must return an int64 or float64 array of one dimension"
+            + (f", at least {units} long with future" if policy.future else "")
+        )
+    return np.ascontiguousarray(state)
+
+
+def _is_builtin(policy: Policy) -> bool:
+    return all(hook.__module__.startswith("dipsim.policies.") for hook in policy.hooks.values())
+
+
+@functools.lru_cache(maxsize=64)
+def _bound(policy: Policy) -> Callable[..., None]:
+    return kernels.bind(policy.hooks, keep=_is_builtin(policy))
+
+
+def _admission(policy: Policy, wanted: Admission | None) -> Admission:
+    if wanted is None or wanted == policy.admit:
+        return policy.admit
+    if policy.admit == "never" or policy.rank is None or wanted == "never":
+        raise PolicyError(
+            f"policy {policy.name} admits {policy.admit}: --admission {wanted} is for policies "
+            "that rank"
+        )
+    return wanted
+
+
+def _rows(trace: Trace, plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """What every row does, and where the cache is emptied before it."""
+    decode = trace.phase == DECODE
+    new_sequence = np.zeros(trace.tokens, np.bool_)
+    new_sequence[1:] = trace.sequence[1:] != trace.sequence[:-1]
+    last = np.ones(trace.tokens, np.bool_)  # a prefill row that ends its batch
+    last[:-1] = decode[1:] | new_sequence[1:]
+    ends = np.where(last, kernels.COMMIT, kernels.JOIN)
+    prefill = ends if plan.prefill == "cache" else kernels.SKIP
+    actions = np.where(decode, kernels.COMMIT, prefill).astype(np.uint8)
+    resets = new_sequence if plan.reset == "sequence" else np.zeros(trace.tokens, np.bool_)
+    return actions, resets
+
+
+def _warmup_end(trace: Trace, warmup: int) -> int:
+    """The row behind the last warm-up token."""
+    return int(np.flatnonzero(trace.phase == DECODE)[warmup - 1]) + 1
+
+
+def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
+    decode = trace.phase == DECODE
+    total = int(decode.sum())
+    if warmup < 0 or warmup >= total:
+        raise TraceError(
+            f"warm-up of {warmup} tokens out of {total} decode tokens: at least one must remain "
+            f"to be measured; use --warmup 0 to {max(total - 1, 0)}"
+        )
+    return decode & (np.cumsum(decode) > warmup)
+
+
+def _count(
+    blocks: Iterable[_Sets], method: Method, layers: int, until: int
+) -> list[NDArray[np.int64]]:
+    """Per group int64[layers, units]: uses in the committed rows before row ``until``."""
+    totals = [np.zeros((layers, group.units), np.int64) for group in method.groups]
+    for at in blocks:
+        actions = at.actions.copy()
+        actions[max(0, until - at.start) :] = kernels.SKIP
+        for group, total in enumerate(totals):
+            for layer in range(layers):
+                kernels.count_uses(at.sets[group], layer, actions, total[layer])
+    return totals
+
+
+def _empty(
+    trace: Trace, method: Method, capacity: NDArray[np.int64], measured: NDArray[np.bool_]
+) -> Traffic:
+    shape = (trace.tokens, trace.layers, len(method.groups))
+    counts = [np.zeros(shape, np.int32) for _ in range(4)]
+    return Traffic(
+        tuple(group.signal for group in method.groups),
+        tuple(group.units for group in method.groups),
+        capacity,
+        *counts,
+        moved=np.zeros(shape),
+        flash_seconds=np.zeros(shape),
+        mass=np.ones(shape, np.float32),
+        energy=np.ones(shape, np.float32),
+        measured=measured,
+        runs=np.zeros((*shape[1:], 2), np.int64),
+    )

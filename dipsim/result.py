@@ -1,0 +1,251 @@
+"""The result: the figures a user came for, with all that is needed to reproduce them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.budget import Budget
+from dipsim.replay import Traffic
+from dipsim.timeline.closed import RESOURCES
+from dipsim.timeline.timing import Timing
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found. ``to_dict()`` gives the stable keys of docs/concepts.md.
+
+    Figures cover the measured decode tokens: those behind the warm-up.
+    """
+
+    traffic: Traffic
+    budget: Budget
+    timing: Timing
+    unit_bytes: NDArray[np.float64]
+    """[layers, groups]"""
+    break_even: tuple[float, ...]
+    """q* per group: miss density above which reading whole matrices is faster."""
+    marks: tuple[str, ...]
+    estimates: tuple[str, ...]
+    """Keys of the profile that the times rest on and that are estimates or have no source."""
+    method: str
+    policy: str
+    model_bytes: float | None
+    config: Mapping[str, Any]
+    version: str
+
+    # Counts
+
+    @property
+    def _rows(self) -> NDArray[np.bool_]:
+        return self.traffic.measured
+
+    @property
+    def tokens(self) -> int:
+        """Measured decode tokens."""
+        return int(self._rows.sum())
+
+    @cached_property
+    def accesses(self) -> int:
+        """Units the measured tokens needed."""
+        return int(self.traffic.active[self._rows].sum(dtype=np.int64))
+
+    @cached_property
+    def hits(self) -> int:
+        """Units found in DRAM."""
+        return int(self.traffic.hits[self._rows].sum(dtype=np.int64))
+
+    @property
+    def unit_hit_rate(self) -> float:
+        """hits / accesses."""
+        return self.hits / self.accesses if self.accesses else 0.0
+
+    @cached_property
+    def _active_bytes(self) -> float:
+        return float((self.traffic.active[self._rows].sum(axis=0) * self.unit_bytes).sum())
+
+    @cached_property
+    def _hit_bytes(self) -> float:
+        return float((self.traffic.hits[self._rows].sum(axis=0) * self.unit_bytes).sum())
+
+    @property
+    def hit_rate(self) -> float:
+        """Bytes hit / bytes active."""
+        return self._hit_bytes / self._active_bytes if self._active_bytes else 0.0
+
+    # Bytes per token
+
+    @property
+    def flash_bytes_per_token(self) -> float:
+        """What the device moves: pages, gaps, whole matrices, streamed static weights."""
+        return float(self.traffic.moved[self._rows].sum()) / self.tokens + self.timing.static_flash_bytes
+
+    @property
+    def flash_useful_bytes_per_token(self) -> float:
+        """Bytes of the missed units."""
+        return (self._active_bytes - self._hit_bytes) / self.tokens
+
+    @property
+    def flash_reads_per_token(self) -> float:
+        """Read requests."""
+        return float(self.traffic.reads[self._rows].sum()) / self.tokens + self.timing.static_flash_reads
+
+    @property
+    def dram_bytes_per_token(self) -> float:
+        """Static weights, KV, hit and missed bytes read by compute; DMA apart."""
+        return float(self.timing.dram_bytes.mean()) + self._active_bytes / self.tokens
+
+    # Time
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Measured tokens / their total time."""
+        total = float(self.timing.times.latency.sum())
+        return self.tokens / total if total else float("inf")
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Milliseconds per token: mean and percentiles."""
+        ms = self.timing.times.latency * 1e3
+        p50, p95, p99 = np.percentile(ms, (50, 95, 99))
+        return {"mean": float(ms.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+
+    @property
+    def time_share(self) -> dict[str, float]:
+        """Exposed time per resource; sums to 1."""
+        per_resource = self.timing.times.exposed.sum(axis=0)
+        total = per_resource.sum()
+        shares = per_resource / total if total else np.zeros(len(RESOURCES))
+        return dict(zip(RESOURCES, map(float, shares), strict=True))
+
+    # Quality proxies
+
+    @property
+    def mass_kept(self) -> tuple[float, ...]:
+        """Per group, the mean share of the score mass that was kept."""
+        return tuple(map(float, self.traffic.mass[self._rows].mean(axis=(0, 1), dtype=np.float64)))
+
+    @property
+    def energy_kept(self) -> tuple[float, ...]:
+        """Per group, the mean share of the squared scores that was kept."""
+        kept = self.traffic.energy[self._rows].mean(axis=(0, 1), dtype=np.float64)
+        return tuple(map(float, kept))
+
+    # Arrays
+
+    @property
+    def per_token(self) -> dict[str, Array]:
+        """Arrays over the measured tokens: row, accesses, hits, flash bytes, reads, latency and
+        exposed time per resource (ms)."""
+        rows, traffic = self._rows, self.traffic
+        return {
+            "token": np.flatnonzero(rows),
+            "accesses": traffic.active[rows].sum(axis=(1, 2)),
+            "hits": traffic.hits[rows].sum(axis=(1, 2)),
+            "flash_bytes": traffic.moved[rows].sum(axis=(1, 2)) + self.timing.static_flash_bytes,
+            "flash_reads": traffic.reads[rows].sum(axis=(1, 2)) + self.timing.static_flash_reads,
+            "latency_ms": self.timing.times.latency * 1e3,
+            **{f"{r}_ms": self.timing.times.exposed[:, i] * 1e3 for i, r in enumerate(RESOURCES)},
+        }
+
+    @property
+    def per_layer(self) -> dict[str, Array]:
+        """Arrays [layers, groups] over the measured tokens: accesses, hits, flash bytes per token
+        and flash milliseconds per token (busy, not exposed)."""
+        rows, traffic = self._rows, self.traffic
+        return {
+            "accesses": traffic.active[rows].sum(axis=0, dtype=np.int64),
+            "hits": traffic.hits[rows].sum(axis=0, dtype=np.int64),
+            "flash_bytes_per_token": traffic.moved[rows].mean(axis=0),
+            "flash_ms_per_token": traffic.flash_seconds[rows].mean(axis=0) * 1e3,
+        }
+
+    def groups(self) -> list[dict[str, Any]]:
+        """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ."""
+        traffic, rows = self.traffic, self._rows
+        found = []
+        for i, name in enumerate(traffic.groups):
+            active = traffic.active[rows, :, i]
+            found.append(
+                {
+                    "name": name,
+                    "layers": traffic.active.shape[1],
+                    "units": traffic.units[i],
+                    "unit_bytes": _one_or_all(self.unit_bytes[:, i]),
+                    "capacity": _one_or_all(traffic.capacity[:, i]),
+                    "active": float(active.mean()),
+                    "accesses": int(active.sum(dtype=np.int64)),
+                    "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
+                    "mass_kept": self.mass_kept[i],
+                    "energy_kept": self.energy_kept[i],
+                    "break_even_miss_density": self.break_even[i],
+                }
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and texts; what ``dipsim run --json`` prints."""
+        budget, prefill = self.budget, self.timing.prefill
+        return {
+            "tokens": self.tokens,
+            "accesses": self.accesses,
+            "hits": self.hits,
+            "unit_hit_rate": self.unit_hit_rate,
+            "hit_rate": self.hit_rate,
+            "flash_bytes_per_token": self.flash_bytes_per_token,
+            "flash_useful_bytes_per_token": self.flash_useful_bytes_per_token,
+            "flash_reads_per_token": self.flash_reads_per_token,
+            "dram_bytes_per_token": self.dram_bytes_per_token,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_second_range": list(self.timing.rate_range),
+            "latency_ms": self.latency_ms,
+            "prefill": None
+            if prefill is None
+            else {
+                "tokens": prefill.tokens,
+                "accesses": prefill.accesses,
+                "hits": prefill.hits,
+                "time_ms": prefill.seconds * 1e3,
+            },
+            "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
+            "groups": self.groups(),
+            "budget": {
+                "dram": budget.dram,
+                **{name: float(size) for name, size in budget.static._asdict().items()},
+                "streamed_static": budget.streamed,
+                "kv": budget.kv,
+                "staging": budget.staging,
+                "runtime_overhead": budget.overhead,
+                "cache": budget.cache,
+                "cache_fraction": budget.fraction,
+                "model": self.model_bytes,
+            },
+            "time_share": self.time_share,
+            "energy_mj_per_token": None
+            if self.timing.energy is None
+            else dict(zip(("low", "high"), (e * 1e3 for e in self.timing.energy), strict=True)),
+            "marks": list(self.marks),
+            "estimates": list(self.estimates),
+            "config": dict(self.config),
+            "version": self.version,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as a JSON object."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def _repr_html_(self) -> str:
+        from dipsim.report.html import to_html
+
+        return to_html(self)
+
+
+def _one_or_all(values: Array) -> Any:
+    plain = values.tolist()
+    return plain[0] if len(set(plain)) == 1 else plain

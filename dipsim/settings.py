@@ -1,0 +1,112 @@
+"""What a run is asked to do: one frozen, validated record, the same from the command line, from
+Python and from a result's ``config``."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dipsim.errors import BudgetError, DipsimError
+from dipsim.hardware import first_problem
+from dipsim.timeline.closed import Overlap
+from dipsim.timeline.flash import Layout
+from dipsim.units import BYTES, parse_share
+
+Count = Annotated[int, Field(ge=0, le=2**40)]
+
+
+class Settings(BaseModel):
+    """Options of a run; None means the default that docs/concepts.md names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str | None = None
+    density: float | None = None
+    group_density: Mapping[str, float] = {}
+    split: str | None = None
+    gamma: Mapping[str, float] = {}
+    policy: str = "lfu"
+    admission: Literal["forced", "ranked"] | None = None
+    static_from: str | None = None
+    dram: str | None = None
+    cache: str | None = None
+    cache_fraction: float | None = Field(default=None, ge=0, le=1)
+    bits: float | None = Field(default=None, gt=0, le=32)
+    context: Count | None = None
+    kv_bits: float = Field(default=16, gt=0, le=32)
+    layout: Layout | None = None
+    overlap: Overlap = "pipelined"
+    backend: str | None = None
+    warmup: Count = 0
+    reset: Literal["never", "sequence"] = "never"
+    prefill: Literal["stream", "cache"] = "stream"
+    tokens: str | None = None
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Settings":
+        sizes = {"--dram": self.dram, "--cache": self.cache, "--cache-fraction": self.cache_fraction}
+        given = [name for name, value in sizes.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        return self
+
+    def dram_bytes(self, model_bytes: float | None) -> float | None:
+        """``dram`` in bytes; a percentage is a share of the model's bytes.
+
+        Raises:
+            BudgetError: neither a size nor a share, or a share of an unknown model.
+        """
+        if self.dram is None:
+            return None
+        try:
+            share = parse_share(self.dram)
+            if share is None:
+                return BYTES.parse(self.dram)
+        except ValueError as problem:
+            raise BudgetError(f"--dram {problem} or '50%'") from None
+        if model_bytes is None:
+            raise BudgetError(f"--dram {self.dram} is a share of the model: pass --model too")
+        return share * model_bytes
+
+    def cache_bytes(self) -> float | None:
+        """``cache`` in bytes.
+
+        Raises:
+            BudgetError: not a size.
+        """
+        try:
+            return None if self.cache is None else BYTES.parse(self.cache)
+        except ValueError as problem:
+            raise BudgetError(f"--cache {problem}") from None
+
+    def token_range(self, tokens: int) -> tuple[int, int] | None:
+        """``tokens`` ("A:B", either side may be left out) as numbers.
+
+        Raises:
+            DipsimError: not of that form.
+        """
+        if self.tokens is None:
+            return None
+        first, colon, last = self.tokens.partition(":")
+        if not colon or not all(part.strip().isdigit() or not part.strip() for part in (first, last)):
+            raise DipsimError(f"--tokens {self.tokens!r}: write A:B, e.g. 0:64")
+        return int(first.strip() or 0), int(last.strip() or tokens)
+
+
+def make_settings(options: Mapping[str, Any]) -> Settings:
+    """Settings from plain values; None counts as not given.
+
+    Raises:
+        DipsimError: an unknown option or an impossible value, in one line.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    for name in ("gamma",):
+        if isinstance(given.get(name), int | float):
+            given[name] = {"*": float(given[name])}
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as problem:
+        text = first_problem(problem)
+        place, _, message = text.partition(": ")
+        raise DipsimError(message if place == "the whole" else f"--{text.replace('_', '-', 1)}") from None

@@ -1,0 +1,93 @@
+"""Time in closed form: a token is a chain of steps, each with flash, DRAM and compute work.
+
+Per layer: attention weights, KV and dense parts; then each group, whose mask is known only when the
+step before has finished; a head step after the last layer (DESIGN section 8).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined"]
+OVERLAPS: tuple[Overlap, ...] = ("paper-serial", "paper-concurrent", "serial", "pipelined")
+RESOURCES = ("flash", "dram", "compute", "sync", "management")
+FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
+Seconds = NDArray[np.float64]
+
+
+def is_paper(overlap: Overlap) -> bool:
+    """The authors' simulator: full DRAM bandwidth, no compute, no overheads."""
+    return overlap.startswith("paper-")
+
+
+class Step(NamedTuple):
+    """One dependent piece of work; arrays are [tokens], seconds unless said otherwise."""
+
+    flash: Seconds
+    """F: reading what is not in DRAM."""
+    hit: Seconds
+    """E_hit: using weights that were resident."""
+    miss: Seconds
+    """E_miss: using weights that were just loaded."""
+    kv: Seconds
+    """Reading keys and values; part of E_hit, always bound by DRAM."""
+    reads: Seconds
+    """n: flash requests."""
+    sync: float = 0.0
+    management: Seconds | float = 0.0
+    """Copying kept misses into the cache."""
+    static: bool = False
+    """Known before the token starts, so in the paper's modes it does not overlap."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds per token, and exposed seconds per token and resource (they sum to the latency).
+
+    Use of weights counts in full; of the flash only what it adds to that.
+    """
+
+    latency: Seconds
+    exposed: NDArray[np.float64]
+    """[tokens, 5] in the order of `RESOURCES`."""
+
+
+def step_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
+    """How long the flash, DRAM and compute work of a step takes, without sync and management."""
+    resident = step.hit + step.kv
+    if overlap == "paper-serial" or (overlap == "paper-concurrent" and step.static):
+        return step.flash + resident
+    if overlap == "paper-concurrent":
+        return np.maximum(step.flash, resident)
+    use = resident + step.miss
+    if overlap == "serial":
+        return step.flash + use
+    with np.errstate(divide="ignore", invalid="ignore"):
+        behind = np.where(step.reads > 0, step.miss * (1 - 1 / step.reads), 0.0)
+    saved = a * np.minimum(step.flash, resident + behind)
+    return np.where(step.reads > 0, step.flash + use - saved, use)
+
+
+def token_times(
+    steps: Iterable[Step], tokens: int, overlap: Overlap, a: float, compute_bound: bool
+) -> Times:
+    """Add up the steps of every token.
+
+    Args:
+        a: overlap factor of `pipelined`, 0 (nothing hidden) to 1 (all that can be).
+        compute_bound: whether using weights is limited by the kernel rather than by DRAM.
+    """
+    exposed = np.zeros((tokens, len(RESOURCES)))
+    paper = is_paper(overlap)
+    for step in steps:
+        weights = step.hit if paper else step.hit + step.miss
+        exposed[:, FLASH] += step_seconds(step, overlap, a) - weights - step.kv
+        exposed[:, COMPUTE if compute_bound and not paper else DRAM] += weights
+        exposed[:, DRAM] += step.kv
+        if not paper:
+            exposed[:, SYNC] += step.sync
+            exposed[:, MANAGEMENT] += step.management
+    return Times(exposed.sum(axis=1), exposed)

@@ -1,0 +1,159 @@
+"""The timing of a replay: latencies, the band of overlap, prefill, energy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.hardware import Profile
+from dipsim.replay import Traffic
+from dipsim.timeline.closed import Overlap, Times, is_paper, token_times
+from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.steps import Rates, Workload, rates, steps
+from dipsim.trace import DECODE, PREFILL
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prefill batches: tokens in all, accesses and hits (cached prefill only), seconds in all."""
+
+    tokens: int
+    accesses: int
+    hits: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When things happened, for the measured tokens."""
+
+    times: Times
+    rate_range: tuple[float, float]
+    """Tokens per second with nothing (a = 0) and all (a = 1) of the flash time hidden."""
+    dram_bytes: NDArray[np.float64]
+    """[measured] static weights and KV read from DRAM per token."""
+    static_flash_bytes: float
+    """Per token: static weights that do not fit, and the embedding row."""
+    static_flash_reads: int
+    prefill: Prefill | None
+    ttft: float | None
+    """Seconds to the first token: mean over the prefill batches that a decode token follows."""
+    energy: tuple[float, float] | None
+    """Joules per token: bytes moved and idle power; the same plus the backend's active power."""
+    rests_on: tuple[str, ...]
+    """Keys of the profile the times depend on."""
+
+
+def time_traffic(
+    work: Workload,
+    traffic: Traffic,
+    device: Profile,
+    backend_name: str,
+    flash: FlashCost,
+    overlap: Overlap,
+) -> Timing:
+    """Time a replay in closed form on one backend of a device."""
+    _, backend = device.backend(backend_name)
+    rate = rates(device, backend_name, backend, work.model, overlap)
+
+    def timed(rows: NDArray[np.int64], a: float) -> Times:
+        chain = steps(work, traffic, rows, flash, rate, backend, overlap)
+        return token_times(chain, len(rows), overlap, a, rate.compute_bound)
+
+    rows = np.flatnonzero(traffic.measured)
+    times = timed(rows, backend.overlap_factor)
+    bounds = [times, times]
+    if overlap == "pipelined":
+        bounds = [timed(rows, 0.0), timed(rows, 1.0)]
+    slow, fast = (_rate(bound) for bound in bounds)
+    embedding = float(flash.pages(np.array([work.embedding_row_bytes(overlap)]))[0])
+    prefill, ttft = _prefill(
+        work, traffic, flash, rate, lambda first: timed(first, backend.overlap_factor)
+    )
+    timing = Timing(
+        times=times,
+        rate_range=(slow, fast),
+        dram_bytes=work.kv_bytes(rows, overlap) + work.budget.static.total,
+        static_flash_bytes=work.budget.streamed + embedding,
+        static_flash_reads=flash.reads_in_order(work.budget.streamed) + (1 if embedding else 0),
+        prefill=prefill,
+        ttft=ttft,
+        energy=None,
+        rests_on=_rests_on(rate, backend_name, overlap),
+    )
+    return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
+
+
+def _rate(times: Times) -> float:
+    total = float(times.latency.sum())
+    return len(times.latency) / total if total else float("inf")
+
+
+def _rests_on(rate: Rates, backend: str, overlap: Overlap) -> tuple[str, ...]:
+    flash = ("flash.bandwidth", "flash.reads", "flash.align", "flash.lanes")
+    if is_paper(overlap):
+        return (*rate.used, *flash)
+    at = f"backends.{backend}"
+    factor = (f"{at}.overlap_factor",) if overlap == "pipelined" else ()
+    return (*rate.used, *flash, f"{at}.sync", f"{at}.cache_copy", *factor)
+
+
+def _prefill(
+    work: Workload,
+    traffic: Traffic,
+    flash: FlashCost,
+    rate: Rates,
+    timed: Callable[[NDArray[np.int64]], Times],
+) -> tuple[Prefill | None, float | None]:
+    """Each prefill batch: flash in order, then the slower of DRAM and compute (DESIGN section 5).
+
+    A streamed batch reads every matrix with pruned groups once, whole; a cached one its misses.
+    """
+    trace, budget = work.trace, work.budget
+    prefill = trace.phase == PREFILL
+    if not prefill.any():
+        return None, None
+    new = np.diff(trace.sequence, prepend=trace.sequence[0] - 1) != 0
+    begins = np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | (np.arange(len(new)) == 0)))
+    parameters = 0 if work.model is None else work.model.parameters
+    weights = budget.static.total + budget.units_bytes
+    seconds, firsts = [], []
+    for begin in begins:
+        end = begin + 1
+        while end < trace.tokens and prefill[end] and not new[end]:
+            end += 1
+        cached = traffic.active[end - 1].any()
+        loaded = traffic.moved[end - 1].sum() if cached else budget.units_bytes
+        compute = 2 * parameters * (end - begin) / rate.flops
+        seconds.append(
+            float(loaded + budget.streamed) / flash.sequential_bandwidth
+            + max(weights / rate.dram, compute)
+        )
+        if end < trace.tokens and trace.phase[end] == DECODE and not new[end]:
+            firsts.append(seconds[-1] + float(timed(np.array([end])).latency[0]))
+    found = Prefill(
+        tokens=int(prefill.sum()),
+        accesses=int(traffic.active[prefill].sum(dtype=np.int64)),
+        hits=int(traffic.hits[prefill].sum(dtype=np.int64)),
+        seconds=sum(seconds),
+    )
+    return found, float(np.mean(firsts)) if firsts else None
+
+
+def _energy(
+    work: Workload, traffic: Traffic, device: Profile, backend_name: str, timing: Timing
+) -> tuple[float, float] | None:
+    """Joules per token, low and high; None when the profile has no energy figures."""
+    if device.energy is None:
+        return None
+    rows, size = traffic.measured, work.unit_bytes
+    tokens = len(timing.times.latency)
+    flash = traffic.moved[rows].sum() / tokens + timing.static_flash_bytes
+    dram = timing.dram_bytes.mean() + (traffic.active[rows].sum(axis=0) * size).sum() / tokens
+    seconds = float(timing.times.latency.mean())
+    low = float(
+        dram * device.energy.dram + flash * device.energy.flash + device.energy.idle * seconds
+    )
+    active = device.backend(backend_name)[1].active_power or 0.0
+    return low, low + active * seconds

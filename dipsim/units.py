@@ -1,0 +1,139 @@
+"""Quantities: the only parser and the only formatter of "8 GiB", "60 GB/s", "80 us".
+
+Inside dipsim every quantity is a float in its base unit (bytes, bytes/s, seconds, FLOP/s, watts,
+joules/byte). In files and on the command line it is text with a unit: decimal (GB = 1e9 bytes) or
+binary (GiB = 2**30 bytes), case-sensitive, because ``60 Gb/s`` (bits) and ``60 GB/s`` differ by 8.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.DOTALL)
+_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+_BITS = re.compile(r"^[kKMGT]?i?b(it)?(/s|ps)?$")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One kind of quantity: its accepted units (suffix -> base units) and how to print it."""
+
+    name: str
+    example: str
+    units: Mapping[str, float]
+    shown: tuple[str, ...]
+    """Suffixes used for printing, smallest first."""
+
+    def parse(self, given: Any, *, unlimited: bool = False) -> float:
+        """Read text such as ``"60 GB/s"`` into base units.
+
+        Raises:
+            ValueError: no unit, an unknown unit, a negative or a non-finite number.
+        """
+        if unlimited and isinstance(given, str) and given.strip() == "unlimited":
+            return math.inf
+        allowed = f"a {self.name} such as '{self.example}'" + (" or 'unlimited'" * unlimited)
+        if not isinstance(given, str):
+            raise ValueError(f"{given!r} has no unit: write {allowed}")
+        match = _NUMBER.fullmatch(given.strip())
+        if match is None:
+            raise ValueError(f"{given!r} is not {allowed}")
+        number, suffix = float(match[1]), match[2].strip()
+        if suffix not in self.units:
+            if not suffix:
+                raise ValueError(f"{given!r} has no unit: write {allowed}")
+            why = f"{suffix!r} counts bits" if _BITS.match(suffix) else f"unknown unit {suffix!r}"
+            raise ValueError(f"{given!r}: {why}; write {allowed}")
+        value = number * self.units[suffix]
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{given!r} is out of range: write {allowed}")
+        return value
+
+    def exact(self, value: float) -> str:
+        """Text that parses back to exactly ``value``."""
+        if math.isinf(value):
+            return "unlimited"
+        for suffix in reversed(self.shown):
+            number = f"{value / self.units[suffix]:.12g}"
+            if abs(value) >= self.units[suffix] and float(number) * self.units[suffix] == value:
+                return f"{number} {suffix}"
+        base = next(suffix for suffix, scale in self.units.items() if scale == 1)
+        return f"{value!r} {base}"
+
+    def show(self, value: float, digits: int = 3) -> str:
+        """Text for people: ``digits`` significant figures in the largest unit that fits."""
+        if math.isinf(value):
+            return "unlimited"
+        suffix = self.shown[0]
+        for larger in self.shown[1:]:
+            if abs(value) >= 0.9995 * self.units[larger]:
+                suffix = larger
+        number = value / self.units[suffix]
+        decimals = 0 if number == 0 else digits - 1 - math.floor(math.log10(abs(number)))
+        decimals = min(max(decimals, 0), 9)
+        text = f"{number:.{decimals}f}"
+        return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {suffix}"
+
+
+def _scaled(unit: str, binary: bool = False) -> dict[str, float]:
+    prefixes = {**_DECIMAL, **_BINARY} if binary else _DECIMAL
+    return {prefix + unit: scale for prefix, scale in prefixes.items()}
+
+
+BYTES = Dimension("size", "8 GiB", _scaled("B", binary=True), ("B", "kB", "MB", "GB", "TB"))
+BANDWIDTH = Dimension(
+    "bandwidth", "60 GB/s", _scaled("B/s", binary=True), ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")
+)
+TIME = Dimension(
+    "time", "80 us", {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}, ("us", "ms", "s")
+)
+COMPUTE = Dimension(
+    "compute rate", "2 TFLOP/s", _scaled("FLOP/s"), ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s")
+)
+POWER = Dimension("power", "4 W", {"mW": 1e-3, "W": 1.0}, ("mW", "W"))
+ENERGY_PER_BYTE = Dimension(
+    "energy per byte", "40 pJ/B", {"pJ/B": 1e-12, "nJ/B": 1e-9, "uJ/B": 1e-6, "J/B": 1.0}, ("pJ/B",)
+)
+
+
+def parse_share(text: str) -> float | None:
+    """``"50%"`` -> 0.5; None when the text is not a percentage.
+
+    Raises:
+        ValueError: a percentage outside 0..100.
+    """
+    if not text.strip().endswith("%"):
+        return None
+    match = _NUMBER.fullmatch(text.strip()[:-1].strip())
+    share = float(match[1]) / 100 if match and not match[2] else math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a share between 0% and 100%")
+    return share
+
+
+def _field(dimension: Dimension, unlimited: bool = False) -> Any:
+    def parse(given: Any) -> float:
+        return dimension.parse(given, unlimited=unlimited)
+
+    pattern = r"^\s*[+]?[0-9.eE+-]+\s*\S+\s*$" + (r"|^unlimited$" if unlimited else "")
+    schema = {"type": "string", "pattern": pattern, "examples": [dimension.example]}
+    return (
+        BeforeValidator(parse),
+        PlainSerializer(dimension.exact, return_type=str),
+        WithJsonSchema(schema),
+    )
+
+
+# Annotated needs its metadata spelled out; a starred expression inside a subscript unpacks it.
+Bytes = Annotated[float, *_field(BYTES)]
+Bandwidth = Annotated[float, *_field(BANDWIDTH)]
+UnlimitedBandwidth = Annotated[float, *_field(BANDWIDTH, unlimited=True)]
+Seconds = Annotated[float, *_field(TIME)]
+UnlimitedCompute = Annotated[float, *_field(COMPUTE, unlimited=True)]
+Watts = Annotated[float, *_field(POWER)]
+JoulesPerByte = Annotated[float, *_field(ENERGY_PER_BYTE)]

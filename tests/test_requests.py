@@ -1,0 +1,118 @@
+"""What misses cost in flash reads: the kernel against its naive twin, and one case by hand."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dipsim.kernels import Requests
+from dipsim.methods import Wish, build_method
+from dipsim.policies import BUILTIN
+from dipsim.replay import Traffic, replay
+from dipsim.trace import load_trace
+
+
+class Device(NamedTuple):
+    """A group of units in flash; the arguments of `naive.requests`."""
+
+    units: int
+    size: float
+    stride: float
+    align: float
+    curves: Mapping[int, naive.Curve]
+    lanes: int
+    sequential_bandwidth: float
+    sequential_read: float
+
+
+def table(device: Device) -> Requests:
+    """What a span of 0, 1, ... units costs, read off the curves one by one."""
+    lengths = range(1, device.units + 1)
+    spans = [(length - 1) * device.stride + device.size for length in lengths]
+    pages = [0.0] + [naive.ceil_slack(span / device.align) * device.align for span in spans]
+    serving = [naive.curve_for(device.curves, device.lanes, n) for n in range(device.lanes + 1)]
+    distinct = list(device.curves.values())
+    whole = device.units * device.stride
+    reads = naive.ceil_slack(whole / device.sequential_read)
+    return Requests(
+        seconds=np.array([[naive.read_seconds(s, curve) for s in pages] for curve in distinct]),
+        moved=np.array(pages),
+        curve_of=np.array([distinct.index(curve) for curve in serving]),
+        whole=np.array([reads, whole, whole / device.sequential_bandwidth]),
+    )
+
+
+def cost(sets: np.ndarray, requests: Requests) -> Traffic:
+    """Replay recorded sets bool[tokens, 1, units] without a cache: every active unit is missed."""
+    trace = load_trace({"glu": sets})
+    method = build_method("recorded", trace, Wish())
+    return replay(trace, method, BUILTIN["none"], np.zeros((1, 1), int), requests=[[requests]])
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> Device:
+    """Any device; its curves rise, as time does with size, but need not be convex or concave."""
+    size = draw(st.floats(1, 3000))
+    lanes = draw(st.integers(1, 6))
+    curves: dict[int, naive.Curve] = {1: [(0, draw(st.floats(1e-9, 1e-6)))]}
+    if draw(st.booleans()):
+        curves = {}
+        for measured in draw(st.sets(st.integers(1, 8), min_size=1, max_size=3)):
+            sizes = draw(st.sets(st.integers(1, 200_000), min_size=1, max_size=4))
+            steps = draw(st.lists(st.floats(1e-7, 1e-3), min_size=len(sizes), max_size=len(sizes)))
+            seconds = np.cumsum(steps).tolist()
+            curves[measured] = list(zip(map(float, sorted(sizes)), seconds, strict=True))
+    return Device(
+        units=draw(st.integers(1, 130)),
+        size=size,
+        stride=size + draw(st.sampled_from([0.0, 100.5, 5000.0])),
+        align=draw(st.sampled_from([1.0, 512.0, 4096.0])),
+        curves=curves,
+        lanes=lanes,
+        sequential_bandwidth=draw(st.floats(1e5, 1e11)),
+        sequential_read=draw(st.sampled_from([4096.0, 2.0**20])),
+    )
+
+
+@given(devices(), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_costs_equal_the_twin(device: Device, seed: int, share: float) -> None:
+    sets = np.random.default_rng(seed).random((8, 1, device.units)) < share
+    traffic = cost(sets, table(device))
+    twin = [naive.requests(np.flatnonzero(row).tolist(), **device._asdict()) for row in sets[:, 0]]
+    assert traffic.reads.ravel().tolist() == [c.reads for c in twin]
+    assert traffic.moved.ravel().tolist() == pytest.approx([c.device_bytes for c in twin])
+    assert traffic.flash_seconds.ravel().tolist() == pytest.approx([c.seconds for c in twin])
+
+
+@pytest.mark.parametrize(
+    ("missed", "whole", "reads", "moved", "seconds", "runs"),
+    [
+        ([], 9.0, 0, 0, 0.0, (0, 0)),
+        ([3], 9.0, 1, 10, 1.5, (1, 1)),
+        ([0, 1, 2], 9.0, 1, 30, 2.5, (3, 3)),
+        ([0, 2], 9.0, 1, 30, 2.5, (3, 3)),  # 2.5 s with the gap, 3 s as two reads
+        ([0, 3], 9.0, 2, 20, 3.0, (1, 1)),  # 3 s either way: not worth joining
+        ([0, 2, 5, 6], 9.0, 2, 50, 4.5, (2, 3)),
+        ([0, 2, 5, 6], 4.0, 7, 80, 4.0, (2, 3)),  # all eight units in order are faster
+    ],
+)
+def test_costs_by_hand(
+    missed: list[int],
+    whole: float,
+    reads: int,
+    moved: float,
+    seconds: float,
+    runs: tuple[int, int],
+) -> None:
+    sets = np.zeros((1, 1, 8), bool)
+    sets[..., missed] = True
+    spans = np.arange(9.0)
+    requests = Requests(1 + spans[None] / 2, 10 * spans, np.zeros(2, int), np.array([7, 80, whole]))
+    traffic = cost(sets, requests)
+    assert (traffic.reads.item(), traffic.moved.item()) == (reads, moved)
+    assert traffic.flash_seconds.item() == seconds
+    assert tuple(traffic.runs[0, 0]) == runs
