@@ -1,8 +1,8 @@
 """dipsim: a phone's memory hierarchy for language-model inference, replayed from traces.
 
-    >>> import dipsim
-    >>> result = dipsim.simulate("smollm2-chat", "snapdragon8", dram="80%")
-    >>> result.tokens_per_second
+>>> import dipsim
+>>> result = dipsim.simulate("smollm2-chat", "snapdragon8", dram="80%")
+>>> result.tokens_per_second
 """
 
 from importlib import import_module

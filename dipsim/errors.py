@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message is one line: what was given, what is allowed, what to do.
+"""The errors a user can cause: one line on what was given, what is allowed, what to do.
 
 The command line prints the message and exits with code 2; anything else that escapes is a bug.
 """

@@ -111,7 +111,9 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for writing so that it appears complete or not at all."""
-    handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, renamed after
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    )
     try:
         with handle:
             yield handle

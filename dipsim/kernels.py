@@ -520,7 +520,9 @@ def _use(block: Any, cache: Any, place: int, t: int, touch: Any) -> tuple[int, i
 
 
 @register_jitable
-def _replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, requests, touch, rank):  # type: ignore[no-untyped-def]
+def _replay_ranked(
+    block, layer, first, capacity, admission, k, gamma, cache, requests, touch, rank
+):  # type: ignore[no-untyped-def]
     """Replay with a policy that ranks: the n lowest of a token leave together."""
     histogram = np.zeros(_BINS + 1, np.int64)
     candidates, keys = cache.lists[2], cache.lists[3]
@@ -564,7 +566,9 @@ def _replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, re
 
 
 @register_jitable
-def _replay_queued(block, layer, first, capacity, k, gamma, cache, requests, touch, evict, insert, leave):  # type: ignore[no-untyped-def]
+def _replay_queued(
+    block, layer, first, capacity, k, gamma, cache, requests, touch, evict, insert, leave
+):  # type: ignore[no-untyped-def]
     """Replay with a queue policy: for each kept miss, `evict` when full, then `insert`."""
     place = 0
     for r in range(block.actions.shape[0]):

@@ -21,6 +21,7 @@ DEFAULT_BITS = 4.5
 NORM_BYTES = 2  # norms are kept in 16 bits by every format dipsim knows
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Matrix = Literal["gate", "up", "down"]
+MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
 
 
 class Slice(NamedTuple):
@@ -158,7 +159,7 @@ class Model(BaseModel):
     @property
     def total_bytes(self) -> float:
         """The whole model as stored, the input embedding included."""
-        mlp = sum(self.matrix_bytes(matrix) for matrix in ("gate", "up", "down"))
+        mlp = sum(self.matrix_bytes(matrix) for matrix in MATRICES)
         embeddings = self.head_bytes * (1 if self.tied_embeddings else 2)
         return self.layers * (self.attention_bytes + mlp) + self.norm_bytes + embeddings
 

@@ -56,13 +56,13 @@ class InMemory:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        return tuple(self.array.shape)
 
     @property
     def crc(self) -> int:
         array = np.ascontiguousarray(self.array)
         head = f"{array.dtype.str}{array.shape}".encode()
-        return zlib.crc32(memoryview(array.reshape(-1).view(np.uint8)), zlib.crc32(head))
+        return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(head))
 
     def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
         for start in range(first, last, block):

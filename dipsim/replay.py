@@ -152,6 +152,16 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
     return _count(blocks.plain(), method, trace.layers, trace.tokens)
 
 
+def active_sets(
+    trace: Trace, method: Method
+) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
+    """Blocks (first token, end, per group uint64[n, layers, words]) of every token's own sets,
+    prefill included; cache-aware groups without their preference for resident units."""
+    blocks = _Blocks(trace, method, *_rows(trace, Plan()), None)
+    for at in blocks.plain():
+        yield at.start, at.stop, at.sets
+
+
 def largest_active(trace: Trace, method: Method) -> list[int]:
     """Per group, the largest active set of any token and layer, in units."""
     largest = [group.kept for group in method.groups]
@@ -204,9 +214,7 @@ class _Blocks:
                     shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
                     sets.append(np.empty(shape, np.uint64))
                     scores.append(data[group.signal])
-            yield _Sets(
-                rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores
-            )
+            yield _Sets(rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores)
 
     def plain(self) -> Iterator[_Sets]:
         """All sets, cache-aware groups without their preference; a prefill batch that is cached
@@ -218,7 +226,9 @@ class _Blocks:
                 self._choose(i, group, rows, data.get(group.signal))
                 for i, group in enumerate(self.method.groups)
             ]
-            for r in np.flatnonzero((self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)):
+            for r in np.flatnonzero(
+                (self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)
+            ):
                 for i, chosen in enumerate(sets):
                     chosen[r] |= pending[i]
                     pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
@@ -298,9 +308,7 @@ class _Cache:
             counts, costs = np.zeros((n, 4), np.int32), np.zeros((n, 2))
             shares = np.ones((n, 2), np.float32)
             sets, scores = at.sets[self.group], at.scores[self.group]
-            block = kernels.Block(
-                sets, scores, at.actions, at.resets, uses, counts, costs, shares
-            )
+            block = kernels.Block(sets, scores, at.actions, at.resets, uses, counts, costs, shares)
             self._run(loop, block, at.start, admission, requests)
             here = slice(at.start, at.stop), self.layer, self.group
             traffic.active[here] = counts[:, kernels.ACTIVE]
@@ -330,9 +338,7 @@ class _Cache:
     def _next_uses(self, at: _Sets, after: NDArray[np.int64]) -> NDArray[np.int64]:
         sets = at.sets[self.group]
         sizes = kernels.count_members(sets, self.layer)
-        found = kernels.next_uses(
-            sets, self.layer, at.actions, at.resets, at.start, after, sizes
-        )
+        found = kernels.next_uses(sets, self.layer, at.actions, at.resets, at.start, after, sizes)
         return found  # type: ignore[no-any-return]
 
     def _run(
@@ -452,7 +458,8 @@ def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
             f"warm-up of {warmup} tokens out of {total} decode tokens: at least one must remain "
             f"to be measured; use --warmup 0 to {max(total - 1, 0)}"
         )
-    return decode & (np.cumsum(decode) > warmup)
+    measured: NDArray[np.bool_] = decode & (np.cumsum(decode) > warmup)
+    return measured
 
 
 def _count(
@@ -473,12 +480,14 @@ def _empty(
     trace: Trace, method: Method, capacity: NDArray[np.int64], measured: NDArray[np.bool_]
 ) -> Traffic:
     shape = (trace.tokens, trace.layers, len(method.groups))
-    counts = [np.zeros(shape, np.int32) for _ in range(4)]
     return Traffic(
-        tuple(group.signal for group in method.groups),
-        tuple(group.units for group in method.groups),
-        capacity,
-        *counts,
+        groups=tuple(group.signal for group in method.groups),
+        units=tuple(group.units for group in method.groups),
+        capacity=capacity,
+        active=np.zeros(shape, np.int32),
+        hits=np.zeros(shape, np.int32),
+        kept=np.zeros(shape, np.int32),
+        reads=np.zeros(shape, np.int32),
         moved=np.zeros(shape),
         flash_seconds=np.zeros(shape),
         mass=np.ones(shape, np.float32),

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from dipsim.budget import Budget
 from dipsim.replay import Traffic
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
+from dipsim.units import BYTES
 
 Array = NDArray[Any]
 
@@ -84,7 +86,10 @@ class Result:
     @property
     def flash_bytes_per_token(self) -> float:
         """What the device moves: pages, gaps, whole matrices, streamed static weights."""
-        return float(self.traffic.moved[self._rows].sum()) / self.tokens + self.timing.static_flash_bytes
+        return (
+            float(self.traffic.moved[self._rows].sum()) / self.tokens
+            + self.timing.static_flash_bytes
+        )
 
     @property
     def flash_useful_bytes_per_token(self) -> float:
@@ -94,7 +99,10 @@ class Result:
     @property
     def flash_reads_per_token(self) -> float:
         """Read requests."""
-        return float(self.traffic.reads[self._rows].sum()) / self.tokens + self.timing.static_flash_reads
+        return (
+            float(self.traffic.reads[self._rows].sum()) / self.tokens
+            + self.timing.static_flash_reads
+        )
 
     @property
     def dram_bytes_per_token(self) -> float:
@@ -240,10 +248,59 @@ class Result:
         """`to_dict` as a JSON object."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
-    def _repr_html_(self) -> str:
-        from dipsim.report.html import to_html
+    # For people
 
-        return to_html(self)
+    @property
+    def verdict(self) -> str:
+        """The run in one sentence."""
+        rate = f"{self.tokens_per_second:.3g} tokens/s"
+        if self.budget.fits:
+            return f"{rate}: everything fits in DRAM; flash is read only at the first touch."
+        moved = BYTES.show(self.flash_bytes_per_token)
+        streamed = ", static weights among them" if self.budget.streamed else ""
+        return (
+            f"{rate}: {self.hit_rate:.1%} of the active bytes are in DRAM; "
+            f"{moved} a token come from flash{streamed}."
+        )
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The main figures as (label, text)."""
+        slow, fast = self.timing.rate_range
+        latency, prefill = self.latency_ms, self.timing.prefill
+        rows = [("rate", f"{self.tokens_per_second:.4g} tok/s")]
+        if slow != fast:
+            rows.append(("rate, overlap none to full", f"{slow:.4g} to {fast:.4g} tok/s"))
+        rows += [
+            (
+                "latency mean / p50 / p95 / p99",
+                " / ".join(f"{latency[key]:.4g}" for key in ("mean", "p50", "p95", "p99")) + " ms",
+            ),
+            ("hit rate (bytes / units)", f"{self.hit_rate:.2%} / {self.unit_hit_rate:.2%}"),
+            (
+                "flash per token",
+                f"{BYTES.show(self.flash_bytes_per_token)} in {self.flash_reads_per_token:.4g} "
+                f"reads, {BYTES.show(self.flash_useful_bytes_per_token)} useful",
+            ),
+            ("DRAM per token", BYTES.show(self.dram_bytes_per_token)),
+        ]
+        if prefill is not None:
+            first = (
+                "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"
+            )
+            rows.append(("prefill", f"{prefill.tokens} tokens in {prefill.seconds:.3g} s{first}"))
+        if self.timing.energy is not None:
+            low, high = (1e3 * joules for joules in self.timing.energy)
+            rows.append(("energy per token", f"{low:.3g} to {high:.3g} mJ"))
+        rows.append(("measured", f"{self.tokens} tokens, {self.method}, {self.policy}"))
+        return rows
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(label)}</td><td>{escape(text)}</td></tr>"
+            for label, text in self.summary()
+        )
+        marks = escape(", ".join(self.marks)) or "none"
+        return f"<p>{escape(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
 
 
 def _one_or_all(values: Array) -> Any:

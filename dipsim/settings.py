@@ -1,6 +1,7 @@
 """What a run is asked to do: one frozen, validated record, the same from the command line, from
 Python and from a result's ``config``."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -45,8 +46,9 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Settings":
-        sizes = {"--dram": self.dram, "--cache": self.cache, "--cache-fraction": self.cache_fraction}
-        given = [name for name, value in sizes.items() if value is not None]
+        sizes = (self.dram, self.cache, self.cache_fraction)
+        names = ("--dram", "--cache", "--cache-fraction")
+        given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
         return self
@@ -88,10 +90,10 @@ class Settings(BaseModel):
         """
         if self.tokens is None:
             return None
-        first, colon, last = self.tokens.partition(":")
-        if not colon or not all(part.strip().isdigit() or not part.strip() for part in (first, last)):
+        match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", self.tokens, re.ASCII)
+        if match is None:
             raise DipsimError(f"--tokens {self.tokens!r}: write A:B, e.g. 0:64")
-        return int(first.strip() or 0), int(last.strip() or tokens)
+        return int(match[1] or 0), int(match[2] or tokens)
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:
@@ -101,12 +103,12 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
         DipsimError: an unknown option or an impossible value, in one line.
     """
     given = {key: value for key, value in options.items() if value is not None}
-    for name in ("gamma",):
-        if isinstance(given.get(name), int | float):
-            given[name] = {"*": float(given[name])}
+    if isinstance(given.get("gamma"), int | float):
+        given["gamma"] = {"*": float(given["gamma"])}
     try:
         return Settings.model_validate(given)
     except ValidationError as problem:
         text = first_problem(problem)
         place, _, message = text.partition(": ")
-        raise DipsimError(message if place == "the whole" else f"--{text.replace('_', '-', 1)}") from None
+        option = f"--{place.replace('_', '-')}: {message}"
+        raise DipsimError(message if place == "the whole" else option) from None

@@ -89,7 +89,7 @@ def simulate(
         method=method.name,
         policy=chosen.name,
         model_bytes=None if geometry is None else geometry.total_bytes,
-        config=_config(trace, device, geometry, resolved),
+        config=_config(trace, device, geometry, model is not None, resolved),
         version=version("dipsim"),
     )
 
@@ -314,12 +314,13 @@ def _marks(
 
 
 def _config(
-    trace: Trace, device: Profile, model: Model | None, settings: Settings
+    trace: Trace, device: Profile, model: Model | None, model_given: bool, settings: Settings
 ) -> dict[str, Any]:
     """Everything that repeats the run, fully resolved."""
     return {
         "trace": {"name": trace.name, "hash": trace.hash},
         "profile": device.model_dump(mode="json", by_alias=True, exclude_none=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
+        "model_given": model_given,
         "settings": settings.model_dump(mode="json", exclude_none=True),
     }

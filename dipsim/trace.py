@@ -152,6 +152,26 @@ class Trace:
             first=self.first + start,
         )
 
+    def describe(self) -> dict[str, Any]:
+        """Shapes, marks and meta as plain values."""
+        return {
+            "name": self.name,
+            "tokens": self.tokens,
+            "prefill_tokens": int((self.phase == PREFILL).sum()),
+            "sequences": len(np.unique(self.sequence)),
+            "layers": self.layers,
+            "signals": {
+                signal.name: {
+                    "holds": signal.holds,
+                    "encoding": signal.encoding,
+                    "units": signal.units,
+                }
+                for signal in self.signals.values()
+            },
+            "meta": dict(self.meta),
+            "hash": self.hash,
+        }
+
     def longest_sequence(self) -> int:
         """Tokens of the longest sequence, prefill included."""
         return int(np.unique(self.sequence, return_counts=True)[1].max())
@@ -188,7 +208,7 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all."""
     members = {k: np.asarray(json.dumps(v) if k == "meta" else v) for k, v in arrays.items()}
     with files.whole_file(Path(path)) as handle:
-        np.savez_compressed(handle, allow_pickle=False, **members)  # type: ignore[arg-type]
+        np.savez_compressed(handle, allow_pickle=False, **members)
 
 
 def _assemble(name: str, members: Mapping[str, Member]) -> Trace:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.DOTALL)
-_DECIMAL = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _BITS = re.compile(r"^[kKMGT]?i?b(it)?(/s|ps)?$")
 
@@ -55,15 +55,16 @@ class Dimension:
         return value
 
     def exact(self, value: float) -> str:
-        """Text that parses back to exactly ``value``."""
+        """The shortest text that parses back to exactly ``value``: 131072 is ``128 KiB``."""
         if math.isinf(value):
             return "unlimited"
-        for suffix in reversed(self.shown):
-            number = f"{value / self.units[suffix]:.12g}"
-            if abs(value) >= self.units[suffix] and float(number) * self.units[suffix] == value:
-                return f"{number} {suffix}"
+        texts = []
+        for suffix, scale in self.units.items():
+            number = f"{value / scale:.12g}"
+            if value >= scale and float(number) * scale == value:
+                texts.append(f"{number} {suffix}")
         base = next(suffix for suffix, scale in self.units.items() if scale == 1)
-        return f"{value!r} {base}"
+        return min(texts, key=len, default=f"{value!r} {base}")
 
     def show(self, value: float, digits: int = 3) -> str:
         """Text for people: ``digits`` significant figures in the largest unit that fits."""
@@ -81,7 +82,7 @@ class Dimension:
 
 
 def _scaled(unit: str, binary: bool = False) -> dict[str, float]:
-    prefixes = {**_DECIMAL, **_BINARY} if binary else _DECIMAL
+    prefixes = {**_DECIMAL, **_BINARY, "K": 1e3} if binary else _DECIMAL
     return {prefix + unit: scale for prefix, scale in prefixes.items()}
 
 

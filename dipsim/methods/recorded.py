@@ -10,7 +10,7 @@ from dipsim.methods.contract import (
     Wish,
     check_wish,
 )
-from dipsim.model import Slice
+from dipsim.model import MATRICES, Slice
 from dipsim.trace import Signal, Trace
 
 _ORDER = ("mlp_input", "gate", "up", "glu")
@@ -47,8 +47,7 @@ def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
             f"{trace.name}: matrix {twice[0]} belongs to more than one recorded signal: "
             "say meta.signals.<signal>.slices"
         )
-    dense = tuple(m for m in ("gate", "up", "down") if m not in covered)
-    return Method("recorded", groups, dense=dense)
+    return Method("recorded", groups, dense=tuple(m for m in MATRICES if m not in covered))
 
 
 def _slices(trace: Trace, signal: Signal, names: set[str]) -> tuple[Slice, ...]:

@@ -48,9 +48,7 @@ def rates(
         return Rates(gemv, dram, backend.compute, True, (*used, f"{at}.gemv.{quant.format}"))
     per_weight = model.bytes_per_weight if model is not None else 0.5
     kernel = backend.compute * per_weight / 2
-    return Rates(
-        min(dram, kernel), dram, backend.compute, kernel < dram, (*used, f"{at}.compute")
-    )
+    return Rates(min(dram, kernel), dram, backend.compute, kernel < dram, (*used, f"{at}.compute"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Workload:
         starts = np.flatnonzero(np.diff(self.trace.sequence, prepend=self.trace.sequence[0] - 1))
         first = starts[np.searchsorted(starts, rows, side="right") - 1]
         positions = np.full(len(rows), self.context) if is_paper(overlap) else rows - first
-        return positions * self.model.kv_bytes(self.kv_bits)
+        return positions.astype(np.float64) * self.model.kv_bytes(self.kv_bits)
 
     def embedding_row_bytes(self, overlap: Overlap) -> float:
         """Bytes of the token's own embedding, read from flash; the paper's modes leave it out."""
