@@ -3,12 +3,10 @@
     python docs/headline.py            prints the tables of docs/headline.md
 
 The trace is the shipped SmolLM2 one, tiled to Phi-3-Medium's shape: layer l copies the real layer
-at the same relative depth; unit u copies the time series of real unit u modulo their number, times a
-fixed random factor within 2 % that keeps copies from tying. Token-to-token overlap and popularity
+at the same relative depth; unit u copies the time series of real unit u modulo their number, times
+a fixed random factor within 2 % that keeps copies from tying. Token-to-token overlap and popularity
 are therefore the real model's; nothing is known of Phi-3's own.
 """
-
-import sys
 
 import numpy as np
 
@@ -93,8 +91,9 @@ def by_active_memory(trace: dipsim.Trace) -> list[str]:
 
 
 def main() -> None:
+    """Print both tables."""
     trace = tiled()
-    print("\n".join([*by_active_memory(trace), "", *by_dram(trace)]), file=sys.stdout)
+    print("\n".join([*by_active_memory(trace), "", *by_dram(trace)]))
 
 
 if __name__ == "__main__":
