@@ -1,4 +1,4 @@
-"""What a method is: which groups of units it needs, chosen from which signal, and what stays dense."""
+"""What a method is: its groups of units, the signal that chooses them, and what stays dense."""
 
 import math
 from collections.abc import Mapping
@@ -85,8 +85,8 @@ def scores(trace: Trace, signal: str, method: str) -> int:
     if found is None or found.holds != "scores":
         what = "as sets, not as scores" if found is not None else "not"
         raise MethodError(
-            f"method {method} needs the scores of signal {signal}, which {trace.name} holds {what}: "
-            f"record {meaning} per token and layer as {signal}[tokens, layers, units]"
+            f"method {method} needs the scores of signal {signal}, which {trace.name} holds "
+            f"{what}: record {meaning} per token and layer as {signal}[tokens, layers, units]"
         )
     return found.units
 

@@ -1,0 +1,1 @@
+"""Questions that look at a whole trace or run the pipeline many times."""

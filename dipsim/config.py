@@ -1,0 +1,71 @@
+"""Repeating a run: the ``config`` of a result, read back from the JSON that `--json` printed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipsim.errors import DipsimError
+from dipsim.files import read_json
+from dipsim.trace import Trace, load_trace
+
+_BUDGET = ("dram", "cache", "cache_fraction")
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a result says about how it was made."""
+
+    file: str
+    trace: Mapping[str, Any]
+    profile: Mapping[str, Any]
+    model: Mapping[str, Any] | None
+    """Only when it was an option of the run; otherwise the trace says it again."""
+    settings: Mapping[str, Any]
+
+    def open_trace(self) -> Trace:
+        """The very trace of that run.
+
+        Raises:
+            DipsimError: it is gone, or its contents changed.
+        """
+        name = str(self.trace.get("name"))
+        found = load_trace(name)
+        if found.hash != self.trace.get("hash"):
+            raise DipsimError(
+                f"{self.file}: trace {name} is not the one of that run (its contents changed); "
+                "name the TRACE you want to run with these settings"
+            )
+        return found
+
+    def settings_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved settings; options that are given take their place."""
+        given = {key: value for key, value in options.items() if value is not None}
+        saved = dict(self.settings)
+        if any(name in given for name in _BUDGET):
+            saved = {key: value for key, value in saved.items() if key not in _BUDGET}
+        if "density" in given:
+            saved.pop("group_density", None)
+        return {**saved, **given}
+
+
+def read_config(file: str) -> SavedRun:
+    """Read the ``config`` of a result, or a file that holds just that object.
+
+    Raises:
+        DipsimError: no such file, not JSON, or not a dipsim config.
+    """
+    if not Path(file).exists():
+        raise DipsimError(f"--config {file}: no such file; give the output of dipsim run --json")
+    data = read_json(Path(file), DipsimError)
+    data = data.get("config", data)
+    parts = ("trace", "profile", "settings")
+    if not isinstance(data, dict) or not all(isinstance(data.get(p), dict) for p in parts):
+        raise DipsimError(
+            f"--config {file}: no config with trace, profile and settings; "
+            "give the output of dipsim run --json"
+        )
+    model = data.get("model") if data.get("model_given") else None
+    if model is not None and not isinstance(model, dict):
+        raise DipsimError(f"--config {file}: model must be an object")
+    return SavedRun(file, data["trace"], data["profile"], model, data["settings"])

@@ -1,0 +1,135 @@
+"""What there is: profiles with the marks of their numbers, models, policies, methods, a trace."""
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipsim.hardware import Profile
+from dipsim.methods import BUILTIN as METHODS
+from dipsim.model import Model
+from dipsim.policies import BUILTIN as POLICIES
+from dipsim.report.terminal import table
+from dipsim.trace import PREFILL, Trace
+from dipsim.units import BANDWIDTH, BYTES
+
+
+def profiles(known: list[Profile]) -> Table:
+    """One line per profile."""
+    made = table("profile", "DRAM", "bandwidth", "summary")
+    for profile in known:
+        made.add_row(
+            profile.name,
+            BYTES.show(profile.dram.capacity),
+            BANDWIDTH.show(profile.dram.bandwidth),
+            profile.summary,
+        )
+    return made
+
+
+def profile(found: Profile) -> RenderableType:
+    """Every number of a profile with its kind and source."""
+    made = table("key", "value", "kind", "from")
+    for column in made.columns[:3]:
+        column.no_wrap = True
+    previous = ""
+    for key, value in found.numbers():
+        source = found.source(key)
+        kind, origin = (source.kind, source.origin) if source else ("no source", "")
+        for i, text in enumerate(_texts(value)):
+            said = "" if i or origin == previous else origin
+            made.add_row("" if i else _short(key), text, "" if i else kind, said)
+            previous = origin
+    return Group(Text(f"{found.name}: {found.summary}", style="bold"), made)
+
+
+def models(known: list[Model]) -> Table:
+    """One line per model preset."""
+    made = table(
+        "model", "layers", "hidden", "intermediate", "parameters", "bytes", right=(1, 2, 3, 4, 5)
+    )
+    for model in known:
+        made.add_row(
+            model.name,
+            str(model.layers),
+            str(model.hidden),
+            str(model.intermediate),
+            f"{model.parameters:,}",
+            f"{BYTES.show(model.total_bytes)} at {model.bits:g} bits",
+        )
+    return made
+
+
+def model(found: Model) -> Table:
+    """The geometry and the byte counts of a model."""
+    made = table("quantity", "value", title=found.name)
+    for key, value in found.model_dump(exclude={"name", "sources"}, exclude_none=True).items():
+        made.add_row(key, str(value))
+    for label, size in (
+        ("attention, one layer", found.attention_bytes),
+        ("one MLP matrix", found.matrix_bytes("gate")),
+        ("lm_head", found.head_bytes),
+        ("KV, one position (16 bit)", found.kv_bytes(16)),
+        ("whole model", found.total_bytes),
+    ):
+        made.add_row(label, BYTES.show(size))
+    made.add_row("parameters", f"{found.parameters:,}")
+    for key, source in found.sources.items():
+        made.add_row(f"source of {key}", source)
+    return made
+
+
+def policies() -> Table:
+    """One line per built-in policy."""
+    made = table("policy", "admission", "what it does", "source")
+    for policy in POLICIES.values():
+        made.add_row(policy.name, policy.admit, policy.summary, policy.source)
+    return made
+
+
+def methods() -> Table:
+    """One line per method."""
+    made = table("method", "signals", "what it does")
+    for name, entry in METHODS.items():
+        made.add_row(name, entry.signals, entry.summary)
+    return made
+
+
+def trace(found: Trace, overlap: dict[str, float]) -> RenderableType:
+    """Signals, shapes and marks of a trace."""
+    sequences = len(np.unique(found.sequence))
+    prefill = int((found.phase == PREFILL).sum())
+    model = found.model
+    named = model.get("name", "a geometry") if isinstance(model, dict) else model or "not said"
+    lines = [
+        f"{found.tokens} tokens ({prefill} prefill) of {found.layers} layers, "
+        f"{sequences} sequence{'s' if sequences > 1 else ''}",
+        f"model {named}",
+        f"hash {found.hash[:16]}",
+        *(f"{key} {found.meta[key]}" for key in ("source", "license") if key in found.meta),
+    ]
+    made = table("signal", "holds", "encoding", "units", "overlap", right=(3, 4))
+    for signal in found.signals.values():
+        share = overlap.get(signal.name)
+        made.add_row(
+            signal.name,
+            signal.holds,
+            signal.encoding,
+            str(signal.units),
+            "-" if share is None else f"{share:.1%}",
+        )
+    note = "overlap: share of a token's active units that the token before used too"
+    note += " (scores: the top half)"
+    return Group(Text(found.name, style="bold"), *map(Text, lines), Text(), made, Text(note))
+
+
+def _short(key: str) -> str:
+    """``backends.cpu.sync`` -> ``cpu.sync``: the section is clear, and lines are short."""
+    return key.removeprefix("backends.")
+
+
+def _texts(value: object) -> list[str]:
+    """A value as text; of measured reads, one line each."""
+    if isinstance(value, list):
+        return [f"{at['size']} x{at['lanes']} {at['bandwidth']}" for at in value]
+    return [str(value)]

@@ -1,0 +1,47 @@
+"""What to try next, and what to beware of: one sentence each, most important first."""
+
+from dipsim.result import Result
+from dipsim.units import BYTES
+
+
+def warnings(result: Result) -> list[str]:
+    """What makes the figures less than a user may think."""
+    found = []
+    if not result.traffic.capacity.any() and result.policy != "none":
+        found.append("the caches hold no unit at all (C = 0): every access misses")
+    if result.budget.streamed:
+        found.append(
+            f"{BYTES.show(result.budget.streamed)} of static weights do not fit and are read "
+            "from flash for every token"
+        )
+    return found
+
+
+def hints(result: Result) -> list[str]:
+    """What a user would learn most from trying."""
+    if result.budget.fits:
+        return ["the model fits in DRAM: try --dram 50% or --cache-fraction 0.6"]
+    found = []
+    if result.budget.streamed:
+        found.append("static weights exceed DRAM: try more --dram, fewer --bits, less --context")
+    active = result.traffic.active[result.traffic.measured]
+    small = result.traffic.capacity <= active.min(axis=0)
+    ranked = result.config["settings"].get("admission") == "ranked"
+    cached = result.policy not in ("none", "static")
+    if small.all() and cached and not ranked and result.traffic.capacity.any():
+        found.append(
+            "C <= |A| everywhere, so all policies with forced admission hit alike: "
+            "try --admission ranked, or more DRAM"
+        )
+    if result.flash_bytes_per_token > 2 * result.flash_useful_bytes_per_token > 0:
+        found.append(
+            "flash moves more than twice the useful bytes (units smaller than pages or read "
+            "whole): compare --profile paper-a18"
+        )
+    if result.method == "dip":
+        found.append("try --method dip-ca, which prefers what is in DRAM")
+    elif not ranked and result.policy in ("lfu", "lru") and not small.all():
+        found.append("try --admission ranked, which streams rarely used units through")
+    if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
+        found.append("try --policy opt for the best any policy could do")
+    return found

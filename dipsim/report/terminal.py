@@ -1,0 +1,106 @@
+"""A result as tables for an 80-column terminal."""
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipsim.report.hints import hints
+from dipsim.result import Result
+from dipsim.units import BYTES
+
+
+def table(*columns: str, title: str = "", right: tuple[int, ...] = ()) -> Table:
+    """A plain table; ``right`` are the columns of numbers."""
+    made = Table(
+        box=None,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for i, name in enumerate(columns):
+        made.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    return made
+
+
+def render(result: Result) -> RenderableType:
+    """Verdict, rates, budget, groups, time, marks and hints."""
+    parts: list[RenderableType] = [Text(result.verdict, style="bold"), Text()]
+    facts = table("", "", title="rates")
+    facts.show_header = False
+    for label, text in result.summary():
+        facts.add_row(label, text)
+    parts += [facts, Text(), _budget(result), Text(), _groups(result), Text(), _time(result)]
+    if result.marks:
+        parts += [Text(), Text(f"marks: {', '.join(result.marks)}")]
+    if result.estimates:
+        parts.append(Text(f"estimated: {', '.join(result.estimates)}", style="dim"))
+    for hint in hints(result)[:2]:
+        parts.append(Text(f"hint: {hint}", style="cyan"))
+    return Group(*parts)
+
+
+def show(result: Result, console: Console) -> None:
+    """Print a result."""
+    console.print(render(result), soft_wrap=False)
+
+
+def _budget(result: Result) -> Table:
+    budget = result.budget
+    title = "budget" if budget.dram is None else f"budget of {BYTES.show(budget.dram)} DRAM"
+    made = table("", "bytes", "", title=title, right=(1,))
+    made.show_header = False
+    lines = [
+        ("attention", budget.static.attention),
+        ("norms", budget.static.norms),
+        ("lm_head", budget.static.head),
+        ("dense parts", budget.static.dense_parts),
+        ("scales", budget.static.scales),
+        ("- streamed from flash", -budget.streamed),
+        ("KV", budget.kv),
+        ("staging", budget.staging),
+        ("runtime overhead", budget.overhead),
+    ]
+    for label, size in lines:
+        if size:
+            made.add_row(label, BYTES.show(size), "")
+    share = f"{budget.fraction:.1%} of {BYTES.show(budget.units_bytes)} of units"
+    made.add_row("cache", BYTES.show(budget.cache), share)
+    return made
+
+
+def _groups(result: Result) -> Table:
+    made = table(
+        "group", "units", "bytes", "active", "C", "C/|A|", "hits", "mass", "energy", "q*",
+        title="groups (per layer)",
+        right=tuple(range(1, 10)),
+    )  # fmt: skip
+    for group in result.groups():
+        capacity = _mean(group["capacity"])
+        hits = group["hits"] / group["accesses"] if group["accesses"] else 0.0
+        made.add_row(
+            group["name"],
+            str(group["units"]),
+            f"{_mean(group['unit_bytes']):.6g}",
+            f"{group['active']:.6g}",
+            f"{capacity:.6g}",
+            f"{capacity / group['active']:.2f}" if group["active"] else "-",
+            f"{hits:.1%}",
+            f"{group['mass_kept']:.3f}",
+            f"{group['energy_kept']:.4f}",
+            f"{group['break_even_miss_density']:.2f}",
+        )
+    return made
+
+
+def _time(result: Result) -> Table:
+    shares = {name: share for name, share in result.time_share.items() if share > 0}
+    made = table(*shares, title="time (exposed)", right=tuple(range(len(shares))))
+    made.add_row(*(f"{share:.1%}" for share in shares.values()))
+    return made
+
+
+def _mean(value: float | list[float]) -> float:
+    return sum(value) / len(value) if isinstance(value, list) else float(value)
