@@ -89,7 +89,7 @@ def simulate(
         method=method.name,
         policy=chosen.name,
         model_bytes=None if geometry is None else geometry.total_bytes,
-        config=_config(trace, device, geometry, model is not None, resolved),
+        config=_config(trace, device, geometry, model is not None, resolved, method, context),
         version=version("dipsim"),
     )
 
@@ -314,13 +314,26 @@ def _marks(
 
 
 def _config(
-    trace: Trace, device: Profile, model: Model | None, model_given: bool, settings: Settings
+    trace: Trace,
+    device: Profile,
+    model: Model | None,
+    model_given: bool,
+    settings: Settings,
+    method: Method,
+    context: int,
 ) -> dict[str, Any]:
-    """Everything that repeats the run, fully resolved."""
+    """Everything that repeats the run; ``resolved`` says what the defaults came to."""
     return {
         "trace": {"name": trace.name, "hash": trace.hash},
         "profile": device.model_dump(mode="json", by_alias=True, exclude_none=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
         "model_given": model_given,
         "settings": settings.model_dump(mode="json", exclude_none=True),
+        "resolved": {
+            "density": method.density,
+            "group_density": {group.signal: group.density for group in method.groups},
+            "kept": {group.signal: group.kept for group in method.groups},
+            "gamma": {g.signal: g.gamma for g in method.groups if g.gamma is not None},
+            "context": context,
+        },
     }

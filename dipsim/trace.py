@@ -80,11 +80,13 @@ class Signal:
         if self.encoding == "log8":
             return LOG8_TABLE[raw]
         with np.errstate(over="ignore"):
-            scores = np.ascontiguousarray(raw, np.float32)
+            scores = np.array(raw, np.float32)  # a copy: kernels take plain, writeable arrays
         if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
             self._refuse(scores, start)
         if scores.size and not np.isfinite(scores.max()):
             self._refuse(scores, start)
+        if self.name != "expert" and np.signbit(scores).any():
+            np.abs(scores, out=scores)  # -0.0 is 0: kernels compare scores by their bits
         return scores
 
     def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
