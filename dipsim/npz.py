@@ -30,9 +30,13 @@ class Member(Protocol):
     """One array, readable in blocks of rows (its first axis)."""
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+
     @property
     def crc(self) -> int:
         """CRC-32 of the array as an `.npy` file: identifies the contents."""
@@ -52,23 +56,28 @@ class InMemory:
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Element type."""
         return self.array.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
         return tuple(self.array.shape)
 
     @property
     def crc(self) -> int:
+        """CRC-32 of type, shape and contents."""
         array = np.ascontiguousarray(self.array)
         head = f"{array.dtype.str}{array.shape}".encode()
         return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(head))
 
     def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
+        """Rows first..last-1 as views of at most ``block`` rows."""
         for start in range(first, last, block):
             yield self.array[start : min(start + block, last)]
 
     def whole(self) -> Array:
+        """The array itself."""
         return self.array
 
 
@@ -87,6 +96,7 @@ class InArchive:
     """Where the data lies in the archive, for a stored member; None when deflated."""
 
     def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
+        """Rows first..last-1: mapped when stored, decompressed in order when deflated."""
         if self.offset is not None:
             if 0 in self.shape:
                 return
@@ -103,6 +113,7 @@ class InArchive:
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def whole(self) -> Array:
+        """The whole array, at most 64 MiB."""
         size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         if size > _SMALL:
             raise TraceError(f"{self}: {size} bytes, at most {_SMALL} are allowed for this array")

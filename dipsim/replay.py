@@ -338,8 +338,10 @@ class _Cache:
     def _next_uses(self, at: _Sets, after: NDArray[np.int64]) -> NDArray[np.int64]:
         sets = at.sets[self.group]
         sizes = kernels.count_members(sets, self.layer)
-        found = kernels.next_uses(sets, self.layer, at.actions, at.resets, at.start, after, sizes)
-        return found  # type: ignore[no-any-return]
+        uses: NDArray[np.int64] = kernels.next_uses(
+            sets, self.layer, at.actions, at.resets, at.start, after, sizes
+        )
+        return uses
 
     def _run(
         self,

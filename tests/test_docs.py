@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 def shell(command: str, folder: Path) -> str:
     done = subprocess.run(
-        command, shell=True, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        ["sh", "-c", command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout

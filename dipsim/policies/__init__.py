@@ -1,7 +1,8 @@
-"""Cache policies: one file each. `BUILTIN` feeds the command line, the docs and the contract tests."""
+"""Cache policies, one file each. `BUILTIN` feeds command line, docs, contract tests, benchmarks."""
 
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
 from dipsim.errors import PolicyError
@@ -43,12 +44,11 @@ def load_policy(given: str | Policy) -> Policy:
     path = Path(file)
     if not path.is_file():
         raise PolicyError(f"policy {given!r}: no file {file}; give path/to/file.py:attribute")
-    spec = importlib.util.spec_from_file_location(f"dipsim_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    loader = SourceFileLoader(f"dipsim_user_{path.stem}", str(path))
+    module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=str(path)))
+    sys.modules[loader.name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except PolicyError:
         raise
     except Exception as problem:  # the user's own code: any failure is theirs to read

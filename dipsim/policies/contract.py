@@ -93,10 +93,5 @@ class Policy:
         """The functions that are compiled into the replay loop."""
         if self.rank is not None:
             return {"rank": self.rank, "touch": self.touch}
-        assert self.evict is not None and self.insert is not None
-        return {
-            "evict": self.evict,
-            "insert": self.insert,
-            "leave": self.leave,
-            "touch": self.touch,
-        }
+        hooks = {"evict": self.evict, "insert": self.insert, "leave": self.leave}
+        return {**{k: hook for k, hook in hooks.items() if hook is not None}, "touch": self.touch}

@@ -1,0 +1,65 @@
+"""The hot loops: choose top-k, replay a cache, coalesce misses. No validation, no input or output.
+
+Everything works on one (layer, group) and one block of tokens. tests/naive.py holds the slow,
+obvious form of each of them.
+"""
+
+from dipsim.kernels.bind import bind
+from dipsim.kernels.cache import (
+    ACTIVE,
+    FAULT,
+    FORCED,
+    HITS,
+    KEPT,
+    LONGEST,
+    MOVED,
+    NEVER,
+    RANKED,
+    READS,
+    SECONDS,
+    SHORTEST,
+    SIZE,
+    VICTIM,
+    Block,
+    Cache,
+)
+from dipsim.kernels.requests import Requests
+from dipsim.kernels.select import select_block
+from dipsim.kernels.sets import (
+    COMMIT,
+    JOIN,
+    NO_NEXT,
+    SKIP,
+    count_members,
+    count_uses,
+    next_uses,
+)
+
+__all__ = [
+    "ACTIVE",
+    "COMMIT",
+    "FAULT",
+    "FORCED",
+    "HITS",
+    "JOIN",
+    "KEPT",
+    "LONGEST",
+    "MOVED",
+    "NEVER",
+    "NO_NEXT",
+    "RANKED",
+    "READS",
+    "SECONDS",
+    "SHORTEST",
+    "SIZE",
+    "SKIP",
+    "VICTIM",
+    "Block",
+    "Cache",
+    "Requests",
+    "bind",
+    "count_members",
+    "count_uses",
+    "next_uses",
+    "select_block",
+]

@@ -1,0 +1,141 @@
+"""Choosing the k best scores of a token, cache-aware or not.
+
+The entry point here uses nothing outside this file, so numba's stored code is renewed with it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.extending import register_jitable
+
+_INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
+
+
+@register_jitable
+def _count_at_least(bits: Any, cut: int) -> int:
+    cut32 = np.int32(cut)
+    count = np.int32(0)
+    for i in range(bits.shape[0]):
+        count = np.int32(count + np.int32(bits[i] >= cut32))
+    return np.int64(count)
+
+
+@register_jitable
+def _find_cut(bits: Any, k: int, guess: int) -> tuple[int, int]:
+    """The largest cut with at least k keys >= it, and how many keys are > it or >= it.
+
+    ``bits`` are non-negative float32 seen as int32, which sort alike. Returns (cut, reached):
+    when ``reached == k`` all keys >= cut are the k best; otherwise keys == cut are tied and
+    ``reached`` counts those above. The search starts at ``guess``, the last token's cut, widens
+    until it brackets k and then narrows by interpolation, with a bisection every third step.
+    """
+    low, high = np.int64(0), np.int64(_INFINITY_BITS)
+    above_low, above_high = np.int64(bits.shape[0]), np.int64(0)
+    if above_low == k:
+        return low, k
+    middle = min(max(guess, np.int64(1)), high - 1)
+    step = np.int64(1) << 17
+    rounds = 0
+    while high - low > 1:
+        count = _count_at_least(bits, middle)
+        if count == k:
+            return middle, k
+        if count > k:
+            low, above_low = middle, count
+        else:
+            high, above_high = middle, count
+        if step > 0 and high == _INFINITY_BITS:
+            middle = min(low + step, high - 1)
+            step *= 4
+        elif step > 0 and low == 0:
+            middle = max(high - step, np.int64(1))
+            step *= 4
+        else:
+            step = np.int64(0)
+            rounds += 1
+            if rounds % 3 == 0:
+                middle = (low + high) // 2
+            else:
+                share = (above_low - k) / (above_low - above_high)
+                middle = low + np.int64((high - low) * share)
+        middle = min(max(middle, low + 1), high - 1)
+    return low, above_high
+
+
+@register_jitable
+def _pack_at_least(bits: Any, cut: int, words: Any) -> None:
+    """Set the bit of every key >= cut."""
+    cut32 = np.int32(cut)
+    units = bits.shape[0]
+    for w in range(words.shape[0]):
+        word = np.uint64(0)
+        base = w * 64
+        for b in range(min(64, units - base)):
+            word |= np.uint64(bits[base + b] >= cut32) << np.uint64(b)
+        words[w] = word
+
+
+@register_jitable
+def _settle_ties(keys: Any, raw: Any, cut: int, room: int, words: Any, cache: Any) -> None:
+    """Give the last ``room`` places to units whose key equals the cut: larger raw score first,
+    then lower id. ``raw`` and ``keys`` are the same array when nothing is cache-aware."""
+    tied, count = cache.lists[0], 0
+    for u in range(keys.shape[0]):
+        if keys[u] == cut:
+            tied[count] = u
+            count += 1
+    scores = cache.keys.view(np.int32)[:count]  # the keys are no longer needed
+    for i in range(count):
+        scores[i] = raw[tied[i]]
+    best, reached = _find_cut(scores, room, np.int64(scores[0]))
+    equal = 0 if reached == room else room - reached
+    for i in range(count):
+        if scores[i] > best or (scores[i] == best and (reached == room or equal > 0)):
+            equal -= 1 if scores[i] == best else 0
+            words[tied[i] >> 6] |= np.uint64(1) << np.uint64(tied[i] & 63)
+
+
+@register_jitable
+def select(scores: Any, factor: Any, aware: bool, k: int, cache: Any, words: Any) -> None:
+    """The k best of factor * score (float32), as bits; ties: larger raw score, then lower id."""
+    raw = scores.view(np.int32)
+    keys = raw
+    if aware:
+        scaled = cache.keys
+        for u in range(scores.shape[0]):
+            scaled[u] = scores[u] * factor[u]
+        keys = scaled.view(np.int32)
+    cut, reached = _find_cut(keys, k, cache.threshold[0])
+    cache.threshold[0] = cut
+    if reached == k:
+        _pack_at_least(keys, cut, words)
+    else:
+        _pack_at_least(keys, cut + 1, words)
+        _settle_ties(keys, raw, cut, k - reached, words, cache)
+
+
+@register_jitable(fastmath={"reassoc", "contract"})
+def kept_shares(scores: Any, words: Any, shares: Any) -> None:
+    """Share of the score mass, and of the energy (squares), that the chosen units hold."""
+    mass = energy = kept_mass = kept_energy = 0.0
+    for w in range(words.shape[0]):
+        word = words[w]
+        base = w * 64
+        for b in range(min(64, scores.shape[0] - base)):
+            score = np.float64(scores[base + b])
+            kept = np.float64((word >> np.uint64(b)) & np.uint64(1)) * score
+            mass += score
+            energy += score * score
+            kept_mass += kept
+            kept_energy += kept * score
+    shares[0] = kept_mass / mass if mass > 0 else 1.0
+    shares[1] = kept_energy / energy if energy > 0 else 1.0
+
+
+@njit(cache=True, nogil=True)
+def select_block(scores, layer, k, cache, sets, shares):
+    """Fill ``sets`` and ``shares`` of one layer with the k best scores of every row."""
+    for r in range(scores.shape[0]):
+        select(scores[r, layer], cache.factor, False, k, cache, sets[r, layer])
+        kept_shares(scores[r, layer], sets[r, layer], shares[r, layer])

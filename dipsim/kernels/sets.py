@@ -1,0 +1,117 @@
+"""Sets of units as bits: unit u is bit ``u % 64`` of word ``u // 64``.
+
+The entry points here use nothing outside this file, so numba's stored code is renewed with it.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit
+from numba import types as nb
+from numba.core import config
+from numba.extending import intrinsic, register_jitable
+
+SKIP, JOIN, COMMIT = 0, 1, 2
+"""What a row does: nothing; add its mask to a batch that goes on; end its batch."""
+NO_NEXT = 2**62
+"""The next use of a unit that is never used again."""
+
+
+@intrinsic
+def lowest_bit(typing: Any, word: Any) -> Any:
+    """Position of the lowest bit of a word that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return nb.int64(nb.uint64), generate
+
+
+@intrinsic
+def ones(typing: Any, word: Any) -> Any:
+    """How many bits of a word are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return nb.int64(nb.uint64), generate
+
+
+if config.DISABLE_JIT:  # coverage and bounds runs execute the kernels as plain Python
+
+    def lowest_bit(word: Any) -> int:  # noqa: D103
+        return (int(word) & -int(word)).bit_length() - 1
+
+    def ones(word: Any) -> int:  # noqa: D103
+        return int(word).bit_count()
+
+
+@register_jitable
+def bit(unit: int) -> Any:
+    """The word in which only this unit's bit is set."""
+    return np.uint64(1) << np.uint64(unit & 63)
+
+
+@register_jitable
+def list_units(word: Any, base: int, into: Any, count: int) -> int:
+    """Append the units of one word, ascending; returns the new count."""
+    while word:
+        into[count] = base + lowest_bit(word)
+        count += 1
+        word &= word - np.uint64(1)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def count_members(sets, layer):
+    """int64[n]: how many units every row of one layer holds."""
+    sizes = np.zeros(sets.shape[0], np.int64)
+    for r in range(sets.shape[0]):
+        for w in range(sets.shape[2]):
+            sizes[r] += ones(sets[r, layer, w])
+    return sizes
+
+
+@njit(cache=True, nogil=True)
+def count_uses(sets, layer, actions, uses):
+    """Add to ``uses`` (int64[units]) how often every unit is active in the committed rows."""
+    for r in range(sets.shape[0]):
+        if actions[r] == COMMIT:
+            for w in range(sets.shape[2]):
+                word = sets[r, layer, w]
+                while word:
+                    uses[w * 64 + lowest_bit(word)] += 1
+                    word &= word - np.uint64(1)
+
+
+@njit(cache=True, nogil=True)
+def next_uses(sets, layer, actions, resets, first, after, sizes):
+    """Walk a block backwards and note the next use of every active unit.
+
+    Args:
+        after : int64[units], the next use behind the block; updated to that before the block.
+        sizes : int64[n] from `count_members`.
+
+    Returns:
+        int64[active]: for every committed row, in order, the next use of each unit, ascending.
+    """
+    total = 0
+    for r in range(sets.shape[0]):
+        total += sizes[r] if actions[r] == COMMIT else 0
+    uses = np.empty(total, np.int64)
+    for r in range(sets.shape[0] - 1, -1, -1):
+        if actions[r] == COMMIT:
+            total -= sizes[r]
+            place = total
+            for w in range(sets.shape[2]):
+                word = sets[r, layer, w]
+                while word:
+                    unit = w * 64 + lowest_bit(word)
+                    uses[place] = after[unit]
+                    after[unit] = first + r
+                    place += 1
+                    word &= word - np.uint64(1)
+        if resets[r]:
+            after[:] = NO_NEXT
+    return uses

@@ -1,0 +1,90 @@
+"""Choosing who leaves: the n lowest of many by (rank, last use, unit)."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types as nb
+from numba.extending import intrinsic, overload, register_jitable
+
+BINS = 2048
+
+
+@intrinsic
+def _float_bits(typing: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return nb.int64(nb.float64), generate
+
+
+def order(rank: Any) -> int:
+    """An int64 that sorts like ``rank``; the compiled form is `_order_compiled`."""
+    if isinstance(rank, float | np.floating):
+        bits = int(np.float64(rank + 0.0).view(np.int64))
+        return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+    return int(rank)
+
+
+@overload(order)
+def _order_compiled(rank: Any) -> Any:
+    if isinstance(rank, nb.Float):
+
+        def of_float(rank: Any) -> Any:
+            bits = _float_bits(np.float64(rank) + 0.0)
+            return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
+
+        return of_float
+
+    def of_integer(rank: Any) -> Any:
+        return np.int64(rank)
+
+    return of_integer
+
+
+@register_jitable
+def lowest(n: int, count: int, units: Any, keys: Any, cache: Any, histogram: Any) -> None:
+    """Bring the n lowest of ``units[:count]`` by (key, last use, unit) to ``units[:n]``.
+
+    ``units`` ascend. A radix selection: a histogram over the span of the keys names the bin the
+    cut falls into; lower bins are taken; the bin itself is looked at again on a finer scale, then
+    with the last use as key, and what still ties goes by id.
+    """
+    undecided, rest, taken, by_last = units, cache.lists[1], 0, False
+    while count > n - taken:
+        low = high = keys[0]
+        for i in range(count):
+            low = min(low, keys[i])
+            high = max(high, keys[i])
+        span = np.uint64(high) - np.uint64(low)
+        if span == np.uint64(0):
+            if by_last:
+                break
+            by_last = True
+            for i in range(count):
+                keys[i] = cache.last[undecided[i]]
+            continue
+        shift = np.uint64(0)
+        while (span >> shift) >= np.uint64(BINS):
+            shift += np.uint64(1)
+        histogram[: np.int64(span >> shift) + 1] = 0
+        for i in range(count):
+            histogram[np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)] += 1
+        cut, below = 0, 0
+        while below + histogram[cut] < n - taken:
+            below += histogram[cut]
+            cut += 1
+        left = 0
+        for i in range(count):
+            unit, key = undecided[i], keys[i]
+            where = np.int64((np.uint64(key) - np.uint64(low)) >> shift)
+            if where < cut:
+                units[taken] = unit
+                taken += 1
+            elif where == cut:
+                rest[left] = unit
+                keys[left] = key
+                left += 1
+        undecided, count = rest, left
+    for i in range(n - taken):
+        units[taken + i] = undecided[i]
