@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, printable
 
 app = typer.Typer(
     name="dipsim",
@@ -25,6 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 
 def main() -> None:
     """Entry point: exit 0 when done, 2 with one line on standard error for wrong input."""
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
     except DipsimError as problem:
@@ -33,9 +35,12 @@ def main() -> None:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(f"cannot write the output: {problem.strerror}")
     except Exception as problem:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
@@ -44,17 +49,37 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 2) -> None:
-    line = " ".join(message.split())
-    print(f"dipsim: {line}", file=sys.stderr)
+    _say(message)
     sys.exit(code)
 
 
+def _say(message: str) -> None:
+    """One line on standard error, without what could steer a terminal."""
+    print(f"dipsim: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def _show(what: Any) -> None:
+    _Console().print(what)
+    sys.stdout.flush()
+
+
+def _print_json(value: Any) -> None:
+    print(value if isinstance(value, str) else json.dumps(value, indent=2), flush=True)
+
+
 def _pairs(text: str | None, option: str) -> Any:
-    """``".5"`` -> 0.5; ``"a=.5,b=.2"`` -> {"a": 0.5, "b": 0.2}."""
+    """``"a=.5,b=.2"`` -> {"a": 0.5, "b": 0.2}; a gamma of ``".5"`` holds for every group."""
     if text is None:
         return None
     try:
-        if "=" not in text:
+        if "=" not in text and option == "--gamma":
             return {"*": float(text)}
         parts = [part.partition("=") for part in text.split(",")]
         names = [name.strip() for name, _, _ in parts]
@@ -206,16 +231,18 @@ def run(
 
         opened = load_trace(source)
         for warning in opened.warnings:
-            print(f"dipsim: warning: {warning}", file=sys.stderr)
+            _say(f"warning: {warning}")
         result = simulate(opened, device, model=geometry, progress=progress, **options)
     from dipsim.report import hints, terminal
 
     for warning in hints.warnings(result):
-        print(f"dipsim: warning: {warning}", file=sys.stderr)
+        _say(f"warning: {warning}")
     if as_json:
-        print(result.to_json())
+        for hint in hints.hints(result)[:2]:
+            _say(f"hint: {hint}")
+        _print_json(result.to_json())
     else:
-        terminal.show(result, Console())
+        _show(terminal.render(result))
 
 
 @app.command()
@@ -232,11 +259,11 @@ def inspect(
         opened = load_trace(trace)
         overlap = token_overlap(opened)
     for warning in opened.warnings:
-        print(f"dipsim: warning: {warning}", file=sys.stderr)
+        _say(f"warning: {warning}")
     if as_json:
-        print(json.dumps({**opened.describe(), "overlap": overlap}, indent=2))
+        _print_json({**opened.describe(), "overlap": overlap})
     else:
-        Console().print(catalogue.trace(opened, overlap))
+        _show(catalogue.trace(opened, overlap))
 
 
 @app.command()
@@ -246,18 +273,18 @@ def profiles(
     as_json: Json = False,
 ) -> None:
     """List the shipped devices, or show one (or a file) with the source of every number."""
-    from dipsim.hardware import Profile, load_profile, profile_names
+    from dipsim.hardware import load_profile, profile_names, profile_schema
     from dipsim.report import catalogue
 
     if schema:
-        print(json.dumps(Profile.model_json_schema(by_alias=True), indent=2))
+        _print_json(profile_schema())
         return
     found = [load_profile(one) for one in ([name] if name else profile_names())]
     if as_json:
         dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in found]
-        print(json.dumps(dumps[0] if name else {p["name"]: p for p in dumps}, indent=2))
+        _print_json(dumps[0] if name else {p["name"]: p for p in dumps})
     else:
-        Console().print(catalogue.profile(found[0]) if name else catalogue.profiles(found))
+        _show(catalogue.profile(found[0]) if name else catalogue.profiles(found))
 
 
 @app.command()
@@ -269,9 +296,9 @@ def models(name: Name = None, as_json: Json = False) -> None:
     found = [load_model(one) for one in ([name] if name else model_names())]
     if as_json:
         dumps = {m.name: m.model_dump(mode="json", exclude_none=True) for m in found}
-        print(json.dumps(dumps[found[0].name] if name else dumps, indent=2))
+        _print_json(dumps[found[0].name] if name else dumps)
     else:
-        Console().print(catalogue.model(found[0]) if name else catalogue.models(found))
+        _show(catalogue.model(found[0]) if name else catalogue.models(found))
 
 
 @app.command()
@@ -279,7 +306,7 @@ def policies() -> None:
     """List the cache policies."""
     from dipsim.report import catalogue
 
-    Console().print(catalogue.policies())
+    _show(catalogue.policies())
 
 
 @app.command()
@@ -287,7 +314,7 @@ def methods() -> None:
     """List the sparsification methods."""
     from dipsim.report import catalogue
 
-    Console().print(catalogue.methods())
+    _show(catalogue.methods())
 
 
 @app.callback(invoke_without_command=True)

@@ -1,5 +1,6 @@
 """Repeating a run: the ``config`` of a result, read back from the JSON that `--json` printed."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,16 @@ from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.files import read_json
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 
-_BUDGET = ("dram", "cache", "cache_fraction")
+_TOGETHER = (
+    ({"dram", "cache", "cache_fraction"}, {"dram", "cache", "cache_fraction"}),
+    ({"density", "group_density", "split"}, {"density", "group_density", "split"}),
+    ({"method"}, {"density", "group_density", "split", "gamma"}),
+    ({"policy"}, {"static_from", "admission"}),
+)
+"""Who gives one of the first starts anew with the second."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,8 @@ class SavedRun:
     def settings_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The saved settings; options that are given take their place."""
         given = {key: value for key, value in options.items() if value is not None}
-        saved = dict(self.settings)
-        if any(name in given for name in _BUDGET):
-            saved = {key: value for key, value in saved.items() if key not in _BUDGET}
-        if "density" in given:
-            saved.pop("group_density", None)
+        dropped = {name for first, second in _TOGETHER if first & set(given) for name in second}
+        saved = {key: value for key, value in self.settings.items() if key not in dropped}
         return {**saved, **given}
 
 
@@ -55,7 +60,7 @@ def read_config(file: str) -> SavedRun:
     Raises:
         DipsimError: no such file, not JSON, or not a dipsim config.
     """
-    if not Path(file).exists():
+    if not os.path.lexists(file):
         raise DipsimError(f"--config {file}: no such file; give the output of dipsim run --json")
     data = read_json(Path(file), DipsimError)
     data = data.get("config", data)
@@ -65,6 +70,9 @@ def read_config(file: str) -> SavedRun:
             f"--config {file}: no config with trace, profile and settings; "
             "give the output of dipsim run --json"
         )
+    unknown = sorted(set(data["settings"]) - set(Settings.model_fields))
+    if unknown:
+        raise DipsimError(f"--config {file}: unknown setting {unknown[0]!r}: remove it")
     model = data.get("model") if data.get("model_given") else None
     if model is not None and not isinstance(model, dict):
         raise DipsimError(f"--config {file}: model must be an object")

@@ -4,6 +4,11 @@ The command line prints the message and exits with code 2; anything else that es
 """
 
 
+def printable(text: str) -> str:
+    """Text from files made safe for a terminal: control characters become question marks."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class DipsimError(Exception):
     """Wrong input or usage; never raised for a bug of dipsim itself."""
 

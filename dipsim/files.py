@@ -19,6 +19,8 @@ from dipsim.errors import DipsimError
 _PACKAGE = Path(__file__).resolve().parent
 _TEXT_LIMIT = 4 * 2**20
 """Largest YAML or JSON file that is read, in bytes: far above any real one."""
+_BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+# the last ones come out of yaml's constructors for malformed scalars such as "!!bool maybe"
 
 
 def shipped(folder: str) -> Path:
@@ -34,15 +36,9 @@ def shipped_names(folder: str, suffix: str) -> list[str]:
 
 def find(given: str | os.PathLike[str], folder: str, suffix: str) -> Path | None:
     """A file by path, or by the name of a shipped one; None when neither exists."""
-    path = Path(given)
-    try:
-        if path.exists():
-            return path
-        if str(given) in shipped_names(folder, suffix):
-            return shipped(folder) / f"{given}{suffix}"
-    except (OSError, ValueError):  # an over-long name, a NUL byte, a symlink loop
-        pass
-    return None
+    if not os.path.isfile(given) and str(given) in shipped_names(folder, suffix):
+        return shipped(folder) / f"{given}{suffix}"
+    return Path(given) if os.path.lexists(given) else None
 
 
 def read_text(path: Path, error: type[DipsimError]) -> str:
@@ -86,7 +82,7 @@ def read_yaml(path: Path, error: type[DipsimError]) -> dict[str, Any]:
     text = read_text(path, error)
     try:
         data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a subclass of SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+    except _BAD_YAML as problem:
         raise error(f"{path}: not readable as YAML ({_reason(problem)})") from None
     if not isinstance(data, dict):
         raise error(f"{path}: expected a mapping of keys, got {type(data).__name__}")

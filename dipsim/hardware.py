@@ -7,6 +7,7 @@ resolved here: the simulator sees one frozen, complete `Profile`.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -145,17 +146,6 @@ class Profile(_Section):
     energy: Energy | None = None
     sources: Mapping[str, Source] = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_backend(cls, data: Any) -> Any:
-        """``compute:`` at the top is short for a single backend with that compute rate."""
-        if isinstance(data, dict) and "compute" in data:
-            if "backends" in data:
-                raise ValueError("give compute at the top or inside backends, not both")
-            data = {**data, "backends": {"default": {"compute": data["compute"]}}}
-            del data["compute"]
-        return data
-
     @model_validator(mode="after")
     def _sources_name_keys(self) -> Self:
         known = {key for path, _ in self.numbers() for key in _prefixes(path)}
@@ -209,12 +199,34 @@ def load_profile(
         data, where = _extended(dict(given), "profile", ()), str(given.get("name", "profile"))
     else:
         data, where = _read(given, ()), str(given)
+    data = _one_backend(data)
     for text in overrides:
         data = _override(data, text)
     try:
         return Profile.model_validate(data)
     except ValidationError as problem:
         raise ProfileError(f"profile {where}: {first_problem(problem)}") from None
+
+
+def profile_schema() -> dict[str, Any]:
+    """The JSON Schema of a profile file: of `Profile`, and of what is short for parts of it."""
+    schema = Profile.model_json_schema(by_alias=True)
+    schema["$defs"]["Dram"]["required"].remove("available")
+    schema["properties"]["extends"] = {"type": "string", "description": "start from this profile"}
+    schema["properties"]["compute"] = {
+        **schema["$defs"]["Backend"]["properties"]["compute"],
+        "description": "short for one backend with this compute rate",
+    }
+    del schema["required"]
+    schema["anyOf"] = [
+        {"required": ["extends"]},
+        {"required": ["name", "dram", "flash", "backends"]},
+        {"required": ["name", "dram", "flash", "compute"]},
+    ]
+    for section in schema["$defs"].values():  # a profile that extends another may give a part
+        if section["title"] in ("Dram", "Flash", "Backend", "Energy"):
+            section.pop("required", None)
+    return schema
 
 
 def profile_names() -> list[str]:
@@ -237,24 +249,48 @@ def first_problem(problem: ValidationError) -> str:
     return f"{place}: {message[:1].lower() + message[1:]}{given}{more}"
 
 
-def _read(given: str | os.PathLike[str], seen: tuple[str, ...]) -> dict[str, Any]:
+def _read(
+    given: str | os.PathLike[str], seen: tuple[str, ...], beside: Path | None = None
+) -> dict[str, Any]:
     path = files.find(given, FOLDER, SUFFIX)
+    if beside is not None and (beside / given).is_file():
+        path = beside / given
     if path is None:
         known = ", ".join(profile_names())
         raise ProfileError(f"no profile {str(given)!r}: give a file, or one of {known}")
-    identity = str(path.resolve())
+    identity = os.path.realpath(path)
     if identity in seen:
         raise ProfileError(f"profile {given}: extends itself in a circle: break it")
-    return _extended(files.read_yaml(path, ProfileError), str(given), (*seen, identity))
+    data = files.read_yaml(path, ProfileError)
+    return _extended(data, str(given), (*seen, identity), path.parent)
 
 
-def _extended(data: dict[str, Any], where: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
+    """``compute:`` at the top is short for a single backend ``default`` with that rate."""
+    if "compute" not in data:
+        return data
+    if "backends" in data:
+        raise ProfileError(
+            f"profile {data.get('name', '')}: give compute at the top or inside backends, not both"
+        )
+    data = {**data, "backends": {"default": {"compute": data["compute"]}}}
+    del data["compute"]
+    sources = data.get("sources")
+    if isinstance(sources, Mapping) and "compute" in sources:
+        renamed = {"compute": "backends.default.compute"}
+        data["sources"] = {renamed.get(key, key): value for key, value in sources.items()}
+    return data
+
+
+def _extended(
+    data: dict[str, Any], where: str, seen: tuple[str, ...], beside: Path | None = None
+) -> dict[str, Any]:
     base = data.pop("extends", None)
     if base is None:
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    return _merged(_read(base, seen), data)
+    return _merged(_read(base, seen, beside), data)
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,8 +309,10 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     if not equals or not key or not value.strip():
         raise ProfileError(f"-s {text!r}: write key=value, e.g. -s flash.bandwidth=2GB/s")
     parsed: Any = value.strip()
-    if key.rpartition(".")[2] in ("lanes",):
-        parsed = int(parsed) if parsed.isdigit() else parsed
+    if key == "compute":
+        key = f"backends.{next(iter(data.get('backends', {'default': 0})))}.compute"
+    if key == "flash.lanes":
+        parsed = int(parsed) if parsed.isascii() and parsed.isdecimal() else parsed
     elif key.rpartition(".")[2] in ("dram_efficiency", "overlap_factor"):
         try:
             parsed = float(parsed)
@@ -285,7 +323,9 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     data = _merged(data, parsed)
     if key == "flash.bandwidth":  # one bandwidth for every size takes the place of the curve
         data["flash"].pop("reads", None)
-        data["sources"] = {k: v for k, v in data.get("sources", {}).items() if k != "flash.reads"}
+        sources = data.get("sources")
+        if isinstance(sources, dict):
+            data["sources"] = {k: v for k, v in sources.items() if k != "flash.reads"}
     return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
 
 

@@ -41,7 +41,7 @@ class Quant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field(min_length=1)
-    bits: float = Field(gt=0, le=32)
+    bits: float = Field(gt=0, le=32, strict=True)
     group: Count = 32
     axis: Literal["in", "out", "channel"] = "in"
     scale_bytes: float = Field(default=2, ge=0, le=16)
@@ -69,7 +69,9 @@ class Model(BaseModel):
     tied_embeddings: bool = False
     activation: str = "silu"
     context: Count | None = None
-    bits: float = Field(default=DEFAULT_BITS, gt=0, le=32, description="bits per weight, in all")
+    bits: float = Field(
+        default=DEFAULT_BITS, gt=0, le=32, strict=True, description="bits per weight, in all"
+    )
     quant: Quant | None = None
     sources: Mapping[str, str] = {}
 
@@ -214,7 +216,7 @@ def load_model(
 
     Args:
         given: e.g. ``"llama-3-8b"``, ``"my/model.yaml"``, ``{"layers": 32, ...}``; a mapping with
-            nothing but a ``name`` (and ``bits``) names a preset.
+            nothing but a ``name`` (and ``bits`` or ``quant``) names a preset.
         bits: bits per weight, scales included; takes the place of the model's own storage.
 
     Raises:
@@ -224,8 +226,8 @@ def load_model(
         data, where = given.model_dump(mode="json", exclude_unset=True), given.name
     elif isinstance(given, Mapping):
         data, where = dict(given), str(given.get("name", "unnamed"))
-        if set(data) <= {"name", "bits"} and "name" in data:
-            data = {**_read(data["name"]), **data}
+        if set(data) <= {"name", "bits", "quant"} and "name" in data:
+            data = {**_preset(str(data["name"])), **data}
     else:
         data, where = _read(given), str(given)
     if bits is not None:
@@ -242,8 +244,14 @@ def model_names() -> list[str]:
     return files.shipped_names(FOLDER, SUFFIX)
 
 
-def _read(given: Any) -> dict[str, Any]:
-    path = files.find(str(given), FOLDER, SUFFIX)
+def _preset(name: str) -> dict[str, Any]:
+    if name not in model_names():
+        raise ModelError(f"no model preset {name!r}: use one of {', '.join(model_names())}")
+    return files.read_yaml(files.shipped(FOLDER) / f"{name}{SUFFIX}", ModelError)
+
+
+def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
+    path = files.find(given, FOLDER, SUFFIX)
     if path is None:
         known = ", ".join(model_names())
         raise ModelError(f"no model {str(given)!r}: give a YAML file, or one of {known}")

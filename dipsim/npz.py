@@ -7,6 +7,8 @@ Stored members are memory-mapped; deflated ones are streamed in blocks of rows.
 import os
 import stat
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +25,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
+_BAD_HEADER = (  # what numpy's header parser lets through
+    EOFError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    ValueError,
+    tokenize.TokenError,
+    zlib.error,
+)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
@@ -171,14 +182,15 @@ def _check(
         raise TraceError(f"{what} is encrypted: write it without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise TraceError(f"{what} uses an unusual compression: use np.savez or savez_compressed")
-    with archive.open(info) as stream:
+    with archive.open(info) as stream, warnings.catch_warnings():
         try:
+            warnings.simplefilter("ignore")  # numpy grumbles about headers of Python 2
             version = npy.read_magic(stream)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             if version not in read:
                 raise ValueError(f"npy version {version}")
             shape, fortran, dtype = read[version](stream, max_header_size=10_000)
-        except (ValueError, EOFError, zlib.error, SyntaxError) as problem:
+        except _BAD_HEADER as problem:
             line = str(problem).splitlines()[0] if str(problem) else "cut short"
             raise TraceError(f"{what} has no readable .npy header ({line[:80]})") from None
         header = stream.tell()

@@ -254,8 +254,13 @@ class _Blocks:
             return np.broadcast_to(every, shape).copy()
         sets = np.empty(shape, np.uint64)
         shares = np.empty((*shape[:2], 2), np.float32)
-        for layer in range(self.trace.layers):
-            kernels.select_block(data, layer, group.kept, self.scratch[i], sets, shares)
+        at = self.scratch[i]
+        for r, layer in np.ndindex(*shape[:2]):
+            scores, words = data[r, layer], sets[r, layer]
+            kernels.select(
+                scores, at.factor, False, group.kept, words, at.threshold, at.keys, at.lists[0]
+            )
+            kernels.kept_shares(scores, words, shares[r, layer])
         if self.traffic is not None:
             self.traffic.mass[rows, :, i] = shares[..., 0]
             self.traffic.energy[rows, :, i] = shares[..., 1]
@@ -399,7 +404,12 @@ def _scratch(units: int) -> kernels.Cache:
 
 
 def _state(policy: Policy, units: int, capacity: int, seed: int) -> NDArray[Any]:
-    state = policy.state(units, capacity, seed)
+    try:
+        state = policy.state(units, capacity, seed)
+    except Exception as problem:
+        raise PolicyError(
+            f"policy {policy.name}: state fails with {type(problem).__name__}: {problem}"
+        ) from problem
     if (
         not isinstance(state, np.ndarray)
         or state.dtype not in (np.int64, np.float64)
@@ -455,10 +465,12 @@ def _warmup_end(trace: Trace, warmup: int) -> int:
 def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
     decode = trace.phase == DECODE
     total = int(decode.sum())
+    if total == 0:
+        raise TraceError(f"{trace.name} holds no decode tokens (phase 1): there is nothing to time")
     if warmup < 0 or warmup >= total:
         raise TraceError(
             f"warm-up of {warmup} tokens out of {total} decode tokens: at least one must remain "
-            f"to be measured; use --warmup 0 to {max(total - 1, 0)}"
+            f"to be measured; use --warmup 0 to {total - 1}"
         )
     measured: NDArray[np.bool_] = decode & (np.cumsum(decode) > warmup)
     return measured

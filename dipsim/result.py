@@ -1,6 +1,7 @@
 """The result: the figures a user came for, with all that is needed to reproduce them."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,8 +211,8 @@ class Result:
             "flash_useful_bytes_per_token": self.flash_useful_bytes_per_token,
             "flash_reads_per_token": self.flash_reads_per_token,
             "dram_bytes_per_token": self.dram_bytes_per_token,
-            "tokens_per_second": self.tokens_per_second,
-            "tokens_per_second_range": list(self.timing.rate_range),
+            "tokens_per_second": _finite(self.tokens_per_second),
+            "tokens_per_second_range": [_finite(rate) for rate in self.timing.rate_range],
             "latency_ms": self.latency_ms,
             "prefill": None
             if prefill is None
@@ -301,6 +302,11 @@ class Result:
         )
         marks = escape(", ".join(self.marks)) or "none"
         return f"<p>{escape(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
+
+
+def _finite(rate: float) -> float | None:
+    """JSON has no infinity: the rate of tokens that take no time is null."""
+    return rate if math.isfinite(rate) else None
 
 
 def _one_or_all(values: Array) -> Any:

@@ -111,6 +111,10 @@ def _model(trace: Trace, wanted: Source | Model | None, settings: Settings) -> M
     given = wanted if wanted is not None else trace.model
     if given is None:
         return None
+    if wanted is None and isinstance(given, str):
+        given = {"name": given}  # a trace may name a preset, never a file
+    if wanted is None and not isinstance(given, dict):
+        raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
     model = load_model(given, settings.bits)
     if model.layers != trace.layers:
         raise ModelError(
@@ -150,7 +154,7 @@ def _unit_bytes(
         if declared is not None:
             try:
                 sizes[:, i] = np.asarray(declared, np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 sizes[:, i] = np.nan
             if not (np.isfinite(sizes[:, i]) & (sizes[:, i] > 0) & (sizes[:, i] < 2**50)).all():
                 raise TraceError(
@@ -325,7 +329,7 @@ def _config(
     """Everything that repeats the run; ``resolved`` says what the defaults came to."""
     return {
         "trace": {"name": trace.name, "hash": trace.hash},
-        "profile": device.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "profile": device.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
         "model_given": model_given,
         "settings": settings.model_dump(mode="json", exclude_none=True),

@@ -26,6 +26,7 @@ SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_outpu
 _MARKS = ("phase", "sequence", "token_id", "meta")
 _BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
 _ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
+MAX_TOKENS = 2**22
 PREFILL, DECODE = 0, 1
 
 Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits"]
@@ -44,6 +45,8 @@ class Signal:
     name: str
     encoding: Encoding
     units: int
+    trace: str
+    """Name of the trace, for messages."""
     declared: Mapping[str, Any]
     """What ``meta.signals`` says of it: ``unit_bytes``, ``slices`` and more."""
     _member: Member = field(repr=False)
@@ -70,12 +73,16 @@ class Signal:
     def _decoded(self, raw: Array, start: int) -> Array:
         if self.encoding == "bool":
             if raw.size and raw.view(np.uint8).max() > 1:
-                raise TraceError(f"signal {self.name}: bool bytes other than 0 and 1; damaged file")
+                raise TraceError(
+                    f"{self.trace}: signal {self.name}: bool bytes other than 0 and 1; damaged file"
+                )
             return pack_sets(raw)
         if self.encoding == "bits":
             spare = raw.shape[-1] * 8 - self.units
             if spare and (raw[..., -1] >> (8 - spare)).any():
-                raise TraceError(f"signal {self.name}: bits beyond its {self.units} units are set")
+                raise TraceError(
+                    f"{self.trace}: signal {self.name}: bits beyond its {self.units} units are set"
+                )
             return widen_bits(raw)
         if self.encoding == "log8":
             return LOG8_TABLE[raw]
@@ -90,11 +97,14 @@ class Signal:
         return scores
 
     def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
-        bad = ~np.isfinite(scores) | (scores < 0)
+        bad = ~np.isfinite(scores)
+        if self.name != "expert":
+            bad |= scores < 0
         token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
         raise TraceError(
-            f"signal {self.name}: score {scores[token, layer, unit]} at token {start + token}, "
-            f"layer {layer}, unit {unit}; scores are finite and >= 0 (save the absolute value)"
+            f"{self.trace}: signal {self.name}: score {scores[token, layer, unit]} at token "
+            f"{start + token}, layer {layer}, unit {unit}; scores are finite and >= 0 "
+            "(save the absolute value)"
         )
 
 
@@ -193,6 +203,9 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
         return given
     if isinstance(given, Mapping):
         arrays = {k: np.asarray(json.dumps(v) if k == "meta" else v) for k, v in given.items()}
+        for key, array in arrays.items():
+            if array.dtype.hasobject:
+                raise TraceError(f"array {key!r} holds Python objects: give numbers")
         return _assemble("arrays", {k: InMemory(v) for k, v in arrays.items()})
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
@@ -209,8 +222,11 @@ def trace_names() -> list[str]:
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all."""
     members = {k: np.asarray(json.dumps(v) if k == "meta" else v) for k, v in arrays.items()}
+    for key, array in members.items():
+        if array.dtype.hasobject:
+            raise TraceError(f"array {key!r} holds Python objects: give numbers")
     with files.whole_file(Path(path)) as handle:
-        np.savez_compressed(handle, allow_pickle=False, **members)
+        np.savez_compressed(handle, **members)  # type: ignore[arg-type]
 
 
 def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
@@ -238,6 +254,8 @@ def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
         listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
         raise TraceError(f"{name}: signals disagree on tokens x layers: {listed}")
     tokens, layers = next(iter(shapes.values()))
+    if tokens > MAX_TOKENS:
+        raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
     if tokens == 0 or layers == 0:
         raise TraceError(f"{name}: {tokens} tokens of {layers} layers: at least one of each")
     phase = _mark(name, members, "phase", tokens, np.uint8, DECODE)
@@ -263,7 +281,7 @@ def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
     if member.shape != () or member.dtype.kind != "U":
         raise TraceError(f"{name}: meta must be one text (0-d unicode) that holds a JSON object")
     try:
-        meta = json.loads(str(member.whole()))
+        meta = json.loads(str(member.whole()), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise TraceError(f"{name}: meta is not JSON: use json.dumps of a dict") from None
     if not isinstance(meta, dict):
@@ -272,6 +290,10 @@ def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
         given = f"{meta.get('format')} version {meta.get('version')}"
         raise TraceError(f"{name}: written as {given}; this dipsim reads {FORMAT} version 1")
     return meta
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _signal(
@@ -297,7 +319,7 @@ def _signal(
             raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
     if units == 0 or member.shape[1] * units * 4 > _ROW_BYTES:
         raise TraceError(f"{what} has {member.shape[1]} x {units} units a token: not believable")
-    return Signal(key, encoding, units, declared, member)
+    return Signal(key, encoding, units, name, declared, member)
 
 
 def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encoding:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -37,19 +38,22 @@ class Dimension:
         """
         if unlimited and isinstance(given, str) and given.strip() == "unlimited":
             return math.inf
-        allowed = f"a {self.name} such as '{self.example}'" + (" or 'unlimited'" * unlimited)
+        article = "an" if self.name[0] in "aeiou" else "a"
+        allowed = f"{article} {self.name} such as '{self.example}'" + (
+            " or 'unlimited'" * unlimited
+        )
         if not isinstance(given, str):
             raise ValueError(f"{given!r} has no unit: write {allowed}")
         match = _NUMBER.fullmatch(given.strip())
         if match is None:
             raise ValueError(f"{given!r} is not {allowed}")
-        number, suffix = float(match[1]), match[2].strip()
+        suffix = match[2].strip().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
         if suffix not in self.units:
             if not suffix:
                 raise ValueError(f"{given!r} has no unit: write {allowed}")
             why = f"{suffix!r} counts bits" if _BITS.match(suffix) else f"unknown unit {suffix!r}"
             raise ValueError(f"{given!r}: {why}; write {allowed}")
-        value = number * self.units[suffix]
+        value = float(Decimal(match[1]) * Decimal(repr(self.units[suffix])))  # rounded once
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{given!r} is out of range: write {allowed}")
         return value
@@ -58,10 +62,12 @@ class Dimension:
         """The shortest text that parses back to exactly ``value``: 131072 is ``128 KiB``."""
         if math.isinf(value):
             return "unlimited"
+        if value == 0:
+            return f"0 {self.shown[0]}"
         texts = []
         for suffix, scale in self.units.items():
             number = f"{value / scale:.12g}"
-            if value >= scale and float(number) * scale == value:
+            if value >= scale and self.parse(f"{number} {suffix}") == value:
                 texts.append(f"{number} {suffix}")
         base = next(suffix for suffix, scale in self.units.items() if scale == 1)
         return min(texts, key=len, default=f"{value!r} {base}")

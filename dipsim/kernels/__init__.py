@@ -24,7 +24,7 @@ from dipsim.kernels.cache import (
     Cache,
 )
 from dipsim.kernels.requests import Requests
-from dipsim.kernels.select import select_block
+from dipsim.kernels.select import kept_shares, select
 from dipsim.kernels.sets import (
     COMMIT,
     JOIN,
@@ -60,6 +60,7 @@ __all__ = [
     "bind",
     "count_members",
     "count_uses",
+    "kept_shares",
     "next_uses",
-    "select_block",
+    "select",
 ]

@@ -15,11 +15,13 @@ from dipsim.kernels.cache import (
     FORCED,
     HITS,
     KEPT,
+    LONGEST,
     MOVED,
     NEVER,
     RANKED,
     READS,
     SECONDS,
+    SHORTEST,
     SIZE,
     VICTIM,
 )
@@ -31,15 +33,16 @@ from dipsim.kernels.victims import BINS, lowest, order
 
 @register_jitable
 def _reset(cache: Any, gamma: float) -> None:
-    cache.resident[:] = cache.preload
-    cache.state[:] = cache.fresh
-    cache.last[:] = -1
-    cache.pending[:] = 0
-    size = 0
+    size = 0  # plain loops: numba takes seconds to compile a copy of one array to another
     for w in range(cache.resident.shape[0]):
+        cache.resident[w] = cache.preload[w]
+        cache.pending[w] = 0
         size += ones(cache.resident[w])
     cache.numbers[SIZE] = size
+    for i in range(cache.state.shape[0]):
+        cache.state[i] = cache.fresh[i]
     for u in range(cache.factor.shape[0]):
+        cache.last[u] = -1
         cache.factor[u] = 1.0 if cache.resident[u >> 6] & bit(u) else gamma
 
 
@@ -52,7 +55,16 @@ def _gather(block: Any, cache: Any, r: int, layer: int, k: int, gamma: float) ->
         return False
     words = block.sets[r, layer]
     if block.scores.shape[0] > 0:
-        select(block.scores[r, layer], cache.factor, True, k, cache, words)
+        select(
+            block.scores[r, layer],
+            cache.factor,
+            True,
+            k,
+            words,
+            cache.threshold,
+            cache.keys,
+            cache.lists[0],
+        )
         kept_shares(block.scores[r, layer], words, block.shares[r])
     for w in range(words.shape[0]):
         cache.pending[w] |= words[w]
@@ -71,7 +83,18 @@ def _book(block: Any, cache: Any, r: int, kept: int, missed: int, requests: Any)
     counts[HITS] = active - missed
     counts[KEPT] = kept
     if missed > 0 and requests.seconds.shape[0] > 0:
-        reads, moved, seconds = coalesce(missed, requests, cache)
+        reads, moved, seconds, shortest, longest = coalesce(
+            missed,
+            cache.lists[0],
+            requests.seconds,
+            requests.moved,
+            requests.curve_of,
+            requests.whole,
+            cache.lists[1],
+        )
+        if longest > 0:
+            cache.numbers[SHORTEST] = min(cache.numbers[SHORTEST], shortest)
+            cache.numbers[LONGEST] = max(cache.numbers[LONGEST], longest)
         counts[READS] = reads
         block.costs[r, MOVED] = moved
         block.costs[r, SECONDS] = seconds
@@ -146,7 +169,7 @@ def replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, req
             if leaving < count:
                 for i in range(count):
                     keys[i] = order(rank(cache.state, candidates[i], t))
-                lowest(leaving, count, candidates, keys, cache, histogram)
+                lowest(leaving, count, candidates, keys, cache.last, cache.lists[1], histogram)
         for i in range(missed if admission == RANKED else kept):
             _insert(cache, cache.lists[0][i])
         for i in range(leaving):  # under ranked admission a miss may leave at once

@@ -1,12 +1,10 @@
 """From misses to flash reads: neighbours become one read when that takes less time."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
+from numba import njit
 from numpy.typing import NDArray
-
-from dipsim.kernels.cache import LONGEST, SHORTEST
 
 _SAVING = 1 - 1e-12  # a read is worth joining when it saves more than rounding noise
 
@@ -20,16 +18,16 @@ class Requests(NamedTuple):
     whole: NDArray[np.float64]  # [3] reading everything in order: reads, bytes, seconds
 
 
-@register_jitable
-def coalesce(count: int, requests: Any, cache: Any) -> tuple[int, float, float]:
-    """(reads, bytes moved, seconds) of the misses in ``lists[0]``, ascending.
+@njit(cache=True, nogil=True)
+def coalesce(count, misses, seconds_of, moved_of, curve_of, whole, runs):
+    """What ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, shortest, longest).
 
     Greedily from the left: a run and the next miss become one read when that takes less time.
-    Reading everything in order is taken instead when it is faster.
+    Reading everything in order is taken instead when it is faster. The arrays are those of
+    `Requests`; ``runs`` is scratch; the shortest and longest read are in units.
     """
-    misses, runs = cache.lists[0], cache.lists[1]
-    most = requests.curve_of.shape[0] - 1
-    curve = requests.seconds[requests.curve_of[min(count, most)]]
+    most = curve_of.shape[0] - 1
+    curve = seconds_of[curve_of[min(count, most)]]
     reads, length = 0, 1
     for i in range(1, count):
         joined = length + misses[i] - misses[i - 1]
@@ -41,13 +39,13 @@ def coalesce(count: int, requests: Any, cache: Any) -> tuple[int, float, float]:
             length = 1
     runs[reads] = length
     reads += 1
-    curve = requests.seconds[requests.curve_of[min(reads, most)]]
+    curve = seconds_of[curve_of[min(reads, most)]]
     moved = seconds = 0.0
+    shortest, longest = runs[0], runs[0]
     for i in range(reads):
-        moved += requests.moved[runs[i]]
+        moved += moved_of[runs[i]]
         seconds += curve[runs[i]]
-        cache.numbers[SHORTEST] = min(cache.numbers[SHORTEST], runs[i])
-        cache.numbers[LONGEST] = max(cache.numbers[LONGEST], runs[i])
-    if requests.whole[2] < seconds * _SAVING:
-        return np.int64(requests.whole[0]), requests.whole[1], requests.whole[2]
-    return reads, moved, seconds
+        shortest, longest = min(shortest, runs[i]), max(longest, runs[i])
+    if whole[2] < seconds * _SAVING:
+        return np.int64(whole[0]), whole[1], whole[2], np.int64(0), np.int64(0)
+    return reads, moved, seconds, shortest, longest

@@ -1,6 +1,6 @@
 """Choosing the k best scores of a token, cache-aware or not.
 
-The entry point here uses nothing outside this file, so numba's stored code is renewed with it.
+What is compiled here uses nothing outside this file, so numba's stored code is renewed with it.
 """
 
 from typing import Any
@@ -77,15 +77,17 @@ def _pack_at_least(bits: Any, cut: int, words: Any) -> None:
 
 
 @register_jitable
-def _settle_ties(keys: Any, raw: Any, cut: int, room: int, words: Any, cache: Any) -> None:
+def _settle_ties(
+    keys: Any, raw: Any, cut: int, room: int, words: Any, scratch: Any, tied: Any
+) -> None:
     """Give the last ``room`` places to units whose key equals the cut: larger raw score first,
     then lower id. ``raw`` and ``keys`` are the same array when nothing is cache-aware."""
-    tied, count = cache.lists[0], 0
+    count = 0
     for u in range(keys.shape[0]):
         if keys[u] == cut:
             tied[count] = u
             count += 1
-    scores = cache.keys.view(np.int32)[:count]  # the keys are no longer needed
+    scores = scratch.view(np.int32)[:count]  # the keys are no longer needed
     for i in range(count):
         scores[i] = raw[tied[i]]
     best, reached = _find_cut(scores, room, np.int64(scores[0]))
@@ -96,27 +98,32 @@ def _settle_ties(keys: Any, raw: Any, cut: int, room: int, words: Any, cache: An
             words[tied[i] >> 6] |= np.uint64(1) << np.uint64(tied[i] & 63)
 
 
-@register_jitable
-def select(scores: Any, factor: Any, aware: bool, k: int, cache: Any, words: Any) -> None:
-    """The k best of factor * score (float32), as bits; ties: larger raw score, then lower id."""
+@njit(cache=True, nogil=True)
+def select(scores, factor, aware, k, words, threshold, scratch, tied):
+    """Write the k best of factor * score (float32) to ``words``; ties: larger raw score, lower id.
+
+    Args:
+        scores: float32[units], >= 0; factor: float32[units], looked at if ``aware``.
+        threshold: int64[1], where the last selection cut, to start from; updated.
+        scratch: float32[units]; tied: int64[units]; both overwritten.
+    """
     raw = scores.view(np.int32)
     keys = raw
     if aware:
-        scaled = cache.keys
         for u in range(scores.shape[0]):
-            scaled[u] = scores[u] * factor[u]
-        keys = scaled.view(np.int32)
-    cut, reached = _find_cut(keys, k, cache.threshold[0])
-    cache.threshold[0] = cut
+            scratch[u] = scores[u] * factor[u]
+        keys = scratch.view(np.int32)
+    cut, reached = _find_cut(keys, k, threshold[0])
+    threshold[0] = cut
     if reached == k:
         _pack_at_least(keys, cut, words)
     else:
         _pack_at_least(keys, cut + 1, words)
-        _settle_ties(keys, raw, cut, k - reached, words, cache)
+        _settle_ties(keys, raw, cut, k - reached, words, scratch, tied)
 
 
-@register_jitable(fastmath={"reassoc", "contract"})
-def kept_shares(scores: Any, words: Any, shares: Any) -> None:
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def kept_shares(scores, words, shares):
     """Share of the score mass, and of the energy (squares), that the chosen units hold."""
     mass = energy = kept_mass = kept_energy = 0.0
     for w in range(words.shape[0]):
@@ -131,11 +138,3 @@ def kept_shares(scores: Any, words: Any, shares: Any) -> None:
             kept_energy += kept * score
     shares[0] = kept_mass / mass if mass > 0 else 1.0
     shares[1] = kept_energy / energy if energy > 0 else 1.0
-
-
-@njit(cache=True, nogil=True)
-def select_block(scores, layer, k, cache, sets, shares):
-    """Fill ``sets`` and ``shares`` of one layer with the k best scores of every row."""
-    for r in range(scores.shape[0]):
-        select(scores[r, layer], cache.factor, False, k, cache, sets[r, layer])
-        kept_shares(scores[r, layer], sets[r, layer], shares[r, layer])

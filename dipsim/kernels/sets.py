@@ -1,6 +1,6 @@
 """Sets of units as bits: unit u is bit ``u % 64`` of word ``u // 64``.
 
-The entry points here use nothing outside this file, so numba's stored code is renewed with it.
+What is compiled here uses nothing outside this file, so numba's stored code is renewed with it.
 """
 
 from typing import Any

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba import types as nb
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import intrinsic, overload
 
 BINS = 2048
 
@@ -42,15 +43,15 @@ def _order_compiled(rank: Any) -> Any:
     return of_integer
 
 
-@register_jitable
-def lowest(n: int, count: int, units: Any, keys: Any, cache: Any, histogram: Any) -> None:
+@njit(cache=True, nogil=True)
+def lowest(n, count, units, keys, last, rest, histogram):
     """Bring the n lowest of ``units[:count]`` by (key, last use, unit) to ``units[:n]``.
 
     ``units`` ascend. A radix selection: a histogram over the span of the keys names the bin the
     cut falls into; lower bins are taken; the bin itself is looked at again on a finer scale, then
     with the last use as key, and what still ties goes by id.
     """
-    undecided, rest, taken, by_last = units, cache.lists[1], 0, False
+    undecided, taken, by_last = units, 0, False
     while count > n - taken:
         low = high = keys[0]
         for i in range(count):
@@ -62,7 +63,7 @@ def lowest(n: int, count: int, units: Any, keys: Any, cache: Any, histogram: Any
                 break
             by_last = True
             for i in range(count):
-                keys[i] = cache.last[undecided[i]]
+                keys[i] = last[undecided[i]]
             continue
         shift = np.uint64(0)
         while (span >> shift) >= np.uint64(BINS):

@@ -83,9 +83,9 @@ def scores(trace: Trace, signal: str, method: str) -> int:
         "glu": "abs(act(W_gate x) * (W_up x))",
     }[signal]
     if found is None or found.holds != "scores":
-        what = "as sets, not as scores" if found is not None else "not"
+        what = "holds as sets only" if found is not None else "does not hold"
         raise MethodError(
-            f"method {method} needs the scores of signal {signal}, which {trace.name} holds "
+            f"method {method} needs the scores of signal {signal}, which {trace.name} "
             f"{what}: record {meaning} per token and layer as {signal}[tokens, layers, units]"
         )
     return found.units
@@ -103,7 +103,8 @@ def check_wish(method: str, wish: Wish, signals: tuple[str, ...], *, gamma: bool
             raise MethodError(f"{what} {value:g}: the share that is kept, from 0 to 1")
     for name, value in wish.gamma.items():
         if not 0 <= value <= 1:
-            raise MethodError(f"gamma {name}={value:g}: from 0 to 1 (1 is plain top-k)")
+            which = "" if name == "*" else f"{name}="
+            raise MethodError(f"gamma {which}{value:g}: from 0 to 1 (1 is plain top-k)")
     for given in (*wish.group_density, *(name for name in wish.gamma if name != "*")):
         if given not in signals:
             groups = ", ".join(signals) or "none with a density"

@@ -1,6 +1,7 @@
 """Cache policies, one file each. `BUILTIN` feeds command line, docs, contract tests, benchmarks."""
 
 import importlib.util
+import os
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_policy(given: str | Policy) -> Policy:
             raise PolicyError(f"policy {given!r}: {given.partition(':')[0]} takes no parameters")
         raise PolicyError(f"no policy {given!r}: use one of {known}, or file.py:attribute")
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PolicyError(f"policy {given!r}: no file {file}; give path/to/file.py:attribute")
     loader = SourceFileLoader(f"dipsim_user_{path.stem}", str(path))
     module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=str(path)))

@@ -5,6 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dipsim.errors import printable
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
@@ -62,7 +63,7 @@ def models(known: list[Model]) -> Table:
 
 def model(found: Model) -> Table:
     """The geometry and the byte counts of a model."""
-    made = table("quantity", "value", title=found.name)
+    made = table(found.name, "")
     for key, value in found.model_dump(exclude={"name", "sources"}, exclude_none=True).items():
         made.add_row(key, str(value))
     for label, size in (
@@ -120,7 +121,13 @@ def trace(found: Trace, overlap: dict[str, float]) -> RenderableType:
         )
     note = "overlap: share of a token's active units that the token before used too"
     note += " (scores: the top half)"
-    return Group(Text(found.name, style="bold"), *map(Text, lines), Text(), made, Text(note))
+    return Group(
+        Text(printable(found.name), style="bold"),
+        *(Text(printable(line)) for line in lines),
+        Text(),
+        made,
+        Text(note),
+    )
 
 
 def _short(key: str) -> str:

@@ -1,6 +1,6 @@
 """A result as tables for an 80-column terminal."""
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -9,13 +9,10 @@ from dipsim.result import Result
 from dipsim.units import BYTES
 
 
-def table(*columns: str, title: str = "", right: tuple[int, ...] = ()) -> Table:
+def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
     """A plain table; ``right`` are the columns of numbers."""
     made = Table(
         box=None,
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
         header_style="dim",
         pad_edge=False,
         padding=(0, 2, 0, 0),
@@ -28,13 +25,19 @@ def table(*columns: str, title: str = "", right: tuple[int, ...] = ()) -> Table:
 def render(result: Result) -> RenderableType:
     """Verdict, rates, budget, groups, time, marks and hints."""
     parts: list[RenderableType] = [Text(result.verdict, style="bold"), Text()]
-    facts = table("", "", title="rates")
-    facts.show_header = False
-    for label, text in result.summary():
-        facts.add_row(label, text)
-    parts += [facts, Text(), _budget(result), Text(), _groups(result), Text(), _time(result)]
+    budget = "budget"
+    if result.budget.dram is not None:
+        budget += f" of {BYTES.show(result.budget.dram)} DRAM"
+    sections = {
+        "rates": _rates(result),
+        budget: _budget(result),
+        "groups (per layer)": _groups(result),
+        "time (exposed)": _time(result),
+    }
+    for title, section in sections.items():
+        parts += [Text(title, style="bold"), section, Text()]
     if result.marks:
-        parts += [Text(), Text(f"marks: {', '.join(result.marks)}")]
+        parts.append(Text(f"marks: {', '.join(result.marks)}"))
     if result.estimates:
         parts.append(Text(f"estimated: {', '.join(result.estimates)}", style="dim"))
     for hint in hints(result)[:2]:
@@ -42,15 +45,17 @@ def render(result: Result) -> RenderableType:
     return Group(*parts)
 
 
-def show(result: Result, console: Console) -> None:
-    """Print a result."""
-    console.print(render(result), soft_wrap=False)
+def _rates(result: Result) -> Table:
+    made = table("", "")
+    made.show_header = False
+    for label, text in result.summary():
+        made.add_row(label, text)
+    return made
 
 
 def _budget(result: Result) -> Table:
     budget = result.budget
-    title = "budget" if budget.dram is None else f"budget of {BYTES.show(budget.dram)} DRAM"
-    made = table("", "bytes", "", title=title, right=(1,))
+    made = table("", "", "", right=(1,))
     made.show_header = False
     lines = [
         ("attention", budget.static.attention),
@@ -74,7 +79,6 @@ def _budget(result: Result) -> Table:
 def _groups(result: Result) -> Table:
     made = table(
         "group", "units", "bytes", "active", "C", "C/|A|", "hits", "mass", "energy", "q*",
-        title="groups (per layer)",
         right=tuple(range(1, 10)),
     )  # fmt: skip
     for group in result.groups():
@@ -97,7 +101,7 @@ def _groups(result: Result) -> Table:
 
 def _time(result: Result) -> Table:
     shares = {name: share for name, share in result.time_share.items() if share > 0}
-    made = table(*shares, title="time (exposed)", right=tuple(range(len(shares))))
+    made = table(*shares, right=tuple(range(len(shares))))
     made.add_row(*(f"{share:.1%}" for share in shares.values()))
     return made
 
