@@ -4,6 +4,8 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -35,12 +37,6 @@ def main() -> None:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _fail(f"cannot write the output: {problem.strerror}")
     except Exception as problem:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
@@ -59,19 +55,32 @@ def _say(message: str) -> None:
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `main`."""
+    """A console that leaves a closed pipe to `_output`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
+@contextmanager
+def _output() -> Iterator[None]:
+    """Around all that prints: a reader that has seen enough is no error, a full disk is one."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            _fail(f"cannot write the output: {problem.strerror}")
+
+
 def _show(what: Any) -> None:
-    _Console().print(what)
-    sys.stdout.flush()
+    with _output():
+        _Console().print(what)
 
 
 def _print_json(value: Any) -> None:
-    print(value if isinstance(value, str) else json.dumps(value, indent=2), flush=True)
+    with _output():
+        print(value if isinstance(value, str) else json.dumps(value, indent=2))
 
 
 def _pairs(text: str | None, option: str) -> Any:

@@ -321,11 +321,12 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     data = _merged(data, parsed)
+    if not isinstance(data.get("sources", {}), dict):
+        return data  # refused when it is validated
     if key == "flash.bandwidth":  # one bandwidth for every size takes the place of the curve
         data["flash"].pop("reads", None)
-        sources = data.get("sources")
-        if isinstance(sources, dict):
-            data["sources"] = {k: v for k, v in sources.items() if k != "flash.reads"}
+        sources = data.get("sources", {})
+        data["sources"] = {k: v for k, v in sources.items() if k != "flash.reads"}
     return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
 
 

@@ -67,7 +67,7 @@ class Dimension:
         texts = []
         for suffix, scale in self.units.items():
             number = f"{value / scale:.12g}"
-            if value >= scale and self.parse(f"{number} {suffix}") == value:
+            if scale <= value < 1e300 * scale and self.parse(f"{number} {suffix}") == value:
                 texts.append(f"{number} {suffix}")
         base = next(suffix for suffix, scale in self.units.items() if scale == 1)
         return min(texts, key=len, default=f"{value!r} {base}")
