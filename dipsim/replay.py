@@ -126,6 +126,9 @@ def replay(
         for layer in range(trace.layers)
         for group in range(len(method.groups))
     ]
+    if not _is_builtin(policy):
+        for i, group in enumerate(method.groups):
+            policy.try_out(group.units, min(int(capacity[:, i].max()), group.units))
     loop = _bound(policy)
 
     def feed(cache: "_Cache", blocks: list["_Sets"]) -> None:
@@ -289,7 +292,7 @@ class _Cache:
             order = np.argsort(-profile_uses[group][layer], kind="stable")
             pinned[order[: self.capacity]] = True
         preload = pack_sets(pinned)
-        fresh = _state(policy, chosen.units, self.capacity, seed_of(seed, layer, group))
+        fresh = policy.new_state(chosen.units, self.capacity, seed_of(seed, layer, group))
         self.cache = _scratch(chosen.units)._replace(
             resident=preload.copy(), preload=preload, state=fresh.copy(), fresh=fresh
         )
@@ -401,26 +404,6 @@ def _scratch(units: int) -> kernels.Cache:
         lists=np.empty((4, units), np.int64),
         evictable=np.zeros(units, np.bool_),
     )
-
-
-def _state(policy: Policy, units: int, capacity: int, seed: int) -> NDArray[Any]:
-    try:
-        state = policy.state(units, capacity, seed)
-    except Exception as problem:
-        raise PolicyError(
-            f"policy {policy.name}: state fails with {type(problem).__name__}: {problem}"
-        ) from problem
-    if (
-        not isinstance(state, np.ndarray)
-        or state.dtype not in (np.int64, np.float64)
-        or state.ndim != 1
-        or (policy.future and len(state) < units)
-    ):
-        raise PolicyError(
-            f"policy {policy.name}: state must return an int64 or float64 array of one dimension"
-            + (f", at least {units} long with future" if policy.future else "")
-        )
-    return np.ascontiguousarray(state)
 
 
 def _is_builtin(policy: Policy) -> bool:
