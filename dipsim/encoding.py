@@ -1,5 +1,6 @@
 """The two compact encodings of a signal: sets as bits, scores as 8-bit logarithms (log8)."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,33 @@ def encode_log8(scores: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.flo
         codes = np.rint(255 + STEPS_PER_OCTAVE * np.log2(values / largest))
     codes = np.where(values > 0, np.clip(codes, 0, 255), 0)
     return codes.astype(np.uint8), largest[..., 0].astype(np.float32)
+
+
+@functools.cache
+def _log8_pairs() -> NDArray[np.int64]:
+    """int64[65536]: the two float32 that two neighbouring codes stand for."""
+    pairs = np.empty((256, 256, 2), np.float32)  # [second code, first code]
+    pairs[..., 0], pairs[..., 1] = LOG8_TABLE, LOG8_TABLE[:, None]
+    return pairs.reshape(-1).view(np.int64)
+
+
+def decode_log8(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What every code stands for in `LOG8_TABLE`; looked up in pairs, which takes a third."""
+    flat = codes.reshape(-1)
+    if flat.size % 2:
+        return LOG8_TABLE[codes]
+    return _log8_pairs().take(flat.view("<u2")).view(np.float32).reshape(codes.shape)
+
+
+def widen_halves(halves: NDArray[np.float16]) -> NDArray[np.float32]:
+    """float16 -> float32, exactly; a tenth of the time of a cast when all are finite and >= 0."""
+    bits = halves.view(np.uint16)
+    if bits.max(initial=0) >= 0x7C00:  # the bits of infinity; with a sign they are more
+        return halves.astype(np.float32)
+    wide = bits.astype(np.uint32) << np.uint32(13)  # in place but for the bias of the exponent
+    scores = wide.view(np.float32)
+    scores *= np.float32(2.0 ** (127 - 15))
+    return scores
 
 
 def words_for(units: int) -> int:

@@ -126,9 +126,6 @@ def replay(
         for layer in range(trace.layers)
         for group in range(len(method.groups))
     ]
-    if not _is_builtin(policy):
-        for i, group in enumerate(method.groups):
-            policy.try_out(group.units, min(int(capacity[:, i].max()), group.units))
     loop = _bound(policy)
 
     def feed(cache: "_Cache", blocks: list["_Sets"]) -> None:
@@ -136,9 +133,11 @@ def replay(
         cache.feed(blocks, loop, _ADMISSION[admission], table, traffic)
 
     chunks = [held] if held is not None and not method.cache_aware else ([b] for b in source.all())
-    with ThreadPoolExecutor(plan.threads or os.cpu_count() or 1) as pool:
+    threads = min(plan.threads or os.cpu_count() or 1, len(caches))
+    with ThreadPoolExecutor(threads) as pool:  # starts its threads when it is first used
+        each = map if threads == 1 else pool.map
         for blocks in chunks:
-            list(pool.map(lambda cache: feed(cache, blocks), caches))  # noqa: B023 - used at once
+            list(each(lambda cache: feed(cache, blocks), caches))  # noqa: B023 - used at once
             if progress is not None:
                 progress(blocks[-1].stop, trace.tokens)
     for cache in caches:
@@ -401,7 +400,7 @@ def _scratch(units: int) -> kernels.Cache:
         preload=np.zeros(words, np.uint64),
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
         keys=np.empty(units, np.float32),
-        lists=np.empty((4, units), np.int64),
+        lists=np.empty((4, units + kernels.AT_ONCE), np.int64),
         evictable=np.zeros(units, np.bool_),
     )
 

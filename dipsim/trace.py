@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.encoding import LOG8_TABLE, pack_sets, widen_bits
+from dipsim.encoding import decode_log8, pack_sets, widen_bits, widen_halves
 from dipsim.errors import TraceError
 from dipsim.npz import Array, InMemory, Member, open_npz
 
@@ -28,6 +28,7 @@ _BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
 _ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
 MAX_TOKENS = 2**22
 PREFILL, DECODE = 0, 1
+_INFINITY_BITS = 0x7F800000  # of float32; with a sign the bits are more
 
 Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits"]
 _BY_DTYPE: dict[str, Encoding] = {
@@ -85,9 +86,14 @@ class Signal:
                 )
             return widen_bits(raw)
         if self.encoding == "log8":
-            return LOG8_TABLE[raw]
-        with np.errstate(over="ignore"):
-            scores = np.array(raw, np.float32)  # a copy: kernels take plain, writeable arrays
+            return decode_log8(raw)
+        if self.encoding == "float16":
+            scores = widen_halves(raw)
+        else:
+            with np.errstate(over="ignore"):
+                scores = np.array(raw, np.float32)  # a copy: kernels take plain, writeable arrays
+        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, and none has a sign
+            return scores
         if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
             self._refuse(scores, start)
         if scores.size and not np.isfinite(scores.max()):

@@ -453,7 +453,7 @@ def test_ranks_may_be_negative_and_fractions(case: Case) -> None:
         ([[1], [2]], 1, "evict returned unit 0 in layer 0"),  # not resident
         ([[0, 1], [0, 2]], 2, "evict returned unit 0 in layer 0"),  # in use
         ([[0, 1], [2, 3]], 2, "evict returned unit 0 in layer 0"),  # has left already
-        ([[0], [4]], 1, "evict returned unit -1 in layer 0"),  # no such unit
+        ([[7], [4]], 1, "evict returned unit -1 in layer 0"),  # no such unit
         ([[0], [5]], 1, "evict returned unit 99 in layer 0"),
         ([[8]], 1, "IndexError"),  # touch writes where its state has ended
     ],

@@ -26,6 +26,7 @@ from dipsim.kernels.cache import (
 from dipsim.kernels.requests import Requests
 from dipsim.kernels.select import kept_shares, select
 from dipsim.kernels.sets import (
+    AT_ONCE,
     COMMIT,
     JOIN,
     NO_NEXT,
@@ -37,6 +38,7 @@ from dipsim.kernels.sets import (
 
 __all__ = [
     "ACTIVE",
+    "AT_ONCE",
     "COMMIT",
     "FAULT",
     "FORCED",

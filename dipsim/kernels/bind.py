@@ -42,8 +42,9 @@ def bind(hooks: dict[str, Callable[..., Any]], *, keep: bool) -> Callable[..., N
     runs as if written for the policy. With ``keep`` the machine code is stored on disk. numba
     renews it only when the file of the template changes, so a hash of all kernels and policies is
     a closure variable of the template, which makes it part of numba's key. A user's file may
-    import helpers nobody watches, so its loop is not kept. Array bounds are not checked (that
-    would triple the time of an access); `Policy.try_out` finds the usual mistakes before.
+    import helpers nobody watches, so its loop is not kept. Its array bounds are checked, which
+    costs little as long as the loops read fields of the cache once, outside: where a call may
+    raise, numba counts a reference at every field that is read, which triples the time.
 
     Args:
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict``, ``insert`` and ``leave``.
@@ -59,7 +60,8 @@ def bind(hooks: dict[str, Callable[..., Any]], *, keep: bool) -> Callable[..., N
             digest.update(file.read_bytes())
         stamp = digest.hexdigest()
     bare = template(stamp)
-    compiled = {name: register_jitable(hook) for name, hook in hooks.items()}
+    checked = register_jitable(boundscheck=not keep)
+    compiled = {name: checked(hook) for name, hook in hooks.items()}
     replay = types.FunctionType(
         bare.__code__, {**globals(), **compiled}, bare.__name__, None, bare.__closure__
     )

@@ -29,7 +29,7 @@ class Cache(NamedTuple):
     preload: NDArray[np.uint64]  # [words] resident after a reset
     threshold: NDArray[np.int64]  # [1] where the last selection cut
     keys: NDArray[np.float32]  # [units] scratch
-    lists: NDArray[np.int64]  # [4, units] scratch
+    lists: NDArray[np.int64]  # [4, units + AT_ONCE] scratch
     evictable: NDArray[np.bool_]  # [units] scratch of queue policies, all False between tokens
 
 

@@ -103,7 +103,8 @@ def _book(block: Any, cache: Any, r: int, kept: int, missed: int, requests: Any)
 @register_jitable
 def _remove(cache: Any, unit: int, gamma: float) -> None:
     cache.resident[unit >> 6] &= ~bit(unit)
-    cache.factor[unit] = gamma
+    if gamma != 1.0:
+        cache.factor[unit] = gamma
 
 
 @register_jitable
@@ -119,6 +120,7 @@ def _use(block: Any, cache: Any, place: int, t: int, touch: Any) -> tuple[int, i
     Returns (misses, next place in ``block.uses``). The next uses a `future` policy reads are
     written to its state before anything else.
     """
+    state, last, misses = cache.state, cache.last, cache.lists[0]
     missed = 0
     for w in range(cache.pending.shape[0]):
         word = cache.pending[w]
@@ -126,15 +128,15 @@ def _use(block: Any, cache: Any, place: int, t: int, touch: Any) -> tuple[int, i
         if block.uses.shape[0] > 0:
             ahead = word
             while ahead:
-                cache.state[base + lowest_bit(ahead)] = block.uses[place]
+                state[base + lowest_bit(ahead)] = block.uses[place]
                 place += 1
                 ahead &= ahead - np.uint64(1)
         resident = cache.resident[w]
-        missed = list_units(word & ~resident, base, cache.lists[0], missed)
+        missed = list_units(word & ~resident, base, misses, missed)
         while word:
             b = lowest_bit(word)
-            touch(cache.state, base + b, t, np.int64((resident >> np.uint64(b)) & np.uint64(1)))
-            cache.last[base + b] = t
+            touch(state, base + b, t, np.int64((resident >> np.uint64(b)) & np.uint64(1)))
+            last[base + b] = t
             word &= word - np.uint64(1)
     return missed, place
 
@@ -142,7 +144,8 @@ def _use(block: Any, cache: Any, place: int, t: int, touch: Any) -> tuple[int, i
 @register_jitable
 def replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, requests, touch, rank):
     """Replay with a policy that ranks: the n lowest of a token leave together."""
-    histogram = np.zeros(BINS + 1, np.int64)
+    histogram = np.zeros(BINS, np.int64)
+    state, misses = cache.state, cache.lists[0]  # read once: see `bind`
     candidates, keys = cache.lists[2], cache.lists[3]
     place = 0
     for r in range(block.actions.shape[0]):
@@ -168,17 +171,23 @@ def replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, req
                 count = list_units(word, w * 64, candidates, count)
             if leaving < count:
                 for i in range(count):
-                    keys[i] = order(rank(cache.state, candidates[i], t))
+                    keys[i] = order(rank(state, candidates[i], t))
                 lowest(leaving, count, candidates, keys, cache.last, cache.lists[1], histogram)
-        for i in range(missed if admission == RANKED else kept):
-            _insert(cache, cache.lists[0][i])
+        if kept == missed:  # whole words at once
+            for w in range(cache.pending.shape[0]):
+                cache.resident[w] |= cache.pending[w]
+            for i in range(kept if gamma != 1.0 else 0):
+                cache.factor[misses[i]] = 1.0
+        else:
+            for i in range(kept):
+                _insert(cache, misses[i])
         for i in range(leaving):  # under ranked admission a miss may leave at once
             _remove(cache, candidates[i], gamma)
         cache.numbers[SIZE] = size + kept - leaving
         if admission == RANKED:
             kept = 0
             for i in range(missed):
-                unit = cache.lists[0][i]
+                unit = misses[i]
                 kept += 1 if cache.resident[unit >> 6] & bit(unit) else 0
         _book(block, cache, r, kept, missed, requests)
 
@@ -188,6 +197,7 @@ def replay_queued(
     block, layer, first, capacity, k, gamma, cache, requests, touch, evict, insert, leave
 ):
     """Replay with a queue policy: for each kept miss, `evict` when full, then `insert`."""
+    state, evictable, misses = cache.state, cache.evictable, cache.lists[0]  # see `bind`
     place = 0
     for r in range(block.actions.shape[0]):
         if not _gather(block, cache, r, layer, k, gamma):
@@ -199,24 +209,24 @@ def replay_queued(
             active += ones(cache.pending[w])
             word = cache.resident[w] & ~cache.pending[w]
             while word:
-                cache.evictable[w * 64 + lowest_bit(word)] = True
+                evictable[w * 64 + lowest_bit(word)] = True
                 word &= word - np.uint64(1)
         kept = min(missed, capacity - (active - missed))
         for i in range(kept):
-            unit = cache.lists[0][i]
+            unit = misses[i]
             if cache.numbers[SIZE] == capacity:
-                victim = np.int64(evict(cache.state, unit, cache.evictable, t))
-                legal = 0 <= victim < cache.evictable.shape[0]
-                if not legal or not cache.evictable[victim]:
+                victim = np.int64(evict(state, unit, evictable, t))
+                legal = 0 <= victim < evictable.shape[0]
+                if not legal or not evictable[victim]:
                     cache.numbers[FAULT] = 1
                     cache.numbers[VICTIM] = victim
                     return
-                cache.evictable[victim] = False
+                evictable[victim] = False
                 _remove(cache, victim, gamma)
-                leave(cache.state, victim)
+                leave(state, victim)
                 cache.numbers[SIZE] -= 1
-            insert(cache.state, unit, t)
+            insert(state, unit, t)
             _insert(cache, unit)
             cache.numbers[SIZE] += 1
-        cache.evictable[:] = False
+        evictable[:] = False
         _book(block, cache, r, kept, missed, requests)

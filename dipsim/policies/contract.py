@@ -94,7 +94,12 @@ class Policy:
         Raises:
             PolicyError: ``state`` fails, or returns anything but the array it should.
         """
-        state = self._called(self.state, units, capacity, seed)
+        try:
+            state = self.state(units, capacity, seed)
+        except Exception as problem:
+            raise PolicyError(
+                f"policy {self.name}: state fails with {type(problem).__name__}: {problem}"
+            ) from problem
         short = self.future and isinstance(state, np.ndarray) and state.size < units
         if (
             not isinstance(state, np.ndarray)
@@ -108,30 +113,6 @@ class Policy:
                 f"dimension{least}"
             )
         return np.ascontiguousarray(state)
-
-    def try_out(self, units: int, capacity: int) -> None:
-        """Call the hooks in plain Python for the first and the last unit, each on a fresh state.
-
-        Compiled code does not check array bounds; a wrong index shows here, as a message.
-
-        Raises:
-            PolicyError: a hook fails.
-        """
-        for unit in (0, units - 1):
-            state = self.new_state(units, capacity, 0)
-            self._called(self.touch, state, unit, 0, 0)
-            if self.rank is not None:
-                self._called(self.rank, state, unit, 0)
-            elif self.insert is not None and capacity > 0:
-                self._called(self.insert, state, unit, 0)
-                self._called(self.leave, state, unit)
-
-    def _called(self, hook: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return hook(*arguments)
-        except Exception as problem:
-            what = f"{hook.__name__} fails with {type(problem).__name__}: {problem}"
-            raise PolicyError(f"policy {self.name}: {what}") from problem
 
     @property
     def hooks(self) -> dict[str, Callable[..., Any]]:

@@ -1,0 +1,329 @@
+"""How fast the replay is, next to what else one could use: ``python tests/bench/bench_replay.py``.
+
+Nothing here is asserted. The contenders of a part take turns on one core, so a slow moment of the
+machine meets all of them, and each is compared with the first of its part, round by round. What
+happens once per process (imports, compilation, reading a trace into memory) is not timed; each
+call is timed whole. README.md beside this file tells what the parts compare.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import workload
+from numpy.typing import NDArray
+
+from dipsim.encoding import encode_log8
+from dipsim.methods import Group, Method
+from dipsim.policies import BUILTIN, Policy, load_policy
+from dipsim.replay import Plan, replay
+from dipsim.trace import Trace, load_trace
+
+USER_LRU = f"{Path(__file__).with_name('user_lru.py')}:policy"
+GAMMA = 0.5
+FITTED, DEFAULT = 16, 24
+"""Logarithms of the size of libCacheSim's hash table: the fastest here, and its default."""
+QUICK_POLICIES = ("lru", "lfu", "opt")
+"""Of ``--quick``: each policy costs some seconds of compilation when nothing is stored yet."""
+LAYERS = 8
+"""Of the part that compares threads."""
+
+Run = Callable[[], int]
+Prepare = Callable[[], Run]
+"""Makes a call ready, untimed; the call returns its hits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender of one part."""
+
+    part: str
+    name: str
+    per: str
+    """What it handles ``items`` of: accesses, or scores."""
+    items: int
+    seconds: float
+    """Of one call, median."""
+    times_first: float
+    """Its time as a multiple of that of the part's first contender, median over the rounds."""
+    hits: int
+
+
+def measure(
+    part: str, per: str, items: int, contenders: dict[str, Prepare], rounds: int
+) -> list[Row]:
+    """Call the contenders in turns; the first call of each, which compiles, does not count."""
+    hits = {name: prepare()() for name, prepare in contenders.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, prepare in contenders.items():
+            run = prepare()
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    first = seconds[next(iter(contenders))]
+    return [
+        Row(
+            part,
+            name,
+            per,
+            items,
+            statistics.median(taken),
+            statistics.median(a / b for a, b in zip(taken, first, strict=True)),
+            hits[name],
+        )
+        for name, taken in seconds.items()
+    ]
+
+
+# The contenders --------------------------------------------------------------------------------
+
+
+def recorded(trace: Trace) -> Method:
+    """The method that takes the trace's own sets."""
+    return Method("recorded", (Group("glu", trace.signals["glu"].units, (), "sets"),))
+
+
+def dip_ca(trace: Trace) -> Method:
+    """Cache-aware top-k over one group."""
+    units = trace.signals["glu"].units
+    return Method("dip-ca", (Group("glu", units, (), "top-k", workload.ACTIVE, GAMMA),))
+
+
+def dipsim(trace: Trace, method: Method, policy: Policy, threads: int = 1) -> Prepare:
+    """A whole `replay` call: a trace in memory -> Traffic."""
+    fraction = workload.FRACTION
+    capacity = np.full((trace.layers, 1), int(fraction * trace.signals["glu"].units + 1e-9))
+    plan = Plan(threads=threads)
+    return lambda: lambda: int(replay(trace, method, policy, capacity, plan).hits.sum())
+
+
+def libcachesim_lru(file: Path, accesses: int, capacity: int, hashpower: int) -> Prepare:
+    """libCacheSim's LRU, in C: its own loop over a binary trace, one access at a time."""
+    from libcachesim import LRU, ReaderInitParam, TraceReader, TraceType
+
+    def prepare() -> Run:
+        reader = TraceReader(
+            str(file), TraceType.ORACLE_GENERAL_TRACE, ReaderInitParam(ignore_obj_size=True)
+        )
+        cache = LRU(capacity, hashpower=hashpower)
+        return lambda: round((1 - cache.process_trace(reader)[0]) * accesses)
+
+    return prepare
+
+
+def numpy_dip_ca(scores: NDArray[np.float32], k: int, capacity: int) -> int:
+    """dip-ca with lfu over one group as one writes it in numpy; returns the hits.
+
+    Args:
+        scores: float32[tokens, units], without ties at the cut.
+    """
+    units = scores.shape[1]
+    resident = np.zeros(units, np.bool_)
+    uses, last = np.zeros(units, np.int64), np.zeros(units, np.int64)
+    gamma = np.float32(GAMMA)
+    hits = size = 0
+    for token, score in enumerate(scores):
+        keys = np.where(resident, score, gamma * score)
+        active = np.argpartition(keys, units - k)[units - k :]
+        found = resident[active]
+        misses = active[~found]
+        kept = min(len(misses), capacity - (k - len(misses)))
+        leaving = size + kept - capacity
+        uses[active] += 1
+        last[active] = token
+        if leaving > 0:
+            resident[active] = False
+            others = np.flatnonzero(resident)
+            order = (uses[others] << 40) | (last[others] << 20) | others  # ties: last use, then id
+            resident[others[np.argpartition(order, leaving - 1)[:leaving]]] = False
+            resident[active[found]] = True
+        resident[misses if kept == len(misses) else np.sort(misses)[:kept]] = True
+        hits += k - len(misses)
+        size += kept - max(leaving, 0)
+    return hits
+
+
+# The parts -------------------------------------------------------------------------------------
+
+
+def as_bits(sets: NDArray[np.bool_]) -> Trace:
+    """A trace in memory of packed active sets."""
+    meta = {"signals": {"glu": {"encoding": "bits", "units": sets.shape[-1]}}}
+    return load_trace({"glu": np.packbits(sets, axis=-1, bitorder="little"), "meta": meta})
+
+
+def as_log8(scores: NDArray[np.float32]) -> Trace:
+    """A trace in memory of 8-bit logarithms."""
+    codes, largest = encode_log8(scores)
+    meta = {"signals": {"glu": {"encoding": "log8"}}}
+    return load_trace({"glu": codes, "glu.max": largest, "meta": meta})
+
+
+def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> list[Row]:
+    """(a) lru over recorded sets."""
+    requests = workload.requests(sets)
+    file = folder / "requests.oracleGeneral.bin"
+    requests.tofile(file)  # written just now, so it is in the page cache
+    capacity = int(workload.FRACTION * sets.shape[-1] + 1e-9)
+    lru, bits, plain = BUILTIN["lru"], as_bits(sets), load_trace({"glu": sets})
+    contenders = {
+        "dipsim, sets as bits": dipsim(bits, recorded(bits), lru),
+        "dipsim, sets as bool": dipsim(plain, recorded(plain), lru),
+    }
+    if find_spec("libcachesim"):
+        for name, hashpower in (("hash table fitted", FITTED), ("as it comes", DEFAULT)):
+            contender = libcachesim_lru(file, len(requests), capacity, hashpower)
+            contenders[f"libCacheSim, {name}"] = contender
+    return measure("lru over recorded sets", "access", len(requests), contenders, rounds)
+
+
+def against_numpy(scores: NDArray[np.float32], rounds: int) -> list[Row]:
+    """(b) dip-ca with lfu: selection, hits, policy."""
+    units = scores.shape[-1]
+    trace = load_trace({"glu": scores})
+    method, capacity = dip_ca(trace), int(workload.FRACTION * units + 1e-9)
+    contenders: dict[str, Prepare] = {
+        "dipsim": dipsim(trace, method, BUILTIN["lfu"]),
+        "numpy": lambda: lambda: numpy_dip_ca(scores[:, 0], method.groups[0].kept, capacity),
+    }
+    return measure("dip-ca, lfu", "score", scores.size, contenders, rounds)
+
+
+def policies(sets: NDArray[np.bool_], names: Iterable[str], rounds: int) -> list[Row]:
+    """(c) several policies."""
+    trace = as_bits(sets)
+    method = recorded(trace)
+    contenders = {name: dipsim(trace, method, BUILTIN[name]) for name in names}
+    return measure("policies over recorded sets", "access", int(sets.sum()), contenders, rounds)
+
+
+def users_own(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
+    """(d) a user's policy from a file, bounds checked, against the same policy built in."""
+    trace = as_bits(sets)
+    method = recorded(trace)
+    contenders = {
+        "lru, built in": dipsim(trace, method, BUILTIN["lru"]),
+        "lru, user_lru.py": dipsim(trace, method, load_policy(USER_LRU)),
+    }
+    return measure("a user's own policy", "access", int(sets.sum()), contenders, rounds)
+
+
+def encodings(scores: NDArray[np.float32], rounds: int) -> list[Row]:
+    """(e) dip-ca from each encoding of scores."""
+    traces = {
+        "float32": load_trace({"glu": scores}),
+        "float16": load_trace({"glu": scores.astype(np.float16)}),
+        "log8": as_log8(scores),
+    }
+    contenders = {
+        name: dipsim(trace, dip_ca(trace), BUILTIN["lfu"]) for name, trace in traces.items()
+    }
+    return measure("dip-ca, lfu, by encoding", "score", scores.size, contenders, rounds)
+
+
+def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
+    """(f) one thread against two over several layers; the counts are the same."""
+    trace = load_trace({"glu": scores})
+    contenders = {
+        name: dipsim(trace, dip_ca(trace), BUILTIN["lfu"], count)
+        for name, count in (("1 thread", 1), ("2 threads", 2))
+    }
+    part = f"dip-ca, lfu, {trace.layers} layers"
+    return measure(part, "score", scores.size, contenders, rounds)
+
+
+def one_core_parts(
+    tokens: int, units: int, names: Iterable[str], folder: Path, rounds: int
+) -> Iterator[list[Row]]:
+    """Parts (a) to (e), one after the other; ``names`` are the policies of (c)."""
+    sets = workload.active_sets(tokens, units)
+    scores = workload.scores(tokens, units)
+    yield against_libcachesim(sets, folder, rounds)
+    yield against_numpy(scores, rounds)
+    yield policies(sets, names, rounds)
+    yield users_own(sets, rounds)
+    yield encodings(scores, rounds)
+
+
+# Printing --------------------------------------------------------------------------------------
+
+
+def show(rows: list[Row]) -> None:
+    """Print one part."""
+    per = rows[0].per
+    print(f"\n{rows[0].part:32}{'ns per ' + per:>15}{'million/s':>11}{'x first':>9}{'hits':>12}")
+    for row in rows:
+        nanoseconds = row.seconds / row.items * 1e9
+        rate = 1e3 / nanoseconds
+        print(f"  {row.name:30}{nanoseconds:15.2f}{rate:11.0f}{row.times_first:9.2f}{row.hits:12}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer tokens, rounds, policies")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    given = parser.parse_args(arguments)
+    tokens, rounds = (32, 3) if given.quick else (workload.TOKENS, 15)
+    names = QUICK_POLICIES if given.quick else ("lru", *(n for n in BUILTIN if n != "lru"))
+    units = workload.UNITS
+    overlap = workload.overlap(workload.active_sets(tokens))
+    scores_overlap = workload.overlap(workload.largest_half(workload.scores(tokens)))
+    about = {
+        "units": units,
+        "tokens": tokens,
+        "overlap_of_sets": round(overlap, 4),
+        "overlap_of_scores": round(scores_overlap, 4),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "numba")},
+        "libcachesim": version("libcachesim") if find_spec("libcachesim") else None,
+    }
+    print(
+        f"{units} units, {tokens} tokens, {workload.ACTIVE:.0%} active, overlap {overlap:.3f} "
+        f"(top half of the scores {scores_overlap:.3f}), cache {workload.FRACTION:.0%}; "
+        f"Python {about['python']}, numpy {about['numpy']}, numba {about['numba']}"
+    )
+    rows: list[Row] = []
+    pinned = hasattr(os, "sched_setaffinity")
+    cpus: Any = os.sched_getaffinity(0) if pinned else set()
+    if pinned:
+        os.sched_setaffinity(0, {max(cpus)})
+    with tempfile.TemporaryDirectory() as folder:
+        for part in one_core_parts(tokens, units, names, Path(folder), rounds):
+            show(part)
+            rows += part
+    if about["libcachesim"] is None:
+        print("\nlibCacheSim is not installed (pip install libcachesim, Linux): left out")
+    if pinned:
+        os.sched_setaffinity(0, cpus)
+    if pinned and len(cpus) < 2:
+        print("\n1 thread against 2: left out, this process may use one CPU only")
+    else:
+        part = threads(workload.scores(tokens // 2, units, LAYERS), rounds)
+        show(part)
+        rows += part
+    print(
+        "\nx first: time as a multiple of the first line's. Hits: dipsim decides those of a token "
+        "before it\nchanges the cache, libCacheSim changes it at every access: a few points apart."
+    )
+    if given.json:
+        report = {**about, "rows": [asdict(row) for row in rows]}
+        given.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

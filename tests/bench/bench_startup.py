@@ -1,0 +1,81 @@
+"""How long dipsim takes to start: ``python tests/bench/bench_startup.py``.
+
+Times of whole processes. The first run starts with nothing compiled and must say on standard error
+that it is at work; the later runs find the machine code it stored.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+DIPSIM = Path(sysconfig.get_path("scripts"), "dipsim")
+RUN = [str(DIPSIM), "run", "smollm2-chat", "--profile", "snapdragon8"]
+NOTHING = [sys.executable, "-c", "pass"]
+IMPORT = [sys.executable, "-c", "import dipsim"]
+
+
+def seconds(command: list[str], cache: Path) -> float:
+    """Wall time of a process that keeps its machine code in ``cache``."""
+    start = time.perf_counter()
+    subprocess.run(command, env=_environment(cache), check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def first_run(cache: Path) -> tuple[float, float, str]:
+    """Wall time of a run that has to compile; when it first wrote to standard error, and what."""
+    start = time.perf_counter()
+    with subprocess.Popen(
+        RUN, env=_environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        spoke = time.perf_counter() - start
+        process.stderr.read()
+        process.wait()
+    if process.returncode:
+        sys.exit(f"{' '.join(RUN)} failed: {line}")
+    return time.perf_counter() - start, spoke, line.strip()
+
+
+def _environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+
+
+def main(arguments: list[str] | None = None) -> str | None:
+    """Measure and print; an error text when the first run was silent."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of the runs that compile nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the times here")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        first, spoke, line = first_run(cache)
+        rounds = [
+            [seconds(command, cache) for command in (NOTHING, IMPORT, RUN)]
+            for _ in range(given.rounds)
+        ]
+    nothing, imported, run = (statistics.median(taken) for taken in zip(*rounds, strict=True))
+    times = {
+        "python -c pass": nothing,
+        "import dipsim": imported,
+        "dipsim run, later": run,
+        "dipsim run, first (compiles)": first,
+        "first run: first line on stderr": spoke,
+    }
+    for name, taken in times.items():
+        print(f"{name:34}{taken:7.2f} s")
+    print(f"that line: {line}")
+    if given.json:
+        given.json.write_text(json.dumps(times, indent=1) + "\n")
+    return None if line.startswith("dipsim: ") else "the first run showed no progress line"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The benchmarks run, and their contenders count the same; nothing here looks at a clock."""
+
+import os
+from pathlib import Path
+
+import bench_replay
+import numpy as np
+import pytest
+import workload
+
+TOKENS, UNITS = 24, 640
+
+
+@pytest.fixture(scope="module")
+def hits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
+    """Hits by part and contender, on a tiny workload."""
+    if not os.environ.get("CI"):  # in CI a missing libCacheSim is a failure
+        pytest.importorskip("libcachesim")
+    folder = tmp_path_factory.mktemp("bench")
+    parts = list(bench_replay.one_core_parts(TOKENS, UNITS, ("lru", "lfu"), folder, rounds=1))
+    parts.append(bench_replay.threads(workload.scores(TOKENS, UNITS, layers=3), rounds=1))
+    for rows in parts:
+        bench_replay.show(rows)
+    return {rows[0].part: {row.name: row.hits for row in rows} for rows in parts}
+
+
+def test_the_workload_is_what_it_says() -> None:
+    sets, scores = workload.active_sets(64, UNITS), workload.scores(64, UNITS)
+    assert (sets.sum(axis=-1) == workload.ACTIVE * UNITS).all()
+    assert workload.overlap(sets) == pytest.approx(workload.OVERLAP, abs=0.002)
+    top = workload.largest_half(scores)
+    assert (top.sum(axis=-1) == workload.ACTIVE * UNITS).all()
+    assert workload.overlap(top) == pytest.approx(workload.OVERLAP, abs=0.01)
+    np.testing.assert_array_equal(sets, workload.active_sets(64, UNITS))
+
+
+def test_libcachesim_hits_nearly_as_often(hits: dict[str, dict[str, int]]) -> None:
+    bits, plain, *others = hits["lru over recorded sets"].values()
+    accesses = TOKENS * workload.ACTIVE * UNITS
+    assert bits == plain
+    assert len(others) == 2
+    for other in others:
+        assert other / accesses == pytest.approx(bits / accesses, abs=0.06)
+
+
+def test_numpy_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
+    counts = hits["dip-ca, lfu"]
+    assert counts["numpy"] == counts["dipsim"] > 0
+
+
+def test_a_users_lru_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
+    assert len(set(hits["a user's own policy"].values())) == 1
+
+
+def test_encodings_hit_nearly_the_same(hits: dict[str, dict[str, int]]) -> None:
+    float32, *others = hits["dip-ca, lfu, by encoding"].values()
+    assert others == pytest.approx([float32] * 2, rel=0.01)
+
+
+def test_threads_hit_the_same(hits: dict[str, dict[str, int]]) -> None:
+    assert len(set(hits["dip-ca, lfu, 3 layers"].values())) == 1
+
+
+def test_the_users_policy_is_short() -> None:
+    file = Path(bench_replay.USER_LRU.rpartition(":")[0])
+    assert len(file.read_text().splitlines()) <= 20
