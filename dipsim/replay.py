@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.encoding import pack_sets, words_for
-from dipsim.errors import MethodError, PolicyError, TraceError
+from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import Admission, Policy
@@ -26,12 +26,12 @@ from dipsim.trace import DECODE, PREFILL, Trace
 
 Progress = Callable[[int, int], None]
 _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
-_NO_REQUESTS = kernels.Requests(
-    np.empty((0, 0)), np.empty(0), np.zeros(1, np.int64), np.zeros(3, np.float64)
-)
 _NO_SCORES = np.empty((0, 0, 0), np.float32)
 _NO_USES = np.empty(0, np.int64)
 _ROWS_WITHOUT_SIGNAL = 1024
+_NUMBA_NOISE: tuple[str, ...]
+_NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
+_NUMBA_NOISE += ("With argument", "Rejected", "raised from", "This error", ">>>", "<source", "def ")
 _FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
 
 
@@ -60,8 +60,8 @@ class Traffic:
     """Share of the sum of squared scores that was kept."""
     measured: NDArray[np.bool_]
     """[tokens] decode tokens behind the warm-up."""
-    runs: NDArray[np.int64]
-    """[layers, groups, 2] the shortest and longest read, in units; 0 without reads."""
+    outside: NDArray[np.bool_]
+    """Whether a read was smaller or larger than every measured point of the flash curve."""
 
     @property
     def misses(self) -> NDArray[np.int32]:
@@ -79,6 +79,12 @@ class Plan:
     prefill: Literal["stream", "cache"] = "stream"
     seed: int = 0
     threads: int | None = None
+
+    @classmethod
+    def of(cls, settings: Any, threads: int | None) -> "Plan":
+        """The part of a run's settings that concerns the replay."""
+        names = ("admission", "warmup", "reset", "prefill", "seed")
+        return cls(**{name: getattr(settings, name) for name in names}, threads=threads)
 
 
 def replay(
@@ -106,6 +112,8 @@ def replay(
         MethodError: a clairvoyant policy with a method whose sets depend on the cache.
         PolicyError: admission the policy cannot do, or hooks that break the contract.
     """
+    if plan.threads is not None and plan.threads < 1:
+        raise DipsimError(f"threads {plan.threads}: at least 1")
     if policy.future and method.cache_aware:
         raise MethodError(
             f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
@@ -120,7 +128,7 @@ def replay(
     held = list(source.plain()) if policy.future or needs_profile else None
     if needs_profile and held is not None:
         until = _warmup_end(trace, plan.warmup) if plan.warmup else trace.tokens
-        profile_uses = _count(held, method, trace.layers, until)
+        profile_uses = _count(held, method, trace.layers, trace.phase, until)
     caches = [
         _Cache(method, policy, capacity, plan.seed, layer, group, profile_uses)
         for layer in range(trace.layers)
@@ -129,7 +137,7 @@ def replay(
     loop = _bound(policy)
 
     def feed(cache: "_Cache", blocks: list["_Sets"]) -> None:
-        table = _NO_REQUESTS if requests is None else requests[cache.layer][cache.group]
+        table = kernels.NO_REQUESTS if requests is None else requests[cache.layer][cache.group]
         cache.feed(blocks, loop, _ADMISSION[admission], table, traffic)
 
     chunks = [held] if held is not None and not method.cache_aware else ([b] for b in source.all())
@@ -140,8 +148,6 @@ def replay(
             list(each(lambda cache: feed(cache, blocks), caches))  # noqa: B023 - used at once
             if progress is not None:
                 progress(blocks[-1].stop, trace.tokens)
-    for cache in caches:
-        traffic.runs[cache.layer, cache.group] = cache.runs()
     return traffic
 
 
@@ -151,7 +157,7 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
     A cache-aware method is counted without its preference for resident units.
     """
     blocks = _Blocks(trace, method, *_rows(trace, Plan()), None)
-    return _count(blocks.plain(), method, trace.layers, trace.tokens)
+    return _count(blocks.plain(), method, trace.layers, trace.phase, trace.tokens)
 
 
 def active_sets(
@@ -164,16 +170,15 @@ def active_sets(
         yield at.start, at.stop, at.sets
 
 
-def largest_active(trace: Trace, method: Method) -> list[int]:
-    """Per group, the largest active set of any token and layer, in units."""
-    largest = [group.kept for group in method.groups]
+def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
+    """int64[layers, groups]: units of the largest active set of any one token."""
+    largest = np.empty((trace.layers, len(method.groups)), np.int64)
     for i, group in enumerate(method.groups):
-        if group.choice == "sets":
-            largest[i] = 0
-            for _, _, block in trace.blocks((group.signal,)):
-                for layer in range(trace.layers):
-                    sizes = kernels.count_members(block[group.signal], layer)
-                    largest[i] = max(largest[i], int(sizes.max()))
+        largest[:, i] = 0 if group.choice == "sets" else group.kept
+        for _, _, block in trace.blocks((group.signal,)) if group.choice == "sets" else ():
+            for layer in range(trace.layers):
+                sizes = kernels.count_members(block[group.signal], layer)
+                largest[layer, i] = max(largest[layer, i], sizes.max())
     return largest
 
 
@@ -220,10 +225,10 @@ class _Blocks:
 
     def plain(self) -> Iterator[_Sets]:
         """All sets, cache-aware groups without their preference; a prefill batch that is cached
-        is united in its last row, and its other rows are skipped."""
+        is united in its last row."""
         pending: list[Any] = [0 for _ in self.method.groups]
         for rows, data in self._data():
-            actions = self.actions[rows].copy()
+            actions = self.actions[rows]
             sets = [
                 self._choose(i, group, rows, data.get(group.signal))
                 for i, group in enumerate(self.method.groups)
@@ -234,7 +239,6 @@ class _Blocks:
                 for i, chosen in enumerate(sets):
                     chosen[r] |= pending[i]
                     pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
-            actions[actions == kernels.JOIN] = kernels.SKIP
             no_scores = [_NO_SCORES for _ in sets]
             yield _Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
 
@@ -285,7 +289,7 @@ class _Cache:
         chosen = method.groups[group]
         self.layer, self.group, self.policy, self.kept = layer, group, policy, chosen.kept
         self.capacity = min(int(capacity[layer, group]), chosen.units)
-        self.gamma = 1.0 if chosen.gamma is None else chosen.gamma
+        self.gamma = 1.0 if chosen.gamma is None else float(chosen.gamma)
         pinned = np.zeros(chosen.units, np.bool_)
         if policy.preload and profile_uses is not None:
             order = np.argsort(-profile_uses[group][layer], kind="stable")
@@ -297,7 +301,6 @@ class _Cache:
         )
         self.cache.factor[:] = np.where(pinned, 1.0, self.gamma)
         self.cache.numbers[kernels.SIZE] = pinned.sum()
-        self.cache.numbers[kernels.SHORTEST] = chosen.units + 1
 
     def feed(
         self,
@@ -312,7 +315,7 @@ class _Cache:
         for i, at in enumerate(blocks):
             n = at.stop - at.start
             uses = self._next_uses(at, ahead[i]) if ahead else _NO_USES
-            counts, costs = np.zeros((n, 4), np.int32), np.zeros((n, 2))
+            counts, costs = np.zeros((n, 5), np.int32), np.zeros((n, 2))
             shares = np.ones((n, 2), np.float32)
             sets, scores = at.sets[self.group], at.scores[self.group]
             block = kernels.Block(sets, scores, at.actions, at.resets, uses, counts, costs, shares)
@@ -322,15 +325,11 @@ class _Cache:
             traffic.hits[here] = counts[:, kernels.HITS]
             traffic.kept[here] = counts[:, kernels.KEPT]
             traffic.reads[here] = counts[:, kernels.READS]
+            traffic.outside[here] = counts[:, kernels.OUTSIDE]
             traffic.moved[here] = costs[:, kernels.MOVED]
             traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
             if len(scores):
                 traffic.mass[here], traffic.energy[here] = shares[:, 0], shares[:, 1]
-
-    def runs(self) -> tuple[int, int]:
-        """The shortest and longest read so far, in units; 0 without reads."""
-        shortest, longest = self.cache.numbers[[kernels.SHORTEST, kernels.LONGEST]]
-        return (int(shortest), int(longest)) if longest else (0, 0)
 
     def _look_ahead(self, blocks: Sequence[_Sets]) -> list[NDArray[np.int64]]:
         """For every block, the next use of each unit behind that block."""
@@ -374,11 +373,8 @@ class _Cache:
         except Exception as problem:
             if _is_builtin(self.policy):
                 raise
-            text = [line.strip() for line in str(problem).splitlines() if line.strip()]
-            cause = next((line for line in text if "rror" in line), text[-1] if text else "")
-            raise PolicyError(
-                f"policy {name}: its functions fail with {type(problem).__name__}: {cause[:200]}"
-            ) from problem
+            what = f"{type(problem).__name__}: {_cause(problem)}"
+            raise PolicyError(f"policy {name}: its functions fail with {what}") from problem
         if self.cache.numbers[kernels.FAULT]:
             victim = int(self.cache.numbers[kernels.VICTIM])
             raise PolicyError(
@@ -395,7 +391,7 @@ def _scratch(units: int) -> kernels.Cache:
         factor=np.ones(units, np.float32),
         state=np.zeros(0, np.int64),
         pending=np.zeros(words, np.uint64),
-        numbers=np.zeros(5, np.int64),
+        numbers=np.zeros(3, np.int64),
         fresh=np.zeros(0, np.int64),
         preload=np.zeros(words, np.uint64),
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
@@ -403,6 +399,14 @@ def _scratch(units: int) -> kernels.Cache:
         lists=np.empty((4, units + kernels.AT_ONCE), np.int64),
         evictable=np.zeros(units, np.bool_),
     )
+
+
+def _cause(problem: Exception) -> str:
+    """The line of numba's long report that says what it stumbled over."""
+    lines = [line.strip(" -") for line in str(problem).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_NUMBA_NOISE)]
+    inner = [line for line in telling if not line.startswith("No implementation of function")]
+    return (inner or telling or [""])[0][:200]
 
 
 def _is_builtin(policy: Policy) -> bool:
@@ -459,12 +463,12 @@ def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
 
 
 def _count(
-    blocks: Iterable[_Sets], method: Method, layers: int, until: int
+    blocks: Iterable[_Sets], method: Method, layers: int, phase: NDArray[np.uint8], until: int
 ) -> list[NDArray[np.int64]]:
-    """Per group int64[layers, units]: uses in the committed rows before row ``until``."""
+    """Per group int64[layers, units]: uses in the decode tokens before row ``until``."""
     totals = [np.zeros((layers, group.units), np.int64) for group in method.groups]
     for at in blocks:
-        actions = at.actions.copy()
+        actions = np.where(phase[at.start : at.stop] == DECODE, at.actions, kernels.SKIP)
         actions[max(0, until - at.start) :] = kernels.SKIP
         for group, total in enumerate(totals):
             for layer in range(layers):
@@ -489,5 +493,5 @@ def _empty(
         mass=np.ones(shape, np.float32),
         energy=np.ones(shape, np.float32),
         measured=measured,
-        runs=np.zeros((*shape[1:], 2), np.int64),
+        outside=np.zeros(shape, np.bool_),
     )

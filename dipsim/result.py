@@ -32,8 +32,8 @@ class Result:
     timing: Timing
     unit_bytes: NDArray[np.float64]
     """[layers, groups]"""
-    break_even: tuple[float, ...]
-    """q* per group: miss density above which reading whole matrices is faster."""
+    break_even: NDArray[np.float64]
+    """[layers, groups] q*: miss density above which reading whole matrices is faster."""
     marks: tuple[str, ...]
     estimates: tuple[str, ...]
     """Keys of the profile that the times rest on and that are estimates or have no source."""
@@ -193,7 +193,7 @@ class Result:
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
                     "mass_kept": self.mass_kept[i],
                     "energy_kept": self.energy_kept[i],
-                    "break_even_miss_density": self.break_even[i],
+                    "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )
         return found
@@ -252,11 +252,18 @@ class Result:
     # For people
 
     @property
+    def fits(self) -> bool:
+        """Whether everything fits in DRAM, and nothing was loaded twice."""
+        units = sum(self.traffic.units) * self.traffic.active.shape[1]
+        return self.budget.fits and int(self.traffic.misses.sum(dtype=np.int64)) <= units
+
+    @property
     def verdict(self) -> str:
         """The run in one sentence."""
         rate = f"{self.tokens_per_second:.3g} tokens/s"
-        if self.budget.fits:
-            return f"{rate}: everything fits in DRAM; flash is read only at the first touch."
+        if self.fits:
+            row = " and for embedding rows" if self.timing.static_flash_bytes else ""
+            return f"{rate}: everything fits in DRAM; flash is read only at the first touch{row}."
         moved = BYTES.show(self.flash_bytes_per_token)
         streamed = ", static weights among them" if self.budget.streamed else ""
         return (

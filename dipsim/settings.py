@@ -1,7 +1,6 @@
 """What a run is asked to do: one frozen, validated record, the same from the command line, from
 Python and from a result's ``config``."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -66,7 +65,8 @@ class Settings(BaseModel):
             if share is None:
                 return BYTES.parse(self.dram)
         except ValueError as problem:
-            raise BudgetError(f"--dram {problem} or '50%'") from None
+            known = "" if "%" in self.dram else " or '50%'"
+            raise BudgetError(f"--dram {problem}{known}") from None
         if model_bytes is None:
             raise BudgetError(f"--dram {self.dram} is a share of the model: pass --model too")
         return share * model_bytes
@@ -82,19 +82,6 @@ class Settings(BaseModel):
         except ValueError as problem:
             raise BudgetError(f"--cache {problem}") from None
 
-    def token_range(self, tokens: int) -> tuple[int, int] | None:
-        """``tokens`` ("A:B", either side may be left out) as numbers.
-
-        Raises:
-            DipsimError: not of that form.
-        """
-        if self.tokens is None:
-            return None
-        match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", self.tokens, re.ASCII)
-        if match is None:
-            raise DipsimError(f"--tokens {self.tokens!r}: write A:B, e.g. 0:64")
-        return int(match[1] or 0), int(match[2] or tokens)
-
 
 def make_settings(options: Mapping[str, Any]) -> Settings:
     """Settings from plain values; None counts as not given.
@@ -108,6 +95,10 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(given)
     except ValidationError as problem:
+        first = problem.errors()[0]
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise DipsimError(f"unknown option {first['loc'][0]!r}: use one of {known}") from None
         text = first_problem(problem)
         place, _, message = text.partition(": ")
         option = f"--{place.replace('_', '-')}: {message}"

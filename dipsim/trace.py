@@ -7,6 +7,7 @@ A `Trace` knows shapes and marks; the big arrays stay on disk and come in blocks
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,7 +119,8 @@ class Signal:
 class Trace:
     """A trace, opened by `load_trace`; immutable.
 
-    phase : uint8[tokens] (0 prefill, 1 decode); sequence : int32[tokens], non-decreasing.
+    phase : uint8[tokens] (0 prefill, 1 decode); sequence : int32[tokens], non-decreasing;
+    position : int64[tokens], tokens of the same sequence before each.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Trace:
     signals: Mapping[str, Signal]
     phase: NDArray[np.uint8]
     sequence: NDArray[np.int32]
+    position: NDArray[np.int64]
     meta: Mapping[str, Any]
     hash: str
     """Identifies the contents of all arrays, whatever the compression (hexadecimal)."""
@@ -151,6 +154,19 @@ class Trace:
             yield start, start + len(rows[0]), dict(zip(names, rows, strict=True))
             start += len(rows[0])
 
+    def part(self, tokens: str | None) -> "Trace":
+        """The tokens "A:B" (either side may be left out); None is all of them.
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        if tokens is None:
+            return self
+        match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", tokens, re.ASCII)
+        if match is None:
+            raise TraceError(f"--tokens {tokens!r}: write A:B, e.g. 0:64")
+        return self.window(int(match[1] or 0), int(match[2] or self.tokens))
+
     def window(self, start: int, stop: int) -> "Trace":
         """The tokens start..stop-1 as a trace of their own.
 
@@ -167,6 +183,7 @@ class Trace:
             tokens=stop - start,
             phase=self.phase[start:stop],
             sequence=self.sequence[start:stop],
+            position=self.position[start:stop],
             first=self.first + start,
         )
 
@@ -190,9 +207,10 @@ class Trace:
             "hash": self.hash,
         }
 
-    def longest_sequence(self) -> int:
-        """Tokens of the longest sequence, prefill included."""
-        return int(np.unique(self.sequence, return_counts=True)[1].max())
+    def begins_sequence(self) -> NDArray[np.bool_]:
+        """[tokens] whether a token is the first of its sequence here."""
+        begins: NDArray[np.bool_] = np.diff(self.sequence, prepend=self.sequence[0] - 1) != 0
+        return begins
 
 
 def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
@@ -208,10 +226,7 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
     if isinstance(given, Trace):
         return given
     if isinstance(given, Mapping):
-        arrays = {k: np.asarray(json.dumps(v) if k == "meta" else v) for k, v in given.items()}
-        for key, array in arrays.items():
-            if array.dtype.hasobject:
-                raise TraceError(f"array {key!r} holds Python objects: give numbers")
+        arrays = _as_arrays(given)
         return _assemble("arrays", {k: InMemory(v) for k, v in arrays.items()})
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
@@ -227,12 +242,21 @@ def trace_names() -> list[str]:
 
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all."""
-    members = {k: np.asarray(json.dumps(v) if k == "meta" else v) for k, v in arrays.items()}
-    for key, array in members.items():
-        if array.dtype.hasobject:
-            raise TraceError(f"array {key!r} holds Python objects: give numbers")
+    members = _as_arrays(arrays)
     with files.whole_file(Path(path)) as handle:
         np.savez_compressed(handle, **members)  # type: ignore[arg-type]
+
+
+def _as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
+    arrays = {}
+    for key, value in given.items():
+        try:
+            arrays[key] = np.asarray(json.dumps(value) if key == "meta" else value)
+        except (TypeError, ValueError) as problem:
+            raise TraceError(f"array {key!r}: {str(problem).splitlines()[0]}") from None
+        if arrays[key].dtype.hasobject:
+            raise TraceError(f"array {key!r} holds Python objects: give numbers")
+    return arrays
 
 
 def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
@@ -271,12 +295,24 @@ def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
         raise TraceError(f"{name}: phase {phase.max()} found: 0 is prefill, 1 decode")
     if (np.diff(sequence.astype(np.int64)) < 0).any():
         raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
+    starts = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+    lengths = np.diff(starts, append=tokens)
+    position = np.arange(tokens) - np.repeat(starts, lengths)
     digest = hashlib.sha256()
     for key in sorted(members):
         member = members[key]
         digest.update(f"{key} {member.dtype.str} {member.shape} {member.crc}\n".encode())
     return Trace(
-        name, tokens, layers, signals, phase, sequence, meta, digest.hexdigest(), tuple(warnings)
+        name=name,
+        tokens=tokens,
+        layers=layers,
+        signals=signals,
+        phase=phase,
+        sequence=sequence,
+        position=position,
+        meta=meta,
+        hash=digest.hexdigest(),
+        warnings=tuple(warnings),
     )
 
 

@@ -112,14 +112,14 @@ def parse_share(text: str) -> float | None:
     """``"50%"`` -> 0.5; None when the text is not a percentage.
 
     Raises:
-        ValueError: a percentage outside 0..100.
+        ValueError: a percentage that is no number from 0 to 1000.
     """
     if not text.strip().endswith("%"):
         return None
     match = _NUMBER.fullmatch(text.strip()[:-1].strip())
     share = float(match[1]) / 100 if match and not match[2] else math.nan
-    if not 0 <= share <= 1:
-        raise ValueError(f"{text!r} is not a share between 0% and 100%")
+    if not 0 <= share <= 10:
+        raise ValueError(f"{text!r} is no share from 0% to 1000%: write e.g. 50%")
     return share
 
 

@@ -26,6 +26,8 @@ ROWS = (
     ("timeline",),
     ("settings",),
     ("result",),
+    ("resolve",),
+    ("marks",),
     ("simulate",),
     ("config",),
     ("analysis",),

@@ -41,6 +41,7 @@ def table(device: Device) -> Requests:
     return Requests(
         seconds=np.array([[naive.read_seconds(s, curve) for s in pages] for curve in distinct]),
         moved=np.array(pages),
+        outside=np.zeros((len(distinct), len(pages)), np.bool_),
         curve_of=np.array([distinct.index(curve) for curve in serving]),
         whole=np.array([reads, whole, whole / device.sequential_bandwidth]),
     )
@@ -94,16 +95,16 @@ def test_costs_equal_the_twin(seed: int, measured: bool, align: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missed", "whole", "reads", "moved", "seconds", "runs"),
+    ("missed", "whole", "reads", "moved", "seconds", "outside"),
     [
-        ([], 9.0, 0, 0, 0.0, (0, 0)),
-        ([3], 9.0, 1, 10, 1.5, (1, 1)),
-        ([0, 1, 2], 9.0, 1, 30, 2.5, (3, 3)),
-        ([0, 2], 9.0, 1, 30, 2.5, (3, 3)),  # 2.5 s with the gap, 3 s as two reads
-        ([0, 3], 9.0, 2, 20, 3.0, (1, 1)),  # 3 s either way: not worth joining
-        ([0, 3, 4, 5], 9.0, 2, 40, 4.0, (1, 3)),
-        ([0, 2, 5, 6], 9.0, 2, 50, 4.5, (2, 3)),
-        ([0, 2, 5, 6], 4.0, 7, 80, 4.0, (0, 0)),  # all eight units in order are faster
+        ([], 9.0, 0, 0, 0.0, False),
+        ([3], 9.0, 1, 10, 1.5, True),
+        ([0, 1, 2], 9.0, 1, 30, 2.5, False),
+        ([0, 2], 9.0, 1, 30, 2.5, False),  # 2.5 s with the gap, 3 s as two reads
+        ([0, 3], 9.0, 2, 20, 3.0, True),  # 3 s either way: not worth joining
+        ([0, 3, 4, 5], 9.0, 2, 40, 4.0, True),
+        ([0, 2, 5, 6], 9.0, 2, 50, 4.5, False),
+        ([0, 2, 5, 6], 4.0, 7, 80, 4.0, False),  # all eight units in order are faster
     ],
 )
 def test_costs_by_hand(
@@ -112,13 +113,19 @@ def test_costs_by_hand(
     reads: int,
     moved: float,
     seconds: float,
-    runs: tuple[int, int],
+    outside: bool,
 ) -> None:
     sets = np.zeros((1, 1, 8), bool)
     sets[..., missed] = True
     spans = np.arange(9.0)
-    requests = Requests(1 + spans[None] / 2, 10 * spans, np.zeros(2, int), np.array([7, 80, whole]))
+    requests = Requests(
+        seconds=1 + spans[None] / 2,
+        moved=10 * spans,
+        outside=spans[None] == 1,
+        curve_of=np.zeros(2, np.int64),
+        whole=np.array([7, 80, whole]),
+    )
     traffic = cost(sets, requests)
     assert (traffic.reads.item(), traffic.moved.item()) == (reads, moved)
     assert traffic.flash_seconds.item() == seconds
-    assert tuple(traffic.runs[0, 0]) == runs
+    assert traffic.outside.item() is outside

@@ -171,6 +171,18 @@ def test_kv_counts_positions_of_its_own_sequence() -> None:
     assert difference == pytest.approx([0, 0, 0.32])
 
 
+def test_a_window_keeps_its_place_in_the_sequence() -> None:
+    whole, end = run(device(), overlap="serial"), run(device(), overlap="serial", tokens="2:3")
+    assert end.timing.dram_bytes.tolist() == whole.timing.dram_bytes[2:].tolist()
+    assert end.budget.kv == whole.budget.kv
+
+
+def test_static_reads_are_those_that_are_timed() -> None:
+    # Two steps stream static weights, one read each, beside the two reads of the group.
+    result = run(device(), cache_fraction=None, dram="124 B", overlap="serial")
+    assert result.flash_reads_per_token == 2 + 2
+
+
 def test_energy_is_bytes_and_power_over_time() -> None:
     watts = device(active_power="2 W")
     watts["energy"] = {"dram": "40 pJ/B", "flash": "400 pJ/B", "idle": "1 W"}
@@ -225,9 +237,9 @@ def test_pages_are_whole() -> None:
 
 def test_break_even_of_the_paper_models() -> None:
     flash = FlashCost(load_profile(GEN3).flash)
-    assert flash.break_even(17920) == pytest.approx(0.38, abs=0.01)
-    assert flash.break_even(2560) == pytest.approx(0.08, abs=0.005)
-    assert flash_of({"bandwidth": "1 GB/s"}).break_even(2560) == 1
+    assert flash.break_even(17920, 17920) == pytest.approx(0.38, abs=0.01)
+    assert flash.break_even(2560, 2560) == pytest.approx(0.08, abs=0.005)
+    assert flash_of({"bandwidth": "1 GB/s"}).break_even(2560, 2560) == 1
 
 
 def test_lanes_follow_the_reads_in_flight() -> None:
@@ -242,16 +254,37 @@ def test_lanes_follow_the_reads_in_flight() -> None:
     assert high.lanes_for(1) == 2  # fewer than the fewest measured: the fewest
 
 
-@pytest.mark.parametrize(
-    ("shortest", "longest", "outside"),
-    [(4096, 524288, False), (1, 4096, False), (4097, 524289, True)],
-)
-def test_sizes_outside_the_points_are_marked(
-    shortest: float, longest: float, outside: bool
-) -> None:
-    flash = FlashCost(load_profile(GEN3).flash)  # a read of 1 B moves a page of 4 KiB
-    assert flash.extrapolated(shortest, longest) is outside
-    assert not flash_of({"bandwidth": "1 GB/s"}).extrapolated(1, 1e9)
+def test_sizes_outside_the_points_are_marked() -> None:
+    flash = FlashCost(load_profile(GEN3).flash)
+    sizes = np.array([1.0, 4096, 524288, 524289])
+    assert flash.outside(sizes, 1).tolist() == [True, False, False, True]
+    assert not flash_of({"bandwidth": "1 GB/s"}).outside(sizes, 1).any()
+
+
+def test_the_mark_follows_the_curve_that_served_the_reads() -> None:
+    # One lane was measured from 12 B, two lanes from 48 B: a single read of 12 B is inside, two
+    # reads at a time are outside.
+    points = [(12, 1, 10), (96, 1, 20), (48, 2, 20), (96, 2, 30)]
+    reads = [{"size": f"{s} B", "lanes": n, "bandwidth": f"{b} B/s"} for s, n, b in points]
+    profile = {**device(), "flash": {"lanes": 2, "reads": reads}}
+    for sets, marked in (([{0}], False), ([{0, 7}], True)):
+        marks = run(profile, sets, cache_fraction=0).marks
+        assert ("extrapolated" in marks) is marked, sets
+    # Only measured tokens count.
+    assert "extrapolated" not in run(profile, [{0, 7}, {0}], cache_fraction=0, warmup=1).marks
+
+
+def test_dense_weights_are_read_in_order() -> None:
+    # Two of eight neurons stay; 72 B are read at the sequential 40 B/s in two reads of 48 B.
+    points = [(12, 4), (48, 40)]
+    reads = [{"size": f"{s} B", "lanes": 1, "bandwidth": f"{b} B/s"} for s, b in points]
+    profile = {**device(overlap_factor=1.0, sync="9 s"), "flash": {"align": "12 B", "reads": reads}}
+    result = run(profile, SETS, method="dense", warmup=2)
+    assert (result.flash_reads_per_token, result.flash_bytes_per_token) == (2, 72)
+    # F = 1.8 s; E_hit = 0.24, E_miss = 0.72, of which half can hide the flash; nobody waits.
+    group = 1.8 + 0.96 - (0.24 + 0.36)
+    assert seconds(result) == pytest.approx([group + (152 + 32) / 100])
+    assert "extrapolated" not in result.marks
 
 
 def test_neighbouring_misses_become_one_read() -> None:
@@ -318,6 +351,8 @@ def test_bundles_put_gaps_between_down_columns() -> None:
     spread = dipsim.simulate(given, {**device(), "flash": flash}, layout="bundle", **options)
     packed = dipsim.simulate(given, {**device(), "flash": flash}, layout="column", **options)
     assert (spread.flash_bytes_per_token, packed.flash_bytes_per_token) == (16, 8)
+    assert spread.break_even[0, 0] == pytest.approx(12 / 10 / 2)  # 12 B a unit in order, 2 s alone
+    assert packed.break_even[0, 0] == pytest.approx(4 / 10 / 2)
     assert spread.flash_useful_bytes_per_token == packed.flash_useful_bytes_per_token == 8
 
 

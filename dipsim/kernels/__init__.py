@@ -11,19 +11,18 @@ from dipsim.kernels.cache import (
     FORCED,
     HITS,
     KEPT,
-    LONGEST,
     MOVED,
     NEVER,
+    OUTSIDE,
     RANKED,
     READS,
     SECONDS,
-    SHORTEST,
     SIZE,
     VICTIM,
     Block,
     Cache,
 )
-from dipsim.kernels.requests import Requests
+from dipsim.kernels.requests import NO_REQUESTS, Requests
 from dipsim.kernels.select import kept_shares, select
 from dipsim.kernels.sets import (
     AT_ONCE,
@@ -45,14 +44,14 @@ __all__ = [
     "HITS",
     "JOIN",
     "KEPT",
-    "LONGEST",
     "MOVED",
     "NEVER",
     "NO_NEXT",
+    "NO_REQUESTS",
+    "OUTSIDE",
     "RANKED",
     "READS",
     "SECONDS",
-    "SHORTEST",
     "SIZE",
     "SKIP",
     "VICTIM",

@@ -7,13 +7,12 @@ from numpy.typing import NDArray
 
 FORCED, RANKED, NEVER = 0, 1, 2
 """How misses are admitted (DESIGN section 5)."""
-ACTIVE, HITS, KEPT, READS = 0, 1, 2, 3
-"""Columns of the counts."""
+ACTIVE, HITS, KEPT, READS, OUTSIDE = 0, 1, 2, 3, 4
+"""Columns of the counts; OUTSIDE is 1 where a read lay outside the measured points."""
 MOVED, SECONDS = 0, 1
 """Columns of the costs: bytes the device moves, seconds the flash is busy."""
-SIZE, FAULT, VICTIM, SHORTEST, LONGEST = 0, 1, 2, 3, 4
-"""Slots of `Cache.numbers`: units resident; 1 when `evict` broke the contract; what it returned;
-the shortest and longest read so far, in units."""
+SIZE, FAULT, VICTIM = 0, 1, 2
+"""Slots of `Cache.numbers`: units resident; 1 when `evict` broke the contract; what it returned."""
 
 
 class Cache(NamedTuple):
@@ -24,7 +23,7 @@ class Cache(NamedTuple):
     factor: NDArray[np.float32]  # [units] what a score is multiplied by: 1 if resident, else gamma
     state: NDArray[Any]  # the policy's own
     pending: NDArray[np.uint64]  # [words] masks of the batch so far
-    numbers: NDArray[np.int64]  # [5] SIZE, FAULT, VICTIM, SHORTEST, LONGEST
+    numbers: NDArray[np.int64]  # [3] SIZE, FAULT, VICTIM
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [words] resident after a reset
     threshold: NDArray[np.int64]  # [1] where the last selection cut
@@ -41,6 +40,6 @@ class Block(NamedTuple):
     actions: NDArray[np.uint8]  # [n] SKIP, JOIN or COMMIT
     resets: NDArray[np.bool_]  # [n] empty the cache before this row
     uses: NDArray[np.int64]  # next use of every active unit, in row order; empty unless `future`
-    counts: NDArray[np.int32]  # out [n, 4], of one layer
+    counts: NDArray[np.int32]  # out [n, 5], of one layer
     costs: NDArray[np.float64]  # out [n, 2], of one layer
     shares: NDArray[np.float32]  # out [n, 2], of one layer: share of score and of energy kept

@@ -15,13 +15,12 @@ from dipsim.kernels.cache import (
     FORCED,
     HITS,
     KEPT,
-    LONGEST,
     MOVED,
     NEVER,
+    OUTSIDE,
     RANKED,
     READS,
     SECONDS,
-    SHORTEST,
     SIZE,
     VICTIM,
 )
@@ -83,19 +82,18 @@ def _book(block: Any, cache: Any, r: int, kept: int, missed: int, requests: Any)
     counts[HITS] = active - missed
     counts[KEPT] = kept
     if missed > 0 and requests.seconds.shape[0] > 0:
-        reads, moved, seconds, shortest, longest = coalesce(
+        reads, moved, seconds, outside = coalesce(
             missed,
             cache.lists[0],
             requests.seconds,
             requests.moved,
+            requests.outside,
             requests.curve_of,
             requests.whole,
             cache.lists[1],
         )
-        if longest > 0:
-            cache.numbers[SHORTEST] = min(cache.numbers[SHORTEST], shortest)
-            cache.numbers[LONGEST] = max(cache.numbers[LONGEST], longest)
         counts[READS] = reads
+        counts[OUTSIDE] = np.int32(outside)
         block.costs[r, MOVED] = moved
         block.costs[r, SECONDS] = seconds
 

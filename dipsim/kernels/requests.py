@@ -14,17 +14,18 @@ class Requests(NamedTuple):
 
     seconds: NDArray[np.float64]  # [curves, units + 1]
     moved: NDArray[np.float64]  # [units + 1] bytes, whole pages
+    outside: NDArray[np.bool_]  # [curves, units + 1] whether no measured point is near
     curve_of: NDArray[np.int64]  # [most + 1] which curve serves n reads in flight
     whole: NDArray[np.float64]  # [3] reading everything in order: reads, bytes, seconds
 
 
 @njit(cache=True, nogil=True)
-def coalesce(count, misses, seconds_of, moved_of, curve_of, whole, runs):
-    """What ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, shortest, longest).
+def coalesce(count, misses, seconds_of, moved_of, outside_of, curve_of, whole, runs):
+    """What ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, any outside).
 
     Greedily from the left: a run and the next miss become one read when that takes less time.
     Reading everything in order is taken instead when it is faster. The arrays are those of
-    `Requests`; ``runs`` is scratch; the shortest and longest read are in units.
+    `Requests`; ``runs`` is scratch.
     """
     most = curve_of.shape[0] - 1
     curve = seconds_of[curve_of[min(count, most)]]
@@ -39,13 +40,22 @@ def coalesce(count, misses, seconds_of, moved_of, curve_of, whole, runs):
             length = 1
     runs[reads] = length
     reads += 1
-    curve = seconds_of[curve_of[min(reads, most)]]
-    moved = seconds = 0.0
-    shortest, longest = runs[0], runs[0]
+    chosen = curve_of[min(reads, most)]
+    moved, seconds, outside = 0.0, 0.0, False
     for i in range(reads):
         moved += moved_of[runs[i]]
-        seconds += curve[runs[i]]
-        shortest, longest = min(shortest, runs[i]), max(longest, runs[i])
+        seconds += seconds_of[chosen, runs[i]]
+        outside |= outside_of[chosen, runs[i]]
     if whole[2] < seconds * _SAVING:
-        return np.int64(whole[0]), whole[1], whole[2], np.int64(0), np.int64(0)
-    return reads, moved, seconds, shortest, longest
+        return np.int64(whole[0]), whole[1], whole[2], False
+    return reads, moved, seconds, outside
+
+
+NO_REQUESTS = Requests(
+    seconds=np.empty((0, 0)),
+    moved=np.empty(0),
+    outside=np.empty((0, 0), np.bool_),
+    curve_of=np.zeros(1, np.int64),
+    whole=np.zeros(3),
+)
+"""Leaves the costs out."""

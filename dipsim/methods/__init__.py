@@ -8,7 +8,7 @@ from dipsim.methods.contract import Group, Method, Wish
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.glu import glu, glu_oracle
-from dipsim.methods.recorded import recorded
+from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
 from dipsim.trace import Trace
 
 
@@ -39,7 +39,7 @@ def default_method(trace: Trace) -> str:
         MethodError: no method fits its signals.
     """
     holds = {name: signal.holds for name, signal in trace.signals.items()}
-    if "sets" in holds.values():
+    if any(holds.get(name) == "sets" for name in RECORDED_SIGNALS):
         return "recorded"
     if "mlp_input" in holds and "glu" in holds:
         return "dip"

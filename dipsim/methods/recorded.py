@@ -13,7 +13,8 @@ from dipsim.methods.contract import (
 from dipsim.model import MATRICES, Slice
 from dipsim.trace import Signal, Trace
 
-_ORDER = ("mlp_input", "gate", "up", "glu")
+RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu")
+"""Signals whose recorded sets select weights of the MLP, in the order a layer computes them."""
 
 
 def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
@@ -27,11 +28,12 @@ def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
         MethodError: no recorded sets, or an option that only makes sense for scores.
         TraceError: ``slices`` that are none.
     """
-    found = [trace.signals[name] for name in _ORDER if name in trace.signals]
+    found = [trace.signals[name] for name in RECORDED_SIGNALS if name in trace.signals]
     found = [signal for signal in found if signal.holds == "sets"]
     if not found:
         raise MethodError(
-            f"method recorded needs active sets (bool or bits), which {trace.name} does not hold"
+            f"method recorded needs active sets (bool or bits) of {', '.join(RECORDED_SIGNALS)}, "
+            f"which {trace.name} does not hold"
         )
     names = {signal.name for signal in found}
     if wish.density is not None or wish.group_density or wish.gamma or wish.split:

@@ -52,7 +52,7 @@ def load_policy(given: str | Policy) -> Policy:
         loader.exec_module(module)
     except PolicyError:
         raise
-    except Exception as problem:  # the user's own code: any failure is theirs to read
+    except (Exception, SystemExit) as problem:  # the user's own code: any failure is theirs to read
         raise PolicyError(
             f"policy {given!r}: {file} fails with {type(problem).__name__}: {problem}"
         ) from problem

@@ -7,8 +7,13 @@ from dipsim.units import BYTES
 def warnings(result: Result) -> list[str]:
     """What makes the figures less than a user may think."""
     found = []
-    if not result.traffic.capacity.any() and result.policy != "none":
-        found.append("the caches hold no unit at all (C = 0): every access misses")
+    empty = [
+        name
+        for name, capacity in zip(result.traffic.groups, result.traffic.capacity.T, strict=True)
+        if not capacity.all() and result.policy != "none"
+    ]
+    if empty:
+        found.append(f"caches of {', '.join(empty)} hold no unit (C = 0): every access misses")
     if result.budget.streamed:
         found.append(
             f"{BYTES.show(result.budget.streamed)} of static weights do not fit and are read "
@@ -19,7 +24,7 @@ def warnings(result: Result) -> list[str]:
 
 def hints(result: Result) -> list[str]:
     """What a user would learn most from trying."""
-    if result.budget.fits:
+    if result.fits:
         return ["the model fits in DRAM: try --dram 50% or --cache-fraction 0.6"]
     found = []
     if result.budget.streamed:

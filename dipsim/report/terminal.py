@@ -94,7 +94,7 @@ def _groups(result: Result) -> Table:
             f"{hits:.1%}",
             f"{group['mass_kept']:.3f}",
             f"{group['energy_kept']:.4f}",
-            f"{group['break_even_miss_density']:.2f}",
+            f"{_mean(group['break_even_miss_density']):.2f}",
         )
     return made
 

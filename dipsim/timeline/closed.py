@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined"]
-OVERLAPS: tuple[Overlap, ...] = ("paper-serial", "paper-concurrent", "serial", "pipelined")
 RESOURCES = ("flash", "dram", "compute", "sync", "management")
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 Seconds = NDArray[np.float64]

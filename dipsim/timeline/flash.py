@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.hardware import Flash
-from dipsim.kernels import Requests
-from dipsim.model import Model, Slice
+from dipsim.kernels import NO_REQUESTS, Requests
+from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
+from dipsim.model import Model
+from dipsim.replay import Traffic
 
 Layout = Literal["column", "bundle"]
-LAYOUTS: tuple[Layout, ...] = ("column", "bundle")
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
 _WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile has no points
 
@@ -76,72 +77,115 @@ class FlashCost:
             return _WITHOUT_POINTS
         return float(self.curves[self.lanes_for(self.flash.lanes)].sizes[-1])
 
-    def requests(self, units: int, size: float, stride: float) -> Requests:
-        """The cost table of a group of ``units``, ``size`` bytes each, ``stride`` bytes apart."""
-        spans = np.maximum(np.arange(units + 1) - 1, 0) * stride + size
+    def requests(self, units: int, size: float, apart: float) -> Requests:
+        """The cost table of a group of ``units``, ``size`` bytes each, ``apart`` bytes apart."""
+        spans = np.maximum(np.arange(units + 1) - 1, 0) * apart + size
         moved = self.pages(spans)
         moved[0] = 0
-        most = self.flash.lanes
-        lanes = [self.lanes_for(n) for n in range(most + 1)]
+        lanes = [self.lanes_for(n) for n in range(self.flash.lanes + 1)]
         distinct = sorted(set(lanes))
-        whole = units * stride
+        whole = units * apart
         return Requests(
             seconds=np.array([self.seconds(moved, n) for n in distinct]),
             moved=moved,
+            outside=np.array([self.outside(moved, n) for n in distinct]),
             curve_of=np.array([distinct.index(n) for n in lanes], np.int64),
             whole=np.array([self.reads_in_order(whole), whole, whole / self.sequential_bandwidth]),
         )
+
+    def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
+        """Whether reads of ``size`` bytes lie outside the measured points that serve them."""
+        if self.flash.bandwidth is not None:
+            return np.zeros(size.shape, np.bool_)
+        sizes = self.curves[self.lanes_for(reads)].sizes
+        beyond: NDArray[np.bool_] = (size < sizes[0]) | (size > sizes[-1])
+        return beyond
 
     def reads_in_order(self, size: float) -> int:
         """How many reads it takes to read ``size`` bytes in order."""
         return math.ceil(size / self.sequential_read - _SLACK)
 
-    def break_even(self, size: float) -> float:
+    def break_even(self, size: float, apart: float) -> float:
         """q*: the share of missing units below which single reads beat reading everything.
 
-        q* = (s / B_sequential) / t(s), at most 1, with many reads in flight.
+        q* = (s / B_sequential) / t(s), at most 1, with many reads in flight; where units lie
+        ``apart`` bytes apart, reading everything costs that much per unit.
         """
         pages = self.pages(np.array([size]))
         alone = float(self.seconds(pages, self.flash.lanes)[0])
-        return min(1.0, size / self.sequential_bandwidth / alone)
+        return min(1.0, apart / self.sequential_bandwidth / alone)
 
-    def extrapolated(self, shortest: float, longest: float, reads: int = 1 << 30) -> bool:
-        """Whether reads between these sizes (bytes) lie outside the measured points."""
-        if self.flash.bandwidth is not None:
-            return False
-        sizes = self.curves[self.lanes_for(reads)].sizes
-        low, high = self.pages(np.array([shortest, longest]))
-        return bool(low < sizes[0] or high > sizes[-1])
+    def tables(
+        self,
+        method: Method,
+        model: Model | None,
+        unit_bytes: NDArray[np.float64],
+        layout: Layout | None,
+    ) -> list[list[Requests]]:
+        """What reads cost, per layer and group; groups of equal units share one table.
+
+        Groups that every token reads whole need none: see `book_in_order`.
+
+        Raises:
+            MethodError: a layout that scatters the slices of a unit.
+        """
+        made: dict[tuple[int, float, float], Requests] = {}
+        tables: list[list[Requests]] = []
+        for sizes in unit_bytes:
+            tables.append([])
+            for size, group in zip(map(float, sizes), method.groups, strict=True):
+                key = (group.units, size, stride(layout, group, model, size))
+                if key not in made:
+                    made[key] = self.requests(*key)
+                tables[-1].append(NO_REQUESTS if group.choice == "all" else made[key])
+        return tables
+
+    def break_even_of(
+        self,
+        method: Method,
+        model: Model | None,
+        unit_bytes: NDArray[np.float64],
+        layout: Layout | None,
+    ) -> NDArray[np.float64]:
+        """[layers, groups] the break-even miss density of every group."""
+        found = np.empty_like(unit_bytes)
+        for (layer, i), size in np.ndenumerate(unit_bytes):
+            apart = stride(layout, method.groups[i], model, float(size))
+            found[layer, i] = self.break_even(float(size), apart)
+        return found
+
+    def book_in_order(
+        self, traffic: Traffic, method: Method, unit_bytes: NDArray[np.float64]
+    ) -> None:
+        """Book the reads of groups that are needed whole: known beforehand, so read in order."""
+        for i, group in enumerate(method.groups):
+            if group.choice == "all":
+                missed = traffic.misses[:, :, i] * unit_bytes[:, i]
+                traffic.moved[:, :, i] = missed
+                traffic.flash_seconds[:, :, i] = missed / self.sequential_bandwidth
+                traffic.reads[:, :, i] = np.ceil(missed / self.sequential_read - _SLACK)
 
 
-def natural_layout(slices: tuple[Slice, ...]) -> Layout:
-    """Columns lie by column; what holds a row lies as bundles of a neuron's slices."""
-    return "column" if all(slice_.part == "column" for slice_ in slices) else "bundle"
+def stride(layout: Layout | None, group: Group, model: Model | None, size: float) -> float:
+    """Bytes from one unit of a group to the next.
 
-
-def stride(
-    layout: Layout, slices: tuple[Slice, ...], model: Model | None, size: float, group: str
-) -> float:
-    """Bytes from one unit to the next of its group.
+    Without a ``layout``, columns lie by column, and what holds a row lies as bundles of a neuron's
+    slices.
 
     Raises:
         MethodError: the layout scatters the slices of a unit, so no read can fetch it alone.
     """
-    over_neurons = [s.part == "row" or s.matrix == "down" for s in slices]
-    if layout == "column":
-        if any(s.part == "row" for s in slices):
-            raise MethodError(
-                f"layout column stores no rows of gate and up, which group {group} loads: "
-                "use --layout bundle"
-            )
+    rows = any(slice_.part == "row" for slice_ in group.slices)
+    if layout is None or layout == ("bundle" if rows else "column"):
         return size
-    if not all(over_neurons):
+    if layout == "column":
         raise MethodError(
-            f"layout bundle stores no columns of gate and up, which group {group} loads: "
+            f"layout column stores no rows of gate and up, which group {group.signal} loads: "
+            "use --layout bundle"
+        )
+    if group.slices != COLUMN_OF_DOWN:
+        raise MethodError(
+            f"layout bundle stores no columns of gate and up, which group {group.signal} loads: "
             "use --layout column"
         )
-    alone = slices == (Slice("down", "column"),)
-    if alone and model is not None:
-        bundle = (Slice("gate", "row"), Slice("up", "row"), Slice("down", "column"))
-        return max(size, model.slice_bytes(bundle))
-    return size
+    return size if model is None else max(size, model.slice_bytes(NEURON))

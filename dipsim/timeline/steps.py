@@ -73,9 +73,9 @@ class Workload:
         """
         if self.model is None:
             return np.zeros(len(rows))
-        starts = np.flatnonzero(np.diff(self.trace.sequence, prepend=self.trace.sequence[0] - 1))
-        first = starts[np.searchsorted(starts, rows, side="right") - 1]
-        positions = np.full(len(rows), self.context) if is_paper(overlap) else rows - first
+        positions = np.full(len(rows), self.context)
+        if not is_paper(overlap):
+            positions = self.trace.position[rows]
         return positions.astype(np.float64) * self.model.kv_bytes(self.kv_bits)
 
     def embedding_row_bytes(self, overlap: Overlap) -> float:
@@ -122,7 +122,7 @@ def steps(
         for group in range(groups):
             size = work.unit_bytes[layer, group]
             hits = traffic.hits[rows, layer, group]
-            misses = traffic.active[rows, layer, group] - hits
+            misses = traffic.misses[rows, layer, group]
             masked = work.method.groups[group].choice != "all"
             yield Step(
                 flash=traffic.flash_seconds[rows, layer, group],

@@ -42,7 +42,9 @@ class Timing:
     energy: tuple[float, float] | None
     """Joules per token: bytes moved and idle power; the same plus the backend's active power."""
     rests_on: tuple[str, ...]
-    """Keys of the profile the times depend on."""
+    """Keys of the profile the times and energies depend on."""
+    extrapolated: bool
+    """Whether the embedding row is read outside the measured points."""
 
 
 def time_traffic(
@@ -52,8 +54,13 @@ def time_traffic(
     backend_name: str,
     flash: FlashCost,
     overlap: Overlap,
+    cached_prefill: bool = False,
 ) -> Timing:
-    """Time a replay in closed form on one backend of a device."""
+    """Time a replay in closed form on one backend of a device.
+
+    Args:
+        cached_prefill: prefill batches went through the caches instead of being streamed.
+    """
     _, backend = device.backend(backend_name)
     rate = rates(device, backend_name, backend, work.model, overlap)
 
@@ -67,20 +74,23 @@ def time_traffic(
     if overlap == "pipelined":
         bounds = [timed(rows, 0.0), timed(rows, 1.0)]
     slow, fast = (_rate(bound) for bound in bounds)
-    embedding = float(flash.pages(np.array([work.embedding_row_bytes(overlap)]))[0])
+    embedding = flash.pages(np.array([work.embedding_row_bytes(overlap)]))
+    one = steps(work, traffic, rows[:1], flash, rate, backend, overlap)
+    static_reads = sum(int(step.reads[0]) for step in one if step.static)
     prefill, ttft = _prefill(
-        work, traffic, flash, rate, lambda first: timed(first, backend.overlap_factor)
+        work, traffic, flash, rate, lambda at: timed(at, backend.overlap_factor), cached_prefill
     )
     timing = Timing(
         times=times,
         rate_range=(slow, fast),
         dram_bytes=work.kv_bytes(rows, overlap) + work.budget.static.total,
-        static_flash_bytes=work.budget.streamed + embedding,
-        static_flash_reads=flash.reads_in_order(work.budget.streamed) + (1 if embedding else 0),
+        static_flash_bytes=work.budget.streamed + float(embedding[0]),
+        static_flash_reads=static_reads,
         prefill=prefill,
         ttft=ttft,
         energy=None,
-        rests_on=_rests_on(rate, backend_name, overlap),
+        rests_on=_rests_on(rate, device, backend_name, overlap),
+        extrapolated=bool(embedding[0]) and bool(flash.outside(embedding, 1)[0]),
     )
     return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
 
@@ -90,13 +100,16 @@ def _rate(times: Times) -> float:
     return len(times.latency) / total if total else float("inf")
 
 
-def _rests_on(rate: Rates, backend: str, overlap: Overlap) -> tuple[str, ...]:
-    flash = ("flash.bandwidth", "flash.reads", "flash.align", "flash.lanes")
-    if is_paper(overlap):
-        return (*rate.used, *flash)
+def _rests_on(rate: Rates, device: Profile, backend: str, overlap: Overlap) -> tuple[str, ...]:
     at = f"backends.{backend}"
-    factor = (f"{at}.overlap_factor",) if overlap == "pipelined" else ()
-    return (*rate.used, *flash, f"{at}.sync", f"{at}.cache_copy", *factor)
+    keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
+    if not is_paper(overlap):
+        keys += [f"{at}.sync", f"{at}.cache_copy"]
+    if overlap == "pipelined":
+        keys.append(f"{at}.overlap_factor")
+    if device.energy is not None:
+        keys += ["energy.dram", "energy.flash", "energy.idle", f"{at}.active_power"]
+    return tuple(keys)
 
 
 def _prefill(
@@ -105,6 +118,7 @@ def _prefill(
     flash: FlashCost,
     rate: Rates,
     timed: Callable[[NDArray[np.int64]], Times],
+    cached: bool,
 ) -> tuple[Prefill | None, float | None]:
     """Each prefill batch: flash in order, then the slower of DRAM and compute (DESIGN section 5).
 
@@ -114,7 +128,7 @@ def _prefill(
     prefill = trace.phase == PREFILL
     if not prefill.any():
         return None, None
-    new = np.diff(trace.sequence, prepend=trace.sequence[0] - 1) != 0
+    new = trace.begins_sequence()
     begins = np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | (np.arange(len(new)) == 0)))
     parameters = 0 if work.model is None else work.model.parameters
     weights = budget.static.total + budget.units_bytes
@@ -123,7 +137,6 @@ def _prefill(
         end = begin + 1
         while end < trace.tokens and prefill[end] and not new[end]:
             end += 1
-        cached = traffic.active[end - 1].any()
         loaded = traffic.moved[end - 1].sum() if cached else budget.units_bytes
         compute = 2 * parameters * (end - begin) / rate.flops
         seconds.append(
@@ -136,7 +149,7 @@ def _prefill(
         tokens=int(prefill.sum()),
         accesses=int(traffic.active[prefill].sum(dtype=np.int64)),
         hits=int(traffic.hits[prefill].sum(dtype=np.int64)),
-        seconds=sum(seconds),
+        seconds=float(sum(seconds)),
     )
     return found, float(np.mean(firsts)) if firsts else None
 

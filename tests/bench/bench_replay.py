@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +54,7 @@ class Row:
     part: str
     name: str
     per: str
-    """What it handles ``items`` of: accesses, or scores."""
+    """What it handles ``items`` of: accesses, scores, or bytes."""
     items: int
     seconds: float
     """Of one call, median."""
@@ -245,6 +247,21 @@ def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     return measure(part, "score", scores.size, contenders, rounds)
 
 
+def hashing(rounds: int) -> list[Row]:
+    """What a second thread is worth on this machine at this moment, to read (f) by."""
+    buffers = [bytes(2**20)] * 16
+
+    def with_threads(count: int) -> Prepare:
+        def run() -> int:
+            with ThreadPoolExecutor(count) as pool:
+                return len(set(pool.map(lambda buffer: sha256(buffer).digest(), buffers)))
+
+        return lambda: run
+
+    contenders = {"1 thread": with_threads(1), "2 threads": with_threads(2)}
+    return measure("hashing, to compare", "byte", 2**24, contenders, rounds)
+
+
 def one_core_parts(
     tokens: int, units: int, names: Iterable[str], folder: Path, rounds: int
 ) -> Iterator[list[Row]]:
@@ -313,9 +330,9 @@ def main(arguments: list[str] | None = None) -> None:
     if pinned and len(cpus) < 2:
         print("\n1 thread against 2: left out, this process may use one CPU only")
     else:
-        part = threads(workload.scores(tokens // 2, units, LAYERS), rounds)
-        show(part)
-        rows += part
+        for part in (threads(workload.scores(tokens // 2, units, LAYERS), rounds), hashing(rounds)):
+            show(part)
+            rows += part
     print(
         "\nx first: time as a multiple of the first line's. Hits: dipsim decides those of a token "
         "before it\nchanges the cache, libCacheSim changes it at every access: a few points apart."

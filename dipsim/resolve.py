@@ -1,0 +1,182 @@
+"""What a run comes to: trace, device and settings worked out to model, method, sizes and budget."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.budget import Budget, GroupSize, Static, plan_budget
+from dipsim.errors import ModelError, TraceError
+from dipsim.hardware import Profile
+from dipsim.methods import Method, Wish, build_method
+from dipsim.model import Model, load_model
+from dipsim.policies import Policy
+from dipsim.replay import largest_active, uses
+from dipsim.settings import Settings
+from dipsim.timeline.steps import Workload
+from dipsim.trace import Trace, load_trace
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def resolve(
+    trace: Trace, device: Profile, wanted: Source | Model | None, settings: Settings
+) -> Workload:
+    """Everything a replay and its timing need, the policy apart.
+
+    Args:
+        wanted: the model by option; None leaves it to the trace.
+
+    Raises:
+        DipsimError: options, trace and model do not fit together.
+    """
+    model = _model(trace, wanted, settings)
+    method = method_for(trace, model, settings)
+    by_option = wanted is not None or (settings.bits is not None and model is not None)
+    sizes = _unit_bytes(trace, method, model, by_option)
+    context = _context(trace, model, settings)
+    budget = _budget(trace, device, model, method, sizes, context, settings)
+    return Workload(trace, model, method, sizes, budget, settings.kv_bits, context)
+
+
+def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
+    """The method of the settings, made ready for a trace.
+
+    Raises:
+        MethodError: see `build_method`.
+    """
+    wish = Wish(settings.density, settings.group_density, settings.gamma, settings.split)
+    intermediate = None if model is None else model.intermediate
+    return build_method(settings.method, trace, wish, intermediate)
+
+
+def profile_uses(
+    work: Workload, policy: Policy, settings: Settings
+) -> list[NDArray[np.int64]] | None:
+    """Per group int64[layers, units]: uses on the trace of ``--static-from``, when there is one.
+
+    Raises:
+        TraceError: the policy has no use for it, or that trace is of another shape.
+    """
+    if settings.static_from is None:
+        return None
+    if not policy.preload:
+        raise TraceError(f"--static-from is for policy static, not for {policy.name}: drop it")
+    other = load_trace(settings.static_from)
+    there = method_for(other, work.model, settings)
+    units = [[group.units for group in found.groups] for found in (there, work.method)]
+    if other.layers != work.trace.layers or units[0] != units[1]:
+        raise TraceError(
+            f"--static-from {other.name}: not the layers and units of {work.trace.name}"
+        )
+    return uses(other, there)
+
+
+def _model(trace: Trace, wanted: Source | Model | None, settings: Settings) -> Model | None:
+    """The model by option, else by the trace's meta; None when neither says."""
+    given = wanted if wanted is not None else trace.model
+    if given is None:
+        return None
+    if wanted is None and isinstance(given, str):
+        given = {"name": given}  # a trace may name a preset, never a file
+    if wanted is None and not isinstance(given, dict):
+        raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
+    model = load_model(given, settings.bits)
+    if model.layers != trace.layers:
+        raise ModelError(
+            f"model {model.name} has {model.layers} layers, {trace.name} has {trace.layers}: "
+            "pass the --model the trace was recorded from"
+        )
+    expected = {"mlp_input": model.hidden, "attn_input": model.hidden}
+    expected |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
+    for signal in trace.signals.values():
+        if expected.get(signal.name, signal.units) != signal.units:
+            raise ModelError(
+                f"model {model.name} has {expected[signal.name]} units of {signal.name}, "
+                f"{trace.name} has {signal.units}: pass the --model the trace was recorded from"
+            )
+    return model
+
+
+def _unit_bytes(
+    trace: Trace, method: Method, model: Model | None, by_option: bool
+) -> NDArray[np.float64]:
+    """[layers, groups]: by option, else by ``unit_bytes`` of the trace, else by its model."""
+    sizes = np.empty((trace.layers, len(method.groups)))
+    for i, group in enumerate(method.groups):
+        signal = trace.signals.get(group.signal)
+        declared = None if signal is None or by_option else signal.declared.get("unit_bytes")
+        if declared is not None:
+            sizes[:, i] = _declared_bytes(trace, group.signal, declared)
+        elif model is not None:
+            sizes[:, i] = model.slice_bytes(group.slices)
+        else:
+            raise ModelError(
+                f"{trace.name} does not say which model it is from: pass --model NAME or FILE "
+                f"(or store meta.model, or unit_bytes of {group.signal})"
+            )
+    return sizes
+
+
+def _declared_bytes(trace: Trace, signal: str, declared: Any) -> NDArray[np.float64]:
+    values = declared if isinstance(declared, list) else [declared] * trace.layers
+    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if len(values) != trace.layers or not plain or not all(0 < v < 2**50 for v in values):
+        raise TraceError(
+            f"{trace.name}: unit_bytes of {signal} must be a positive number, "
+            f"or {trace.layers} of them"
+        )
+    return np.array(values, np.float64)
+
+
+def _context(trace: Trace, model: Model | None, settings: Settings) -> int:
+    """Tokens the budget holds KV for: by option, else the longest sequence, at most the model's."""
+    if settings.context is not None:
+        return settings.context
+    longest = int(trace.position.max()) + 1
+    return longest if model is None or model.context is None else min(longest, model.context)
+
+
+def _static(model: Model | None, method: Method) -> Static:
+    """Weights every token reads under a method."""
+    if model is None:
+        return Static()
+    slices = [slice_ for group in method.groups for slice_ in group.slices]
+    return Static(
+        attention=model.layers * model.attention_bytes,
+        norms=model.norm_bytes,
+        head=model.head_bytes,
+        dense_parts=model.layers * sum(model.matrix_bytes(matrix) for matrix in method.dense),
+        scales=model.layers * model.static_scale_bytes(slices),
+    )
+
+
+def _budget(
+    trace: Trace,
+    device: Profile,
+    model: Model | None,
+    method: Method,
+    sizes: NDArray[np.float64],
+    context: int,
+    settings: Settings,
+) -> Budget:
+    groups = [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(method.groups)]
+    static = _static(model, method)
+    kv = 0.0 if model is None else model.kv_bytes(settings.kv_bits) * context
+    cache, fraction = settings.cache_bytes(), settings.cache_fraction
+    dram = settings.dram_bytes(None if model is None else model.total_bytes)
+    if cache is not None or fraction is not None or dram is not None:
+        return plan_budget(static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv)
+    staging = device.staging
+    if staging is None:
+        staging = float((largest_active(trace, method) * sizes).max())
+    return plan_budget(
+        static,
+        groups,
+        dram=device.dram.available,
+        kv=kv,
+        staging=staging,
+        overhead=device.runtime_overhead,
+    )
