@@ -176,9 +176,13 @@ class Example:
         return set(naive.top_k(row, k))
 
     def most_used(self, masks: list[set[int]], actions: list[str], units: int) -> list[int]:
-        """Units by uses during the warm-up, or without one in the whole trace."""
+        """Units by uses in the warm-up tokens, or without them in all decode tokens."""
         last = np.flatnonzero(self.decode)[self.warmup - 1] if self.warmup else len(masks)
-        batches = [batch for t, batch in naive.planned_batches(masks, actions) if t <= last]
+        batches = [
+            batch
+            for t, batch in naive.planned_batches(masks, actions)
+            if t <= last and self.decode[t]
+        ]
         return sorted(range(units), key=lambda unit: -sum(unit in batch for batch in batches))
 
     def shares(self, t: int, layer: int, group: int, chosen: list[int]) -> list[float]:

@@ -264,7 +264,7 @@ def test_sizes_outside_the_points_are_marked() -> None:
 def test_the_mark_follows_the_curve_that_served_the_reads() -> None:
     # One lane was measured from 12 B, two lanes from 48 B: a single read of 12 B is inside, two
     # reads at a time are outside.
-    points = [(12, 1, 10), (96, 1, 20), (48, 2, 20), (96, 2, 30)]
+    points = [(12, 1, 10), (96, 1, 20), (48, 2, 20), (96, 2, 15)]
     reads = [{"size": f"{s} B", "lanes": n, "bandwidth": f"{b} B/s"} for s, n, b in points]
     profile = {**device(), "flash": {"lanes": 2, "reads": reads}}
     for sets, marked in (([{0}], False), ([{0, 7}], True)):

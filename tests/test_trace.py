@@ -251,7 +251,7 @@ def test_without_marks_all_tokens_decode_in_one_sequence() -> None:
     trace = load_trace({"glu": scores()})
     assert (trace.phase == 1).all()
     assert (trace.sequence == 0).all()
-    assert trace.longest_sequence() == TOKENS
+    assert trace.position.tolist() == list(range(TOKENS))
     assert (trace.meta, trace.model) == ({}, None)
 
 
@@ -262,7 +262,7 @@ def test_marks_and_meta_are_kept() -> None:
     trace = load_trace({"glu": scores(), **marks, "meta": given_meta})
     assert (trace.meta, trace.model) == (given_meta, "llama-3-8b")
     assert trace.sequence.tolist() == sequence
-    assert trace.longest_sequence() == 4
+    assert trace.position.max() == 3
     described = trace.describe()
     assert (described["prefill_tokens"], described["sequences"]) == (2, 3)
     assert described["signals"] == {
