@@ -1,4 +1,4 @@
-"""Repeating a run: the ``config`` of a result, read back from the JSON that `--json` printed."""
+"""Repeating a run: the ``config`` of a result, written with it and read back from its JSON."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,10 @@ from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.files import read_json
+from dipsim.hardware import Profile
+from dipsim.model import Model
 from dipsim.settings import Settings
+from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
 
 _TOGETHER = (
@@ -54,6 +57,37 @@ class SavedRun:
         return {**saved, **given}
 
 
+def make_config(
+    work: Workload, device: Profile, wanted_model: bool, settings: Settings
+) -> dict[str, Any]:
+    """Everything that repeats the run; ``resolved`` says what the defaults came to.
+
+    Files are named by their full path, so that a run can be repeated from another folder.
+    """
+    said = settings.model_dump(mode="json", exclude_none=True)
+    if "static_from" in said:
+        said["static_from"] = _full(said["static_from"])
+    file, colon, attribute = settings.policy.rpartition(":")
+    if file.endswith(".py"):
+        said["policy"] = _full(file) + colon + attribute
+    model: Model | None = work.model
+    groups = work.method.groups
+    return {
+        "trace": {"name": _full(work.trace.name), "hash": work.trace.hash},
+        "profile": device.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
+        "model_given": wanted_model,
+        "settings": said,
+        "resolved": {
+            "density": work.method.density,
+            "group_density": {group.signal: group.density for group in groups},
+            "kept": {group.signal: group.kept for group in groups},
+            "gamma": {group.signal: group.gamma for group in groups if group.gamma is not None},
+            "context": work.context,
+        },
+    }
+
+
 def read_config(file: str) -> SavedRun:
     """Read the ``config`` of a result, or a file that holds just that object.
 
@@ -77,3 +111,7 @@ def read_config(file: str) -> SavedRun:
     if model is not None and not isinstance(model, dict):
         raise DipsimError(f"--config {file}: model must be an object")
     return SavedRun(file, data["trace"], data["profile"], model, data["settings"])
+
+
+def _full(name: str) -> str:
+    return os.path.abspath(name) if os.path.isfile(name) else name

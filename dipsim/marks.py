@@ -1,10 +1,6 @@
-"""What must be said beside the figures: marks, estimates, and all it takes to repeat them."""
-
-import os
-from typing import Any
+"""What must be said beside the figures: marks, and the estimates a run rests on."""
 
 from dipsim.hardware import Profile
-from dipsim.model import Model
 from dipsim.policies import Policy
 from dipsim.replay import Traffic
 from dipsim.settings import Settings
@@ -47,43 +43,8 @@ def marks(
     return tuple(mark for mark, holds in found.items() if holds)
 
 
-def config(
-    work: Workload, device: Profile, wanted_model: bool, settings: Settings
-) -> dict[str, Any]:
-    """Everything that repeats the run; ``resolved`` says what the defaults came to.
-
-    Files are named by their full path, so that a run can be repeated from another folder.
-    """
-    said = settings.model_dump(mode="json", exclude_none=True)
-    if "static_from" in said:
-        said["static_from"] = _full(said["static_from"])
-    file, colon, attribute = settings.policy.rpartition(":")
-    if file.endswith(".py"):
-        said["policy"] = _full(file) + colon + attribute
-    model: Model | None = work.model
-    groups = work.method.groups
-    return {
-        "trace": {"name": _full(work.trace.name), "hash": work.trace.hash},
-        "profile": device.model_dump(mode="json", by_alias=True, exclude_unset=True),
-        "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
-        "model_given": wanted_model,
-        "settings": said,
-        "resolved": {
-            "density": work.method.density,
-            "group_density": {group.signal: group.density for group in groups},
-            "kept": {group.signal: group.kept for group in groups},
-            "gamma": {group.signal: group.gamma for group in groups if group.gamma is not None},
-            "context": work.context,
-        },
-    }
-
-
 def _profiled(work: Workload, settings: Settings) -> bool:
     """Whether `static` was profiled on something else than what it is measured on."""
     if settings.static_from is not None:
         return load_trace(settings.static_from).hash != work.trace.hash
     return settings.warmup > 0
-
-
-def _full(name: str) -> str:
-    return os.path.abspath(name) if os.path.isfile(name) else name

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from dipsim.config import make_config
 from dipsim.hardware import Profile, load_profile
-from dipsim.marks import config, estimates, marks
+from dipsim.marks import estimates, marks
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Plan, Progress, replay
@@ -78,6 +79,6 @@ def simulate(
         method=work.method.name,
         policy=chosen.name,
         model_bytes=None if work.model is None else work.model.total_bytes,
-        config=config(work, device, model is not None, resolved),
+        config=make_config(work, device, model is not None, resolved),
         version=version("dipsim"),
     )
