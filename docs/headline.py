@@ -68,7 +68,7 @@ def by_dram(trace: dipsim.Trace) -> list[str]:
                 speedup = found.tokens_per_second / dense.tokens_per_second
                 cells.append(f"{speedup:.2f} x ({found.hit_rate:.0%})")
             mass = " / ".join(f"{share:.3f}" for share in shown.mass_kept)
-            limits = " / ".join(f"{share:.2f}" for share in shown.break_even)
+            limits = " / ".join(f"{share:.2f}" for share in shown.break_even[0])
             lines.append(f"| {device} | {density} | {' | '.join(cells)} | {mass} | {limits} |")
         lines.append(f"| {device} | dense | {dense.tokens_per_second:.3f} tok/s |" + " |" * 6)
     return lines
