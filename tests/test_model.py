@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipsim.errors import ModelError
-from dipsim.model import DEFAULT_BITS, Model, Slice, load_model, model_names
+from dipsim.model import DEFAULT_BITS, Model, Slice, load_model
 
 # Independent of dipsim: the model cards and config.json files of the four models.
 PARAMETERS = {
@@ -56,10 +56,6 @@ def refusal(given: Any, bits: float | None = None) -> str:
 
 
 # Presets ------------------------------------------------------------------------------------------
-
-
-def test_the_presets_are_those_published() -> None:
-    assert set(model_names()) == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

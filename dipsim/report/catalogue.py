@@ -56,7 +56,7 @@ def models(known: list[Model]) -> Table:
             str(model.hidden),
             str(model.intermediate),
             f"{model.parameters:,}",
-            f"{BYTES.show(model.total_bytes)} at {model.bits:g} bits",
+            f"{BYTES.show(model.total_bytes)} at {_storage(model)}",
         )
     return made
 
@@ -64,8 +64,10 @@ def models(known: list[Model]) -> Table:
 def model(found: Model) -> Table:
     """The geometry and the byte counts of a model."""
     made = table(found.name, "")
-    for key, value in found.model_dump(exclude={"name", "sources"}, exclude_none=True).items():
+    hidden = {"name", "sources", "bits", "quant"}
+    for key, value in found.model_dump(exclude=hidden, exclude_none=True).items():
         made.add_row(key, str(value))
+    made.add_row("weights", _storage(found))
     for label, size in (
         ("attention, one layer", found.attention_bytes),
         ("one MLP matrix", found.matrix_bytes("gate")),
@@ -78,6 +80,13 @@ def model(found: Model) -> Table:
     for key, source in found.sources.items():
         made.add_row(f"source of {key}", source)
     return made
+
+
+def _storage(model: Model) -> str:
+    quant = model.quant
+    if quant is None:
+        return f"{model.bits:g} bits"
+    return f"{quant.format} ({quant.bits:g} bits, groups of {quant.group}, axis {quant.axis})"
 
 
 def policies() -> Table:
