@@ -148,6 +148,9 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _sources_name_keys(self) -> Self:
+        for name in self.backends:
+            if "." in name or "=" in name:
+                raise ValueError(f"backend {name!r}: its name takes no '.' or '=' (-s needs them)")
         known = {key for path, _ in self.numbers() for key in _prefixes(path)}
         for path in self.sources:
             if path not in known:

@@ -112,6 +112,13 @@ def test_measured_points_take_the_place_of_a_bandwidth() -> None:
     assert [(read.size, read.bandwidth) for read in flash.reads] == [(4096, 0.45e9), (2**19, 3.5e9)]
 
 
+@pytest.mark.parametrize("name", ["llama.cpp", "a=b"])
+def test_a_backend_has_a_name_that_overrides_can_spell(name: str) -> None:
+    backends = {key: value for key, value in SMALLEST.items() if key != "compute"}
+    with pytest.raises(ProfileError, match=f"backend '{name}'"):
+        load_profile({**backends, "backends": {name: {}}})
+
+
 def test_the_first_backend_is_the_default_and_others_are_chosen_by_name() -> None:
     backends = {"npu": {"compute": "10 TFLOP/s"}, "cpu": {"sync": "0.6 ms"}}
     profile = load_profile(changed(compute=..., backends=backends))

@@ -48,5 +48,5 @@ def hints(result: Result) -> list[str]:
     elif not ranked and result.policy in ("lfu", "lru") and not small.all():
         found.append("try --admission ranked, which streams rarely used units through")
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
-        found.append("try --policy opt for the best any policy could do")
+        found.append("try --policy opt: over all tokens no policy that starts empty hits more")
     return found
