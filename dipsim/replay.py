@@ -7,32 +7,29 @@ active sets be held, as bits.
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.encoding import pack_sets, words_for
+from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, rows_of, scratch
+from dipsim.encoding import pack_sets
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.methods import Method
-from dipsim.methods.contract import Group
 from dipsim.policies import Admission, Policy
 from dipsim.policies.hashing import seed_of
-from dipsim.trace import DECODE, PREFILL, Trace
+from dipsim.trace import DECODE, Trace
 
 Progress = Callable[[int, int], None]
 _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
-_NO_SCORES = np.empty((0, 0, 0), np.float32)
 _NO_USES = np.empty(0, np.int64)
-_ROWS_WITHOUT_SIGNAL = 1024
 _NUMBA_NOISE: tuple[str, ...]
 _NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
 _NUMBA_NOISE += ("With argument", "Rejected", "raised from", "This error", ">>>", "<source", "def ")
-_FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,8 @@ class Plan:
 
     admission: Admission | None = None
     warmup: int = 0
-    reset: Literal["never", "sequence"] = "never"
-    prefill: Literal["stream", "cache"] = "stream"
+    reset: Reset = "never"
+    prefill: Prefill = "stream"
     seed: int = 0
     threads: int | None = None
 
@@ -120,15 +117,16 @@ def replay(
             "cache: there is no policy-independent optimum; use dip, or an online policy"
         )
     admission = _admission(policy, plan.admission)
-    actions, resets = _rows(trace, plan)
+    actions, resets = rows_of(trace, plan.prefill, plan.reset)
     measured = _measured(trace, plan.warmup)
-    traffic = _empty(trace, method, capacity, measured)
+    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    traffic = _empty(trace, method, capacity, measured, shares)
     needs_profile = policy.preload and profile_uses is None
-    source = _Blocks(trace, method, actions, resets, traffic)
+    source = Blocks(trace, method, actions, resets, shares)
     held = list(source.plain()) if policy.future or needs_profile else None
     if needs_profile and held is not None:
         until = _warmup_end(trace, plan.warmup) if plan.warmup else trace.tokens
-        profile_uses = _count(held, method, trace.layers, trace.phase, until)
+        profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = [
         _Cache(method, policy, capacity, plan.seed, layer, group, profile_uses)
         for layer in range(trace.layers)
@@ -136,7 +134,7 @@ def replay(
     ]
     loop = _bound(policy)
 
-    def feed(cache: "_Cache", blocks: list["_Sets"]) -> None:
+    def feed(cache: "_Cache", blocks: list[Sets]) -> None:
         table = kernels.NO_REQUESTS if requests is None else requests[cache.layer][cache.group]
         cache.feed(blocks, loop, _ADMISSION[admission], table, traffic)
 
@@ -149,128 +147,6 @@ def replay(
             if progress is not None:
                 progress(blocks[-1].stop, trace.tokens)
     return traffic
-
-
-def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
-    """Per group int64[layers, units]: how often each unit is active in the decode tokens.
-
-    A cache-aware method is counted without its preference for resident units.
-    """
-    blocks = _Blocks(trace, method, *_rows(trace, Plan()), None)
-    return _count(blocks.plain(), method, trace.layers, trace.phase, trace.tokens)
-
-
-def active_sets(
-    trace: Trace, method: Method
-) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
-    """Blocks (first token, end, per group uint64[n, layers, words]) of every token's own sets,
-    prefill included; cache-aware groups without their preference for resident units."""
-    blocks = _Blocks(trace, method, *_rows(trace, Plan()), None)
-    for at in blocks.plain():
-        yield at.start, at.stop, at.sets
-
-
-def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
-    """int64[layers, groups]: units of the largest active set of any one token."""
-    largest = np.empty((trace.layers, len(method.groups)), np.int64)
-    for i, group in enumerate(method.groups):
-        largest[:, i] = 0 if group.choice == "sets" else group.kept
-        for _, _, block in trace.blocks((group.signal,)) if group.choice == "sets" else ():
-            for layer in range(trace.layers):
-                sizes = kernels.count_members(block[group.signal], layer)
-                largest[layer, i] = max(largest[layer, i], sizes.max())
-    return largest
-
-
-@dataclass(frozen=True)
-class _Sets:
-    """A block of tokens: per group the sets, or for cache-aware groups the scores."""
-
-    start: int
-    stop: int
-    actions: NDArray[np.uint8]
-    resets: NDArray[np.bool_]
-    sets: list[NDArray[np.uint64]]
-    scores: list[NDArray[np.float32]]
-
-
-class _Blocks:
-    """A trace as blocks of active sets under a method."""
-
-    def __init__(
-        self,
-        trace: Trace,
-        method: Method,
-        actions: NDArray[np.uint8],
-        resets: NDArray[np.bool_],
-        traffic: Traffic | None,
-    ) -> None:
-        self.trace, self.method, self.traffic = trace, method, traffic
-        self.actions, self.resets = actions, resets
-        self.scratch = [_scratch(group.units) for group in method.groups]
-
-    def all(self) -> Iterator[_Sets]:
-        """Sets where they are known beforehand, scores where they depend on the cache."""
-        for rows, data in self._data():
-            sets, scores = [], []
-            for i, group in enumerate(self.method.groups):
-                if group.gamma is None:
-                    sets.append(self._choose(i, group, rows, data.get(group.signal)))
-                    scores.append(_NO_SCORES)
-                else:
-                    shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
-                    sets.append(np.empty(shape, np.uint64))
-                    scores.append(data[group.signal])
-            yield _Sets(rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores)
-
-    def plain(self) -> Iterator[_Sets]:
-        """All sets, cache-aware groups without their preference; a prefill batch that is cached
-        is united in its last row."""
-        pending: list[Any] = [0 for _ in self.method.groups]
-        for rows, data in self._data():
-            actions = self.actions[rows]
-            sets = [
-                self._choose(i, group, rows, data.get(group.signal))
-                for i, group in enumerate(self.method.groups)
-            ]
-            for r in np.flatnonzero(
-                (self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)
-            ):
-                for i, chosen in enumerate(sets):
-                    chosen[r] |= pending[i]
-                    pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
-            no_scores = [_NO_SCORES for _ in sets]
-            yield _Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
-
-    def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
-        names = tuple(dict.fromkeys(g.signal for g in self.method.groups if g.choice != "all"))
-        if names:
-            for start, stop, data in self.trace.blocks(names):
-                yield slice(start, stop), data
-            return
-        for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
-            yield slice(start, min(start + _ROWS_WITHOUT_SIGNAL, self.trace.tokens)), {}
-
-    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> Any:
-        if group.choice == "sets":
-            return data
-        shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
-        if group.choice == "all":
-            every = pack_sets(np.ones(group.units, np.bool_))
-            return np.broadcast_to(every, shape).copy()
-        sets = np.empty(shape, np.uint64)
-        shares = np.empty((*shape[:2], 2), np.float32)
-        at = self.scratch[i]
-        for r, layer in np.ndindex(*shape[:2]):
-            scores, words = data[r, layer], sets[r, layer]
-            kernels.select(
-                scores, at.factor, False, group.kept, words, at.threshold, at.keys, at.lists[0]
-            )
-            kernels.kept_shares(scores, words, shares[r, layer])
-        if self.traffic is not None:
-            self.traffic.mass[rows, :, i] = shares[..., 0]
-            self.traffic.energy[rows, :, i] = shares[..., 1]
-        return sets
 
 
 class _Cache:
@@ -296,7 +172,7 @@ class _Cache:
             pinned[order[: self.capacity]] = True
         preload = pack_sets(pinned)
         fresh = policy.new_state(chosen.units, self.capacity, seed_of(seed, layer, group))
-        self.cache = _scratch(chosen.units)._replace(
+        self.cache = scratch(chosen.units)._replace(
             resident=preload.copy(), preload=preload, state=fresh.copy(), fresh=fresh
         )
         self.cache.factor[:] = np.where(pinned, 1.0, self.gamma)
@@ -304,7 +180,7 @@ class _Cache:
 
     def feed(
         self,
-        blocks: Sequence[_Sets],
+        blocks: Sequence[Sets],
         loop: Callable[..., None],
         admission: int,
         requests: kernels.Requests,
@@ -331,7 +207,7 @@ class _Cache:
             if len(scores):
                 traffic.mass[here], traffic.energy[here] = shares[:, 0], shares[:, 1]
 
-    def _look_ahead(self, blocks: Sequence[_Sets]) -> list[NDArray[np.int64]]:
+    def _look_ahead(self, blocks: Sequence[Sets]) -> list[NDArray[np.int64]]:
         """For every block, the next use of each unit behind that block."""
         units = len(self.cache.last)
         after = np.full(units, kernels.NO_NEXT, np.int64)
@@ -341,7 +217,7 @@ class _Cache:
             self._next_uses(at, after)
         return ahead[::-1]
 
-    def _next_uses(self, at: _Sets, after: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _next_uses(self, at: Sets, after: NDArray[np.int64]) -> NDArray[np.int64]:
         sets = at.sets[self.group]
         sizes = kernels.count_members(sets, self.layer)
         uses: NDArray[np.int64] = kernels.next_uses(
@@ -383,24 +259,6 @@ class _Cache:
             )
 
 
-def _scratch(units: int) -> kernels.Cache:
-    words = words_for(units)
-    return kernels.Cache(
-        resident=np.zeros(words, np.uint64),
-        last=np.full(units, -1, np.int64),
-        factor=np.ones(units, np.float32),
-        state=np.zeros(0, np.int64),
-        pending=np.zeros(words, np.uint64),
-        numbers=np.zeros(3, np.int64),
-        fresh=np.zeros(0, np.int64),
-        preload=np.zeros(words, np.uint64),
-        threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
-        keys=np.empty(units, np.float32),
-        lists=np.empty((4, units + kernels.AT_ONCE), np.int64),
-        evictable=np.zeros(units, np.bool_),
-    )
-
-
 def _cause(problem: Exception) -> str:
     """The line of numba's long report that says what it stumbled over."""
     lines = [line.strip(" -") for line in str(problem).splitlines()]
@@ -429,20 +287,6 @@ def _admission(policy: Policy, wanted: Admission | None) -> Admission:
     return wanted
 
 
-def _rows(trace: Trace, plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """What every row does, and where the cache is emptied before it."""
-    decode = trace.phase == DECODE
-    new_sequence = np.zeros(trace.tokens, np.bool_)
-    new_sequence[1:] = trace.sequence[1:] != trace.sequence[:-1]
-    last = np.ones(trace.tokens, np.bool_)  # a prefill row that ends its batch
-    last[:-1] = decode[1:] | new_sequence[1:]
-    ends = np.where(last, kernels.COMMIT, kernels.JOIN)
-    prefill = ends if plan.prefill == "cache" else kernels.SKIP
-    actions = np.where(decode, kernels.COMMIT, prefill).astype(np.uint8)
-    resets = new_sequence if plan.reset == "sequence" else np.zeros(trace.tokens, np.bool_)
-    return actions, resets
-
-
 def _warmup_end(trace: Trace, warmup: int) -> int:
     """The row behind the last warm-up token."""
     return int(np.flatnonzero(trace.phase == DECODE)[warmup - 1]) + 1
@@ -462,22 +306,12 @@ def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
     return measured
 
 
-def _count(
-    blocks: Iterable[_Sets], method: Method, layers: int, phase: NDArray[np.uint8], until: int
-) -> list[NDArray[np.int64]]:
-    """Per group int64[layers, units]: uses in the decode tokens before row ``until``."""
-    totals = [np.zeros((layers, group.units), np.int64) for group in method.groups]
-    for at in blocks:
-        actions = np.where(phase[at.start : at.stop] == DECODE, at.actions, kernels.SKIP)
-        actions[max(0, until - at.start) :] = kernels.SKIP
-        for group, total in enumerate(totals):
-            for layer in range(layers):
-                kernels.count_uses(at.sets[group], layer, actions, total[layer])
-    return totals
-
-
 def _empty(
-    trace: Trace, method: Method, capacity: NDArray[np.int64], measured: NDArray[np.bool_]
+    trace: Trace,
+    method: Method,
+    capacity: NDArray[np.int64],
+    measured: NDArray[np.bool_],
+    shares: NDArray[np.float32],
 ) -> Traffic:
     shape = (trace.tokens, trace.layers, len(method.groups))
     return Traffic(
@@ -490,8 +324,8 @@ def _empty(
         reads=np.zeros(shape, np.int32),
         moved=np.zeros(shape),
         flash_seconds=np.zeros(shape),
-        mass=np.ones(shape, np.float32),
-        energy=np.ones(shape, np.float32),
+        mass=shares[..., 0],
+        energy=shares[..., 1],
         measured=measured,
         outside=np.zeros(shape, np.bool_),
     )

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.active import largest_active, uses
 from dipsim.budget import Budget, GroupSize, Static, plan_budget
 from dipsim.errors import ModelError, TraceError
 from dipsim.hardware import Profile
 from dipsim.methods import Method, Wish, build_method
 from dipsim.model import Model, load_model
 from dipsim.policies import Policy
-from dipsim.replay import largest_active, uses
 from dipsim.settings import Settings
 from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace

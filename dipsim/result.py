@@ -34,6 +34,8 @@ class Result:
     """[layers, groups]"""
     break_even: NDArray[np.float64]
     """[layers, groups] q*: miss density above which reading whole matrices is faster."""
+    plain_energy_kept: tuple[float, ...] | None
+    """Per group, the energy plain top-k would keep; None unless the method is cache-aware."""
     marks: tuple[str, ...]
     estimates: tuple[str, ...]
     """Keys of the profile that the times rest on and that are estimates or have no source."""
@@ -193,6 +195,9 @@ class Result:
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
                     "mass_kept": self.mass_kept[i],
                     "energy_kept": self.energy_kept[i],
+                    "energy_kept_plain": None
+                    if self.plain_energy_kept is None
+                    else self.plain_energy_kept[i],
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from dipsim.active import plain_energy
 from dipsim.config import make_config
 from dipsim.hardware import Profile, load_profile
 from dipsim.marks import estimates, marks
@@ -66,6 +67,10 @@ def simulate(
     timing = time_traffic(
         work, traffic, device, backend, flash, settings.overlap, settings.prefill == "cache"
     )
+    plain = None
+    if work.method.cache_aware:
+        energy = plain_energy(work.trace, work.method)[traffic.measured]
+        plain = tuple(map(float, energy.mean(axis=(0, 1), dtype="float64")))
     estimated = estimates(device, timing, settings)
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     return Result(
@@ -74,6 +79,7 @@ def simulate(
         timing=timing,
         unit_bytes=work.unit_bytes,
         break_even=flash.break_even_of(work.method, work.model, work.unit_bytes, settings.layout),
+        plain_energy_kept=plain,
         marks=marks(work, traffic, timing, chosen, settings, estimated),
         estimates=estimated,
         method=work.method.name,

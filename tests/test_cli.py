@@ -231,6 +231,18 @@ def test_json_is_one_object_with_the_stable_keys(dipsim: Dipsim, line: str) -> N
     assert len(result["config"]["trace"]["hash"]) == 64
 
 
+@pytest.mark.parametrize(("gamma", "warned"), [("mlp_input=.5,glu=.2", False), (".1", True)])
+def test_a_strong_gamma_on_the_input_is_warned_about(
+    dipsim: Dipsim, gamma: str, warned: bool
+) -> None:
+    line = "run smollm2-chat --profile snapdragon8 --method dip-ca --cache-fraction .6"
+    found = done(dipsim(f"{line} --gamma {gamma} --json"))
+    assert any("mlp_input keeps" in text for text in found.err) is warned
+    into = found.json["groups"][0]
+    assert into["energy_kept_plain"] == pytest.approx(0.9953, abs=1e-4)
+    assert (into["energy_kept"] / into["energy_kept_plain"] < 0.997) is warned
+
+
 def test_prefill_is_told_apart(dipsim: Dipsim) -> None:
     result = done(dipsim("run marked.npz --profile phone.yaml --prefill cache --json")).json
     assert result["tokens"] == 6

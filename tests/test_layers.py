@@ -22,6 +22,7 @@ ROWS = (
     ("trace",),
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
+    ("active",),
     ("replay",),
     ("timeline",),
     ("settings",),

@@ -136,7 +136,7 @@ class Example:
         plan = Plan(case.admission, self.warmup, case.reset, case.prefill, case.seed, case.threads)
         with (
             patch("dipsim.trace._BLOCK_BYTES", case.block_bytes),
-            patch("dipsim.replay._ROWS_WITHOUT_SIGNAL", 5),
+            patch("dipsim.active._ROWS_WITHOUT_SIGNAL", 5),
         ):
             return replay(self.trace, self.method, policy, self.capacity, plan)
 

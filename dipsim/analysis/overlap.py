@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from dipsim.active import active_sets
 from dipsim.methods.contract import Choice, Group, Method
 from dipsim.model import Slice
-from dipsim.replay import active_sets
 from dipsim.trace import Trace
 
 

@@ -3,6 +3,9 @@
 from dipsim.result import Result
 from dipsim.units import BYTES
 
+INPUT_ENERGY = 0.997
+"""Share of plain top-k's energy below which cache-aware masking hurts at the input stage."""
+
 
 def warnings(result: Result) -> list[str]:
     """What makes the figures less than a user may think."""
@@ -14,6 +17,15 @@ def warnings(result: Result) -> list[str]:
     ]
     if empty:
         found.append(f"caches of {', '.join(empty)} hold no unit (C = 0): every access misses")
+    if result.plain_energy_kept is not None and "mlp_input" in result.traffic.groups:
+        at = result.traffic.groups.index("mlp_input")
+        ratio = result.energy_kept[at] / result.plain_energy_kept[at]
+        if ratio < INPUT_ENERGY:
+            found.append(
+                f"mlp_input keeps {ratio:.4f} of the energy plain top-k keeps; below "
+                f"{INPUT_ENERGY} perplexity rises steeply: raise its gamma, "
+                "e.g. --gamma mlp_input=.5,glu=.2"
+            )
     if result.budget.streamed:
         found.append(
             f"{BYTES.show(result.budget.streamed)} of static weights do not fit and are read "

@@ -1,0 +1,206 @@
+"""The active sets of a trace under a method, block by block, as bits.
+
+Sets that do not depend on the cache are chosen here; the scores of cache-aware groups
+are handed on.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.encoding import pack_sets, words_for
+from dipsim.methods import Method
+from dipsim.methods.contract import Group
+from dipsim.trace import DECODE, PREFILL, Trace
+
+Reset = Literal["never", "sequence"]
+Prefill = Literal["stream", "cache"]
+_NO_SCORES = np.empty((0, 0, 0), np.float32)
+_ROWS_WITHOUT_SIGNAL = 1024
+_FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
+
+
+@dataclass(frozen=True)
+class Sets:
+    """A block of tokens: per group the sets, or for cache-aware groups the scores."""
+
+    start: int
+    stop: int
+    actions: NDArray[np.uint8]
+    resets: NDArray[np.bool_]
+    sets: list[NDArray[np.uint64]]
+    scores: list[NDArray[np.float32]]
+
+
+class Blocks:
+    """A trace as blocks of active sets under a method.
+
+    ``shares`` : float32[tokens, layers, groups, 2] takes the shares of score mass and of energy
+    that the sets chosen here keep.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        method: Method,
+        actions: NDArray[np.uint8],
+        resets: NDArray[np.bool_],
+        shares: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.trace, self.method, self.shares = trace, method, shares
+        self.actions, self.resets = actions, resets
+        self.scratch = [scratch(group.units) for group in method.groups]
+
+    def all(self) -> Iterator[Sets]:
+        """Sets where they are known beforehand, scores where they depend on the cache."""
+        for rows, data in self._data():
+            sets, scores = [], []
+            for i, group in enumerate(self.method.groups):
+                if group.gamma is None:
+                    sets.append(self._choose(i, group, rows, data.get(group.signal)))
+                    scores.append(_NO_SCORES)
+                else:
+                    shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+                    sets.append(np.empty(shape, np.uint64))
+                    scores.append(data[group.signal])
+            yield Sets(rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores)
+
+    def plain(self) -> Iterator[Sets]:
+        """All sets, cache-aware groups without their preference; a prefill batch that is cached
+        is united in its last row."""
+        pending: list[Any] = [0 for _ in self.method.groups]
+        for rows, data in self._data():
+            actions = self.actions[rows]
+            sets = [
+                self._choose(i, group, rows, data.get(group.signal))
+                for i, group in enumerate(self.method.groups)
+            ]
+            for r in np.flatnonzero(
+                (self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)
+            ):
+                for i, chosen in enumerate(sets):
+                    chosen[r] |= pending[i]
+                    pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
+            no_scores = [_NO_SCORES for _ in sets]
+            yield Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
+
+    def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
+        names = tuple(dict.fromkeys(g.signal for g in self.method.groups if g.choice != "all"))
+        if names:
+            for start, stop, data in self.trace.blocks(names):
+                yield slice(start, stop), data
+            return
+        for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
+            yield slice(start, min(start + _ROWS_WITHOUT_SIGNAL, self.trace.tokens)), {}
+
+    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> Any:
+        if group.choice == "sets":
+            return data
+        shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+        if group.choice == "all":
+            every = pack_sets(np.ones(group.units, np.bool_))
+            return np.broadcast_to(every, shape).copy()
+        sets = np.empty(shape, np.uint64)
+        shares = np.empty((*shape[:2], 2), np.float32)
+        at = self.scratch[i]
+        for r, layer in np.ndindex(*shape[:2]):
+            scores, words = data[r, layer], sets[r, layer]
+            kernels.select(
+                scores, at.factor, False, group.kept, words, at.threshold, at.keys, at.lists[0]
+            )
+            kernels.kept_shares(scores, words, shares[r, layer])
+        if self.shares is not None:
+            self.shares[rows, :, i] = shares
+        return sets
+
+
+def rows_of(
+    trace: Trace, prefill: Prefill = "stream", reset: Reset = "never"
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """What every row does, and where the cache is emptied before it."""
+    decode = trace.phase == DECODE
+    new_sequence = trace.begins_sequence()
+    new_sequence[0] = False
+    last = np.ones(trace.tokens, np.bool_)  # a prefill row that ends its batch
+    last[:-1] = decode[1:] | new_sequence[1:]
+    ends = np.where(last, kernels.COMMIT, kernels.JOIN)
+    otherwise = ends if prefill == "cache" else kernels.SKIP
+    actions = np.where(decode, kernels.COMMIT, otherwise).astype(np.uint8)
+    resets = new_sequence if reset == "sequence" else np.zeros(trace.tokens, np.bool_)
+    return actions, resets
+
+
+def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
+    """Per group int64[layers, units]: how often each unit is active in the decode tokens.
+
+    A cache-aware method is counted without its preference for resident units.
+    """
+    blocks = Blocks(trace, method, *rows_of(trace))
+    return count_uses(blocks.plain(), method, trace.layers, trace.phase, trace.tokens)
+
+
+def plain_energy(trace: Trace, method: Method) -> NDArray[np.float32]:
+    """float32[tokens, layers, groups]: energy kept if no group preferred what is resident."""
+    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    for _ in Blocks(trace, method, *rows_of(trace), shares).plain():
+        pass
+    return shares[..., 1]
+
+
+def active_sets(
+    trace: Trace, method: Method
+) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
+    """Blocks (first token, end, per group uint64[n, layers, words]) of every token's own sets,
+    prefill included; cache-aware groups without their preference for resident units."""
+    blocks = Blocks(trace, method, *rows_of(trace))
+    for at in blocks.plain():
+        yield at.start, at.stop, at.sets
+
+
+def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
+    """int64[layers, groups]: units of the largest active set of any one token."""
+    largest = np.empty((trace.layers, len(method.groups)), np.int64)
+    for i, group in enumerate(method.groups):
+        largest[:, i] = 0 if group.choice == "sets" else group.kept
+        for _, _, block in trace.blocks((group.signal,)) if group.choice == "sets" else ():
+            for layer in range(trace.layers):
+                sizes = kernels.count_members(block[group.signal], layer)
+                largest[layer, i] = max(largest[layer, i], sizes.max())
+    return largest
+
+
+def count_uses(
+    blocks: Iterable[Sets], method: Method, layers: int, phase: NDArray[np.uint8], until: int
+) -> list[NDArray[np.int64]]:
+    """Per group int64[layers, units]: uses in the decode tokens before row ``until``."""
+    totals = [np.zeros((layers, group.units), np.int64) for group in method.groups]
+    for at in blocks:
+        actions = np.where(phase[at.start : at.stop] == DECODE, at.actions, kernels.SKIP)
+        actions[max(0, until - at.start) :] = kernels.SKIP
+        for group, total in enumerate(totals):
+            for layer in range(layers):
+                kernels.count_uses(at.sets[group], layer, actions, total[layer])
+    return totals
+
+
+def scratch(units: int) -> kernels.Cache:
+    """An empty cache of a group, with the scratch space that choosing and replaying need."""
+    words = words_for(units)
+    return kernels.Cache(
+        resident=np.zeros(words, np.uint64),
+        last=np.full(units, -1, np.int64),
+        factor=np.ones(units, np.float32),
+        state=np.zeros(0, np.int64),
+        pending=np.zeros(words, np.uint64),
+        numbers=np.zeros(3, np.int64),
+        fresh=np.zeros(0, np.int64),
+        preload=np.zeros(words, np.uint64),
+        threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
+        keys=np.empty(units, np.float32),
+        lists=np.empty((4, units + kernels.AT_ONCE), np.int64),
+        evictable=np.zeros(units, np.bool_),
+    )
