@@ -109,13 +109,7 @@ def replay(
         MethodError: a clairvoyant policy with a method whose sets depend on the cache.
         PolicyError: admission the policy cannot do, or hooks that break the contract.
     """
-    if plan.threads is not None and plan.threads < 1:
-        raise DipsimError(f"threads {plan.threads}: at least 1")
-    if policy.future and method.cache_aware:
-        raise MethodError(
-            f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
-            "cache: there is no policy-independent optimum; use dip, or an online policy"
-        )
+    _check(method, policy, plan)
     admission = _admission(policy, plan.admission)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
     measured = _measured(trace, plan.warmup)
@@ -274,6 +268,16 @@ def _is_builtin(policy: Policy) -> bool:
 @functools.lru_cache(maxsize=64)
 def _bound(policy: Policy) -> Callable[..., None]:
     return kernels.bind(policy.hooks, keep=_is_builtin(policy))
+
+
+def _check(method: Method, policy: Policy, plan: Plan) -> None:
+    if plan.threads is not None and plan.threads < 1:
+        raise DipsimError(f"threads {plan.threads}: at least 1")
+    if policy.future and method.cache_aware:
+        raise MethodError(
+            f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
+            "cache: there is no policy-independent optimum; use dip, or an online policy"
+        )
 
 
 def _admission(policy: Policy, wanted: Admission | None) -> Admission:

@@ -26,18 +26,17 @@ from dipsim.kernels.cache import (
 )
 from dipsim.kernels.requests import coalesce
 from dipsim.kernels.select import kept_shares, select
-from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones
+from dipsim.kernels.sets import COMMIT, SKIP, bit, count_units, list_units, lowest_bit
 from dipsim.kernels.victims import BINS, lowest, order
 
 
 @register_jitable
 def _reset(cache: Any, gamma: float) -> None:
-    size = 0  # plain loops: numba takes seconds to compile a copy of one array to another
+    # Plain loops: numba takes seconds to compile a copy of one array to another.
     for w in range(cache.resident.shape[0]):
         cache.resident[w] = cache.preload[w]
         cache.pending[w] = 0
-        size += ones(cache.resident[w])
-    cache.numbers[SIZE] = size
+    cache.numbers[SIZE] = count_units(cache.resident)
     for i in range(cache.state.shape[0]):
         cache.state[i] = cache.fresh[i]
     for u in range(cache.factor.shape[0]):
@@ -71,12 +70,12 @@ def _gather(block: Any, cache: Any, r: int, layer: int, k: int, gamma: float) ->
 
 
 @register_jitable
-def _book(block: Any, cache: Any, r: int, kept: int, missed: int, requests: Any) -> None:
+def _book(
+    block: Any, cache: Any, r: int, active: int, kept: int, missed: int, requests: Any
+) -> None:
     """Write row r's counts and costs, and start a new batch. ``lists[0]`` holds the misses."""
     counts = block.counts[r]
-    active = 0
     for w in range(cache.pending.shape[0]):
-        active += ones(cache.pending[w])
         cache.pending[w] = 0
     counts[ACTIVE] = active
     counts[HITS] = active - missed
@@ -151,9 +150,7 @@ def replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, req
             continue
         t = first + r
         missed, place = _use(block, cache, place, t, touch)
-        active = 0
-        for w in range(cache.pending.shape[0]):
-            active += ones(cache.pending[w])
+        active = count_units(cache.pending)
         size, kept = cache.numbers[SIZE], missed
         if admission == FORCED:
             kept = min(missed, capacity - (active - missed))
@@ -187,7 +184,7 @@ def replay_ranked(block, layer, first, capacity, admission, k, gamma, cache, req
             for i in range(missed):
                 unit = misses[i]
                 kept += 1 if cache.resident[unit >> 6] & bit(unit) else 0
-        _book(block, cache, r, kept, missed, requests)
+        _book(block, cache, r, active, kept, missed, requests)
 
 
 @register_jitable
@@ -202,9 +199,8 @@ def replay_queued(
             continue
         t = first + r
         missed, place = _use(block, cache, place, t, touch)
-        active = 0
+        active = count_units(cache.pending)
         for w in range(cache.pending.shape[0]):
-            active += ones(cache.pending[w])
             word = cache.resident[w] & ~cache.pending[w]
             while word:
                 evictable[w * 64 + lowest_bit(word)] = True
@@ -227,4 +223,4 @@ def replay_queued(
             _insert(cache, unit)
             cache.numbers[SIZE] += 1
         evictable[:] = False
-        _book(block, cache, r, kept, missed, requests)
+        _book(block, cache, r, active, kept, missed, requests)
