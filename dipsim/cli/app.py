@@ -1,0 +1,27 @@
+"""The program: its commands hang on ``app``; ``main`` turns errors into exit codes."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="dipsim",
+    help="Replay activation traces of a language model through a phone's memory hierarchy.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Name = Annotated[str | None, typer.Argument(help="show one in full")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"dipsim {installed('dipsim')}")
+        raise typer.Exit

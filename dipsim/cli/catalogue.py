@@ -1,0 +1,59 @@
+"""Commands that list what there is: profiles, models, policies, methods."""
+
+from typing import Annotated
+
+import typer
+
+from dipsim.cli.app import Json, Name, app
+from dipsim.cli.output import print_json, show
+
+
+@app.command()
+def profiles(
+    name: Name = None,
+    schema: Annotated[bool, typer.Option("--schema", help="JSON Schema of a profile")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the shipped devices, or show one (or a file) with the source of every number."""
+    from dipsim.hardware import load_profile, profile_names, profile_schema
+    from dipsim.report import catalogue
+
+    if schema:
+        print_json(profile_schema())
+        return
+    found = [load_profile(one) for one in ([name] if name else profile_names())]
+    if as_json:
+        dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in found]
+        print_json(dumps[0] if name else {p["name"]: p for p in dumps})
+    else:
+        show(catalogue.profile(found[0]) if name else catalogue.profiles(found))
+
+
+@app.command()
+def models(name: Name = None, as_json: Json = False) -> None:
+    """List the model presets, or show one (or a YAML file)."""
+    from dipsim.model import load_model, model_names
+    from dipsim.report import catalogue
+
+    found = [load_model(one) for one in ([name] if name else model_names())]
+    if as_json:
+        dumps = {m.name: m.model_dump(mode="json", exclude_none=True) for m in found}
+        print_json(dumps[found[0].name] if name else dumps)
+    else:
+        show(catalogue.model(found[0]) if name else catalogue.models(found))
+
+
+@app.command()
+def policies() -> None:
+    """List the cache policies."""
+    from dipsim.report import catalogue
+
+    show(catalogue.policies())
+
+
+@app.command()
+def methods() -> None:
+    """List the sparsification methods."""
+    from dipsim.report import catalogue
+
+    show(catalogue.methods())

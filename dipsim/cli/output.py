@@ -1,0 +1,90 @@
+"""Where the command line prints: figures to standard output, all else to standard error."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from dipsim.errors import printable
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Say what is wrong and leave with an exit code."""
+    say(message)
+    sys.exit(code)
+
+
+def say(message: str) -> None:
+    """One line on standard error, without what could steer a terminal."""
+    print(f"dipsim: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `_output`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Around all that prints: a reader that has seen enough is no error, a full disk is one."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as problem:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(problem, BrokenPipeError):
+            fail(f"cannot write the output: {problem.strerror}")
+
+
+def show(what: Any) -> None:
+    """A table or text of rich, to standard output."""
+    with _output():
+        _Console().print(what)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object (or JSON text) to standard output."""
+    with _output():
+        print(value if isinstance(value, str) else json.dumps(value, indent=2))
+
+
+class Progress:
+    """One line on standard error when a run takes longer than a second."""
+
+    def __init__(self) -> None:
+        self.done, self.total = 0, 0
+        self._timer = threading.Timer(1.0, self._say)
+        self._timer.daemon = True
+        self._said = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tokens done, and in all."""
+        self.done, self.total = done, total
+        if self._said and sys.stderr.isatty():
+            self._say()
+
+    def _say(self) -> None:
+        self._said = True
+        what = (
+            f"replayed {self.done} of {self.total} tokens"
+            if self.done
+            else "preparing (the first run compiles its kernels, which takes some seconds)"
+        )
+        end = "\r" if sys.stderr.isatty() else "\n"
+        print(f"dipsim: {what} ...".ljust(78), file=sys.stderr, end=end, flush=True)
+
+    def __enter__(self) -> "Progress":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._said and sys.stderr.isatty():
+            print(" " * 78, file=sys.stderr, end="\r", flush=True)
