@@ -8,7 +8,8 @@ from dipsim.cli.app import app
 from dipsim.cli.output import fail
 from dipsim.errors import DipsimError
 
-# isort: off - the help lists the commands in this order
+# The help lists the commands in this order.
+# isort: off
 from dipsim.cli import run, traces, catalogue  # noqa: F401
 # isort: on
 
