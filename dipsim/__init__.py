@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
     from dipsim.simulate import simulate
-    from dipsim.trace import Trace, load_trace, save_trace
+    from dipsim.trace import Trace, load_trace
+    from dipsim.writer import TraceWriter, save_trace
 
 __all__ = [
     "DipsimError",
@@ -26,6 +27,7 @@ __all__ = [
     "Profile",
     "Result",
     "Trace",
+    "TraceWriter",
     "load_model",
     "load_policy",
     "load_profile",
@@ -41,11 +43,12 @@ _HOMES = {
     "Profile": "hardware",
     "Result": "result",
     "Trace": "trace",
+    "TraceWriter": "writer",
     "load_model": "model",
     "load_policy": "policies",
     "load_profile": "hardware",
     "load_trace": "trace",
-    "save_trace": "trace",
+    "save_trace": "writer",
     "simulate": "simulate",
 }
 

@@ -15,6 +15,7 @@ from dipsim import kernels
 from dipsim.encoding import pack_sets, words_for
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
+from dipsim.signal import Reading
 from dipsim.trace import DECODE, PREFILL, Trace
 
 Reset = Literal["never", "sequence"]
@@ -89,9 +90,9 @@ class Blocks:
             yield Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
 
     def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
-        names = tuple(dict.fromkeys(g.signal for g in self.method.groups if g.choice != "all"))
-        if names:
-            for start, stop, data in self.trace.blocks(names):
+        wanted = {g.signal: _reading(g) for g in self.method.groups if g.choice != "all"}
+        if wanted:
+            for start, stop, data in self.trace.blocks(wanted):
                 yield slice(start, stop), data
             return
         for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
@@ -109,6 +110,8 @@ class Blocks:
         at = self.scratch[i]
         for r, layer in np.ndindex(*shape[:2]):
             scores, words = data[r, layer], sets[r, layer]
+            if group.of_experts:  # logits of either sign: the kernels order scores >= 0
+                scores = np.exp(scores - scores.max())
             kernels.select(
                 scores, at.factor, False, group.kept, words, at.threshold, at.keys, at.lists[0]
             )
@@ -116,6 +119,10 @@ class Blocks:
         if self.shares is not None:
             self.shares[rows, :, i] = shares
         return sets
+
+
+def _reading(group: Group) -> Reading:
+    return "sets" if group.choice == "sets" else "scores"
 
 
 def rows_of(
@@ -166,7 +173,7 @@ def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
     largest = np.empty((trace.layers, len(method.groups)), np.int64)
     for i, group in enumerate(method.groups):
         largest[:, i] = 0 if group.choice == "sets" else group.kept
-        for _, _, block in trace.blocks((group.signal,)) if group.choice == "sets" else ():
+        for _, _, block in trace.blocks({group.signal: "sets"}) if group.choice == "sets" else ():
             for layer in range(trace.layers):
                 sizes = kernels.count_members(block[group.signal], layer)
                 largest[layer, i] = max(largest[layer, i], sizes.max())

@@ -114,4 +114,4 @@ def read_config(file: str) -> SavedRun:
 
 
 def _full(name: str) -> str:
-    return os.path.abspath(name) if os.path.isfile(name) else name
+    return os.path.abspath(name) if os.path.exists(name) else name

@@ -1,11 +1,12 @@
-"""The two compact encodings of a signal: sets as bits, scores as 8-bit logarithms (log8)."""
+"""How signals are stored; the two compact encodings: sets as bits, scores as 8-bit logarithms."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits", "sparse"]
 STEPS_PER_OCTAVE = 20
 
 

@@ -73,6 +73,7 @@ class Read(_Section):
 class Flash(_Section):
     """Storage: either one ``bandwidth`` for every size, or measured ``reads``."""
 
+    capacity: Bytes | None = Field(default=None, description="size; a model must fit")
     lanes: int = Field(default=1, ge=1, strict=True, description="reads kept in flight")
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None

@@ -25,6 +25,7 @@ def estimates(device: Profile, timing: Timing, settings: Settings) -> tuple[str,
 
 def marks(
     work: Workload,
+    device: Profile,
     traffic: Traffic,
     timing: Timing,
     policy: Policy,
@@ -32,7 +33,10 @@ def marks(
     estimated: tuple[str, ...],
 ) -> tuple[str, ...]:
     """One word for everything a reader must know before believing the figures."""
+    asked = work.budget.dram if work.budget.dram is not None else work.budget.cache
     found = {
+        "over-available": asked > device.dram.available,
+        "part": work.trace.layers < work.trace.recorded_layers,
         "open-loop": work.method.open_loop,
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,

@@ -11,7 +11,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -37,6 +37,12 @@ _BAD_HEADER = (  # what numpy's header parser lets through
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
+def evenly(total: int, block: int) -> Iterator[int]:
+    """``total`` in pieces of ``block`` and a rest: 10 by 4 is 4, 4, 2."""
+    for start in range(0, total, block):
+        yield min(block, total - start)
+
+
 class Member(Protocol):
     """One array, readable in blocks of rows (its first axis)."""
 
@@ -52,8 +58,8 @@ class Member(Protocol):
     def crc(self) -> int:
         """CRC-32 of the array as an `.npy` file: identifies the contents."""
 
-    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
-        """Rows first..last-1 in arrays of at most ``block`` rows."""
+    def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
+        """From row ``first`` on, one array after another, of as many rows as ``counts`` says."""
 
     def whole(self) -> Array:
         """The array, for members that are small by their nature."""
@@ -82,10 +88,11 @@ class InMemory:
         head = f"{array.dtype.str}{array.shape}".encode()
         return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(head))
 
-    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
-        """Rows first..last-1 as views of at most ``block`` rows."""
-        for start in range(first, last, block):
-            yield self.array[start : min(start + block, last)]
+    def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
+        """Views of the array."""
+        for count in counts:
+            yield self.array[first : first + count]
+            first += count
 
     def whole(self) -> Array:
         """The array itself."""
@@ -106,20 +113,22 @@ class InArchive:
     offset: int | None
     """Where the data lies in the archive, for a stored member; None when deflated."""
 
-    def rows(self, first: int, last: int, block: int) -> Iterator[Array]:
-        """Rows first..last-1: mapped when stored, decompressed in order when deflated."""
+    def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
+        """Mapped rows when stored, decompressed in order when deflated."""
         if self.offset is not None:
-            if 0 in self.shape:
-                return
-            mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
-            for start in range(first, last, block):
-                yield mapped[start : min(start + block, last)]
+            mapped: Array
+            if 0 in self.shape:  # nothing cannot be mapped
+                mapped = np.zeros(self.shape, self.dtype)
+            else:
+                mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+            for count in counts:
+                yield mapped[first : first + count]
+                first += count
             return
         row = int(np.prod(self.shape[1:], dtype=object)) * self.dtype.itemsize
         with self._stream() as stream:
             _skip(stream, self.header + first * row, self)
-            for start in range(first, last, block):
-                count = min(block, last - start)
+            for count in counts:
                 data = _exactly(stream, count * row, self)
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
@@ -128,9 +137,11 @@ class InArchive:
         size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         if size > _SMALL:
             raise TraceError(f"{self}: {size} bytes, at most {_SMALL} are allowed for this array")
+        if self.shape:
+            return next(self.rows(0, [self.shape[0]]))
         with self._stream() as stream:
             _skip(stream, self.header, self)
-            return np.frombuffer(_exactly(stream, size, self), self.dtype).reshape(self.shape)
+            return np.frombuffer(_exactly(stream, size, self), self.dtype).reshape(())
 
     def _stream(self) -> IO[bytes]:
         try:

@@ -78,10 +78,15 @@ class Plan:
     threads: int | None = None
 
     @classmethod
-    def of(cls, settings: Any, threads: int | None) -> "Plan":
-        """The part of a run's settings that concerns the replay."""
-        names = ("admission", "warmup", "reset", "prefill", "seed")
-        return cls(**{name: getattr(settings, name) for name in names}, threads=threads)
+    def of(cls, settings: Any, method: Method, threads: int | None) -> "Plan":
+        """The part of a run's settings that concerns the replay.
+
+        Prefill streams columns and neurons through, but admits experts, unless told otherwise.
+        """
+        names = ("admission", "warmup", "reset", "seed")
+        usual: Prefill = "cache" if any(group.of_experts for group in method.groups) else "stream"
+        prefill = settings.prefill or usual
+        return cls(**{n: getattr(settings, n) for n in names}, prefill=prefill, threads=threads)
 
 
 def replay(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dipsim.active import largest_active, uses
 from dipsim.budget import Budget, GroupSize, Static, plan_budget
-from dipsim.errors import ModelError, TraceError
+from dipsim.errors import BudgetError, ModelError, TraceError
 from dipsim.hardware import Profile
 from dipsim.methods import Method, Wish, build_method
 from dipsim.model import Model, load_model
@@ -17,6 +17,7 @@ from dipsim.policies import Policy
 from dipsim.settings import Settings
 from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
+from dipsim.units import BYTES
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -84,20 +85,24 @@ def _model(trace: Trace, wanted: Source | Model | None, settings: Settings) -> M
     if wanted is None and not isinstance(given, dict):
         raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
     model = load_model(given, settings.bits)
-    if model.layers != trace.layers:
+    if model.layers != trace.recorded_layers:
         raise ModelError(
-            f"model {model.name} has {model.layers} layers, {trace.name} has {trace.layers}: "
-            "pass the --model the trace was recorded from"
+            f"model {model.name} has {model.layers} layers, {trace.name} has "
+            f"{trace.recorded_layers}: pass the --model the trace was recorded from"
         )
     expected = {"mlp_input": model.hidden, "attn_input": model.hidden}
     expected |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
+    expected["attn_output"] = model.heads * model.head_dim
+    experts = getattr(model, "experts", None)
+    if experts is not None:
+        expected["expert"] = experts
     for signal in trace.signals.values():
         if expected.get(signal.name, signal.units) != signal.units:
             raise ModelError(
                 f"model {model.name} has {expected[signal.name]} units of {signal.name}, "
                 f"{trace.name} has {signal.units}: pass the --model the trace was recorded from"
             )
-    return model
+    return model.model_copy(update={"layers": trace.layers})
 
 
 def _unit_bytes(
@@ -111,7 +116,9 @@ def _unit_bytes(
         if declared is not None:
             sizes[:, i] = _declared_bytes(trace, group.signal, declared)
         elif model is not None:
-            sizes[:, i] = model.slice_bytes(group.slices)
+            sizes[:, i] = (
+                model.expert_bytes if group.of_experts else model.slice_bytes(group.slices)
+            )
         else:
             raise ModelError(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE "
@@ -121,14 +128,14 @@ def _unit_bytes(
 
 
 def _declared_bytes(trace: Trace, signal: str, declared: Any) -> NDArray[np.float64]:
-    values = declared if isinstance(declared, list) else [declared] * trace.layers
+    recorded = trace.recorded_layers
+    values = declared if isinstance(declared, list) else [declared] * recorded
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if len(values) != trace.layers or not plain or not all(0 < v < 2**50 for v in values):
+    if len(values) != recorded or not plain or not all(0 < v < 2**50 for v in values):
         raise TraceError(
-            f"{trace.name}: unit_bytes of {signal} must be a positive number, "
-            f"or {trace.layers} of them"
+            f"{trace.name}: unit_bytes of {signal} must be a positive number, or {recorded} of them"
         )
-    return np.array(values, np.float64)
+    return np.array(values, np.float64)[trace.first_layer :][: trace.layers]
 
 
 def _context(trace: Trace, model: Model | None, settings: Settings) -> int:
@@ -165,8 +172,20 @@ def _budget(
     groups = [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(method.groups)]
     static = _static(model, method)
     kv = 0.0 if model is None else model.kv_bytes(settings.kv_bits) * context
+    stored, flash = 0.0 if model is None else model.total_bytes, device.flash.capacity
+    if flash is not None and stored > flash:
+        raise ModelError(
+            f"the model takes {BYTES.show(stored)}, flash of {device.name} holds "
+            f"{BYTES.show(flash)}: give fewer --bits or another device"
+        )
     cache, fraction = settings.cache_bytes(), settings.cache_fraction
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
+    for option, size in (("--dram", dram), ("--cache", cache)):
+        if size is not None and size > device.dram.capacity:
+            raise BudgetError(
+                f"{option} {BYTES.show(size)} exceeds the {BYTES.show(device.dram.capacity)} of "
+                f"{device.name}: give less, or override dram.capacity with -s"
+            )
     if cache is not None or fraction is not None or dram is not None:
         return plan_budget(static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv)
     staging = device.staging

@@ -39,8 +39,10 @@ class Settings(BaseModel):
     backend: str | None = None
     warmup: Count = 0
     reset: Literal["never", "sequence"] = "never"
-    prefill: Literal["stream", "cache"] = "stream"
+    prefill: Literal["stream", "cache"] | None = None
     tokens: str | None = None
+    layers: str | None = None
+    sequence: str | None = None
     seed: Count = 0
 
     @model_validator(mode="after")

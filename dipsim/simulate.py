@@ -51,21 +51,23 @@ def simulate(
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     chosen = load_policy(settings.policy if policy is None else policy)
-    work = resolve(load_trace(trace).part(settings.tokens), device, model, settings)
+    part = load_trace(trace).part(settings.tokens, settings.layers, settings.sequence)
+    work = resolve(part, device, model, settings)
+    plan = Plan.of(settings, work.method, threads)
     flash = FlashCost(device.flash)
     traffic = replay(
         work.trace,
         work.method,
         chosen,
         work.budget.capacity,
-        Plan.of(settings, threads),
+        plan,
         requests=flash.tables(work.method, work.model, work.unit_bytes, settings.layout),
         profile_uses=profile_uses(work, chosen, settings),
         progress=progress,
     )
     flash.book_in_order(traffic, work.method, work.unit_bytes)
     timing = time_traffic(
-        work, traffic, device, backend, flash, settings.overlap, settings.prefill == "cache"
+        work, traffic, device, backend, flash, settings.overlap, plan.prefill == "cache"
     )
     plain = None
     if work.method.cache_aware:
@@ -80,7 +82,7 @@ def simulate(
         unit_bytes=work.unit_bytes,
         break_even=flash.break_even_of(work.method, work.model, work.unit_bytes, settings.layout),
         plain_energy_kept=plain,
-        marks=marks(work, traffic, timing, chosen, settings, estimated),
+        marks=marks(work, device, traffic, timing, chosen, settings, estimated),
         estimates=estimated,
         method=work.method.name,
         policy=chosen.name,

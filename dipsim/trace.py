@@ -9,110 +9,24 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.encoding import decode_log8, pack_sets, widen_bits, widen_halves
 from dipsim.errors import TraceError
 from dipsim.npz import Array, InMemory, Member, open_npz
+from dipsim.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
 
 FOLDER, SUFFIX = "traces", ".npz"
 FORMAT, VERSION = "dipsim-trace", 1
-SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 _MARKS = ("phase", "sequence", "token_id", "meta")
 _BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
-_ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
 MAX_TOKENS = 2**22
 PREFILL, DECODE = 0, 1
-_INFINITY_BITS = 0x7F800000  # of float32; with a sign the bits are more
-
-Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits"]
-_BY_DTYPE: dict[str, Encoding] = {
-    "float16": "float16",
-    "float32": "float32",
-    "float64": "float64",
-    "bool": "bool",
-}
-
-
-@dataclass(frozen=True)
-class Signal:
-    """A vector per layer and token: scores, or sets of active units."""
-
-    name: str
-    encoding: Encoding
-    units: int
-    trace: str
-    """Name of the trace, for messages."""
-    declared: Mapping[str, Any]
-    """What ``meta.signals`` says of it: ``unit_bytes``, ``slices`` and more."""
-    _member: Member = field(repr=False)
-
-    @property
-    def holds(self) -> Literal["scores", "sets"]:
-        """Scores leave the choice of units to a method; sets are already chosen."""
-        return "sets" if self.encoding in ("bool", "bits") else "scores"
-
-    def blocks(self, first: int, last: int, block: int) -> Iterator[Array]:
-        """Tokens first..last-1, decoded and checked, at most ``block`` at a time.
-
-        Yields:
-            scores : float32[n, layers, units], or sets : uint64[n, layers, words].
-
-        Raises:
-            TraceError: NaN, infinite or negative scores, bits beyond the units.
-        """
-        start = first
-        for raw in self._member.rows(first, last, block):
-            yield self._decoded(raw, start)
-            start += len(raw)
-
-    def _decoded(self, raw: Array, start: int) -> Array:
-        if self.encoding == "bool":
-            if raw.size and raw.view(np.uint8).max() > 1:
-                raise TraceError(
-                    f"{self.trace}: signal {self.name}: bool bytes other than 0 and 1; damaged file"
-                )
-            return pack_sets(raw)
-        if self.encoding == "bits":
-            spare = raw.shape[-1] * 8 - self.units
-            if spare and (raw[..., -1] >> (8 - spare)).any():
-                raise TraceError(
-                    f"{self.trace}: signal {self.name}: bits beyond its {self.units} units are set"
-                )
-            return widen_bits(raw)
-        if self.encoding == "log8":
-            return decode_log8(raw)
-        if self.encoding == "float16":
-            scores = widen_halves(raw)
-        else:
-            with np.errstate(over="ignore"):
-                scores = np.array(raw, np.float32)  # a copy: kernels take plain, writeable arrays
-        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, and none has a sign
-            return scores
-        if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
-            self._refuse(scores, start)
-        if scores.size and not np.isfinite(scores.max()):
-            self._refuse(scores, start)
-        if self.name != "expert" and np.signbit(scores).any():
-            np.abs(scores, out=scores)  # -0.0 is 0: kernels compare scores by their bits
-        return scores
-
-    def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
-        bad = ~np.isfinite(scores)
-        if self.name != "expert":
-            bad |= scores < 0
-        token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
-        raise TraceError(
-            f"{self.trace}: signal {self.name}: score {scores[token, layer, unit]} at token "
-            f"{start + token}, layer {layer}, unit {unit}; scores are finite and >= 0 "
-            "(save the absolute value)"
-        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +34,8 @@ class Trace:
     """A trace, opened by `load_trace`; immutable.
 
     phase : uint8[tokens] (0 prefill, 1 decode); sequence : int32[tokens], non-decreasing;
-    position : int64[tokens], tokens of the same sequence before each.
+    position : int64[tokens], tokens of the same sequence before each;
+    token_id : int32[tokens], or None when the trace does not say.
     """
 
     name: str
@@ -130,42 +45,61 @@ class Trace:
     phase: NDArray[np.uint8]
     sequence: NDArray[np.int32]
     position: NDArray[np.int64]
+    token_id: NDArray[np.int32] | None
     meta: Mapping[str, Any]
     hash: str
     """Identifies the contents of all arrays, whatever the compression (hexadecimal)."""
     warnings: tuple[str, ...] = ()
+    recorded_layers: int = 0
+    """Layers of the file; more than ``layers`` after `layer_window`."""
     first: int = 0
     """The row of the file that is token 0 here (after `window`)."""
+    first_layer: int = 0
+    """The layer of the file that is layer 0 here (after `layer_window`)."""
 
     @property
     def model(self) -> Any:
         """What ``meta.model`` says: a preset's name, a geometry, or None."""
         return self.meta.get("model")
 
-    def blocks(self, names: tuple[str, ...]) -> Iterator[tuple[int, int, dict[str, Array]]]:
+    def blocks(self, wanted: Mapping[str, Reading]) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """All tokens in blocks: (first token, end, {signal: decoded rows}); see `Signal.blocks`."""
-        row = max(4 * self.layers * self.signals[name].units for name in names)
-        size = max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
+        size = self.block_size(tuple(wanted))
+        last = self.first + self.tokens
         streams = [
-            self.signals[name].blocks(self.first, self.first + self.tokens, size) for name in names
+            self.signals[name].blocks(self.first, last, size, reading)
+            for name, reading in wanted.items()
         ]
         start = 0
         for rows in zip(*streams, strict=True):
-            yield start, start + len(rows[0]), dict(zip(names, rows, strict=True))
+            yield start, start + len(rows[0]), dict(zip(wanted, rows, strict=True))
             start += len(rows[0])
 
-    def part(self, tokens: str | None) -> "Trace":
-        """The tokens "A:B" (either side may be left out); None is all of them.
+    def block_size(self, names: tuple[str, ...]) -> int:
+        """How many tokens of these signals make a block."""
+        row = max(4 * self.recorded_layers * self.signals[name].units for name in names)
+        return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
+
+    def part(
+        self, tokens: str | None = None, layers: str | None = None, sequence: str | None = None
+    ) -> "Trace":
+        """The tokens, layers and sequences "A:B" (either side may be left out; None is all).
+
+        Sequences are counted from 0 in their order; tokens count within the sequences kept.
 
         Raises:
             TraceError: not of that form, or outside the trace.
         """
-        if tokens is None:
-            return self
-        match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", tokens, re.ASCII)
-        if match is None:
-            raise TraceError(f"--tokens {tokens!r}: write A:B, e.g. 0:64")
-        return self.window(int(match[1] or 0), int(match[2] or self.tokens))
+        cut = self
+        if sequence is not None:
+            starts = [*np.flatnonzero(self.begins_sequence()), self.tokens]
+            start, stop = _range("sequence", sequence, len(starts) - 1)
+            cut = cut.window(int(starts[start]), int(starts[stop]))
+        if tokens is not None:
+            cut = cut.window(*_range("tokens", tokens, cut.tokens))
+        if layers is not None:
+            cut = cut.layer_window(*_range("layers", layers, self.layers))
+        return cut
 
     def window(self, start: int, stop: int) -> "Trace":
         """The tokens start..stop-1 as a trace of their own.
@@ -173,18 +107,31 @@ class Trace:
         Raises:
             TraceError: an empty window or one outside the trace.
         """
-        if not 0 <= start < stop <= self.tokens:
-            raise TraceError(
-                f"tokens {start}:{stop} of a trace of {self.tokens}: "
-                f"write A:B with 0 <= A < B <= {self.tokens}"
-            )
+        _check_range("tokens", start, stop, self.tokens)
         return replace(
             self,
             tokens=stop - start,
             phase=self.phase[start:stop],
             sequence=self.sequence[start:stop],
             position=self.position[start:stop],
+            token_id=None if self.token_id is None else self.token_id[start:stop],
             first=self.first + start,
+        )
+
+    def layer_window(self, start: int, stop: int) -> "Trace":
+        """The layers start..stop-1 as a trace of their own.
+
+        Raises:
+            TraceError: an empty window or one outside the trace.
+        """
+        _check_range("layers", start, stop, self.layers)
+        at = self.first_layer + start
+        here = (at, at + stop - start)
+        return replace(
+            self,
+            layers=stop - start,
+            signals={key: replace(signal, layers=here) for key, signal in self.signals.items()},
+            first_layer=at,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -199,6 +146,7 @@ class Trace:
                 signal.name: {
                     "holds": signal.holds,
                     "encoding": signal.encoding,
+                    "scores": signal.scored,
                     "units": signal.units,
                 }
                 for signal in self.signals.values()
@@ -226,13 +174,13 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
     if isinstance(given, Trace):
         return given
     if isinstance(given, Mapping):
-        arrays = _as_arrays(given)
+        arrays = as_arrays(given)
         return _assemble("arrays", {k: InMemory(v) for k, v in arrays.items()})
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
         known = ", ".join(trace_names())
         raise TraceError(f"no trace {str(given)!r}: give an .npz file, or a shipped one: {known}")
-    return _assemble(str(given), open_npz(path))
+    return _load_shards(path) if path.is_dir() else _assemble(str(given), open_npz(path))
 
 
 def trace_names() -> list[str]:
@@ -240,14 +188,82 @@ def trace_names() -> list[str]:
     return files.shipped_names(FOLDER, SUFFIX)
 
 
-def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all."""
-    members = _as_arrays(arrays)
-    with files.whole_file(Path(path)) as handle:
-        np.savez_compressed(handle, **members)  # type: ignore[arg-type]
+def _load_shards(folder: Path) -> Trace:
+    """``part-00000.npz``, ``part-00001.npz``, ...: one trace, token after token."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as problem:
+        raise TraceError(f"{folder}: cannot be read ({problem.strerror})") from None
+    shards = [name for name in names if re.fullmatch(r"part-\d{5}\.npz", name, re.ASCII)]
+    if not shards:
+        raise TraceError(
+            f"{folder}: a folder without shards; give an .npz file, or a folder of {shard_name(0)}, ..."
+        )
+    for i, name in enumerate(shards):
+        if name != shard_name(i):
+            raise TraceError(f"{folder}: {shard_name(i)} is missing (found {name})")
+    traces: list[Trace] = []
+    for name in shards:
+        meta = traces[0].meta if traces else None
+        traces.append(_assemble(f"{folder}/{name}", open_npz(folder / name), meta))
+    strange = [name for name in names if name not in shards and not name.startswith(".")]
+    warnings = tuple(f"{folder}: {name} is no shard, ignored" for name in strange)
+    return _join(str(folder), traces, warnings)
 
 
-def _as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
+def shard_name(number: int) -> str:
+    """The file of shard ``number``, from 0."""
+    return f"part-{number:05d}.npz"
+
+
+def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
+    first = shards[0]
+    for shard in shards[1:]:
+        same = shard.layers == first.layers and shard.meta == first.meta
+        if not same or _kinds(shard) != _kinds(first):
+            raise TraceError(
+                f"{shard.name}: not the signals, shapes or meta of {first.name}: "
+                "shards of one trace differ in their tokens only"
+            )
+    sequence = np.concatenate([shard.sequence for shard in shards])
+    ids = [shard.token_id for shard in shards if shard.token_id is not None]
+    if len(ids) not in (0, len(shards)):
+        raise TraceError(f"{name}: token_id must be in every shard or in none")
+    tokens = len(sequence)
+    _check_tokens(name, tokens, sequence)
+    signals = {
+        key: replace(
+            signal,
+            trace=name,
+            parts=tuple(part for shard in shards for part in shard.signals[key].parts),
+        )
+        for key, signal in first.signals.items()
+    }
+    digest = hashlib.sha256("".join(shard.hash for shard in shards).encode())
+    return replace(
+        first,
+        name=name,
+        tokens=tokens,
+        signals=signals,
+        phase=np.concatenate([shard.phase for shard in shards]),
+        sequence=sequence,
+        position=_positions(sequence),
+        token_id=np.concatenate(ids) if ids else None,
+        hash=digest.hexdigest(),
+        warnings=tuple(text for shard in shards for text in shard.warnings) + warnings,
+    )
+
+
+def _kinds(shard: Trace) -> dict[str, tuple[Any, ...]]:
+    return {key: (s.encoding, s.units, s.scored) for key, s in shard.signals.items()}
+
+
+def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
+    """Values as numpy arrays, ``meta`` (a dict) as JSON text.
+
+    Raises:
+        TraceError: Python objects instead of numbers.
+    """
     arrays = {}
     for key, value in given.items():
         try:
@@ -259,27 +275,33 @@ def _as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
     return arrays
 
 
-def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
+def _assemble(
+    name: str, members: Mapping[str, Member], inherited: Mapping[str, Any] | None = None
+) -> Trace:
+    """A trace of one file; a shard without ``meta`` inherits that of the first."""
     warnings: list[str] = []
     meta = _read_meta(name, members)
+    if inherited is not None and "meta" not in members:
+        meta = dict(inherited)
     declared = meta.get("signals", {})
     if not isinstance(declared, dict) or not all(isinstance(v, dict) for v in declared.values()):
         raise TraceError(f"{name}: meta.signals must map a signal's name to its properties")
+    there = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
     for signal in declared:
-        if signal not in members or signal not in SIGNALS:
+        if signal not in there:
             raise TraceError(f"{name}: meta.signals names {signal!r}, which is no array here")
-    signals = {}
-    for key in SIGNALS:
-        if key in members:
-            signals[key] = _signal(name, key, members, declared.get(key, {}))
-            if signals[key].encoding == "float64":
-                warnings.append(f"{name}: signal {key} is float64; rounded to float32")
-    known = {*SIGNALS, *_MARKS, *(f"{key}.max" for key in signals)}
+    signals = {key: open_signal(name, key, members, declared.get(key, {})) for key in there}
+    for key, found in signals.items():
+        if found.encoding == "float64":
+            warnings.append(f"{name}: signal {key} is float64; rounded to float32")
+    known = {*_MARKS, *(array for key in signals for array in arrays_of(key))}
     warnings += [f"{name}: unknown array {key!r} ignored" for key in members if key not in known]
     if not signals:
-        found = ", ".join(members) or "nothing"
-        raise TraceError(f"{name}: no signal found (has {found}); save one of {', '.join(SIGNALS)}")
-    shapes = {key: members[key].shape[:2] for key in signals}
+        listed = ", ".join(members) or "nothing"
+        raise TraceError(
+            f"{name}: no signal found (has {listed}); save one of {', '.join(SIGNALS)}"
+        )
+    shapes = {key: (found.parts[0].tokens, found.layers[1]) for key, found in signals.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
         raise TraceError(f"{name}: signals disagree on tokens x layers: {listed}")
@@ -290,14 +312,10 @@ def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
         raise TraceError(f"{name}: {tokens} tokens of {layers} layers: at least one of each")
     phase = _mark(name, members, "phase", tokens, np.uint8, DECODE)
     sequence = _mark(name, members, "sequence", tokens, np.int32, 0)
-    _mark(name, members, "token_id", tokens, np.int32, 0)
+    token_id = _mark(name, members, "token_id", tokens, np.int32, 0)
     if phase.max() > DECODE:
         raise TraceError(f"{name}: phase {phase.max()} found: 0 is prefill, 1 decode")
-    if (np.diff(sequence.astype(np.int64)) < 0).any():
-        raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
-    starts = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
-    lengths = np.diff(starts, append=tokens)
-    position = np.arange(tokens) - np.repeat(starts, lengths)
+    _check_tokens(name, tokens, sequence)
     digest = hashlib.sha256()
     for key in sorted(members):
         member = members[key]
@@ -309,11 +327,44 @@ def _assemble(name: str, members: Mapping[str, Member]) -> Trace:
         signals=signals,
         phase=phase,
         sequence=sequence,
-        position=position,
+        position=_positions(sequence),
+        token_id=token_id if "token_id" in members else None,
         meta=meta,
         hash=digest.hexdigest(),
         warnings=tuple(warnings),
+        recorded_layers=layers,
     )
+
+
+def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
+    if tokens > MAX_TOKENS:
+        raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
+    if (np.diff(sequence.astype(np.int64)) < 0).any():
+        raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
+
+
+def _positions(sequence: NDArray[np.int32]) -> NDArray[np.int64]:
+    """int64[tokens], tokens of the same sequence before each."""
+    starts = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+    lengths = np.diff(starts, append=len(sequence))
+    positions: NDArray[np.int64] = np.arange(len(sequence)) - np.repeat(starts, lengths)
+    return positions
+
+
+def _range(what: str, text: str, count: int) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", text, re.ASCII)
+    if match is None:
+        raise TraceError(f"--{what} {text!r}: write A:B, e.g. 0:64")
+    start, stop = int(match[1] or 0), int(match[2] or count)
+    _check_range(what, start, stop, count)
+    return start, stop
+
+
+def _check_range(what: str, start: int, stop: int, count: int) -> None:
+    if not 0 <= start < stop <= count:
+        raise TraceError(
+            f"{what} {start}:{stop} of a trace of {count}: write A:B with 0 <= A < B <= {count}"
+        )
 
 
 def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
@@ -336,45 +387,6 @@ def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
-
-
-def _signal(
-    name: str, key: str, members: Mapping[str, Member], declared: Mapping[str, Any]
-) -> Signal:
-    member = members[key]
-    what = f"{name}: signal {key}"
-    if len(member.shape) != 3:
-        raise TraceError(f"{what} has shape {member.shape}: it must be [tokens, layers, units]")
-    units = member.shape[2]
-    encoding = _encoding(what, member, declared)
-    if encoding == "bits":
-        given = declared.get("units")
-        if not isinstance(given, int) or isinstance(given, bool) or -(-given // 8) != units:
-            raise TraceError(
-                f"{what} is bits in {units} bytes: meta.signals.{key}.units must be "
-                f"{units * 8 - 7} to {units * 8}, given {given!r}"
-            )
-        units = given
-    if encoding == "log8":
-        largest = members.get(f"{key}.max")
-        if largest is None or largest.shape != member.shape[:2] or largest.dtype.kind != "f":
-            raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
-    if units == 0 or member.shape[1] * units * 4 > _ROW_BYTES:
-        raise TraceError(f"{what} has {member.shape[1]} x {units} units a token: not believable")
-    return Signal(key, encoding, units, name, declared, member)
-
-
-def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encoding:
-    given = declared.get("encoding")
-    if member.dtype == np.uint8:
-        if given == "bits" or given == "log8":
-            return "bits" if given == "bits" else "log8"
-        raise TraceError(f"{what} is uint8: say encoding 'bits' or 'log8' in meta, given {given!r}")
-    if member.dtype.name not in _BY_DTYPE:
-        raise TraceError(f"{what} is {member.dtype}: save float16, float32, bool or uint8")
-    if given is not None and not (what.endswith("expert") and given == "prob"):
-        raise TraceError(f"{what} is {member.dtype}: encoding {given!r} does not fit")
-    return _BY_DTYPE[member.dtype.name]
 
 
 def _mark(

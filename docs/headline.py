@@ -26,7 +26,7 @@ def tiled(tokens: int = 128) -> dipsim.Trace:
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {"sequence": source.sequence}
     for name, units in (("mlp_input", MODEL.hidden), ("glu", MODEL.intermediate)):
-        real = np.concatenate([rows[name] for _, _, rows in source.blocks((name,))])
+        real = np.concatenate([rows[name] for _, _, rows in source.blocks({name: "scores"})])
         copies = np.arange(units) % real.shape[2]
         factor = rng.uniform(0.98, 1.02, units).astype(np.float32)
         wide = np.empty((tokens, MODEL.layers, units), np.float16)

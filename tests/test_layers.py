@@ -19,7 +19,9 @@ ROWS = (
     ("hardware",),
     ("model",),
     ("npz", "encoding"),
+    ("signal",),
     ("trace",),
+    ("writer",),
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),

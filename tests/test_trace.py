@@ -20,7 +20,8 @@ from dipsim import files
 from dipsim.encoding import encode_log8
 from dipsim.errors import DipsimError, TraceError
 from dipsim.simulate import simulate
-from dipsim.trace import Trace, load_trace, save_trace, trace_names
+from dipsim.trace import Trace, load_trace, trace_names
+from dipsim.writer import save_trace
 
 TOKENS, LAYERS, UNITS = 7, 3, 70
 STORED, DEFLATED = np.savez, np.savez_compressed
@@ -37,7 +38,8 @@ def meta(**signals: Mapping[str, Any]) -> np.ndarray:
 
 def read(trace: Trace, name: str) -> np.ndarray:
     """All tokens of a signal; sets, which come as words of 64 bits, as booleans."""
-    rows = np.concatenate([data[name] for _, _, data in trace.blocks((name,))])
+    wanted = {name: trace.signals[name].holds}
+    rows = np.concatenate([data[name] for _, _, data in trace.blocks(wanted)])
     return (
         rows if trace.signals[name].holds == "scores" else unpacked(rows, trace.signals[name].units)
     )
@@ -196,11 +198,11 @@ def test_the_block_size_does_not_matter(save: Callable[..., None], block: int, p
     save(path, **rich())
     trace = load_trace(path)
     for name, signal_ in trace.signals.items():
-        whole = np.concatenate(list(signal_.blocks(0, TOKENS, TOKENS)))
-        blocks = list(signal_.blocks(0, TOKENS, block))
+        whole = np.concatenate(list(signal_.blocks(0, TOKENS, TOKENS, signal_.holds)))
+        blocks = list(signal_.blocks(0, TOKENS, block, signal_.holds))
         assert all(1 <= len(rows) <= block for rows in blocks)
         np.testing.assert_array_equal(np.concatenate(blocks), whole, err_msg=name)
-        part = np.concatenate(list(signal_.blocks(2, 6, block)))
+        part = np.concatenate(list(signal_.blocks(2, 6, block, signal_.holds)))
         np.testing.assert_array_equal(part, whole[2:6], err_msg=name)
 
 
@@ -208,7 +210,8 @@ def test_blocks_say_which_tokens_they_hold(path: Path) -> None:
     STORED(path, **rich())
     trace = load_trace(path)
     spans = [
-        (start, stop, len(d["glu"]), len(d["up"])) for start, stop, d in trace.blocks(("glu", "up"))
+        (start, stop, len(d["glu"]), len(d["up"]))
+        for start, stop, d in trace.blocks({"glu": "scores", "up": "scores"})
     ]
     assert [(start, stop) for start, stop, *_ in spans] == [(0, TOKENS)]
     assert all(stop - start == glu == up for start, stop, glu, up in spans)
@@ -266,7 +269,7 @@ def test_marks_and_meta_are_kept() -> None:
     described = trace.describe()
     assert (described["prefill_tokens"], described["sequences"]) == (2, 3)
     assert described["signals"] == {
-        "glu": {"holds": "scores", "encoding": "float32", "units": UNITS}
+        "glu": {"holds": "scores", "encoding": "float32", "scores": True, "units": UNITS}
     }
 
 
@@ -638,7 +641,8 @@ def test_what_is_no_regular_file_is_refused(what: str, path: Path) -> None:
         os.mkfifo(path)
     else:
         path = Path("/dev/zero")
-    assert "not a regular file" in refusal(path)
+    expected = "a folder without shards" if what == "directory" else "not a regular file"
+    assert expected in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["gone.npz", "x" * 5000, "", "."], ids=["gone", "long", "", "dot"])

@@ -63,15 +63,19 @@ def run(
     cache_fraction: Annotated[
         float | None, typer.Option(help="share of the units the caches hold")
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="in flash: column or bundle")] = None,
+    layout: Annotated[str | None, typer.Option(help="in flash: column, bundle or expert")] = None,
     overlap: Annotated[
         str | None,
         typer.Option(help="paper-serial, paper-concurrent, serial or pipelined [pipelined]"),
     ] = None,
     warmup: Annotated[int | None, typer.Option(help="decode tokens not measured [0]")] = None,
     reset: Annotated[str | None, typer.Option(help="empty caches: never or sequence")] = None,
-    prefill: Annotated[str | None, typer.Option(help="prefill tokens: stream or cache")] = None,
+    prefill: Annotated[
+        str | None, typer.Option(help="prefill tokens: stream or cache [experts: cache]")
+    ] = None,
     tokens: Annotated[str | None, typer.Option(help="a part of the trace, A:B")] = None,
+    layers: Annotated[str | None, typer.Option(help="a part of the layers, A:B")] = None,
+    sequence: Annotated[str | None, typer.Option(help="a part of the sequences, A:B")] = None,
     seed: Annotated[int | None, typer.Option(help="of every random draw [0]")] = None,
     override: Annotated[
         list[str] | None,
@@ -105,6 +109,8 @@ def run(
         "reset": reset,
         "prefill": prefill,
         "tokens": tokens,
+        "layers": layers,
+        "sequence": sequence,
         "seed": seed,
     }
     from dipsim.config import read_config

@@ -33,6 +33,11 @@ class Group:
     gamma: float | None = None
 
     @property
+    def of_experts(self) -> bool:
+        """Whether a unit is a whole expert; it then has no ``slices``."""
+        return self.signal == "expert"
+
+    @property
     def kept(self) -> int:
         """k of the top-k: units a token keeps (DESIGN section 5); all of them unless top-k."""
         return max(1, math.floor(self.density * self.units + 1e-9))
@@ -82,7 +87,7 @@ def scores(trace: Trace, signal: str, method: str) -> int:
         "mlp_input": "abs(x) of the MLP input",
         "glu": "abs(act(W_gate x) * (W_up x))",
     }[signal]
-    if found is None or found.holds != "scores":
+    if found is None or not found.scored:
         what = "holds as sets only" if found is not None else "does not hold"
         raise MethodError(
             f"method {method} needs the scores of signal {signal}, which {trace.name} "

@@ -11,9 +11,10 @@ from dipsim.methods.contract import (
     check_wish,
 )
 from dipsim.model import MATRICES, Slice
-from dipsim.trace import Signal, Trace
+from dipsim.signal import Signal
+from dipsim.trace import Trace
 
-RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu")
+RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu", "expert")
 """Signals whose recorded sets select weights of the MLP, in the order a layer computes them."""
 
 
@@ -22,7 +23,7 @@ def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
 
     ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``
     spans columns of gate and up; ``gate`` and ``up`` a whole neuron; ``glu`` a whole neuron, or
-    the column of down alone when ``mlp_input`` was recorded too.
+    the column of down alone when ``mlp_input`` was recorded too; ``expert`` a whole expert.
 
     Raises:
         MethodError: no recorded sets, or an option that only makes sense for scores.
@@ -32,13 +33,20 @@ def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
     found = [signal for signal in found if signal.holds == "sets"]
     if not found:
         raise MethodError(
-            f"method recorded needs active sets (bool or bits) of {', '.join(RECORDED_SIGNALS)}, "
-            f"which {trace.name} does not hold"
+            "method recorded needs active sets (bool, bits or sparse) of "
+            f"{', '.join(RECORDED_SIGNALS)}, which {trace.name} does not hold"
         )
     names = {signal.name for signal in found}
     if wish.density is not None or wish.group_density or wish.gamma or wish.split:
         raise MethodError("recorded sets are fixed: drop --density, --group-density, --gamma")
     check_wish("recorded", wish, ())
+    if names == {"expert"}:
+        return Method("recorded", (Group("expert", found[0].units, (), "sets"),))
+    if "expert" in names:
+        raise MethodError(
+            f"{trace.name} records experts and {', '.join(names - {'expert'})}: which weights "
+            "overlap is not known; keep one of them (dipsim export --signals expert)"
+        )
     groups = tuple(
         Group(signal.name, signal.units, _slices(trace, signal, names), "sets") for signal in found
     )

@@ -26,6 +26,14 @@ def warnings(result: Result) -> list[str]:
                 f"{INPUT_ENERGY} perplexity rises steeply: raise its gamma, "
                 "e.g. --gamma mlp_input=.5,glu=.2"
             )
+    if "over-available" in result.marks:
+        found.append(
+            "more DRAM than the device leaves to an app (dram.available): a real one may kill the "
+            "app or swap"
+        )
+    if "part" in result.marks:
+        layers = result.config["settings"]["layers"]
+        found.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
     if result.budget.streamed:
         found.append(
             f"{BYTES.show(result.budget.streamed)} of static weights do not fit and are read "

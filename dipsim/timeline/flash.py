@@ -18,7 +18,7 @@ from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
 from dipsim.model import Model
 from dipsim.replay import Traffic
 
-Layout = Literal["column", "bundle"]
+Layout = Literal["column", "bundle", "expert"]
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
 _WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile has no points
 
@@ -169,15 +169,21 @@ class FlashCost:
 def stride(layout: Layout | None, group: Group, model: Model | None, size: float) -> float:
     """Bytes from one unit of a group to the next.
 
-    Without a ``layout``, columns lie by column, and what holds a row lies as bundles of a neuron's
-    slices.
+    Without a ``layout``, columns lie by column, what holds a row lies as bundles of a neuron's
+    slices, and experts lie whole.
 
     Raises:
         MethodError: the layout scatters the slices of a unit, so no read can fetch it alone.
     """
     rows = any(slice_.part == "row" for slice_ in group.slices)
-    if layout is None or layout == ("bundle" if rows else "column"):
+    usual = "expert" if group.of_experts else "bundle" if rows else "column"
+    if layout is None or layout == usual:
         return size
+    if "expert" in (layout, usual):
+        raise MethodError(
+            f"layout {layout} does not store the units of group {group.signal} alone: "
+            f"use --layout {usual}"
+        )
     if layout == "column":
         raise MethodError(
             f"layout column stores no rows of gate and up, which group {group.signal} loads: "
