@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dipsim import files
+from dipsim import files, gguf, hf_config
 from dipsim.errors import ModelError
 from dipsim.hardware import first_problem
 
@@ -22,6 +24,7 @@ NORM_BYTES = 2  # norms are kept in 16 bits by every format dipsim knows
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Matrix = Literal["gate", "up", "down"]
 MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
+"""Of a gated MLP; a plain one has no gate."""
 
 
 class Slice(NamedTuple):
@@ -44,7 +47,7 @@ class Quant(BaseModel):
     bits: float = Field(gt=0, le=32, strict=True)
     group: Count = 32
     axis: Literal["in", "out", "channel"] = "in"
-    scale_bytes: float = Field(default=2, ge=0, le=16)
+    scale_bytes: float = Field(default=2, ge=0, le=64)
     zero_bytes: float = Field(default=0, ge=0, le=16)
 
     @property
@@ -54,7 +57,12 @@ class Quant(BaseModel):
 
 
 class Model(BaseModel):
-    """Geometry and storage of a gated-MLP transformer. Load one with `load_model`."""
+    """Geometry and storage of a transformer. Load one with `load_model`.
+
+    With ``experts`` a layer holds that many MLPs of width ``intermediate`` and a router, and
+    perhaps a shared MLP that every token uses. Every ``window_every``-th layer, the first one
+    included, attends to the last ``window`` positions only.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +76,12 @@ class Model(BaseModel):
     vocab: Count
     tied_embeddings: bool = False
     activation: str = "silu"
+    gated: bool = True
+    experts: Count | None = None
+    experts_per_token: Count | None = None
+    shared_intermediate: int = Field(default=0, ge=0, le=10**9, strict=True)
+    window: Count | None = None
+    window_every: Count = 1
     context: Count | None = None
     bits: float = Field(
         default=DEFAULT_BITS, gt=0, le=32, strict=True, description="bits per weight, in all"
@@ -88,6 +102,12 @@ class Model(BaseModel):
     def _checked(self) -> Self:
         if self.kv_heads > self.heads:
             raise ValueError(f"kv_heads {self.kv_heads} exceeds heads {self.heads}")
+        if (self.experts is None) != (self.experts_per_token is None):
+            raise ValueError("give both of experts and experts_per_token, or neither")
+        if (self.experts or 0) < (self.experts_per_token or 0):
+            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds experts")
+        if self.shared_intermediate and self.experts is None:
+            raise ValueError("shared_intermediate is for models with experts")
         if self.quant is not None and "bits" in self.model_fields_set:
             raise ValueError("give bits or quant, not both")
         return self
@@ -100,9 +120,23 @@ class Model(BaseModel):
         return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
 
     @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices of an MLP."""
+        return MATRICES if self.gated else ("up", "down")
+
+    @property
     def matrix_parameters(self) -> int:
-        """Weights of one MLP matrix of one layer."""
+        """Weights of one matrix of an MLP, or of one expert."""
         return self.hidden * self.intermediate
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights of one layer's MLP: all its experts, the router and the shared expert."""
+        mlp = len(self.matrices) * self.matrix_parameters
+        if self.experts is None:
+            return mlp
+        shared = len(self.matrices) * self.hidden * self.shared_intermediate
+        return self.experts * (mlp + self.hidden) + shared
 
     @property
     def norm_parameters(self) -> int:
@@ -117,7 +151,7 @@ class Model(BaseModel):
     @property
     def parameters(self) -> int:
         """All weights of the model."""
-        layer = self.attention_parameters + 3 * self.matrix_parameters
+        layer = self.attention_parameters + self.mlp_parameters
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return self.layers * layer + self.norm_parameters + embeddings
 
@@ -139,9 +173,24 @@ class Model(BaseModel):
         return self._stored(self.attention_parameters, outputs)
 
     def matrix_bytes(self, matrix: Matrix) -> float:
-        """One whole MLP matrix of one layer, its scales included."""
+        """One whole matrix of an MLP, or of one expert, its scales included."""
         outputs = self.hidden if matrix == "down" else self.intermediate
         return self._stored(self.matrix_parameters, outputs)
+
+    @property
+    def mlp_bytes(self) -> float:
+        """One MLP, or one expert."""
+        return sum(self.matrix_bytes(matrix) for matrix in self.matrices)
+
+    @property
+    def static_mlp_bytes(self) -> float:
+        """Of one layer, what every token uses beside its experts: router and shared expert."""
+        if self.experts is None:
+            return 0.0
+        router = self._stored(self.experts * self.hidden, self.experts)
+        width = self.shared_intermediate
+        outputs = (len(self.matrices) - 1) * width + self.hidden if width else 0
+        return router + self._stored(len(self.matrices) * self.hidden * width, outputs)
 
     @property
     def norm_bytes(self) -> float:
@@ -161,14 +210,14 @@ class Model(BaseModel):
     @property
     def total_bytes(self) -> float:
         """The whole model as stored, the input embedding included."""
-        mlp = sum(self.matrix_bytes(matrix) for matrix in MATRICES)
+        mlp = (self.experts or 1) * self.mlp_bytes + self.static_mlp_bytes
         embeddings = self.head_bytes * (1 if self.tied_embeddings else 2)
         return self.layers * (self.attention_bytes + mlp) + self.norm_bytes + embeddings
 
     @property
     def bytes_per_weight(self) -> float:
         """Stored bytes per weight of an MLP matrix, its scales included."""
-        return self.matrix_bytes("gate") / self.matrix_parameters
+        return self.matrix_bytes("up") / self.matrix_parameters
 
     def slice_weights(self, slice_: Slice) -> int:
         """Weights in a slice: a row holds one per input, a column one per output."""
@@ -179,7 +228,7 @@ class Model(BaseModel):
         """Bytes that are loaded for one unit made of ``slices``: weights and the scales of groups
         that lie inside the slice."""
         total = 0.0
-        for slice_ in slices:
+        for slice_ in self._of_this_mlp(slices):
             weights = self.slice_weights(slice_)
             if self.quant is None:
                 total += weights * self.bits / 8
@@ -194,19 +243,27 @@ class Model(BaseModel):
         if self.quant is None:
             return 0.0
         total = 0.0
-        for slice_ in slices:
+        for slice_ in self._of_this_mlp(slices):
             if not self._scales_inside(slice_):
                 weights = self.matrix_parameters * self.quant.bits / 8
                 total += self.matrix_bytes(slice_.matrix) - weights
         return total
 
+    def _of_this_mlp(self, slices: Iterable[Slice]) -> list[Slice]:
+        return [slice_ for slice_ in slices if slice_.matrix in self.matrices]
+
     def _scales_inside(self, slice_: Slice) -> bool:
         along = {"row": "in", "column": "out"}[slice_.part]
         return self.quant is not None and self.quant.axis == along
 
-    def kv_bytes(self, kv_bits: float) -> float:
-        """Keys and values of one position, all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * kv_bits / 8
+    def kv_bytes(self, positions: NDArray[np.int64] | int, kv_bits: float) -> Any:
+        """Keys and values of the first ``positions`` of a sequence, all layers: bytes, of the
+        shape of ``positions``. Layers with a window keep the last ``window`` of them."""
+        windowed = 0 if self.window is None else -(-self.layers // self.window_every)
+        kept = (self.layers - windowed) * np.asarray(positions, np.float64)
+        if self.window is not None:
+            kept = kept + windowed * np.minimum(positions, self.window)
+        return 2 * self.kv_heads * self.head_dim * kv_bits / 8 * kept
 
 
 def load_model(
@@ -215,7 +272,8 @@ def load_model(
     """A model by preset name, by YAML file, or from a mapping of its geometry.
 
     Args:
-        given: e.g. ``"llama-3-8b"``, ``"my/model.yaml"``, ``{"layers": 32, ...}``; a mapping with
+        given: a preset's name, a YAML file, a Hugging Face `config.json` or the folder it lies in,
+            a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``; one with
             nothing but a ``name`` (and ``bits`` or ``quant``) names a preset.
         bits: bits per weight, scales included; takes the place of the model's own storage.
 
@@ -254,5 +312,11 @@ def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
         known = ", ".join(model_names())
-        raise ModelError(f"no model {str(given)!r}: give a YAML file, or one of {known}")
+        raise ModelError(
+            f"no model {str(given)!r}: give a YAML file, a config.json, a GGUF, or one of {known}"
+        )
+    if path.suffix == gguf.SUFFIX:
+        return gguf.read_gguf(path)
+    if hf_config.is_hf_config(path):
+        return hf_config.read_hf_config(path)
     return files.read_yaml(path, ModelError)

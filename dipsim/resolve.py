@@ -35,6 +35,8 @@ def resolve(
     """
     model = _model(trace, wanted, settings)
     method = method_for(trace, model, settings)
+    if model is not None:
+        _check_kind(model, method)
     by_option = wanted is not None or (settings.bits is not None and model is not None)
     sizes = _unit_bytes(trace, method, model, by_option)
     context = _context(trace, model, settings)
@@ -51,6 +53,20 @@ def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
     wish = Wish(settings.density, settings.group_density, settings.gamma, settings.split)
     intermediate = None if model is None else model.intermediate
     return build_method(settings.method, trace, wish, intermediate)
+
+
+def _check_kind(model: Model, method: Method) -> None:
+    """A method's units must be those of the model's MLP."""
+    of_experts = any(group.of_experts for group in method.groups)
+    if of_experts != (model.experts is not None):
+        has = f"{model.experts} experts a layer" if model.experts else "no experts"
+        units = "whole experts" if of_experts else "neurons or columns of one MLP"
+        raise ModelError(f"model {model.name} has {has}; {method.name} loads {units}")
+    if not model.gated and method.name in ("glu", "dip", "dip-ca"):
+        raise ModelError(
+            f"model {model.name} has no gate, which method {method.name} counts on: use "
+            "recorded sets, glu-oracle or dense"
+        )
 
 
 def profile_uses(
@@ -93,9 +109,8 @@ def _model(trace: Trace, wanted: Source | Model | None, settings: Settings) -> M
     expected = {"mlp_input": model.hidden, "attn_input": model.hidden}
     expected |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
     expected["attn_output"] = model.heads * model.head_dim
-    experts = getattr(model, "experts", None)
-    if experts is not None:
-        expected["expert"] = experts
+    if model.experts is not None:
+        expected["expert"] = model.experts
     for signal in trace.signals.values():
         if expected.get(signal.name, signal.units) != signal.units:
             raise ModelError(
@@ -116,9 +131,7 @@ def _unit_bytes(
         if declared is not None:
             sizes[:, i] = _declared_bytes(trace, group.signal, declared)
         elif model is not None:
-            sizes[:, i] = (
-                model.expert_bytes if group.of_experts else model.slice_bytes(group.slices)
-            )
+            sizes[:, i] = model.mlp_bytes if group.of_experts else model.slice_bytes(group.slices)
         else:
             raise ModelError(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE "
@@ -155,7 +168,11 @@ def _static(model: Model | None, method: Method) -> Static:
         attention=model.layers * model.attention_bytes,
         norms=model.norm_bytes,
         head=model.head_bytes,
-        dense_parts=model.layers * sum(model.matrix_bytes(matrix) for matrix in method.dense),
+        dense_parts=model.layers
+        * (
+            model.static_mlp_bytes
+            + sum(model.matrix_bytes(matrix) for matrix in method.dense if matrix in model.matrices)
+        ),
         scales=model.layers * model.static_scale_bytes(slices),
     )
 
@@ -171,7 +188,7 @@ def _budget(
 ) -> Budget:
     groups = [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(method.groups)]
     static = _static(model, method)
-    kv = 0.0 if model is None else model.kv_bytes(settings.kv_bits) * context
+    kv = 0.0 if model is None else float(model.kv_bytes(context, settings.kv_bits))
     stored, flash = 0.0 if model is None else model.total_bytes, device.flash.capacity
     if flash is not None and stored > flash:
         raise ModelError(

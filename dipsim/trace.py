@@ -197,7 +197,8 @@ def _load_shards(folder: Path) -> Trace:
     shards = [name for name in names if re.fullmatch(r"part-\d{5}\.npz", name, re.ASCII)]
     if not shards:
         raise TraceError(
-            f"{folder}: a folder without shards; give an .npz file, or a folder of {shard_name(0)}, ..."
+            f"{folder}: a folder without shards; give an .npz file, or a folder of "
+            f"{shard_name(0)}, {shard_name(1)}, ..."
         )
     for i, name in enumerate(shards):
         if name != shard_name(i):

@@ -77,7 +77,7 @@ def by_dram(trace: dipsim.Trace) -> list[str]:
 def by_active_memory(trace: dipsim.Trace) -> list[str]:
     """First reading: memory is what a token touches; everything active is resident."""
     mlp = MODEL.layers * 3 * MODEL.matrix_bytes("gate")
-    static = MODEL.layers * MODEL.attention_bytes + MODEL.head_bytes + MODEL.kv_bytes(16) * 2048
+    static = MODEL.layers * MODEL.attention_bytes + MODEL.head_bytes + MODEL.kv_bytes(2048, 16)
     lines = ["| D | active memory | less than dense | mass kept in / down |", "|---|---|---|---|"]
     for density in (0.40, 0.5, 0.6, 0.7, 1.0):
         found = dipsim.simulate(

@@ -17,11 +17,13 @@ ROWS = (
     ("files",),
     ("units",),
     ("hardware",),
+    ("gguf", "hf_config"),
     ("model",),
     ("npz", "encoding"),
     ("signal",),
     ("trace",),
     ("writer",),
+    ("synth",),
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),

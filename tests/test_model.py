@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -39,6 +40,17 @@ QUANT = {"format": "q4_0", "bits": 4, "group": 32, "scale_bytes": 2}
 GATE_AND_UP_COLUMN = (Slice("gate", "column"), Slice("up", "column"))
 DOWN_COLUMN = (Slice("down", "column"),)
 SLICES = [Slice(m, p) for m in ("gate", "up", "down") for p in ("row", "column")]
+
+
+TINY: dict[str, Any] = {
+    "layers": 2,
+    "hidden": 8,
+    "intermediate": 10,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_dim": 4,
+    "vocab": 100,
+}
 
 
 def quantised(**change: Any) -> Model:
@@ -84,7 +96,42 @@ def test_bytes_of_a_column(name: str, bits: float, entering: int, leaving: int) 
 @pytest.mark.parametrize("name", KV_BYTES)
 @pytest.mark.parametrize("bits", [16, 8, 4])
 def test_bytes_of_keys_and_values(name: str, bits: float) -> None:
-    assert load_model(name).kv_bytes(bits) == KV_BYTES[name] * bits / 16
+    assert load_model(name).kv_bytes(1, bits) == KV_BYTES[name] * bits / 16
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 4, 5])
+def test_layers_with_a_window_keep_no_more_than_its_positions(layers: int, every: int) -> None:
+    model = load_model({**GEOMETRY, "layers": layers, "window": 10, "window_every": every})
+    positions = np.array([0, 1, 9, 10, 11, 1000])
+    one = 2 * model.kv_heads * model.head_dim * 8 / 8
+    expected = [
+        sum(one * (min(n, 10) if layer % every == 0 else n) for layer in range(layers))
+        for n in positions.tolist()
+    ]
+    assert model.kv_bytes(positions, 8).tolist() == expected
+
+
+# Experts, and MLPs without a gate -----------------------------------------------------------------
+
+
+def test_a_model_of_experts_by_hand() -> None:
+    moe = {"experts": 4, "experts_per_token": 2, "shared_intermediate": 6}
+    model = load_model({**TINY, **moe, "bits": 8})
+    expert, router, shared = 3 * 8 * 10, 4 * 8, 3 * 8 * 6
+    assert (model.mlp_bytes, model.static_mlp_bytes) == (expert, router + shared)
+    attention, norms, embeddings = 2 * 8 * 4 * (2 + 1), 5 * 8, 2 * 100 * 8
+    weights = 2 * (attention + 4 * expert + router + shared) + embeddings
+    assert model.parameters == weights + norms
+    assert model.total_bytes == weights + 2 * norms
+
+
+def test_a_plain_mlp_has_two_matrices() -> None:
+    model = load_model({**TINY, "gated": False, "bits": 8})
+    assert model.matrices == ("up", "down")
+    assert model.mlp_bytes == 2 * 8 * 10
+    neuron = (Slice("gate", "row"), Slice("up", "row"), Slice("down", "column"))
+    assert model.slice_bytes(neuron) == 2 * 8
 
 
 # Totals -------------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ def print_json(value: Any) -> None:
 class Progress:
     """One line on standard error when a run takes longer than a second."""
 
-    def __init__(self) -> None:
-        self.done, self.total = 0, 0
+    def __init__(self, verb: str = "replayed") -> None:
+        self.verb, self.done, self.total = verb, 0, 0
         self._timer = threading.Timer(1.0, self._say)
         self._timer.daemon = True
         self._said = False
@@ -73,7 +73,7 @@ class Progress:
     def _say(self) -> None:
         self._said = True
         what = (
-            f"replayed {self.done} of {self.total} tokens"
+            f"{self.verb} {self.done} of {self.total} tokens"
             if self.done
             else "preparing (the first run compiles its kernels, which takes some seconds)"
         )

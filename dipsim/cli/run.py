@@ -36,7 +36,7 @@ def run(
         str | None, typer.Option("--profile", "-p", help="device: a name or a YAML file")
     ] = None,
     backend: Annotated[str | None, typer.Option(help="engine of the profile")] = None,
-    model: Annotated[str | None, typer.Option(help="model: a preset or a YAML file")] = None,
+    model: Annotated[str | None, typer.Option(help="a preset, YAML, config.json or GGUF")] = None,
     bits: Annotated[float | None, typer.Option(help="bits per weight, scales included")] = None,
     context: Annotated[int | None, typer.Option(help="tokens of KV in the budget")] = None,
     kv_bits: Annotated[float | None, typer.Option(help="bits per key or value [16]")] = None,

@@ -1,5 +1,7 @@
 """What there is: profiles with the marks of their numbers, models, policies, methods, a trace."""
 
+from pathlib import Path
+
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -65,14 +67,16 @@ def model(found: Model) -> Table:
     """The geometry and the byte counts of a model."""
     made = table(found.name, "")
     hidden = {"name", "sources", "bits", "quant"}
+    usual = {"gated": True, "shared_intermediate": 0, "window_every": 1}
     for key, value in found.model_dump(exclude=hidden, exclude_none=True).items():
-        made.add_row(key, str(value))
+        if usual.get(key) != value:
+            made.add_row(key, str(value))
     made.add_row("weights", _storage(found))
     for label, size in (
         ("attention, one layer", found.attention_bytes),
-        ("one MLP matrix", found.matrix_bytes("gate")),
+        ("one expert" if found.experts else "MLP, one layer", found.mlp_bytes),
         ("lm_head", found.head_bytes),
-        ("KV, one position (16 bit)", found.kv_bytes(16)),
+        ("KV, one position (16 bit)", float(found.kv_bytes(1, 16))),
         ("whole model", found.total_bytes),
     ):
         made.add_row(label, BYTES.show(size))
@@ -137,6 +141,19 @@ def trace(found: Trace, overlap: dict[str, float]) -> RenderableType:
         made,
         Text(note),
     )
+
+
+def written(made: Trace) -> RenderableType:
+    """A trace that was just written, in one line, and the command to go on with."""
+    kinds = ", ".join(f"{at.name} {at.units} ({at.encoding})" for at in made.signals.values())
+    path = Path(made.name)
+    files = [path] if path.is_file() else list(path.iterdir())
+    size = BYTES.show(sum(file.stat().st_size for file in files))
+    lines = [
+        f"{made.name}: {made.tokens} tokens of {made.layers} layers, {kinds}; {size}",
+        f"hint: dipsim inspect {made.name}",
+    ]
+    return Group(*(Text(printable(line)) for line in lines))
 
 
 def _short(key: str) -> str:

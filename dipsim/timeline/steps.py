@@ -76,7 +76,8 @@ class Workload:
         positions = np.full(len(rows), self.context)
         if not is_paper(overlap):
             positions = self.trace.position[rows]
-        return positions.astype(np.float64) * self.model.kv_bytes(self.kv_bits)
+        kept: NDArray[np.float64] = self.model.kv_bytes(positions, self.kv_bits)
+        return kept
 
     def embedding_row_bytes(self, overlap: Overlap) -> float:
         """Bytes of the token's own embedding, read from flash; the paper's modes leave it out."""
