@@ -155,6 +155,12 @@ class Model(BaseModel):
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return self.layers * layer + self.norm_parameters + embeddings
 
+    @property
+    def active_parameters(self) -> int:
+        """Weights one token uses: all, less the experts it is not sent to."""
+        idle = (self.experts or 0) - (self.experts_per_token or 0)
+        return self.parameters - self.layers * idle * len(self.matrices) * self.matrix_parameters
+
     # Bytes
 
     def _stored(self, weights: int, outputs: int) -> float:

@@ -193,7 +193,38 @@ def _check(
         raise TraceError(f"{what} is encrypted: write it without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise TraceError(f"{what} uses an unusual compression: use np.savez or savez_compressed")
-    with archive.open(info) as stream, warnings.catch_warnings():
+    with archive.open(info) as stream:
+        dtype, shape, header = _read_header(stream, what, info.file_size)
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    largest = info.compress_size * (_DEFLATE_LIMIT if deflated else 1) + 64 * deflated
+    if info.file_size > largest:
+        raise TraceError(f"{what} claims {info.file_size} bytes, more than its file can hold")
+    offset = None if deflated else _data_offset(info, raw, what) + header
+    return InArchive(path, info.filename, dtype, shape, info.CRC, header, offset)
+
+
+def open_npy(path: Path) -> InArchive:
+    """A `.npy` file, its header read and checked; it is mapped when read.
+
+    Raises:
+        TraceError: as `open_npz`.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise TraceError(f"{path}: not a regular file; give a .npy file")
+        with open(path, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            dtype, shape, header = _read_header(stream, str(path), size)
+    except OSError as problem:
+        raise TraceError(f"{path}: cannot be read ({problem.strerror})") from None
+    return InArchive(path, path.name, dtype, shape, 0, header, header)
+
+
+def _read_header(
+    stream: IO[bytes], what: str, size: int
+) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Type, shape and length of the header of an array that takes ``size`` bytes in all."""
+    with warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore")  # numpy grumbles about headers of Python 2
             version = npy.read_magic(stream)
@@ -204,7 +235,7 @@ def _check(
         except _BAD_HEADER as problem:
             line = str(problem).splitlines()[0] if str(problem) else "cut short"
             raise TraceError(f"{what} has no readable .npy header ({line[:80]})") from None
-        header = stream.tell()
+    header = stream.tell()
     if dtype.hasobject:
         raise TraceError(f"{what} holds Python objects: save numbers, dipsim never unpickles")
     if dtype.byteorder == ">" or dtype.names is not None:
@@ -214,16 +245,11 @@ def _check(
     if any(not isinstance(n, int) or n < 0 for n in shape):
         raise TraceError(f"{what} declares the shape {shape}: lengths cannot be negative")
     expected = header + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if expected != info.file_size:
+    if expected != size:
         raise TraceError(
-            f"{what} declares {shape} {dtype} ({expected} bytes) but holds {info.file_size} bytes"
+            f"{what} declares {shape} {dtype} ({expected} bytes) but holds {size} bytes"
         )
-    deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    largest = info.compress_size * (_DEFLATE_LIMIT if deflated else 1) + 64 * deflated
-    if info.file_size > largest:
-        raise TraceError(f"{what} claims {info.file_size} bytes, more than its file can hold")
-    offset = None if deflated else _data_offset(info, raw, what) + header
-    return InArchive(path, info.filename, dtype, shape, info.CRC, header, offset)
+    return dtype, shape, header
 
 
 def _data_offset(info: zipfile.ZipInfo, raw: IO[bytes], what: str) -> int:

@@ -10,7 +10,7 @@ _TELLING = (b"\x00", b"\xff", b"\xff\xff\xff\x7f", b"\x80", b"-1", b"nan", b"9" 
 
 
 def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """``count`` damaged copies: bits flipped, runs overwritten, cut, inserted, repeated, removed."""
+    """``count`` copies: bits flipped, runs overwritten, cut, inserted, repeated or removed."""
     rng = random.Random(seed)
     for _ in range(count):
         damaged = bytearray(data)

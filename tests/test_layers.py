@@ -23,7 +23,7 @@ ROWS = (
     ("signal",),
     ("trace",),
     ("writer",),
-    ("synth",),
+    ("convert", "synth"),
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),

@@ -76,6 +76,8 @@ class Progress:
             f"{self.verb} {self.done} of {self.total} tokens"
             if self.done
             else "preparing (the first run compiles its kernels, which takes some seconds)"
+            if self.verb == "replayed"
+            else "reading"
         )
         end = "\r" if sys.stderr.isatty() else "\n"
         print(f"dipsim: {what} ...".ljust(78), file=sys.stderr, end=end, flush=True)

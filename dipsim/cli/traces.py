@@ -17,6 +17,10 @@ Encodings = Annotated[
         help="float16, float32, log8, bool, bits or sparse; may repeat", metavar="SIGNAL=ENCODING"
     ),
 ]
+Out = Annotated[str, typer.Argument(help="an .npz file, or a new folder of shards")]
+Tokens = Annotated[str | None, typer.Option(help="a part of the tokens, A:B")]
+Layers = Annotated[str | None, typer.Option(help="a part of the layers, A:B")]
+Sequences = Annotated[str | None, typer.Option(help="a part of the sequences, A:B")]
 
 
 @app.command()
@@ -40,9 +44,82 @@ def inspect(
         show(catalogue.trace(opened, overlap))
 
 
+@app.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(help=".npy, .npz, .safetensors, a folder of them, or a route CSV")
+    ],
+    out: Out,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="glu=acts, or glu=layers.*.acts; may repeat", metavar="SIGNAL=ARRAY"
+        ),
+    ] = None,
+    encoding: Encodings = None,
+    model: Annotated[
+        str | None, typer.Option(help="what the trace is from: as run --model; kept in it")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a trace out of arrays or of a phone's log of experts."""
+    from pathlib import Path
+
+    from dipsim.convert import import_arrays, import_routes, is_routes
+    from dipsim.model import load_model
+    from dipsim.trace import load_trace
+
+    meta = {}
+    if model is not None:
+        meta["model"] = load_model(model).model_dump(mode="json", exclude_unset=True)
+    notes: list[str] = []
+    with Progress("imported") as progress:
+        if is_routes(Path(source)):
+            if name or encoding:
+                raise DipsimError("--map and --encoding are for arrays: a route CSV has neither")
+            import_routes(source, out, meta=meta, progress=progress)
+        else:
+            names = pairs_of(name, "--map", "glu=acts") or None
+            encodings = pairs_of(encoding, "--encoding", "glu=log8")
+            notes = import_arrays(
+                source, out, names=names, encodings=encodings, meta=meta, progress=progress
+            )
+        made = load_trace(Path(out))
+    _written(made, notes, as_json)
+
+
+@app.command()
+def export(
+    trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
+    out: Out,
+    signals: Annotated[str | None, typer.Option(help="some of its signals, e.g. mlp_input")] = None,
+    encoding: Encodings = None,
+    tokens: Tokens = None,
+    layers: Layers = None,
+    sequence: Sequences = None,
+    as_json: Json = False,
+) -> None:
+    """Write a trace, or a part of it, in other encodings."""
+    from pathlib import Path
+
+    from dipsim.convert import export_trace
+    from dipsim.trace import load_trace
+
+    with Progress("written") as progress:
+        lost = export_trace(
+            load_trace(trace).part(tokens, layers, sequence),
+            out,
+            signals=None if signals is None else tuple(signals.split(",")),
+            encodings=pairs_of(encoding, "--encoding", "glu=log8"),
+            progress=progress,
+        )
+        made = load_trace(Path(out))
+    _written(made, lost, as_json)
+
+
 @app.command()
 def synth(
-    out: Annotated[str, typer.Argument(help="an .npz file, or a new folder of shards")],
+    out: Out,
     like: Annotated[str, typer.Option(help="the trace to fit")] = "smollm2-chat",
     model: Annotated[str | None, typer.Option(help="its geometry [that of --like]")] = None,
     tokens: Annotated[int | None, typer.Option(help="how many [as --like]")] = None,
@@ -66,31 +143,33 @@ def synth(
             model=model,
             tokens=tokens,
             signals=None if signals is None else tuple(signals.split(",")),
-            encodings=encodings_of(encoding),
+            encodings=pairs_of(encoding, "--encoding", "glu=log8"),
             seed=seed,
             iid=iid,
             progress=progress,
         )
-    _written(made, as_json)
+    _written(made, [], as_json)
 
 
-def encodings_of(given: list[str] | None) -> dict[str, Any]:
+def pairs_of(given: list[str] | None, option: str, example: str) -> dict[str, Any]:
     """``["glu=log8"]`` -> {"glu": "log8"}.
 
     Raises:
         DipsimError: not of that form.
     """
     pairs = [text.partition("=") for text in given or []]
-    wrong = [key for key, equals, _ in pairs if not equals]
-    if wrong:
-        raise DipsimError(f"--encoding {wrong[0]!r}: write SIGNAL=ENCODING, e.g. glu=log8")
-    return {key: encoding for key, _, encoding in pairs}
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise DipsimError(f"{option} {key + equals!r}: write it as {option} {example}")
+    return {key: value for key, _, value in pairs}
 
 
-def _written(made: "Trace", as_json: bool) -> None:
+def _written(made: "Trace", notes: list[str], as_json: bool) -> None:
     """What was written, and what to do with it."""
     from dipsim.report import catalogue
 
+    for note in notes:
+        say(note)
     if as_json:
         print_json(made.describe())
     else:

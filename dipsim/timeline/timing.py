@@ -130,14 +130,17 @@ def _prefill(
         return None, None
     new = trace.begins_sequence()
     begins = np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | (np.arange(len(new)) == 0)))
-    parameters = 0 if work.model is None else work.model.parameters
-    weights = budget.static.total + budget.units_bytes
+    parameters = 0 if work.model is None else work.model.active_parameters
     seconds, firsts = [], []
     for begin in begins:
         end = begin + 1
         while end < trace.tokens and prefill[end] and not new[end]:
             end += 1
         loaded = traffic.moved[end - 1].sum() if cached else budget.units_bytes
+        used = budget.units_bytes
+        if cached:
+            used = float((traffic.active[end - 1] * work.unit_bytes).sum())
+        weights = budget.static.total + used
         compute = 2 * parameters * (end - begin) / rate.flops
         seconds.append(
             float(loaded + budget.streamed) / flash.sequential_bandwidth
