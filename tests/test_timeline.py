@@ -147,11 +147,12 @@ def test_prefill_is_streamed_whole() -> None:
 
 
 def test_prefill_in_the_cache() -> None:
-    # The batch is {0, 1}: 24 B from flash; the decode token then finds unit 1.
+    # The batch is {0, 1}: 24 B from flash, and of the units only they are used (0.24 s of DRAM,
+    # beside 1.52 s for what is static); the decode token then finds unit 1.
     marks = {"phase": np.array([0, 0, 1], np.uint8)}
     result = run(device(), overlap="serial", marks=marks, prefill="cache")
     assert result.timing.prefill is not None
-    assert result.timing.prefill.seconds == pytest.approx(2.4 + 2.48)
+    assert result.timing.prefill.seconds == pytest.approx(2.4 + 0.24 + 1.52)
     assert (result.timing.prefill.accesses, result.timing.prefill.hits) == (2, 0)
     assert (result.accesses, result.hits) == (2, 1)
 

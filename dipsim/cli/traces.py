@@ -25,23 +25,31 @@ Sequences = Annotated[str | None, typer.Option(help="a part of the sequences, A:
 
 @app.command()
 def inspect(
-    trace: Annotated[str, typer.Argument(help="an .npz file, or a shipped trace")],
+    trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
+    tokens: Tokens = None,
+    layers: Layers = None,
+    sequence: Sequences = None,
+    plot: Annotated[str | None, typer.Option(help="draw it: a .png, .svg or .pdf file")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what TRACE holds."""
-    from dipsim.analysis.overlap import token_overlap
-    from dipsim.report import catalogue
+    """Show what TRACE holds, how it caches, and whether it is long enough."""
+    from dipsim.analysis.inspection import inspect_trace
+    from dipsim.report import inspection, plots
     from dipsim.trace import load_trace
 
+    picture = None if plot is None else plots.check_path(plot)
     with Progress():
-        opened = load_trace(trace)
-        overlap = token_overlap(opened)
+        opened = load_trace(trace).part(tokens, layers, sequence)
+        reports = inspect_trace(opened)
+        if picture is not None:
+            plots.inspection(reports, opened.name, picture)
     for warning in opened.warnings:
         say(f"warning: {warning}")
     if as_json:
-        print_json({**opened.describe(), "overlap": overlap})
+        found = {name: report.to_dict() for name, report in reports.items()}
+        print_json({**opened.describe(), "inspection": found})
     else:
-        show(catalogue.trace(opened, overlap))
+        show(inspection.render(opened, reports))
 
 
 @app.command("import")

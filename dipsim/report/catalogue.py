@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +12,7 @@ from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
 from dipsim.report.terminal import table
-from dipsim.trace import PREFILL, Trace
+from dipsim.trace import Trace
 from dipsim.units import BANDWIDTH, BYTES
 
 
@@ -107,40 +106,6 @@ def methods() -> Table:
     for name, entry in METHODS.items():
         made.add_row(name, entry.signals, entry.summary)
     return made
-
-
-def trace(found: Trace, overlap: dict[str, float]) -> RenderableType:
-    """Signals, shapes and marks of a trace."""
-    sequences = len(np.unique(found.sequence))
-    prefill = int((found.phase == PREFILL).sum())
-    model = found.model
-    named = model.get("name", "a geometry") if isinstance(model, dict) else model or "not said"
-    lines = [
-        f"{found.tokens} tokens ({prefill} prefill) of {found.layers} layers, "
-        f"{sequences} sequence{'s' if sequences > 1 else ''}",
-        f"model {named}",
-        f"hash {found.hash[:16]}",
-        *(f"{key} {found.meta[key]}" for key in ("source", "license") if key in found.meta),
-    ]
-    made = table("signal", "holds", "encoding", "units", "overlap", right=(3, 4))
-    for signal in found.signals.values():
-        share = overlap.get(signal.name)
-        made.add_row(
-            signal.name,
-            signal.holds,
-            signal.encoding,
-            str(signal.units),
-            "-" if share is None else f"{share:.1%}",
-        )
-    note = "overlap: share of a token's active units that the token before used too"
-    note += " (scores: the top half)"
-    return Group(
-        Text(printable(found.name), style="bold"),
-        *(Text(printable(line)) for line in lines),
-        Text(),
-        made,
-        Text(note),
-    )
 
 
 def written(made: Trace) -> RenderableType:

@@ -1,0 +1,123 @@
+"""What the active sets of a trace are like: overlap of successive tokens, popularity of units."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.active import active_sets
+from dipsim.encoding import unpack_sets
+from dipsim.methods.contract import Group, Method
+from dipsim.trace import Trace, load_trace
+
+DENSITIES = (0.25, 0.5, 0.75)
+USUAL = 0.5
+"""Of scores, the share of the units that counts as active."""
+TOP = 0.1
+SETS_BYTES = 48 * 2**20  # of packed sets that are held for replays
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Active sets of one signal. Of scores the largest share (a density) counts as active."""
+
+    units: int
+    overlap: dict[float, float]
+    """Per density, the share of a token's active units that the token before used too; 1.0 stands
+    for recorded sets. Pairs across a border of sequences are left out; empty without pairs."""
+    active: float
+    """Mean share of the units that are active (recorded sets, or scores at the usual density)."""
+    uses: NDArray[np.int64]
+    """[layers, units] how often each unit is active, over all tokens."""
+    sets: Trace
+    """The first tokens' active sets as a trace of their own, for replays."""
+
+    @property
+    def top_share(self) -> float:
+        """Share of all uses that go to the 10 % most used units of a layer; mean over layers."""
+        most = max(1, int(TOP * self.units + 1e-9))
+        ranked = -np.sort(-self.uses, axis=1)
+        return float((ranked[:, :most].sum(axis=1) / self._totals).mean())
+
+    @property
+    def gini(self) -> float:
+        """Gini coefficient of the uses of a layer's units (0: all alike); mean over layers."""
+        ranked = np.sort(self.uses, axis=1)
+        weight = 2 * np.arange(1, self.units + 1) - self.units - 1
+        return float(((ranked * weight).sum(axis=1) / (self.units * self._totals)).mean())
+
+    def lorenz(self) -> NDArray[np.float64]:
+        """[units + 1] share of the uses that goes to the most used units, mean over layers."""
+        ranked = -np.sort(-self.uses, axis=1) / self._totals[:, None]
+        return np.concatenate([[0.0], np.cumsum(ranked.mean(axis=0))])
+
+    @property
+    def _totals(self) -> NDArray[np.int64]:
+        totals: NDArray[np.int64] = self.uses.sum(axis=1)
+        return np.maximum(totals, 1)
+
+
+def activity(trace: Trace, name: str) -> Activity:
+    """Read one signal of a trace once.
+
+    Raises:
+        TraceError: bad values met on the way.
+    """
+    signal = trace.signals[name]
+    densities = _densities(trace, name)
+    groups = tuple(
+        Group(name, signal.units, (), "sets" if density == 1 else "top-k", density)
+        for density in densities
+    )
+    usual = len(densities) // 2
+    uses = np.zeros((trace.layers, signal.units), np.int64)
+    shared, active = np.zeros(len(groups)), np.zeros(len(groups))
+    members = 0
+    previous: list[NDArray[np.uint64]] = []
+    octets = -(-signal.units // 8)
+    most = max(1, SETS_BYTES // (trace.layers * octets))
+    kept = np.zeros((min(trace.tokens, most), trace.layers, octets), np.uint8)
+    for start, stop, sets in active_sets(trace, Method("inspect", groups)):
+        inside = np.diff(trace.sequence[max(start - 1, 0) : stop]) == 0
+        for i, here in enumerate(sets):
+            rows = np.concatenate([previous[i], here]) if previous else here
+            both = np.bitwise_count(rows[1:] & rows[:-1]).sum(axis=(1, 2), dtype=np.int64)
+            size = np.bitwise_count(rows[1:]).sum(axis=(1, 2), dtype=np.int64)
+            shared[i] += both[inside].sum()
+            active[i] += size[inside].sum()
+        for row in sets[usual]:
+            uses += unpack_sets(row, signal.units)
+        members += int(np.bitwise_count(sets[usual]).sum(dtype=np.int64))
+        end = min(stop, len(kept))
+        if start < end:
+            packed = np.ascontiguousarray(sets[usual][: end - start]).view(np.uint8)
+            kept[start:end] = packed[..., :octets]
+        previous = [here[-1:] for here in sets]
+    overlap = {
+        density: float(shared[i] / active[i]) for i, density in enumerate(densities) if active[i]
+    }
+    return Activity(
+        units=signal.units,
+        overlap=overlap,
+        active=members / (trace.tokens * trace.layers * signal.units),
+        uses=uses,
+        sets=_as_trace(trace, name, kept),
+    )
+
+
+def _densities(trace: Trace, name: str) -> tuple[float, ...]:
+    """Densities that count as active; 1 stands for sets as recorded."""
+    signal = trace.signals[name]
+    if signal.holds == "sets":
+        return (1.0,)
+    model = trace.model if isinstance(trace.model, dict) else {}
+    known = model.get("experts_per_token", trace.meta.get("experts_per_token"))
+    if name == "expert" and isinstance(known, int) and 0 < known < signal.units:
+        return (known / signal.units,)
+    return DENSITIES
+
+
+def _as_trace(trace: Trace, name: str, packed: NDArray[np.uint8]) -> Trace:
+    meta = {"signals": {name: {"encoding": "bits", "units": trace.signals[name].units}}}
+    marks = {"phase": trace.phase[: len(packed)], "sequence": trace.sequence[: len(packed)]}
+    return load_trace({name: packed, **marks, "meta": meta})
