@@ -52,7 +52,7 @@ class Convergence:
     def verdict(self) -> str:
         """In words."""
         half = (self.interval[1] - self.interval[0]) / 2
-        said = f"the second half moves it by {self.moved:.1%}, 90 % interval +-{half:.1%}"
+        said = f"the second half moves it by {self.moved:.2%}, 90 % interval +-{half:.2%}"
         return f"{'long enough' if self.settled else 'too short to settle'}: {said}"
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.model import Model
 from dipsim.signal import SIGNALS
-from dipsim.synth.fit import LAGS, MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
+from dipsim.synth.fit import MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
 from dipsim.trace import DECODE, MAX_TOKENS, PREFILL
 
 _BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
@@ -99,8 +99,6 @@ class _Source:
         if units != signal.units:
             chosen = self._rng(_UNITS).integers(0, signal.units, units)
         self.spread, self.shape = self.fit.spread[chosen], self.fit.shape[chosen]
-        if iid:
-            self.spread, self.shape = np.zeros_like(self.spread), np.ones_like(self.shape)
         self.noise, self.steps = self._rng(_NOISE), self._rng(_DRIFT)
         self.levels = self._rng(_LEVEL)
         self.drift = self.mood = np.zeros(units, np.float32)
@@ -112,9 +110,12 @@ class _Source:
 
     def draw(self, marks: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """[n, units] scores or sets of the next n tokens."""
-        z = self.noise.standard_normal((len(marks["kind"]), len(self.spread)), np.float32)
-        if not self.iid:
-            self._add_parts(z, marks)
+        shape = len(marks["kind"]), len(self.spread)
+        if self.iid:
+            any_score = self.noise.random(shape, np.float32)
+            return self._chosen(any_score) if len(self.fit.active) else self._marginal(any_score)
+        z = self.noise.standard_normal(shape, np.float32)
+        self._add_parts(z, marks)
         if self.signal.folded:
             np.abs(z, out=z)
             np.log(np.maximum(z, _TINY, out=z), out=z)
@@ -149,13 +150,19 @@ class _Source:
             z[row] += drift * self.drift + self.mood
 
     def _scores(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's quantiles become the source's; what lies beyond them is shifted."""
         model, source = self.fit.knots
-        if not self.iid:  # the model's quantiles become the source's; beyond them, shifted
-            y += np.interp(y, model, source - model).astype(np.float32)
-        mean, deviation = self.fit.level
-        y += np.float32(mean) + np.float32(deviation) * self.levels.standard_normal(
-            (len(y), 1), np.float32
-        )
+        y += np.interp(y, model, source - model).astype(np.float32)
+        return self._levelled(y)
+
+    def _marginal(self, quantile: NDArray[np.float32]) -> NDArray[np.float32]:
+        source = self.fit.knots[1]
+        at = np.interp(quantile, np.linspace(0, 1, len(source)), source)
+        return self._levelled(at.astype(np.float32))
+
+    def _levelled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        levels = self.fit.level
+        y += levels[self.levels.integers(len(levels), size=len(y))][:, None]
         return np.exp(y, out=y) if self.signal.logarithmic else y
 
     def _chosen(self, y: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -214,7 +221,9 @@ def _earlier(
         kind = int(kinds[where])
         if where == first[kind] and keep < repeats.discount:
             continue
-        latest = [lag for lag in range(1, min(LAGS, t) + 1) if kinds[t - lag] == kind]
+        latest = [
+            lag for lag in range(1, min(len(repeats.recent), t) + 1) if kinds[t - lag] == kind
+        ]
         if not latest or accept < repeats.recent[latest[0] - 1]:
             return kind
     return len(first)

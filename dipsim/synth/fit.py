@@ -51,8 +51,8 @@ class LayerFit:
     memory: float
     knots: tuple[Floats, Floats]
     """Quantiles of the model and of the source, which takes their place."""
-    level: tuple[float, float]
-    """Mean and standard deviation over tokens of the mean log score (or score)."""
+    level: NDArray[np.float32]
+    """[tokens] mean log score (or logit) of the source's tokens."""
     active: NDArray[np.int64]
     """Sizes of recorded sets, token by token; empty for scores."""
 
@@ -160,13 +160,15 @@ def _by_layer(
     at_once = max(1, _SAMPLED_BYTES // (4 * tokens * signal.units))
     for first in range(0, trace.layers, at_once):
         part = trace.layer_window(first, min(first + at_once, trace.layers))
-        blocks = []
+        here, size = part.signals[signal.name], part.block_size((signal.name,))
+        blocks: list[NDArray[np.float32]] = []
         for start, stop in rows:
-            for _, _, data in part.window(start, stop).blocks({signal.name: signal.holds}):
-                found = data[signal.name]
-                if signal.holds == "sets":
-                    found = unpack_sets(found, signal.units).astype(np.float32)
-                blocks.append(found)
+            span = (trace.first + start, trace.first + stop, size)
+            if signal.holds == "scores":
+                blocks += here.values(*span)
+                continue
+            for words in here.blocks(*span, "sets"):
+                blocks.append(unpack_sets(words, signal.units).astype(np.float32))
         values = np.concatenate(blocks)
         for layer in range(part.layers):
             yield values[:, layer]
@@ -201,7 +203,9 @@ def _fit_scores(values: NDArray[np.float32], pairs: _Pairs, signal: SignalFit) -
     level = y.mean(axis=1)
     y -= level[:, None]
     covariance = y @ y.T / y.shape[1]
-    popularity = max(float(covariance[pairs.apart].mean()), 0.0)
+    popularity = 0.0
+    if pairs.apart.any():
+        popularity = max(float(covariance[pairs.apart].mean()), 0.0)
     varies = float(np.diag(covariance).mean()) - popularity
     unit_variance = _VARIANCE_OF_LOG if signal.folded else 1.0
     scale = varies / unit_variance  # shape^2
@@ -221,7 +225,7 @@ def _fit_scores(values: NDArray[np.float32], pairs: _Pairs, signal: SignalFit) -
         shape=np.sqrt(np.maximum(shape, 0)),
         shares=_shares(pairs, correlation),
         source=y,
-        level=(float(level.mean()), float(level.std())),
+        level=level,
         folded=signal.folded,
     )
 
@@ -255,7 +259,7 @@ def _fit_sets(values: NDArray[np.float32], pairs: _Pairs) -> LayerFit:
         shape=np.ones(len(share)),
         shares=_shares(pairs, correlation),
         source=None,
-        level=(0.0, 0.0),
+        level=np.zeros(1),
         folded=False,
     )
     return replace(made, active=values.sum(axis=1).astype(np.int64))
@@ -283,7 +287,7 @@ def _assemble(
     shape: Floats,
     shares: tuple[float, float, float, float],
     source: Floats | None,
-    level: tuple[float, float],
+    level: Floats,
     folded: bool,
 ) -> LayerFit:
     token, sequence, drift, memory = shares
@@ -301,7 +305,7 @@ def _assemble(
         drift=drift,
         memory=memory,
         knots=knots,
-        level=level,
+        level=level.astype(np.float32),
         active=np.zeros(0, np.int64),
     )
 
