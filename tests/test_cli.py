@@ -515,7 +515,17 @@ def test_version_and_help(dipsim: Dipsim) -> None:
     from importlib.metadata import version
 
     assert done(dipsim("--version")).out == f"dipsim {version('dipsim')}\n"
-    commands = {"run", "inspect", "profiles", "models", "policies", "methods"}
+    commands = {
+        "run",
+        "inspect",
+        "import",
+        "export",
+        "synth",
+        "profiles",
+        "models",
+        "policies",
+        "methods",
+    }
     shown = done(dipsim("--help")).out
     assert commands <= set(re.findall(r"(?m)^ +(\w+) ", shown))
 
@@ -581,7 +591,7 @@ BAD_TRACES = {
     "nan.npz": "score nan at token 3, layer 1, unit 2",
     "negative.npz": "score -1.0 at token 3, layer 1, unit 2",
     "shapes.npz": "disagree on tokens x layers: mlp_input 11 x 2, glu 12 x 2",
-    ".": "not a regular file",
+    ".": "a folder without shards",
     "/dev/zero": "not a regular file",
     "phone.yaml": "not a readable .npz",
 }

@@ -6,8 +6,10 @@ stands below must be its output (``...`` on a line of its own stands for anythin
 """
 
 import fnmatch
+import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,12 +60,55 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_fence_is_of_a_known_kind() -> None:
     for page in PAGES:
         kinds = {language for language, _, _ in BLOCK.findall(page.read_text())}
-        assert kinds <= {"python", "yaml", "console", "sh"}, page
+        assert kinds <= {"python", "py", "cpp", "yaml", "console", "sh"}, page
+
+
+def recipes(kind: str) -> list[str]:
+    """Exporters for libraries that are not here: only their syntax is checked."""
+    page = (ROOT / "docs/exporting.md").read_text()
+    return [body for language, _, body in BLOCK.findall(page) if language == kind]
+
+
+@pytest.mark.parametrize("recipe", recipes("py"))
+def test_recipes_are_python(recipe: str) -> None:
+    names = {node.id for node in ast.walk(ast.parse(recipe)) if isinstance(node, ast.Name)}
+    assert "dipsim" not in names
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
+    (recipe,) = recipes("cpp")
+    (tmp_path / "record.cpp").write_text(recipe)
+    (tmp_path / "ggml.h").write_text(
+        "#pragma once\n#include <cstddef>\n#include <cstdint>\nstruct ggml_tensor;\n"
+        "const char * ggml_get_name(const ggml_tensor *);\n"
+        "int64_t ggml_nelements(const ggml_tensor *);\n"
+        "size_t ggml_nbytes(const ggml_tensor *);\n"
+    )
+    (tmp_path / "ggml-backend.h").write_text(
+        '#pragma once\n#include "ggml.h"\n'
+        "void ggml_backend_tensor_get(const ggml_tensor *, void *, size_t, size_t);\n"
+    )
+    command = ["g++", "-fsyntax-only", "-Wall", "-Wno-unused-function", "-I.", "record.cpp"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     shell(f"{sys.executable} -m mkdocs build -q -f docs/mkdocs.yml -d {tmp_path}", ROOT)
     assert (tmp_path / "writing-a-policy/index.html").exists()
+
+
+@pytest.mark.slow
+def test_the_table_of_synth_is_what_the_script_prints() -> None:
+    printed = shell(f"{sys.executable} docs/synth.py", ROOT)
+    page = (ROOT / "docs/synth.md").read_text()
+    for line in printed.splitlines()[2:]:
+        head, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = next(at for at in page.splitlines() if at.startswith(f"| {head} |"))
+        shown = [float(cell) for cell in row.strip("|").split("|")[1:]]
+        # logarithms differ in the last bit between processors, and a rounded figure with them
+        assert shown == pytest.approx([float(cell) for cell in cells], abs=0.11), head
 
 
 @pytest.mark.slow
