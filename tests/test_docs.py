@@ -5,8 +5,8 @@ page run one after the other; of a ``console`` block each ``$ command`` runs in 
 stands below must be its output (``...`` on a line of its own stands for anything).
 """
 
-import fnmatch
 import ast
+import fnmatch
 import os
 import re
 import shutil
