@@ -105,7 +105,7 @@ class TraceWriter:
                 self._append_signal(key, np.asarray(block[key]), block.get(f"{key}.scores"))
             elif key in _MARKS:
                 self._append_mark(key, block[key], tokens)
-            elif key.removesuffix(".scores") not in block:
+            elif not (key.endswith(".scores") and key.removesuffix(".scores") in block):
                 known = ", ".join([*SIGNALS, *_MARKS])
                 raise TraceError(f"array {key!r}: unknown; use {known}")
         self.tokens += tokens
@@ -215,7 +215,10 @@ class TraceWriter:
         if array not in self._spools:
             path = self._folder / f"{array}.raw"
             self._spools[array] = _Spool(path, rows.dtype, rows.shape[1:])
-        self._spools[array].write(rows)
+        try:
+            self._spools[array].write(rows)
+        except OSError as problem:
+            raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
 
     def _end_shard(self) -> None:
         target = self._folder / shard_name(self._shards)
