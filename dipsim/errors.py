@@ -9,6 +9,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
+def brief(text: object, longest: int = 80) -> str:
+    """Text out of a file nobody vouches for, short and printable enough to quote."""
+    line = printable(str(text)).replace("\n", " ")
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
 class DipsimError(Exception):
     """Wrong input or usage; never raised for a bug of dipsim itself."""
 

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.lib import format as npy
 
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
@@ -147,10 +147,10 @@ class InArchive:
         try:
             return zipfile.ZipFile(self.path).open(self.name)
         except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as problem:
-            raise TraceError(f"{self}: damaged ({problem})") from None
+            raise TraceError(f"{self}: damaged ({brief(problem)})") from None
 
     def __str__(self) -> str:
-        return f"{self.path}: array {self.name.removesuffix('.npy')!r}"
+        return f"{self.path}: array {brief(self.name.removesuffix('.npy'))!r}"
 
 
 def open_npz(path: Path) -> dict[str, InArchive]:
@@ -172,23 +172,23 @@ def open_npz(path: Path) -> dict[str, InArchive]:
             for info in infos:
                 name = info.filename.removesuffix(".npy")
                 if name == info.filename:
-                    raise TraceError(f"{path}: member {info.filename!r} is no .npy array")
+                    raise TraceError(f"{path}: member {brief(name)!r} is no .npy array")
                 if name in members:
-                    raise TraceError(f"{path}: array {name!r} stands there twice")
+                    raise TraceError(f"{path}: array {brief(name)!r} stands there twice")
                 members[name] = _check(path, archive, info, raw)
             return members
     except zipfile.BadZipFile as problem:
-        text = str(problem).lower().rstrip(".")
+        text = brief(str(problem).lower().rstrip("."))
         raise TraceError(f"{path}: not a readable .npz file ({text}); write it again") from None
     except (OSError, EOFError, zlib.error, NotImplementedError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
-        raise TraceError(f"{path}: cannot be read ({reason})") from None
+        raise TraceError(f"{path}: cannot be read ({brief(reason)})") from None
 
 
 def _check(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: IO[bytes]
 ) -> InArchive:
-    what = f"{path}: array {info.filename.removesuffix('.npy')!r}"
+    what = f"{path}: array {brief(info.filename.removesuffix('.npy'))!r}"
     if info.flag_bits & 1:
         raise TraceError(f"{what} is encrypted: write it without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -234,7 +234,7 @@ def _read_header(
             shape, fortran, dtype = read[version](stream, max_header_size=10_000)
         except _BAD_HEADER as problem:
             line = str(problem).splitlines()[0] if str(problem) else "cut short"
-            raise TraceError(f"{what} has no readable .npy header ({line[:80]})") from None
+            raise TraceError(f"{what} has no readable .npy header ({brief(line)})") from None
     header = stream.tell()
     if dtype.hasobject:
         raise TraceError(f"{what} holds Python objects: save numbers, dipsim never unpickles")
@@ -269,7 +269,7 @@ def _exactly(stream: IO[bytes], size: int, what: InArchive) -> bytes:
     try:
         data = stream.read(size)
     except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as problem:
-        raise TraceError(f"{what}: damaged ({problem}); write the file again") from None
+        raise TraceError(f"{what}: damaged ({brief(problem)}); write the file again") from None
     if len(data) != size:
         raise TraceError(f"{what} is cut short: write the file again")
     return data

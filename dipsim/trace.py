@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.npz import Array, InMemory, Member, open_npz
 from dipsim.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
 
@@ -290,15 +290,19 @@ def _assemble(
     there = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
     for signal in declared:
         if signal not in there:
-            raise TraceError(f"{name}: meta.signals names {signal!r}, which is no array here")
+            raise TraceError(
+                f"{name}: meta.signals names {brief(signal)!r}, which is no array here"
+            )
     signals = {key: open_signal(name, key, members, declared.get(key, {})) for key in there}
     for key, found in signals.items():
         if found.encoding == "float64":
             warnings.append(f"{name}: signal {key} is float64; rounded to float32")
     known = {*_MARKS, *(array for key in signals for array in arrays_of(key))}
-    warnings += [f"{name}: unknown array {key!r} ignored" for key in members if key not in known]
+    warnings += [
+        f"{name}: unknown array {brief(key)!r} ignored" for key in members if key not in known
+    ]
     if not signals:
-        listed = ", ".join(members) or "nothing"
+        listed = brief(", ".join(members) or "nothing", 200)
         raise TraceError(
             f"{name}: no signal found (has {listed}); save one of {', '.join(SIGNALS)}"
         )
@@ -381,7 +385,7 @@ def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise TraceError(f"{name}: meta must be a JSON object, got {type(meta).__name__}")
     if meta.get("format", FORMAT) != FORMAT or meta.get("version", VERSION) != VERSION:
-        given = f"{meta.get('format')} version {meta.get('version')}"
+        given = brief(f"{meta.get('format')} version {meta.get('version')}")
         raise TraceError(f"{name}: written as {given}; this dipsim reads {FORMAT} version 1")
     return meta
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -142,7 +143,8 @@ class TraceWriter:
     def abort(self) -> None:
         """Drop everything that was appended."""
         for spool in self._spools.values():
-            spool.file.close()
+            with suppress(OSError):  # closing writes what is left, and the disk may be full
+                spool.file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipsim.convert.sources import open_arrays
 from dipsim.encoding import Encoding
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.npz import Array, Member, evenly
 from dipsim.signal import SIGNALS
 from dipsim.writer import TraceWriter
@@ -76,10 +76,10 @@ def import_arrays(
     chosen = dict(names or {key: key for key in (*SIGNALS, *_MARKS) if key in arrays})
     stacks = [_stack(path, arrays, key, name) for key, name in chosen.items() if key not in _MARKS]
     if not stacks:
-        listed = ", ".join(list(arrays)[:10]) + (", ..." if len(arrays) > 10 else "")
+        listed = brief(", ".join(arrays), 200)
         raise TraceError(
             f"{path}: no array is named like a signal (has {listed}): say which is which, "
-            f"e.g. --map glu={next(iter(arrays), 'NAME')}"
+            f"e.g. --map glu={brief(next(iter(arrays), 'NAME'))}"
         )
     tokens = {stack.signal: stack.tokens for stack in stacks}
     if len(set(tokens.values())) > 1:
@@ -134,7 +134,7 @@ def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> 
 
 
 def _members(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> list[Member]:
-    listed = ", ".join(list(arrays)[:10]) + (", ..." if len(arrays) > 10 else "")
+    listed = brief(", ".join(arrays), 200)
     if "*" not in name:
         if name not in arrays:
             raise TraceError(f"{path}: no array {name!r} for {signal}: has {listed or 'nothing'}")

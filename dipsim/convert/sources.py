@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.npz import Array, Member, open_npy, open_npz
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -78,7 +78,9 @@ class InSafetensors:
                     yield rows[first : first + count]
                     first += count
         except (SafetensorError, OSError) as problem:
-            raise TraceError(f"{self.path}: tensor {self.name!r}: {problem}") from None
+            raise TraceError(
+                f"{self.path}: tensor {brief(self.name)!r}: {brief(problem)}"
+            ) from None
 
     def whole(self) -> Array:
         """The tensor."""
@@ -99,10 +101,11 @@ def _open_safetensors(path: Path) -> dict[str, InSafetensors]:
                 rows = file.get_slice(name)
                 kind = rows.get_dtype()
                 if kind not in _TYPES:
-                    raise TraceError(f"{path}: tensor {name!r} is {kind}: save it as float16")
+                    raise TraceError(
+                        f"{path}: tensor {brief(name)!r} is {brief(kind)}: save it as float16"
+                    )
                 shape = tuple(rows.get_shape())
                 found[name] = InSafetensors(path, name, np.dtype(_TYPES[kind]), shape)
     except (SafetensorError, OSError) as problem:
-        line = str(problem).splitlines()[0][:200]
-        raise TraceError(f"{path}: not readable as safetensors ({line})") from None
+        raise TraceError(f"{path}: not readable as safetensors ({brief(problem)})") from None
     return found
