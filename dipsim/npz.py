@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
+_BOMB = 400  # the emptiest sets worth storing as bytes (1 in 400) deflate 200 times
 _BAD_HEADER = (  # what numpy's header parser lets through
     EOFError,
     MemoryError,
@@ -173,6 +174,8 @@ def open_npz(path: Path) -> dict[str, InArchive]:
                 name = info.filename.removesuffix(".npy")
                 if name == info.filename:
                     raise TraceError(f"{path}: member {brief(name)!r} is no .npy array")
+                if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
+                    raise TraceError(f"{path}: array {brief(name)!r} is named like a path")
                 if name in members:
                     raise TraceError(f"{path}: array {brief(name)!r} stands there twice")
                 members[name] = _check(path, archive, info, raw)
@@ -197,6 +200,11 @@ def _check(
         dtype, shape, header = _read_header(stream, what, info.file_size)
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     largest = info.compress_size * (_DEFLATE_LIMIT if deflated else 1) + 64 * deflated
+    if info.file_size > max(_SMALL, info.compress_size * _BOMB):
+        raise TraceError(
+            f"{what} grows {info.file_size // max(info.compress_size, 1)} times when it is "
+            f"inflated, more than {_BOMB}: store sets that are this empty as sparse or bits"
+        )
     if info.file_size > largest:
         raise TraceError(f"{what} claims {info.file_size} bytes, more than its file can hold")
     offset = None if deflated else _data_offset(info, raw, what) + header

@@ -574,17 +574,16 @@ def test_an_encrypted_member_is_refused(path: Path) -> None:
     assert "encrypted" in refusal(path)
 
 
-def test_names_with_paths_are_ignored_and_nothing_is_written(tmp_path: Path) -> None:
-    folder = tmp_path / "inner"
-    folder.mkdir()
-    path = folder / "t.npz"
-    names = ["../evil", "../../evil", str(tmp_path / "evil"), "..\\evil", "a/b/evil"]
-    write_zip(path, ("glu.npy", npy(GLU)), *((f"{name}.npy", npy(GLU)) for name in names))
-    before = sorted(tmp_path.rglob("*"))
-    trace = load_trace(path)
-    np.testing.assert_array_equal(read(trace, "glu"), GLU)
-    assert len(trace.warnings) == len(names)
-    assert sorted(tmp_path.rglob("*")) == before
+@pytest.mark.parametrize("name", ["../evil", "../../evil", "/tmp/evil", "..\\evil", "a/../evil"])
+def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
+    write_zip(tmp_path / "t.npz", ("glu.npy", npy(GLU)), (f"{name}.npy", npy(GLU)))
+    assert "named like a path" in refusal(tmp_path / "t.npz")
+    assert [path.name for path in tmp_path.rglob("*")] == ["t.npz"]
+
+
+def test_names_may_have_folders_in_them(tmp_path: Path) -> None:
+    write_zip(tmp_path / "t.npz", ("glu.npy", npy(GLU)), ("a/b.npy", npy(GLU)))
+    assert "'a/b'" in load_trace(tmp_path / "t.npz").warnings[0]
 
 
 class Bomb:
