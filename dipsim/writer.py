@@ -175,6 +175,10 @@ class TraceWriter:
                 raise TraceError(f"signal {key} has shape {shape}: before it had {before}")
         if len(counts) != 1 or len({shape[0] for shape in self._shapes.values()}) > 1:
             raise TraceError("append signals of the same tokens and layers, at least one signal")
+        if not self.tokens:
+            for key, encoding in self._encodings.items():
+                if key not in block:
+                    raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
         if self.tokens and set(block) != self._keys:
             odd = ", ".join(sorted(set(block) ^ self._keys))
             raise TraceError(f"every block must hold the same arrays; {odd} differ")

@@ -181,6 +181,8 @@ def test_experts_stay_as_many_a_token() -> None:
     fit = fit_trace(load_trace({"expert": sets}))
     drawn = joined(draw(fit, Geometry(2, {"expert": 64}), 50, 0))["expert"]
     assert (drawn.sum(axis=2) == 4).all()
+    two = joined(draw(fit, Geometry(2, {"expert": 8}, 5), 50, 0))["expert"]
+    assert (two.sum(axis=2) == 5).all()
     raw = joined(draw(fit_trace(load_trace({"expert": logits})), Geometry(2, {"expert": 64}), 50))
     assert (raw["expert"] < 0).any()
 

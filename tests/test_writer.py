@@ -147,6 +147,10 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
     for path, said in (("there", "exists"), ("no/such/t.npz", "cannot be written")):
         with pytest.raises(TraceError, match=said):
             TraceWriter(tmp_path / path)
+    with TraceWriter(tmp_path / "t.npz", encodings={"up": "log8"}) as writer:
+        with pytest.raises(TraceError, match="has no signal up"):
+            writer.append({"glu": SCORES})
+        writer.append({"up": SCORES})
     with pytest.raises(TraceError, match="write SIGNAL=ENCODING"):
         TraceWriter(tmp_path / "t.npz", encodings={"glu": "zip"})  # type: ignore[dict-item]
 

@@ -1,5 +1,6 @@
 """What there is: profiles with the marks of their numbers, models, policies, methods, a trace."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -116,7 +117,7 @@ def written(made: Trace) -> RenderableType:
     size = BYTES.show(sum(file.stat().st_size for file in files))
     lines = [
         f"{made.name}: {made.tokens} tokens of {made.layers} layers, {kinds}; {size}",
-        f"hint: dipsim inspect {made.name}",
+        f"hint: dipsim inspect {shlex.quote(made.name)}",
     ]
     return Group(*(Text(printable(line)) for line in lines))
 

@@ -33,8 +33,8 @@ def _marks(trace: Trace) -> list[str]:
     model = trace.model
     named = model.get("name", "a geometry") if isinstance(model, dict) else model or "not said"
     return [
-        f"{trace.tokens} tokens ({prefill} prefill) of {trace.layers} layers, "
-        f"{sequences} sequence{'s' if sequences > 1 else ''}",
+        f"{_many(trace.tokens, 'token')} ({prefill} prefill) of {_many(trace.layers, 'layer')}, "
+        f"{_many(sequences, 'sequence')}",
         f"model {named}",
         f"hash {trace.hash[:16]}",
         *(f"{key} {trace.meta[key]}" for key in ("source", "license") if key in trace.meta),
@@ -99,6 +99,10 @@ def _notes(trace: Trace, reports: dict[str, SignalReport]) -> list[Text]:
     if shortest < trace.tokens:
         notes.append(f"Hit rates are of the first {shortest} tokens or more.")
     return [Text(note) for note in notes]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _share(value: float | None) -> str:

@@ -26,6 +26,8 @@ class Geometry:
 
     layers: int
     units: Mapping[str, int]
+    experts_per_token: int | None = None
+    """How many a token uses; None: as many as in the source."""
 
 
 def geometry_of(fit: Fit, model: Model | None) -> Geometry:
@@ -37,15 +39,20 @@ def geometry_of(fit: Fit, model: Model | None) -> Geometry:
     if model is None:
         first = next(iter(fit.signals.values()))
         return Geometry(len(first.layers), {key: at.units for key, at in fit.signals.items()})
-    known = dict.fromkeys(("glu", "gate", "up"), model.intermediate)
-    known |= dict.fromkeys(("mlp_input", "attn_input"), model.hidden)
-    known["attn_output"] = model.heads * model.head_dim
+    known = {"attn_input": model.hidden, "attn_output": model.heads * model.head_dim}
     if model.experts is not None:
         known["expert"] = model.experts
+    else:
+        known["mlp_input"] = model.hidden
+        known |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
     missing = [key for key in fit.signals if key not in known]
     if missing:
-        raise TraceError(f"model {model.name} has no units of {missing[0]}: drop it with --signals")
-    return Geometry(model.layers, {key: known[key] for key in fit.signals})
+        raise TraceError(
+            f"model {model.name} has no units of {missing[0]} (experts or one MLP, not both): "
+            "choose others with --signals, or another model"
+        )
+    units = {key: known[key] for key in fit.signals}
+    return Geometry(model.layers, units, model.experts_per_token)
 
 
 def draw(
@@ -101,6 +108,7 @@ class _Source:
         self.spread, self.shape = self.fit.spread[chosen], self.fit.shape[chosen]
         self.noise, self.steps = self._rng(_NOISE), self._rng(_DRIFT)
         self.levels = self._rng(_LEVEL)
+        self.experts_per_token = geometry.experts_per_token
         self.drift = self.mood = np.zeros(units, np.float32)
         self.last = -1
 
@@ -169,7 +177,10 @@ class _Source:
         """The largest y; how many, as in some token of the source, scaled to these units."""
         sizes, units = self.fit.active, y.shape[1]
         wanted = sizes[self.levels.integers(len(sizes), size=len(y))]
-        if self.signal.name != "expert":  # as many experts, but the same share of neurons
+        if self.signal.name == "expert":
+            if self.experts_per_token is not None:
+                wanted = np.where(wanted > 0, self.experts_per_token, 0)
+        else:  # the same share of neurons
             wanted = np.rint(wanted * (units / self.signal.units)).astype(int)
         ranks = np.argsort(np.argsort(-y, axis=1, kind="stable"), axis=1)
         return ranks < np.minimum(wanted, units)[:, None]
