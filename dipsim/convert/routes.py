@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,17 @@ class Preamble:
     dense_bytes: tuple[int, ...]
 
 
+class _Row(NamedTuple):
+    """A row; ``place`` = layer * experts + expert, ``slot`` = layer * experts per token + slot."""
+
+    turn: int
+    phase: int
+    step: int
+    place: int
+    slot: int
+    weight: float
+
+
 @dataclass
 class _Rows:
     """Rows of one turn and phase, not yet written."""
@@ -53,7 +64,6 @@ class _Rows:
     first_line: int = 0
     step: "array[int]" = field(default_factory=lambda: array("i"))
     place: "array[int]" = field(default_factory=lambda: array("i"))
-    """layer * experts + expert"""
     slot: "array[int]" = field(default_factory=lambda: array("i"))
     weight: "array[float]" = field(default_factory=lambda: array("f"))
 
@@ -160,43 +170,51 @@ class _Reader:
 
     def write_to(self, writer: TraceWriter, progress: Callable[[], Any]) -> None:
         """All rows, batch by batch."""
-        pre, rows, now = self.preamble, _Rows(), (0, 0)
+        rows, now = _Rows(), (0, 0)
         next_step = 0  # of the turn: the first one not written
         while text := self._next():
-            fields = text.decode("utf-8", "replace").split(",")
-            if len(fields) != 9:
-                raise self._fail(f"{len(fields)} fields, there must be 9: {COLUMNS}")
-            turn = self._integer(fields[0], "turn", 2**31 - 1)
-            phase = self._integer(fields[1], "phase", 1)
-            step = self._integer(fields[2], "step", _MOST_STEPS)
-            layer = self._integer(fields[3], "layer", pre.layers - 1)
-            slot = self._integer(fields[4], "slot", pre.per_token - 1)
-            expert = self._integer(fields[5], "expert", pre.experts - 1)
-            loaded = self._integer(fields[8], "expert_bytes", 2**50)
-            if loaded not in (0, pre.expert_bytes[layer]):
-                raise self._fail(
-                    f"expert_bytes {loaded}: layer {layer} has {pre.expert_bytes[layer]}, or 0"
-                )
-            if (turn, phase) != now or (
-                phase == DECODE and len(rows.step) >= _DECODE_ROWS and step != rows.step[-1]
-            ):
-                if (turn, phase) < now:
-                    raise self._fail(f"turn {turn}, phase {phase} comes after {now}")
+            row = self._row(text)
+            enough = row.phase == DECODE and len(rows.step) >= _DECODE_ROWS
+            if (row.turn, row.phase) != now or (enough and row.step != rows.step[-1]):
+                if (row.turn, row.phase) < now:
+                    raise self._fail(f"turn {row.turn}, phase {row.phase} comes after {now}")
                 next_step = self._write(writer, rows, now, next_step)
                 progress()
-                next_step = next_step if turn == now[0] else 0
-                now, rows = (turn, phase), _Rows()
+                next_step = next_step if row.turn == now[0] else 0
+                now, rows = (row.turn, row.phase), _Rows()
             if not rows.step:
                 rows.first_line = self.line
             if len(rows.step) >= _BATCH_ROWS:
                 raise self._fail(f"more than {_BATCH_ROWS} rows in one prefill batch")
-            rows.step.append(step)
-            rows.place.append(layer * pre.experts + expert)
-            rows.slot.append(layer * pre.per_token + slot)
-            rows.weight.append(self._weight(fields[6]))
+            rows.step.append(row.step)
+            rows.place.append(row.place)
+            rows.slot.append(row.slot)
+            rows.weight.append(row.weight)
         if self.file.read(1):
             raise self._fail("an empty line")
         self._write(writer, rows, now, next_step)
+
+    def _row(self, text: bytes) -> _Row:
+        pre = self.preamble
+        fields = text.decode("utf-8", "replace").split(",")
+        if len(fields) != 9:
+            raise self._fail(f"{len(fields)} fields, there must be 9: {COLUMNS}")
+        layer = self._integer(fields[3], "layer", pre.layers - 1)
+        slot = self._integer(fields[4], "slot", pre.per_token - 1)
+        expert = self._integer(fields[5], "expert", pre.experts - 1)
+        loaded = self._integer(fields[8], "expert_bytes", 2**50)
+        if loaded not in (0, pre.expert_bytes[layer]):
+            raise self._fail(
+                f"expert_bytes {loaded}: layer {layer} has {pre.expert_bytes[layer]}, or 0"
+            )
+        return _Row(
+            turn=self._integer(fields[0], "turn", 2**31 - 1),
+            phase=self._integer(fields[1], "phase", 1),
+            step=self._integer(fields[2], "step", _MOST_STEPS),
+            place=layer * pre.experts + expert,
+            slot=layer * pre.per_token + slot,
+            weight=self._weight(fields[6]),
+        )
 
     def _weight(self, text: str) -> float:
         try:
