@@ -101,17 +101,22 @@ class TraceWriter:
         tokens = self._count(block)
         if tokens == 0:
             return
+        rows: dict[str, Array] = {}  # all are made before any is written
         for key in block:
             if key in SIGNALS:
-                self._append_signal(key, np.asarray(block[key]), block.get(f"{key}.scores"))
+                rows |= self._encoded(key, np.asarray(block[key]), block.get(f"{key}.scores"))
             elif key in _MARKS:
-                self._append_mark(key, block[key], tokens)
+                rows[key] = self._mark(key, block[key], tokens)
             elif not (key.endswith(".scores") and key.removesuffix(".scores") in block):
                 known = ", ".join([*SIGNALS, *_MARKS])
                 raise TraceError(f"array {key!r}: unknown; use {known}")
-        self.tokens += tokens
-        if self.tokens > MAX_TOKENS:
+        if self.tokens + tokens > MAX_TOKENS:
             raise TraceError(f"{self.path}: more than {MAX_TOKENS} tokens: split the trace")
+        for array, values in rows.items():
+            self._write(array, values)
+        self.tokens += tokens
+        if "sequence" in rows:
+            self._last_sequence = int(rows["sequence"][-1])
         full = sum(spool.bytes for spool in self._spools.values()) >= self._shard_bytes
         if full and not self._one_file:
             self._end_shard()
@@ -185,7 +190,8 @@ class TraceWriter:
         self._keys = set(block)
         return counts.pop()
 
-    def _append_signal(self, key: str, values: Array, scores: Any) -> None:
+    def _encoded(self, key: str, values: Array, scores: Any) -> dict[str, Array]:
+        """The arrays a signal is stored in: their next rows."""
         values = values.reshape(-1, *self._shapes[key])
         if values.dtype.kind not in _USUAL:
             raise TraceError(f"signal {key} is {values.dtype}: append floats, or bool for sets")
@@ -199,23 +205,30 @@ class TraceWriter:
         if scores is not None:
             if encoding != "sparse":
                 raise TraceError(f"{key}.scores: only sparse sets carry scores, not {encoding}")
-            scores = np.asarray(scores).reshape(values.shape)
+            scores = np.asarray(scores)
+            if scores.size != values.size or scores.dtype.kind != "f":
+                raise TraceError(
+                    f"{key}.scores is {scores.dtype}{list(scores.shape)}: append floats, one for "
+                    f"every unit of {key} {list(values.shape)}"
+                )
+            scores = scores.reshape(values.shape)
         for given in (values, scores):
             if given is not None and given.dtype.kind == "f":
                 _check_scores(key, given, encoding)
-        for array, rows in _ENCODERS[encoding](key, values, scores).items():
-            self._write(array, rows)
+        rows: dict[str, Array] = _ENCODERS[encoding](key, values, scores)
+        return rows
 
-    def _append_mark(self, key: str, given: Any, tokens: int) -> None:
+    def _mark(self, key: str, given: Any, tokens: int) -> Array:
+        if np.shape(given) not in ((), (1,), (tokens,)):
+            raise TraceError(f"{key} has shape {np.shape(given)}: append [{tokens}] or one value")
         values = np.broadcast_to(np.asarray(given), (tokens,))
         limit = 1 if key == "phase" else 2**31 - 1
         if values.dtype.kind not in "iub" or values.min() < 0 or values.max() > limit:
             raise TraceError(f"{key}: append integers from 0 to {limit}")
-        if key == "sequence":
-            if (np.diff(values.astype(np.int64), prepend=self._last_sequence) < 0).any():
-                raise TraceError("sequence numbers fall: append the tokens sequence by sequence")
-            self._last_sequence = int(values[-1])
-        self._write(key, values.astype(_MARKS[key]))
+        before = self._last_sequence
+        if key == "sequence" and (np.diff(values.astype(np.int64), prepend=before) < 0).any():
+            raise TraceError("sequence numbers fall: append the tokens sequence by sequence")
+        return values.astype(_MARKS[key])
 
     def _write(self, array: str, rows: Array) -> None:
         if array not in self._spools:
@@ -252,7 +265,7 @@ class TraceWriter:
                 stored = {"encoding": "prob"}
             kept = {name: value for name, value in said.items() if name not in _STORAGE}
             signals[key] = {**kept, **stored}
-        signals = {key: said for key, said in signals.items() if said and key in self._shapes}
+        signals = {key: said for key, said in signals.items() if said and key in self._keys}
         meta = {**self._meta, "format": FORMAT, "version": VERSION}
         meta.pop("signals", None)
         return {**meta, "signals": signals} if signals else meta

@@ -107,6 +107,8 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "falling": ([{"glu": SCORES, "sequence": 1}, {"glu": SCORES, "sequence": 0}], "fall"),
     "phase": ([{"glu": SCORES, "phase": 2}], "from 0 to 1"),
     "scores of scores": ([{"glu": SCORES, "glu.scores": SCORES}], "scores"),
+    "scores of another shape": ([{"glu": SETS, "glu.scores": SCORES[1:]}], "one for every unit"),
+    "phases of another length": ([{"glu": SCORES, "phase": [1, 0]}], "append [23] or one value"),
     "loud": ([{"glu": SCORES.astype(np.float64) * 1e6}], "do not fit float16"),
 }
 
