@@ -71,6 +71,8 @@ def make_config(
     if file.endswith(".py"):
         said["policy"] = _full(file) + colon + attribute
     model: Model | None = work.model
+    if model is not None:  # the whole one: --layers is among the settings
+        model = model.model_copy(update={"layers": work.trace.recorded_layers})
     groups = work.method.groups
     return {
         "trace": {"name": _full(work.trace.name), "hash": work.trace.hash},

@@ -172,7 +172,9 @@ def dipsim(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_of_shards_repeats_from_its_result(tmp_path: Path) -> None:
     shards(tmp_path / "t", "bits")
+    (tmp_path / "m.yaml").write_text(json.dumps(MODEL))
     line = "run t --profile oneplus15r --cache-fraction .5 --layers 1:3 --sequence 0:2 --json"
+    line += " --model m.yaml"
     first = dipsim(line, tmp_path)
     assert first.returncode == 0, first.stderr
     assert "layers 1:3 alone" in first.stderr

@@ -30,7 +30,7 @@ def _pairs(text: str | None, option: str) -> Any:
 @app.command()
 def run(
     trace: Annotated[
-        str | None, typer.Argument(help="an .npz file, or the name of a shipped trace")
+        str | None, typer.Argument(help="an .npz file, a folder of shards, or a shipped name")
     ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="device: a name or a YAML file")
