@@ -129,6 +129,10 @@ def test_a_verdict() -> None:
 def test_experts_known_by_number_count_as_active() -> None:
     logits = np.random.default_rng(0).standard_normal((20, 2, 16)).astype(np.float32)
     trace = load_trace({"expert": logits, "meta": {"experts_per_token": 4}})
+    named = {"experts": 16, "experts_per_token": 3, "layers": 2, "hidden": 8, "heads": 1}
+    named |= {"kv_heads": 1, "intermediate": 9, "vocab": 9}
+    other = load_trace({"expert": logits, "meta": {"model": named}})
+    assert activity(other, "expert").active == 3 / 16
     found = activity(trace, "expert")
     assert found.active == 0.25
     rows = np.argsort(-logits, axis=2)[..., :4]

@@ -1,5 +1,6 @@
 """What the active sets of a trace are like: overlap of successive tokens, popularity of units."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,9 @@ from numpy.typing import NDArray
 
 from dipsim.active import active_sets
 from dipsim.encoding import unpack_sets
+from dipsim.errors import ModelError
 from dipsim.methods.contract import Group, Method
+from dipsim.model import load_model
 from dipsim.trace import Trace, load_trace
 
 DENSITIES = (0.25, 0.5, 0.75)
@@ -23,8 +26,8 @@ class Activity:
 
     units: int
     overlap: dict[float, float]
-    """Per density, the share of a token's active units that the token before used too; 1.0 stands
-    for recorded sets. Pairs across a border of sequences are left out; empty without pairs."""
+    """Per density, the share of a token's active units that the token before used too. Recorded
+    sets (1.0) and experts whose number per token is known have this one density. Pairs across a border of sequences are left out; empty without pairs."""
     active: float
     """Mean share of the units that are active (recorded sets, or scores at the usual density)."""
     uses: NDArray[np.int64]
@@ -110,11 +113,19 @@ def _densities(trace: Trace, name: str) -> tuple[float, ...]:
     signal = trace.signals[name]
     if signal.holds == "sets":
         return (1.0,)
-    model = trace.model if isinstance(trace.model, dict) else {}
-    known = model.get("experts_per_token", trace.meta.get("experts_per_token"))
-    if name == "expert" and isinstance(known, int) and 0 < known < signal.units:
-        return (known / signal.units,)
-    return DENSITIES
+    known = _experts_per_token(trace) if name == "expert" else None
+    return DENSITIES if known is None else (known / signal.units,)
+
+
+def _experts_per_token(trace: Trace) -> int | None:
+    """What the trace, or the model it names, says."""
+    said = trace.meta.get("experts_per_token")
+    if said is None and trace.model is not None:
+        named = {"name": trace.model} if isinstance(trace.model, str) else trace.model
+        with suppress(ModelError):  # inspect shows what is there, whatever the model
+            said = load_model(named).experts_per_token
+    units = trace.signals["expert"].units
+    return said if isinstance(said, int) and 0 < said < units else None
 
 
 def _as_trace(trace: Trace, name: str, packed: NDArray[np.uint8]) -> Trace:

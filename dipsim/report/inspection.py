@@ -52,16 +52,17 @@ def _signals(trace: Trace) -> Table:
 def _sets(reports: dict[str, SignalReport]) -> Table:
     columns = [f"at {density:.0%}" for density in DENSITIES]
     made = table(
-        "overlap", *columns, "recorded", "active", "top 10%", "Gini", right=tuple(range(1, 8))
+        "overlap", *columns, "as used", "active", "top 10%", "Gini", right=tuple(range(1, 8))
     )
     for name, report in reports.items():
         found = report.activity
-        shares = [_share(found.overlap.get(density)) for density in DENSITIES]
-        recorded = next((at for key, at in found.overlap.items() if key not in DENSITIES), None)
+        chosen = len(found.overlap) > 1  # of scores; else sets, or experts whose number is known
+        shares = [_share(found.overlap.get(d) if chosen else None) for d in DENSITIES]
+        used = None if chosen else next(iter(found.overlap.values()), None)
         made.add_row(
             name,
             *shares,
-            _share(recorded),
+            _share(used),
             _share(found.active),
             _share(found.top_share),
             f"{found.gini:.3f}",
