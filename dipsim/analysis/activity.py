@@ -27,7 +27,8 @@ class Activity:
     units: int
     overlap: dict[float, float]
     """Per density, the share of a token's active units that the token before used too. Recorded
-    sets (1.0) and experts whose number per token is known have this one density. Pairs across a border of sequences are left out; empty without pairs."""
+    sets (1.0) and experts whose number per token is known have this one density. Pairs across a
+    border of sequences are left out; empty without pairs."""
     active: float
     """Mean share of the units that are active (recorded sets, or scores at the usual density)."""
     uses: NDArray[np.int64]
