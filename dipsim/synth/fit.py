@@ -30,8 +30,8 @@ MEAN_LOG = -0.6351814227307392
 """E log |z| of a standard normal: -(log 2 + Euler's constant) / 2."""
 KNOTS = 257
 _VARIANCE_OF_LOG = np.pi**2 / 8  # of log |z|
-_SAMPLED_TOKENS, _WINDOW = 2048, 256
-_SAMPLED_BYTES = 256 * 2**20
+_SAMPLED_TOKENS, _WINDOW = 1024, 256
+_SAMPLED_BYTES = 64 * 2**20
 LAGS = 8  # lags that tell how fast the drift forgets
 _FAR = 16  # beyond this lag the drift has gone
 _LOWEST = 0.01  # share of a token's scores that count as equally small: log 0 has no moments
