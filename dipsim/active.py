@@ -195,19 +195,22 @@ def count_uses(
 
 
 def scratch(units: int) -> kernels.Cache:
-    """An empty cache of a group, with the scratch space that choosing and replaying need."""
+    """An empty cache of one capacity and one part, with the scratch space that choosing and
+    replaying need."""
     words = words_for(units)
     return kernels.Cache(
-        resident=np.zeros(words, np.uint64),
+        capacity=np.zeros(1),
+        filled=np.zeros(1),
+        resident=np.zeros((1, words), np.uint64),
         last=np.full(units, -1, np.int64),
         factor=np.ones(units, np.float32),
         state=np.zeros(0, np.int64),
         pending=np.zeros(words, np.uint64),
-        numbers=np.zeros(3, np.int64),
+        numbers=np.zeros(2, np.int64),
         fresh=np.zeros(0, np.int64),
-        preload=np.zeros(words, np.uint64),
+        preload=np.zeros((1, words), np.uint64),
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
         keys=np.empty(units, np.float32),
-        lists=np.empty((4, units + kernels.AT_ONCE), np.int64),
+        lists=np.empty((3, units + kernels.AT_ONCE), np.int64),
         evictable=np.zeros(units, np.bool_),
     )

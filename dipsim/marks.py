@@ -2,7 +2,7 @@
 
 from dipsim.hardware import Profile
 from dipsim.policies import Policy
-from dipsim.replay import Traffic
+from dipsim.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import Timing

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget import Budget
-from dipsim.replay import Traffic
+from dipsim.traffic import Traffic
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
 from dipsim.units import BYTES

@@ -27,6 +27,8 @@ ROWS = (
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),
+    ("traffic",),
+    ("caches",),
     ("replay",),
     ("timeline",),
     ("settings",),

@@ -15,8 +15,9 @@ from dipsim import files
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.methods import Wish, build_method
 from dipsim.policies import BUILTIN, Policy
-from dipsim.replay import Plan, Traffic, replay
+from dipsim.replay import Plan, replay
 from dipsim.trace import Trace, load_trace
+from dipsim.traffic import Traffic
 
 SIGNALS = ("mlp_input", "glu")
 FORCED = [name for name, policy in BUILTIN.items() if policy.admit == "forced"]

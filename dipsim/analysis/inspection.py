@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from dipsim.analysis.activity import Activity, activity
 from dipsim.methods.contract import Group, Method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, Traffic, replay
+from dipsim.replay import Plan, replay
 from dipsim.trace import DECODE, Trace
+from dipsim.traffic import Traffic
 
 CAPACITIES = (0.4, 0.6, 0.8, 0.9)
 """Shares of the units that a cache holds."""

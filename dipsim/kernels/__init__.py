@@ -1,7 +1,7 @@
 """The hot loops: choose top-k, replay a cache, coalesce misses. No validation, no input or output.
 
-Everything works on one (layer, group) and one block of tokens. tests/naive.py holds the slow,
-obvious form of each of them.
+Everything works on one cache and one block of tokens. tests/naive.py holds the slow, obvious form
+of each of them.
 """
 
 from dipsim.kernels.bind import bind
@@ -11,18 +11,14 @@ from dipsim.kernels.cache import (
     FORCED,
     HITS,
     KEPT,
-    MOVED,
     NEVER,
-    OUTSIDE,
     RANKED,
-    READS,
-    SECONDS,
-    SIZE,
     VICTIM,
     Block,
     Cache,
+    Parts,
 )
-from dipsim.kernels.requests import NO_REQUESTS, Requests
+from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.select import kept_shares, select
 from dipsim.kernels.sets import (
     AT_ONCE,
@@ -34,6 +30,7 @@ from dipsim.kernels.sets import (
     count_uses,
     next_uses,
 )
+from dipsim.kernels.stack import stack_distances
 
 __all__ = [
     "ACTIVE",
@@ -52,16 +49,18 @@ __all__ = [
     "RANKED",
     "READS",
     "SECONDS",
-    "SIZE",
     "SKIP",
     "VICTIM",
     "Block",
     "Cache",
+    "Parts",
     "Requests",
     "bind",
     "count_members",
     "count_uses",
     "kept_shares",
     "next_uses",
+    "price",
     "select",
+    "stack_distances",
 ]

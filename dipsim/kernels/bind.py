@@ -1,6 +1,5 @@
 """Compiling a replay loop around a policy's plain functions."""
 
-import hashlib
 import inspect
 import types
 from collections.abc import Callable
@@ -10,60 +9,97 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
-from dipsim.kernels.loops import replay_queued, replay_ranked
+from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
+from dipsim.kernels.ranked import replay_ranked
+from dipsim.kernels.stamp import stamp
 
-_KERNELS = Path(__file__).parent
+# The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
+# numba's key for stored code (stamp.py).
 
 
-def _ranked_template(stamp):
-    def replay(block, layer, first, capacity, admission, k, gamma, cache, requests):
-        stamp  # part of numba's key for stored code: see `bind`
-        replay_ranked(
-            block, layer, first, capacity, admission, k, gamma, cache, requests, touch, rank
-        )
+def _ranked(fingerprint):
+    def replay(block, layer, first, admission, parts, cache):
+        fingerprint
+        replay_ranked(block, layer, first, admission, parts, cache, touch, rank)
 
     return replay
 
 
-def _queued_template(stamp):
-    def replay(block, layer, first, capacity, admission, k, gamma, cache, requests):
-        stamp  # part of numba's key for stored code: see `bind`
+def _queued(fingerprint):
+    def replay(block, layer, first, admission, parts, cache):
+        fingerprint
         replay_queued(
-            block, layer, first, capacity, k, gamma, cache, requests, touch, evict, insert, leave
+            block, layer, first, admission, parts, cache, touch, victim, insert, leave, expel
         )
 
     return replay
 
 
-def bind(hooks: dict[str, Callable[..., Any]], *, keep: bool) -> Callable[..., None]:
+def _sequential(fingerprint):
+    def replay(block, layer, first, admission, parts, cache):
+        fingerprint
+        replay_sequential(
+            block, layer, first, admission, parts, cache, touch, victim, insert, leave, expel
+        )
+
+    return replay
+
+
+def _victim_of_queue(cache, unit, token):
+    return evict(cache.state, unit, cache.evictable, token)
+
+
+def _victim_of_rank(cache, unit, token):
+    return lowest_resident(cache, token, rank)
+
+
+def _insert_nothing(state, unit, token):
+    pass
+
+
+def _leave_nothing(state, unit):
+    pass
+
+
+def _expel_nothing(state, evictable, token):
+    return -1
+
+
+_DEFAULTS = {"insert": _insert_nothing, "leave": _leave_nothing, "expel": _expel_nothing}
+
+
+def bind(
+    hooks: dict[str, Callable[..., Any]], *, sequential: bool, keep: bool
+) -> Callable[..., None]:
     """Compile the replay loop around a policy's plain functions.
 
     The loop is a copy of a template whose globals hold the hooks, so it is written once and still
-    runs as if written for the policy. With ``keep`` the machine code is stored on disk. numba
-    renews it only when the file of the template changes, so a hash of all kernels and policies is
-    a closure variable of the template, which makes it part of numba's key. A user's file may
-    import helpers nobody watches, so its loop is not kept. Its array bounds are checked, which
-    costs little as long as the loops read fields of the cache once, outside: where a call may
+    runs as if written for the policy. With ``keep`` the machine code is stored on disk. A user's
+    file may import helpers nobody watches, so its loop is not kept. Its array bounds are checked,
+    which costs little as long as the loops read fields of the cache once, outside: where a call may
     raise, numba counts a reference at every field that is read, which triples the time.
 
     Args:
-        hooks: ``touch`` and ``rank``; or ``touch``, ``evict``, ``insert`` and ``leave``.
+        hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps
+            ``leave`` and ``expel``.
+        sequential: units are requested one at a time.
     """
-    template = _ranked_template if "rank" in hooks else _queued_template
-    stamp = ""
-    if keep:
-        digest = hashlib.sha256()
-        for role, hook in sorted(hooks.items()):
-            digest.update(f"{role} {hook.__module__} {hook.__qualname__}\n".encode())
-        homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
-        for file in sorted(f for home in homes | {_KERNELS} for f in home.glob("*.py")):
-            digest.update(file.read_bytes())
-        stamp = digest.hexdigest()
-    bare = template(stamp)
+    ranks = "rank" in hooks
+    template = _sequential if sequential else _ranked if ranks else _queued
+    homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
+    names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
+    fingerprint = stamp(homes, *names) if keep else ""
     checked = register_jitable(boundscheck=not keep)
-    compiled = {name: checked(hook) for name, hook in hooks.items()}
-    replay = types.FunctionType(
-        bare.__code__, {**globals(), **compiled}, bare.__name__, None, bare.__closure__
-    )
-    replay.__module__, replay.__qualname__ = __name__, bare.__qualname__
+    compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
+    victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
+    replay = _with_globals(template(fingerprint), {**compiled, "victim": register_jitable(victim)})
     return njit(cache=keep, nogil=True)(replay)
+
+
+def _with_globals(function: Any, names: dict[str, Any]) -> Any:
+    """A copy of a function to which the names are global."""
+    made = types.FunctionType(
+        function.__code__, {**globals(), **names}, function.__name__, None, function.__closure__
+    )
+    made.__module__, made.__qualname__ = __name__, function.__qualname__
+    return made

@@ -1,4 +1,9 @@
-"""What a cache is between two blocks of tokens, and what a block brings to it and takes away."""
+"""What a cache is between two blocks of tokens, and what a block brings to it and takes away.
+
+A cache serves one or more *parts*, each the units of one (layer, group). In layer scope it has one
+part and counts in units; in global scope it has all of them and counts in bytes. The units of a
+part begin at a word of their own, so a unit's id is 64 * (first word) + its place in the part.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,39 +12,61 @@ from numpy.typing import NDArray
 
 FORCED, RANKED, NEVER = 0, 1, 2
 """How misses are admitted (DESIGN section 5)."""
-ACTIVE, HITS, KEPT, READS, OUTSIDE = 0, 1, 2, 3, 4
-"""Columns of the counts; OUTSIDE is 1 where a read lay outside the measured points."""
-MOVED, SECONDS = 0, 1
-"""Columns of the costs: bytes the device moves, seconds the flash is busy."""
-SIZE, FAULT, VICTIM = 0, 1, 2
-"""Slots of `Cache.numbers`: units resident; 1 when `evict` broke the contract; what it returned."""
+ACTIVE, HITS, KEPT = 0, 1, 2
+"""Columns of the counts."""
+FAULT, VICTIM = 0, 1
+"""Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; and
+the unit it named."""
+SLACK = 1e-6
+"""Bytes (or units) by which sums of sizes may be off."""
+
+
+class Parts(NamedTuple):
+    """The parts of a cache; arrays are [parts] unless said otherwise."""
+
+    word: NDArray[np.int64]
+    """[parts + 1] the first word of each part, and the end."""
+    units: NDArray[np.int64]
+    size: NDArray[np.float64]
+    """Bytes of a unit; 1 in layer scope."""
+    of_word: NDArray[np.int64]
+    """[words] the part each word belongs to."""
+    chosen: NDArray[np.int64]
+    """k of a cache-aware top-k."""
+    gamma: NDArray[np.float32]
+    """What scores of absent units are multiplied by; 1 when nothing is cache-aware."""
 
 
 class Cache(NamedTuple):
-    """One cache between two blocks: what is resident, the policy's state, and scratch space."""
+    """A cache between two blocks: what is resident, the policy's state, and scratch space.
 
-    resident: NDArray[np.uint64]  # [words]
-    last: NDArray[np.int64]  # [units] token of the last use
-    factor: NDArray[np.float32]  # [units] what a score is multiplied by: 1 if resident, else gamma
+    The same policy state can serve several capacities at once when it does not depend on hits.
+    """
+
+    capacity: NDArray[np.float64]  # [capacities] in the units of `Parts.size`
+    filled: NDArray[np.float64]  # [capacities] of it
+    resident: NDArray[np.uint64]  # [capacities, words]
+    last: NDArray[np.int64]  # [ids] batch of the last use
+    factor: NDArray[np.float32]  # [ids] what a score is multiplied by: 1 if resident, else gamma
     state: NDArray[Any]  # the policy's own
     pending: NDArray[np.uint64]  # [words] masks of the batch so far
-    numbers: NDArray[np.int64]  # [3] SIZE, FAULT, VICTIM
+    numbers: NDArray[np.int64]  # [2] FAULT, VICTIM
     fresh: NDArray[Any]  # state after a reset
-    preload: NDArray[np.uint64]  # [words] resident after a reset
-    threshold: NDArray[np.int64]  # [1] where the last selection cut
-    keys: NDArray[np.float32]  # [units] scratch
-    lists: NDArray[np.int64]  # [4, units + AT_ONCE] scratch
-    evictable: NDArray[np.bool_]  # [units] scratch of queue policies, all False between tokens
+    preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
+    threshold: NDArray[np.int64]  # [parts] where the last selection cut
+    keys: NDArray[np.float32]  # [ids] scratch
+    lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch
+    evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
 
 
 class Block(NamedTuple):
-    """A block of tokens of one group; rows are tokens. Inputs hold all layers, outputs one."""
+    """A block of tokens; rows are tokens. ``layer`` of the inputs is given to the loop."""
 
     sets: NDArray[np.uint64]  # [n, layers, words]; written when the method is cache-aware
-    scores: NDArray[np.float32]  # [n, layers, units], or empty when the sets are given
+    scores: NDArray[np.float32]  # [n, layers, ids], or empty when the sets are given
     actions: NDArray[np.uint8]  # [n] SKIP, JOIN or COMMIT
     resets: NDArray[np.bool_]  # [n] empty the cache before this row
-    uses: NDArray[np.int64]  # next use of every active unit, in row order; empty unless `future`
-    counts: NDArray[np.int32]  # out [n, 5], of one layer
-    costs: NDArray[np.float64]  # out [n, 2], of one layer
-    shares: NDArray[np.float32]  # out [n, 2], of one layer: share of score and of energy kept
+    uses: NDArray[np.int64]  # next token of every active unit, in order; empty unless `future`
+    counts: NDArray[np.int32]  # out [capacities, n, parts, 3]
+    shares: NDArray[np.float32]  # out [n, parts, 2]: share of score and of energy kept
+    missed: NDArray[np.uint64]  # out [capacities, n, words], or empty to leave it out

@@ -6,6 +6,14 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dipsim.kernels.sets import AT_ONCE, list_units
+from dipsim.kernels.stamp import stamp
+
+READS, OUTSIDE = 0, 1
+"""Columns of what reads count; OUTSIDE is 1 where one lay outside the measured points."""
+MOVED, SECONDS = 0, 1
+"""Columns of what they cost: bytes the device moves, seconds the flash is busy."""
+
 _SAVING = 1 - 1e-12  # a read is worth joining when it saves more than rounding noise
 
 
@@ -49,6 +57,37 @@ def coalesce(count, misses, seconds_of, moved_of, outside_of, curve_of, whole, r
     if whole[2] < seconds * _SAVING:
         return np.int64(whole[0]), whole[1], whole[2], False
     return reads, moved, seconds, outside
+
+
+def _price(fingerprint):
+    def price(
+        missed, start, stop, units, seconds_of, moved_of, outside_of, curve_of, whole, reads, costs
+    ):
+        """What the misses of every row cost.
+
+        Args:
+            missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
+            reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
+        """
+        fingerprint
+        misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
+        for r in range(missed.shape[0]):
+            count = 0
+            for w in range(start, stop):
+                count = list_units(missed[r, w], (w - start) * 64, misses, count)
+            if count > 0:
+                number, moved, seconds, outside = coalesce(
+                    count, misses, seconds_of, moved_of, outside_of, curve_of, whole, runs
+                )
+                reads[r, READS] = number
+                reads[r, OUTSIDE] = np.int32(outside)
+                costs[r, MOVED] = moved
+                costs[r, SECONDS] = seconds
+
+    return price
+
+
+price = njit(cache=True, nogil=True)(_price(stamp()))
 
 
 NO_REQUESTS = Requests(

@@ -1,25 +1,39 @@
 """Cache policies, one file each. `BUILTIN` feeds command line, docs, contract tests, benchmarks."""
 
 import importlib.util
+import math
 import os
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
 from dipsim.errors import PolicyError
+from dipsim.policies.arc import ARC
 from dipsim.policies.belady import BELADY
+from dipsim.policies.clock import CLOCK
 from dipsim.policies.contract import Admission, Policy
 from dipsim.policies.fifo import FIFO
 from dipsim.policies.lfu import LFU
+from dipsim.policies.lfu_decay import LFU_DECAY
+from dipsim.policies.lfu_resident import LFU_RESIDENT
+from dipsim.policies.lirs import LIRS
 from dipsim.policies.lru import LRU
+from dipsim.policies.lru_k import LRU_K
+from dipsim.policies.mru import MRU
 from dipsim.policies.none import NONE
 from dipsim.policies.opt import OPT
 from dipsim.policies.random import RANDOM
+from dipsim.policies.s3fifo import S3FIFO
+from dipsim.policies.sieve import SIEVE
+from dipsim.policies.slru import SLRU
 from dipsim.policies.static import STATIC
+from dipsim.policies.two_q import TWO_Q
+from dipsim.policies.w_tinylfu import W_TINYLFU
+from dipsim.policies.window import WINDOW
 
-BUILTIN: dict[str, Policy] = {
-    policy.name: policy for policy in (NONE, STATIC, RANDOM, LRU, FIFO, LFU, BELADY, OPT)
-}
+_ALL = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, LRU_K, WINDOW)
+_ALL += (SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS, BELADY, OPT)
+BUILTIN: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 
 __all__ = ["BUILTIN", "Admission", "Policy", "load_policy"]
 
@@ -27,20 +41,44 @@ __all__ = ["BUILTIN", "Admission", "Policy", "load_policy"]
 def load_policy(given: str | Policy) -> Policy:
     """A policy by name, from ``file.py:attribute``, or the object itself.
 
-    A file is Python and is run, as any program of the user's would be.
+    Parameters follow after another colon: ``lfu-decay:half_life=32``. A file is Python and is run,
+    as any program of the user's would be.
 
     Raises:
-        PolicyError: unknown name, no such file or attribute, a file that fails, not a `Policy`.
+        PolicyError: unknown name, no such file or attribute, a file that fails, not a `Policy`, or
+            parameters it does not have.
     """
     if isinstance(given, Policy):
         return given
+    what, colon, said = given.rpartition(":")
+    if "=" in said and colon:
+        return load_policy(what).with_parameters(_parameters(given, said))
     if given in BUILTIN:
         return BUILTIN[given]
+    return _from_file(given)
+
+
+def _parameters(given: str, said: str) -> dict[str, float]:
+    """``key=value,key=value`` as numbers."""
+    pairs = [pair.partition("=") for pair in said.split(",")]
+    try:
+        values = {key.strip(): float(value) for key, _, value in pairs}
+        if len(values) < len(pairs) or not all(map(math.isfinite, values.values())):
+            raise ValueError
+    except ValueError:
+        raise PolicyError(
+            f"policy {given!r}: parameters are key=number,key=number, as in lfu-decay:half_life=32"
+        ) from None
+    return values
+
+
+def _from_file(given: str) -> Policy:
     file, colon, attribute = given.rpartition(":")
     if not colon or not file.endswith(".py"):
         known = ", ".join(BUILTIN)
-        if given.partition(":")[0] in BUILTIN:
-            raise PolicyError(f"policy {given!r}: {given.partition(':')[0]} takes no parameters")
+        name = given.partition(":")[0]
+        if name in BUILTIN:
+            raise PolicyError(f"policy {given!r}: write parameters as {name}:key=value")
         raise PolicyError(f"no policy {given!r}: use one of {known}, or file.py:attribute")
     path = Path(file)
     if not os.path.isfile(path):

@@ -26,4 +26,5 @@ LFU = Policy(
     "as in DIP, arXiv 2412.01380",
     touch=touch,
     rank=rank,
+    blind=True,
 )

@@ -14,4 +14,6 @@ OPT = Policy(
     rank=rank,
     admit="ranked",
     future=True,
+    blind=True,
+    atomic_only=True,
 )

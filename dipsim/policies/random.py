@@ -18,4 +18,46 @@ def rank(state: NDArray[np.int64], unit: int, token: int) -> np.int64:
     return np.int64(splitmix64(h ^ np.uint64(unit)) >> np.uint64(1))
 
 
-RANDOM = Policy("random", "evicts at random (seeded)", "baseline", state=state, rank=rank)
+def slots(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """The seed, how many draws there were, how many units are held; the units; their places."""
+    return np.concatenate([[seed, 0, 0], np.zeros(2 * units, np.int64)]).astype(np.int64)
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Into the first free slot."""
+    held, units = state[2], (len(state) - 3) // 2
+    state[3 + held] = unit
+    state[3 + units + unit] = held
+    state[2] = held + 1
+
+
+def evict(
+    state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int
+) -> np.int64:
+    """Draw slots until one holds a unit that may leave."""
+    while True:
+        state[1] += 1
+        h = splitmix64(np.uint64(state[0]) ^ np.uint64(state[1]))
+        victim = state[3 + np.int64(h % np.uint64(state[2]))]
+        if evictable[victim]:
+            return victim
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """The last slot's unit takes the free place."""
+    units = (len(state) - 3) // 2
+    state[2] -= 1
+    place, other = state[3 + units + unit], state[3 + state[2]]
+    state[3 + place] = other
+    state[3 + units + other] = place
+
+
+RANDOM = Policy(
+    "random",
+    "evicts at random (seeded)",
+    "baseline",
+    state=state,
+    rank=rank,
+    blind=True,
+    sequential=Policy("random", state=slots, insert=insert, evict=evict, leave=leave),
+)

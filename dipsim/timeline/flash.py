@@ -16,7 +16,7 @@ from dipsim.hardware import Flash
 from dipsim.kernels import NO_REQUESTS, Requests
 from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
 from dipsim.model import Model
-from dipsim.replay import Traffic
+from dipsim.traffic import Traffic
 
 Layout = Literal["column", "bundle", "expert"]
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page

@@ -10,7 +10,7 @@ from dipsim.budget import Budget
 from dipsim.hardware import Backend, Profile
 from dipsim.methods import Method
 from dipsim.model import Model
-from dipsim.replay import Traffic
+from dipsim.traffic import Traffic
 from dipsim.timeline.closed import Overlap, Step, is_paper
 from dipsim.timeline.flash import FlashCost
 from dipsim.trace import Trace

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import Profile
-from dipsim.replay import Traffic
+from dipsim.traffic import Traffic
 from dipsim.timeline.closed import Overlap, Times, is_paper, token_times
 from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.steps import Rates, Workload, rates, steps

@@ -1,0 +1,242 @@
+"""The caches of a replay: made for a method and a policy, fed block by block, booked as traffic.
+
+In layer scope each (layer, group) has a cache of its own; in global scope one cache serves them
+all. Several capacities share one cache where the policy allows it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.active import Sets, scratch
+from dipsim.encoding import words_for
+from dipsim.errors import PolicyError
+from dipsim.methods import Method
+from dipsim.policies import Policy
+from dipsim.traffic import Traffic
+
+Loop = Callable[..., None]
+_NO_USES = np.empty(0, np.int64)
+_NO_MISSES = np.empty((0, 0, 0), np.uint64)
+_NUMBA_NOISE: tuple[str, ...]
+_NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
+_NUMBA_NOISE += ("With argument", "Rejected", "raised from", "This error", ">>>", "<source", "def ")
+
+
+def parts_of(
+    method: Method, places: Sequence[tuple[int, int]], unit_bytes: NDArray[np.float64] | None
+) -> kernels.Parts:
+    """The parts of a cache.
+
+    Args:
+        places: (layer, group) of each part.
+        unit_bytes: float64[layers, groups] in global scope; None counts in units.
+    """
+    groups = [method.groups[group] for _, group in places]
+    words = [words_for(group.units) for group in groups]
+    sizes = [1.0 if unit_bytes is None else unit_bytes[place] for place in places]
+    gammas = [1.0 if group.gamma is None else group.gamma for group in groups]
+    return kernels.Parts(
+        word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
+        units=np.array([group.units for group in groups], np.int64),
+        size=np.array(sizes, np.float64),
+        of_word=np.repeat(np.arange(len(places)), words).astype(np.int64),
+        chosen=np.array([group.kept for group in groups], np.int64),
+        gamma=np.array(gammas, np.float32),
+    )
+
+
+class ReplayedCache:
+    """One cache, perhaps of several capacities at once, and where its counts go.
+
+    Args:
+        places: (layer, group) of each part.
+        capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
+        traffics: n of them; the counts of each capacity.
+        seed: of the policy's draws.
+        uses: int64[ids] by which a preloaded policy ranks its units.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        policy: Policy,
+        places: Sequence[tuple[int, int]],
+        capacities: Sequence[float],
+        traffics: Sequence[Traffic],
+        seed: int,
+        unit_bytes: NDArray[np.float64] | None = None,
+        uses: Sequence[NDArray[np.int64]] | None = None,
+    ) -> None:
+        self.method, self.policy, self.places, self.traffics = method, policy, places, traffics
+        self.parts = parts = parts_of(method, places, unit_bytes)
+        words = int(parts.word[-1])
+        whole = float((parts.units * parts.size).sum())
+        capacity = np.minimum(np.array(capacities, np.float64), whole)
+        units = 64 * words if len(places) > 1 else int(parts.units[0])
+        mean = whole / parts.units.sum()
+        fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
+        preload = np.zeros((len(capacity), words), np.uint64)
+        if policy.preload and uses is not None:
+            for c in range(len(capacity)):
+                preload[c] = self._pinned(uses, float(capacity[c]))
+        self.cache = scratch(64 * words)._replace(
+            capacity=capacity,
+            filled=np.zeros(len(capacity)),
+            resident=np.zeros((len(capacity), words), np.uint64),
+            state=fresh.copy(),
+            fresh=fresh,
+            preload=preload,
+            threshold=np.full(len(places), scratch(1).threshold[0]),
+        )
+        self._empty_before_the_first_row = True
+
+    def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
+        """The most used units that fit, ties to the lower id."""
+        parts = self.parts
+        ids = np.concatenate(
+            [64 * parts.word[p] + np.arange(parts.units[p]) for p in range(len(self.places))]
+        )
+        counts = np.concatenate([uses[group][layer] for layer, group in self.places])
+        sizes = np.repeat(parts.size, parts.units)
+        order = np.argsort(-counts, kind="stable")
+        fitting = int((np.cumsum(sizes[order]) <= capacity + 1e-6).sum())
+        pinned = np.zeros(64 * int(parts.word[-1]), np.bool_)
+        pinned[ids[order[:fitting]]] = True
+        return np.packbits(pinned, bitorder="little").view(np.uint64)
+
+    def feed(
+        self,
+        blocks: Sequence[Sets],
+        loop: Loop,
+        admission: int,
+        requests: Sequence[Sequence[kernels.Requests]] | None,
+    ) -> None:
+        """Replay blocks, in order; a clairvoyant policy must be given all there are.
+
+        Args:
+            requests: per layer and group, what reads cost; None leaves costs out.
+        """
+        joined = [self._joined(at) for at in blocks] if len(self.places) > 1 else None
+        ahead = self._look_ahead(blocks, joined) if self.policy.future else []
+        for i, at in enumerate(blocks):
+            n, several = at.stop - at.start, (len(self.traffics), at.stop - at.start)
+            sets, scores, layer = self._inputs(at) if joined is None else (*joined[i], 0)
+            missed = _NO_MISSES
+            if requests is not None:
+                missed = np.zeros((*several, int(self.parts.word[-1])), np.uint64)
+            resets = at.resets
+            if self._empty_before_the_first_row:
+                resets = resets.copy()
+                resets[0], self._empty_before_the_first_row = True, False
+            block = kernels.Block(
+                sets=sets,
+                scores=scores,
+                actions=at.actions,
+                resets=resets,
+                uses=self._next_uses(sets, layer, at, ahead[i]) if ahead else _NO_USES,
+                counts=np.zeros((*several, len(self.places), 3), np.int32),
+                shares=np.ones((n, len(self.places), 2), np.float32),
+                missed=missed,
+            )
+            self._run(loop, block, layer, at.start, admission)
+            self._book(block, slice(at.start, at.stop), requests)
+
+    def _inputs(self, at: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32], int]:
+        ((layer, group),) = self.places
+        return at.sets[group], at.scores[group], layer
+
+    def _joined(self, at: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """The sets, and in a cache-aware method the scores, of all parts side by side."""
+        sets = np.concatenate([at.sets[group][:, layer] for layer, group in self.places], axis=1)
+        if not self.method.cache_aware:
+            return sets[:, None], at.scores[0]
+        words = self.parts.word
+        scores = np.zeros((len(sets), 1, 64 * int(words[-1])), np.float32)
+        for p, (layer, group) in enumerate(self.places):
+            first = 64 * int(words[p])
+            scores[:, 0, first : first + int(self.parts.units[p])] = at.scores[group][:, layer]
+        return sets[:, None], scores
+
+    def _book(
+        self,
+        block: kernels.Block,
+        rows: slice,
+        requests: Sequence[Sequence[kernels.Requests]] | None,
+    ) -> None:
+        for (c, traffic), (p, (layer, group)) in (
+            (at, part) for at in enumerate(self.traffics) for part in enumerate(self.places)
+        ):
+            here = rows, layer, group
+            counts = block.counts[c, :, p]
+            traffic.active[here] = counts[:, kernels.ACTIVE]
+            traffic.hits[here] = counts[:, kernels.HITS]
+            traffic.kept[here] = counts[:, kernels.KEPT]
+            if len(block.scores):
+                traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
+            if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
+                continue
+            reads, costs = np.zeros((len(counts), 2), np.int32), np.zeros((len(counts), 2))
+            start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
+            kernels.price(
+                block.missed[c], start, stop, units, *requests[layer][group], reads, costs
+            )
+            traffic.reads[here] = reads[:, kernels.READS]
+            traffic.outside[here] = reads[:, kernels.OUTSIDE]
+            traffic.moved[here] = costs[:, kernels.MOVED]
+            traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
+
+    def _look_ahead(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
+        """For every block, the next use of each unit behind that block."""
+        after = np.full(len(self.cache.last), kernels.NO_NEXT, np.int64)
+        ahead = []
+        for i in range(len(blocks) - 1, -1, -1):
+            ahead.append(after.copy())
+            sets, _, layer = self._inputs(blocks[i]) if joined is None else (*joined[i], 0)
+            self._next_uses(sets, layer, blocks[i], after)
+        return ahead[::-1]
+
+    def _next_uses(
+        self, sets: NDArray[np.uint64], layer: int, at: Sets, after: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        sizes = kernels.count_members(sets, layer)
+        uses: NDArray[np.int64] = kernels.next_uses(
+            sets, layer, at.actions, at.resets, at.start, after, sizes
+        )
+        return uses
+
+    def _run(
+        self, loop: Loop, block: kernels.Block, layer: int, first: int, admission: int
+    ) -> None:
+        name, numbers = self.policy.name, self.cache.numbers
+        try:
+            loop(block, layer, first, admission, self.parts, self.cache)
+        except Exception as problem:
+            if is_builtin(self.policy):
+                raise
+            what = f"{type(problem).__name__}: {_cause(problem)}"
+            raise PolicyError(f"policy {name}: its functions fail with {what}") from problem
+        if numbers[kernels.FAULT]:
+            hook = "evict" if numbers[kernels.FAULT] == 1 else "expel"
+            victim = int(numbers[kernels.VICTIM])
+            place = f"layer {self.places[0][0]}" if len(self.places) == 1 else "the global cache"
+            raise PolicyError(
+                f"policy {name}: {hook} returned unit {victim} in {place}, which is not "
+                "resident or is in use; return a unit v with evictable[v] true"
+            )
+
+
+def is_builtin(policy: Policy) -> bool:
+    """Whether all of a policy's code is dipsim's own."""
+    return all(hook.__module__.startswith("dipsim.policies.") for hook in policy.hooks.values())
+
+
+def _cause(problem: Exception) -> str:
+    """The line of numba's long report that says what it stumbled over."""
+    lines = [line.strip(" -") for line in str(problem).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_NUMBA_NOISE)]
+    inner = [line for line in telling if not line.startswith("No implementation of function")]
+    return (inner or telling or [""])[0][:200]

@@ -1,0 +1,136 @@
+"""What every replay loop does around its policy: gather a batch, book its uses, write its counts."""
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from dipsim.kernels.cache import ACTIVE, HITS, KEPT
+from dipsim.kernels.select import kept_shares, select
+from dipsim.kernels.sets import NO_NEXT, bit, count_units, lowest_bit, ones
+
+
+@register_jitable
+def reset(cache: Any, parts: Any) -> None:
+    """Empty the cache and forget everything."""
+    # Plain loops: numba takes seconds to compile a copy of one array to another.
+    for c in range(cache.filled.shape[0]):
+        filled = 0.0
+        for w in range(cache.pending.shape[0]):
+            cache.resident[c, w] = cache.preload[c, w]
+            filled += ones(cache.preload[c, w]) * parts.size[parts.of_word[w]]
+        cache.filled[c] = filled
+    for w in range(cache.pending.shape[0]):
+        cache.pending[w] = 0
+    for i in range(cache.state.shape[0]):
+        cache.state[i] = cache.fresh[i]
+    for u in range(cache.factor.shape[0]):
+        cache.last[u] = -1
+        here = cache.resident[0, u >> 6] & bit(u)
+        cache.factor[u] = 1.0 if here else parts.gamma[parts.of_word[u >> 6]]
+        cache.evictable[u] = here != 0
+
+
+@register_jitable
+def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> None:
+    """Add row r's mask of one part to the batch."""
+    start, stop = parts.word[p], parts.word[p + 1]
+    words = block.sets[r, layer, start:stop]
+    if block.scores.shape[0] > 0:
+        first, end = start * 64, start * 64 + parts.units[p]
+        scores = block.scores[r, layer, first:end]
+        select(
+            scores,
+            cache.factor[first:end],
+            True,
+            parts.chosen[p],
+            words,
+            cache.threshold[p : p + 1],
+            cache.keys[: parts.units[p]],
+            cache.lists[0],
+        )
+        kept_shares(scores, words, block.shares[r, p])
+    for w in range(start, stop):
+        cache.pending[w] |= words[w - start]
+
+
+@register_jitable
+def use(
+    block: Any, cache: Any, parts: Any, place: int, t: int, parts_count: int, p: int, touch: Any
+) -> int:
+    """Book the use of every unit of the batch, ascending; returns the next place in ``uses``.
+
+    The next uses that a `future` policy reads are written to its state before anything else.
+    """
+    state, last, several = cache.state, cache.last, parts_count
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word = cache.pending[w]
+        base = w * 64
+        if block.uses.shape[0] > 0:
+            ahead = word
+            while ahead:
+                state[base + lowest_bit(ahead)] = stamp(block.uses[place], several, p)
+                place += 1
+                ahead &= ahead - np.uint64(1)
+        resident = cache.resident[0, w]
+        while word:
+            b = lowest_bit(word)
+            touch(state, base + b, t, np.int64((resident >> np.uint64(b)) & np.uint64(1)))
+            last[base + b] = t
+            word &= word - np.uint64(1)
+    return place
+
+
+@register_jitable
+def stamp(token: int, parts_count: int, p: int) -> int:
+    """The number of a part's batch at a token: the clock that policies are shown."""
+    return token if token == NO_NEXT else token * parts_count + p
+
+
+@register_jitable
+def first_units(word: Any, n: int) -> Any:
+    """The n lowest units of a word that has at least as many."""
+    left = word
+    for _ in range(n):
+        left &= left - np.uint64(1)
+    return word & ~left
+
+
+@register_jitable
+def book(block: Any, cache: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) -> None:
+    """Write the counts of one batch."""
+    counts = block.counts[c, r, p]
+    counts[ACTIVE] = active
+    counts[HITS] = hits
+    counts[KEPT] = kept
+
+
+@register_jitable
+def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
+    """Count the hits of a batch on the state before it, and write down what it misses."""
+    hits = 0
+    wanted = block.missed.shape[0] > 0
+    for w in range(parts.word[p], parts.word[p + 1]):
+        hits += ones(cache.pending[w] & cache.resident[c, w])
+        if wanted:
+            block.missed[c, r, w] = cache.pending[w] & ~cache.resident[c, w]
+    return hits
+
+
+@register_jitable
+def close(cache: Any, parts: Any, p: int) -> None:
+    """Start a new batch."""
+    for w in range(parts.word[p], parts.word[p + 1]):
+        cache.pending[w] = 0
+
+
+@register_jitable
+def batch_size(cache: Any, parts: Any, p: int) -> int:
+    """How many units the batch uses."""
+    return count_units(cache.pending[parts.word[p] : parts.word[p + 1]])
+
+
+@register_jitable
+def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
+    """How many misses fit beside the hits of their batch."""
+    return max(0, min(missed, np.int64(np.floor(capacity / size - hits + 1e-9))))

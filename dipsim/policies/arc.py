@@ -1,0 +1,111 @@
+"""ARC: splits the cache between what was used once and what was used again, and learns the split
+from ghosts (Megiddo and Modha, FAST 2003).
+
+T1 and T2 are resident, B1 and B2 their ghosts, p the size T1 should have.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy
+from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+
+QUEUES = 4
+T1, T2, B1, B2, ABSENT, FROM_B1, FROM_B2 = range(7)
+"""Where a unit is; the last two: nowhere, and just found among the ghosts."""
+CAPACITY, P, SILENT = -2, -3, -4
+"""Fields: p as the bits of a float64; whether the next to leave T1 leaves no ghost."""
+
+
+def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """Four queues, and the place of each unit."""
+    made = linked(units, QUEUES, per_unit=1, units=units, fields=4)
+    made[-4 - units : -4] = ABSENT
+    made[CAPACITY] = capacity
+    return made
+
+
+def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """A hit belongs to T2; a ghost moves p."""
+    at = info(state, QUEUES) + unit
+    i = state[at]
+    if i == T2:
+        renew(state, end(state, T2), unit)
+    elif i == T1:
+        move(state, end(state, T1), end(state, T2), unit)
+        state[at] = T2
+    elif i == B1 or i == B2:
+        p = state.view(np.float64)
+        once, again = length(state, end(state, B1)), length(state, end(state, B2))
+        if i == B1:
+            p[P] = min(p[P] + max(again / once, 1.0), float(state[CAPACITY]))
+        else:
+            p[P] = max(p[P] - max(once / again, 1.0), 0.0)
+        unlink(state, end(state, i), unit)
+        state[at] = FROM_B1 if i == B1 else FROM_B2
+    else:
+        state[at] = ABSENT
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Into T2 if it was remembered, else into T1."""
+    at = info(state, QUEUES) + unit
+    state[at] = T1 if state[at] == ABSENT else T2
+    push(state, end(state, state[at]), unit)
+
+
+@register_jitable
+def forget(state: NDArray[np.int64], i: int) -> None:
+    """Drop the oldest ghost of a queue."""
+    queue = end(state, i)
+    unit = first(state, queue)
+    unlink(state, queue, unit)
+    state[info(state, QUEUES) + unit] = ABSENT
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """Case IV of the paper keeps the ghosts within bounds; REPLACE then chooses T1 or T2."""
+    t1, t2 = end(state, T1), end(state, T2)
+    once, again = length(state, t1), length(state, t2)
+    ghosts1, ghosts2 = length(state, end(state, B1)), length(state, end(state, B2))
+    came, capacity = state[info(state, QUEUES) + unit], state[CAPACITY]
+    state[SILENT] = 0
+    if came == ABSENT:
+        if once + ghosts1 + 1 > capacity:
+            if ghosts1 == 0:
+                victim = oldest(state, t1, evictable, token)
+                state[SILENT] = np.int64(victim >= 0)
+                return victim if victim >= 0 else oldest(state, t2, evictable, token)
+            forget(state, B1)
+        elif once + again + ghosts1 + ghosts2 >= 2 * capacity and ghosts2 > 0:
+            forget(state, B2)
+    p = state.view(np.float64)[P]
+    from_t1 = once > 0 and (once > p or (once == p and came == FROM_B2))
+    if not (from_t1 or again == 0):
+        t1, t2 = t2, t1
+    victim = oldest(state, t1, evictable, token)
+    return victim if victim >= 0 else oldest(state, t2, evictable, token)
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """What leaves becomes a ghost."""
+    at = info(state, QUEUES) + unit
+    i = state[at]
+    unlink(state, end(state, i), unit)
+    state[at] = ABSENT
+    if state[SILENT] == 0:
+        state[at] = B1 if i == T1 else B2
+        push(state, end(state, state[at]), unit)
+
+
+ARC = Policy(
+    "arc",
+    "balances what was used once against what was used again",
+    "Megiddo and Modha, FAST 2003",
+    state=state,
+    touch=touch,
+    insert=insert,
+    evict=evict,
+    leave=leave,
+)

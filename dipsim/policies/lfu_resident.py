@@ -1,0 +1,127 @@
+"""Least frequently used of what is resident: a unit that leaves is forgotten.
+
+Requested one at a time, units of the same count share a queue, and the queues form a chain from the
+lowest count up (Shah, Mitra and Matani, An O(1) algorithm for implementing the LFU cache eviction
+scheme, 2010).
+"""
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy
+from dipsim.policies.lists import end, info, length, linked, move, oldest, push, unlink
+
+
+def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
+    """Count the uses since the unit was loaded: a miss begins at 1."""
+    state[unit] = state[unit] + 1 if hit else 1
+
+
+def rank(state: NDArray[Any], unit: int, token: int) -> Any:
+    """The least used leaves first."""
+    return state[unit]
+
+
+# One at a time. Per unit its queue; per queue the next one below and above in the chain, and its
+# count. Queue 0 closes the chain. Queues that are not in it form a stack, linked by "above".
+
+
+def chain(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """No counts; ``state[-2]`` is the top of the stack of free queues."""
+    queues = units + 2
+    state = linked(units, queues, per_unit=4, units=queues, fields=2)
+    above = 2 * units + 4 * queues + 2 * queues
+    state[above : above + queues] = np.arange(1, queues + 1)
+    state[above] = 0
+    state[-2] = 1
+    return state
+
+
+@register_jitable
+def fields_of(state: NDArray[np.int64]) -> tuple[int, int, int, int]:
+    """Where the queue of a unit, and of a queue its neighbours and its count, are written."""
+    queues = state[-1] + 2
+    home = info(state, queues)
+    return home, home + queues, home + 2 * queues, home + 3 * queues
+
+
+@register_jitable
+def queue_of(state: NDArray[np.int64], count: int, lower: int) -> int:
+    """The queue of a count, made if need be, just above the queue ``lower``."""
+    _, below, above, counts = fields_of(state)
+    upper = state[above + lower]
+    if upper != 0 and state[counts + upper] == count:
+        return upper
+    made = state[-2]
+    state[-2] = state[above + made]
+    state[counts + made] = count
+    state[below + made], state[above + made] = lower, upper
+    state[above + lower] = state[below + upper] = made
+    return made
+
+
+@register_jitable
+def free_if_empty(state: NDArray[np.int64], i: int) -> None:
+    """Take an empty queue out of the chain."""
+    if length(state, end(state, i)) == 0:
+        _, below, above, _ = fields_of(state)
+        lower, upper = state[below + i], state[above + i]
+        state[above + lower], state[below + upper] = upper, lower
+        state[above + i] = state[-2]
+        state[-2] = i
+
+
+def touch_chain(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """A hit moves to the queue of the next count."""
+    if hit:
+        home, _, _, counts = fields_of(state)
+        i = state[home + unit]
+        j = queue_of(state, state[counts + i] + 1, i)
+        move(state, end(state, i), end(state, j), unit)
+        state[home + unit] = j
+        free_if_empty(state, i)
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Used once."""
+    i = queue_of(state, 1, 0)
+    push(state, end(state, i), unit)
+    state[fields_of(state)[0] + unit] = i
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The one that reached the lowest count first."""
+    above = fields_of(state)[2]
+    i = state[above]
+    victim = oldest(state, end(state, i), evictable, token)
+    while victim < 0:
+        i = state[above + i]
+        victim = oldest(state, end(state, i), evictable, token)
+    return victim
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """Forgotten."""
+    i = state[fields_of(state)[0] + unit]
+    unlink(state, end(state, i), unit)
+    free_if_empty(state, i)
+
+
+LFU_RESIDENT = Policy(
+    "lfu-resident",
+    "evicts the least used since it was loaded",
+    "Shah, Mitra, Matani 2010",
+    touch=touch,
+    rank=rank,
+    sequential=Policy(
+        "lfu-resident",
+        state=chain,
+        touch=touch_chain,
+        insert=insert,
+        evict=evict,
+        leave=leave,
+    ),
+)

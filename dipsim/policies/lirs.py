@@ -1,0 +1,191 @@
+"""LIRS: keeps units by the distance between their last two uses, not by the age of the last one
+(Jiang and Zhang, SIGMETRICS 2002).
+
+Stack S orders units by last use. Most of the cache is for LIR units, whose distance is low; a share
+``hir`` is for resident HIR units, which wait in queue Q and leave first. An HIR unit that is used
+again while still in S becomes LIR, and the LIR at the bottom of S becomes HIR. Non-resident HIR
+units stay in S, which holds at most twice the cache; they also stand in a list of their own, oldest
+first.
+
+``eager=1`` does as libCacheSim 0.3.5 does (``hit_RD_HIRinQ``), so that counts can be compared: a hit
+on a resident HIR unit that S has forgotten demotes a LIR unit, whose place in Q the front of Q
+gives up at once. In the paper nothing leaves on a hit.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy, within
+from dipsim.policies.lists import end, first, info, length, linked, oldest, push, renew, unlink
+
+QUEUES = 3
+S, Q, GONE = range(3)
+"""The stack, the resident HIR units, the non-resident ones. In S unit u is node units + u."""
+OUT, LIR, HIR, GHOST = range(4)
+"""What a unit is. A GHOST is non-resident, and always in S; an HIR unit may be in S."""
+CAPACITY, LIR_LIMIT, COUNT, EAGER, LEAVING = -2, -3, -4, -5, -6
+"""Fields; COUNT of LIR units; LEAVING: how many have to leave Q although there is room."""
+
+
+def state(
+    units: int, capacity: int, seed: int, hir: float = 0.01, eager: int = 0
+) -> NDArray[np.int64]:
+    """Three queues; per unit what it is, and whether it is in S."""
+    made = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
+    made[CAPACITY] = capacity
+    made[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 1) * capacity))
+    made[EAGER] = int(within("eager", eager, 0, 1))
+    return made
+
+
+@register_jitable
+def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
+    """Out of S; a ghost is forgotten with it."""
+    units, kind = state[-1] // 2, info(state, QUEUES)
+    unlink(state, end(state, S), units + unit)
+    state[kind + units + unit] = 0
+    if state[kind + unit] == GHOST:
+        unlink(state, end(state, GONE), unit)
+        state[kind + unit] = OUT
+
+
+@register_jitable
+def prune(state: NDArray[np.int64]) -> None:
+    """The bottom of S is a LIR unit."""
+    units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
+    node = first(state, stack)
+    while node != stack and state[kind + node - units] != LIR:
+        remove_from_stack(state, node - units)
+        node = first(state, stack)
+
+
+@register_jitable
+def limit(state: NDArray[np.int64]) -> None:
+    """S holds at most twice the cache: the oldest ghosts are forgotten."""
+    gone = end(state, GONE)
+    while length(state, end(state, S)) > 2 * state[CAPACITY] and length(state, gone) > 0:
+        remove_from_stack(state, first(state, gone))
+
+
+@register_jitable
+def demote(state: NDArray[np.int64]) -> None:
+    """The LIR at the bottom of S becomes a resident HIR unit, at the end of Q."""
+    units, kind, queue = state[-1] // 2, info(state, QUEUES), end(state, Q)
+    unit = first(state, end(state, S)) - units
+    remove_from_stack(state, unit)
+    state[kind + unit] = HIR
+    push(state, queue, unit)
+    state[2 * queue + 2] = -1  # it may leave at once
+    state[COUNT] -= 1
+    prune(state)
+
+
+@register_jitable
+def make_room_for_a_lir(state: NDArray[np.int64]) -> None:
+    """Demote while the LIR units take all of their share."""
+    while state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:
+        demote(state)
+
+
+def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """To the top of S; an HIR unit that was still in S becomes LIR."""
+    units, kind = state[-1] // 2, info(state, QUEUES)
+    stack, queue = end(state, S), end(state, Q)
+    in_stack = state[kind + units + unit]
+    if in_stack:
+        renew(state, stack, units + unit)
+    if not hit:
+        return
+    if state[kind + unit] == LIR:
+        prune(state)
+    elif in_stack:
+        unlink(state, queue, unit)
+        state[kind + unit] = OUT
+        make_room_for_a_lir(state)
+        state[kind + unit] = LIR
+        state[COUNT] += 1
+    else:
+        renew(state, queue, unit)
+        if state[EAGER] and state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:
+            demote(state)
+            if length(state, queue) > state[CAPACITY] - state[LIR_LIMIT]:
+                state[LEAVING] += 1
+        push(state, stack, units + unit)
+        state[kind + units + unit] = 1
+        limit(state)
+
+
+def expel(state: NDArray[np.int64], evictable: NDArray[np.bool_], token: int) -> int:
+    """What an eager demotion has pushed out of Q."""
+    if state[LEAVING] == 0:
+        return -1
+    state[LEAVING] -= 1
+    return oldest(state, end(state, Q), evictable, token)
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """LIR if S remembers it or LIR units are few; else HIR."""
+    units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
+    if state[kind + unit] == GHOST:
+        unlink(state, end(state, GONE), unit)
+        state[kind + unit] = OUT
+        make_room_for_a_lir(state)
+        state[kind + unit] = LIR
+        state[COUNT] += 1
+    elif state[COUNT] + 1 <= state[LIR_LIMIT]:
+        state[kind + unit] = LIR
+        state[COUNT] += 1
+    else:
+        state[kind + unit] = HIR
+        push(state, end(state, Q), unit)
+    if not state[kind + units + unit]:
+        push(state, stack, units + unit)
+        state[kind + units + unit] = 1
+    limit(state)
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The front of Q; if all of Q is in use, the lowest LIR unit of S."""
+    units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
+    if state[kind + unit] == GHOST:
+        make_room_for_a_lir(state)
+    victim = oldest(state, end(state, Q), evictable, token)
+    if victim >= 0:
+        return victim
+    node = first(state, stack)
+    while node != stack:
+        if state[kind + node - units] == LIR and evictable[node - units]:
+            return node - units
+        node = state[2 * node + 1]
+    return -1
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """An HIR unit stays in S as a ghost, a LIR unit is gone."""
+    units, kind = state[-1] // 2, info(state, QUEUES)
+    if state[kind + unit] == LIR:
+        state[kind + unit] = OUT
+        remove_from_stack(state, unit)
+        state[COUNT] -= 1
+        prune(state)
+        return
+    unlink(state, end(state, Q), unit)
+    state[kind + unit] = OUT
+    if state[kind + units + unit]:
+        state[kind + unit] = GHOST
+        push(state, end(state, GONE), unit)
+        limit(state)
+
+
+LIRS = Policy(
+    "lirs",
+    "evicts by the distance of the last two uses",
+    "Jiang and Zhang, SIGMETRICS 2002",
+    state=state,
+    touch=touch,
+    insert=insert,
+    evict=evict,
+    leave=leave,
+    expel=expel,
+)

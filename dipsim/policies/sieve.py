@@ -1,0 +1,57 @@
+"""SIEVE: a hand moves from old to new over a queue that stays as it is, and takes the first unit
+that was not used since it last came by (Zhang et al., NSDI 2024).
+
+In atomic access the hand passes over a unit in use like over one that was used.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy
+from dipsim.policies.fifo import leave
+from dipsim.policies.lists import end, info, linked, push
+
+
+def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """A queue, a mark for each unit, and the hand."""
+    made = linked(units, 1, per_unit=1, units=units, fields=2)
+    made[-2] = made[-1]  # the end of the queue: next comes the oldest
+    return made
+
+
+def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """Mark it."""
+    if hit:
+        state[info(state, 1) + unit] = 1
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """The newest, not marked."""
+    push(state, end(state, 0), unit)
+    state[info(state, 1) + unit] = 0
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The first without a mark; marks are taken off on the way."""
+    queue, marks = end(state, 0), info(state, 1)
+    node = state[-2]
+    while True:
+        if node == queue:
+            node = state[2 * queue + 1]
+        if state[marks + node] == 0 and evictable[node]:
+            state[-2] = state[2 * node + 1]
+            return node
+        state[marks + node] = 0
+        node = state[2 * node + 1]
+
+
+SIEVE = Policy(
+    "sieve",
+    "a hand over a queue takes what was not used since it last passed",
+    "Zhang et al., NSDI 2024",
+    state=state,
+    touch=touch,
+    insert=insert,
+    evict=evict,
+    leave=leave,
+)

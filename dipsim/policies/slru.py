@@ -1,0 +1,79 @@
+"""Segmented LRU: every hit promotes by one segment (Karedla et al., IEEE Computer 1994; with four
+segments as S4LRU, Huang et al., SOSP 2013).
+
+A segment that grows beyond its share hands its oldest unit down. A miss enters the lowest segment
+that has room.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy, within
+from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+
+MOST = 16
+"""Segments at most."""
+
+
+def state(units: int, capacity: int, seed: int, segments: int = 4) -> NDArray[np.int64]:
+    """A queue per segment, lowest first; the segment of each unit; the segments' sizes, equal but
+    for a remainder that goes to the lowest; the number of segments."""
+    made = linked(units, MOST, per_unit=1, units=units, fields=MOST + 2)
+    count = int(within("segments", segments, 1, MOST))
+    sizes = [capacity // count + (i < capacity % count) for i in range(count)]
+    made[-2 - MOST : -2 - MOST + count] = sizes
+    made[-2] = count
+    return made
+
+
+def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """Up by one segment."""
+    if not hit:
+        return
+    at = info(state, MOST) + unit
+    i = state[at]
+    if i == state[-2] - 1:
+        renew(state, end(state, i), unit)
+        return
+    lower, upper = end(state, i), end(state, i + 1)
+    move(state, lower, upper, unit)
+    state[at] = i + 1
+    if length(state, upper) > state[i + 1 - 2 - MOST]:
+        demoted = first(state, upper)
+        move(state, upper, lower, demoted)
+        state[info(state, MOST) + demoted] = i
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Into the lowest segment with room."""
+    i = 0
+    while i < state[-2] - 1 and length(state, end(state, i)) >= state[i - 2 - MOST]:
+        i += 1
+    push(state, end(state, i), unit)
+    state[info(state, MOST) + unit] = i
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The oldest of the lowest segment."""
+    for i in range(state[-2]):
+        victim = oldest(state, end(state, i), evictable, token)
+        if victim >= 0:
+            return victim
+    return -1
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """Out of its segment."""
+    unlink(state, end(state, state[info(state, MOST) + unit]), unit)
+
+
+SLRU = Policy(
+    "slru",
+    "evicts from the lowest of four lru segments",
+    "Karedla et al. 1994; Huang et al., SOSP 2013",
+    state=state,
+    touch=touch,
+    insert=insert,
+    evict=evict,
+    leave=leave,
+)

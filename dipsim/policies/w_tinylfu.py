@@ -1,0 +1,110 @@
+"""W-TinyLFU: a small lru window, and a segmented lru that a unit enters only if it was used more
+often than what it would push out (Einziger, Friedman and Manes, ACM TOS 2017).
+
+Uses are counted up to 15 and halved after every ``sample`` uses per place in the cache. Units are
+few, so each has a counter of its own, and no sketch is needed.
+"""
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from dipsim.policies.contract import Policy, within
+from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+
+QUEUES = 3
+WINDOW, PROBATION, PROTECTED = range(3)
+MOST = 15
+MAIN_SIZE, PROTECTED_SIZE, PERIOD, USES = -2, -3, -4, -5
+"""Fields; USES since the counts were halved, which they are after PERIOD."""
+
+
+def state(
+    units: int,
+    capacity: int,
+    seed: int,
+    window: float = 0.01,
+    protected: float = 0.8,
+    sample: float = 10.0,
+) -> NDArray[np.int64]:
+    """Three queues; per unit its queue and its count; sizes: the window's as a share of the cache,
+    the protected segment's as a share of the rest."""
+    made = linked(units, QUEUES, per_unit=2, units=units, fields=5)
+    made[MAIN_SIZE] = capacity - max(1, int(capacity * within("window", window, 0, 1)))
+    made[PROTECTED_SIZE] = int(made[MAIN_SIZE] * within("protected", protected, 0, 1))
+    made[PERIOD] = within("sample", sample, 1, 2**30) * capacity
+    return made
+
+
+def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
+    """Count; a hit renews, or moves from probation to the protected segment."""
+    at = info(state, QUEUES)
+    uses = at + state[-1]
+    state[uses + unit] = min(state[uses + unit] + 1, MOST)
+    state[USES] += 1
+    if state[USES] == state[PERIOD]:
+        state[USES] = 0
+        for u in range(state[-1]):
+            state[uses + u] //= 2
+    if not hit:
+        return
+    i = state[at + unit]
+    if i != PROBATION:
+        renew(state, end(state, i), unit)
+        return
+    probation, protected = end(state, PROBATION), end(state, PROTECTED)
+    move(state, probation, protected, unit)
+    state[at + unit] = PROTECTED
+    if length(state, protected) > state[PROTECTED_SIZE]:
+        demoted = first(state, protected)
+        move(state, protected, probation, demoted)
+        state[at + demoted] = PROBATION
+
+
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Into the window."""
+    push(state, end(state, WINDOW), unit)
+    state[info(state, QUEUES) + unit] = WINDOW
+
+
+@register_jitable
+def enter(state: NDArray[np.int64], unit: int) -> None:
+    """From the window into probation."""
+    move(state, end(state, WINDOW), end(state, PROBATION), unit)
+    state[info(state, QUEUES) + unit] = PROBATION
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The window's oldest against the main part's: the one with the lower count."""
+    window = oldest(state, end(state, WINDOW), evictable, token)
+    probation, protected = end(state, PROBATION), end(state, PROTECTED)
+    while window >= 0 and length(state, probation) + length(state, protected) < state[MAIN_SIZE]:
+        enter(state, window)
+        window = oldest(state, end(state, WINDOW), evictable, token)
+    main = oldest(state, probation, evictable, token)
+    if main < 0:
+        main = oldest(state, protected, evictable, token)
+    if window < 0:
+        return main
+    uses = info(state, QUEUES) + state[-1]
+    if main < 0 or state[uses + window] <= state[uses + main]:
+        return window
+    enter(state, window)
+    return main
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """Out of its queue; its count stays."""
+    unlink(state, end(state, state[info(state, QUEUES) + unit]), unit)
+
+
+W_TINYLFU = Policy(
+    "w-tinylfu",
+    "an lru window; the main part admits by frequency",
+    "Einziger et al., ACM TOS 2017",
+    state=state,
+    touch=touch,
+    insert=insert,
+    evict=evict,
+    leave=leave,
+)

@@ -1,0 +1,73 @@
+"""The outcome of a replay: exact counts per token, layer and group."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.methods import Method
+from dipsim.trace import Trace
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a replay counted. All arrays are [tokens, layers, groups] unless said otherwise.
+
+    A streamed prefill row counts nothing; a cached prefill batch counts in its last row.
+    """
+
+    groups: tuple[str, ...]
+    units: tuple[int, ...]
+    capacity: NDArray[np.int64] | None
+    """[layers, groups] in units; None when one cache serves all of them."""
+    active: NDArray[np.int32]
+    hits: NDArray[np.int32]
+    kept: NDArray[np.int32]
+    """Misses that entered the cache."""
+    reads: NDArray[np.int32]
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves: whole pages, gaps, whole matrices."""
+    flash_seconds: NDArray[np.float64]
+    mass: NDArray[np.float32]
+    """Share of the score mass that was kept; 1 where nothing was chosen from scores."""
+    energy: NDArray[np.float32]
+    """Share of the sum of squared scores that was kept."""
+    measured: NDArray[np.bool_]
+    """[tokens] decode tokens behind the warm-up."""
+    outside: NDArray[np.bool_]
+    """Whether a read was smaller or larger than every measured point of the flash curve."""
+
+    @property
+    def misses(self) -> NDArray[np.int32]:
+        """Units that had to be read from flash."""
+        return self.active - self.hits
+
+
+def no_traffic(
+    trace: Trace,
+    method: Method,
+    capacity: NDArray[np.int64] | None,
+    measured: NDArray[np.bool_],
+    shares: NDArray[np.float32],
+) -> Traffic:
+    """A `Traffic` of zeros, to be filled in.
+
+    Args:
+        shares: float32[tokens, layers, groups, 2] of mass and energy; kept, not copied.
+    """
+    shape = (trace.tokens, trace.layers, len(method.groups))
+    return Traffic(
+        groups=tuple(group.signal for group in method.groups),
+        units=tuple(group.units for group in method.groups),
+        capacity=capacity,
+        active=np.zeros(shape, np.int32),
+        hits=np.zeros(shape, np.int32),
+        kept=np.zeros(shape, np.int32),
+        reads=np.zeros(shape, np.int32),
+        moved=np.zeros(shape),
+        flash_seconds=np.zeros(shape),
+        mass=shares[..., 0],
+        energy=shares[..., 1],
+        measured=measured,
+        outside=np.zeros(shape, np.bool_),
+    )
