@@ -212,5 +212,6 @@ def scratch(units: int) -> kernels.Cache:
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
         keys=np.empty(units, np.float32),
         lists=np.empty((3, units + kernels.AT_ONCE), np.int64),
-        evictable=np.zeros(units, np.bool_),
+        histogram=np.empty(kernels.BINS, np.int64),
+        evictable=np.zeros(64 * words, np.bool_),
     )

@@ -4,7 +4,8 @@ Everything here is made of plain dicts, lists and sets and shares no code with d
 only to round scores to float32. A unit is an int id, a token or row is an int index from 0.
 
 * `top_k`, `kept_units`, `capacity`: which units a token needs, and how many fit.
-* `replay`: one cache of one (layer, group), atomic access, row by row.
+* `replay`: one cache of one (layer, group), row by row.
+* `replay_global`: one cache in bytes of all layers and groups, batch by batch.
 * `brute_force_opt`: the most hits any demand policy can reach, by trying everything.
 * `requests`: what one group's misses cost in flash reads.
 """
@@ -15,9 +16,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from naive_policies import QUEUES, Queue
 
 NEVER = 2**62
 """The next use of a unit that is not used again."""
@@ -33,10 +35,24 @@ ADMISSION = {
     "lfu": "forced",
     "belady": "forced",
     "opt": "ranked",
+    "mru": "forced",
+    "lfu-resident": "forced",
+    "lfu-decay": "ranked",
+    "lru-k": "forced",
+    **dict.fromkeys(QUEUES, "forced"),
 }
 """Every policy known here, with its own admission."""
 
 NEEDS_FUTURE = ("belady", "opt")
+
+ATOMIC_ONLY = ("random", "opt", "window")
+"""Policies that do not know sequential access."""
+
+RANK_PARAMETERS: Mapping[str, Mapping[str, float]] = {
+    "lfu-decay": {"half_life": 32.0},
+    "lru-k": {"k": 2},
+}
+"""Parameters of the policies that rank, with their defaults; those of queues are in QUEUES."""
 
 
 # ------------------------------------------------------------------------------------- selection
@@ -99,9 +115,20 @@ class History:
     uses: dict[int, int] = field(default_factory=dict)  # how many uses so far
     arrival: dict[int, int] = field(default_factory=dict)  # place in the queue of all misses
     arrivals: int = 0  # how many misses so far
+    stamps: dict[int, list[int]] = field(default_factory=dict)  # of all uses
+    uses_since_miss: dict[int, int] = field(default_factory=dict)  # the miss counts too
+    heat: dict[int, float] = field(default_factory=dict)  # uses, fading, as of the last use
+    half_life: float = 32.0  # of the heat, in stamps
+
+    def heat_at(self, unit: int, t: int) -> float:
+        """Return what is left at batch t of a used unit's heat."""
+        return self.heat[unit] * 0.5 ** ((t - self.last_use[unit]) / self.half_life)
 
     def touch(self, unit: int, t: int, *, hit: bool) -> None:
         """Note one use of a unit in batch t; called in ascending order, streamed misses too."""
+        self.heat[unit] = self.heat_at(unit, t) + 1.0 if unit in self.heat else 1.0
+        self.uses_since_miss[unit] = self.uses_since_miss[unit] + 1 if hit else 1
+        self.stamps.setdefault(unit, []).append(t)
         self.last_use[unit] = t
         self.uses[unit] = self.uses.get(unit, 0) + 1
         if not hit:
@@ -117,6 +144,10 @@ def next_use(unit: int, coming: Iterable[tuple[int, AbstractSet[int]]]) -> int:
     return NEVER
 
 
+Rank = float | tuple[int, int]
+"""What a policy orders units by; one policy gives ranks of one kind only."""
+
+
 def rank(
     policy: str,
     unit: int,
@@ -124,11 +155,13 @@ def rank(
     history: History,
     coming: Iterable[tuple[int, AbstractSet[int]]],
     stream: tuple[int, int, int],
-) -> int:
+    k: int = 2,
+) -> Rank:
     """Return a resident or active unit's rank after batch t was noted; the lowest leaves first.
 
     coming : the later batches up to the next reset
     stream : (seed, layer, group), of `random`
+    k : which of the latest uses counts, of `lru-k`
     """
     if policy == "lru":
         return history.last_use[unit]
@@ -136,6 +169,15 @@ def rank(
         return history.arrival[unit]  # as (stamp, unit) of the last miss: no ties, hits move none
     if policy == "lfu":
         return history.uses[unit]
+    if policy == "mru":
+        return -history.last_use[unit], -unit
+    if policy == "lfu-resident":
+        return history.uses_since_miss[unit]
+    if policy == "lfu-decay":
+        return history.heat_at(unit, t)
+    if policy == "lru-k":
+        stamps = history.stamps[unit]
+        return stamps[-k] if len(stamps) >= k else -1
     if policy == "random":
         return hash64(*stream, t, unit) >> 1
     if policy in NEEDS_FUTURE:
@@ -144,7 +186,7 @@ def rank(
 
 
 # Of each unit that is resident or active: (rank, last use, unit). The smallest leaves first.
-Order = Mapping[int, tuple[int, int, int]]
+Order = Mapping[int, tuple[Any, int, int]]
 
 
 def forced(
@@ -169,12 +211,148 @@ def ranked(
 # ------------------------------------------------------------------------------------------ replay
 
 
+class RankedQueue(Queue):
+    """A policy that ranks, asked for one victim at a time."""
+
+    def __init__(
+        self,
+        policy: str,
+        parameters: Mapping[str, float],
+        batches: Sequence[tuple[int, AbstractSet[int]]],
+    ) -> None:
+        self.policy = policy
+        self.history = new_history(parameters)
+        self.k = int(parameters.get("k", 2))
+        self.batches = batches  # (stamp, active set) of all up to the next reset, for `belady`
+
+    def touch(self, unit: int, t: int, *, hit: bool) -> None:
+        self.history.touch(unit, t, hit=hit)
+
+    def evict(self, unit: int, evictable: Collection[int], t: int) -> int:
+        coming = [
+            (stamp, {other for other in active if stamp > t or other > unit})
+            for stamp, active in self.batches
+            if stamp >= t
+        ]
+        last_use = self.history.last_use
+
+        def order(other: int) -> tuple[Any, int, int]:
+            own = rank(self.policy, other, t, self.history, coming, (0, 0, 0), self.k)
+            return own, last_use[other], other
+
+        return min(evictable, key=order)
+
+    def leave(self, unit: int) -> None:
+        pass  # histories are kept
+
+    def insert(self, unit: int, t: int) -> None:
+        pass
+
+
+def new_history(parameters: Mapping[str, float]) -> History:
+    """Return the empty history of a policy that ranks."""
+    return History(half_life=parameters.get("half_life", 32.0))
+
+
+def drop(queue: Queue, resident: set[int], victim: int) -> None:
+    """Take a unit out of the cache."""
+    resident.remove(victim)
+    queue.leave(victim)
+
+
+def expel_all(queue: Queue, resident: set[int], kept: Collection[int], t: int) -> None:
+    """Take out all that the policy holds no longer, except the `kept`."""
+    while (victim := queue.expel(resident - set(kept), t)) is not None:
+        drop(queue, resident, victim)
+
+
+def make_room(queue: Queue, resident: set[int], unit: int, kept: Collection[int], t: int) -> None:
+    """Take out one unit, none of the `kept`, that the policy gives up for the missed unit."""
+    evictable = resident - set(kept)
+    victim = queue.evict(unit, evictable, t)
+    assert victim in evictable
+    drop(queue, resident, victim)
+
+
+def touch_all(queue: Queue, resident: AbstractSet[int], active: AbstractSet[int], t: int) -> None:
+    """Note the uses of one batch, ascending; a hit is a unit that was resident before it."""
+    for unit in sorted(active):
+        queue.touch(unit, t, hit=unit in resident)
+
+
+def serve_atomic(
+    queue: Queue, capacity: int, resident: AbstractSet[int], active: AbstractSet[int], t: int
+) -> set[int]:
+    """Return the residents after a batch that was requested at once; forced admission."""
+    fitting = sorted(active - resident)[: capacity - len(active & resident)]
+    after = set(resident)
+    touch_all(queue, resident, active, t)
+    expel_all(queue, after, active, t)
+    for unit in fitting:
+        if len(after) == capacity:
+            make_room(queue, after, unit, active, t)
+        queue.insert(unit, t)
+        after.add(unit)
+    return after
+
+
+def serve_sequential(
+    queue: Queue, capacity: int, resident: AbstractSet[int], active: AbstractSet[int], t: int
+) -> tuple[set[int], list[int]]:
+    """Return the residents after a batch that was requested unit by unit, and the misses."""
+    after = set(resident)
+    missed = []
+    for unit in sorted(active):
+        hit = unit in after
+        queue.touch(unit, t, hit=hit)
+        expel_all(queue, after, {unit}, t)
+        if hit:
+            continue
+        missed.append(unit)
+        if capacity > 0:
+            if len(after) == capacity:
+                make_room(queue, after, unit, (), t)
+            queue.insert(unit, t)
+            after.add(unit)
+    return after, missed
+
+
+def known_parameters(policy: str, parameters: Mapping[str, float]) -> dict[str, float]:
+    """Return the parameters of a policy that ranks, with defaults; unknown ones are refused."""
+    defaults = RANK_PARAMETERS.get(policy, {})
+    unknown = set(parameters) - set(defaults)
+    if unknown:
+        raise ValueError(f"{policy} has no parameter {sorted(unknown)}")
+    return {**defaults, **parameters}
+
+
+def check_policy(
+    policy: str, admission: str | None, access: str, parameters: Mapping[str, float]
+) -> str:
+    """Return the admission that holds, or raise ValueError."""
+    if policy not in ADMISSION:
+        raise ValueError(f"unknown policy {policy!r}")
+    if access not in ("atomic", "sequential"):
+        raise ValueError(f"unknown access {access!r}")
+    if access == "sequential" and policy in ATOMIC_ONLY:
+        raise ValueError(f"{policy} does not know sequential access")
+    if policy not in QUEUES:
+        known_parameters(policy, parameters)
+    if ADMISSION[policy] == "never":
+        return "never"
+    if admission is None:
+        admission = "forced" if access == "sequential" else ADMISSION[policy]
+    if admission == "ranked" and (access == "sequential" or policy in QUEUES):
+        raise ValueError(f"{policy}, {access} access: admission cannot be ranked")
+    return admission
+
+
 class Row(NamedTuple):
     """What one row did to the cache; a join or skip row did nothing."""
 
     active: int  # units of the batch that this row ends
-    hits: int  # of these, resident before the batch
-    kept: int  # misses that are resident after the batch
+    hits: int  # of these, resident before the batch (sequential: when requested)
+    kept: int  # misses that are resident after the batch (sequential: that were inserted)
     missed: list[int]  # all misses, kept or streamed, ascending
     chosen: list[int]  # the row's own mask, ascending
 
@@ -194,6 +372,8 @@ def replay(
     layer: int = 0,
     group: int = 0,
     pinned: Collection[int] = (),
+    access: str = "atomic",
+    parameters: Mapping[str, float] = {},
 ) -> list[Row]:
     """Replay one (layer, group) with a cache of `capacity` units and say what each row did.
 
@@ -203,19 +383,26 @@ def replay(
         batch goes on) or "skip" (not replayed). A batch's stamp t is the index of its commit row
     resets : row indices before which contents and history are emptied; they bound the next use
     pinned : what `static` holds, always
+    access : "atomic", a batch is requested at once, or "sequential", unit by unit, ascending
+    parameters : of the policy, by name; the others keep their defaults
     """
-    if policy not in ADMISSION:
-        raise ValueError(f"unknown policy {policy!r}")
+    admission = check_policy(policy, admission, access, parameters)
     if gamma is not None and policy in NEEDS_FUTURE:
         raise ValueError(f"{policy} needs the future, which gamma makes depend on the cache")
-    if admission is None or ADMISSION[policy] == "never":
-        admission = ADMISSION[policy]
     actions = ["commit"] * len(rows) if actions is None else actions
     batches = planned_batches(rows, actions) if policy in NEEDS_FUTURE else []
     first_load = set(pinned) if policy == "static" else set()
 
+    def empty_policy(start: int) -> Queue:
+        """Return the policy without a history, as from row `start` on."""
+        if policy in QUEUES:
+            return QUEUES[policy](capacity, **parameters)
+        end = min((r for r in resets if r > start), default=len(rows))
+        ahead = [(stamp, later) for stamp, later in batches if start <= stamp < end]
+        return RankedQueue(policy, known_parameters(policy, parameters), ahead)
+
     resident = set(first_load)
-    history = History()
+    queue = empty_policy(0)
     batch: set[int] = set()
     result = []
     for t, (row, action) in enumerate(zip(rows, actions, strict=True)):
@@ -223,7 +410,7 @@ def replay(
             if batch:
                 raise ValueError(f"row {t}: a reset inside a batch")
             resident = set(first_load)
-            history = History()
+            queue = empty_policy(t)
         if action == "skip":
             result.append(Row(0, 0, 0, [], []))
             continue
@@ -235,22 +422,108 @@ def replay(
             continue
 
         active, batch = batch, set()
-        hits, misses = active & resident, active - resident
+        missed = sorted(active - resident)
+        kept = 0
         if admission != "never":
-            for unit in sorted(active):
-                history.touch(unit, t, hit=unit in hits)
-            end = min((r for r in resets if r > t), default=len(rows))
-            coming = [(stamp, later) for stamp, later in batches if t < stamp < end]
-            order = {}
-            for unit in resident | active:
-                own = rank(policy, unit, t, history, coming, (seed, layer, group))
-                order[unit] = (own, history.last_use[unit], unit)
-            admit = {"forced": forced, "ranked": ranked}[admission]
-            resident = admit(capacity, resident, active, order)
-        kept = resident & misses
-        result.append(Row(len(active), len(hits), len(kept), sorted(misses), chosen))
+            if access == "sequential":
+                resident, missed = serve_sequential(queue, capacity, resident, active, t)
+                kept = len(missed) if capacity > 0 else 0
+            else:
+                if isinstance(queue, RankedQueue):
+                    touch_all(queue, resident, active, t)
+                    order = order_of(queue, resident | active, t, (seed, layer, group))
+                    admit = {"forced": forced, "ranked": ranked}[admission]
+                    resident = admit(capacity, resident, active, order)
+                else:
+                    resident = serve_atomic(queue, capacity, resident, active, t)
+                kept = len(resident & set(missed))
+            assert len(resident) <= capacity
+        result.append(Row(len(active), len(active) - len(missed), kept, missed, chosen))
     if batch:
         raise ValueError("the last batch has no commit row")
+    return result
+
+
+def order_of(
+    queue: RankedQueue, units: AbstractSet[int], t: int, stream: tuple[int, int, int]
+) -> Order:
+    """Return the order in which units would leave after batch t was noted."""
+    coming = [(stamp, later) for stamp, later in queue.batches if stamp > t]
+    order = {}
+    for unit in units:
+        own = rank(queue.policy, unit, t, queue.history, coming, stream, queue.k)
+        order[unit] = (own, queue.history.last_use[unit], unit)
+    return order
+
+
+def replay_global(
+    batches: Sequence[AbstractSet[int]],
+    sizes: Mapping[int, float],
+    capacity: float,
+    policy: str,
+    *,
+    admission: str | None = None,
+    parameters: Mapping[str, float] = {},
+    seed: int = 0,
+) -> list[Row]:
+    """Replay one cache of `capacity` bytes over all layers and groups and say what each batch did.
+
+    batches : the active set of each, in order; unit ids are unique over all layers and groups
+    sizes : bytes of every unit
+    """
+    admission = check_policy(policy, admission, "atomic", parameters)
+    if policy == "static":
+        raise ValueError("static has no global scope here")
+
+    def total(units: Collection[int]) -> float:
+        """Return the bytes of some units."""
+        return math.fsum(sizes[unit] for unit in units)
+
+    queue: Queue
+    if policy in QUEUES:
+        typical = total(sizes) / len(sizes)
+        queue = QUEUES[policy](int(capacity / typical), **parameters)
+    else:
+        stamped = list(enumerate(batches))
+        queue = RankedQueue(policy, known_parameters(policy, parameters), stamped)
+
+    resident: set[int] = set()
+    result = []
+    for t, active in enumerate(batches):
+        hits, missed = active & resident, sorted(active - resident)
+        fitting: list[int] = []
+        for unit in missed:
+            if total([*hits, *fitting, unit]) > capacity:
+                break
+            fitting.append(unit)
+
+        if admission != "never":
+            touch_all(queue, resident, active, t)
+            if not isinstance(queue, RankedQueue):
+                expel_all(queue, resident, active, t)
+                for unit in fitting:
+                    while total([*resident, unit]) > capacity:
+                        make_room(queue, resident, unit, active, t)
+                    queue.insert(unit, t)
+                    resident.add(unit)
+            else:
+                order = order_of(queue, resident | active, t, (seed, 0, 0))
+                if admission == "forced":
+                    resident |= set(fitting)
+                    for victim in sorted(resident - active, key=lambda unit: order[unit]):
+                        if total(resident) <= capacity:
+                            break
+                        resident.remove(victim)
+                else:
+                    pool = sorted(resident | active, key=lambda unit: order[unit], reverse=True)
+                    resident = set()
+                    for unit in pool:
+                        if total([*resident, unit]) > capacity:
+                            break
+                        resident.add(unit)
+            assert total(resident) <= capacity
+        kept = len(resident & set(missed))
+        result.append(Row(len(active), len(hits), kept, missed, sorted(active)))
     return result
 
 

@@ -31,10 +31,12 @@ from dipsim.kernels.sets import (
     next_uses,
 )
 from dipsim.kernels.stack import stack_distances
+from dipsim.kernels.victims import BINS
 
 __all__ = [
     "ACTIVE",
     "AT_ONCE",
+    "BINS",
     "COMMIT",
     "FAULT",
     "FORCED",

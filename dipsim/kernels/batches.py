@@ -1,4 +1,8 @@
-"""What every replay loop does around its policy: gather a batch, book its uses, write its counts."""
+"""What every replay loop does around its policy: gather a batch, book its uses, write its counts.
+
+Functions read the fields of a cache once, before they loop: numba counts a reference whenever a
+field that is an array is read. They are inlined, so that it can take most of that out again.
+"""
 
 from typing import Any
 
@@ -7,7 +11,9 @@ from numba.extending import register_jitable
 
 from dipsim.kernels.cache import ACTIVE, HITS, KEPT
 from dipsim.kernels.select import kept_shares, select
-from dipsim.kernels.sets import NO_NEXT, bit, count_units, lowest_bit, ones
+from dipsim.kernels.sets import NO_NEXT, bit, lowest_bit, ones
+
+inlined = register_jitable(forceinline=True)
 
 
 @register_jitable
@@ -31,11 +37,11 @@ def reset(cache: Any, parts: Any) -> None:
         cache.evictable[u] = here != 0
 
 
-@register_jitable
+@inlined
 def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> None:
     """Add row r's mask of one part to the batch."""
     start, stop = parts.word[p], parts.word[p + 1]
-    words = block.sets[r, layer, start:stop]
+    words, pending = block.sets[r, layer, start:stop], cache.pending
     if block.scores.shape[0] > 0:
         first, end = start * 64, start * 64 + parts.units[p]
         scores = block.scores[r, layer, first:end]
@@ -51,43 +57,40 @@ def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> No
         )
         kept_shares(scores, words, block.shares[r, p])
     for w in range(start, stop):
-        cache.pending[w] |= words[w - start]
+        pending[w] |= words[w - start]
 
 
-@register_jitable
-def use(
-    block: Any, cache: Any, parts: Any, place: int, t: int, parts_count: int, p: int, touch: Any
-) -> int:
+@inlined
+def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: Any) -> int:
     """Book the use of every unit of the batch, ascending; returns the next place in ``uses``.
 
     The next uses that a `future` policy reads are written to its state before anything else.
     """
-    state, last, several = cache.state, cache.last, parts_count
+    state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
+    uses, count = block.uses, parts.units.shape[0]
     for w in range(parts.word[p], parts.word[p + 1]):
-        word = cache.pending[w]
-        base = w * 64
-        if block.uses.shape[0] > 0:
+        word, here, base = pending[w], resident[0, w], w * 64
+        if uses.shape[0] > 0:
             ahead = word
             while ahead:
-                state[base + lowest_bit(ahead)] = stamp(block.uses[place], several, p)
+                state[base + lowest_bit(ahead)] = stamp(uses[place], count, p)
                 place += 1
                 ahead &= ahead - np.uint64(1)
-        resident = cache.resident[0, w]
         while word:
             b = lowest_bit(word)
-            touch(state, base + b, t, np.int64((resident >> np.uint64(b)) & np.uint64(1)))
+            touch(state, base + b, t, np.int64((here >> np.uint64(b)) & np.uint64(1)))
             last[base + b] = t
             word &= word - np.uint64(1)
     return place
 
 
-@register_jitable
+@inlined
 def stamp(token: int, parts_count: int, p: int) -> int:
     """The number of a part's batch at a token: the clock that policies are shown."""
     return token if token == NO_NEXT else token * parts_count + p
 
 
-@register_jitable
+@inlined
 def first_units(word: Any, n: int) -> Any:
     """The n lowest units of a word that has at least as many."""
     left = word
@@ -96,41 +99,45 @@ def first_units(word: Any, n: int) -> Any:
     return word & ~left
 
 
-@register_jitable
-def book(block: Any, cache: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) -> None:
+@inlined
+def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) -> None:
     """Write the counts of one batch."""
-    counts = block.counts[c, r, p]
-    counts[ACTIVE] = active
-    counts[HITS] = hits
-    counts[KEPT] = kept
+    counts = block.counts
+    counts[c, r, p, ACTIVE] = active
+    counts[c, r, p, HITS] = hits
+    counts[c, r, p, KEPT] = kept
 
 
-@register_jitable
+@inlined
 def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
     """Count the hits of a batch on the state before it, and write down what it misses."""
-    hits = 0
-    wanted = block.missed.shape[0] > 0
+    pending, resident, missed = cache.pending, cache.resident, block.missed
+    hits, wanted = 0, missed.shape[0] > 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        hits += ones(cache.pending[w] & cache.resident[c, w])
+        hits += ones(pending[w] & resident[c, w])
         if wanted:
-            block.missed[c, r, w] = cache.pending[w] & ~cache.resident[c, w]
+            missed[c, r, w] = pending[w] & ~resident[c, w]
     return hits
 
 
-@register_jitable
+@inlined
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
+    pending = cache.pending
     for w in range(parts.word[p], parts.word[p + 1]):
-        cache.pending[w] = 0
+        pending[w] = 0
 
 
-@register_jitable
+@inlined
 def batch_size(cache: Any, parts: Any, p: int) -> int:
     """How many units the batch uses."""
-    return count_units(cache.pending[parts.word[p] : parts.word[p + 1]])
+    pending, active = cache.pending, 0
+    for w in range(parts.word[p], parts.word[p + 1]):
+        active += ones(pending[w])
+    return active
 
 
-@register_jitable
+@inlined
 def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
     """How many misses fit beside the hits of their batch."""
     return max(0, min(missed, np.int64(np.floor(capacity / size - hits + 1e-9))))

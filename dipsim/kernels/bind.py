@@ -45,12 +45,12 @@ def _sequential(fingerprint):
     return replay
 
 
-def _victim_of_queue(cache, unit, token):
-    return evict(cache.state, unit, cache.evictable, token)
+def _victim_of_queue(state, unit, evictable, cache, token):
+    return evict(state, unit, evictable, token)
 
 
-def _victim_of_rank(cache, unit, token):
-    return lowest_resident(cache, token, rank)
+def _victim_of_rank(state, unit, evictable, cache, token):
+    return lowest_resident(state, evictable, cache, token, rank)
 
 
 def _insert_nothing(state, unit, token):
@@ -89,11 +89,11 @@ def bind(
     homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
     names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
     fingerprint = stamp(homes, *names) if keep else ""
-    checked = register_jitable(boundscheck=not keep)
+    checked = register_jitable(boundscheck=not keep, forceinline=True)
     compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
     victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
-    replay = _with_globals(template(fingerprint), {**compiled, "victim": register_jitable(victim)})
-    return njit(cache=keep, nogil=True)(replay)
+    replay = _with_globals(template(fingerprint), {**compiled, "victim": register_jitable(forceinline=True)(victim)})
+    return njit(cache=keep, nogil=True, _nrt=not keep)(replay)
 
 
 def _with_globals(function: Any, names: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from dipsim.kernels.batches import (
     book,
     close,
     gather,
+    inlined,
     note_misses,
     reset,
     room_for,
@@ -22,11 +23,14 @@ from dipsim.kernels.victims import order
 @register_jitable
 def replay_queued(block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel):
     """Atomic access: all hits of a batch are decided before it changes the cache."""
-    count = parts.units.shape[0]
-    place = 0
+    state, pending, resident, evictable = cache.state, cache.pending, cache.resident, cache.evictable
+    sizes = parts.size
+    filled, capacity, fault, victim = cache.filled[0], cache.capacity[0], 0, 0
+    place, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(cache, parts)
+            filled = cache.filled[0]
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
@@ -36,25 +40,36 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
             hits = note_misses(block, cache, parts, 0, r, p)
-            place = use(block, cache, parts, place, t, count, p, touch)
+            place = use(block, cache, parts, place, t, p, touch)
             _hold(cache, parts, p, False)
-            if not _expel(cache, parts, t, leave, expel):
-                return
-            kept = room_for(active - hits, hits, parts.size[p], cache.capacity[0])
+            victim = np.int64(expel(state, evictable, t))
+            while victim >= 0:
+                if not _may_leave(victim, evictable):
+                    return _blame(cache, 2, victim)
+                filled -= _remove(cache, parts, victim)
+                leave(state, victim)
+                victim = np.int64(expel(state, evictable, t))
+            kept = room_for(active - hits, hits, sizes[p], capacity)
             left = kept
             for w in range(parts.word[p], parts.word[p + 1]):
-                word = cache.pending[w] & ~cache.resident[0, w]
+                word = pending[w] & ~resident[0, w]
                 while word and left > 0:
                     unit = w * 64 + lowest_bit(word)
                     word &= word - np.uint64(1)
                     left -= 1
-                    if not _make_room(cache, parts, unit, p, t, evict, leave):
-                        return
-                    insert(cache.state, unit, t)
-                    _enter(cache, parts, unit, p)
+                    while filled + sizes[p] > capacity + SLACK:
+                        victim = np.int64(evict(state, unit, evictable, cache, t))
+                        if not _may_leave(victim, evictable):
+                            return _blame(cache, 1, victim)
+                        filled -= _remove(cache, parts, victim)
+                        leave(state, victim)
+                    insert(state, unit, t)
+                    _enter(cache, unit)
+                    filled += sizes[p]
             _hold(cache, parts, p, True)
-            book(block, cache, 0, r, p, active, hits, kept)
+            book(block, 0, r, p, active, hits, kept)
             close(cache, parts, p)
+    cache.filled[0] = filled
 
 
 @register_jitable
@@ -62,12 +77,14 @@ def replay_sequential(
     block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel
 ):
     """Sequential access: units are requested one at a time, ascending; a miss enters at once."""
-    count = parts.units.shape[0]
-    place = 0
-    state, evictable = cache.state, cache.evictable
+    state, pending, resident, evictable = cache.state, cache.pending, cache.resident, cache.evictable
+    sizes, uses, missed, last = parts.size, block.uses, block.missed, cache.last
+    filled, capacity, victim = cache.filled[0], cache.capacity[0], 0
+    place, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(cache, parts)
+            filled = cache.filled[0]
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
@@ -76,116 +93,100 @@ def replay_sequential(
                 continue
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
-            fits = admission != NEVER and parts.size[p] <= cache.capacity[0] + SLACK
+            size = sizes[p]
+            fits = admission != NEVER and size <= capacity + SLACK
             hits = kept = 0
             for w in range(parts.word[p], parts.word[p + 1]):
-                word = cache.pending[w]
-                missed = np.uint64(0)
+                word, absent = pending[w], np.uint64(0)
                 while word:
-                    b = lowest_bit(word)
+                    unit = w * 64 + lowest_bit(word)
                     word &= word - np.uint64(1)
-                    unit = w * 64 + b
-                    if block.uses.shape[0] > 0:
-                        state[unit] = stamp(block.uses[place], count, p)
+                    if uses.shape[0] > 0:
+                        state[unit] = stamp(uses[place], count, p)
                         place += 1
                     hit = evictable[unit]
                     touch(state, unit, t, np.int64(hit))
-                    cache.last[unit] = t
-                    if not _expel(cache, parts, t, leave, expel):
-                        return
+                    last[unit] = t
+                    victim = np.int64(expel(state, evictable, t))
+                    while victim >= 0:
+                        if not _may_leave(victim, evictable):
+                            return _blame(cache, 2, victim)
+                        filled -= _remove(cache, parts, victim)
+                        leave(state, victim)
+                        victim = np.int64(expel(state, evictable, t))
                     if hit:
                         hits += 1
                         continue
-                    missed |= bit(unit)
+                    absent |= bit(unit)
                     if fits:
-                        if not _make_room(cache, parts, unit, p, t, evict, leave):
-                            return
+                        while filled + size > capacity + SLACK:
+                            victim = np.int64(evict(state, unit, evictable, cache, t))
+                            if not _may_leave(victim, evictable):
+                                return _blame(cache, 1, victim)
+                            filled -= _remove(cache, parts, victim)
+                            leave(state, victim)
                         insert(state, unit, t)
-                        _enter(cache, parts, unit, p)
+                        _enter(cache, unit)
                         evictable[unit] = True
+                        filled += size
                         kept += 1
-                if block.missed.shape[0] > 0:
-                    block.missed[0, r, w] = missed
-            book(block, cache, 0, r, p, active, hits, kept)
+                if missed.shape[0] > 0:
+                    missed[0, r, w] = absent
+            book(block, 0, r, p, active, hits, kept)
             close(cache, parts, p)
+    cache.filled[0] = filled
 
 
 @register_jitable
-def lowest_resident(cache, t, rank):
-    """Of all residents the lowest by (rank, last use, unit): how a policy that ranks chooses one
-    at a time. It looks at every resident unit."""
-    best, best_key, best_last = -1, 0, 0
-    for w in range(cache.pending.shape[0]):
-        word = cache.resident[0, w]
-        while word:
-            unit = w * 64 + lowest_bit(word)
-            word &= word - np.uint64(1)
-            if cache.evictable[unit]:
-                key, last = order(rank(cache.state, unit, t)), cache.last[unit]
-                if best < 0 or key < best_key or (key == best_key and last < best_last):
-                    best, best_key, best_last = unit, key, last
+def lowest_resident(state, evictable, cache, t, rank):
+    """Of all that may leave the lowest by (rank, last use, unit): how a policy that ranks chooses
+    one at a time. It looks at every unit."""
+    last, best, best_key, best_last = cache.last, -1, 0, 0
+    for unit in range(evictable.shape[0]):
+        if evictable[unit]:
+            key, used = order(rank(state, unit, t)), last[unit]
+            if best < 0 or key < best_key or (key == best_key and used < best_last):
+                best, best_key, best_last = unit, key, used
     return best
 
 
-@register_jitable
+@inlined
 def _hold(cache, parts, p, done):
     """Mark what may leave: of the batch's part, the residents that the batch does not use; when it
     is done, all of them."""
+    resident, pending, evictable = cache.resident, cache.pending, cache.evictable
     for w in range(parts.word[p], parts.word[p + 1]):
-        word = cache.resident[0, w]
+        word, base = resident[0, w], w * 64
         if not done:
-            word &= ~cache.pending[w]
-        base = w * 64
-        for b in range(min(64, cache.evictable.shape[0] - base)):
-            cache.evictable[base + b] = (word >> np.uint64(b)) & np.uint64(1)
+            word &= ~pending[w]
+        for b in range(64):
+            evictable[base + b] = (word >> np.uint64(b)) & np.uint64(1)
 
 
-@register_jitable
-def _make_room(cache, parts, unit, p, t, evict, leave):
-    """Evict until the unit fits; False when the policy names a unit that may not leave."""
-    while cache.filled[0] + parts.size[p] > cache.capacity[0] + SLACK:
-        victim = np.int64(evict(cache, unit, t))
-        if not _may_leave(cache, victim, 1):
-            return False
-        _remove(cache, parts, victim)
-        leave(cache.state, victim)
-    return True
+@inlined
+def _may_leave(victim, evictable):
+    return 0 <= victim < evictable.shape[0] and evictable[victim]
 
 
-@register_jitable
-def _expel(cache, parts, t, leave, expel):
-    """Let go of what the policy expels although there is room; False when it may not."""
-    victim = np.int64(expel(cache.state, cache.evictable, t))
-    while victim >= 0:
-        if not _may_leave(cache, victim, 2):
-            return False
-        _remove(cache, parts, victim)
-        leave(cache.state, victim)
-        victim = np.int64(expel(cache.state, cache.evictable, t))
-    return True
+@inlined
+def _blame(cache, fault, victim):
+    """The policy named a unit that may not leave: the replay ends here."""
+    cache.numbers[FAULT] = fault
+    cache.numbers[VICTIM] = victim
 
 
-@register_jitable
-def _may_leave(cache, victim, fault):
-    legal = 0 <= victim < cache.evictable.shape[0]
-    if not legal or not cache.evictable[victim]:
-        cache.numbers[FAULT] = fault
-        cache.numbers[VICTIM] = victim
-        return False
-    return True
-
-
-@register_jitable
+@inlined
 def _remove(cache, parts, unit):
+    """A unit is no longer resident; returns its size."""
     of = parts.of_word[unit >> 6]
     cache.evictable[unit] = False
     cache.resident[0, unit >> 6] &= ~bit(unit)
-    cache.filled[0] -= parts.size[of]
     cache.factor[unit] = parts.gamma[of]
+    return parts.size[of]
 
 
-@register_jitable
-def _enter(cache, parts, unit, p):
+@inlined
+def _enter(cache, unit):
+    """A unit is resident."""
     cache.resident[0, unit >> 6] |= bit(unit)
-    cache.filled[0] += parts.size[p]
     cache.factor[unit] = 1.0

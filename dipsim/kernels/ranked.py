@@ -9,6 +9,7 @@ from dipsim.kernels.batches import (
     close,
     first_units,
     gather,
+    inlined,
     note_misses,
     reset,
     room_for,
@@ -17,13 +18,12 @@ from dipsim.kernels.batches import (
 )
 from dipsim.kernels.cache import FORCED, NEVER, RANKED, SLACK
 from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones
-from dipsim.kernels.victims import BINS, lowest, order
+from dipsim.kernels.victims import lowest, order
 
 
 @register_jitable
 def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state."""
-    histogram = np.zeros(BINS, np.int64)
     count = parts.units.shape[0]
     place = 0
     for r in range(block.actions.shape[0]):
@@ -38,7 +38,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
             # Hits are those of the state before the batch, and touching does not change it.
-            place = use(block, cache, parts, place, t, count, p, touch)
+            place = use(block, cache, parts, place, t, p, touch)
             for c in range(cache.capacity.shape[0]):
                 hits = note_misses(block, cache, parts, c, r, p)
                 kept = active - hits
@@ -47,69 +47,75 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
                 elif admission == NEVER:
                     kept = 0
                 _admit(cache, parts, c, p, kept, active - hits)
-                _shrink(cache, parts, c, p, t, admission, rank, histogram)
+                _shrink(cache, parts, c, p, t, admission, rank)
                 if admission == RANKED:
                     kept = _still_here(cache, parts, c, p) - hits
-                book(block, cache, c, r, p, active, hits, kept)
+                book(block, c, r, p, active, hits, kept)
             close(cache, parts, p)
 
 
-@register_jitable
+@inlined
 def _admit(cache, parts, c, p, kept, missed):
     """Make the first ``kept`` misses of the batch resident."""
+    pending, resident, factor = cache.pending, cache.resident, cache.factor
     cache.filled[c] += kept * parts.size[p]
     aware = parts.gamma[p] != 1.0
     for w in range(parts.word[p], parts.word[p + 1]):
-        word = cache.pending[w] & ~cache.resident[c, w]
+        word = pending[w] & ~resident[c, w]
         if kept < missed:
             here = ones(word)
             word = word if here <= kept else first_units(word, kept)
             kept -= here
             missed -= here
-        cache.resident[c, w] |= word
+        resident[c, w] |= word
         while aware and word:
-            cache.factor[w * 64 + lowest_bit(word)] = 1.0
+            factor[w * 64 + lowest_bit(word)] = 1.0
             word &= word - np.uint64(1)
         if kept <= 0:
             break
 
 
-@register_jitable
-def _shrink(cache, parts, c, p, t, admission, rank, histogram):
+@inlined
+def _shrink(cache, parts, c, p, t, admission, rank):
     """Let the lowest ranked leave until the rest fits.
 
     In layer scope one round is enough. With units of several sizes each round takes as many as
     must leave even if all were of the largest size.
     """
-    largest = parts.size.max()
+    pending, resident, factor, state = cache.pending, cache.resident, cache.factor, cache.state
+    candidates, keys = cache.lists[0], cache.lists[1]
+    sizes, of_word, gammas = parts.size, parts.of_word, parts.gamma
+    start, stop = parts.word[p], parts.word[p + 1]
+    largest = 0.0
+    for size in sizes:
+        largest = max(largest, size)
     excess = cache.filled[c] - cache.capacity[c]
     while excess > SLACK:
-        candidates, keys = cache.lists[0], cache.lists[1]
         count = 0
-        for w in range(cache.pending.shape[0]):
-            word = cache.resident[c, w]
-            if admission == FORCED and parts.word[p] <= w < parts.word[p + 1]:
-                word &= ~cache.pending[w]
+        for w in range(pending.shape[0]):
+            word = resident[c, w]
+            if admission == FORCED and start <= w < stop:
+                word &= ~pending[w]
             count = list_units(word, w * 64, candidates, count)
         leaving = min(count, np.int64(np.ceil((excess - SLACK) / largest)))
         if leaving < count:
             for i in range(count):
-                keys[i] = order(rank(cache.state, candidates[i], t))
-            lowest(leaving, count, candidates, keys, cache.last, cache.lists[2], histogram)
+                keys[i] = order(rank(state, candidates[i], t))
+            lowest(leaving, count, candidates, keys, cache.last, cache.lists[2], cache.histogram)
         for i in range(leaving):
             unit = candidates[i]
-            of = parts.of_word[unit >> 6]
-            cache.resident[c, unit >> 6] &= ~bit(unit)
-            cache.filled[c] -= parts.size[of]
-            if parts.gamma[of] != 1.0:
-                cache.factor[unit] = parts.gamma[of]
-        excess = cache.filled[c] - cache.capacity[c]
+            of = of_word[unit >> 6]
+            resident[c, unit >> 6] &= ~bit(unit)
+            excess -= sizes[of]
+            if gammas[of] != 1.0:
+                factor[unit] = gammas[of]
+        cache.filled[c] = cache.capacity[c] + excess
 
 
-@register_jitable
+@inlined
 def _still_here(cache, parts, c, p):
     """How many units of the batch are resident."""
-    here = 0
+    pending, resident, here = cache.pending, cache.resident, 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        here += ones(cache.pending[w] & cache.resident[c, w])
+        here += ones(pending[w] & resident[c, w])
     return here

@@ -55,7 +55,7 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     push(state, end(state, state[at]), unit)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def forget(state: NDArray[np.int64], i: int) -> None:
     """Drop the oldest ghost of a queue."""
     queue = end(state, i)

@@ -18,8 +18,14 @@ def rank(state: NDArray[Any], unit: int, token: int) -> Any:
     return -state[unit]
 
 
-# One at a time: a heap, farthest use on top. ``state`` holds the next use of each unit, the heap of
-# resident units, the place of each unit in it, and how many there are.
+# One at a time: a heap, farthest use on top. ``state`` holds the next use of each unit, the heap,
+# the place of each resident unit in it, and how many there are. The heap is made of keys: next use
+# first, then unit, since of one token's units the higher is used later.
+
+_BITS = 22
+_UNIT = 2**_BITS - 1
+_FAR = 2**40
+"""Later than every token."""
 
 
 def heap(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
@@ -27,66 +33,71 @@ def heap(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
     return np.zeros(3 * units + 1, np.int64)
 
 
-@register_jitable
-def rise(state: NDArray[np.int64], place: int, unit: int) -> None:
-    """Put a unit where it belongs, at a place or above."""
+@register_jitable(forceinline=True)
+def rise(state: NDArray[np.int64], place: int, key: int) -> None:
+    """Put a key where it belongs, at a place or above."""
     units = len(state) // 3
     while place > 0:
-        parent = (place - 1) // 2
+        parent = (place - 1) >> 1
         above = state[units + parent]
-        if state[above] >= state[unit]:
+        if above > key:
             break
         state[units + place] = above
-        state[2 * units + above] = place
+        state[2 * units + (above & _UNIT)] = place
         place = parent
-    state[units + place] = unit
-    state[2 * units + unit] = place
+    state[units + place] = key
+    state[2 * units + (key & _UNIT)] = place
+
+
+@register_jitable(forceinline=True)
+def key_of(state: NDArray[np.int64], unit: int) -> int:
+    """Its next use, then the unit."""
+    return (min(state[unit], _FAR) << _BITS) | unit
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Its next use is farther away now."""
     if hit:
-        rise(state, state[2 * (len(state) // 3) + unit], unit)
+        rise(state, state[2 * (len(state) // 3) + unit], key_of(state, unit))
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """One more."""
     state[-1] += 1
-    rise(state, state[-1] - 1, unit)
+    rise(state, state[-1] - 1, key_of(state, unit))
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """The top; when that is in use, the best of all that are not."""
     units = len(state) // 3
-    victim = state[units]
-    if evictable[victim]:
-        return victim
-    victim = -1
-    for i in range(state[-1]):
-        other = state[units + i]
-        if evictable[other] and (victim < 0 or state[other] > state[victim]):
-            victim = other
-    return victim
+    best = state[units]
+    if not evictable[best & _UNIT]:
+        best = -1
+        for i in range(state[-1]):
+            key = state[units + i]
+            if key > best and evictable[key & _UNIT]:
+                best = key
+    return best & _UNIT
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """The last one fills its place."""
+    """The hole sinks to the bottom, and the last key rises into it."""
     units = len(state) // 3
     place, count = state[2 * units + unit], state[-1] - 1
     state[-1] = count
     if place == count:
         return
     last = state[units + count]
-    while True:  # the hole sinks, then the last one rises into it
-        child = 2 * place + 1
-        if child >= count:
-            break
-        if child + 1 < count and state[state[units + child + 1]] > state[state[units + child]]:
-            child += 1
+    child = 2 * place + 1
+    while child < count:
         below = state[units + child]
+        if child + 1 < count and state[units + child + 1] > below:
+            child += 1
+            below = state[units + child]
         state[units + place] = below
-        state[2 * units + below] = place
+        state[2 * units + (below & _UNIT)] = place
         place = child
+        child = 2 * place + 1
     rise(state, place, last)
 
 

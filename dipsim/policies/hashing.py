@@ -4,7 +4,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def splitmix64(x: np.uint64) -> np.uint64:
     """One 64-bit hash of one 64-bit number, modulo 2**64."""
     z = x + np.uint64(0x9E3779B97F4A7C15)

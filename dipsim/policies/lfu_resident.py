@@ -40,7 +40,7 @@ def chain(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
     return state
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def fields_of(state: NDArray[np.int64]) -> tuple[int, int, int, int]:
     """Where the queue of a unit, and of a queue its neighbours and its count, are written."""
     queues = state[-1] + 2
@@ -48,7 +48,7 @@ def fields_of(state: NDArray[np.int64]) -> tuple[int, int, int, int]:
     return home, home + queues, home + 2 * queues, home + 3 * queues
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def queue_of(state: NDArray[np.int64], count: int, lower: int) -> int:
     """The queue of a count, made if need be, just above the queue ``lower``."""
     _, below, above, counts = fields_of(state)
@@ -63,7 +63,7 @@ def queue_of(state: NDArray[np.int64], count: int, lower: int) -> int:
     return made
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def free_if_empty(state: NDArray[np.int64], i: int) -> None:
     """Take an empty queue out of the chain."""
     if length(state, end(state, i)) == 0:

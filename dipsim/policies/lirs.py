@@ -39,7 +39,7 @@ def state(
     return made
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
     """Out of S; a ghost is forgotten with it."""
     units, kind = state[-1] // 2, info(state, QUEUES)
@@ -50,7 +50,7 @@ def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
         state[kind + unit] = OUT
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def prune(state: NDArray[np.int64]) -> None:
     """The bottom of S is a LIR unit."""
     units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
@@ -60,7 +60,7 @@ def prune(state: NDArray[np.int64]) -> None:
         node = first(state, stack)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def limit(state: NDArray[np.int64]) -> None:
     """S holds at most twice the cache: the oldest ghosts are forgotten."""
     gone = end(state, GONE)
@@ -68,7 +68,7 @@ def limit(state: NDArray[np.int64]) -> None:
         remove_from_stack(state, first(state, gone))
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def demote(state: NDArray[np.int64]) -> None:
     """The LIR at the bottom of S becomes a resident HIR unit, at the end of Q."""
     units, kind, queue = state[-1] // 2, info(state, QUEUES), end(state, Q)
@@ -81,7 +81,7 @@ def demote(state: NDArray[np.int64]) -> None:
     prune(state)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def make_room_for_a_lir(state: NDArray[np.int64]) -> None:
     """Demote while the LIR units take all of their share."""
     while state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:

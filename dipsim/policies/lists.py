@@ -34,25 +34,25 @@ def linked(
     return state
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def end(state: State, i: int) -> int:
     """The i-th queue: its end node."""
     return state[-1] + 2 * i
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def info(state: State, queues: int) -> int:
     """Where the numbers per unit begin."""
     return 2 * state[-1] + 4 * queues
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def length(state: State, queue: int) -> int:
     """How many nodes a queue has."""
     return state[2 * queue + 3]
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def push(state: State, queue: int, node: int) -> None:
     """Put a node at the newest end."""
     newest = state[2 * queue]
@@ -63,7 +63,7 @@ def push(state: State, queue: int, node: int) -> None:
     state[2 * queue + 3] += 1
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def unlink(state: State, queue: int, node: int) -> None:
     """Take a node out of its queue."""
     older, newer = state[2 * node], state[2 * node + 1]
@@ -72,7 +72,7 @@ def unlink(state: State, queue: int, node: int) -> None:
     state[2 * queue + 3] -= 1
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def renew(state: State, queue: int, node: int) -> None:
     """Move a node to the newest end of its queue."""
     older, newer = state[2 * node], state[2 * node + 1]
@@ -85,7 +85,7 @@ def renew(state: State, queue: int, node: int) -> None:
     state[2 * queue] = node
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def move(state: State, source: int, target: int, node: int) -> None:
     """Move a node to the newest end of another queue, where it may be found at once."""
     unlink(state, source, node)
@@ -93,13 +93,13 @@ def move(state: State, source: int, target: int, node: int) -> None:
     state[2 * target + 2] = -1
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def first(state: State, queue: int) -> int:
     """The oldest node, or the queue itself when it is empty."""
     return state[2 * queue + 1]
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -> int:
     """The oldest unit that may leave, or -1; nodes are units.
 
@@ -119,7 +119,7 @@ def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -
     return node
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def any_evictable(
     state: State, queue: int, evictable: NDArray[np.bool_], token: int
 ) -> bool:

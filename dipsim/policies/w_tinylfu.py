@@ -67,7 +67,7 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     state[info(state, QUEUES) + unit] = WINDOW
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def enter(state: NDArray[np.int64], unit: int) -> None:
     """From the window into probation."""
     move(state, end(state, WINDOW), end(state, PROBATION), unit)
