@@ -1,7 +1,8 @@
 """The budget: how the DRAM given to a model is divided (DESIGN section 6).
 
-Static weights, KV, staging and overhead come first; what remains is cache, shared so that every
-group of every layer holds an equal fraction of its units (the division of the DIP paper).
+Static weights, KV, staging and overhead come first; what remains is cache. ``even`` shares it so
+that every group of every layer holds an equal fraction of its units (the division of the DIP
+paper), ``equal`` so that each has as many bytes. allocate.py finds the fastest division.
 """
 
 import math
@@ -78,6 +79,7 @@ def plan_budget(
     kv: float = 0.0,
     staging: float = 0.0,
     overhead: float = 0.0,
+    equal: bool = False,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
     static weights are taken as resident) and ``fraction`` (of the units; likewise).
@@ -105,8 +107,7 @@ def plan_budget(
         cache = max(0.0, room - static.total)
     share = fraction if fraction is not None else cache / units_bytes if units_bytes else 1.0
     share = min(share, 1.0)
-    per_group = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
-    layers = len(groups[0].unit_bytes)
+    capacity = _equal(cache, groups) if equal else _even(share, groups)
     return Budget(
         dram=dram,
         static=static,
@@ -116,5 +117,27 @@ def plan_budget(
         overhead=overhead,
         cache=min(cache, units_bytes),
         units_bytes=units_bytes,
-        capacity=np.tile(np.array(per_group, np.int64), (layers, 1)),
+        capacity=capacity,
     )
+
+
+def _even(share: float, groups: list[GroupSize]) -> NDArray[np.int64]:
+    """[layers, groups] the same fraction of every group, in whole units."""
+    each = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
+    return np.tile(np.array(each, np.int64), (len(groups[0].unit_bytes), 1))
+
+
+def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
+    """[layers, groups] as many bytes for each; what one cannot use goes to the others."""
+    size = np.stack([group.unit_bytes for group in groups], axis=1)
+    units = np.array([group.units for group in groups])
+    whole = np.sort((units * size).ravel())
+    # With the smallest filled, the rest share what is left of the cache.
+    for filled, smallest in enumerate(whole):
+        share = cache / (len(whole) - filled)
+        if smallest > share:
+            break
+        cache -= smallest
+    else:
+        share = float(whole[-1])
+    return np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)

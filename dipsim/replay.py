@@ -103,7 +103,7 @@ def replay_all(
     _check(method, policy, plan)
     admission = _admission(policy, plan)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
-    measured = _measured(trace, plan.warmup)
+    measured = measured_rows(trace, plan.warmup)
     shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
     own = (lambda: shares.copy()) if method.cache_aware else (lambda: shares)
@@ -250,7 +250,12 @@ def _warmup_end(trace: Trace, warmup: int) -> int:
     return int(np.flatnonzero(trace.phase == DECODE)[warmup - 1]) + 1
 
 
-def _measured(trace: Trace, warmup: int) -> NDArray[np.bool_]:
+def measured_rows(trace: Trace, warmup: int) -> NDArray[np.bool_]:
+    """[tokens] decode tokens behind the warm-up.
+
+    Raises:
+        TraceError: there are none.
+    """
     decode = trace.phase == DECODE
     total = int(decode.sum())
     if total == 0:

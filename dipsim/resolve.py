@@ -203,8 +203,11 @@ def _budget(
                 f"{option} {BYTES.show(size)} exceeds the {BYTES.show(device.dram.capacity)} of "
                 f"{device.name}: give less, or override dram.capacity with -s"
             )
+    equal = settings.allocate == "equal"
     if cache is not None or fraction is not None or dram is not None:
-        return plan_budget(static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv)
+        return plan_budget(
+            static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv, equal=equal
+        )
     staging = device.staging
     if staging is None:
         staging = float((largest_active(trace, method) * sizes).max())
@@ -215,4 +218,5 @@ def _budget(
         kv=kv,
         staging=staging,
         overhead=device.runtime_overhead,
+        equal=equal,
     )

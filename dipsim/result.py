@@ -178,7 +178,8 @@ class Result:
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ."""
+        """One entry per group; ``capacity`` (None when all groups share one cache) and ``unit_bytes``
+        are lists when layers differ."""
         traffic, rows = self.traffic, self._rows
         found = []
         for i, name in enumerate(traffic.groups):
@@ -189,7 +190,9 @@ class Result:
                     "layers": traffic.active.shape[1],
                     "units": traffic.units[i],
                     "unit_bytes": _one_or_all(self.unit_bytes[:, i]),
-                    "capacity": _one_or_all(traffic.capacity[:, i]),
+                    "capacity": None
+                    if traffic.capacity is None
+                    else _one_or_all(traffic.capacity[:, i]),
                     "active": float(active.mean()),
                     "accesses": int(active.sum(dtype=np.int64)),
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),

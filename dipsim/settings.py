@@ -37,6 +37,9 @@ class Settings(BaseModel):
     layout: Layout | None = None
     overlap: Overlap = "pipelined"
     backend: str | None = None
+    scope: Literal["layer", "global"] = "layer"
+    access: Literal["atomic", "sequential"] = "atomic"
+    allocate: Literal["even", "equal", "optimal"] = "even"
     warmup: Count = 0
     reset: Literal["never", "sequence"] = "never"
     prefill: Literal["stream", "cache"] | None = None
@@ -52,6 +55,11 @@ class Settings(BaseModel):
         given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.scope == "global" and self.allocate != "even":
+            raise ValueError(
+                f"--allocate {self.allocate} divides DRAM between caches; --scope global has one: "
+                "drop one of them"
+            )
         return self
 
     def dram_bytes(self, model_bytes: float | None) -> float | None:

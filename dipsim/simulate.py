@@ -1,25 +1,75 @@
 """The pipeline: trace, profile, model -> method, policy, budget -> replay -> time -> result."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from dipsim.active import plain_energy
+from dipsim.allocate import allocate_optimal
 from dipsim.config import make_config
 from dipsim.hardware import Profile, load_profile
+from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
-from dipsim.replay import Plan, Progress, replay
+from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
 from dipsim.result import Result
-from dipsim.settings import make_settings
+from dipsim.settings import Settings, make_settings
 from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
+from dipsim.traffic import Traffic
 
 
 def simulate(
+    trace: Source | Trace,
+    profile: Source | Profile,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    **what: Any,
+) -> Result:
+    """Replay a trace on a device.
+
+    Args:
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        profile: path, name of a shipped profile, mapping, or a `Profile`.
+        threads: caches replayed at a time; changes no figure.
+        progress: called with (tokens done, tokens).
+        what: ``model``, ``policy``, ``overrides`` of `prepare`, and fields of `Settings`, e.g.
+            ``method="dip-ca", density=0.7, dram="50%"``.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line.
+    """
+    return run_all([prepare(trace, profile, threads=threads, **what)], progress)[0]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run worked out, ready to be replayed."""
+
+    work: Workload
+    device: Profile
+    backend: str
+    settings: Settings
+    policy: Policy
+    plan: Plan
+    flash: FlashCost
+    requests: Sequence[Sequence[Requests]]
+    model_given: bool
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the caches hold: units of each, or in global scope bytes."""
+        budget = self.work.budget
+        return budget.cache if self.plan.scope == "global" else budget.capacity
+
+
+def prepare(
     trace: Source | Trace,
     profile: Source | Profile,
     *,
@@ -27,20 +77,15 @@ def simulate(
     policy: str | Policy | None = None,
     overrides: Sequence[str] = (),
     threads: int | None = None,
-    progress: Progress | None = None,
     **options: Any,
-) -> Result:
-    """Replay a trace on a device.
+) -> Job:
+    """Work a run out: what is replayed, and with how much cache.
 
     Args:
-        trace: path, name of a shipped trace, arrays, or a `Trace`.
-        profile: path, name of a shipped profile, mapping, or a `Profile`.
         model: preset, YAML file, geometry or `Model`; default: what the trace says.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
         overrides: ``key=value`` texts for the profile, as ``-s`` on the command line.
-        threads: caches replayed at a time; changes no figure.
-        progress: called with (tokens done, tokens).
-        options: fields of `Settings`, e.g. ``method="dip-ca", density=0.7, dram="50%"``.
+        options: fields of `Settings`.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
@@ -55,26 +100,49 @@ def simulate(
     work = resolve(part, device, model, settings)
     plan = Plan.of(settings, work.method, threads)
     flash = FlashCost(device.flash)
-    traffic = replay(
-        work.trace,
-        work.method,
-        chosen,
-        work.budget.capacity,
-        plan,
-        requests=flash.tables(work.method, work.model, work.unit_bytes, settings.layout),
-        profile_uses=profile_uses(work, chosen, settings),
+    requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
+    if settings.allocate == "optimal":
+        budget, plan = allocate_optimal(work, chosen, plan, requests)
+        work = replace(work, budget=budget)
+    resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
+    return Job(work, device, backend, resolved, chosen, plan, flash, requests, model is not None)
+
+
+def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) -> list[Result]:
+    """Run jobs that differ in their budgets only, in one pass.
+
+    Args:
+        more: arguments of `replay_all`.
+    """
+    first = jobs[0]
+    traffics = replay_all(
+        first.work.trace,
+        first.work.method,
+        first.policy,
+        [job.capacity for job in jobs],
+        first.plan,
+        unit_bytes=first.work.unit_bytes,
+        requests=first.requests,
+        profile_uses=profile_uses(first.work, first.policy, first.settings),
         progress=progress,
+        **more,
     )
+    return [result_of(job, traffic) for job, traffic in zip(jobs, traffics, strict=True)]
+
+
+def result_of(job: Job, traffic: Traffic) -> Result:
+    """Time what a replay counted."""
+    work, settings, flash = job.work, job.settings, job.flash
     flash.book_in_order(traffic, work.method, work.unit_bytes)
+    cached_prefill = job.plan.prefill == "cache"
     timing = time_traffic(
-        work, traffic, device, backend, flash, settings.overlap, plan.prefill == "cache"
+        work, traffic, job.device, job.backend, flash, settings.overlap, cached_prefill
     )
     plain = None
     if work.method.cache_aware:
         energy = plain_energy(work.trace, work.method)[traffic.measured]
         plain = tuple(map(float, energy.mean(axis=(0, 1), dtype="float64")))
-    estimated = estimates(device, timing, settings)
-    resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
+    estimated = estimates(job.device, timing, settings)
     return Result(
         traffic=traffic,
         budget=work.budget,
@@ -82,11 +150,11 @@ def simulate(
         unit_bytes=work.unit_bytes,
         break_even=flash.break_even_of(work.method, work.model, work.unit_bytes, settings.layout),
         plain_energy_kept=plain,
-        marks=marks(work, device, traffic, timing, chosen, settings, estimated),
+        marks=marks(work, job.device, traffic, timing, job.policy, settings, estimated),
         estimates=estimated,
         method=work.method.name,
-        policy=chosen.name,
+        policy=job.policy.label,
         model_bytes=None if work.model is None else work.model.total_bytes,
-        config=make_config(work, device, model is not None, resolved),
+        config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
     )

@@ -10,9 +10,10 @@ INPUT_ENERGY = 0.997
 def warnings(result: Result) -> list[str]:
     """What makes the figures less than a user may think."""
     found = []
+    sizes = result.traffic.capacity
     empty = [
         name
-        for name, capacity in zip(result.traffic.groups, result.traffic.capacity.T, strict=True)
+        for name, capacity in zip(result.traffic.groups, () if sizes is None else sizes.T)
         if not capacity.all() and result.policy != "none"
     ]
     if empty:
@@ -50,10 +51,11 @@ def hints(result: Result) -> list[str]:
     if result.budget.streamed:
         found.append("static weights exceed DRAM: try more --dram, fewer --bits, less --context")
     active = result.traffic.active[result.traffic.measured]
-    small = result.traffic.capacity <= active.min(axis=0)
+    sizes = result.traffic.capacity
+    small = sizes is not None and bool((sizes <= active.min(axis=0)).all() and sizes.any())
     ranked = result.config["settings"].get("admission") == "ranked"
     cached = result.policy not in ("none", "static")
-    if small.all() and cached and not ranked and result.traffic.capacity.any():
+    if small and cached and not ranked:
         found.append(
             "C <= |A| everywhere, so all policies with forced admission hit alike: "
             "try --admission ranked, or more DRAM"
@@ -65,7 +67,7 @@ def hints(result: Result) -> list[str]:
         )
     if result.method == "dip":
         found.append("try --method dip-ca, which prefers what is in DRAM")
-    elif not ranked and result.policy in ("lfu", "lru") and not small.all():
+    elif not ranked and result.policy in ("lfu", "lru", "lru-k", "mru", "lfu-resident") and not small:
         found.append("try --admission ranked, which streams rarely used units through")
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
         found.append("try --policy opt: over all tokens no policy that starts empty hits more")

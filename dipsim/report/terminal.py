@@ -82,15 +82,16 @@ def _groups(result: Result) -> Table:
         right=tuple(range(1, 10)),
     )  # fmt: skip
     for group in result.groups():
-        capacity = _mean(group["capacity"])
+        shared = group["capacity"] is None
+        capacity = 0.0 if shared else _mean(group["capacity"])
         hits = group["hits"] / group["accesses"] if group["accesses"] else 0.0
         made.add_row(
             group["name"],
             str(group["units"]),
             f"{_mean(group['unit_bytes']):.6g}",
             f"{group['active']:.6g}",
-            f"{capacity:.6g}",
-            f"{capacity / group['active']:.2f}" if group["active"] else "-",
+            "all" if shared else f"{capacity:.6g}",
+            f"{capacity / group['active']:.2f}" if group["active"] and not shared else "-",
             f"{hits:.1%}",
             f"{group['mass_kept']:.3f}",
             f"{group['energy_kept']:.4f}",
