@@ -206,6 +206,7 @@ def scratch(units: int) -> kernels.Cache:
         factor=np.ones(units, np.float32),
         state=np.zeros(0, np.int64),
         pending=np.zeros(words, np.uint64),
+        found=np.zeros(words, np.uint64),
         numbers=np.zeros(2, np.int64),
         fresh=np.zeros(0, np.int64),
         preload=np.zeros((1, words), np.uint64),

@@ -122,7 +122,8 @@ class History:
 
     def heat_at(self, unit: int, t: int) -> float:
         """Return what is left at batch t of a used unit's heat."""
-        return self.heat[unit] * 0.5 ** ((t - self.last_use[unit]) / self.half_life)
+        left: float = 0.5 ** ((t - self.last_use[unit]) / self.half_life)
+        return self.heat[unit] * left
 
     def touch(self, unit: int, t: int, *, hit: bool) -> None:
         """Note one use of a unit in batch t; called in ascending order, streamed misses too."""
@@ -238,6 +239,8 @@ class RankedQueue(Queue):
 
         def order(other: int) -> tuple[Any, int, int]:
             own = rank(self.policy, other, t, self.history, coming, (0, 0, 0), self.k)
+            if self.policy in NEEDS_FUTURE:  # of one batch's units the higher is requested later
+                return own, -other, other
             return own, last_use[other], other
 
         return min(evictable, key=order)

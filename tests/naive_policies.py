@@ -5,7 +5,7 @@ The engine (naive.py) calls `touch` for every unit of a batch, then `expel` unti
 and for each miss it keeps `evict` and `leave` while there is no room, then `insert`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 
 def oldest(queue: list[int], evictable: Collection[int]) -> int | None:
@@ -520,7 +520,7 @@ class Window(Queue):
         self.queue.append(unit)
 
 
-QUEUES: dict[str, type[Queue]] = {
+QUEUES: dict[str, Callable[..., Queue]] = {
     "slru": Slru,
     "2q": TwoQ,
     "arc": Arc,

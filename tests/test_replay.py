@@ -20,8 +20,23 @@ from dipsim.trace import Trace, load_trace
 from dipsim.traffic import Traffic
 
 SIGNALS = ("mlp_input", "glu")
-FORCED = [name for name, policy in BUILTIN.items() if policy.admit == "forced"]
-RANKING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
+CACHING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
+RANKING = [name for name in CACHING if BUILTIN[name].ranks]
+ALWAYS_FULL = [name for name in CACHING if name != "window"]  # it lets go although there is room
+FORCED = [name for name in ALWAYS_FULL if BUILTIN[name].admit == "forced"]
+ONE_BY_ONE = [name for name, policy in BUILTIN.items() if not policy.atomic_only]
+PARAMETERS = {
+    "lfu-decay": {"half_life": 3.0},
+    "lru-k": {"k": 3},
+    "window": {"window": 2},
+    "slru": {"segments": 2},
+    "2q": {"inner": 0.5, "ghost": 1.0},
+    "clock": {"bits": 2},
+    "s3fifo": {"small": 0.3, "ghost": 0.5, "threshold": 1},
+    "w-tinylfu": {"window": 0.2, "protected": 0.5, "sample": 2},
+    "lirs": {"hir": 0.3},
+}
+"""A second setting of every policy that has parameters."""
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1: gamma makes them tie
 
@@ -50,6 +65,8 @@ class Case:
     prefill: Any
     threads: int
     block_bytes: int
+    access: Any = "atomic"
+    parameters: Any = None
 
 
 def pairs(*values: float) -> st.SearchStrategy[tuple[Any, Any]]:
@@ -134,7 +151,15 @@ class Example:
 
     def replay(self, policy: Policy) -> Traffic:
         case = self.case
-        plan = Plan(case.admission, self.warmup, case.reset, case.prefill, case.seed, case.threads)
+        plan = Plan(
+            admission=case.admission,
+            warmup=self.warmup,
+            reset=case.reset,
+            prefill=case.prefill,
+            seed=case.seed,
+            threads=case.threads,
+            access=case.access,
+        )
         with (
             patch("dipsim.trace._BLOCK_BYTES", case.block_bytes),
             patch("dipsim.active._ROWS_WITHOUT_SIGNAL", 5),
@@ -165,6 +190,8 @@ class Example:
             layer=layer,
             group=group,
             pinned=self.most_used(masks, actions, units)[:capacity],
+            access=case.access,
+            parameters=case.parameters or {},
         )
 
     def mask(self, t: int, layer: int, signal: str, k: int) -> set[int]:
@@ -213,15 +240,45 @@ def compare(case: Case, policy: Policy, twin: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def own_only(policy: str) -> dict[str, Any]:
+    """What does not rank has one admission."""
+    return {} if policy in RANKING else {"admission": None}
+
+
+SIMPLE = ("none", "static", "random", "lru", "fifo", "lfu", "belady", "opt")
+COMBINED = [(p, m) for p, m in product(BUILTIN, METHODS) if p in SIMPLE or m in ("recorded", "dip-ca")]
+
+
 @pytest.mark.parametrize(
     ("policy", "method"),
-    [(p, m) for p, m in product(BUILTIN, METHODS) if not (BUILTIN[p].future and m == "dip-ca")],
+    [(p, m) for p, m in COMBINED if not (BUILTIN[p].future and m == "dip-ca")],
 )
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_counts_and_shares_equal_the_twin(policy: str, method: str, data: st.DataObject) -> None:
-    own_only = {} if policy in RANKING else {"admission": None}
-    compare(data.draw(cases(method, **own_only)), BUILTIN[policy], twin=policy)
+    compare(data.draw(cases(method, **own_only(policy))), BUILTIN[policy], twin=policy)
+
+
+@pytest.mark.parametrize("policy", PARAMETERS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_parameters_mean_what_they_mean_to_the_twin(policy: str, data: st.DataObject) -> None:
+    given = PARAMETERS[policy]
+    case = data.draw(cases("recorded", parameters=given, **own_only(policy)))
+    compare(case, BUILTIN[policy].with_parameters(given), twin=policy)
+
+
+@pytest.mark.parametrize("policy", [name for name in ONE_BY_ONE if name != "random"])
+@pytest.mark.parametrize("method", ["recorded", "dip-ca"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_sequential_counts_equal_the_twin(policy: str, method: str, data: st.DataObject) -> None:
+    if BUILTIN[policy].future and method == "dip-ca":
+        method = "dip"
+    never = BUILTIN[policy].admit == "never"
+    admission = None if never else "forced" if policy in RANKING else None
+    case = data.draw(cases(method, access="sequential", admission=admission))
+    compare(case, BUILTIN[policy], twin=policy)
 
 
 @pytest.mark.parametrize("policy", BUILTIN)
@@ -292,8 +349,8 @@ def test_opt_is_what_trying_everything_finds(seed: int, capacity: int) -> None:
 def test_opt_bounds_every_policy_that_starts_empty(seed: int, capacity: int) -> None:
     sets = random_sets(seed)
     best = hits(sets, "opt", capacity)
-    for policy in RANKING:
-        for admission in ("forced", "ranked"):
+    for policy in CACHING:
+        for admission in ("forced", "ranked") if policy in RANKING else (None,):
             assert (hits(sets, policy, capacity, admission=admission) <= best).all()
 
 
@@ -317,8 +374,10 @@ def test_forced_policies_agree_when_no_set_fits(seed: int, short: int) -> None:
         np.testing.assert_array_equal(hits(sets, policy, capacity), same)
 
 
-@pytest.mark.parametrize("policy", RANKING)
-@pytest.mark.parametrize("admission", ["forced", "ranked"])
+@pytest.mark.parametrize(
+    ("policy", "admission"),
+    [(p, None) for p in ALWAYS_FULL] + [(p, a) for p in RANKING for a in ("forced", "ranked")],
+)
 def test_a_big_cache_has_compulsory_misses_only(policy: str, admission: Any) -> None:
     sets = random_sets(seed=1)
     compulsory = sets.any(axis=0).sum(axis=1)
@@ -356,7 +415,7 @@ def relabelled(request: pytest.FixtureRequest) -> list[Trace]:
 
 
 @pytest.mark.parametrize("fraction", [0.6, 0.8])
-@pytest.mark.parametrize("policy", [name for name in RANKING if name != "random"] + ["static"])
+@pytest.mark.parametrize("policy", [name for name in CACHING if name != "random"] + ["static"])
 def test_relabelling_units_moves_no_hit_rate(
     policy: str, fraction: float, relabelled: list[Trace]
 ) -> None:

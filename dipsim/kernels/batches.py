@@ -111,10 +111,11 @@ def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) 
 @inlined
 def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
     """Count the hits of a batch on the state before it, and write down what it misses."""
-    pending, resident, missed = cache.pending, cache.resident, block.missed
+    pending, resident, missed, found = cache.pending, cache.resident, block.missed, cache.found
     hits, wanted = 0, missed.shape[0] > 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        hits += ones(pending[w] & resident[c, w])
+        found[w] = pending[w] & resident[c, w]
+        hits += ones(found[w])
         if wanted:
             missed[c, r, w] = pending[w] & ~resident[c, w]
     return hits

@@ -50,6 +50,7 @@ class Cache(NamedTuple):
     factor: NDArray[np.float32]  # [ids] what a score is multiplied by: 1 if resident, else gamma
     state: NDArray[Any]  # the policy's own
     pending: NDArray[np.uint64]  # [words] masks of the batch so far
+    found: NDArray[np.uint64]  # [words] hits of the batch
     numbers: NDArray[np.int64]  # [2] FAULT, VICTIM
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset

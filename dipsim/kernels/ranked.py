@@ -49,7 +49,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
                 _admit(cache, parts, c, p, kept, active - hits)
                 _shrink(cache, parts, c, p, t, admission, rank)
                 if admission == RANKED:
-                    kept = _still_here(cache, parts, c, p) - hits
+                    kept = _entered(cache, parts, c, p)
                 book(block, c, r, p, active, hits, kept)
             close(cache, parts, p)
 
@@ -113,9 +113,9 @@ def _shrink(cache, parts, c, p, t, admission, rank):
 
 
 @inlined
-def _still_here(cache, parts, c, p):
-    """How many units of the batch are resident."""
-    pending, resident, here = cache.pending, cache.resident, 0
+def _entered(cache, parts, c, p):
+    """How many misses of the batch are resident."""
+    pending, resident, found, entered = cache.pending, cache.resident, cache.found, 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        here += ones(pending[w] & resident[c, w])
-    return here
+        entered += ones(pending[w] & resident[c, w] & ~found[w])
+    return entered
