@@ -48,8 +48,8 @@ def allocate_optimal(
     part = work.trace.part(f"0:{decode[half - 1] + 1}", None, None)
     units = np.array([group.units for group in work.method.groups])
     grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
-    tried = np.stack([*(np.tile(row, (work.trace.layers, 1)) for row in grid), work.budget.capacity])
-    tried = tried.astype(np.int64)
+    each = [np.tile(row, (work.trace.layers, 1)) for row in grid]
+    tried = np.stack([*each, work.budget.capacity]).astype(np.int64)
     found = curve(part, work.method, policy, tried, replace(plan, warmup=0), requests=requests)
     capacity = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)
     chosen = np.take_along_axis(tried, capacity[None], axis=0)[0]

@@ -140,4 +140,5 @@ def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
         cache -= smallest
     else:
         share = float(whole[-1])
-    return np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
+    found: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
+    return found

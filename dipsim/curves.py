@@ -16,7 +16,7 @@ from dipsim.encoding import words_for
 from dipsim.errors import PolicyError
 from dipsim.methods import Method
 from dipsim.policies import Policy
-from dipsim.replay import Plan, hold, measured_rows, replay_all
+from dipsim.replay import USUAL, Plan, hold, measured_rows, replay_all
 from dipsim.trace import Trace
 
 AT_A_TIME = 8
@@ -42,7 +42,7 @@ def curve(
     method: Method,
     policy: Policy,
     capacity: NDArray[np.int64],
-    plan: Plan = Plan(),
+    plan: Plan = USUAL,
     *,
     requests: Sequence[Sequence[kernels.Requests]] | None = None,
     held: Sequence[Sets] | None = None,
@@ -97,7 +97,7 @@ class LruStack:
 def lru_stack(
     trace: Trace,
     method: Method,
-    plan: Plan = Plan(),
+    plan: Plan = USUAL,
     held: Iterable[Sets] | None = None,
 ) -> LruStack:
     """One pass of lru for all capacities (atomic access, one cache per layer and group).
@@ -132,5 +132,3 @@ def lru_stack(
                 found[layer][i][1:],
             )
     return LruStack([[np.cumsum(depth) for depth in row] for row in found], least)
-
-

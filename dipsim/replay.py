@@ -57,12 +57,16 @@ class Plan:
         return cls(**{n: getattr(settings, n) for n in names}, prefill=prefill, threads=threads)
 
 
+USUAL = Plan()
+"""As a run replays unless told otherwise."""
+
+
 def replay(
     trace: Trace,
     method: Method,
     policy: Policy,
     capacity: Capacity,
-    plan: Plan = Plan(),
+    plan: Plan = USUAL,
     **more: Any,
 ) -> Traffic:
     """Replay a trace with one budget: `replay_all` of one capacity."""
@@ -74,7 +78,7 @@ def replay_all(
     method: Method,
     policy: Policy,
     capacities: Sequence[Capacity],
-    plan: Plan = Plan(),
+    plan: Plan = USUAL,
     *,
     unit_bytes: NDArray[np.float64] | None = None,
     requests: Sequence[Sequence[kernels.Requests]] | None = None,
@@ -106,11 +110,10 @@ def replay_all(
     measured = measured_rows(trace, plan.warmup)
     shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
-    own = (lambda: shares.copy()) if method.cache_aware else (lambda: shares)
-    units = None if plan.scope == "global" else np.asarray
+    sizes = [None if plan.scope == "global" else np.asarray(at) for at in capacities]
     traffics = [
-        no_traffic(trace, method, units and units(capacity), measured, own())
-        for capacity in capacities
+        no_traffic(trace, method, size, measured, shares.copy() if method.cache_aware else shares)
+        for size in sizes
     ]
     needs_profile = policy.preload and profile_uses is None
     source = Blocks(trace, method, actions, resets, shares)
@@ -141,7 +144,7 @@ def replay_all(
     return traffics
 
 
-def hold(trace: Trace, method: Method, plan: Plan = Plan()) -> list[Sets]:
+def hold(trace: Trace, method: Method, plan: Plan = USUAL) -> list[Sets]:
     """A trace's active sets as bits, to be replayed several times.
 
     Raises:
@@ -195,7 +198,9 @@ def _caches(
 
 
 @functools.lru_cache(maxsize=64)
-def _loop_of(hooks: tuple[tuple[str, Callable[..., Any]], ...], sequential: bool, keep: bool) -> Loop:
+def _loop_of(
+    hooks: tuple[tuple[str, Callable[..., Any]], ...], sequential: bool, keep: bool
+) -> Loop:
     return kernels.bind(dict(hooks), sequential=sequential, keep=keep)
 
 

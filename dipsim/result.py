@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget import Budget
-from dipsim.traffic import Traffic
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
+from dipsim.traffic import Traffic
 from dipsim.units import BYTES
 
 Array = NDArray[Any]
@@ -178,8 +178,8 @@ class Result:
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """One entry per group; ``capacity`` (None when all groups share one cache) and ``unit_bytes``
-        are lists when layers differ."""
+        """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and
+        ``capacity`` is None when all groups share one cache."""
         traffic, rows = self.traffic, self._rows
         found = []
         for i, name in enumerate(traffic.groups):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dipsim.analysis.activity import activity
 from dipsim.analysis.inspection import CAPACITIES, Convergence, inspect_trace
 from dipsim.errors import DipsimError
-from dipsim.report import inspection, plots
+from dipsim.report import files, inspection, plots
 from dipsim.trace import Trace, load_trace
 
 TOKENS, LAYERS, UNITS = 10, 2, 12
@@ -170,10 +170,10 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-@pytest.mark.parametrize("suffix", plots.FORMATS)
+@pytest.mark.parametrize("suffix", files.PICTURES)
 @pytest.mark.parametrize("kind", ["all alike", "prefill only", "negative logits"])
 def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
-    path = plots.check_path(tmp_path / f"p{suffix}")
+    path = files.check_plot(tmp_path / f"p{suffix}")
     plots.inspection(inspect_trace(load_trace(NOTHING[kind])), kind, path)
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(head)
@@ -183,4 +183,4 @@ def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["p.exe", "p", "no/such/p.png"])
 def test_a_picture_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DipsimError, match="--plot"):
-        plots.check_path(tmp_path / name)
+        files.check_plot(tmp_path / name)

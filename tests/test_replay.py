@@ -246,7 +246,9 @@ def own_only(policy: str) -> dict[str, Any]:
 
 
 SIMPLE = ("none", "static", "random", "lru", "fifo", "lfu", "belady", "opt")
-COMBINED = [(p, m) for p, m in product(BUILTIN, METHODS) if p in SIMPLE or m in ("recorded", "dip-ca")]
+COMBINED = [
+    (p, m) for p, m in product(BUILTIN, METHODS) if p in SIMPLE or m in ("recorded", "dip-ca")
+]
 
 
 @pytest.mark.parametrize(

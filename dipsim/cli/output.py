@@ -58,8 +58,8 @@ def print_json(value: Any) -> None:
 class Progress:
     """One line on standard error when a run takes longer than a second."""
 
-    def __init__(self, verb: str = "replayed") -> None:
-        self.verb, self.done, self.total = verb, 0, 0
+    def __init__(self, verb: str = "replayed", things: str = "tokens") -> None:
+        self.verb, self.things, self.done, self.total = verb, things, 0, 0
         self._timer = threading.Timer(1.0, self._say)
         self._timer.daemon = True
         self._said = False
@@ -73,10 +73,10 @@ class Progress:
     def _say(self) -> None:
         self._said = True
         what = (
-            f"{self.verb} {self.done} of {self.total} tokens"
+            f"{self.verb} {self.done} of {self.total} {self.things}"
             if self.done
             else "preparing (the first run compiles its kernels, which takes some seconds)"
-            if self.verb == "replayed"
+            if self.verb in ("replayed", "compared")
             else "reading"
         )
         end = "\r" if sys.stderr.isatty() else "\n"

@@ -34,10 +34,10 @@ def inspect(
 ) -> None:
     """Show what TRACE holds, how it caches, and whether it is long enough."""
     from dipsim.analysis.inspection import inspect_trace
-    from dipsim.report import inspection, plots
+    from dipsim.report import files, inspection, plots
     from dipsim.trace import load_trace
 
-    picture = None if plot is None else plots.check_path(plot)
+    picture = files.check_plot(plot)
     with Progress():
         opened = load_trace(trace).part(tokens, layers, sequence)
         reports = inspect_trace(opened)

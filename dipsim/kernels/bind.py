@@ -92,7 +92,8 @@ def bind(
     checked = register_jitable(boundscheck=not keep, forceinline=True)
     compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
     victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
-    replay = _with_globals(template(fingerprint), {**compiled, "victim": register_jitable(forceinline=True)(victim)})
+    compiled["victim"] = register_jitable(forceinline=True)(victim)
+    replay = _with_globals(template(fingerprint), compiled)
     return njit(cache=keep, nogil=True, _nrt=not keep)(replay)
 
 

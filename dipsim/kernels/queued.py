@@ -23,9 +23,9 @@ from dipsim.kernels.victims import order
 @register_jitable
 def replay_queued(block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel):
     """Atomic access: all hits of a batch are decided before it changes the cache."""
-    state, pending, resident, evictable = cache.state, cache.pending, cache.resident, cache.evictable
-    sizes = parts.size
-    filled, capacity, fault, victim = cache.filled[0], cache.capacity[0], 0, 0
+    state, pending, resident = cache.state, cache.pending, cache.resident
+    evictable, sizes = cache.evictable, parts.size
+    filled, capacity, victim = cache.filled[0], cache.capacity[0], 0
     place, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
@@ -45,7 +45,8 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
             victim = np.int64(expel(state, evictable, t))
             while victim >= 0:
                 if not _may_leave(victim, evictable):
-                    return _blame(cache, 2, victim)
+                    _blame(cache, 2, victim)
+                    return
                 filled -= _remove(cache, parts, victim)
                 leave(state, victim)
                 victim = np.int64(expel(state, evictable, t))
@@ -60,7 +61,8 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
                     while filled + sizes[p] > capacity + SLACK:
                         victim = np.int64(evict(state, unit, evictable, cache, t))
                         if not _may_leave(victim, evictable):
-                            return _blame(cache, 1, victim)
+                            _blame(cache, 1, victim)
+                            return
                         filled -= _remove(cache, parts, victim)
                         leave(state, victim)
                     insert(state, unit, t)
@@ -77,7 +79,7 @@ def replay_sequential(
     block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel
 ):
     """Sequential access: units are requested one at a time, ascending; a miss enters at once."""
-    state, pending, resident, evictable = cache.state, cache.pending, cache.resident, cache.evictable
+    state, pending, evictable = cache.state, cache.pending, cache.evictable
     sizes, uses, missed, last = parts.size, block.uses, block.missed, cache.last
     filled, capacity, victim = cache.filled[0], cache.capacity[0], 0
     place, count = 0, sizes.shape[0]
@@ -110,7 +112,8 @@ def replay_sequential(
                     victim = np.int64(expel(state, evictable, t))
                     while victim >= 0:
                         if not _may_leave(victim, evictable):
-                            return _blame(cache, 2, victim)
+                            _blame(cache, 2, victim)
+                            return
                         filled -= _remove(cache, parts, victim)
                         leave(state, victim)
                         victim = np.int64(expel(state, evictable, t))
@@ -122,7 +125,8 @@ def replay_sequential(
                         while filled + size > capacity + SLACK:
                             victim = np.int64(evict(state, unit, evictable, cache, t))
                             if not _may_leave(victim, evictable):
-                                return _blame(cache, 1, victim)
+                                _blame(cache, 1, victim)
+                                return
                             filled -= _remove(cache, parts, victim)
                             leave(state, victim)
                         insert(state, unit, t)

@@ -11,8 +11,8 @@ def _stack_distances(fingerprint):
     def stack_distances(sets, layer, actions, resets, measured, pending, order, filled, found):
         """Count how deep in the recency stack the units of each batch lie before it.
 
-        A cache of C units, C at least every batch, holds the C units used last, so it hits the units
-        at a depth below C. The units of a batch enter the stack ascending.
+        A cache of C units, C at least every batch, holds the C units used last, so it hits the
+        units at a depth below C. The units of a batch enter the stack ascending.
 
         Args:
             measured: bool[n] rows that count.

@@ -31,9 +31,9 @@ from dipsim.policies.two_q import TWO_Q
 from dipsim.policies.w_tinylfu import W_TINYLFU
 from dipsim.policies.window import WINDOW
 
-_ALL = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, LRU_K, WINDOW)
-_ALL += (SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS, BELADY, OPT)
-BUILTIN: dict[str, Policy] = {policy.name: policy for policy in _ALL}
+_RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, LRU_K)
+_QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS)
+BUILTIN = {policy.name: policy for policy in (*_RANKING, *_QUEUES, BELADY, OPT)}
 
 __all__ = ["BUILTIN", "Admission", "Policy", "load_policy"]
 

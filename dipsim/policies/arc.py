@@ -9,7 +9,18 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
-from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+from dipsim.policies.lists import (
+    end,
+    first,
+    info,
+    length,
+    linked,
+    move,
+    oldest,
+    push,
+    renew,
+    unlink,
+)
 
 QUEUES = 4
 T1, T2, B1, B2, ABSENT, FROM_B1, FROM_B2 = range(7)
@@ -35,7 +46,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     elif i == T1:
         move(state, end(state, T1), end(state, T2), unit)
         state[at] = T2
-    elif i == B1 or i == B2:
+    elif B1 <= i <= B2:
         p = state.view(np.float64)
         once, again = length(state, end(state, B1)), length(state, end(state, B2))
         if i == B1:

@@ -7,9 +7,9 @@ again while still in S becomes LIR, and the LIR at the bottom of S becomes HIR. 
 units stay in S, which holds at most twice the cache; they also stand in a list of their own, oldest
 first.
 
-``eager=1`` does as libCacheSim 0.3.5 does (``hit_RD_HIRinQ``), so that counts can be compared: a hit
-on a resident HIR unit that S has forgotten demotes a LIR unit, whose place in Q the front of Q
-gives up at once. In the paper nothing leaves on a hit.
+``eager=1`` does as libCacheSim 0.3.5 does (``hit_RD_HIRinQ``), so that counts can be compared: a
+hit on a resident HIR unit that S has forgotten demotes a LIR unit, for which the front of Q leaves
+at once. In the paper nothing leaves on a hit.
 """
 
 import numpy as np
@@ -105,6 +105,9 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
         make_room_for_a_lir(state)
         state[kind + unit] = LIR
         state[COUNT] += 1
+        if not state[kind + units + unit]:  # pruning can reach it when no LIR unit was left
+            push(state, stack, units + unit)
+            state[kind + units + unit] = 1
     else:
         renew(state, queue, unit)
         if state[EAGER] and state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:

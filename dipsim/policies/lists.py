@@ -120,9 +120,7 @@ def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -
 
 
 @register_jitable(forceinline=True)
-def any_evictable(
-    state: State, queue: int, evictable: NDArray[np.bool_], token: int
-) -> bool:
+def any_evictable(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -> bool:
     """Whether anything in a queue may leave; changes no order."""
     if state[2 * queue + 2] == token:
         return False

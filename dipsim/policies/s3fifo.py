@@ -5,6 +5,7 @@ In atomic access a unit in use is passed over in both queues.
 """
 
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
@@ -75,21 +76,27 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     at, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
     state[BEGUN] = 1
     while True:
+        crowded = length(state, main) > state[MAIN_SIZE]
+        if crowded and any_evictable(state, main, evictable, token):
+            return from_main(state, main, uses, evictable)
         sifted = oldest(state, small, evictable, token)
-        if sifted < 0 or length(state, main) > state[MAIN_SIZE]:
-            if any_evictable(state, main, evictable, token):
-                node = first(state, main)
-                while state[uses + node] > 0 or not evictable[node]:
-                    state[uses + node] = max(state[uses + node] - 1, 0)
-                    renew(state, main, node)
-                    node = first(state, main)
-                return node
-            if sifted < 0:
-                return -1
+        if sifted < 0:
+            return from_main(state, main, uses, evictable)
         if state[uses + sifted] < state[THRESHOLD]:
             return sifted
         move(state, small, main, sifted)
         state[at + sifted], state[uses + sifted] = MAIN, 0
+
+
+@register_jitable(forceinline=True)
+def from_main(state: NDArray[np.int64], main: int, uses: int, evictable: NDArray[np.bool_]) -> int:
+    """As in clock: what was used gets another turn for each use. Something must be evictable."""
+    node = first(state, main)
+    while state[uses + node] > 0 or not evictable[node]:
+        state[uses + node] = max(state[uses + node] - 1, 0)
+        renew(state, main, node)
+        node = first(state, main)
+    return node
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:

@@ -9,7 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+from dipsim.policies.lists import (
+    end,
+    first,
+    info,
+    length,
+    linked,
+    move,
+    oldest,
+    push,
+    renew,
+    unlink,
+)
 
 MOST = 16
 """Segments at most."""

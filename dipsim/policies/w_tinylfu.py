@@ -10,7 +10,18 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import end, first, info, length, linked, move, oldest, push, renew, unlink
+from dipsim.policies.lists import (
+    end,
+    first,
+    info,
+    length,
+    linked,
+    move,
+    oldest,
+    push,
+    renew,
+    unlink,
+)
 
 QUEUES = 3
 WINDOW, PROBATION, PROTECTED = range(3)

@@ -13,7 +13,9 @@ def warnings(result: Result) -> list[str]:
     sizes = result.traffic.capacity
     empty = [
         name
-        for name, capacity in zip(result.traffic.groups, () if sizes is None else sizes.T)
+        for name, capacity in zip(
+            result.traffic.groups, () if sizes is None else sizes.T, strict=False
+        )
         if not capacity.all() and result.policy != "none"
     ]
     if empty:
@@ -67,7 +69,9 @@ def hints(result: Result) -> list[str]:
         )
     if result.method == "dip":
         found.append("try --method dip-ca, which prefers what is in DRAM")
-    elif not ranked and result.policy in ("lfu", "lru", "lru-k", "mru", "lfu-resident") and not small:
+    elif (
+        not ranked and result.policy in ("lfu", "lru", "lru-k", "mru", "lfu-resident") and not small
+    ):
         found.append("try --admission ranked, which streams rarely used units through")
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
         found.append("try --policy opt: over all tokens no policy that starts empty hits more")

@@ -4,6 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dipsim.analysis.verdict import Verdict
 from dipsim.report.hints import hints
 from dipsim.result import Result
 from dipsim.units import BYTES
@@ -22,9 +23,11 @@ def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
     return made
 
 
-def render(result: Result) -> RenderableType:
-    """Verdict, rates, budget, groups, time, marks and hints."""
+def render(result: Result, judged: Verdict | None = None) -> RenderableType:
+    """The run in a sentence, a verdict on its misses, rates, budget, groups, time, marks, hints."""
     parts: list[RenderableType] = [Text(result.verdict, style="bold"), Text()]
+    if judged is not None and judged.misses and not result.fits:
+        parts += [Text(f"{result.policy}: {judged.sentence}."), Text()]
     budget = "budget"
     if result.budget.dram is not None:
         budget += f" of {BYTES.show(result.budget.dram)} DRAM"

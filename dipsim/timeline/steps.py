@@ -10,10 +10,10 @@ from dipsim.budget import Budget
 from dipsim.hardware import Backend, Profile
 from dipsim.methods import Method
 from dipsim.model import Model
-from dipsim.traffic import Traffic
 from dipsim.timeline.closed import Overlap, Step, is_paper
 from dipsim.timeline.flash import FlashCost
 from dipsim.trace import Trace
+from dipsim.traffic import Traffic
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import Profile
-from dipsim.traffic import Traffic
 from dipsim.timeline.closed import Overlap, Times, is_paper, token_times
 from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.steps import Rates, Workload, rates, steps
 from dipsim.trace import DECODE, PREFILL
+from dipsim.traffic import Traffic
 
 
 @dataclass(frozen=True)

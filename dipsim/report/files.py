@@ -1,0 +1,66 @@
+"""Files that a report is written to: checked before the work, written whole after it."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from dipsim.errors import DipsimError
+from dipsim.files import whole_file
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
+    """A path a picture can be written to; None stays None.
+
+    Raises:
+        DipsimError: another suffix, or no such folder.
+    """
+    if path is None:
+        return None
+    if Path(path).suffix not in PICTURES:
+        raise DipsimError(f"--plot {path}: give a file that ends in {', '.join(PICTURES)}")
+    return _in_a_folder("--plot", path)
+
+
+def check_csv(path: str | os.PathLike[str] | None) -> Path | None:
+    """A path a table can be written to; None stays None.
+
+    Raises:
+        DipsimError: another suffix, or no such folder.
+    """
+    if path is None:
+        return None
+    if Path(path).suffix != ".csv":
+        raise DipsimError(f"--csv {path}: give a file that ends in .csv")
+    return _in_a_folder("--csv", path)
+
+
+def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise DipsimError(f"{option} {target}: is a folder; give a file")
+    if not target.resolve().parent.is_dir():
+        raise DipsimError(f"{option} {target}: no such folder")
+    return target
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV of plain values, numbers in base units; the first row names the columns.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    listed = list(rows)
+    try:
+        with whole_file(path) as handle:
+            text = TextIOWrapper(handle, "utf-8", newline="", write_through=True)
+            writer = csv.DictWriter(text, list(listed[0]) if listed else [], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(listed)
+            text.detach()
+    except OSError as problem:
+        raise DipsimError(f"--csv {path}: cannot be written ({problem.strerror})") from None
