@@ -23,7 +23,17 @@ _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _NUMBA_NOISE: tuple[str, ...]
 _NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
-_NUMBA_NOISE += ("With argument", "Rejected", "raised from", "This error", ">>>", "<source", "def ")
+_NUMBA_NOISE += (
+    "TypingError: Failed",
+    "NumbaTypeError: Failed",
+    "With argument",
+    "Rejected",
+    "raised from",
+    "This error",
+    ">>>",
+    "<source",
+    "def ",
+)
 
 
 def parts_of(

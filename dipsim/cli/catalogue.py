@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, Name, app
-from dipsim.cli.output import print_json, show
+from dipsim.cli.output import Progress, print_json, say, show
 
 
 @app.command()
@@ -44,11 +44,32 @@ def models(name: Name = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def policies() -> None:
-    """List the cache policies."""
+def policies(
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="test a policy against the contract; may repeat", metavar="FILE:ATTR"),
+    ] = None,
+) -> None:
+    """List the cache policies, or test one of your own."""
+    from dipsim.policies import load_policy
     from dipsim.report import catalogue
 
-    show(catalogue.policies())
+    if check is None:
+        show(catalogue.policies())
+        return
+    from dipsim.analysis.check import LAWS, check_policy
+
+    broken = 0
+    for name in check:
+        with Progress("checked"):
+            faults = check_policy(load_policy(name))
+        for fault in faults:
+            say(f"{name}: {fault}")
+        broken += bool(faults)
+        if not faults:
+            show(f"{name}: keeps the contract ({len(LAWS)} laws)")
+    if broken:
+        raise typer.Exit(2)
 
 
 @app.command()

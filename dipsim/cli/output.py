@@ -76,7 +76,7 @@ class Progress:
             f"{self.verb} {self.done} of {self.total} {self.things}"
             if self.done
             else "preparing (the first run compiles its kernels, which takes some seconds)"
-            if self.verb in ("replayed", "compared")
+            if self.verb in ("replayed", "compared", "checked")
             else "reading"
         )
         end = "\r" if sys.stderr.isatty() else "\n"

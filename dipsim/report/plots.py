@@ -77,7 +77,8 @@ def curves(found: Curves, path: Path) -> None:
                     rates = found.by_group(name)[:, panel - 1]
                 style = _style(i) | {"markevery": (i % every, every), "markersize": 5}
                 axes.plot(at, 100 * rates, label=name, **style)
-            axes.plot([0, 100], [0, 100], color="0.8", linewidth=1, zorder=0)
+            blind = "a cache blind to use"
+            axes.plot([0, 100], [0, 100], color="0.7", linewidth=1, zorder=0, label=blind)
             axes.set(title=title, xlabel="units in the cache (%)", xlim=(0, 100), ylim=(0, 100))
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("hits / accesses (%)")
@@ -108,9 +109,10 @@ def comparison(found: Comparison, title: str, path: Path) -> None:
             rate.errorbar(middle, at, xerr=sides, capsize=2, label=budget, **style)
             hits.plot([100 * cell.result.hit_rate for cell in cells], at, **style)
         rate.set_yticks(list(rows.values()), list(rows))
-        rate.set(xlabel="tokens per second (bar: overlap none to full)", xlim=(0, None))
-        hits.set(xlabel="active bytes found in DRAM (%)", xlim=(0, 100))
-        rate.legend(fontsize=8)
+        most = max(cell.result.timing.rate_range[1] for cell in found.cells)
+        rate.set(xlabel="tokens per second (bar: overlap none to full)", xlim=(0, 1.05 * most))
+        hits.set(xlabel="active bytes found in DRAM (%)", xlim=(-3, 103))
+        figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
         for axes in (rate, hits):
             axes.grid(alpha=0.3, axis="x")
         figure.suptitle(title)
