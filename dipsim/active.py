@@ -213,6 +213,8 @@ def scratch(units: int) -> kernels.Cache:
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
         keys=np.empty(units, np.float32),
         lists=np.empty((3, units + kernels.AT_ONCE), np.int64),
-        histogram=np.empty(kernels.BINS, np.int64),
+        ends=np.empty(kernels.BINS, np.int64),
+        spare=np.empty(units, np.int64),
+        histogram=np.empty(kernels.BINS * kernels.LANES, np.int64),
         evictable=np.zeros(64 * words, np.bool_),
     )

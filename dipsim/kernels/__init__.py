@@ -31,7 +31,7 @@ from dipsim.kernels.sets import (
     next_uses,
 )
 from dipsim.kernels.stack import stack_distances
-from dipsim.kernels.victims import BINS
+from dipsim.kernels.victims import BINS, LANES
 
 __all__ = [
     "ACTIVE",
@@ -43,6 +43,7 @@ __all__ = [
     "HITS",
     "JOIN",
     "KEPT",
+    "LANES",
     "MOVED",
     "NEVER",
     "NO_NEXT",

@@ -57,7 +57,9 @@ class Cache(NamedTuple):
     threshold: NDArray[np.int64]  # [parts] where the last selection cut
     keys: NDArray[np.float32]  # [ids] scratch
     lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch
-    histogram: NDArray[np.int64]  # [BINS] scratch
+    ends: NDArray[np.int64]  # [BINS] scratch
+    spare: NDArray[np.int64]  # [ids] scratch
+    histogram: NDArray[np.int64]  # [BINS * LANES] scratch
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
 
 

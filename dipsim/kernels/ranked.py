@@ -18,7 +18,7 @@ from dipsim.kernels.batches import (
 )
 from dipsim.kernels.cache import FORCED, NEVER, RANKED, SLACK
 from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones
-from dipsim.kernels.victims import lowest, order
+from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
 @register_jitable
@@ -39,6 +39,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
             active = batch_size(cache, parts, p)
             # Hits are those of the state before the batch, and touching does not change it.
             place = use(block, cache, parts, place, t, p, touch)
+            is_sorted = False  # whether the units that may leave are sorted, for several capacities
             for c in range(cache.capacity.shape[0]):
                 hits = note_misses(block, cache, parts, c, r, p)
                 kept = active - hits
@@ -47,7 +48,8 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
                 elif admission == NEVER:
                     kept = 0
                 _admit(cache, parts, c, p, kept, active - hits)
-                _shrink(cache, parts, c, p, t, admission, rank)
+                if cache.filled[c] - cache.capacity[c] > SLACK:
+                    is_sorted = _fit(cache, parts, c, p, t, admission, rank, is_sorted)
                 if admission == RANKED:
                     kept = _entered(cache, parts, c, p)
                 book(block, c, r, p, active, hits, kept)
@@ -76,40 +78,170 @@ def _admit(cache, parts, c, p, kept, missed):
 
 
 @inlined
+def _may_leave(cache, parts, c, p, admission, w):
+    """The units of a word that may leave."""
+    word = cache.resident[c, w]
+    if admission == FORCED and parts.word[p] <= w < parts.word[p + 1]:
+        word &= ~cache.pending[w]
+    return word
+
+
+@inlined
+def _fit(cache, parts, c, p, t, admission, rank, is_sorted):
+    """Let the lowest ranked leave until the rest fits; whether they have been sorted by now."""
+    one_part = parts.units.shape[0] == 1
+    if one_part and parts.gamma[p] == 1.0 and _all_leave(cache, parts, c, p, admission):
+        return is_sorted
+    if cache.capacity.shape[0] == 1 or not one_part:
+        _shrink(cache, parts, c, p, t, admission, rank)
+        return is_sorted
+    if not is_sorted:
+        _sort(cache, parts, p, t, admission, rank)
+    _shrink_sorted(cache, parts, c, t, rank)
+    return True
+
+
+@inlined
+def _all_leave(cache, parts, c, p, admission):
+    """In layer scope: if everything that may leave has to, let it; whether it was so."""
+    resident, count = cache.resident, 0
+    for w in range(cache.pending.shape[0]):
+        count += ones(_may_leave(cache, parts, c, p, admission, w))
+    excess = np.int64(cache.filled[c] - cache.capacity[c])
+    if count > excess:
+        return False
+    for w in range(cache.pending.shape[0]):
+        resident[c, w] &= ~_may_leave(cache, parts, c, p, admission, w)
+    cache.filled[c] -= count
+    return True
+
+
+@inlined
 def _shrink(cache, parts, c, p, t, admission, rank):
     """Let the lowest ranked leave until the rest fits.
 
     In layer scope one round is enough. With units of several sizes each round takes as many as
     must leave even if all were of the largest size.
     """
-    pending, resident, factor, state = cache.pending, cache.resident, cache.factor, cache.state
-    candidates, keys = cache.lists[0], cache.lists[1]
-    sizes, of_word, gammas = parts.size, parts.of_word, parts.gamma
-    start, stop = parts.word[p], parts.word[p + 1]
-    largest = 0.0
-    for size in sizes:
-        largest = max(largest, size)
+    state, candidates, keys = cache.state, cache.lists[0], cache.lists[1]
+    largest = _largest(parts)
     excess = cache.filled[c] - cache.capacity[c]
     while excess > SLACK:
         count = 0
-        for w in range(pending.shape[0]):
-            word = resident[c, w]
-            if admission == FORCED and start <= w < stop:
-                word &= ~pending[w]
+        for w in range(cache.pending.shape[0]):
+            word = _may_leave(cache, parts, c, p, admission, w)
             count = list_units(word, w * 64, candidates, count)
         leaving = min(count, np.int64(np.ceil((excess - SLACK) / largest)))
         if leaving < count:
             for i in range(count):
                 keys[i] = order(rank(state, candidates[i], t))
             lowest(leaving, count, candidates, keys, cache.last, cache.lists[2], cache.histogram)
-        for i in range(leaving):
-            unit = candidates[i]
-            of = of_word[unit >> 6]
-            resident[c, unit >> 6] &= ~bit(unit)
-            excess -= sizes[of]
-            if gammas[of] != 1.0:
-                factor[unit] = gammas[of]
-        cache.filled[c] = cache.capacity[c] + excess
+        excess -= _let_go(cache, parts, c, candidates, leaving)
+    cache.filled[c] = cache.capacity[c] + excess
+
+
+@inlined
+def _sort(cache, parts, p, t, admission, rank):
+    """Sort all units that may leave any of the caches into bins by rank, ascending in each bin.
+
+    They stand in ``lists[0]``, and bin b ends at ``ends[b]``.
+    """
+    state, histogram, sorted_units = cache.state, cache.histogram, cache.lists[0]
+    units, keys = cache.lists[1], cache.lists[2]
+    count = 0
+    for w in range(cache.pending.shape[0]):
+        word = np.uint64(0)
+        for c in range(cache.capacity.shape[0]):
+            word |= _may_leave(cache, parts, c, p, admission, w)
+        if admission == RANKED and parts.word[p] <= w < parts.word[p + 1]:
+            word |= cache.pending[w]
+        count = list_units(word, w * 64, units, count)
+    low = high = order(rank(state, units[0], t))
+    for i in range(count):
+        key = order(rank(state, units[i], t))
+        keys[i] = key
+        low, high = min(low, key), max(high, key)
+    shift, bins = spread(low, high)
+    for i in range(bins * LANES):
+        histogram[i] = 0
+    # Lane by lane, a stretch of the units each: a counter that was just written is slow to read.
+    stretch = (count + LANES - 1) // LANES
+    for i in range(stretch):
+        for lane in range(LANES):
+            at = lane * stretch + i
+            if at < count:
+                where = np.int64((np.uint64(keys[at]) - np.uint64(low)) >> shift)
+                keys[at] = LANES * where + lane
+                histogram[keys[at]] += 1
+    place = 0
+    for i in range(bins * LANES):
+        here = histogram[i]
+        histogram[i] = place
+        place += here
+    for i in range(stretch):
+        for lane in range(LANES):
+            at = lane * stretch + i
+            if at < count:
+                sorted_units[histogram[keys[at]]] = units[at]
+                histogram[keys[at]] += 1
+    for b in range(bins):
+        cache.ends[b] = histogram[LANES * b + LANES - 1]
+
+
+@inlined
+def _shrink_sorted(cache, parts, c, t, rank):
+    """As `_shrink`, in layer scope, with the units that all capacities have sorted once: bin after
+    bin leaves, and only the units of the last one are ranked again."""
+    state, resident, ends = cache.state, cache.resident, cache.ends
+    sorted_units, members, keys = cache.lists[0], cache.lists[1], cache.lists[2]
+    leaving = np.int64(cache.filled[c] - cache.capacity[c])
+    place = b = 0
+    while leaving > 0:
+        count = 0
+        for i in range(place, ends[b]):
+            # Write first and keep by counting up: a branch would often be mispredicted.
+            unit = sorted_units[i]
+            members[count] = unit
+            count += np.int64((resident[c, unit >> 6] >> np.uint64(unit & 63)) & np.uint64(1))
+        if count > leaving:
+            for i in range(count):
+                keys[i] = order(rank(state, members[i], t))
+            lowest(leaving, count, members, keys, cache.last, cache.spare, cache.histogram)
+            count = leaving
+        for i in range(count):
+            resident[c, members[i] >> 6] &= ~bit(members[i])
+        leaving -= count
+        place = ends[b]
+        b += 1
+    cache.filled[c] = cache.capacity[c]
+
+
+@inlined
+def _largest(parts):
+    """Bytes of the largest unit."""
+    largest = 0.0
+    for size in parts.size:
+        largest = max(largest, size)
+    return largest
+
+
+@inlined
+def _let_go(cache, parts, c, victims, count):
+    """Remove units; returns what that frees."""
+    resident, factor, of_word = cache.resident, cache.factor, parts.of_word
+    sizes, gammas = parts.size, parts.gamma
+    several, freed = sizes.shape[0] > 1, count * sizes[0]
+    for i in range(count):
+        unit = victims[i]
+        resident[c, unit >> 6] &= ~bit(unit)
+    if several:
+        freed = 0.0
+        for i in range(count):
+            freed += sizes[of_word[victims[i] >> 6]]
+    if several or gammas[0] != 1.0:
+        for i in range(count):
+            factor[victims[i]] = gammas[of_word[victims[i] >> 6]]
+    return freed
 
 
 @inlined

@@ -6,9 +6,12 @@ import numpy as np
 from llvmlite import ir
 from numba import njit
 from numba import types as nb
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 
 BINS = 2048
+LANES = 4
+"""Counters of each bin: units next to each other often fall into the same one, and adding to what
+was just written has to wait."""
 
 
 @intrinsic
@@ -43,6 +46,29 @@ def _order_compiled(rank: Any) -> Any:
     return of_integer
 
 
+@register_jitable
+def spread(low, high):
+    """(shift, bins): keys from ``low`` to ``high``, less ``low`` and shifted, fill so many bins."""
+    span, shift = np.uint64(high) - np.uint64(low), np.uint64(0)
+    while (span >> shift) >= np.uint64(BINS):
+        shift += np.uint64(1)
+    return shift, np.int64(span >> shift) + 1
+
+
+@register_jitable
+def find_cut(histogram, n):
+    """(cut, below): the bin in which the n-th lowest lies, and how many lie in lower ones."""
+    cut, below = 0, 0
+    while True:
+        here = 0
+        for lane in range(LANES):
+            here += histogram[LANES * cut + lane]
+        if below + here >= n:
+            return cut, below
+        below += here
+        cut += 1
+
+
 @njit(cache=True, nogil=True)
 def lowest(n, count, units, keys, last, rest, histogram):
     """Bring the n lowest of ``units[:count]`` by (key, last use, unit) to ``units[:n]``.
@@ -50,6 +76,10 @@ def lowest(n, count, units, keys, last, rest, histogram):
     ``units`` ascend. A radix selection: a histogram over the span of the keys names the bin the
     cut falls into; lower bins are taken; the bin itself is looked at again on a finer scale, then
     with the last use as key, and what still ties goes by id.
+
+    Args:
+        keys: int64[count], overwritten; rest: int64[count] scratch.
+        histogram: int64[BINS * LANES] scratch.
     """
     undecided, taken, by_last = units, 0, False
     while count > n - taken:
@@ -57,24 +87,20 @@ def lowest(n, count, units, keys, last, rest, histogram):
         for i in range(count):
             low = min(low, keys[i])
             high = max(high, keys[i])
-        span = np.uint64(high) - np.uint64(low)
-        if span == np.uint64(0):
+        if low == high:
             if by_last:
                 break
             by_last = True
             for i in range(count):
                 keys[i] = last[undecided[i]]
             continue
-        shift = np.uint64(0)
-        while (span >> shift) >= np.uint64(BINS):
-            shift += np.uint64(1)
-        histogram[:] = 0
+        shift, bins = spread(low, high)
+        for i in range(bins * LANES):
+            histogram[i] = 0
         for i in range(count):
-            histogram[np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)] += 1
-        cut, below = 0, 0
-        while below + histogram[cut] < n - taken:
-            below += histogram[cut]
-            cut += 1
+            where = np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)
+            histogram[LANES * where + i % LANES] += 1
+        cut, _ = find_cut(histogram, n - taken)
         left = 0
         for i in range(count):
             # Write first and keep by counting up: a branch would be mispredicted half the time.
