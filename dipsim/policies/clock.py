@@ -1,50 +1,62 @@
-"""CLOCK: a queue in which what was used since its last turn gets another one (Corbato, 1968).
+"""CLOCK: a hand goes round; what was used since it last came by gets another turn (Corbato, 1968).
 
-In atomic access a unit in use goes round as well.
+In atomic access the hand passes over a unit in use like over one that was used.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.fifo import leave
-from dipsim.policies.lists import end, first, info, linked, push, renew
+
+HAND, MOST = -1, -2
+"""Fields: the unit the hand points at, -1 when there is none; the highest count."""
 
 
 def state(units: int, capacity: int, seed: int, bits: int = 1) -> NDArray[np.int64]:
-    """A queue, a counter of so many bits for each unit, and the highest count."""
-    made = linked(units, 1, per_unit=1, units=units, fields=2)
-    made[-2] = 2 ** int(within("bits", bits, 1, 32)) - 1
+    """Per unit its neighbours on the clock, behind it and before it, and a counter of so many
+    bits."""
+    made = np.zeros(3 * units + 2, np.int64)
+    made[HAND], made[MOST] = -1, 2 ** int(within("bits", bits, 1, 32)) - 1
     return made
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """One turn more."""
     if hit:
-        at = info(state, 1) + unit
-        state[at] = min(state[at] + 1, state[-2])
+        state[3 * unit + 2] = min(state[3 * unit + 2] + 1, state[MOST])
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """The newest, with no turn to spare."""
-    push(state, end(state, 0), unit)
-    state[info(state, 1) + unit] = 0
+    """Just behind the hand, which reaches it last, with no turn to spare."""
+    hand = state[HAND]
+    if hand < 0:
+        hand = state[HAND] = state[3 * unit] = unit
+    behind = state[3 * hand]
+    state[3 * unit], state[3 * unit + 1], state[3 * unit + 2] = behind, hand, 0
+    state[3 * behind + 1] = state[3 * hand] = unit
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """The first without a turn to spare."""
-    queue, counter = end(state, 0), info(state, 1)
-    node = first(state, queue)
-    while state[counter + node] > 0 or not evictable[node]:
-        state[counter + node] = max(state[counter + node] - 1, 0)
-        renew(state, queue, node)
-        node = first(state, queue)
-    return node
+    at = state[HAND]
+    while state[3 * at + 2] > 0 or not evictable[at]:
+        state[3 * at + 2] = max(state[3 * at + 2] - 1, 0)
+        at = state[3 * at + 1]
+    state[HAND] = at
+    return at
+
+
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """The hand moves on."""
+    behind, before = state[3 * unit], state[3 * unit + 1]
+    state[3 * behind + 1], state[3 * before] = before, behind
+    if state[HAND] == unit:
+        state[HAND] = before if before != unit else -1
 
 
 CLOCK = Policy(
     "clock",
-    "a queue; what was used gets another turn",
+    "a hand goes round; what was used gets another turn",
     "Corbato, MIT 1968",
     state=state,
     touch=touch,

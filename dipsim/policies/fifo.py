@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
-from dipsim.policies.lists import end, linked, oldest, push, unlink
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
@@ -20,24 +19,31 @@ def rank(state: NDArray[Any], unit: int, token: int) -> Any:
     return state[unit]
 
 
-def queue(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """One queue."""
-    return linked(units, 1)
+# One at a time: a circle of places, as many as there are units. Any resident unit may leave, so it
+# is always the oldest that does.
 
 
-def insert(state: NDArray[Any], unit: int, token: int) -> None:
-    """The newest."""
-    push(state, end(state, 0), unit)
+def circle(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """The places, the oldest one in use, and the next free one."""
+    return np.zeros(units + 2, np.int64)
 
 
-def evict(state: NDArray[Any], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
+    """Into the next place."""
+    at = state[-1]
+    state[at] = unit
+    state[-1] = at + 1 if at < len(state) - 3 else 0
+
+
+def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """The oldest."""
-    return oldest(state, end(state, 0), evictable, token)
+    return state[state[-2]]
 
 
-def leave(state: NDArray[Any], unit: int) -> None:
-    """Out of the queue."""
-    unlink(state, end(state, 0), unit)
+def leave(state: NDArray[np.int64], unit: int) -> None:
+    """One place on."""
+    at = state[-2]
+    state[-2] = at + 1 if at < len(state) - 3 else 0
 
 
 FIFO = Policy(
@@ -46,5 +52,5 @@ FIFO = Policy(
     "baseline",
     touch=touch,
     rank=rank,
-    sequential=Policy("fifo", state=queue, insert=insert, evict=evict, leave=leave),
+    sequential=Policy("fifo", state=circle, insert=insert, evict=evict, leave=leave),
 )

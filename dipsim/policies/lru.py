@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
-from dipsim.policies.fifo import evict, insert, leave, queue
-from dipsim.policies.lists import end, renew
+from dipsim.policies.lists import end, linked, oldest, push, renew, unlink
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
@@ -20,10 +19,33 @@ def rank(state: NDArray[Any], unit: int, token: int) -> Any:
     return state[unit]
 
 
+# One at a time: a queue by last use.
+
+
+def queue(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
+    """One queue."""
+    return linked(units, 1)
+
+
 def touch_queue(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """What is used becomes the newest."""
     if hit:
         renew(state, end(state, 0), unit)
+
+
+def insert(state: NDArray[Any], unit: int, token: int) -> None:
+    """The newest."""
+    push(state, end(state, 0), unit)
+
+
+def evict(state: NDArray[Any], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
+    """The oldest."""
+    return oldest(state, end(state, 0), evictable, token)
+
+
+def leave(state: NDArray[Any], unit: int) -> None:
+    """Out of the queue."""
+    unlink(state, end(state, 0), unit)
 
 
 LRU = Policy(

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
-from dipsim.policies.fifo import insert, leave, queue
 from dipsim.policies.lists import end
-from dipsim.policies.lru import touch_queue
+from dipsim.policies.lru import insert, leave, queue, touch_queue
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
-from dipsim.policies.fifo import leave
 from dipsim.policies.lists import end, info, linked, push
+from dipsim.policies.lru import leave
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.fifo import evict, insert, leave
 from dipsim.policies.lists import end, first, info, linked, renew
+from dipsim.policies.lru import evict, insert, leave
 
 
 def state(
