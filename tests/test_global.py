@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -167,3 +168,177 @@ def test_counts_equal_the_twin(policy: str, data: st.DataObject) -> None:
     example = Example(Case(**{**vars(case), **drop}))
     expected = [[row.active, row.hits, row.kept, len(row.missed)] for row in example.twin(policy)]
     assert counts(example.replay(policy)) == expected
+
+
+# Laws ------------------------------------------------------------------------------------------
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_sets(seed: int, tokens: int, units: int, layers: int = 1) -> np.ndarray:
+    """bool[tokens, layers, units], some units more popular than others."""
+    rng = np.random.default_rng(seed)
+    return rng.random((tokens, layers, units)) < rng.random((layers, units)) ** 2
+
+
+@pytest.mark.parametrize("policy", CLOSED)
+@settings(max_examples=15)
+@given(
+    seed=SEEDS,
+    units=st.sampled_from([1, 63, 64, 70]),
+    share=st.floats(0, 1),
+    admission=st.sampled_from([None, "forced", "ranked"]),
+    sequential=st.booleans(),
+)
+def test_one_cache_of_units_of_one_byte_equals_layer_scope(
+    policy: str, seed: int, units: int, share: float, admission: Any, sequential: bool
+) -> None:
+    trace = load_trace({"glu": random_sets(seed, tokens=25, units=units)})
+    method = build_method("recorded", trace, Wish())
+    one_by_one = sequential and not BUILTIN[policy].atomic_only
+    given: dict[str, Any] = {"seed": seed, "warmup": 3}
+    given["access"] = "sequential" if one_by_one else "atomic"
+    given["admission"] = admission if policy in RANKING else None
+    if one_by_one and policy in RANKING:
+        given["admission"] = "forced"
+    held = int(share * units)
+    layer = replay(trace, method, BUILTIN[policy], np.array([[held]]), Plan(**given))
+    plan = Plan(**given, scope="global")
+    one = replay(trace, method, BUILTIN[policy], float(held), plan, unit_bytes=np.ones((1, 1)))
+    assert counts(one) == counts(layer)
+    assert one.capacity is None
+
+
+@settings(max_examples=25)
+@given(CASES)
+def test_static_holds_the_most_used_that_fit(case: Case) -> None:
+    example = Example(Case(**{**vars(case), "prefill": None, "admission": None}))
+    uses = dict.fromkeys(example.sizes, 0)
+    for batch in example.batches():
+        for unit in batch:
+            uses[unit] += 1
+    pinned, taken = set(), 0.0
+    for unit in sorted(uses, key=lambda unit: (-uses[unit], unit)):
+        taken += example.sizes[unit]
+        if taken > example.capacity:
+            break
+        pinned.add(unit)
+    expected = [
+        [len(batch), len(batch & pinned), 0, len(batch - pinned)] for batch in example.batches()
+    ]
+    assert counts(example.replay("static")) == expected
+
+
+@pytest.mark.parametrize("policy", [name for name in CLOSED if name not in ("random", "static")])
+@settings(max_examples=5)
+@given(seed=SEEDS, capacity=st.integers(0, 400))
+def test_a_reset_forgets_everything(policy: str, seed: int, capacity: int) -> None:
+    rng = np.random.default_rng(seed)
+    sets = {
+        "mlp_input": random_sets(seed, tokens=24, units=65, layers=2),
+        "glu": random_sets(seed + 1, tokens=24, units=40, layers=2),
+    }
+    sequence = np.sort(rng.integers(0, 3, 24))
+    sizes = np.array([[1.0, 3.5], [2.0, 4.0]])
+
+    def run(rows: np.ndarray) -> list[list[int]]:
+        given = {name: each[rows] for name, each in sets.items()}
+        trace = load_trace({**given, "sequence": sequence[rows]})
+        method = build_method("recorded", trace, Wish())
+        plan = Plan(scope="global", reset="sequence")
+        found = replay(trace, method, BUILTIN[policy], float(capacity), plan, unit_bytes=sizes)
+        return counts(found)
+
+    each = [run(np.flatnonzero(sequence == number)) for number in np.unique(sequence)]
+    assert run(np.arange(24)) == list(chain.from_iterable(each))
+
+
+def test_a_gamma_of_one_chooses_as_dip_does() -> None:
+    rng = np.random.default_rng(3)
+    scores = {signal: rng.random((20, 2, 70), np.float32) for signal in SIGNALS}
+    trace = load_trace(scores)
+    sizes = np.array([[1.0, 3.5], [2.0, 4.0]])
+    plain, aware, preferring = (
+        replay(
+            trace,
+            build_method(name, trace, Wish(density=0.5, gamma=gamma)),
+            BUILTIN["lfu"],
+            400.0,
+            Plan(scope="global"),
+            unit_bytes=sizes,
+        )
+        for name, gamma in (("dip", {}), ("dip-ca", {"*": 1.0}), ("dip-ca", {"*": 0.2}))
+    )
+    assert counts(plain) == counts(aware)
+    np.testing.assert_allclose(aware.mass, plain.mass, rtol=1e-6)
+    assert preferring.hits.sum() > aware.hits.sum() > 0
+    assert preferring.mass.mean() < aware.mass.mean()
+
+
+# Refusals --------------------------------------------------------------------------------------
+
+
+def test_opt_has_no_global_scope() -> None:
+    trace = load_trace({"glu": random_sets(1, tokens=3, units=4)})
+    method = build_method("recorded", trace, Wish())
+    with pytest.raises(PolicyError, match="with --scope global use belady"):
+        replay(trace, method, BUILTIN["opt"], 2.0, Plan(scope="global"), unit_bytes=np.ones((1, 1)))
+
+
+def test_a_cached_batch_of_prefill_has_no_global_scope_where_sets_depend_on_the_cache() -> None:
+    trace = load_trace({signal: np.ones((2, 1, 4), np.float32) for signal in SIGNALS})
+    method = build_method("dip-ca", trace, Wish())
+    plan = Plan(scope="global", prefill="cache")
+    with pytest.raises(MethodError, match="use --prefill stream, or --scope layer"):
+        replay(trace, method, BUILTIN["lru"], 2.0, plan, unit_bytes=np.ones((1, 2)))
+
+
+# The phone -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """Routes of Qwen3-30B-A3B, recorded on a OnePlus 15R."""
+    out = tmp_path_factory.mktemp("phone") / "t.npz"
+    import_routes(VALIDATION / "qwen.route.csv", out)
+    return load_trace(out)
+
+
+@of_a_phone
+def test_the_hit_rate_a_phone_reported(phone: Trace) -> None:
+    result = simulate(phone, "oneplus15r", scope="global", cache="4000MiB", policy="lru").to_dict()
+    hits = result["hits"] + result["prefill"]["hits"]
+    accesses = result["accesses"] + result["prefill"]["accesses"]
+    assert result["prefill"]["accesses"] > 0
+    assert 100 * hits / accesses == pytest.approx(74.9, abs=0.05)
+
+
+def replay_phone(phone: Trace, policy: str, budgets: list[float]) -> list[Traffic]:
+    """One cache of each budget, in MiB."""
+    method = build_method("recorded", phone, Wish())
+    sizes = np.array(phone.signals["expert"].declared["unit_bytes"], float)[:, None]
+    capacities = [budget * MIB for budget in budgets]
+    plan = Plan(prefill="cache", scope="global")
+    return replay_all(phone, method, BUILTIN[policy], capacities, plan, unit_bytes=sizes)
+
+
+@of_a_phone
+@pytest.mark.parametrize("policy", ["lru", "belady"])
+def test_the_curve_of_the_phones_author(policy: str, phone: Trace) -> None:
+    with (VALIDATION / "qwen-curve.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["policy"] == policy]
+    assert len(rows) == 11
+    found = replay_phone(phone, policy, [float(row["budget_mib"]) for row in rows])
+    for row, traffic in zip(rows, found, strict=True):
+        hits, active = traffic.hits, traffic.active
+        both = 100 * hits.sum() / active.sum()
+        decode = 100 * hits[traffic.measured].sum() / active[traffic.measured].sum()
+        assert both == pytest.approx(float(row["hit_pct_cum"]), abs=0.05)
+        assert decode == pytest.approx(float(row["hit_pct_decode"]), abs=0.05)
+
+
+@of_a_phone
+def test_a_loop_larger_than_the_cache_never_hits_under_lru(phone: Trace) -> None:
+    *small, larger = replay_phone(phone, "lru", [250, 500, 750, 770, 1000])
+    assert [traffic.hits.sum() for traffic in small] == [0, 0, 0, 0]
+    assert larger.hits.sum() > 0

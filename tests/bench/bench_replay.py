@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from dipsim.encoding import encode_log8
 from dipsim.methods import Group, Method
 from dipsim.policies import BUILTIN, Policy, load_policy
-from dipsim.replay import Plan, replay
+from dipsim.replay import Access, Plan, replay
 from dipsim.trace import Trace, load_trace
 
 USER_LRU = f"{Path(__file__).with_name('user_lru.py')}:policy"
@@ -110,23 +110,26 @@ def dip_ca(trace: Trace) -> Method:
     return Method("dip-ca", (Group("glu", units, (), "top-k", workload.ACTIVE, GAMMA),))
 
 
-def dipsim(trace: Trace, method: Method, policy: Policy, threads: int = 1) -> Prepare:
+def dipsim(
+    trace: Trace, method: Method, policy: Policy, threads: int = 1, access: Access = "atomic"
+) -> Prepare:
     """A whole `replay` call: a trace in memory -> Traffic."""
     fraction = workload.FRACTION
     capacity = np.full((trace.layers, 1), int(fraction * trace.signals["glu"].units + 1e-9))
-    plan = Plan(threads=threads)
+    plan = Plan(threads=threads, access=access)
     return lambda: lambda: int(replay(trace, method, policy, capacity, plan).hits.sum())
 
 
-def libcachesim_lru(file: Path, accesses: int, capacity: int, hashpower: int) -> Prepare:
-    """libCacheSim's LRU, in C: its own loop over a binary trace, one access at a time."""
-    from libcachesim import LRU, ReaderInitParam, TraceReader, TraceType
+def libcachesim(name: str, file: Path, accesses: int, capacity: int, hashpower: int) -> Prepare:
+    """A policy of libCacheSim, in C: its own loop over a binary trace, one access at a time."""
+    import libcachesim
+    from libcachesim import ReaderInitParam, TraceReader, TraceType
 
     def prepare() -> Run:
         reader = TraceReader(
             str(file), TraceType.ORACLE_GENERAL_TRACE, ReaderInitParam(ignore_obj_size=True)
         )
-        cache = LRU(capacity, hashpower=hashpower)
+        cache = getattr(libcachesim, name)(capacity, hashpower=hashpower)
         return lambda: round((1 - cache.process_trace(reader)[0]) * accesses)
 
     return prepare
@@ -191,7 +194,7 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
     }
     if find_spec("libcachesim"):
         for name, hashpower in (("hash table fitted", FITTED), ("as it comes", DEFAULT)):
-            contender = libcachesim_lru(file, len(requests), capacity, hashpower)
+            contender = libcachesim("LRU", file, len(requests), capacity, hashpower)
             contenders[f"libCacheSim, {name}"] = contender
     return measure("lru over recorded sets", "access", len(requests), contenders, rounds)
 

@@ -69,9 +69,13 @@ def largest_half(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def requests(sets: NDArray[np.bool_]) -> NDArray[Any]:
-    """One layer's sets as libCacheSim's oracleGeneral records, units ascending within a token."""
+    """One layer's sets as libCacheSim's oracleGeneral records, units ascending within a token;
+    each says which request of its unit comes next, -1 if none."""
     record = [("time", "<u4"), ("unit", "<u8"), ("size", "<u4"), ("next", "<i8")]
     token, unit = np.nonzero(sets[:, 0])
     rows = np.zeros(len(token), record)
     rows["time"], rows["unit"], rows["size"], rows["next"] = token, unit, 1, -1
+    by_unit = np.argsort(unit, kind="stable")
+    same = unit[by_unit[1:]] == unit[by_unit[:-1]]
+    rows["next"][by_unit[:-1][same]] = by_unit[1:][same]
     return rows
