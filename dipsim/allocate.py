@@ -2,8 +2,8 @@
 
 Each (layer, group) has a curve: how long flash is busy for it, over the capacity of its cache. The
 division takes one point of every curve so that the sum of the times is least and the bytes fit: a
-multiple-choice knapsack, solved exactly. Curves come from the first half of the decode tokens; the
-other half judges.
+multiple-choice knapsack. Curves come from the first half of the decode tokens; the other half
+judges.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from dipsim.trace import DECODE
 
 STEPS = 32
 """Capacities tried per cache, beside none at all and the even share."""
-_SECONDS = 20.0
-"""How long the solver may look; by then it has a division within a fraction of a percent."""
+PARTS = 2**17
+"""Steps in which a budget is divided."""
 
 
 def allocate_optimal(
@@ -61,6 +61,10 @@ def cheapest(
 ) -> NDArray[np.int64]:
     """Which of n choices each (layer, group) takes: the least total cost whose sizes fit.
 
+    Dynamic programming over the budget, place after place: ``least[b]`` is the least cost of the
+    places so far in b parts of it. Exact for whole sizes and budgets up to `PARTS`; beyond, sizes
+    are rounded up to 1 / `PARTS` of the budget.
+
     Args:
         cost, size: float64[n, layers, groups]; one choice of each must be of size 0.
         budget: what the sizes may sum to.
@@ -68,31 +72,25 @@ def cheapest(
     Returns:
         int64[layers, groups], indices of choices.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array
-
     n, layers, groups = cost.shape
     places = layers * groups
-    costs, sizes = cost.reshape(n, places), size.reshape(n, places)
-    # Variable (place, choice) is 1 where the place takes the choice.
-    rows = np.concatenate([np.repeat(np.arange(places), n), np.full(n * places, places)])
-    columns = np.tile(np.arange(n * places), 2)
-    scale = max(budget, 1.0)
-    values = np.concatenate([np.ones(n * places), sizes.T.ravel() / scale])
-    matrix = csr_array((values, (rows, columns)), shape=(places + 1, n * places))
-    one_each = np.ones(places)
-    limits = LinearConstraint(
-        matrix, np.append(one_each, -np.inf), np.append(one_each, budget / scale + 1e-12)
-    )
-    worth = costs.T.ravel() / max(float(costs.max(initial=0.0)), 1e-300)
-    solved = milp(
-        worth,
-        constraints=limits,
-        integrality=np.ones(n * places),
-        bounds=Bounds(0, 1),
-        options={"time_limit": _SECONDS, "mip_rel_gap": 1e-6},
-    )
-    if solved.x is None:
-        raise BudgetError(f"--allocate optimal: no division found ({solved.message})")
-    choice: NDArray[np.int64] = solved.x.reshape(places, n).argmax(axis=1)
-    return choice.reshape(layers, groups)
+    part = max(1.0, budget / PARTS)
+    parts = int(budget / part + 1e-9)
+    costs = cost.reshape(n, places)
+    sizes = np.ceil(size.reshape(n, places) / part - 1e-9).astype(np.int64)
+    least = np.zeros(parts + 1)
+    chosen = np.zeros((places, parts + 1), np.int16)
+    for place in range(places):
+        before, least = least, np.full(parts + 1, np.inf)
+        for choice in range(n):
+            taken = int(sizes[choice, place])
+            if taken <= parts:
+                total = before[: parts + 1 - taken] + costs[choice, place]
+                better = total < least[taken:]
+                least[taken:][better] = total[better]
+                chosen[place, taken:][better] = choice
+    found, left = np.empty(places, np.int64), parts
+    for place in range(places - 1, -1, -1):
+        found[place] = chosen[place, left]
+        left -= int(sizes[found[place], place])
+    return found.reshape(layers, groups)
