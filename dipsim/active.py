@@ -35,6 +35,8 @@ class Sets:
     resets: NDArray[np.bool_]
     sets: list[NDArray[np.uint64]]
     scores: list[NDArray[np.float32]]
+    shares: NDArray[np.float32] | None = None
+    """[n, layers, groups, 2] of score mass and energy that the sets keep, when they are held."""
 
 
 class Blocks:
@@ -87,7 +89,8 @@ class Blocks:
                     chosen[r] |= pending[i]
                     pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
             no_scores = [_NO_SCORES for _ in sets]
-            yield Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores)
+            shares = None if self.shares is None else self.shares[rows]
+            yield Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores, shares)
 
     def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
         wanted = {g.signal: _reading(g) for g in self.method.groups if g.choice != "all"}

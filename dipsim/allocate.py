@@ -51,8 +51,11 @@ def allocate_optimal(
     each = [np.tile(row, (work.trace.layers, 1)) for row in grid]
     tried = np.stack([*each, work.budget.capacity]).astype(np.int64)
     found = curve(part, work.method, policy, tried, replace(plan, warmup=0), requests=requests)
-    capacity = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)
-    chosen = np.take_along_axis(tried, capacity[None], axis=0)[0]
+    index = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)[None]
+    chosen = np.take_along_axis(tried, index, axis=0)[0]
+    # Sizes are rounded up, so the even division, which may fill the budget, is looked at as it is.
+    if np.take_along_axis(found.seconds, index, axis=0).sum() >= found.seconds[-1].sum():
+        chosen = work.budget.capacity
     return replace(work.budget, capacity=chosen), replace(plan, warmup=max(plan.warmup, half))
 
 

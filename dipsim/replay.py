@@ -119,6 +119,9 @@ def replay_all(
     source = Blocks(trace, method, actions, resets, shares)
     if held is None and (policy.future or needs_profile):
         held = list(source.plain())
+    for at in held or ():
+        if at.shares is not None:
+            shares[at.start : at.stop] = at.shares
     if needs_profile and held is not None:
         until = _warmup_end(trace, plan.warmup) if plan.warmup else trace.tokens
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
@@ -152,7 +155,9 @@ def hold(trace: Trace, method: Method, plan: Plan = USUAL) -> list[Sets]:
     """
     if method.cache_aware:
         raise MethodError(f"the sets of method {method.name} depend on the cache")
-    return list(Blocks(trace, method, *rows_of(trace, plan.prefill, plan.reset)).plain())
+    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    blocks = Blocks(trace, method, *rows_of(trace, plan.prefill, plan.reset), shares)
+    return list(blocks.plain())
 
 
 def _feed(

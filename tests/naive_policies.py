@@ -305,13 +305,13 @@ class S3Fifo(Queue):
 
     def evict(self, unit: int, evictable: Collection[int], t: int) -> int:
         self.evicted_once = True
+        crowded = len(self.main) > self.main_size
+        if crowded and any(other in evictable for other in self.main):
+            return self.evict_from_main(evictable)
         while True:
-            wants_main = (
-                len(self.main) > self.main_size or oldest(self.small, evictable) is None
-            )  # asked in this order: the second turns the small queue
-            if wants_main and any(other in evictable for other in self.main):
+            candidate = oldest(self.small, evictable)
+            if candidate is None:
                 return self.evict_from_main(evictable)
-            candidate = found(oldest(self.small, evictable))
             if self.uses[candidate] < self.threshold:
                 return candidate
             self.small.remove(candidate)

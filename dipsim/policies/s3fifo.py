@@ -75,10 +75,10 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     small, main = end(state, SMALL), end(state, MAIN)
     at, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
     state[BEGUN] = 1
+    crowded = length(state, main) > state[MAIN_SIZE]
+    if crowded and any_evictable(state, main, evictable, token):
+        return from_main(state, main, uses, evictable)
     while True:
-        crowded = length(state, main) > state[MAIN_SIZE]
-        if crowded and any_evictable(state, main, evictable, token):
-            return from_main(state, main, uses, evictable)
         sifted = oldest(state, small, evictable, token)
         if sifted < 0:
             return from_main(state, main, uses, evictable)

@@ -56,10 +56,12 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into the lowest segment with room."""
+    """Into the lowest segment with room; into the lowest if small units have filled them all."""
     i = 0
-    while i < state[-2] - 1 and length(state, end(state, i)) >= state[i - 2 - MOST]:
+    while i < state[-2] and length(state, end(state, i)) >= state[i - 2 - MOST]:
         i += 1
+    if i == state[-2]:
+        i = 0
     push(state, end(state, i), unit)
     state[info(state, MOST) + unit] = i
 
