@@ -37,6 +37,7 @@ def marks(
     found = {
         "over-available": asked > device.dram.available,
         "part": work.trace.layers < work.trace.recorded_layers,
+        "held-out": settings.allocate == "optimal",
         "open-loop": work.method.open_loop,
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,

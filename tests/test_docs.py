@@ -112,6 +112,12 @@ def test_the_table_of_synth_is_what_the_script_prints() -> None:
 
 
 @pytest.mark.slow
+def test_the_table_of_divisions_is_what_the_script_prints() -> None:
+    printed = shell(f"{sys.executable} docs/allocation.py", ROOT)
+    assert tidy(printed) in (ROOT / "docs/comparing.md").read_text()
+
+
+@pytest.mark.slow
 def test_headline_tables_are_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/headline.py", ROOT)
     page = (ROOT / "docs/headline.md").read_text()

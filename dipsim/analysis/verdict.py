@@ -58,10 +58,10 @@ class Verdict:
         if self.lost <= 0:
             return f"{text}. The working set is to blame, not the policy"
         text += f", {100 * self.lost / self.misses:.0f} are the policy's"
-        if self.admission is not None:
-            change = 100 * self.gained / self.misses
-            does = "avoid" if change >= 0 else "add"
-            text += f"; {self.admission} admission would {does} {abs(change):.0f}"
+        change = round(100 * self.gained / self.misses)
+        if change:
+            does = "avoid" if change > 0 else "add"
+            text += f"; {self.admission} admission would {does} {abs(change)}"
         blame = "the working set" if share >= 0.5 else "the policy"
         return f"{text}. Mostly {blame} is to blame"
 

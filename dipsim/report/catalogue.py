@@ -93,12 +93,16 @@ def _storage(model: Model) -> str:
     return f"{quant.format} ({quant.bits:g} bits, groups of {quant.group}, axis {quant.axis})"
 
 
-def policies() -> Table:
-    """One line per built-in policy."""
+def policies() -> RenderableType:
+    """A row per built-in policy, its parameters below what it does."""
     made = table("policy", "admission", "what it does", "source")
     for policy in POLICIES.values():
-        made.add_row(policy.name, policy.admit, policy.summary, policy.source)
-    return made
+        what = [policy.summary]
+        if policy.parameters:
+            what.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
+        made.add_row(policy.name, policy.admit, "\n".join(what), policy.source)
+    hint = "hint: set a parameter as in --policy lfu-decay:half_life=8; yours is file.py:attribute"
+    return Group(made, Text(hint, style="cyan"))
 
 
 def methods() -> Table:

@@ -25,15 +25,15 @@ def render(found: Comparison) -> RenderableType:
         judged = next((cell for cell in cells if _online(cell)), None)
         if judged is not None and judged.verdict is not None:
             parts += [Text(f"{printable(judged.policy)}: {judged.verdict.sentence}."), Text()]
-    parts.append(
-        Text(
+    note = "band: rates with no and with full overlap. "
+    if found.no_optimum is None:
+        note += (
             "to opt: hit rate of the optimum less that of the policy, of units over all tokens; "
-            "other adm.: what the other way to admit misses would change"
-            if found.no_optimum is None
-            else f"no distance to the optimum: {found.no_optimum}",
-            style="dim",
+            "other adm.: what the other way to admit misses would change."
         )
-    )
+    else:
+        note += f"No distance to the optimum: {found.no_optimum}."
+    parts.append(Text(note, style="dim"))
     marks = sorted({mark for cell in found.cells for mark in cell.result.marks})
     if marks:
         parts.append(Text(f"marks: {', '.join(marks)}"))
@@ -52,7 +52,7 @@ def _online(cell: Cell) -> bool:
 
 def _table(cells: list[Cell]) -> Table:
     made = table(
-        "policy", "hits", "to opt", "other adm.", "tok/s", "none-full overlap", "flash", "reads",
+        "policy", "hits", "to opt", "other adm.", "tok/s", "band", "flash", "reads",
         right=tuple(range(1, 8)),
     )  # fmt: skip
     for cell in cells:

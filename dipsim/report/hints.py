@@ -62,10 +62,12 @@ def hints(result: Result) -> list[str]:
             "C <= |A| everywhere, so all policies with forced admission hit alike: "
             "try --admission ranked, or more DRAM"
         )
+    even = result.config["settings"].get("allocate", "even") == "even" and sizes is not None
+    divide = "try --allocate optimal, " if even and len(result.traffic.groups) > 1 else ""
     if result.flash_bytes_per_token > 2 * result.flash_useful_bytes_per_token > 0:
         found.append(
             "flash moves more than twice the useful bytes (units smaller than pages or read "
-            "whole): compare --profile paper-a18"
+            f"whole): {divide}compare --profile paper-a18"
         )
     if result.method == "dip":
         found.append("try --method dip-ca, which prefers what is in DRAM")
@@ -74,5 +76,5 @@ def hints(result: Result) -> list[str]:
     ):
         found.append("try --admission ranked, which streams rarely used units through")
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
-        found.append("try --policy opt: over all tokens no policy that starts empty hits more")
+        found.append("see what other policies do, and the optimum: dipsim compare")
     return found
