@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.curves import Curve, LruStack, curve, lru_stack
+from dipsim.errors import BudgetError
 from dipsim.methods import Method
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Plan, hold
@@ -103,6 +104,9 @@ def miss_ratio_curves(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise BudgetError(f"cache fraction {share:g}: a share of the units, from 0 to 1")
     settings = make_settings(options)
     trace = load_trace(source).part(settings.tokens, settings.layers, settings.sequence)
     method = method_for(trace, None, settings)

@@ -37,7 +37,7 @@ def reset(cache: Any, parts: Any) -> None:
         cache.evictable[u] = here != 0
 
 
-@inlined
+@register_jitable
 def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> None:
     """Add row r's mask of one part to the batch."""
     start, stop = parts.word[p], parts.word[p + 1]
@@ -60,7 +60,7 @@ def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> No
         pending[w] |= words[w - start]
 
 
-@inlined
+@register_jitable
 def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: Any) -> int:
     """Book the use of every unit of the batch, ascending; returns the next place in ``uses``.
 
@@ -84,13 +84,13 @@ def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: A
     return place
 
 
-@inlined
+@register_jitable
 def stamp(token: int, parts_count: int, p: int) -> int:
     """The number of a part's batch at a token: the clock that policies are shown."""
     return token if token == NO_NEXT else token * parts_count + p
 
 
-@inlined
+@register_jitable
 def first_units(word: Any, n: int) -> Any:
     """The n lowest units of a word that has at least as many."""
     left = word
@@ -99,7 +99,7 @@ def first_units(word: Any, n: int) -> Any:
     return word & ~left
 
 
-@inlined
+@register_jitable
 def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) -> None:
     """Write the counts of one batch."""
     counts = block.counts
@@ -108,7 +108,7 @@ def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) 
     counts[c, r, p, KEPT] = kept
 
 
-@inlined
+@register_jitable
 def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
     """Count the hits of a batch on the state before it, and write down what it misses."""
     pending, resident, missed, found = cache.pending, cache.resident, block.missed, cache.found
@@ -121,7 +121,7 @@ def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> i
     return hits
 
 
-@inlined
+@register_jitable
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
     pending = cache.pending
@@ -129,7 +129,7 @@ def close(cache: Any, parts: Any, p: int) -> None:
         pending[w] = 0
 
 
-@inlined
+@register_jitable
 def batch_size(cache: Any, parts: Any, p: int) -> int:
     """How many units the batch uses."""
     pending, active = cache.pending, 0
@@ -138,7 +138,7 @@ def batch_size(cache: Any, parts: Any, p: int) -> int:
     return active
 
 
-@inlined
+@register_jitable
 def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
     """How many misses fit beside the hits of their batch."""
     return max(0, min(missed, np.int64(np.floor(capacity / size - hits + 1e-9))))

@@ -10,7 +10,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
-from dipsim.kernels.ranked import replay_ranked
+from dipsim.kernels.ranked import fit_one, fit_several, replay_ranked
 from dipsim.kernels.stamp import stamp
 
 # The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
@@ -20,7 +20,15 @@ from dipsim.kernels.stamp import stamp
 def _ranked(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_ranked(block, layer, first, admission, parts, cache, touch, rank)
+        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_one)
+
+    return replay
+
+
+def _ranked_several(fingerprint):
+    def replay(block, layer, first, admission, parts, cache):
+        fingerprint
+        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_several)
 
     return replay
 
@@ -69,7 +77,7 @@ _DEFAULTS = {"insert": _insert_nothing, "leave": _leave_nothing, "expel": _expel
 
 
 def bind(
-    hooks: dict[str, Callable[..., Any]], *, sequential: bool, keep: bool
+    hooks: dict[str, Callable[..., Any]], *, sequential: bool, several: bool, keep: bool
 ) -> Callable[..., None]:
     """Compile the replay loop around a policy's plain functions.
 
@@ -83,9 +91,11 @@ def bind(
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps
             ``leave`` and ``expel``.
         sequential: units are requested one at a time.
+        several: a cache of a policy that ranks may hold several capacities.
     """
     ranks = "rank" in hooks
-    template = _sequential if sequential else _ranked if ranks else _queued
+    atomic = (_ranked_several if several else _ranked) if ranks else _queued
+    template = _sequential if sequential else atomic
     homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
     names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
     fingerprint = stamp(homes, *names) if keep else ""

@@ -9,7 +9,6 @@ from dipsim.kernels.batches import (
     close,
     first_units,
     gather,
-    inlined,
     note_misses,
     reset,
     room_for,
@@ -22,8 +21,11 @@ from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
-    """Replay a block; ``cache`` may hold several capacities that share the policy's state."""
+def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit):
+    """Replay a block; ``cache`` may hold several capacities that share the policy's state.
+
+    ``fit`` makes a cache fit again: `fit_one`, or `fit_several`.
+    """
     count = parts.units.shape[0]
     place = 0
     for r in range(block.actions.shape[0]):
@@ -49,14 +51,14 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank):
                     kept = 0
                 _admit(cache, parts, c, p, kept, active - hits)
                 if cache.filled[c] - cache.capacity[c] > SLACK:
-                    is_sorted = _fit(cache, parts, c, p, t, admission, rank, is_sorted)
+                    is_sorted = fit(cache, parts, c, p, t, admission, rank, is_sorted)
                 if admission == RANKED:
                     kept = _entered(cache, parts, c, p)
                 book(block, c, r, p, active, hits, kept)
             close(cache, parts, p)
 
 
-@inlined
+@register_jitable
 def _admit(cache, parts, c, p, kept, missed):
     """Make the first ``kept`` misses of the batch resident."""
     pending, resident, factor = cache.pending, cache.resident, cache.factor
@@ -77,7 +79,7 @@ def _admit(cache, parts, c, p, kept, missed):
             break
 
 
-@inlined
+@register_jitable
 def _may_leave(cache, parts, c, p, admission, w):
     """The units of a word that may leave."""
     word = cache.resident[c, w]
@@ -86,14 +88,23 @@ def _may_leave(cache, parts, c, p, admission, w):
     return word
 
 
-@inlined
-def _fit(cache, parts, c, p, t, admission, rank, is_sorted):
-    """Let the lowest ranked leave until the rest fits; whether they have been sorted by now."""
-    one_part = parts.units.shape[0] == 1
-    if one_part and parts.gamma[p] == 1.0 and _all_leave(cache, parts, c, p, admission):
-        return is_sorted
-    if cache.capacity.shape[0] == 1 or not one_part:
+@register_jitable
+def fit_one(cache, parts, c, p, t, admission, rank, is_sorted):
+    """Let the lowest ranked leave until the rest fits."""
+    alone = parts.units.shape[0] == 1 and parts.gamma[p] == 1.0
+    if not (alone and _all_leave(cache, parts, c, p, admission)):
         _shrink(cache, parts, c, p, t, admission, rank)
+    return False
+
+
+@register_jitable
+def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
+    """As `fit_one`, for several capacities: in layer scope the first that needs it sorts, for all,
+    what may leave. Returns whether that was done."""
+    if parts.units.shape[0] > 1:
+        _shrink(cache, parts, c, p, t, admission, rank)
+        return False
+    if _all_leave(cache, parts, c, p, admission):
         return is_sorted
     if not is_sorted:
         _sort(cache, parts, p, t, admission, rank)
@@ -101,7 +112,7 @@ def _fit(cache, parts, c, p, t, admission, rank, is_sorted):
     return True
 
 
-@inlined
+@register_jitable
 def _all_leave(cache, parts, c, p, admission):
     """In layer scope: if everything that may leave has to, let it; whether it was so."""
     resident, count = cache.resident, 0
@@ -116,7 +127,7 @@ def _all_leave(cache, parts, c, p, admission):
     return True
 
 
-@inlined
+@register_jitable
 def _shrink(cache, parts, c, p, t, admission, rank):
     """Let the lowest ranked leave until the rest fits.
 
@@ -140,7 +151,7 @@ def _shrink(cache, parts, c, p, t, admission, rank):
     cache.filled[c] = cache.capacity[c] + excess
 
 
-@inlined
+@register_jitable
 def _sort(cache, parts, p, t, admission, rank):
     """Sort all units that may leave any of the caches into bins by rank, ascending in each bin.
 
@@ -188,7 +199,7 @@ def _sort(cache, parts, p, t, admission, rank):
         cache.ends[b] = histogram[LANES * b + LANES - 1]
 
 
-@inlined
+@register_jitable
 def _shrink_sorted(cache, parts, c, t, rank):
     """As `_shrink`, in layer scope, with the units that all capacities have sorted once: bin after
     bin leaves, and only the units of the last one are ranked again."""
@@ -216,7 +227,7 @@ def _shrink_sorted(cache, parts, c, t, rank):
     cache.filled[c] = cache.capacity[c]
 
 
-@inlined
+@register_jitable
 def _largest(parts):
     """Bytes of the largest unit."""
     largest = 0.0
@@ -225,7 +236,7 @@ def _largest(parts):
     return largest
 
 
-@inlined
+@register_jitable
 def _let_go(cache, parts, c, victims, count):
     """Remove units; returns what that frees."""
     resident, factor, of_word = cache.resident, cache.factor, parts.of_word
@@ -244,7 +255,7 @@ def _let_go(cache, parts, c, victims, count):
     return freed
 
 
-@inlined
+@register_jitable
 def _entered(cache, parts, c, p):
     """How many misses of the batch are resident."""
     pending, resident, found, entered = cache.pending, cache.resident, cache.found, 0
