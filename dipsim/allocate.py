@@ -28,7 +28,11 @@ PARTS = 2**17
 
 
 def allocate_optimal(
-    work: Workload, policy: Policy, plan: Plan, requests: Sequence[Sequence[Requests]]
+    work: Workload,
+    policy: Policy,
+    plan: Plan,
+    requests: Sequence[Sequence[Requests]],
+    profile_uses: Sequence[NDArray[np.int64]] | None = None,
 ) -> tuple[Budget, Plan]:
     """The budget divided by what the first half of the decode tokens shows.
 
@@ -50,7 +54,15 @@ def allocate_optimal(
     grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
     each = [np.tile(row, (work.trace.layers, 1)) for row in grid]
     tried = np.stack([*each, work.budget.capacity]).astype(np.int64)
-    found = curve(part, work.method, policy, tried, replace(plan, warmup=0), requests=requests)
+    found = curve(
+        part,
+        work.method,
+        policy,
+        tried,
+        replace(plan, warmup=0),
+        requests=requests,
+        profile_uses=profile_uses,
+    )
     index = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)[None]
     chosen = np.take_along_axis(tried, index, axis=0)[0]
     # Sizes are rounded up, so the even division, which may fill the budget, is looked at as it is.

@@ -47,7 +47,7 @@ def parts_of(
     """
     groups = [method.groups[group] for _, group in places]
     words = [words_for(group.units) for group in groups]
-    sizes = [1.0 if unit_bytes is None else unit_bytes[place] for place in places]
+    sizes = [1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places]
     gammas = [1.0 if group.gamma is None else group.gamma for group in groups]
     return kernels.Parts(
         word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
@@ -57,6 +57,11 @@ def parts_of(
         chosen=np.array([group.kept for group in groups], np.int64),
         gamma=np.array(gammas, np.float32),
     )
+
+
+def _exact(size: float) -> float:
+    """A size as a multiple of 2**-10 bytes, of which float64 holds exact sums up to 8 TB."""
+    return max(float(np.round(size * 1024)), 1.0) / 1024
 
 
 class ReplayedCache:

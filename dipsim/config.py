@@ -67,9 +67,9 @@ def make_config(
     said = settings.model_dump(mode="json", exclude_none=True)
     if "static_from" in said:
         said["static_from"] = _full(said["static_from"])
-    file, colon, attribute = settings.policy.rpartition(":")
-    if file.endswith(".py"):
-        said["policy"] = _full(file) + colon + attribute
+    file, suffix, attribute = settings.policy.rpartition(".py:")
+    if suffix:
+        said["policy"] = _full(file + ".py") + ":" + attribute
     model: Model | None = work.model
     if model is not None:  # the whole one: --layers is among the settings
         model = model.model_copy(update={"layers": work.trace.recorded_layers})

@@ -45,13 +45,14 @@ def curve(
     plan: Plan = USUAL,
     *,
     requests: Sequence[Sequence[kernels.Requests]] | None = None,
+    profile_uses: Sequence[NDArray[np.int64]] | None = None,
     held: Sequence[Sets] | None = None,
 ) -> Curve:
     """Hits and flash time of a policy at several capacities, by replay.
 
     Args:
         capacity: int64[n, layers, groups] in units.
-        requests: per layer and group, what reads cost.
+        requests, profile_uses: as of `replay_all`.
         held: the active sets, from `hold`, when they were chosen before.
 
     Raises:
@@ -61,7 +62,16 @@ def curve(
     seconds = np.zeros(capacity.shape)
     for start in range(0, len(capacity), AT_A_TIME):
         some = list(capacity[start : start + AT_A_TIME])
-        traffics = replay_all(trace, method, policy, some, plan, requests=requests, held=held)
+        traffics = replay_all(
+            trace,
+            method,
+            policy,
+            some,
+            plan,
+            requests=requests,
+            profile_uses=profile_uses,
+            held=held,
+        )
         for n, traffic in enumerate(traffics, start):
             rows = traffic.measured
             hits[n] = traffic.hits[rows].sum(axis=0, dtype=np.int64)

@@ -52,4 +52,4 @@ def _profiled(work: Workload, settings: Settings) -> bool:
     """Whether `static` was profiled on something else than what it is measured on."""
     if settings.static_from is not None:
         return load_trace(settings.static_from).hash != work.trace.hash
-    return settings.warmup > 0
+    return settings.warmup > 0 or settings.allocate == "optimal"

@@ -126,9 +126,8 @@ def replay_all(
         until = _warmup_end(trace, plan.warmup) if plan.warmup else trace.tokens
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = _caches(trace, method, policy, capacities, traffics, plan, unit_bytes, profile_uses)
-    form = (policy.sequential or policy) if plan.access == "sequential" else policy
     several = any(len(cache.traffics) > 1 for cache in caches)
-    loop = _bound(form, plan.access == "sequential", several)
+    loop = _bound(_form(policy, plan), plan.access == "sequential", several)
     whole = held is not None and not method.cache_aware
     chunks = [list(held)] if whole and held is not None else ([block] for block in source.all())
     threads = min(plan.threads or os.cpu_count() or 1, len(caches))
@@ -183,7 +182,7 @@ def _caches(
 ) -> list[ReplayedCache]:
     """One cache per (layer, group), or one for all; for every budget unless they can share."""
     places = [(layer, i) for layer in range(trace.layers) for i in range(len(method.groups))]
-    form = (policy.sequential or policy) if plan.access == "sequential" else policy
+    form = _form(policy, plan)
     together = policy.blind and plan.access == "atomic" and not method.cache_aware
     budgets = list(range(len(capacities)))
     shared = [budgets] if together else [[budget] for budget in budgets]
@@ -201,6 +200,11 @@ def _caches(
             seed = seed_of(plan.seed, layer, group)
             found.append(ReplayedCache(method, form, [(layer, group)], sizes, to, seed, None, uses))
     return found
+
+
+def _form(policy: Policy, plan: Plan) -> Policy:
+    """The policy in the form that suits the access."""
+    return (policy.sequential or policy) if plan.access == "sequential" else policy
 
 
 @functools.lru_cache(maxsize=64)
@@ -243,8 +247,8 @@ def _admission(policy: Policy, plan: Plan) -> Admission:
     wanted = plan.admission or policy.admit
     if plan.access == "sequential" and wanted == "ranked":
         raise PolicyError(
-            f"policy {policy.name} admits ranked: with --access sequential every miss enters; use "
-            "--admission forced"
+            f"policy {policy.name} with ranked admission: with --access sequential every miss "
+            "enters; use --admission forced"
         )
     if wanted == policy.admit:
         return policy.admit

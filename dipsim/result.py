@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Result:
     """Keys of the profile that the times rest on and that are estimates or have no source."""
     method: str
     policy: str
+    other_admission: Literal["forced", "ranked"] | None
+    """The other way the policy could admit misses."""
     model_bytes: float | None
     config: Mapping[str, Any]
     version: str
@@ -219,8 +221,8 @@ class Result:
             "flash_useful_bytes_per_token": self.flash_useful_bytes_per_token,
             "flash_reads_per_token": self.flash_reads_per_token,
             "dram_bytes_per_token": self.dram_bytes_per_token,
-            "tokens_per_second": _finite(self.tokens_per_second),
-            "tokens_per_second_range": [_finite(rate) for rate in self.timing.rate_range],
+            "tokens_per_second": finite(self.tokens_per_second),
+            "tokens_per_second_range": [finite(rate) for rate in self.timing.rate_range],
             "latency_ms": self.latency_ms,
             "prefill": None
             if prefill is None
@@ -319,7 +321,7 @@ class Result:
         return f"<p>{escape(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
 
 
-def _finite(rate: float) -> float | None:
+def finite(rate: float) -> float | None:
     """JSON has no infinity: the rate of tokens that take no time is null."""
     return rate if math.isfinite(rate) else None
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from dipsim.active import plain_energy
 from dipsim.allocate import allocate_optimal
@@ -68,6 +68,14 @@ class Job:
         budget = self.work.budget
         return budget.cache if self.plan.scope == "global" else budget.capacity
 
+    @property
+    def other_admission(self) -> Literal["forced", "ranked"] | None:
+        """The other way the policy could admit misses; None when it has one way only."""
+        if not self.policy.ranks or self.policy.admit == "never" or self.plan.access != "atomic":
+            return None
+        usual = self.plan.admission or self.policy.admit
+        return "ranked" if usual == "forced" else "forced"
+
 
 def prepare(
     trace: Source | Trace,
@@ -91,7 +99,7 @@ def prepare(
         DipsimError: anything wrong with the input, in one line.
     """
     settings = make_settings(
-        {**options, "policy": policy.name if isinstance(policy, Policy) else policy}
+        {**options, "policy": policy.label if isinstance(policy, Policy) else policy}
     )
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
@@ -102,7 +110,8 @@ def prepare(
     flash = FlashCost(device.flash)
     requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
     if settings.allocate == "optimal":
-        budget, plan = allocate_optimal(work, chosen, plan, requests)
+        uses = profile_uses(work, chosen, settings)
+        budget, plan = allocate_optimal(work, chosen, plan, requests, uses)
         work = replace(work, budget=budget)
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     return Job(work, device, backend, resolved, chosen, plan, flash, requests, model is not None)
@@ -154,6 +163,7 @@ def result_of(job: Job, traffic: Traffic) -> Result:
         estimates=estimated,
         method=work.method.name,
         policy=job.policy.label,
+        other_admission=job.other_admission,
         model_bytes=None if work.model is None else work.model.total_bytes,
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),

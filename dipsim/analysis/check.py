@@ -165,7 +165,7 @@ def _rank_only_looks(policy: Policy) -> Iterator[str]:
         return
     from numba import njit
 
-    probe, state = njit(policy.rank), policy.new_state(UNITS, 60, 7)
+    probe, state = njit(boundscheck=True)(policy.rank), policy.new_state(UNITS, 60, 7)
     before = state.copy()
     for unit in range(UNITS):
         probe(state, unit, 5)

@@ -11,6 +11,7 @@ import numpy as np
 
 from dipsim import kernels
 from dipsim.active import Sets
+from dipsim.policies import BUILTIN
 from dipsim.replay import hold
 from dipsim.simulate import Job
 from dipsim.units import BYTES
@@ -23,7 +24,7 @@ def cliff(job: Job, held: Sequence[Sets] | None = None) -> tuple[float, float, f
     None when the run is not one of a global lru over known sets, or when nothing is used twice.
     """
     plan, work = job.plan, job.work
-    global_lru = plan.scope == "global" and job.policy.name == "lru"
+    global_lru = plan.scope == "global" and job.policy == BUILTIN["lru"]
     if not global_lru or plan.admission == "ranked" or work.method.cache_aware:
         return None
     blocks = hold(work.trace, work.method, plan) if held is None else held

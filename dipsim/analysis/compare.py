@@ -8,10 +8,10 @@ from dipsim.active import Sets
 from dipsim.analysis.cliff import cliff_warning
 from dipsim.analysis.verdict import Verdict, judge, no_optimum, optimum
 from dipsim.hardware import Profile
-from dipsim.policies import Policy, load_policy
+from dipsim.policies import Policy, load_policies
 from dipsim.replay import hold
 from dipsim.resolve import Source
-from dipsim.result import Result
+from dipsim.result import Result, finite
 from dipsim.simulate import Job, prepare, run_all
 from dipsim.trace import Trace
 
@@ -48,8 +48,8 @@ class Cell:
             "cache_bytes": result.budget.cache,
             "hit_rate": result.hit_rate,
             "unit_hit_rate": result.unit_hit_rate,
-            "tokens_per_second": result.tokens_per_second,
-            "tokens_per_second_range": [slow, fast],
+            "tokens_per_second": finite(result.tokens_per_second),
+            "tokens_per_second_range": [finite(slow), finite(fast)],
             "flash_bytes_per_token": result.flash_bytes_per_token,
             "flash_reads_per_token": result.flash_reads_per_token,
             "to_optimum": self.to_optimum,
@@ -94,12 +94,12 @@ def compare(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    chosen = [load_policy(policy) for policy in policies]
+    chosen = load_policies(policies)
     first = prepare(trace, profile, policy=chosen[0], **options, **budgets[0])
     held = _held(first)
     best, missing, cells = None, no_optimum(first), []
     for done, policy in enumerate(chosen):
-        jobs = [prepare(trace, profile, policy=policy, **options, **budget) for budget in budgets]
+        jobs = [prepare(trace, profile, policy=policy, **options, **at) for at in budgets]
         for job in jobs:
             warning = cliff_warning(job, held)
             if warning is not None:

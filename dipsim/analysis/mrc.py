@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.curves import Curve, LruStack, curve, lru_stack
-from dipsim.errors import BudgetError
+from dipsim.errors import BudgetError, DipsimError
 from dipsim.methods import Method
-from dipsim.policies import Policy, load_policy
+from dipsim.policies import BUILTIN, Policy, load_policies
 from dipsim.replay import Plan, hold
 from dipsim.resolve import Source, method_for
 from dipsim.settings import make_settings
@@ -18,6 +18,9 @@ from dipsim.trace import Trace, load_trace
 
 GRID = tuple(i / 20 for i in range(1, 21))
 """Shares of the units that a cache holds."""
+CONCERNS = {"method", "density", "group_density", "split", "gamma", "admission", "access", "warmup"}
+CONCERNS |= {"reset", "prefill", "tokens", "layers", "sequence", "seed"}
+"""Settings that mean something without a device and a budget."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ def miss_ratio_curves(
     for share in shares:
         if not 0 <= share <= 1:
             raise BudgetError(f"cache fraction {share:g}: a share of the units, from 0 to 1")
+    foreign = sorted(set(options) - CONCERNS)
+    if foreign:
+        raise DipsimError(f"option {foreign[0]!r} does not concern a curve: drop it")
     settings = make_settings(options)
     trace = load_trace(source).part(settings.tokens, settings.layers, settings.sequence)
     method = method_for(trace, None, settings)
@@ -115,14 +121,14 @@ def miss_ratio_curves(
     each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
     capacity = np.repeat(each[:, None, :], trace.layers, axis=1)
     held = None if method.cache_aware else hold(trace, method, plan)
-    chosen = [load_policy(policy) for policy in policies]
+    chosen = load_policies(policies)
     stack, curves = None, {}
     usual = plan.access == "atomic" and plan.admission != "ranked"
-    if held is not None and usual and any(policy.name == "lru" for policy in chosen):
+    if held is not None and usual and BUILTIN["lru"] in chosen:
         stack = lru_stack(trace, method, plan, held)
     for policy in chosen:
         own = None if policy.preload else held
-        if stack is None or policy.name != "lru":
+        if stack is None or policy != BUILTIN["lru"]:
             curves[policy.label] = curve(trace, method, policy, capacity, plan, held=own)
             continue
         fits = np.array([bool((at >= stack.least).all()) for at in capacity])

@@ -34,6 +34,8 @@ class Verdict:
     """The other way to admit misses, where the policy has one."""
     admission_misses: int | None
     """What the policy misses with it."""
+    starts_full: bool = False
+    """Whether the first content was no traffic (`static`): the optimum starts empty."""
 
     @property
     def lost(self) -> int:
@@ -50,6 +52,11 @@ class Verdict:
         """The verdict in words."""
         if not self.misses:
             return "no misses"
+        if self.starts_full:
+            return (
+                f"{self.misses} misses; it starts full, so the optimum, which starts empty and "
+                f"misses {self.unavoidable}, is no bound"
+            )
         share = self.unavoidable / self.misses
         text = (
             f"of 100 misses {100 * share:.0f} are unavoidable in this much DRAM "
@@ -117,12 +124,11 @@ def judge(
         held: their active sets.
     """
     first = jobs[0]
-    policy, other = first.policy, None
+    policy = first.policy
+    other = None if policy.future else first.other_admission
     others: Sequence[Traffic | None] = [None] * len(jobs)
-    if policy.ranks and policy.admit != "never" and not policy.future:
-        usual = first.plan.admission or policy.admit
-        other = "ranked" if usual == "forced" else "forced"
-        plan = replace(first.plan, admission="ranked" if other == "ranked" else "forced")
+    if other is not None:
+        plan = replace(first.plan, admission=other)
         others = replay_all(
             first.work.trace,
             first.work.method,
@@ -139,6 +145,7 @@ def judge(
             unavoidable=_misses(least),
             admission=other,
             admission_misses=None if changed is None else _misses(changed),
+            starts_full=policy.preload,
         )
         for traffic, least, changed in zip(traffics, best[:-1], others, strict=True)
     ]

@@ -79,6 +79,11 @@ def compare(
             plots.comparison(found, opened.name, picture)
         if table is not None:
             comparison.write_csv(found, table)
+    from dipsim.report import hints
+
+    told = {text: None for cell in found.cells for text in hints.warnings(cell.result)}
+    for text in told:
+        say(f"warning: {text}")
     if as_json:
         print_json(found.to_dict())
     else:

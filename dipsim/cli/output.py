@@ -52,7 +52,7 @@ def show(what: Any) -> None:
 def print_json(value: Any) -> None:
     """One JSON object (or JSON text) to standard output."""
     with _output():
-        print(value if isinstance(value, str) else json.dumps(value, indent=2))
+        print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
 
 
 class Progress:

@@ -141,4 +141,10 @@ def batch_size(cache: Any, parts: Any, p: int) -> int:
 @register_jitable
 def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
     """How many misses fit beside the hits of their batch."""
-    return max(0, min(missed, np.int64(np.floor(capacity / size - hits + 1e-9))))
+    room = capacity - hits * size
+    fitting = min(missed, np.int64(np.floor(room / size)))
+    while fitting < missed and (fitting + 1) * size <= room:  # where the division was rounded
+        fitting += 1
+    while fitting > 0 and fitting * size > room:
+        fitting -= 1
+    return max(0, fitting)

@@ -18,7 +18,7 @@ FAULT, VICTIM = 0, 1
 """Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; and
 the unit it named."""
 SLACK = 1e-6
-"""Bytes (or units) by which sums of sizes may be off."""
+"""Less than any size: sums of sizes are exact, since sizes are multiples of 2**-10 bytes."""
 
 
 class Parts(NamedTuple):

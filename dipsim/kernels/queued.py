@@ -25,7 +25,7 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
     """Atomic access: all hits of a batch are decided before it changes the cache."""
     state, pending, resident = cache.state, cache.pending, cache.resident
     evictable, sizes = cache.evictable, parts.size
-    filled, capacity, victim = cache.filled[0], cache.capacity[0], 0
+    filled, capacity = cache.filled[0], cache.capacity[0]
     place, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
@@ -42,14 +42,9 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
             hits = note_misses(block, cache, parts, 0, r, p)
             place = use(block, cache, parts, place, t, p, touch)
             _hold(cache, parts, p, False)
-            victim = np.int64(expel(state, evictable, t))
-            while victim >= 0:
-                if not _may_leave(victim, evictable):
-                    _blame(cache, 2, victim)
-                    return
-                filled -= _remove(cache, parts, victim)
-                leave(state, victim)
-                victim = np.int64(expel(state, evictable, t))
+            filled = _expel(state, evictable, cache, parts, filled, t, leave, expel)
+            if filled < 0:
+                return
             kept = room_for(active - hits, hits, sizes[p], capacity)
             left = kept
             for w in range(parts.word[p], parts.word[p + 1]):
@@ -58,13 +53,20 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
                     unit = w * 64 + lowest_bit(word)
                     word &= word - np.uint64(1)
                     left -= 1
-                    while filled + sizes[p] > capacity + SLACK:
-                        victim = np.int64(evict(state, unit, evictable, cache, t))
-                        if not _may_leave(victim, evictable):
-                            _blame(cache, 1, victim)
-                            return
-                        filled -= _remove(cache, parts, victim)
-                        leave(state, victim)
+                    filled = _make_room(
+                        state,
+                        evictable,
+                        cache,
+                        parts,
+                        filled,
+                        capacity - sizes[p],
+                        unit,
+                        t,
+                        evict,
+                        leave,
+                    )
+                    if filled < 0:
+                        return
                     insert(state, unit, t)
                     _enter(cache, unit)
                     filled += sizes[p]
@@ -81,7 +83,7 @@ def replay_sequential(
     """Sequential access: units are requested one at a time, ascending; a miss enters at once."""
     state, pending, evictable = cache.state, cache.pending, cache.evictable
     sizes, uses, missed, last = parts.size, block.uses, block.missed, cache.last
-    filled, capacity, victim = cache.filled[0], cache.capacity[0], 0
+    filled, capacity = cache.filled[0], cache.capacity[0]
     place, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
@@ -109,26 +111,28 @@ def replay_sequential(
                     hit = evictable[unit]
                     touch(state, unit, t, np.int64(hit))
                     last[unit] = t
-                    victim = np.int64(expel(state, evictable, t))
-                    while victim >= 0:
-                        if not _may_leave(victim, evictable):
-                            _blame(cache, 2, victim)
-                            return
-                        filled -= _remove(cache, parts, victim)
-                        leave(state, victim)
-                        victim = np.int64(expel(state, evictable, t))
+                    filled = _expel(state, evictable, cache, parts, filled, t, leave, expel)
+                    if filled < 0:
+                        return
                     if hit:
                         hits += 1
                         continue
                     absent |= bit(unit)
                     if fits:
-                        while filled + size > capacity + SLACK:
-                            victim = np.int64(evict(state, unit, evictable, cache, t))
-                            if not _may_leave(victim, evictable):
-                                _blame(cache, 1, victim)
-                                return
-                            filled -= _remove(cache, parts, victim)
-                            leave(state, victim)
+                        filled = _make_room(
+                            state,
+                            evictable,
+                            cache,
+                            parts,
+                            filled,
+                            capacity - size,
+                            unit,
+                            t,
+                            evict,
+                            leave,
+                        )
+                        if filled < 0:
+                            return
                         insert(state, unit, t)
                         _enter(cache, unit)
                         evictable[unit] = True
@@ -168,8 +172,29 @@ def _hold(cache, parts, p, done):
 
 
 @inlined
-def _may_leave(victim, evictable):
-    return 0 <= victim < evictable.shape[0] and evictable[victim]
+def _make_room(state, evictable, cache, parts, filled, most, unit, t, evict, leave):
+    """Evict until no more than ``most`` is filled; returns what is, or -1 where the policy named a
+    unit that may not leave."""
+    while filled > most + SLACK:
+        victim = np.int64(evict(state, unit, evictable, cache, t))
+        if not (0 <= victim < evictable.shape[0] and evictable[victim]):
+            return _blame(cache, 1, victim)
+        filled -= _remove(cache, parts, victim)
+        leave(state, victim)
+    return filled
+
+
+@inlined
+def _expel(state, evictable, cache, parts, filled, t, leave, expel):
+    """Let go of what the policy expels although there is room; returns as `_make_room`."""
+    victim = np.int64(expel(state, evictable, t))
+    while victim >= 0:
+        if not (victim < evictable.shape[0] and evictable[victim]):
+            return _blame(cache, 2, victim)
+        filled -= _remove(cache, parts, victim)
+        leave(state, victim)
+        victim = np.int64(expel(state, evictable, t))
+    return filled
 
 
 @inlined
@@ -177,6 +202,7 @@ def _blame(cache, fault, victim):
     """The policy named a unit that may not leave: the replay ends here."""
     cache.numbers[FAULT] = fault
     cache.numbers[VICTIM] = victim
+    return -1.0
 
 
 @inlined

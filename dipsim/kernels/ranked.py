@@ -91,8 +91,8 @@ def _may_leave(cache, parts, c, p, admission, w):
 @register_jitable
 def fit_one(cache, parts, c, p, t, admission, rank, is_sorted):
     """Let the lowest ranked leave until the rest fits."""
-    alone = parts.units.shape[0] == 1 and parts.gamma[p] == 1.0
-    if not (alone and _all_leave(cache, parts, c, p, admission)):
+    plain = _in_units(parts) and parts.gamma[p] == 1.0
+    if not (plain and _all_leave(cache, parts, c, p, admission)):
         _shrink(cache, parts, c, p, t, admission, rank)
     return False
 
@@ -101,7 +101,7 @@ def fit_one(cache, parts, c, p, t, admission, rank, is_sorted):
 def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
     """As `fit_one`, for several capacities: in layer scope the first that needs it sorts, for all,
     what may leave. Returns whether that was done."""
-    if parts.units.shape[0] > 1:
+    if not _in_units(parts):
         _shrink(cache, parts, c, p, t, admission, rank)
         return False
     if _all_leave(cache, parts, c, p, admission):
@@ -110,6 +110,12 @@ def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
         _sort(cache, parts, p, t, admission, rank)
     _shrink_sorted(cache, parts, c, t, rank)
     return True
+
+
+@register_jitable
+def _in_units(parts):
+    """Whether the cache counts in units, as in layer scope, rather than in bytes."""
+    return parts.size.shape[0] == 1 and parts.size[0] == 1.0
 
 
 @register_jitable
@@ -142,6 +148,8 @@ def _shrink(cache, parts, c, p, t, admission, rank):
         for w in range(cache.pending.shape[0]):
             word = _may_leave(cache, parts, c, p, admission, w)
             count = list_units(word, w * 64, candidates, count)
+        if count == 0:
+            break
         leaving = min(count, np.int64(np.ceil((excess - SLACK) / largest)))
         if leaving < count:
             for i in range(count):
@@ -167,9 +175,9 @@ def _sort(cache, parts, p, t, admission, rank):
         if admission == RANKED and parts.word[p] <= w < parts.word[p + 1]:
             word |= cache.pending[w]
         count = list_units(word, w * 64, units, count)
-    low = high = order(rank(state, units[0], t))
+    low = high = np.int64(order(rank(state, units[0], t)))
     for i in range(count):
-        key = order(rank(state, units[i], t))
+        key = np.int64(order(rank(state, units[i], t)))
         keys[i] = key
         low, high = min(low, key), max(high, key)
     shift, bins = spread(low, high)

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
@@ -35,7 +36,7 @@ _RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, 
 _QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS)
 BUILTIN = {policy.name: policy for policy in (*_RANKING, *_QUEUES, BELADY, OPT)}
 
-__all__ = ["BUILTIN", "Admission", "Policy", "load_policy"]
+__all__ = ["BUILTIN", "Admission", "Policy", "load_policies", "load_policy"]
 
 
 def load_policy(given: str | Policy) -> Policy:
@@ -56,6 +57,20 @@ def load_policy(given: str | Policy) -> Policy:
     if given in BUILTIN:
         return BUILTIN[given]
     return _from_file(given)
+
+
+def load_policies(given: Sequence[str | Policy]) -> list[Policy]:
+    """Several policies that are told apart by their labels.
+
+    Raises:
+        PolicyError: as `load_policy`, or two have the same label.
+    """
+    found = [load_policy(one) for one in given]
+    labels = [policy.label for policy in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise PolicyError(f"two policies are called {label!r}: name each once, or rename yours")
+    return found
 
 
 def _parameters(given: str, said: str) -> dict[str, float]:

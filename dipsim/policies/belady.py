@@ -10,6 +10,7 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from dipsim.errors import PolicyError
 from dipsim.policies.contract import Policy
 
 
@@ -29,7 +30,13 @@ _FAR = 2**40
 
 
 def heap(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """An empty heap."""
+    """An empty heap.
+
+    Raises:
+        PolicyError: more units than a key has bits for.
+    """
+    if units > _UNIT:
+        raise PolicyError(f"{units} units in one cache: with sequential access at most {_UNIT}")
     return np.zeros(3 * units + 1, np.int64)
 
 

@@ -34,7 +34,7 @@ def state(
     """Three queues; per unit what it is, and whether it is in S."""
     made = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
     made[CAPACITY] = capacity
-    made[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 1) * capacity))
+    made[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
     made[EAGER] = int(within("eager", eager, 0, 1))
     return made
 

@@ -37,6 +37,11 @@ def warnings(result: Result) -> list[str]:
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         found.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
+    if sizes is None and not result.hits and result.budget.cache and result.policy != "none":
+        found.append(
+            "one global cache hits nothing: by the time a unit comes round again, the other layers "
+            "have pushed it out; give more DRAM, or --scope layer"
+        )
     if result.budget.streamed:
         found.append(
             f"{BYTES.show(result.budget.streamed)} of static weights do not fit and are read "
@@ -55,9 +60,8 @@ def hints(result: Result) -> list[str]:
     active = result.traffic.active[result.traffic.measured]
     sizes = result.traffic.capacity
     small = sizes is not None and bool((sizes <= active.min(axis=0)).all() and sizes.any())
-    ranked = result.config["settings"].get("admission") == "ranked"
-    cached = result.policy not in ("none", "static")
-    if small and cached and not ranked:
+    ranked = result.other_admission == "ranked"  # could be, and is not
+    if small and ranked:
         found.append(
             "C <= |A| everywhere, so all policies with forced admission hit alike: "
             "try --admission ranked, or more DRAM"

@@ -110,6 +110,8 @@ def comparison(found: Comparison, title: str, path: Path) -> None:
             hits.plot([100 * cell.result.hit_rate for cell in cells], at, **style)
         rate.set_yticks(list(rows.values()), list(rows))
         most = max(cell.result.timing.rate_range[1] for cell in found.cells)
+        if not np.isfinite(most):
+            raise DipsimError("--plot: tokens that take no time have no rate to draw")
         rate.set(xlabel="tokens per second (bar: overlap none to full)", xlim=(0, 1.05 * most))
         hits.set(xlabel="active bytes found in DRAM (%)", xlim=(-3, 103))
         figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
