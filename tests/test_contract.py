@@ -234,7 +234,7 @@ def test_a_policy_that_breaks_the_contract_is_told_how(fault: str) -> None:
     ids=lambda hooks: ", ".join(hooks),
 )
 def test_hooks_must_fit_together(hooks: dict[str, Any]) -> None:
-    with pytest.raises(PolicyError, match="policy mine: (give either rank|admit is)"):
+    with pytest.raises(PolicyError, match=r"policy mine: (give either rank|admit is)"):
         Policy("mine", **hooks)
 
 

@@ -342,3 +342,24 @@ def test_a_loop_larger_than_the_cache_never_hits_under_lru(phone: Trace) -> None
     *small, larger = replay_phone(phone, "lru", [250, 500, 750, 770, 1000])
     assert [traffic.hits.sum() for traffic in small] == [0, 0, 0, 0]
     assert larger.hits.sum() > 0
+
+
+@pytest.mark.parametrize("size", [360.0, 237_600_000.6])
+@pytest.mark.parametrize("policy", ["lru", "lfu-decay", "fifo", "belady", "clock", "arc", "s3fifo"])
+def test_one_layer_and_group_is_the_same_in_bytes(policy: str, size: float) -> None:
+    rng = np.random.default_rng(3)
+    sets = rng.random((80, 1, 64)) < rng.random(64) ** 2
+    trace = load_trace({"glu": sets})
+    method = build_method("recorded", trace, Wish())
+    for units in (0, 1, 9, 20, 40, 64):
+        layer = replay(trace, method, BUILTIN[policy], np.array([[units]]))
+        one = replay(
+            trace,
+            method,
+            BUILTIN[policy],
+            units * size + 0.5,
+            Plan(scope="global"),
+            unit_bytes=np.array([[size]]),
+        )
+        np.testing.assert_array_equal(one.hits, layer.hits)
+        np.testing.assert_array_equal(one.kept, layer.kept)

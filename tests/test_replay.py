@@ -255,14 +255,14 @@ COMBINED = [
     ("policy", "method"),
     [(p, m) for p, m in COMBINED if not (BUILTIN[p].future and m == "dip-ca")],
 )
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_counts_and_shares_equal_the_twin(policy: str, method: str, data: st.DataObject) -> None:
     compare(data.draw(cases(method, **own_only(policy))), BUILTIN[policy], twin=policy)
 
 
 @pytest.mark.parametrize("policy", PARAMETERS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_parameters_mean_what_they_mean_to_the_twin(policy: str, data: st.DataObject) -> None:
     given = PARAMETERS[policy]
@@ -272,7 +272,7 @@ def test_parameters_mean_what_they_mean_to_the_twin(policy: str, data: st.DataOb
 
 @pytest.mark.parametrize("policy", [name for name in ONE_BY_ONE if name != "random"])
 @pytest.mark.parametrize("method", ["recorded", "dip-ca"])
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_sequential_counts_equal_the_twin(policy: str, method: str, data: st.DataObject) -> None:
     if BUILTIN[policy].future and method == "dip-ca":
@@ -416,6 +416,7 @@ def relabelled(request: pytest.FixtureRequest) -> list[Trace]:
     return traces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.6, 0.8])
 @pytest.mark.parametrize("policy", [name for name in CACHING if name != "random"] + ["static"])
 def test_relabelling_units_moves_no_hit_rate(

@@ -122,7 +122,7 @@ class Policy:
     @property
     def label(self) -> str:
         """The name with the parameters that were set."""
-        said = ",".join(f"{key}={value:g}" for key, value in self.given)
+        said = ",".join(f"{key}={_short(value)}" for key, value in self.given)
         return f"{self.name}:{said}" if said else self.name
 
     def with_parameters(self, values: Mapping[str, float]) -> "Policy":
@@ -136,6 +136,11 @@ class Policy:
             if key not in known:
                 has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
                 raise PolicyError(f"policy {self.name}: no parameter {key!r}; {has}")
+            if isinstance(known[key], bool) or not isinstance(known[key], int | float):
+                raise PolicyError(
+                    f"policy {self.name}: {key} cannot be set: its default {known[key]!r} in "
+                    "`state` is not a number"
+                )
             if isinstance(known[key], int) and value != int(value):
                 raise PolicyError(f"policy {self.name}: {key} is a whole number, not {value:g}")
             given[key] = type(known[key])(value)
@@ -178,6 +183,12 @@ class Policy:
         """The functions that are compiled into the replay loop."""
         own = ("touch", "rank", "evict", "insert", "leave", "expel")
         return {name: hook for name in own if (hook := getattr(self, name)) is not None}
+
+
+def _short(value: float) -> str:
+    """A number as briefly as it can be written without loss."""
+    brief = f"{value:g}"
+    return brief if float(brief) == value else repr(value)
 
 
 def within(name: str, value: float, low: float, high: float) -> float:
