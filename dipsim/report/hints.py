@@ -37,7 +37,8 @@ def warnings(result: Result) -> list[str]:
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         found.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
-    if sizes is None and not result.hits and result.budget.cache and result.policy != "none":
+    told = ("none", "lru")  # of lru the cliff was told before the run
+    if sizes is None and not result.hits and result.budget.cache and result.policy not in told:
         found.append(
             "one global cache hits nothing: by the time a unit comes round again, the other layers "
             "have pushed it out; give more DRAM, or --scope layer"
