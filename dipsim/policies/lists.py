@@ -132,3 +132,14 @@ def any_evictable(state: State, queue: int, evictable: NDArray[np.bool_], token:
     if state[2 * queue + 3] > 0:
         state[2 * queue + 2] = token
     return False
+
+
+@register_jitable(forceinline=True)
+def remember(state: State, ghosts: int, unit: int, most: int) -> int:
+    """Put a unit among at most ``most`` ghosts; returns the one forgotten for it, or -1."""
+    forgotten = -1
+    if length(state, ghosts) == most:
+        forgotten = first(state, ghosts)
+        unlink(state, ghosts, forgotten)
+    push(state, ghosts, unit)
+    return forgotten

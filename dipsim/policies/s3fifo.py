@@ -19,6 +19,7 @@ from dipsim.policies.lists import (
     move,
     oldest,
     push,
+    remember,
     renew,
     unlink,
 )
@@ -106,12 +107,9 @@ def leave(state: NDArray[np.int64], unit: int) -> None:
     unlink(state, end(state, i), unit)
     state[at] = ABSENT
     if i == SMALL and state[GHOST_SIZE] > 0:
-        ghosts = end(state, GHOST)
-        if length(state, ghosts) == state[GHOST_SIZE]:
-            forgotten = first(state, ghosts)
-            unlink(state, ghosts, forgotten)
+        forgotten = remember(state, end(state, GHOST), unit, state[GHOST_SIZE])
+        if forgotten >= 0:
             state[info(state, QUEUES) + forgotten] = ABSENT
-        push(state, ghosts, unit)
         state[at] = GHOST
 
 

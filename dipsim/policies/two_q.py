@@ -6,7 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import end, first, info, length, linked, oldest, push, renew, unlink
+from dipsim.policies.lists import (
+    end,
+    info,
+    length,
+    linked,
+    oldest,
+    push,
+    remember,
+    renew,
+    unlink,
+)
 
 QUEUES = 3
 INNER, MAIN, GHOST, ABSENT, RETURNING = 0, 1, 2, 3, 4
@@ -61,12 +71,9 @@ def leave(state: NDArray[np.int64], unit: int) -> None:
     unlink(state, end(state, i), unit)
     state[at] = ABSENT
     if i == INNER and state[-2] > 0:
-        ghosts = end(state, GHOST)
-        if length(state, ghosts) == state[-2]:
-            forgotten = first(state, ghosts)
-            unlink(state, ghosts, forgotten)
+        forgotten = remember(state, end(state, GHOST), unit, state[-2])
+        if forgotten >= 0:
             state[info(state, QUEUES) + forgotten] = ABSENT
-        push(state, ghosts, unit)
         state[at] = GHOST
 
 

@@ -66,6 +66,7 @@ def curves(found: Curves, path: Path) -> None:
     names = _few(list(found.curves))
     groups = [group.signal for group in found.method.groups]
     titles = ["all units", *groups] if len(groups) > 1 else groups
+    exact = found.lru_exact()
     with _figure(path, 4.2 * len(titles) + 0.6, 4) as figure:
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         at = [100 * share for share in found.shares]
@@ -77,6 +78,11 @@ def curves(found: Curves, path: Path) -> None:
                     rates = found.by_group(name)[:, panel - 1]
                 style = _style(i) | {"markevery": (i % every, every), "markersize": 5}
                 axes.plot(at, 100 * rates, label=name, **style)
+                if name == "lru" and title in exact:  # every capacity, from its one pass
+                    least, all_rates = exact[title]
+                    sizes = np.arange(least, least + len(all_rates))
+                    across = 100 * sizes / sizes[-1]
+                    axes.plot(across, 100 * all_rates, color=style["color"], linewidth=1)
             blind = "a cache blind to use"
             axes.plot([0, 100], [0, 100], color="0.7", linewidth=1, zorder=0, label=blind)
             axes.set(title=title, xlabel="units in the cache (%)", xlim=(0, 100), ylim=(0, 100))
