@@ -51,6 +51,12 @@ def rank(state, unit, token):
 
 policy = Policy("fading", state=state, touch=touch, rank=rank, atomic_only=True)
 '''
+RIGHT = '''"""A policy made of hooks that are compiled already."""
+from dataclasses import replace
+from dipsim.policies import BUILTIN
+
+policy = replace(BUILTIN["slru"], name="mine")
+'''
 WRONG = '''"""Policies that break the contract before anything is compiled."""
 import numpy as np
 from dipsim import Policy
@@ -86,6 +92,7 @@ def files(folder: Path) -> Path:
     """The folder, with more policies in it."""
     (folder / "fading.py").write_text(FADING)
     (folder / "wrong.py").write_text(WRONG)
+    (folder / "right.py").write_text(RIGHT)
     return folder
 
 
@@ -242,9 +249,9 @@ def test_hooks_must_fit_together(hooks: dict[str, Any]) -> None:
 
 
 def test_the_program_says_that_all_is_well(dipsim: Dipsim, files: Path) -> None:
-    found = done(dipsim("policies --check fading.py:policy"))
+    found = done(dipsim("policies --check right.py:policy"))
     assert found.err == []
-    assert found.out == f"fading.py:policy: keeps the contract ({len(LAWS)} laws)\n"
+    assert found.out == f"right.py:policy: keeps the contract ({len(LAWS)} laws)\n"
 
 
 @pytest.mark.parametrize(
@@ -455,10 +462,11 @@ def test_a_policy_given_as_an_object_leaves_its_parameters_in_the_config() -> No
     assert result.config["settings"]["policy"] == "slru:segments=2"
 
 
-def test_a_users_policy_takes_parameters(files: Path) -> None:
+def test_a_users_policy_keeps_the_contract_and_takes_parameters(files: Path) -> None:
     text = f"{files / 'fading.py'}:policy"
     policy = load_policy(f"{text}:half_life=3")
     assert (policy.label, policy.parameters) == ("fading:half_life=3", {"half_life": 3, "floor": 0})
+    assert check_policy(policy) == []
     sets = np.random.default_rng(5).random((80, 1, 100)) < np.linspace(0.05, 0.6, 100)
     trace = load_trace({"glu": sets})
     method = build_method("recorded", trace, Wish())

@@ -45,7 +45,9 @@ def cliff(job: Job, held: Sequence[Sets] | None = None) -> tuple[float, float, f
     total, before = used.sum(axis=1), np.cumsum(used, axis=1) - used
     between = (total[:-1, None] - before[:-1] - used[:-1]) + before[1:]
     waits = np.where((used[:-1] > 0) & (used[1:] > 0), between + unit, np.inf)
-    least = float(waits.min())
+    # A unit that rests for a token waits at least for the other batches of that token.
+    rests = np.where(used[:-2] > 0, (total[1:-1, None] - used[1:-1]) + unit, np.inf)
+    least = float(min(waits.min(), rests.min(initial=np.inf)))
     return (least, float(total.max()), float(used.max())) if np.isfinite(least) else None
 
 

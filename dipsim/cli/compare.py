@@ -149,7 +149,9 @@ def _that_apply(names: list[str], trace: Any, options: dict[str, Any]) -> list[s
             continue
         if settings.access == "sequential" and (policy.atomic_only or policy.admit == "ranked"):
             continue
-        if settings.admission == "ranked" and (not policy.ranks or policy.admit == "never"):
+        if settings.admission is not None and policy.admit == "never":
+            continue
+        if settings.admission == "ranked" and not policy.ranks:
             continue
         found.append(name)
     return found

@@ -76,9 +76,7 @@ def hints(result: Result) -> list[str]:
         )
     if result.method == "dip":
         found.append("try --method dip-ca, which prefers what is in DRAM")
-    elif (
-        not ranked and result.policy in ("lfu", "lru", "lru-k", "mru", "lfu-resident") and not small
-    ):
+    elif ranked and not small:
         found.append("try --admission ranked, which streams rarely used units through")
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
         found.append("see what other policies do, and the optimum: dipsim compare")

@@ -42,14 +42,14 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
 
 
-def _few(names: list[str]) -> list[str]:
+def _few(names: list[str], what: str) -> list[str]:
     """As many series as a picture can hold.
 
     Raises:
         DipsimError: there are more.
     """
     if len(names) > MOST:
-        raise DipsimError(f"--plot shows {MOST} policies at most, not {len(names)}: name fewer")
+        raise DipsimError(f"--plot shows {MOST} {what} at most, not {len(names)}: name fewer")
     return names
 
 
@@ -63,7 +63,7 @@ def curves(found: Curves, path: Path) -> None:
     Raises:
         DipsimError: too many policies, or the file cannot be written.
     """
-    names = _few(list(found.curves))
+    names = _few(list(found.curves), "policies")
     groups = [group.signal for group in found.method.groups]
     titles = ["all units", *groups] if len(groups) > 1 else groups
     exact = found.lru_exact()
@@ -99,7 +99,7 @@ def comparison(found: Comparison, title: str, path: Path) -> None:
         DipsimError: too many budgets, or the file cannot be written.
     """
     series = {b: list(cells) for b, cells in groupby(found.cells, lambda cell: cell.budget)}
-    budgets = _few(list(series))
+    budgets = _few(list(series), "budgets")
     fastest = series[budgets[-1]]
     rows = {cell.policy: row for row, cell in enumerate(reversed(fastest))}
     spread = 0.5 / max(len(budgets), 2)
