@@ -54,6 +54,8 @@ def compare(
     budgets: list[dict[str, Any]] = [{"dram": size} for size in dram or ()]
     budgets += [{"cache": size} for size in cache or ()]
     budgets += [{"cache_fraction": share} for share in cache_fraction or ()]
+    if picture is not None:
+        files.check_series("budgets", budgets)
     device = load_device(profile, override)
     with Progress("compared", "policies") as progress:
         from dipsim.analysis.compare import compare as run_all
@@ -108,6 +110,8 @@ def mrc(
     from dipsim.report import files
 
     picture, table = files.check_plot(plot), files.check_csv(csv)
+    if picture is not None:
+        files.check_series("policies", policy or ())
     with Progress():
         from dipsim.analysis.mrc import GRID, miss_ratio_curves
         from dipsim.report import curves

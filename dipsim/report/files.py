@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from dipsim.errors import DipsimError
 from dipsim.files import whole_file
 
 PICTURES = (".png", ".svg", ".pdf")
+MOST_SERIES = 8
+"""In one picture."""
 
 
 def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
@@ -24,6 +26,18 @@ def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
     if Path(path).suffix not in PICTURES:
         raise DipsimError(f"--plot {path}: give a file that ends in {', '.join(PICTURES)}")
     return _in_a_folder("--plot", path)
+
+
+def check_series(option: str, names: Sequence[object]) -> None:
+    """As many series as a picture can hold.
+
+    Raises:
+        DipsimError: there are more.
+    """
+    if len(names) > MOST_SERIES:
+        raise DipsimError(
+            f"--plot shows {MOST_SERIES} {option} at most, not {len(names)}: name fewer"
+        )
 
 
 def check_csv(path: str | os.PathLike[str] | None) -> Path | None:

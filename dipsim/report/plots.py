@@ -13,9 +13,8 @@ from dipsim.analysis.inspection import SignalReport
 from dipsim.analysis.mrc import Curves
 from dipsim.errors import DipsimError
 from dipsim.files import whole_file
+from dipsim.report.files import check_series
 
-MOST = 8
-"""Series in one picture."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's, told apart by colour-blind readers; with markers and dashes also in grey."""
 MARKERS = "osD^vPXd"
@@ -42,17 +41,6 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
 
 
-def _few(names: list[str], what: str) -> list[str]:
-    """As many series as a picture can hold.
-
-    Raises:
-        DipsimError: there are more.
-    """
-    if len(names) > MOST:
-        raise DipsimError(f"--plot shows {MOST} {what} at most, not {len(names)}: name fewer")
-    return names
-
-
 def _style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
 
@@ -63,7 +51,8 @@ def curves(found: Curves, path: Path) -> None:
     Raises:
         DipsimError: too many policies, or the file cannot be written.
     """
-    names = _few(list(found.curves), "policies")
+    names = list(found.curves)
+    check_series("policies", names)
     groups = [group.signal for group in found.method.groups]
     titles = ["all units", *groups] if len(groups) > 1 else groups
     exact = found.lru_exact()
@@ -99,7 +88,8 @@ def comparison(found: Comparison, title: str, path: Path) -> None:
         DipsimError: too many budgets, or the file cannot be written.
     """
     series = {b: list(cells) for b, cells in groupby(found.cells, lambda cell: cell.budget)}
-    budgets = _few(list(series), "budgets")
+    budgets = list(series)
+    check_series("budgets", budgets)
     fastest = series[budgets[-1]]
     rows = {cell.policy: row for row, cell in enumerate(reversed(fastest))}
     spread = 0.5 / max(len(budgets), 2)
