@@ -103,7 +103,8 @@ def dipsim(
         with pytest.raises(SystemExit) as stop:
             cli.main()
         captured = capsys.readouterr()
-        progress = re.compile(r"dipsim: ((preparing|replayed|compared|checked|reading) ?.* \.\.\. *|hint: .*)")
+        verbs = "preparing|replayed|compared|checked|reading"
+        progress = re.compile(rf"dipsim: (({verbs}) ?.*\.\.\. *|hint: .*)")
         lines = [line for line in captured.err.splitlines() if not progress.fullmatch(line)]
         assert isinstance(stop.value.code, int)
         return Outcome(stop.value.code, captured.out, lines)
