@@ -104,6 +104,7 @@ def test_a_built_in_policy_keeps_the_contract(name: str) -> None:
     assert check_policy(BUILTIN[name]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_so_it_does_with_other_parameters(name: str) -> None:
     policy = BUILTIN[name].with_parameters(PARAMETERS[name])

@@ -66,6 +66,7 @@ def test_fitted_on_one_half_of_the_shipped_trace_judged_on_the_other(key: str) -
     judge(fit, geometry_of(fit, None), trace.window(64, 128), key, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHAT.exists(), reason="the longer trace is not part of the repository")
 @pytest.mark.parametrize("key", ["mlp_input", "glu"])
 def test_fitted_on_one_half_of_the_shared_trace_judged_on_the_other(key: str) -> None:
