@@ -82,10 +82,11 @@ def bind(
     """Compile the replay loop around a policy's plain functions.
 
     The loop is a copy of a template whose globals hold the hooks, so it is written once and still
-    runs as if written for the policy. With ``keep`` the machine code is stored on disk. A user's
-    file may import helpers nobody watches, so its loop is not kept. Its array bounds are checked,
-    which costs little as long as the loops read fields of the cache once, outside: where a call may
-    raise, numba counts a reference at every field that is read, which triples the time.
+    runs as if written for the policy. With ``keep`` the machine code is stored on disk, and
+    references are not counted, since nothing is allocated. A user's file may import helpers nobody
+    watches, so its loop is not kept. Its array bounds are checked, which costs little as long as
+    the loops read fields of the cache once, outside: where a call may raise, numba counts a
+    reference at every field that is read, which triples the time.
 
     Args:
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps

@@ -59,15 +59,6 @@ if config.DISABLE_JIT:  # coverage and bounds runs execute the kernels as plain 
 
 
 @register_jitable
-def count_units(words: Any) -> int:
-    """How many units a set holds."""
-    count = 0
-    for w in range(words.shape[0]):
-        count += ones(words[w])
-    return count
-
-
-@register_jitable
 def bit(unit: int) -> Any:
     """The word in which only this unit's bit is set."""
     return np.uint64(1) << np.uint64(unit & 63)
