@@ -12,29 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.encoding import pack_sets, words_for
+from dipsim.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
+from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
+from dipsim.methods.predictor import noise_of, predicted
 from dipsim.signal import Reading
 from dipsim.trace import DECODE, PREFILL, Trace
 
 Reset = Literal["never", "sequence"]
 Prefill = Literal["stream", "cache"]
-_NO_SCORES = np.empty((0, 0, 0), np.float32)
+NO_SCORES = np.empty((0, 0, 0), np.float32)
+NO_CODES = np.empty((0, 0, 0), np.uint8)
 _ROWS_WITHOUT_SIGNAL = 1024
 _FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
 
 
 @dataclass(frozen=True)
 class Sets:
-    """A block of tokens: per group the sets, or for cache-aware groups the scores."""
+    """A block of tokens: per group the sets, or for cache-aware groups the scores or codes."""
 
     start: int
     stop: int
     actions: NDArray[np.uint8]
+    decode: NDArray[np.bool_]
     resets: NDArray[np.bool_]
     sets: list[NDArray[np.uint64]]
     scores: list[NDArray[np.float32]]
+    codes: list[NDArray[np.uint8]]
     shares: NDArray[np.float32] | None = None
     """[n, layers, groups, 2] of score mass and energy that the sets keep, when they are held."""
 
@@ -42,6 +47,7 @@ class Sets:
 class Blocks:
     """A trace as blocks of active sets under a method.
 
+    ``decoded``: cache-aware groups are handed on as scores, also where codes could be read.
     ``shares`` : float32[tokens, layers, groups, 2] takes the shares of score mass and of energy
     that the sets chosen here keep.
     """
@@ -53,24 +59,29 @@ class Blocks:
         actions: NDArray[np.uint8],
         resets: NDArray[np.bool_],
         shares: NDArray[np.float32] | None = None,
+        decoded: bool = False,
     ) -> None:
-        self.trace, self.method, self.shares = trace, method, shares
+        self.trace, self.method, self.shares, self.decoded = trace, method, shares, decoded
         self.actions, self.resets = actions, resets
         self.scratch = [scratch(group.units) for group in method.groups]
 
     def all(self) -> Iterator[Sets]:
         """Sets where they are known beforehand, scores where they depend on the cache."""
-        for rows, data in self._data():
-            sets, scores = [], []
+        for rows, data in self._data(self.decoded):
+            made = self._sets(rows)
             for i, group in enumerate(self.method.groups):
-                if group.gamma is None:
-                    sets.append(self._choose(i, group, rows, data.get(group.signal)))
-                    scores.append(_NO_SCORES)
+                found = data.get(group.signal)
+                if not group.aware:
+                    made.sets[i] = self._choose(i, group, rows, found)
+                    continue
+                assert found is not None, "a cache-aware group has scores"
+                shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+                made.sets[i] = np.empty(shape, np.uint64)
+                if found.dtype == np.uint8:
+                    made.codes[i] = found
                 else:
-                    shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
-                    sets.append(np.empty(shape, np.uint64))
-                    scores.append(data[group.signal])
-            yield Sets(rows.start, rows.stop, self.actions[rows], self.resets[rows], sets, scores)
+                    made.scores[i] = self._logits(found) if group.of_experts else found
+            yield made
 
     def plain(self) -> Iterator[Sets]:
         """All sets, cache-aware groups without their preference; a prefill batch that is cached
@@ -78,28 +89,62 @@ class Blocks:
         pending: list[Any] = [0 for _ in self.method.groups]
         for rows, data in self._data():
             actions = self.actions[rows]
-            sets = [
-                self._choose(i, group, rows, data.get(group.signal))
-                for i, group in enumerate(self.method.groups)
-            ]
+            made = self._sets(rows)
+            sets = made.sets
+            for i, group in enumerate(self.method.groups):
+                sets[i] = self._choose(i, group, rows, data.get(group.signal))
             for r in np.flatnonzero(
                 (self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)
             ):
                 for i, chosen in enumerate(sets):
                     chosen[r] |= pending[i]
                     pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
-            no_scores = [_NO_SCORES for _ in sets]
-            shares = None if self.shares is None else self.shares[rows]
-            yield Sets(rows.start, rows.stop, actions, self.resets[rows], sets, no_scores, shares)
+            yield made
 
-    def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
-        wanted = {g.signal: _reading(g) for g in self.method.groups if g.choice != "all"}
+    def _sets(self, rows: slice) -> Sets:
+        """A block without sets."""
+        count = len(self.method.groups)
+        return Sets(
+            start=rows.start,
+            stop=rows.stop,
+            actions=self.actions[rows],
+            decode=self.trace.phase[rows] == DECODE,
+            resets=self.resets[rows],
+            sets=[np.empty((0, 0, 0), np.uint64)] * count,
+            scores=[NO_SCORES] * count,
+            codes=[NO_CODES] * count,
+            shares=None if self.shares is None else self.shares[rows],
+        )
+
+    def _data(self, decoded: bool = False) -> Iterator[tuple[slice, dict[str, Any]]]:
+        groups = [group for group in self.method.groups if group.choice != "all"]
+        wanted = {group.signal: self._reading(group, decoded) for group in groups}
         if wanted:
             for start, stop, data in self.trace.blocks(wanted):
                 yield slice(start, stop), data
             return
         for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
             yield slice(start, min(start + _ROWS_WITHOUT_SIGNAL, self.trace.tokens)), {}
+
+    def _reading(self, group: Group, decoded: bool) -> Reading:
+        """As what a group's signal is read: codes of log8 only where their order decides."""
+        signal = self.trace.signals[group.signal]
+        if group.choice == "sets" or (group.choice == "predicted" and not signal.scored):
+            return "sets"
+        if group.choice == "threshold":
+            return "values"
+        ordered = group.choice == "top-k" and (group.rule is None or group.selects)
+        return "codes" if signal.coded and ordered and not decoded else "scores"
+
+    def _logits(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Router scores as logits; minus infinity for experts that are no candidates."""
+        signal = self.trace.signals["expert"]
+        if signal.encoding != "sparse" and signal.declared.get("encoding") != "prob":
+            return scores
+        if scores.size and scores.min() < 0:
+            raise TraceError(f"{self.trace.name}: probabilities of expert are never negative")
+        with np.errstate(divide="ignore"):
+            return np.log(scores)
 
     def _choose(self, i: int, group: Group, rows: slice, data: Any) -> Any:
         if group.choice == "sets":
@@ -109,23 +154,36 @@ class Blocks:
             every = pack_sets(np.ones(group.units, np.bool_))
             return np.broadcast_to(every, shape).copy()
         sets = np.empty(shape, np.uint64)
-        shares = np.empty((*shape[:2], 2), np.float32)
-        at = self.scratch[i]
-        for r, layer in np.ndindex(*shape[:2]):
-            scores, words = data[r, layer], sets[r, layer]
-            if group.of_experts:  # logits of either sign: the kernels order scores >= 0
-                scores = np.exp(scores - scores.max())
-            kernels.select(
-                scores, at.factor, False, group.kept, words, at.threshold, at.keys, at.lists[0]
-            )
-            kernels.kept_shares(scores, words, shares[r, layer])
+        shares = np.ones((*shape[:2], 2), np.float32)
+        if group.choice == "threshold":
+            sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
+            kernels.shares_of(data, sets, shares)
+        elif group.choice == "predicted":
+            self._choose_predicted(group, rows, data, sets)
+            if data.dtype != np.uint64:
+                kernels.shares_of(data, sets, shares)
+        elif group.of_experts:
+            kernels.route_plainly(self._logits(data), group.kept, sets, shares)
+        elif data.dtype == np.uint8:
+            kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, shares)
+        else:
+            at = self.scratch[i]
+            kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], shares)
         if self.shares is not None:
             self.shares[rows, :, i] = shares
         return sets
 
-
-def _reading(group: Group) -> Reading:
-    return "sets" if group.choice == "sets" else "scores"
+    def _choose_predicted(
+        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
+    ) -> None:
+        """Units a predictor would choose."""
+        for r, layer in np.ndindex(*sets.shape[:2]):
+            row, at = self.trace.first + rows.start + r, self.trace.first_layer + layer
+            noise = noise_of(group.seed, at, row, group.units)
+            truth = data[r, layer]
+            if truth.dtype == np.uint64:
+                truth = unpack_sets(truth, group.units)
+            sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
 
 
 def rows_of(
@@ -153,12 +211,13 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
     return count_uses(blocks.plain(), method, trace.layers, trace.phase, trace.tokens)
 
 
-def plain_energy(trace: Trace, method: Method) -> NDArray[np.float32]:
-    """float32[tokens, layers, groups]: energy kept if no group preferred what is resident."""
+def plain_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
+    """float32[tokens, layers, groups, 2]: score mass and energy kept if no group preferred what is
+    resident."""
     shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
     for _ in Blocks(trace, method, *rows_of(trace), shares).plain():
         pass
-    return shares[..., 1]
+    return shares
 
 
 def active_sets(
@@ -175,10 +234,12 @@ def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
     """int64[layers, groups]: units of the largest active set of any one token."""
     largest = np.empty((trace.layers, len(method.groups)), np.int64)
     for i, group in enumerate(method.groups):
-        largest[:, i] = 0 if group.choice == "sets" else group.kept
-        for _, _, block in trace.blocks({group.signal: "sets"}) if group.choice == "sets" else ():
+        largest[:, i] = 0 if group.varies else group.kept
+    varying = [i for i, group in enumerate(method.groups) if group.varies]
+    for _, _, sets in active_sets(trace, method) if varying else ():
+        for i in varying:
             for layer in range(trace.layers):
-                sizes = kernels.count_members(block[group.signal], layer)
+                sizes = kernels.count_members(sets[i], layer)
                 largest[layer, i] = max(largest[layer, i], sizes.max())
     return largest
 
@@ -210,7 +271,7 @@ def scratch(units: int) -> kernels.Cache:
         state=np.zeros(0, np.int64),
         pending=np.zeros(words, np.uint64),
         found=np.zeros(words, np.uint64),
-        numbers=np.zeros(2, np.int64),
+        numbers=np.zeros(4, np.int64),
         fresh=np.zeros(0, np.int64),
         preload=np.zeros((1, words), np.uint64),
         threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
@@ -219,5 +280,9 @@ def scratch(units: int) -> kernels.Cache:
         ends=np.empty(kernels.BINS, np.int64),
         spare=np.empty(units, np.int64),
         histogram=np.empty(kernels.BINS * kernels.LANES, np.int64),
+        uses=np.zeros(units, np.int64),
+        memory=np.zeros((1, 3)),
+        order=np.empty(units, np.float32),
+        best=np.empty((3, words), np.uint64),
         evictable=np.zeros(64 * words, np.bool_),
     )

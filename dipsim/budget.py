@@ -32,6 +32,7 @@ class Static(NamedTuple):
     head: float = 0.0
     dense_parts: float = 0.0
     scales: float = 0.0
+    predictors: float = 0.0
 
     @property
     def total(self) -> float:

@@ -4,6 +4,7 @@ In layer scope each (layer, group) has a cache of its own; in global scope one c
 all. Several capacities share one cache where the policy allows it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.active import Sets, scratch
-from dipsim.encoding import words_for
+from dipsim.active import NO_CODES, NO_SCORES, Sets, scratch
+from dipsim.encoding import LOG8_TABLE, words_for
 from dipsim.errors import PolicyError
-from dipsim.methods import Method
+from dipsim.methods import Group, Method
 from dipsim.policies import Policy
 from dipsim.traffic import Traffic
 
@@ -48,7 +49,8 @@ def parts_of(
     groups = [method.groups[group] for _, group in places]
     words = [words_for(group.units) for group in groups]
     sizes = [1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places]
-    gammas = [1.0 if group.gamma is None else group.gamma for group in groups]
+    gammas = [group.gamma if group.selects and group.gamma is not None else 1.0 for group in groups]
+    rules = [_rule(group) for group in groups]
     return kernels.Parts(
         word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
         units=np.array([group.units for group in groups], np.int64),
@@ -56,7 +58,36 @@ def parts_of(
         of_word=np.repeat(np.arange(len(places)), words).astype(np.int64),
         chosen=np.array([group.kept for group in groups], np.int64),
         gamma=np.array(gammas, np.float32),
+        rule=np.array([code for code, _ in rules], np.int64),
+        numbers=np.array([numbers for _, numbers in rules], np.float64),
+        counted=np.array(
+            [rule is not None and rule["counts"] > 0 for rule in (group.rule for group in groups)],
+            np.bool_,
+        ),
     )
+
+
+def _rule(group: Group) -> tuple[int, list[float]]:
+    """How a group chooses: the code of its rule, and the numbers of it (masking.py, routing.py)."""
+    mask, route = kernels.masking, kernels.routing
+    rule, numbers = group.rule, [0.0] * 5
+    if rule is None or group.selects:
+        return mask.PLAIN, numbers
+    if rule.name == "drop-cold":
+        return route.DROP_COLD, [rule["factor"], *numbers[1:]]
+    if rule.name == "max-rank":
+        return route.MAX_RANK, [rule["top_j"], rule["max_rank"], *numbers[2:]]
+    if rule.name == "cache-prior":
+        return route.CACHE_PRIOR, [rule["lambda"], rule["top_j"], *numbers[2:]]
+    if rule.name == "reuse-distance":
+        return route.REUSE_DISTANCE, numbers
+    numbers[mask.GAMMA_OF] = 1.0 if group.gamma is None else group.gamma
+    numbers[mask.WARM_UP] = rule["warm_up"]
+    numbers[mask.FIXED] = math.floor(rule["fixed_top_n"] * group.units + 1e-9)
+    numbers[mask.TOP_M] = max(1, math.floor(rule["top_m"] * group.units + 1e-9))
+    numbers[mask.COUNTS] = rule["counts"]
+    codes = {"gamma": mask.GAMMA, "blend": mask.BLEND, "approximate": mask.APPROXIMATE}
+    return codes[rule.name], numbers
 
 
 def _exact(size: float) -> float:
@@ -73,6 +104,7 @@ class ReplayedCache:
         traffics: n of them; the counts of each capacity.
         seed: of the policy's draws.
         uses: int64[ids] by which a preloaded policy ranks its units.
+        draws: misses are kept at random, not the first ones, where not all fit beside the hits.
     """
 
     def __init__(
@@ -85,6 +117,7 @@ class ReplayedCache:
         seed: int,
         unit_bytes: NDArray[np.float64] | None = None,
         uses: Sequence[NDArray[np.int64]] | None = None,
+        draws: bool = False,
     ) -> None:
         self.method, self.policy, self.places, self.traffics = method, policy, places, traffics
         self.parts = parts = parts_of(method, places, unit_bytes)
@@ -106,7 +139,10 @@ class ReplayedCache:
             fresh=fresh,
             preload=preload,
             threshold=np.full(len(places), scratch(1).threshold[0]),
+            memory=np.zeros((len(places), 3)),
         )
+        self.cache.numbers[kernels.DRAWS] = draws
+        self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
@@ -139,7 +175,10 @@ class ReplayedCache:
         ahead = self._look_ahead(blocks, joined) if self.policy.future else []
         for i, at in enumerate(blocks):
             n, several = at.stop - at.start, (len(self.traffics), at.stop - at.start)
-            sets, scores, layer = self._inputs(at) if joined is None else (*joined[i], 0)
+            if joined is None:
+                sets, scores, codes, layer = self._inputs(at)
+            else:
+                sets, scores, codes, layer = *joined[i], NO_CODES, 0
             missed = _NO_MISSES
             if requests is not None:
                 missed = np.zeros((*several, int(self.parts.word[-1])), np.uint64)
@@ -150,7 +189,10 @@ class ReplayedCache:
             block = kernels.Block(
                 sets=sets,
                 scores=scores,
+                codes=codes,
+                table=LOG8_TABLE,
                 actions=at.actions,
+                decode=at.decode,
                 resets=resets,
                 uses=self._next_uses(sets, layer, at, ahead[i]) if ahead else _NO_USES,
                 counts=np.zeros((*several, len(self.places), 3), np.int32),
@@ -160,15 +202,17 @@ class ReplayedCache:
             self._run(loop, block, layer, at.start, admission)
             self._book(block, slice(at.start, at.stop), requests)
 
-    def _inputs(self, at: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32], int]:
+    def _inputs(
+        self, at: Sets
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.uint8], int]:
         ((layer, group),) = self.places
-        return at.sets[group], at.scores[group], layer
+        return at.sets[group], at.scores[group], at.codes[group], layer
 
     def _joined(self, at: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """The sets, and in a cache-aware method the scores, of all parts side by side."""
         sets = np.concatenate([at.sets[group][:, layer] for layer, group in self.places], axis=1)
         if not self.method.cache_aware:
-            return sets[:, None], at.scores[0]
+            return sets[:, None], NO_SCORES
         words = self.parts.word
         scores = np.zeros((len(sets), 1, 64 * int(words[-1])), np.float32)
         for p, (layer, group) in enumerate(self.places):
@@ -190,7 +234,7 @@ class ReplayedCache:
             traffic.active[here] = counts[:, kernels.ACTIVE]
             traffic.hits[here] = counts[:, kernels.HITS]
             traffic.kept[here] = counts[:, kernels.KEPT]
-            if len(block.scores):
+            if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
                 continue
@@ -210,7 +254,10 @@ class ReplayedCache:
         ahead = []
         for i in range(len(blocks) - 1, -1, -1):
             ahead.append(after.copy())
-            sets, _, layer = self._inputs(blocks[i]) if joined is None else (*joined[i], 0)
+            if joined is None:
+                sets, _, _, layer = self._inputs(blocks[i])
+            else:
+                sets, layer = joined[i][0], 0
             self._next_uses(sets, layer, blocks[i], after)
         return ahead[::-1]
 

@@ -14,10 +14,20 @@ from dipsim.settings import Settings
 from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
 
+_OF_A_METHOD = (
+    "masking",
+    "routing",
+    "top_k",
+    "selection",
+    "calibrate_tokens",
+    "recall",
+    "predictor_rank",
+    "weights",
+)
 _TOGETHER = (
     ({"dram", "cache", "cache_fraction"}, {"dram", "cache", "cache_fraction"}),
     ({"density", "group_density", "split"}, {"density", "group_density", "split"}),
-    ({"method"}, {"density", "group_density", "split", "gamma"}),
+    ({"method"}, {"density", "group_density", "split", "gamma", *_OF_A_METHOD}),
     ({"policy"}, {"static_from", "admission"}),
 )
 """Who gives one of the first starts anew with the second."""

@@ -117,7 +117,7 @@ def lru_stack(
         TraceError: bad scores met on the way, or no token left to measure.
     """
     blocks = hold(trace, method, plan) if held is None else held
-    measured = measured_rows(trace, plan.warmup)
+    measured = measured_rows(trace, plan.warmup, plan.unmeasured)
     shape = trace.layers, len(method.groups)
     least = np.zeros(shape, np.int64)
     units = [group.units for group in method.groups]

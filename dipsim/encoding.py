@@ -66,6 +66,20 @@ def widen_halves(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     return scores
 
 
+def join_scores(scores: NDArray[np.float32], cluster: int) -> NDArray[np.float32]:
+    """Scores of clusters: the root of the sum of squares of ``cluster`` neighbouring units."""
+    total = np.zeros((*scores.shape[:-1], scores.shape[-1] // cluster))
+    for i in range(cluster):
+        total += np.square(scores[..., i::cluster], dtype=np.float64)
+    return np.sqrt(total).astype(np.float32)
+
+
+def join_sets(words: NDArray[np.uint64], units: int, cluster: int) -> NDArray[np.uint64]:
+    """Sets of clusters: those of which any unit is active."""
+    sets = unpack_sets(words, units)
+    return pack_sets(np.any(sets.reshape(*sets.shape[:-1], -1, cluster), axis=-1))
+
+
 def words_for(units: int) -> int:
     """How many 64-bit words hold ``units`` bits."""
     return -(-units // 64)

@@ -22,13 +22,15 @@ FOLDER, SUFFIX = "models", ".yaml"
 DEFAULT_BITS = 4.5
 NORM_BYTES = 2  # norms are kept in 16 bits by every format dipsim knows
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
-Matrix = Literal["gate", "up", "down"]
+Matrix = Literal["gate", "up", "down", "q", "k", "v", "o"]
 MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
 """Of a gated MLP; a plain one has no gate."""
+ATTENTION: tuple[Matrix, ...] = ("q", "k", "v", "o")
+INDEX_BITS = 2  # of every weight that 2:4 pruning keeps: which of the four it is
 
 
 class Slice(NamedTuple):
-    """A row (one output) or a column (one input) of an MLP matrix."""
+    """A row (one output) or a column (one input) of a matrix of a layer."""
 
     matrix: Matrix
     part: Literal["row", "column"]
@@ -87,6 +89,9 @@ class Model(BaseModel):
         default=DEFAULT_BITS, gt=0, le=32, strict=True, description="bits per weight, in all"
     )
     quant: Quant | None = None
+    weights: Literal["2:4"] | None = Field(
+        default=None, description="of every four weights of an MLP two are kept"
+    )
     sources: Mapping[str, str] = {}
 
     @model_validator(mode="before")
@@ -161,16 +166,35 @@ class Model(BaseModel):
         idle = (self.experts or 0) - (self.experts_per_token or 0)
         return self.parameters - self.layers * idle * len(self.matrices) * self.matrix_parameters
 
+    def _shape(self, matrix: Matrix) -> tuple[int, int]:
+        """(outputs, inputs) of a matrix of a layer, or of one expert."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "gate": (self.intermediate, self.hidden),
+            "up": (self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+            "q": (queries, self.hidden),
+            "k": (keys, self.hidden),
+            "v": (keys, self.hidden),
+            "o": (self.hidden, queries),
+        }[matrix]
+
     # Bytes
 
-    def _stored(self, weights: int, outputs: int) -> float:
+    def _weight_bits(self, mlp: bool) -> float:
+        """Bits of a weight, without the scales of a ``quant``; pruned ones count as nothing."""
+        bits = self.bits if self.quant is None else self.quant.bits
+        return (bits + INDEX_BITS) / 2 if mlp and self.weights == "2:4" else bits
+
+    def _stored(self, weights: int, outputs: int, *, mlp: bool = False) -> float:
         """Bytes of ``weights`` that make up matrices with ``outputs`` output rows in all."""
+        packed = weights * self._weight_bits(mlp) / 8
         if self.quant is None:
-            return weights * self.bits / 8
+            return packed
         scales = weights * self.quant.scale_per_weight
         if self.quant.axis == "channel":
             scales = 2.0 * outputs
-        return weights * self.quant.bits / 8 + scales
+        return packed + scales
 
     @property
     def attention_bytes(self) -> float:
@@ -179,9 +203,9 @@ class Model(BaseModel):
         return self._stored(self.attention_parameters, outputs)
 
     def matrix_bytes(self, matrix: Matrix) -> float:
-        """One whole matrix of an MLP, or of one expert, its scales included."""
-        outputs = self.hidden if matrix == "down" else self.intermediate
-        return self._stored(self.matrix_parameters, outputs)
+        """One whole matrix of a layer, or of one expert, its scales included."""
+        outputs, inputs = self._shape(matrix)
+        return self._stored(outputs * inputs, outputs, mlp=matrix in MATRICES)
 
     @property
     def mlp_bytes(self) -> float:
@@ -196,7 +220,8 @@ class Model(BaseModel):
         router = self._stored(self.experts * self.hidden, self.experts)
         width = self.shared_intermediate
         outputs = (len(self.matrices) - 1) * width + self.hidden if width else 0
-        return router + self._stored(len(self.matrices) * self.hidden * width, outputs)
+        shared = self._stored(len(self.matrices) * self.hidden * width, outputs, mlp=True)
+        return router + shared
 
     @property
     def norm_bytes(self) -> float:
@@ -222,26 +247,24 @@ class Model(BaseModel):
 
     @property
     def bytes_per_weight(self) -> float:
-        """Stored bytes per weight of an MLP matrix, its scales included."""
-        return self.matrix_bytes("up") / self.matrix_parameters
+        """Stored bytes per weight that an MLP matrix computes with, its scales included."""
+        kept = 0.5 if self.weights == "2:4" else 1.0
+        return self.matrix_bytes("up") / (self.matrix_parameters * kept)
 
     def slice_weights(self, slice_: Slice) -> int:
         """Weights in a slice: a row holds one per input, a column one per output."""
-        wide = (slice_.matrix == "down") == (slice_.part == "row")
-        return self.intermediate if wide else self.hidden
+        outputs, inputs = self._shape(slice_.matrix)
+        return inputs if slice_.part == "row" else outputs
 
     def slice_bytes(self, slices: Iterable[Slice]) -> float:
         """Bytes that are loaded for one unit made of ``slices``: weights and the scales of groups
         that lie inside the slice."""
         total = 0.0
-        for slice_ in self._of_this_mlp(slices):
+        for slice_ in self._of_this_model(slices):
             weights = self.slice_weights(slice_)
-            if self.quant is None:
-                total += weights * self.bits / 8
-            else:
-                inside = self._scales_inside(slice_)
-                scale = self.quant.scale_per_weight if inside else 0.0
-                total += weights * (self.quant.bits / 8 + scale)
+            total += weights * self._weight_bits(slice_.matrix in MATRICES) / 8
+            if self.quant is not None and self._scales_inside(slice_):
+                total += weights * self.quant.scale_per_weight
         return total
 
     def static_scale_bytes(self, slices: Iterable[Slice]) -> float:
@@ -249,20 +272,23 @@ class Model(BaseModel):
         if self.quant is None:
             return 0.0
         total = 0.0
-        for slice_ in self._of_this_mlp(slices):
+        for slice_ in self._of_this_model(slices):
             if not self._scales_inside(slice_):
-                weights = self.matrix_parameters * self.quant.bits / 8
+                outputs, inputs = self._shape(slice_.matrix)
+                mlp = slice_.matrix in MATRICES
+                weights = outputs * inputs * self._weight_bits(mlp) / 8
                 total += self.matrix_bytes(slice_.matrix) - weights
         return total
 
-    def _of_this_mlp(self, slices: Iterable[Slice]) -> list[Slice]:
-        return [slice_ for slice_ in slices if slice_.matrix in self.matrices]
+    def _of_this_model(self, slices: Iterable[Slice]) -> list[Slice]:
+        """A plain MLP has no gate."""
+        return [slice_ for slice_ in slices if slice_.matrix in (*self.matrices, *ATTENTION)]
 
     def _scales_inside(self, slice_: Slice) -> bool:
         along = {"row": "in", "column": "out"}[slice_.part]
         return self.quant is not None and self.quant.axis == along
 
-    def kv_bytes(self, positions: NDArray[np.int64] | int, kv_bits: float) -> Any:
+    def kv_bytes(self, positions: NDArray[Any] | int, kv_bits: float) -> Any:
         """Keys and values of the first ``positions`` of a sequence, all layers: bytes, of the
         shape of ``positions``. Layers with a window keep the last ``window`` of them."""
         windowed = 0 if self.window is None else -(-self.layers // self.window_every)

@@ -18,15 +18,16 @@ from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, rows_of
 from dipsim.caches import Loop, ReplayedCache, is_builtin
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
+from dipsim.kernels.hashing import seed_of
 from dipsim.methods import Method
 from dipsim.policies import Admission, Policy
-from dipsim.policies.hashing import seed_of
 from dipsim.trace import DECODE, Trace
 from dipsim.traffic import Traffic, no_traffic
 
 Progress = Callable[[int, int], None]
 Access = Literal["atomic", "sequential"]
 Scope = Literal["layer", "global"]
+Fill = Literal["ascending", "random"]
 Capacity = NDArray[np.int64] | float
 """int64[layers, groups] in units; in global scope bytes."""
 _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
@@ -44,9 +45,19 @@ class Plan:
     threads: int | None = None
     access: Access = "atomic"
     scope: Scope = "layer"
+    fill: Fill = "ascending"
+    """Which misses stay when not all fit beside the hits, of policies that rank."""
+    unmeasured: tuple[int, int] = (0, 0)
+    """Rows that are replayed but not measured, since thresholds were calibrated on them."""
 
     @classmethod
-    def of(cls, settings: Any, method: Method, threads: int | None) -> "Plan":
+    def of(
+        cls,
+        settings: Any,
+        method: Method,
+        threads: int | None,
+        unmeasured: tuple[int, int] = (0, 0),
+    ) -> "Plan":
         """The part of a run's settings that concerns the replay.
 
         Prefill streams columns and neurons through, but admits experts, unless told otherwise.
@@ -54,7 +65,13 @@ class Plan:
         names = ("admission", "warmup", "reset", "seed", "access", "scope")
         usual: Prefill = "cache" if any(group.of_experts for group in method.groups) else "stream"
         prefill = settings.prefill or usual
-        return cls(**{n: getattr(settings, n) for n in names}, prefill=prefill, threads=threads)
+        return cls(
+            **{n: getattr(settings, n) for n in names},
+            prefill=prefill,
+            threads=threads,
+            fill="random" if settings.compat == "authors" else "ascending",
+            unmeasured=unmeasured,
+        )
 
 
 USUAL = Plan()
@@ -107,7 +124,7 @@ def replay_all(
     _check(method, policy, plan)
     admission = _admission(policy, plan)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
-    measured = measured_rows(trace, plan.warmup)
+    measured = measured_rows(trace, plan.warmup, plan.unmeasured)
     shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
     sizes = [None if plan.scope == "global" else np.asarray(at) for at in capacities]
@@ -116,7 +133,7 @@ def replay_all(
         for size in sizes
     ]
     needs_profile = policy.preload and profile_uses is None
-    source = Blocks(trace, method, actions, resets, shares)
+    source = Blocks(trace, method, actions, resets, shares, decoded=plan.scope == "global")
     if held is None and (policy.future or needs_profile):
         held = list(source.plain())
     for at in held or ():
@@ -141,7 +158,7 @@ def replay_all(
     if method.cache_aware:
         for traffic in traffics:  # groups that are not cache-aware were chosen for all budgets
             for i, group in enumerate(method.groups):
-                if group.gamma is None:
+                if not group.aware:
                     traffic.mass[:, :, i] = shares[:, :, i, 0]
                     traffic.energy[:, :, i] = shares[:, :, i, 1]
     return traffics
@@ -182,7 +199,7 @@ def _caches(
 ) -> list[ReplayedCache]:
     """One cache per (layer, group), or one for all; for every budget unless they can share."""
     places = [(layer, i) for layer in range(trace.layers) for i in range(len(method.groups))]
-    form = _form(policy, plan)
+    form, draws = _form(policy, plan), plan.fill == "random"
     together = policy.blind and plan.access == "atomic" and not method.cache_aware
     budgets = list(range(len(capacities)))
     shared = [budgets] if together else [[budget] for budget in budgets]
@@ -193,12 +210,15 @@ def _caches(
             assert unit_bytes is not None, "unit_bytes in global scope"
             sizes = [float(np.asarray(capacities[budget])) for budget in these]
             seed = seed_of(plan.seed, 0, 0)
-            found.append(ReplayedCache(method, form, places, sizes, to, seed, unit_bytes, uses))
+            found.append(
+                ReplayedCache(method, form, places, sizes, to, seed, unit_bytes, uses, draws)
+            )
             continue
         for layer, group in places:
             sizes = [float(np.asarray(capacities[b])[layer, group]) for b in these]
             seed = seed_of(plan.seed, layer, group)
-            found.append(ReplayedCache(method, form, [(layer, group)], sizes, to, seed, None, uses))
+            place = [(layer, group)]
+            found.append(ReplayedCache(method, form, place, sizes, to, seed, None, uses, draws))
     return found
 
 
@@ -236,6 +256,11 @@ def _check(method: Method, policy: Policy, plan: Plan) -> None:
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
         )
+    if plan.fill == "random" and not policy.ranks:
+        raise PolicyError(
+            f"policy {policy.name} keeps queues, which the authors' simulator does not have: use "
+            "lru, lfu, belady or none"
+        )
     if policy.future and method.cache_aware:
         raise MethodError(
             f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
@@ -265,8 +290,10 @@ def _warmup_end(trace: Trace, warmup: int) -> int:
     return int(np.flatnonzero(trace.phase == DECODE)[warmup - 1]) + 1
 
 
-def measured_rows(trace: Trace, warmup: int) -> NDArray[np.bool_]:
-    """[tokens] decode tokens behind the warm-up.
+def measured_rows(
+    trace: Trace, warmup: int, unmeasured: tuple[int, int] = (0, 0)
+) -> NDArray[np.bool_]:
+    """[tokens] decode tokens behind the warm-up, less the rows from ``unmeasured`` to its end.
 
     Raises:
         TraceError: there are none.
@@ -281,4 +308,10 @@ def measured_rows(trace: Trace, warmup: int) -> NDArray[np.bool_]:
             f"to be measured; use --warmup 0 to {total - 1}"
         )
     measured: NDArray[np.bool_] = decode & (np.cumsum(decode) > warmup)
+    measured[slice(*unmeasured)] = False
+    if not measured.any():
+        raise TraceError(
+            f"{trace.name}: thresholds are calibrated on all tokens that would be measured; give "
+            "fewer --calibrate-tokens"
+        )
     return measured

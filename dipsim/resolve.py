@@ -2,19 +2,20 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.active import largest_active, uses
 from dipsim.budget import Budget, GroupSize, Static, plan_budget
-from dipsim.errors import BudgetError, ModelError, TraceError
+from dipsim.errors import BudgetError, MethodError, ModelError, TraceError
 from dipsim.hardware import Profile
 from dipsim.methods import Method, Wish, build_method
-from dipsim.model import Model, load_model
+from dipsim.model import ATTENTION, Model, load_model
 from dipsim.policies import Policy
 from dipsim.settings import Settings
+from dipsim.timeline.closed import is_paper
 from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
@@ -34,6 +35,8 @@ def resolve(
         DipsimError: options, trace and model do not fit together.
     """
     model = _model(trace, wanted, settings)
+    if settings.weights is not None:
+        model = _pruned(model, trace, settings)
     method = method_for(trace, model, settings)
     if model is not None:
         _check_kind(model, method)
@@ -41,7 +44,17 @@ def resolve(
     sizes = _unit_bytes(trace, method, model, by_option)
     context = _context(trace, model, settings)
     budget = _budget(trace, device, model, method, sizes, context, settings)
-    return Workload(trace, model, method, sizes, budget, settings.kv_bits, context)
+    return Workload(
+        trace=trace,
+        model=model,
+        method=method,
+        unit_bytes=sizes,
+        budget=budget,
+        kv_bits=settings.kv_bits,
+        context=context,
+        kv=_kv(settings),
+        authors=settings.compat == "authors",
+    )
 
 
 def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
@@ -50,9 +63,48 @@ def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
     Raises:
         MethodError: see `build_method`.
     """
-    wish = Wish(settings.density, settings.group_density, settings.gamma, settings.split)
-    intermediate = None if model is None else model.intermediate
-    return build_method(settings.method, trace, wish, intermediate)
+    wish = Wish(
+        density=settings.density,
+        group_density=settings.group_density,
+        gamma=settings.gamma,
+        split=settings.split,
+        calibrate=settings.calibrate_tokens,
+        selection=settings.selection,
+        recall=settings.recall,
+        predictor_rank=settings.predictor_rank,
+        masking=settings.masking,
+        routing=settings.routing,
+        top_k=settings.top_k,
+        seed=settings.seed,
+    )
+    if settings.cluster > 1 and settings.layout is not None:
+        raise MethodError(
+            f"--cluster {settings.cluster} joins units that lie side by side: drop --layout"
+        )
+    return build_method(settings.method, trace, wish, model)
+
+
+def _pruned(model: Model | None, trace: Trace, settings: Settings) -> Model:
+    """The model with two of every four MLP weights.
+
+    Raises:
+        ModelError: no model, or a method that prunes by itself.
+    """
+    if settings.method not in (None, "dense"):
+        raise ModelError(
+            f"--weights {settings.weights} prunes beforehand, for method dense, not for "
+            f"{settings.method}: drop one of them"
+        )
+    if model is None:
+        raise ModelError(f"--weights {settings.weights}: {trace.name} names no model: pass --model")
+    return model.model_copy(update={"weights": settings.weights})
+
+
+def _kv(settings: Settings) -> Literal["grows", "average", "context"]:
+    """How many positions a token reads (DESIGN section 8)."""
+    if settings.compat == "authors" and settings.context is None:
+        return "average"
+    return "context" if is_paper(settings.overlap) else "grows"
 
 
 def _check_kind(model: Model, method: Method) -> None:
@@ -62,7 +114,7 @@ def _check_kind(model: Model, method: Method) -> None:
         has = f"{model.experts} experts a layer" if model.experts else "no experts"
         units = "whole experts" if of_experts else "neurons or columns of one MLP"
         raise ModelError(f"model {model.name} has {has}; {method.name} loads {units}")
-    if not model.gated and method.name in ("glu", "dip", "dip-ca"):
+    if not model.gated and method.name in ("glu", "dip", "dip-ca", "gate", "up", "cats"):
         raise ModelError(
             f"model {model.name} has no gate, which method {method.name} counts on: use "
             "recorded sets, glu-oracle or dense"
@@ -112,10 +164,11 @@ def _model(trace: Trace, wanted: Source | Model | None, settings: Settings) -> M
     if model.experts is not None:
         expected["expert"] = model.experts
     for signal in trace.signals.values():
-        if expected.get(signal.name, signal.units) != signal.units:
+        if expected.get(signal.name, signal.recorded_units) != signal.recorded_units:
             raise ModelError(
                 f"model {model.name} has {expected[signal.name]} units of {signal.name}, "
-                f"{trace.name} has {signal.units}: pass the --model the trace was recorded from"
+                f"{trace.name} has {signal.recorded_units}: pass the --model the trace was "
+                "recorded from"
             )
     return model.model_copy(update={"layers": trace.layers})
 
@@ -137,6 +190,8 @@ def _unit_bytes(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE "
                 f"(or store meta.model, or unit_bytes of {group.signal})"
             )
+        if signal is not None:
+            sizes[:, i] *= signal.cluster
     return sizes
 
 
@@ -159,14 +214,16 @@ def _context(trace: Trace, model: Model | None, settings: Settings) -> int:
     return longest if model is None or model.context is None else min(longest, model.context)
 
 
-def _static(model: Model | None, method: Method) -> Static:
-    """Weights every token reads under a method."""
+def _static(model: Model | None, method: Method, authors: bool) -> Static:
+    """Weights every token reads under a method; the authors' simulator leaves norms out."""
     if model is None:
         return Static()
     slices = [slice_ for group in method.groups for slice_ in group.slices]
+    pruned = {slice_.matrix for slice_ in slices if slice_.matrix in ATTENTION}
+    attention = model.attention_bytes - sum(model.matrix_bytes(matrix) for matrix in pruned)
     return Static(
-        attention=model.layers * model.attention_bytes,
-        norms=model.norm_bytes,
+        attention=model.layers * attention,
+        norms=0.0 if authors else model.norm_bytes,
         head=model.head_bytes,
         dense_parts=model.layers
         * (
@@ -174,6 +231,7 @@ def _static(model: Model | None, method: Method) -> Static:
             + sum(model.matrix_bytes(matrix) for matrix in method.dense if matrix in model.matrices)
         ),
         scales=model.layers * model.static_scale_bytes(slices),
+        predictors=model.layers * method.predictor_weights * model.bytes_per_weight,
     )
 
 
@@ -187,7 +245,7 @@ def _budget(
     settings: Settings,
 ) -> Budget:
     groups = [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(method.groups)]
-    static = _static(model, method)
+    static = _static(model, method, settings.compat == "authors")
     kv = 0.0 if model is None else float(model.kv_bytes(context, settings.kv_bits))
     stored, flash = 0.0 if model is None else model.total_bytes, device.flash.capacity
     if flash is not None and stored > flash:

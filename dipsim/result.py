@@ -34,8 +34,9 @@ class Result:
     """[layers, groups]"""
     break_even: NDArray[np.float64]
     """[layers, groups] q*: miss density above which reading whole matrices is faster."""
-    plain_energy_kept: tuple[float, ...] | None
-    """Per group, the energy plain top-k would keep; None unless the method is cache-aware."""
+    plain_kept: NDArray[np.float64] | None
+    """[groups, 2] score mass and energy that plain top-k would keep; None unless the method is
+    cache-aware."""
     marks: tuple[str, ...]
     estimates: tuple[str, ...]
     """Keys of the profile that the times rest on and that are estimates or have no source."""
@@ -118,9 +119,8 @@ class Result:
 
     @property
     def tokens_per_second(self) -> float:
-        """Measured tokens / their total time."""
-        total = float(self.timing.times.latency.sum())
-        return self.tokens / total if total else float("inf")
+        """Measured tokens / their total time (of ``compat="authors"``: see `Timing.rate`)."""
+        return self.timing.rate
 
     @property
     def latency_ms(self) -> dict[str, float]:
@@ -182,7 +182,7 @@ class Result:
     def groups(self) -> list[dict[str, Any]]:
         """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and
         ``capacity`` is None when all groups share one cache."""
-        traffic, rows = self.traffic, self._rows
+        traffic, rows, plain = self.traffic, self._rows, self.plain_kept
         found = []
         for i, name in enumerate(traffic.groups):
             active = traffic.active[rows, :, i]
@@ -200,9 +200,8 @@ class Result:
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
                     "mass_kept": self.mass_kept[i],
                     "energy_kept": self.energy_kept[i],
-                    "energy_kept_plain": None
-                    if self.plain_energy_kept is None
-                    else self.plain_energy_kept[i],
+                    "mass_kept_plain": None if plain is None else float(plain[i, 0]),
+                    "energy_kept_plain": None if plain is None else float(plain[i, 1]),
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )

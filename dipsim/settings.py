@@ -12,6 +12,14 @@ from dipsim.timeline.closed import Overlap
 from dipsim.timeline.flash import Layout
 from dipsim.units import BYTES, parse_share
 
+_AUTHORS = {
+    "reset": "sequence",
+    "prefill": "stream",
+    "access": "atomic",
+    "scope": "layer",
+    "allocate": "even",
+}
+"""What the DIP authors' simulator does (docs/methods.md)."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 
 
@@ -25,6 +33,16 @@ class Settings(BaseModel):
     group_density: Mapping[str, float] = {}
     split: str | None = None
     gamma: Mapping[str, float] = {}
+    masking: str | None = None
+    routing: str | None = None
+    top_k: int | None = Field(default=None, ge=1, le=2**16)
+    selection: Literal["top-k", "threshold"] | None = None
+    calibrate_tokens: str | None = None
+    recall: float | None = None
+    predictor_rank: int | None = Field(default=None, ge=0, le=2**20)
+    cluster: int = Field(default=1, ge=1, le=2**16)
+    weights: Literal["2:4"] | None = None
+    compat: Literal["authors"] | None = None
     policy: str = "lfu"
     admission: Literal["forced", "ranked"] | None = None
     static_from: str | None = None
@@ -47,6 +65,25 @@ class Settings(BaseModel):
     layers: str | None = None
     sequence: str | None = None
     seed: Count = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_authors(cls, given: Any) -> Any:
+        """``compat="authors"`` fixes what their simulator does in one way only."""
+        if not isinstance(given, dict) or given.get("compat") != "authors":
+            return given
+        for name, value in _AUTHORS.items():
+            if given.get(name, value) != value:
+                raise ValueError(
+                    f"--compat authors and --{name} {given[name]}: the authors' simulator has "
+                    f"{value} only; drop one of them"
+                )
+        overlap = given.get("overlap", "paper-concurrent")
+        if overlap not in ("paper-concurrent", "paper-serial"):
+            raise ValueError(
+                f"--compat authors and --overlap {overlap}: use paper-concurrent or paper-serial"
+            )
+        return {**given, **_AUTHORS, "overlap": overlap}
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Settings":

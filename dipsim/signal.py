@@ -6,17 +6,26 @@ them to what the kernels take: float32 scores, or sets as 64-bit words.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.encoding import Encoding, decode_log8, pack_sets, widen_bits, widen_halves
+from dipsim.encoding import (
+    Encoding,
+    decode_log8,
+    join_scores,
+    join_sets,
+    pack_sets,
+    widen_bits,
+    widen_halves,
+)
 from dipsim.errors import TraceError
 from dipsim.npz import Array, Member, evenly
 
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
-Reading = Literal["scores", "sets"]
+Reading = Literal["scores", "sets", "codes", "values"]
 _PIECE = 2**18  # rows of indptr held at a time
 _ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
 _INFINITY_BITS = 0x7F800000  # of float32; with a sign the bits are more
@@ -114,6 +123,14 @@ class Sparse:
                 f"{self.indices.shape[0]} indices"
             )
 
+    def fewest(self) -> int:
+        """The least number of units a row lists, of rows that list any."""
+        rows = self.shape[0] * self.shape[1]
+        least = self.shape[2]
+        for sizes in self._sizes(0, list(evenly(rows, _PIECE))):
+            least = min(least, int(sizes[sizes > 0].min(initial=least)))
+        return least
+
     def _sizes(self, row: int, counts: list[int]) -> Iterator[NDArray[np.int64]]:
         """How many units the next rows list."""
         pieces = self.indptr.rows(row, [1, *counts])
@@ -143,7 +160,7 @@ class Signal:
 
     name: str
     encoding: Encoding
-    units: int
+    recorded_units: int
     trace: str
     """Name of the trace, for messages."""
     declared: Mapping[str, Any]
@@ -153,6 +170,25 @@ class Signal:
     parts: tuple[Part, ...] = field(repr=False)
     layers: tuple[int, int]
     """The layers (first, end) of the file that are read."""
+    cluster: int = 1
+    """Recorded units that are read as one."""
+
+    @property
+    def units(self) -> int:
+        """What is read per token and layer."""
+        return self.recorded_units // self.cluster
+
+    @property
+    def coded(self) -> bool:
+        """Whether codes of log8 can be read instead of scores."""
+        return self.encoding == "log8" and self.cluster == 1
+
+    @cached_property
+    def fewest_listed(self) -> int:
+        """The least number of units that sparse sets list for a token and layer, empty ones (a
+        prompt's token may be missing in a layer) apart."""
+        listed = [part.fewest() for part in self.parts if isinstance(part, Sparse)]
+        return min(listed, default=0)
 
     @property
     def holds(self) -> Literal["scores", "sets"]:
@@ -163,22 +199,32 @@ class Signal:
         """Tokens first..last-1, decoded and checked, at most ``block`` at a time.
 
         Args:
-            reading: what is wanted; sparse sets may have both, everything else has one.
+            reading: what is wanted; sparse sets may have both scores and sets, log8 scores and
+                codes, everything else has one.
 
         Yields:
-            scores : float32[n, layers, units] (0 where sparse sets list no unit), or
-            sets : uint64[n, layers, words].
+            scores : float32[n, layers, units] (0 where sparse sets list no unit),
+            sets : uint64[n, layers, words],
+            codes : uint8[n, layers, units], to be looked up in `LOG8_TABLE`, or
+            values : as scores, but log8 in the units it was recorded in.
 
         Raises:
             TraceError: NaN, infinite or negative scores, bits beyond the units, bad lists.
         """
+        if reading == "values":
+            yield from self.values(first, last, block)
+            return
         begin, end = self.layers
         start = 0
         for part in self.parts:
             here = max(first - start, 0), min(last - start, part.tokens)
             token = start + here[0]
             for raw in part.rows(*here, block, reading) if here[0] < here[1] else ():
-                yield self._decoded(raw[:, begin:end], token)
+                rows = raw[:, begin:end]
+                if reading == "codes":
+                    yield np.array(rows, order="C")  # plain, writeable arrays
+                else:
+                    yield self._joined(self._decoded(rows, token))
                 token += len(raw)
             start += part.tokens
 
@@ -203,6 +249,13 @@ class Signal:
                     raise TraceError(f"{self.trace}: {self.name}.max must be finite and >= 0")
                 yield next(scores) * scale
 
+    def _joined(self, rows: Array) -> Array:
+        if self.cluster == 1:
+            return rows
+        if rows.dtype == np.uint64:
+            return join_sets(rows, self.recorded_units, self.cluster)
+        return join_scores(rows, self.cluster)
+
     def _decoded(self, raw: Array, start: int) -> Array:
         if raw.dtype == np.bool_:
             if raw.size and np.ascontiguousarray(raw).view(np.uint8).max() > 1:
@@ -211,10 +264,11 @@ class Signal:
                 )
             return pack_sets(raw)
         if self.encoding == "bits":
-            spare = raw.shape[-1] * 8 - self.units
+            spare = raw.shape[-1] * 8 - self.recorded_units
             if spare and (raw[..., -1] >> (8 - spare)).any():
                 raise TraceError(
-                    f"{self.trace}: signal {self.name}: bits beyond its {self.units} units are set"
+                    f"{self.trace}: signal {self.name}: bits beyond its "
+                    f"{self.recorded_units} units are set"
                 )
             return widen_bits(raw)
         if self.encoding == "log8":

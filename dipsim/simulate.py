@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
-from dipsim.active import plain_energy
+from dipsim.active import plain_shares
 from dipsim.allocate import allocate_optimal
 from dipsim.config import make_config
 from dipsim.hardware import Profile, load_profile
@@ -104,9 +104,10 @@ def prepare(
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     chosen = load_policy(settings.policy if policy is None else policy)
-    part = load_trace(trace).part(settings.tokens, settings.layers, settings.sequence)
+    whole = load_trace(trace).clustered(settings.cluster)
+    part = whole.part(settings.tokens, settings.layers, settings.sequence)
     work = resolve(part, device, model, settings)
-    plan = Plan.of(settings, work.method, threads)
+    plan = Plan.of(settings, work.method, threads, part.rows(settings.calibrate_tokens))
     flash = FlashCost(device.flash)
     requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
     if settings.allocate == "optimal":
@@ -149,8 +150,8 @@ def result_of(job: Job, traffic: Traffic) -> Result:
     )
     plain = None
     if work.method.cache_aware:
-        energy = plain_energy(work.trace, work.method)[traffic.measured]
-        plain = tuple(map(float, energy.mean(axis=(0, 1), dtype="float64")))
+        shares = plain_shares(work.trace, work.method)[traffic.measured]
+        plain = shares.mean(axis=(0, 1), dtype="float64")
     estimated = estimates(job.device, timing, settings)
     return Result(
         traffic=traffic,
@@ -158,7 +159,7 @@ def result_of(job: Job, traffic: Traffic) -> Result:
         timing=timing,
         unit_bytes=work.unit_bytes,
         break_even=flash.break_even_of(work.method, work.model, work.unit_bytes, settings.layout),
-        plain_energy_kept=plain,
+        plain_kept=plain,
         marks=marks(work, job.device, traffic, timing, job.policy, settings, estimated),
         estimates=estimated,
         method=work.method.name,

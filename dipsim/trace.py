@@ -77,7 +77,7 @@ class Trace:
 
     def block_size(self, names: tuple[str, ...]) -> int:
         """How many tokens of these signals make a block."""
-        row = max(4 * self.recorded_layers * self.signals[name].units for name in names)
+        row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
     def part(
@@ -100,6 +100,18 @@ class Trace:
         if layers is not None:
             cut = cut.layer_window(*_range("layers", layers, self.layers))
         return cut
+
+    def rows(self, tokens: str | None) -> tuple[int, int]:
+        """The tokens "A:B" as (A, B); None is none.
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        if tokens is None:
+            return 0, 0
+        start, stop = _range("calibrate-tokens", tokens, self.tokens)
+        _check_range("calibrate-tokens", start, stop, self.tokens)
+        return start, stop
 
     def window(self, start: int, stop: int) -> "Trace":
         """The tokens start..stop-1 as a trace of their own.
@@ -133,6 +145,27 @@ class Trace:
             signals={key: replace(signal, layers=here) for key, signal in self.signals.items()},
             first_layer=at,
         )
+
+    def clustered(self, size: int) -> "Trace":
+        """The trace with ``size`` neighbouring units of each signal, experts apart, as one.
+
+        Raises:
+            TraceError: it does not divide a signal's units.
+        """
+        if size == 1:
+            return self
+        found = dict(self.signals)
+        for name, signal in found.items():
+            if name == "expert":
+                continue
+            if size < 1 or signal.recorded_units % size:
+                fit = [n for n in (2, 4, 8, 16, 32, 64) if signal.recorded_units % n == 0]
+                raise TraceError(
+                    f"--cluster {size} does not divide the {signal.recorded_units} units of "
+                    f"{name}: use one that does, e.g. {', '.join(map(str, fit)) or 1}"
+                )
+            found[name] = replace(signal, cluster=size)
+        return replace(self, signals=found)
 
     def describe(self) -> dict[str, Any]:
         """Shapes, marks and meta as plain values."""

@@ -11,7 +11,7 @@ are therefore the real model's; nothing is known of Phi-3's own.
 import numpy as np
 
 import dipsim
-from dipsim.policies.hashing import splitmix64
+from dipsim.kernels.hashing import splitmix64
 
 MODEL = dipsim.load_model("phi-3-medium", bits=4)
 SHARE = "54%"

@@ -44,8 +44,16 @@ WHAT = {
     "method": _text("see dipsim methods"),
     "density": _number("share of MLP weights kept [0.7]"),
     "group_density": _text("per group, e.g. mlp_input=.75,glu=.6"),
-    "split": _text("of dip: authors or equal"),
+    "split": _text("of dip: authors or equal; of teal: greedy or equal"),
     "gamma": _text("of dip-ca: a number, or mlp_input=.5,glu=.2"),
+    "masking": _text("of dip-ca: gamma, blend or approximate:top_m=.9 [gamma]"),
+    "selection": _text("top-k, or threshold, a static one per layer [top-k]"),
+    "calibrate_tokens": _text("tokens A:B for thresholds; they are not measured"),
+    "recall": _number("of predictor: right neurons it finds [0.9]"),
+    "predictor_rank": _count("of predictor: its width [hidden / 8]"),
+    "routing": _text("of moe: cache-prior, max-rank, drop-cold or reuse-distance"),
+    "top_k": _count("of moe: experts a token uses [the model's]"),
+    "cluster": _count("neighbouring units read as one [1]"),
 }
 """What a token needs."""
 HOW = {
@@ -69,6 +77,8 @@ WHERE = {
     "allocate": _text("divide the cache: even, equal (bytes) or optimal [even]"),
     "static_from": _text("trace whose most used units static pins"),
     "layout": _text("in flash: column, bundle or expert"),
+    "weights": _text("of dense: 2:4, two of four MLP weights kept"),
+    "compat": _text("authors: rule for rule as the DIP authors' simulator"),
     "overlap": _text("paper-serial, paper-concurrent, serial or pipelined [pipelined]"),
 }
 """On what: the device, the model's weights, the budget."""

@@ -4,22 +4,27 @@ Everything works on one cache and one block of tokens. tests/naive.py holds the 
 of each of them.
 """
 
+from dipsim.kernels import masking, routing
 from dipsim.kernels.bind import bind
 from dipsim.kernels.cache import (
     ACTIVE,
+    DRAWS,
     FAULT,
     FORCED,
     HITS,
     KEPT,
     NEVER,
     RANKED,
+    SEED,
     VICTIM,
     Block,
     Cache,
     Parts,
 )
+from dipsim.kernels.codes import select_codes_of
 from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
-from dipsim.kernels.select import kept_shares, select
+from dipsim.kernels.routing import route_plainly
+from dipsim.kernels.select import kept_shares, select, select_of, shares_of
 from dipsim.kernels.sets import (
     AT_ONCE,
     COMMIT,
@@ -38,6 +43,7 @@ __all__ = [
     "AT_ONCE",
     "BINS",
     "COMMIT",
+    "DRAWS",
     "FAULT",
     "FORCED",
     "HITS",
@@ -52,6 +58,7 @@ __all__ = [
     "RANKED",
     "READS",
     "SECONDS",
+    "SEED",
     "SKIP",
     "VICTIM",
     "Block",
@@ -62,8 +69,14 @@ __all__ = [
     "count_members",
     "count_uses",
     "kept_shares",
+    "masking",
     "next_uses",
     "price",
+    "route_plainly",
+    "routing",
     "select",
+    "select_codes_of",
+    "select_of",
+    "shares_of",
     "stack_distances",
 ]

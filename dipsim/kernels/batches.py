@@ -10,10 +10,15 @@ import numpy as np
 from numba.extending import register_jitable
 
 from dipsim.kernels.cache import ACTIVE, HITS, KEPT
+from dipsim.kernels.codes import select_codes
+from dipsim.kernels.masking import APPROXIMATE, PLAIN, mask
+from dipsim.kernels.routing import route
 from dipsim.kernels.select import kept_shares, select
 from dipsim.kernels.sets import NO_NEXT, bit, lowest_bit, ones
 
 inlined = register_jitable(forceinline=True)
+BATCHES = 2
+"""Where `Cache.memory` counts the batches since the cache was emptied."""
 
 
 @register_jitable
@@ -35,27 +40,42 @@ def reset(cache: Any, parts: Any) -> None:
         here = cache.resident[0, u >> 6] & bit(u)
         cache.factor[u] = 1.0 if here else parts.gamma[parts.of_word[u >> 6]]
         cache.evictable[u] = here != 0
+        cache.uses[u] = 0
+    for p in range(cache.memory.shape[0]):
+        for i in range(cache.memory.shape[1]):
+            cache.memory[p, i] = 0
 
 
 @register_jitable
-def gather(block: Any, cache: Any, parts: Any, r: int, layer: int, p: int) -> None:
-    """Add row r's mask of one part to the batch."""
+def gather(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
+    """Add row r's mask of one part to the batch; the block begins at token ``at``."""
     start, stop = parts.word[p], parts.word[p + 1]
     words, pending = block.sets[r, layer, start:stop], cache.pending
-    if block.scores.shape[0] > 0:
-        first, end = start * 64, start * 64 + parts.units[p]
-        scores = block.scores[r, layer, first:end]
-        select(
-            scores,
-            cache.factor[first:end],
-            True,
-            parts.chosen[p],
-            words,
-            cache.threshold[p : p + 1],
-            cache.keys[: parts.units[p]],
-            cache.lists[0],
-        )
-        kept_shares(scores, words, block.shares[r, p])
+    units, k, rule = parts.units[p], parts.chosen[p], parts.rule[p]
+    first = start * 64
+    end = first + units
+    shares, here = block.shares[r, p], cache.resident[0, start:stop]
+    if block.codes.shape[0] > 0:
+        codes, gamma = block.codes[r, layer, first:end], parts.gamma[p]
+        select_codes(codes, block.table, gamma, here, k, words, cache.histogram, shares)
+    elif block.scores.shape[0] > 0:
+        scores, guess = block.scores[r, layer, first:end], cache.threshold[p : p + 1]
+        keys, numbers = cache.keys[:units], parts.numbers[p]
+        if rule == PLAIN:
+            factor = cache.factor[first:end]
+            select(scores, factor, True, k, words, guess, keys, cache.lists[0])
+            kept_shares(scores, words, shares)
+        elif rule <= APPROXIMATE:
+            uses, order, t = cache.uses[first:end], cache.order[:units], cache.memory[p, BATCHES]
+            best = cache.best[:, : stop - start]
+            tied = cache.lists[0]
+            mask(rule, numbers, k, scores, here, uses, t, words, guess, best, keys, order, tied)
+            kept_shares(scores, words, shares)
+        else:
+            known = rule if block.decode[r] else PLAIN
+            memory, wide = cache.memory[p], cache.spare.view(np.float64)[:units]
+            last, t = cache.last[first:end], stamp(at + r, parts.units.shape[0], p)
+            route(known, numbers, k, scores, here, last, t, memory, wide, words, shares)
     for w in range(start, stop):
         pending[w] |= words[w - start]
 
@@ -125,6 +145,14 @@ def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> i
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
     pending = cache.pending
+    if parts.counted[p]:
+        uses = cache.uses
+        for w in range(parts.word[p], parts.word[p + 1]):
+            word = pending[w]
+            while word:
+                uses[w * 64 + lowest_bit(word)] += 1
+                word &= word - np.uint64(1)
+    cache.memory[p, BATCHES] += 1
     for w in range(parts.word[p], parts.word[p + 1]):
         pending[w] = 0
 

@@ -14,9 +14,9 @@ FORCED, RANKED, NEVER = 0, 1, 2
 """How misses are admitted (DESIGN section 5)."""
 ACTIVE, HITS, KEPT = 0, 1, 2
 """Columns of the counts."""
-FAULT, VICTIM = 0, 1
+FAULT, VICTIM, DRAWS, SEED = 0, 1, 2, 3
 """Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; and
-the unit it named."""
+the unit it named. Whether the misses that are kept when not all fit are drawn; the seed."""
 SLACK = 1e-6
 """Less than any size: sums of sizes are exact, since sizes are multiples of 2**-10 bytes."""
 
@@ -34,7 +34,13 @@ class Parts(NamedTuple):
     chosen: NDArray[np.int64]
     """k of a cache-aware top-k."""
     gamma: NDArray[np.float32]
-    """What scores of absent units are multiplied by; 1 when nothing is cache-aware."""
+    """What scores of absent units are multiplied by; 1 unless the rule is plain gamma."""
+    rule: NDArray[np.int64]
+    """How a cache-aware part chooses (masking.py, routing.py)."""
+    numbers: NDArray[np.float64]
+    """[parts, 5] of the rule."""
+    counted: NDArray[np.bool_]
+    """Whether the rule needs how often each unit was used."""
 
 
 class Cache(NamedTuple):
@@ -51,7 +57,7 @@ class Cache(NamedTuple):
     state: NDArray[Any]  # the policy's own
     pending: NDArray[np.uint64]  # [words] masks of the batch so far
     found: NDArray[np.uint64]  # [words] hits of the batch
-    numbers: NDArray[np.int64]  # [2] FAULT, VICTIM
+    numbers: NDArray[np.int64]  # [4] FAULT, VICTIM, DRAWS, SEED
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
     threshold: NDArray[np.int64]  # [parts] where the last selection cut
@@ -60,6 +66,10 @@ class Cache(NamedTuple):
     ends: NDArray[np.int64]  # [BINS] scratch
     spare: NDArray[np.int64]  # [ids] scratch
     histogram: NDArray[np.int64]  # [BINS * LANES] scratch
+    uses: NDArray[np.int64]  # [ids] batches that used a unit, where the rule counts them
+    memory: NDArray[np.float64]  # [parts, 3] of rules: two of their own, and batches so far
+    order: NDArray[np.float32]  # [ids] scratch
+    best: NDArray[np.uint64]  # [3, words] scratch
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
 
 
@@ -67,8 +77,11 @@ class Block(NamedTuple):
     """A block of tokens; rows are tokens. ``layer`` of the inputs is given to the loop."""
 
     sets: NDArray[np.uint64]  # [n, layers, words]; written when the method is cache-aware
-    scores: NDArray[np.float32]  # [n, layers, ids], or empty when the sets are given
+    scores: NDArray[np.float32]  # [n, layers, ids], or empty when sets or codes are given
+    codes: NDArray[np.uint8]  # [n, layers, ids] of log8, or empty
+    table: NDArray[np.float32]  # [256] what codes stand for
     actions: NDArray[np.uint8]  # [n] SKIP, JOIN or COMMIT
+    decode: NDArray[np.bool_]  # [n] whether a row is a decode token
     resets: NDArray[np.bool_]  # [n] empty the cache before this row
     uses: NDArray[np.int64]  # next token of every active unit, in order; empty unless `future`
     counts: NDArray[np.int32]  # out [capacities, n, parts, 3]

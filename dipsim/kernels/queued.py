@@ -34,7 +34,7 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p)
             if block.actions[r] != COMMIT:
                 continue
             t = stamp(first + r, count, p)
@@ -92,7 +92,7 @@ def replay_sequential(
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p)
             if block.actions[r] != COMMIT:
                 continue
             t = stamp(first + r, count, p)

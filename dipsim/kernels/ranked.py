@@ -15,7 +15,8 @@ from dipsim.kernels.batches import (
     stamp,
     use,
 )
-from dipsim.kernels.cache import FORCED, NEVER, RANKED, SLACK
+from dipsim.kernels.cache import DRAWS, FORCED, NEVER, RANKED, SEED, SLACK
+from dipsim.kernels.hashing import splitmix64
 from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones
 from dipsim.kernels.victims import LANES, lowest, order, spread
 
@@ -34,7 +35,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p)
             if block.actions[r] != COMMIT:
                 continue
             t = stamp(first + r, count, p)
@@ -49,7 +50,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
                     kept = room_for(kept, hits, parts.size[p], cache.capacity[c])
                 elif admission == NEVER:
                     kept = 0
-                _admit(cache, parts, c, p, kept, active - hits)
+                _admit(cache, parts, c, p, t, kept, active - hits)
                 if cache.filled[c] - cache.capacity[c] > SLACK:
                     is_sorted = fit(cache, parts, c, p, t, admission, rank, is_sorted)
                 if admission == RANKED:
@@ -59,11 +60,14 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
 
 
 @register_jitable
-def _admit(cache, parts, c, p, kept, missed):
-    """Make the first ``kept`` misses of the batch resident."""
+def _admit(cache, parts, c, p, t, kept, missed):
+    """Make ``kept`` misses of the batch resident: the first, or where they are drawn any."""
     pending, resident, factor = cache.pending, cache.resident, cache.factor
     cache.filled[c] += kept * parts.size[p]
     aware = parts.gamma[p] != 1.0
+    if 0 < kept < missed and cache.numbers[DRAWS]:
+        _admit_drawn(cache, parts, c, p, t, kept)
+        return
     for w in range(parts.word[p], parts.word[p + 1]):
         word = pending[w] & ~resident[c, w]
         if kept < missed:
@@ -77,6 +81,22 @@ def _admit(cache, parts, c, p, kept, missed):
             word &= word - np.uint64(1)
         if kept <= 0:
             break
+
+
+@register_jitable
+def _admit_drawn(cache, parts, c, p, t, kept):
+    """Make the misses with the lowest hashes of (seed, token, unit) resident."""
+    misses, keys, count = cache.lists[0], cache.lists[1], 0
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word = cache.pending[w] & ~cache.resident[c, w]
+        count = list_units(word, w * 64, misses, count)
+    of_token = splitmix64(np.uint64(cache.numbers[SEED]) ^ np.uint64(t))
+    for i in range(count):
+        keys[i] = np.int64(splitmix64(of_token ^ np.uint64(misses[i])) >> np.uint64(1))
+    lowest(kept, count, misses, keys, cache.last, cache.lists[2], cache.histogram)
+    for i in range(kept):
+        cache.resident[c, misses[i] >> 6] |= bit(misses[i])
+        cache.factor[misses[i]] = 1.0
 
 
 @register_jitable

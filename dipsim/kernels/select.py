@@ -10,6 +10,8 @@ from numba import njit
 from numba.extending import register_jitable
 
 _INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
+LARGEST_BITS = _INFINITY_BITS - 1
+"""Of the largest finite float32."""
 
 
 @register_jitable
@@ -98,6 +100,20 @@ def _settle_ties(
             words[tied[i] >> 6] |= np.uint64(1) << np.uint64(tied[i] & 63)
 
 
+@register_jitable
+def choose(keys, scores, k, guess, words, tied):
+    """Write the k largest keys (float32[units], >= 0; overwritten) to ``words``; ties go to the
+    larger raw score, then to the lower id. Returns where it cut; ``guess`` is where to begin."""
+    bits, raw = keys.view(np.int32), scores.view(np.int32)
+    cut, reached = _find_cut(bits, k, guess)
+    if reached == k:
+        _pack_at_least(bits, cut, words)
+    else:
+        _pack_at_least(bits, cut + 1, words)
+        _settle_ties(bits, raw, cut, k - reached, words, keys, tied)
+    return cut
+
+
 @njit(cache=True, nogil=True)
 def select(scores, factor, aware, k, words, threshold, scratch, tied):
     """Write the k best of factor * score (float32) to ``words``; ties: larger raw score, lower id.
@@ -138,3 +154,26 @@ def kept_shares(scores, words, shares):
             kept_energy += kept * score
     shares[0] = kept_mass / mass if mass > 0 else 1.0
     shares[1] = kept_energy / energy if energy > 0 else 1.0
+
+
+@njit(cache=True, nogil=True)
+def select_of(scores, k, sets, threshold, scratch, tied, shares):
+    """`select` without preference, and `kept_shares`, for a block.
+
+    Args:
+        scores: float32[n, layers, units]; sets: out uint64[n, layers, words].
+        shares: out float32[n, layers, 2].
+    """
+    for r in range(scores.shape[0]):
+        for layer in range(scores.shape[1]):
+            row, words = scores[r, layer], sets[r, layer]
+            select(row, scratch, False, k, words, threshold, scratch, tied)
+            kept_shares(row, words, shares[r, layer])
+
+
+@njit(cache=True, nogil=True)
+def shares_of(scores, sets, shares):
+    """`kept_shares` for a block; shapes as in `select_of`."""
+    for r in range(scores.shape[0]):
+        for layer in range(scores.shape[1]):
+            kept_shares(scores[r, layer], sets[r, layer], shares[r, layer])

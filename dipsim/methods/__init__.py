@@ -1,21 +1,28 @@
 """Sparsification methods: one file per family. `BUILTIN` feeds the command line and the docs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
 from dipsim.methods.contract import Group, Method, Wish
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
+from dipsim.methods.gate import cats, gate, up
 from dipsim.methods.glu import glu, glu_oracle
+from dipsim.methods.moe import moe
+from dipsim.methods.predictor import predictor
 from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
+from dipsim.methods.teal import teal
+from dipsim.methods.thresholds import with_thresholds
+from dipsim.model import Model
 from dipsim.trace import Trace
 
 
 class Entry(NamedTuple):
     """How a method is built, and one line on what it does."""
 
-    build: Callable[[Trace, Wish, int | None], Method]
+    build: Callable[[Trace, Wish, Model | None], Method]
     summary: str
     signals: str
 
@@ -24,16 +31,22 @@ BUILTIN: dict[str, Entry] = {
     "dense": Entry(dense, "every weight, every token", "any"),
     "glu": Entry(glu, "dense gate and up; top-k columns of down", "glu"),
     "glu-oracle": Entry(glu_oracle, "top-k neurons, known beforehand (a bound)", "glu"),
+    "gate": Entry(gate, "dense gate; its top-k neurons of up and down", "gate"),
+    "up": Entry(up, "dense up; its top-k neurons of gate and down", "up"),
+    "cats": Entry(cats, "as gate, by a threshold per layer", "gate"),
+    "predictor": Entry(predictor, "neurons a small network guesses beforehand", "glu"),
+    "teal": Entry(teal, "inputs above thresholds, attention's too", "attn_input, ..., glu"),
     "dip": Entry(dip, "top-k inputs, then top-k neurons", "mlp_input, glu"),
     "dip-ca": Entry(dip_ca, "as dip, preferring what is in DRAM", "mlp_input, glu"),
     "recorded": Entry(recorded, "the sets the trace recorded", "any, as sets"),
+    "moe": Entry(moe, "the router's experts, or preferring those in DRAM", "expert"),
 }
 
 __all__ = ["BUILTIN", "Group", "Method", "Wish", "build_method", "default_method"]
 
 
 def default_method(trace: Trace) -> str:
-    """The method for a trace when none is named: recorded, dip, or glu, by what it holds.
+    """The method for a trace when none is named: recorded, moe, dip, or glu, by what it holds.
 
     Raises:
         MethodError: no method fits its signals.
@@ -41,24 +54,37 @@ def default_method(trace: Trace) -> str:
     holds = {name: signal.holds for name, signal in trace.signals.items()}
     if any(holds.get(name) == "sets" for name in RECORDED_SIGNALS):
         return "recorded"
+    if "expert" in holds:
+        return "moe"
     if "mlp_input" in holds and "glu" in holds:
         return "dip"
     if "glu" in holds:
         return "glu"
     raise MethodError(
-        f"{trace.name} holds {', '.join(holds)}: no method fits; record mlp_input and glu, or sets"
+        f"{trace.name} holds {', '.join(holds)}: no method fits by default; choose one of "
+        "dipsim methods, or record mlp_input and glu"
     )
 
 
-def build_method(
-    name: str | None, trace: Trace, wish: Wish, intermediate: int | None = None
-) -> Method:
+def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None = None) -> Method:
     """The method ``name`` (default: `default_method`) made ready for a trace.
 
+    Args:
+        model: gives sizes that the trace does not (dense, predictor, teal, moe).
+
     Raises:
-        MethodError: unknown name, missing signal, impossible density or gamma.
+        MethodError: unknown name, missing signal, impossible density, gamma or rule.
     """
     name = name or default_method(trace)
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
-    return BUILTIN[name].build(trace, wish, intermediate)
+    made = BUILTIN[name].build(trace, wish, model)
+    if wish.selection == "threshold" or (name == "cats" and made.calibrated):
+        groups = with_thresholds(trace, wish.calibrate, name, made.groups)
+        return replace(made, groups=groups)
+    if wish.calibrate is not None and not made.calibrated:
+        raise MethodError(
+            f"method {name} has no thresholds to calibrate: drop --calibrate-tokens, or add "
+            "--selection threshold"
+        )
+    return made

@@ -6,23 +6,36 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dipsim.errors import MethodError
+from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
 from dipsim.trace import Trace
 
-Choice = Literal["all", "sets", "top-k"]
+Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
+Selection = Literal["top-k", "threshold"]
 
 COLUMN_OF_GATE_AND_UP = (Slice("gate", "column"), Slice("up", "column"))
 COLUMN_OF_DOWN = (Slice("down", "column"),)
 NEURON = (Slice("gate", "row"), Slice("up", "row"), Slice("down", "column"))
 DEFAULT_DENSITY = 0.7
+MEANING = {
+    "mlp_input": "abs(x) of the MLP input",
+    "gate": "abs(act(W_gate x))",
+    "up": "abs(W_up x)",
+    "glu": "abs(act(W_gate x) * (W_up x))",
+    "attn_input": "abs of the input of q, k, v",
+    "attn_output": "abs of the input of o",
+    "expert": "the router's logits",
+}
 
 
 @dataclass(frozen=True)
 class Group:
     """Units of one layer that share one cache partition and one mask.
 
-    ``choice``: every unit, the trace's recorded sets, or the ``density`` best scores. With
-    ``gamma`` the scores of units that are not resident are multiplied by it (cache-aware).
+    ``choice``: every unit; the trace's recorded ``sets``; the ``density`` best scores (top-k); the
+    scores above the ``thresholds`` of the layers; or the best of scores blurred by ``noise``, as a
+    predictor of them would choose (predicted). With a ``rule`` the choice depends on what is
+    resident (cache-aware).
     """
 
     signal: str
@@ -31,6 +44,15 @@ class Group:
     choice: Choice
     density: float = 1.0
     gamma: float | None = None
+    """Of the rules gamma and blend."""
+    rule: Rule | None = None
+    thresholds: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
+    """Per layer, the standard deviation added to log-scores."""
+    seed: int = 0
+    """Of the noise."""
+    chosen: int | None = None
+    """k, where it is a number of its own (experts)."""
 
     @property
     def of_experts(self) -> bool:
@@ -38,9 +60,32 @@ class Group:
         return self.signal == "expert"
 
     @property
+    def aware(self) -> bool:
+        """Whether its sets depend on what is resident."""
+        return self.rule is not None
+
+    @property
+    def selects(self) -> bool:
+        """Whether the rule is plain gamma, whose factors are kept up to date."""
+        rule = self.rule
+        return (
+            rule is not None
+            and rule.name == "gamma"
+            and not (rule["warm_up"] or rule["fixed_top_n"])
+        )
+
+    @property
     def kept(self) -> int:
         """k of the top-k: units a token keeps (DESIGN section 5); all of them unless top-k."""
+        if self.chosen is not None:
+            return self.chosen
         return max(1, math.floor(self.density * self.units + 1e-9))
+
+    @property
+    def varies(self) -> bool:
+        """Whether tokens keep different numbers of units."""
+        recorded = self.choice == "predicted" and self.density == 1
+        return self.choice in ("sets", "threshold") or recorded
 
 
 @dataclass(frozen=True)
@@ -52,17 +97,27 @@ class Method:
     dense: tuple[Matrix, ...] = ()
     """Matrices that are read whole for every token and stay in DRAM."""
     density: float | None = None
-    """Mean density of the three MLP matrices; None for recorded sets."""
+    """Mean density of the matrices it prunes; None for recorded sets and experts."""
+    predictor_weights: int = 0
+    """Of one layer, beside the model's own; they stay in DRAM."""
+    as_recorded: bool = False
+    """Whether the sets are those the model itself used."""
 
     @property
     def cache_aware(self) -> bool:
         """Whether the sets depend on what is resident."""
-        return any(group.gamma is not None for group in self.groups)
+        return any(group.aware for group in self.groups)
 
     @property
     def open_loop(self) -> bool:
         """Whether pruning should have changed the recorded activations but could not."""
-        return any(group.choice == "top-k" for group in self.groups)
+        chosen = any(group.choice not in ("all", "sets") for group in self.groups)
+        return chosen and not self.as_recorded
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it rests on thresholds from calibration tokens."""
+        return any(group.choice == "threshold" for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -74,6 +129,27 @@ class Wish:
     gamma: Mapping[str, float] = field(default_factory=dict)
     """Per group; the key ``*`` stands for every group."""
     split: str | None = None
+    calibrate: str | None = None
+    """Rows of the trace, "A:B", that thresholds are calibrated on."""
+    selection: Selection | None = None
+    recall: float | None = None
+    predictor_rank: int | None = None
+    masking: str | None = None
+    routing: str | None = None
+    top_k: int | None = None
+    seed: int = 0
+
+
+_OPTIONS = {
+    "split": "dip, dip-ca and teal",
+    "selection": "glu, glu-oracle, gate, up and dip",
+    "recall": "predictor",
+    "predictor_rank": "predictor",
+    "masking": "dip-ca",
+    "routing": "moe",
+    "top_k": "moe",
+}
+"""Options that only some methods know."""
 
 
 def scores(trace: Trace, signal: str, method: str) -> int:
@@ -83,24 +159,26 @@ def scores(trace: Trace, signal: str, method: str) -> int:
         MethodError: the trace lacks it, or holds sets only; says how to record it.
     """
     found = trace.signals.get(signal)
-    meaning = {
-        "mlp_input": "abs(x) of the MLP input",
-        "glu": "abs(act(W_gate x) * (W_up x))",
-    }[signal]
     if found is None or not found.scored:
         what = "holds as sets only" if found is not None else "does not hold"
         raise MethodError(
-            f"method {method} needs the scores of signal {signal}, which {trace.name} "
-            f"{what}: record {meaning} per token and layer as {signal}[tokens, layers, units]"
+            f"method {method} needs the scores of signal {signal}, which {trace.name} {what}: "
+            f"record {MEANING[signal]} per token and layer as {signal}[tokens, layers, units]"
         )
     return found.units
 
 
-def check_wish(method: str, wish: Wish, signals: tuple[str, ...], *, gamma: bool = False) -> None:
+def check_wish(
+    method: str, wish: Wish, signals: tuple[str, ...], knows: tuple[str, ...] = ()
+) -> None:
     """Refuse what a method cannot use.
 
+    Args:
+        signals: of the groups that have a density.
+        knows: which of the options that only some methods have, and ``gamma``, it takes.
+
     Raises:
-        MethodError: a density outside 0..1, an unknown group, gamma or split where none applies.
+        MethodError: a density outside 0..1, an unknown group, an option where none applies.
     """
     densities = {"density": wish.density} if wish.density is not None else {}
     for what, value in [*densities.items(), *wish.group_density.items()]:
@@ -114,14 +192,16 @@ def check_wish(method: str, wish: Wish, signals: tuple[str, ...], *, gamma: bool
         if given not in signals:
             groups = ", ".join(signals) or "none with a density"
             raise MethodError(f"method {method} has no group {given!r}: its groups are {groups}")
-    if wish.gamma and not gamma:
+    if wish.gamma and "gamma" not in knows:
         raise MethodError(f"method {method} is not cache-aware: drop --gamma or use dip-ca")
     if wish.density is not None and wish.group_density:
         raise MethodError("give either --density or --group-density, not both")
     if wish.group_density and set(wish.group_density) != set(signals):
         raise MethodError(f"--group-density needs all groups of {method}: {', '.join(signals)}")
-    if wish.split is not None and not method.startswith("dip"):
-        raise MethodError(f"--split is for dip and dip-ca, not for {method}")
+    for option, whose in _OPTIONS.items():
+        if getattr(wish, option) is not None and option not in knows:
+            name = option.replace("_", "-")
+            raise MethodError(f"--{name} is for {whose}, not for {method}: drop it")
 
 
 def infeasible(method: str, density: float, least: float) -> MethodError:

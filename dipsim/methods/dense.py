@@ -2,11 +2,12 @@
 
 from dipsim.errors import MethodError
 from dipsim.methods.contract import NEURON, Group, Method, Wish, check_wish
+from dipsim.model import Model
 from dipsim.trace import Trace
 
 
-def dense(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
-    """All neurons, one group. ``intermediate`` is the model's, else the trace's.
+def dense(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """All neurons, one group; as many as the model has, else the trace.
 
     Raises:
         MethodError: a density other than 1, or a trace that does not tell the number of neurons.
@@ -15,7 +16,7 @@ def dense(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
     if wish.density not in (None, 1.0):
         raise MethodError(f"method dense keeps everything: density {wish.density:g} is not 1")
     found = [trace.signals[name].units for name in ("glu", "gate", "up") if name in trace.signals]
-    units = intermediate or (found[0] if found else 0)
+    units = found[0] if model is None and found else 0 if model is None else model.intermediate
     if not units:
         raise MethodError("method dense needs the number of neurons: pass --model")
     return Method("dense", (Group("glu", units, NEURON, "all"),), density=1.0)

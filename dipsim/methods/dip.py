@@ -6,12 +6,14 @@ Two top-k selections per layer and token, neither of which needs a predictor:
     S_down = top-k of |act(W_gate x') * (W_up x')|         -> columns of W_down
 
 A trace recorded from the dense model holds x for x' (open loop). The cache-aware form (dip-ca)
-prefers what is already in DRAM: score' = score if resident, else gamma * score, then top-k.
+prefers what is already in DRAM: score' = score if resident, else gamma * score, then top-k; this
+rule and its variants (``--masking``) are kernels/masking.py, equation by equation.
 
 The MLP density D is the mean density of the three matrices, D = (2 d_in + d_down) / 3.
 """
 
 import math
+from dataclasses import replace
 
 from dipsim.errors import MethodError
 from dipsim.methods.contract import (
@@ -24,6 +26,8 @@ from dipsim.methods.contract import (
     check_wish,
     scores,
 )
+from dipsim.methods.rules import MASKING, Rule, parse_rule
+from dipsim.model import Model
 from dipsim.trace import Trace
 
 DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
@@ -46,30 +50,55 @@ def split_density(density: float, split: str) -> tuple[float, float]:
     return entering, min(max(3 * density - 2 * entering, 0.0), 1.0)
 
 
-def dip(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
-    """DIP: both groups by plain top-k.
+def dip(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """DIP: both groups by plain top-k, or by thresholds.
 
     Raises:
         MethodError: ``mlp_input`` or ``glu`` scores are missing, or a density is impossible.
     """
-    return _method("dip", trace, wish, {})
+    return _pruned("dip", trace, wish, ("split", "selection"))
 
 
-def dip_ca(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
-    """DIP-CA: as `dip`, with a gamma per group.
+def dip_ca(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """DIP-CA: as `dip`, preferring what is in DRAM, with a gamma per group.
 
     Raises:
-        MethodError: as `dip`, or a gamma outside 0..1.
+        MethodError: as `dip`, a gamma outside 0..1, or a masking that is none.
     """
-    default = wish.gamma.get("*")
-    gamma = {name: DEFAULT_GAMMA[name] if default is None else default for name in SIGNALS}
+    made = _pruned("dip-ca", trace, wish, ("split", "masking", "gamma"))
+    rule = parse_rule("--masking", wish.masking or "gamma", MASKING)
+    if rule.name == "approximate":
+        if wish.gamma:
+            raise MethodError("--masking approximate has no gamma: drop --gamma")
+        return replace(made, groups=tuple(_approximate(group, rule) for group in made.groups))
+    usual = wish.gamma.get("*")
+    gamma = {name: DEFAULT_GAMMA[name] if usual is None else usual for name in SIGNALS}
     gamma |= {name: value for name, value in wish.gamma.items() if name != "*"}
-    return _method("dip-ca", trace, wish, gamma)
+    groups = (replace(at, gamma=gamma[at.signal], rule=rule) for at in made.groups)
+    return replace(made, groups=tuple(groups))
 
 
-def _method(name: str, trace: Trace, wish: Wish, gamma: dict[str, float]) -> Method:
+def _approximate(group: Group, rule: Rule) -> Group:
+    """With m, of ``top_m``, checked against k."""
+    share = rule.values["top_m"]
+    if share is None:
+        raise MethodError(
+            "--masking approximate needs top_m, the share of the units among which resident ones "
+            f"are preferred, e.g. approximate:top_m={min(1.0, group.density * 1.25):.2g}"
+        )
+    most = max(1, math.floor(share * group.units + 1e-9))
+    if most < group.kept:
+        raise MethodError(
+            f"--masking approximate: top_m={share:g} are {most} units of {group.signal}, fewer "
+            f"than the {group.kept} that are kept; give {group.kept / group.units:.3g} or more"
+        )
+    return replace(group, rule=rule)
+
+
+def _pruned(name: str, trace: Trace, wish: Wish, knows: tuple[str, ...]) -> Method:
+    """Both groups by top-k."""
     units = {signal: scores(trace, signal, name) for signal in SIGNALS}
-    check_wish(name, wish, SIGNALS, gamma=name == "dip-ca")
+    check_wish(name, wish, SIGNALS, knows)
     if wish.group_density:
         if wish.split is not None:
             raise MethodError("give either --split or --group-density, not both")
@@ -79,7 +108,7 @@ def _method(name: str, trace: Trace, wish: Wish, gamma: dict[str, float]) -> Met
         entering, down = split_density(density, wish.split or "authors")
     into, out = SIGNALS
     groups = (
-        Group(into, units[into], COLUMN_OF_GATE_AND_UP, "top-k", entering, gamma.get(into)),
-        Group(out, units[out], COLUMN_OF_DOWN, "top-k", down, gamma.get(out)),
+        Group(into, units[into], COLUMN_OF_GATE_AND_UP, "top-k", entering),
+        Group(out, units[out], COLUMN_OF_DOWN, "top-k", down),
     )
     return Method(name, groups, density=(2 * entering + down) / 3)

@@ -16,17 +16,18 @@ from dipsim.methods.contract import (
     infeasible,
     scores,
 )
+from dipsim.model import Model
 from dipsim.trace import Trace
 
 
-def glu(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
-    """Top-k of the product drives the columns of down; at MLP density D the group keeps 3 D - 2.
+def glu(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """The product drives the columns of down; at MLP density D the group keeps 3 D - 2.
 
     Raises:
         MethodError: no ``glu`` scores, or D < 2/3.
     """
     units = scores(trace, "glu", "glu")
-    check_wish("glu", wish, ("glu",))
+    check_wish("glu", wish, ("glu",), ("selection",))
     if wish.group_density:
         down = wish.group_density["glu"]
     else:
@@ -39,14 +40,14 @@ def glu(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
     return Method("glu", (group,), dense=("gate", "up"), density=(2 + down) / 3)
 
 
-def glu_oracle(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
-    """Top-k of the product drives all three slices of a neuron.
+def glu_oracle(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """The product drives all three slices of a neuron.
 
     Raises:
         MethodError: no ``glu`` scores.
     """
     units = scores(trace, "glu", "glu-oracle")
-    check_wish("glu-oracle", wish, ("glu",))
+    check_wish("glu-oracle", wish, ("glu",), ("selection",))
     density = DEFAULT_DENSITY if wish.density is None else wish.density
     density = wish.group_density.get("glu", density)
     return Method("glu-oracle", (Group("glu", units, NEURON, "top-k", density),), density=density)

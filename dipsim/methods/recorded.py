@@ -10,7 +10,7 @@ from dipsim.methods.contract import (
     Wish,
     check_wish,
 )
-from dipsim.model import MATRICES, Slice
+from dipsim.model import MATRICES, Model, Slice
 from dipsim.signal import Signal
 from dipsim.trace import Trace
 
@@ -18,7 +18,7 @@ RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu", "expert")
 """Signals whose recorded sets select weights of the MLP, in the order a layer computes them."""
 
 
-def recorded(trace: Trace, wish: Wish, intermediate: int | None) -> Method:
+def recorded(trace: Trace, wish: Wish, model: Model | None) -> Method:
     """One group per recorded signal, in the order a layer computes them.
 
     ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.hashing import splitmix64
 from dipsim.policies.contract import Policy
-from dipsim.policies.hashing import splitmix64
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:

@@ -20,9 +20,9 @@ def warnings(result: Result) -> list[str]:
     ]
     if empty:
         found.append(f"caches of {', '.join(empty)} hold no unit (C = 0): every access misses")
-    if result.plain_energy_kept is not None and "mlp_input" in result.traffic.groups:
+    if result.plain_kept is not None and "mlp_input" in result.traffic.groups:
         at = result.traffic.groups.index("mlp_input")
-        ratio = result.energy_kept[at] / result.plain_energy_kept[at]
+        ratio = result.energy_kept[at] / result.plain_kept[at, 1]
         if ratio < INPUT_ENERGY:
             found.append(
                 f"mlp_input keeps {ratio:.4f} of the energy plain top-k keeps; below "

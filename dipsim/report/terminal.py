@@ -66,6 +66,7 @@ def _budget(result: Result) -> Table:
         ("lm_head", budget.static.head),
         ("dense parts", budget.static.dense_parts),
         ("scales", budget.static.scales),
+        ("predictors", budget.static.predictors),
         ("- streamed from flash", -budget.streamed),
         ("KV", budget.kv),
         ("staging", budget.staging),

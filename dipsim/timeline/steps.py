@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from dipsim.methods import Method
 from dipsim.model import Model
 from dipsim.timeline.closed import Overlap, Step, is_paper
 from dipsim.timeline.flash import FlashCost
-from dipsim.trace import Trace
+from dipsim.trace import PREFILL, Trace
 from dipsim.traffic import Traffic
 
 
@@ -64,20 +65,30 @@ class Workload:
     kv_bits: float
     context: int
     """Tokens the budget holds KV for."""
+    kv: Literal["grows", "average", "context"] = "grows"
+    """How many positions a token reads: those before it; the average over the tokens of its
+    sequence, as the DIP authors count; or always ``context``."""
+    authors: bool = False
+    """Whether rates and the time to the first token are the DIP authors'."""
 
-    def kv_bytes(self, rows: NDArray[np.int64], overlap: Overlap) -> NDArray[np.float64]:
-        """[rows] bytes of keys and values each token reads, all layers.
-
-        A token attends to what came before it in its sequence; in the paper's modes to
-        ``context`` positions, always.
-        """
+    def kv_bytes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[rows] bytes of keys and values each token reads, all layers."""
         if self.model is None:
             return np.zeros(len(rows))
-        positions = np.full(len(rows), self.context)
-        if not is_paper(overlap):
-            positions = self.trace.position[rows]
+        positions = self.trace.position[rows].astype(np.float64)
+        if self.kv == "context":
+            positions[:] = self.context
+        elif self.kv == "average":
+            positions = self._average_positions()[rows]
         kept: NDArray[np.float64] = self.model.kv_bytes(positions, self.kv_bits)
         return kept
+
+    def _average_positions(self) -> NDArray[np.float64]:
+        """[tokens] (rows of the prompt + rows of the sequence) / 2, of the token's sequence."""
+        number = np.cumsum(self.trace.begins_sequence()) - 1
+        prompt = np.bincount(number, weights=self.trace.phase == PREFILL)
+        average: NDArray[np.float64] = ((prompt + np.bincount(number)) / 2)[number]
+        return average
 
     def embedding_row_bytes(self, overlap: Overlap) -> float:
         """Bytes of the token's own embedding, read from flash; the paper's modes leave it out."""
@@ -115,7 +126,7 @@ def steps(
     if row:
         alone = float(flash.seconds(flash.pages(np.array([row])), 1)[0])
         yield Step(nothing + alone, nothing, nothing, nothing, nothing + 1, static=True)
-    kv = work.kv_bytes(rows, overlap) / layers / rate.dram
+    kv = work.kv_bytes(rows) / layers / rate.dram
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
     for layer in range(layers):

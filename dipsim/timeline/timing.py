@@ -29,6 +29,9 @@ class Timing:
     """When things happened, for the measured tokens."""
 
     times: Times
+    rate: float
+    """Tokens per second: measured tokens / their total time; of the authors' simulator the mean of
+    the rates of the sequences."""
     rate_range: tuple[float, float]
     """Tokens per second with nothing (a = 0) and all (a = 1) of the flash time hidden."""
     dram_bytes: NDArray[np.float64]
@@ -73,7 +76,7 @@ def time_traffic(
     bounds = [times, times]
     if overlap == "pipelined":
         bounds = [timed(rows, 0.0), timed(rows, 1.0)]
-    slow, fast = (_rate(bound) for bound in bounds)
+    slow, fast = (_rate(work, rows, bound) for bound in bounds)
     embedding = flash.pages(np.array([work.embedding_row_bytes(overlap)]))
     one = steps(work, traffic, rows[:1], flash, rate, backend, overlap)
     static_reads = sum(int(step.reads[0]) for step in one if step.static)
@@ -82,8 +85,9 @@ def time_traffic(
     )
     timing = Timing(
         times=times,
+        rate=_rate(work, rows, times),
         rate_range=(slow, fast),
-        dram_bytes=work.kv_bytes(rows, overlap) + work.budget.static.total,
+        dram_bytes=work.kv_bytes(rows) + work.budget.static.total,
         static_flash_bytes=work.budget.streamed + float(embedding[0]),
         static_flash_reads=static_reads,
         prefill=prefill,
@@ -95,9 +99,13 @@ def time_traffic(
     return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
 
 
-def _rate(times: Times) -> float:
-    total = float(times.latency.sum())
-    return len(times.latency) / total if total else float("inf")
+def _rate(work: Workload, rows: NDArray[np.int64], times: Times) -> float:
+    borders = np.flatnonzero(np.diff(work.trace.sequence[rows])) + 1 if work.authors else ()
+    rates = []
+    for latency in np.split(times.latency, borders):
+        spent = float(latency.sum())
+        rates.append(len(latency) / spent if spent else float("inf"))
+    return float(np.mean(rates))
 
 
 def _rests_on(rate: Rates, device: Profile, backend: str, overlap: Overlap) -> tuple[str, ...]:
@@ -140,13 +148,18 @@ def _prefill(
         used = budget.units_bytes
         if cached:
             used = float((traffic.active[end - 1] * work.unit_bytes).sum())
-        weights = budget.static.total + used
-        compute = 2 * parameters * (end - begin) / rate.flops
+        # The authors count what is resident once, and what comes from flash once.
+        resident = budget.static.total - budget.streamed
+        weights = resident if work.authors else budget.static.total + used
+        flops = 0 if work.authors else 2 * parameters * (end - begin)
+        compute = flops / rate.flops
         seconds.append(
             float(loaded + budget.streamed) / flash.sequential_bandwidth
             + max(weights / rate.dram, compute)
         )
-        if end < trace.tokens and trace.phase[end] == DECODE and not new[end]:
+        if work.authors:
+            firsts.append(seconds[-1])
+        elif end < trace.tokens and trace.phase[end] == DECODE and not new[end]:
             firsts.append(seconds[-1] + float(timed(np.array([end])).latency[0]))
     found = Prefill(
         tokens=int(prefill.sum()),

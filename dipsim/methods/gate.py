@@ -1,0 +1,70 @@
+"""Pruning by one of the two products before the other is computed.
+
+``gate`` computes W_gate densely and keeps the neurons with the largest abs(act(W_gate x)): their
+rows of up and columns of down. ``up`` does the same by abs(W_up x). ``cats`` is ``gate`` with a
+threshold per layer in place of top-k, so the number of neurons varies (CATS, arXiv 2404.08763).
+Rules: DIP, arXiv 2412.01380, and the authors' code.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from dipsim.methods.contract import (
+    DEFAULT_DENSITY,
+    Group,
+    Method,
+    Wish,
+    check_wish,
+    infeasible,
+    scores,
+)
+from dipsim.model import Model, Slice
+from dipsim.trace import Trace
+
+_OTHER: dict[str, Literal["gate", "up"]] = {"gate": "up", "up": "gate"}
+
+
+def gate(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """abs(act(W_gate x)) drives rows of up and columns of down; the group keeps (3 D - 1) / 2.
+
+    Raises:
+        MethodError: no ``gate`` scores, or D < 1/3.
+    """
+    return _pruned_by("gate", "gate", trace, wish, ("selection",))
+
+
+def up(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """abs(W_up x) drives rows of gate and columns of down; the group keeps (3 D - 1) / 2.
+
+    Raises:
+        MethodError: no ``up`` scores, or D < 1/3.
+    """
+    return _pruned_by("up", "up", trace, wish, ("selection",))
+
+
+def cats(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """As `gate`, with a threshold per layer; the density is that of the calibration tokens.
+
+    Raises:
+        MethodError: as `gate`, or no calibration tokens.
+    """
+    made = _pruned_by("gate", "cats", trace, wish, ())
+    return replace(made, groups=tuple(replace(at, choice="threshold") for at in made.groups))
+
+
+def _pruned_by(
+    signal: Literal["gate", "up"], name: str, trace: Trace, wish: Wish, knows: tuple[str, ...]
+) -> Method:
+    units = scores(trace, signal, name)
+    check_wish(name, wish, (signal,), knows)
+    if wish.group_density:
+        kept = wish.group_density[signal]
+    else:
+        density = DEFAULT_DENSITY if wish.density is None else wish.density
+        kept = (3 * density - 1) / 2
+        if kept < -1e-9:
+            raise infeasible(name, density, 1 / 3)
+    kept = max(kept, 0.0)
+    slices = (Slice(_OTHER[signal], "row"), Slice("down", "column"))
+    group = Group(signal, units, slices, "top-k", kept)
+    return Method(name, (group,), dense=(signal,), density=(1 + 2 * kept) / 3)

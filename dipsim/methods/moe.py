@@ -1,0 +1,65 @@
+"""moe: the router's choice of experts, plain or preferring what is in DRAM (kernels/routing.py)."""
+
+from dataclasses import replace
+
+from dipsim.errors import MethodError
+from dipsim.methods.contract import Group, Method, Wish, check_wish, scores
+from dipsim.methods.rules import ROUTING, Rule, parse_rule
+from dipsim.model import Model
+from dipsim.signal import Signal
+from dipsim.trace import Trace
+
+
+def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
+    """The k best experts of the router, or those a ``routing`` rule chooses.
+
+    Raises:
+        MethodError: no router scores, k unknown or more than the trace can serve, a rule that is
+            none.
+    """
+    units = scores(trace, "expert", "moe")
+    check_wish("moe", wish, (), ("routing", "top_k"))
+    if wish.density is not None:
+        raise MethodError("method moe keeps whole experts: drop --density, give --top-k")
+    usual = _experts_per_token(trace, model)
+    k = usual if wish.top_k is None else wish.top_k
+    if k is None:
+        raise MethodError(
+            f"{trace.name} does not say how many experts a token uses: give --top-k or --model"
+        )
+    if not 1 <= k <= units:
+        raise MethodError(f"top-k {k}: from 1 to the {units} experts of a layer")
+    rule = None if wish.routing is None else parse_rule("--routing", wish.routing, ROUTING)
+    if rule is not None and rule.name == "plain":
+        rule = None
+    _check_recorded(trace.signals["expert"], trace, k, rule)
+    if rule is not None and rule.name == "max-rank" and rule.values["max_rank"] is None:
+        rule = Rule(rule.name, {**rule.values, "max_rank": 2 * k})
+    group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k)
+    as_recorded = rule is None and k == usual
+    return replace(Method("moe", (group,)), as_recorded=as_recorded)
+
+
+def _experts_per_token(trace: Trace, model: Model | None) -> int | None:
+    said = trace.meta.get("experts_per_token")
+    if isinstance(said, int) and not isinstance(said, bool):
+        return said
+    return None if model is None else model.experts_per_token
+
+
+def _check_recorded(signal: Signal, trace: Trace, k: int, rule: Rule | None) -> None:
+    """Weights of the best experts alone cannot tell which others a rule would have chosen.
+
+    Raises:
+        MethodError: more experts are asked for than are known of a token.
+    """
+    if signal.encoding != "sparse":
+        return
+    fewest = signal.fewest_listed
+    others = rule is not None and rule.name != "drop-cold"
+    if k > fewest or (others and k == fewest):
+        what = f"--routing {rule.name}" if rule is not None and others else "method moe"
+        raise MethodError(
+            f"{trace.name} holds the weights of {fewest} experts a token only: {what} with k = {k} "
+            "would have to know the others; record all router logits, or give a smaller --top-k"
+        )

@@ -1,0 +1,75 @@
+"""Thresholds from calibration tokens: a unit is active when its score exceeds the layer's (CATS,
+TEAL, and the alternative to top-k in the authors' code of DIP).
+
+Of all calibration scores of a layer the lowest 1 - density are dropped; the threshold is the
+largest of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import MethodError
+from dipsim.methods.contract import Group
+from dipsim.trace import Trace
+
+_HELD = 2**28
+"""Bytes of calibration scores that are held at a time."""
+
+
+class Calibration:
+    """The calibration scores of one group: float32[layers, n], each layer ascending."""
+
+    def __init__(self, trace: Trace, rows: str | None, method: str, group: Group) -> None:
+        if rows is None:
+            raise MethodError(
+                f"method {method} is calibrated on tokens that are not measured: give "
+                f"--calibrate-tokens A:B, e.g. 0:{max(1, trace.tokens // 4)}"
+            )
+        part = trace.window(*trace.rows(rows))
+        signal = part.signals[group.signal]
+        each = 4 * trace.layers * signal.units
+        if part.tokens * each > _HELD:
+            raise MethodError(
+                f"--calibrate-tokens {rows}: {part.tokens} tokens of {group.signal} are more than "
+                f"is held at a time; give at most {max(1, _HELD // each)}"
+            )
+        blocks = signal.values(
+            part.first, part.first + part.tokens, part.block_size((signal.name,))
+        )
+        found = np.concatenate(list(blocks))
+        self.scores: NDArray[np.float32] = np.sort(
+            found.transpose(1, 0, 2).reshape(trace.layers, -1), axis=1
+        )
+
+    def threshold(self, layer: int, density: float) -> float:
+        """What scores must exceed for ``density`` of them to be active; -1 keeps all."""
+        n = self.scores.shape[1]
+        dropped = math.floor((1 - density) * n + 1e-9)
+        return float(self.scores[layer, dropped - 1]) if dropped else -1.0
+
+    def lost(self, layer: int) -> NDArray[np.float64]:
+        """float64[n + 1]: share of the energy that the so many lowest scores hold."""
+        energy = np.cumsum(np.square(self.scores[layer], dtype=np.float64))
+        total = energy[-1] if energy[-1] > 0 else 1.0
+        return np.concatenate([[0.0], energy / total])
+
+
+def with_thresholds(
+    trace: Trace, rows: str | None, method: str, groups: Sequence[Group]
+) -> tuple[Group, ...]:
+    """The groups with thresholds, each layer at the group's density.
+
+    Raises:
+        MethodError: no calibration tokens, or too many.
+        TraceError: not rows of the trace.
+    """
+    made = []
+    for group in groups:
+        found = Calibration(trace, rows, method, group)
+        each = tuple(found.threshold(layer, group.density) for layer in range(trace.layers))
+        made.append(replace(group, choice="threshold", thresholds=each))
+    return tuple(made)
