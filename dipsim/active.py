@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
+from dipsim.encoding import pack_sets, unpack_sets, words_for
 from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
@@ -35,7 +35,6 @@ class Sets:
     start: int
     stop: int
     actions: NDArray[np.uint8]
-    decode: NDArray[np.bool_]
     resets: NDArray[np.bool_]
     sets: list[NDArray[np.uint64]]
     scores: list[NDArray[np.float32]]
@@ -108,7 +107,6 @@ class Blocks:
             start=rows.start,
             stop=rows.stop,
             actions=self.actions[rows],
-            decode=self.trace.phase[rows] == DECODE,
             resets=self.resets[rows],
             sets=[np.empty((0, 0, 0), np.uint64)] * count,
             scores=[NO_SCORES] * count,
@@ -165,7 +163,7 @@ class Blocks:
         elif group.of_experts:
             kernels.route_plainly(self._logits(data), group.kept, sets, shares)
         elif data.dtype == np.uint8:
-            kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, shares)
+            kernels.select_codes_of(data, group.kept, sets, shares)
         else:
             at = self.scratch[i]
             kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], shares)
@@ -197,7 +195,7 @@ def rows_of(
     last[:-1] = decode[1:] | new_sequence[1:]
     ends = np.where(last, kernels.COMMIT, kernels.JOIN)
     otherwise = ends if prefill == "cache" else kernels.SKIP
-    actions = np.where(decode, kernels.COMMIT, otherwise).astype(np.uint8)
+    actions = np.where(decode, kernels.DECODE, otherwise).astype(np.uint8)
     resets = new_sequence if reset == "sequence" else np.zeros(trace.tokens, np.bool_)
     return actions, resets
 
@@ -282,7 +280,5 @@ def scratch(units: int) -> kernels.Cache:
         histogram=np.empty(kernels.BINS * kernels.LANES, np.int64),
         uses=np.zeros(units, np.int64),
         memory=np.zeros((1, 3)),
-        order=np.empty(units, np.float32),
-        best=np.empty((3, words), np.uint64),
         evictable=np.zeros(64 * words, np.bool_),
     )

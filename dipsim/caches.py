@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.active import NO_CODES, NO_SCORES, Sets, scratch
-from dipsim.encoding import LOG8_TABLE, words_for
+from dipsim.encoding import words_for
 from dipsim.errors import PolicyError
 from dipsim.methods import Group, Method
 from dipsim.policies import Policy
@@ -50,7 +50,6 @@ def parts_of(
     words = [words_for(group.units) for group in groups]
     sizes = [1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places]
     gammas = [group.gamma if group.selects and group.gamma is not None else 1.0 for group in groups]
-    rules = [_rule(group) for group in groups]
     return kernels.Parts(
         word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
         units=np.array([group.units for group in groups], np.int64),
@@ -58,36 +57,35 @@ def parts_of(
         of_word=np.repeat(np.arange(len(places)), words).astype(np.int64),
         chosen=np.array([group.kept for group in groups], np.int64),
         gamma=np.array(gammas, np.float32),
-        rule=np.array([code for code, _ in rules], np.int64),
-        numbers=np.array([numbers for _, numbers in rules], np.float64),
-        counted=np.array(
-            [rule is not None and rule["counts"] > 0 for rule in (group.rule for group in groups)],
-            np.bool_,
-        ),
+        numbers=np.array([_numbers(group) for group in groups], np.float64),
     )
 
 
-def _rule(group: Group) -> tuple[int, list[float]]:
-    """How a group chooses: the code of its rule, and the numbers of it (masking.py, routing.py)."""
+def _numbers(group: Group) -> list[float]:
+    """The rule by which a group chooses, and its numbers (masking.py, routing.py)."""
     mask, route = kernels.masking, kernels.routing
-    rule, numbers = group.rule, [0.0] * 5
+    rule, numbers = group.rule, [0.0] * (mask.RULE + 1)
     if rule is None or group.selects:
-        return mask.PLAIN, numbers
-    if rule.name == "drop-cold":
-        return route.DROP_COLD, [rule["factor"], *numbers[1:]]
-    if rule.name == "max-rank":
-        return route.MAX_RANK, [rule["top_j"], rule["max_rank"], *numbers[2:]]
-    if rule.name == "cache-prior":
-        return route.CACHE_PRIOR, [rule["lambda"], rule["top_j"], *numbers[2:]]
-    if rule.name == "reuse-distance":
-        return route.REUSE_DISTANCE, numbers
+        return numbers
+    numbers[mask.RULE] = {
+        "gamma": mask.GAMMA,
+        "blend": mask.BLEND,
+        "approximate": mask.APPROXIMATE,
+        "cache-prior": route.CACHE_PRIOR,
+        "max-rank": route.MAX_RANK,
+        "drop-cold": route.DROP_COLD,
+        "reuse-distance": route.REUSE_DISTANCE,
+    }[rule.name]
+    if group.of_experts:
+        for i, key in enumerate(rule.values):
+            numbers[i] = rule[key]
+        return numbers
     numbers[mask.GAMMA_OF] = 1.0 if group.gamma is None else group.gamma
     numbers[mask.WARM_UP] = rule["warm_up"]
     numbers[mask.FIXED] = math.floor(rule["fixed_top_n"] * group.units + 1e-9)
     numbers[mask.TOP_M] = max(1, math.floor(rule["top_m"] * group.units + 1e-9))
     numbers[mask.COUNTS] = rule["counts"]
-    codes = {"gamma": mask.GAMMA, "blend": mask.BLEND, "approximate": mask.APPROXIMATE}
-    return codes[rule.name], numbers
+    return numbers
 
 
 def _exact(size: float) -> float:
@@ -190,9 +188,7 @@ class ReplayedCache:
                 sets=sets,
                 scores=scores,
                 codes=codes,
-                table=LOG8_TABLE,
                 actions=at.actions,
-                decode=at.decode,
                 resets=resets,
                 uses=self._next_uses(sets, layer, at, ahead[i]) if ahead else _NO_USES,
                 counts=np.zeros((*several, len(self.places), 3), np.int32),

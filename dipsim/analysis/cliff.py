@@ -31,7 +31,7 @@ def cliff(job: Job, held: Sequence[Sets] | None = None) -> tuple[float, float, f
     layers, groups = work.unit_bytes.shape
     batches = []  # bytes of every batch: a row for each token, in the order of the cycle
     for at in blocks:
-        booked = at.actions == kernels.COMMIT
+        booked = at.actions >= kernels.COMMIT
         sizes = np.empty((int(booked.sum()), layers, groups))
         for layer, i in np.ndindex(layers, groups):
             count = kernels.count_members(at.sets[i], layer)[booked]

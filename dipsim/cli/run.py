@@ -18,6 +18,10 @@ from dipsim.cli.options import (
 from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
 
+CalibrationOption = Annotated[
+    str | None, typer.Option("--calibration", help="perplexities of a method: a JSON file")
+]
+
 
 @app.command()
 @takes(WHAT, HOW, WHERE)
@@ -39,6 +43,7 @@ def run(
     config: Annotated[
         str | None, typer.Option(help="repeat the run of a result written with --json")
     ] = None,
+    calibration: CalibrationOption = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -58,8 +63,14 @@ def run(
     if source is None:
         raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
     device = load_device(device, override)
+    known = None
+    if calibration is not None:
+        from dipsim.analysis.calibration import load_calibration
+
+        known = load_calibration(calibration)
     with Progress() as progress:
         from dipsim.analysis import cliff, verdict
+        from dipsim.analysis.allowed import energy_of
         from dipsim.simulate import prepare, run_all
         from dipsim.trace import load_trace
 
@@ -67,21 +78,28 @@ def run(
         for warning in opened.warnings:
             say(f"warning: {warning}")
         job = prepare(opened, device, model=geometry, **options)
+        if known is not None:
+            stages = [group.signal for group in job.work.method.groups]
+            name = None if job.work.model is None else job.work.model.name
+            known.check(job.work.method.name, stages, name)
         falls = cliff.cliff_warning(job)
         if falls is not None:
             say(f"warning: {falls}")
         result = run_all([job], progress)[0]
         judged = verdict.verdict_of(job, result.traffic)
-    from dipsim.report import hints, terminal
+        bounds = None if known is None else known.bounds(result.method, energy_of(result))
+    from dipsim.report import hints, search, terminal
 
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        print_json({**result.to_dict(), "verdict": judged and judged.to_dict()})
+        more = {} if bounds is None else {"perplexity": bounds._asdict()}
+        print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})
     else:
-        show(terminal.render(result, judged))
+        rows = [] if bounds is None else [search.perplexity_row(bounds)]
+        show(terminal.render(result, judged, rows))
 
 
 def load_device(given: Any, override: list[str] | None) -> Any:

@@ -28,6 +28,7 @@ from dipsim.kernels.select import kept_shares, select, select_of, shares_of
 from dipsim.kernels.sets import (
     AT_ONCE,
     COMMIT,
+    DECODE,
     JOIN,
     NO_NEXT,
     SKIP,
@@ -43,6 +44,7 @@ __all__ = [
     "AT_ONCE",
     "BINS",
     "COMMIT",
+    "DECODE",
     "DRAWS",
     "FAULT",
     "FORCED",

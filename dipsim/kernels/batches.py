@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from dipsim.kernels.cache import ACTIVE, HITS, KEPT
-from dipsim.kernels.codes import select_codes
-from dipsim.kernels.masking import APPROXIMATE, PLAIN, mask
-from dipsim.kernels.routing import route
-from dipsim.kernels.select import kept_shares, select
-from dipsim.kernels.sets import NO_NEXT, bit, lowest_bit, ones
+from dipsim.kernels.cache import ACTIVE, BATCHES, HITS, KEPT
+from dipsim.kernels.choosing import choose_row
+from dipsim.kernels.masking import COUNTS
+from dipsim.kernels.sets import DECODE, bit, lowest_bit, ones, stamp
 
 inlined = register_jitable(forceinline=True)
-BATCHES = 2
-"""Where `Cache.memory` counts the batches since the cache was emptied."""
 
 
 @register_jitable
@@ -51,31 +47,32 @@ def gather(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: i
     """Add row r's mask of one part to the batch; the block begins at token ``at``."""
     start, stop = parts.word[p], parts.word[p + 1]
     words, pending = block.sets[r, layer, start:stop], cache.pending
-    units, k, rule = parts.units[p], parts.chosen[p], parts.rule[p]
-    first = start * 64
-    end = first + units
-    shares, here = block.shares[r, p], cache.resident[0, start:stop]
-    if block.codes.shape[0] > 0:
-        codes, gamma = block.codes[r, layer, first:end], parts.gamma[p]
-        select_codes(codes, block.table, gamma, here, k, words, cache.histogram, shares)
-    elif block.scores.shape[0] > 0:
-        scores, guess = block.scores[r, layer, first:end], cache.threshold[p : p + 1]
-        keys, numbers = cache.keys[:units], parts.numbers[p]
-        if rule == PLAIN:
-            factor = cache.factor[first:end]
-            select(scores, factor, True, k, words, guess, keys, cache.lists[0])
-            kept_shares(scores, words, shares)
-        elif rule <= APPROXIMATE:
-            uses, order, t = cache.uses[first:end], cache.order[:units], cache.memory[p, BATCHES]
-            best = cache.best[:, : stop - start]
-            tied = cache.lists[0]
-            mask(rule, numbers, k, scores, here, uses, t, words, guess, best, keys, order, tied)
-            kept_shares(scores, words, shares)
-        else:
-            known = rule if block.decode[r] else PLAIN
-            memory, wide = cache.memory[p], cache.spare.view(np.float64)[:units]
-            last, t = cache.last[first:end], stamp(at + r, parts.units.shape[0], p)
-            route(known, numbers, k, scores, here, last, t, memory, wide, words, shares)
+    if block.codes.shape[0] > 0 or block.scores.shape[0] > 0:
+        choose_row(
+            block.scores,
+            block.codes,
+            block.sets,
+            block.shares,
+            parts.word,
+            parts.units[p],
+            parts.chosen[p],
+            parts.gamma[p],
+            parts.numbers,
+            cache.resident,
+            cache.factor,
+            cache.threshold,
+            cache.keys,
+            cache.lists,
+            cache.histogram,
+            cache.spare,
+            cache.found,
+            cache.last,
+            cache.memory,
+            cache.uses,
+            (r, layer, p),
+            stamp(at + r, parts.units.shape[0], p),
+            block.actions[r] == DECODE,
+        )
     for w in range(start, stop):
         pending[w] |= words[w - start]
 
@@ -102,12 +99,6 @@ def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: A
             last[base + b] = t
             word &= word - np.uint64(1)
     return place
-
-
-@register_jitable
-def stamp(token: int, parts_count: int, p: int) -> int:
-    """The number of a part's batch at a token: the clock that policies are shown."""
-    return token if token == NO_NEXT else token * parts_count + p
 
 
 @register_jitable
@@ -145,7 +136,7 @@ def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> i
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
     pending = cache.pending
-    if parts.counted[p]:
+    if parts.numbers[p, COUNTS] > 0:
         uses = cache.uses
         for w in range(parts.word[p], parts.word[p + 1]):
             word = pending[w]

@@ -17,6 +17,8 @@ ACTIVE, HITS, KEPT = 0, 1, 2
 FAULT, VICTIM, DRAWS, SEED = 0, 1, 2, 3
 """Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; and
 the unit it named. Whether the misses that are kept when not all fit are drawn; the seed."""
+BATCHES = 2
+"""Where `Cache.memory` counts the batches since the cache was emptied."""
 SLACK = 1e-6
 """Less than any size: sums of sizes are exact, since sizes are multiples of 2**-10 bytes."""
 
@@ -35,12 +37,8 @@ class Parts(NamedTuple):
     """k of a cache-aware top-k."""
     gamma: NDArray[np.float32]
     """What scores of absent units are multiplied by; 1 unless the rule is plain gamma."""
-    rule: NDArray[np.int64]
-    """How a cache-aware part chooses (masking.py, routing.py)."""
     numbers: NDArray[np.float64]
-    """[parts, 5] of the rule."""
-    counted: NDArray[np.bool_]
-    """Whether the rule needs how often each unit was used."""
+    """[parts, 6] the rule of a cache-aware part and its numbers (masking.py, routing.py)."""
 
 
 class Cache(NamedTuple):
@@ -66,10 +64,8 @@ class Cache(NamedTuple):
     ends: NDArray[np.int64]  # [BINS] scratch
     spare: NDArray[np.int64]  # [ids] scratch
     histogram: NDArray[np.int64]  # [BINS * LANES] scratch
-    uses: NDArray[np.int64]  # [ids] batches that used a unit, where the rule counts them
     memory: NDArray[np.float64]  # [parts, 3] of rules: two of their own, and batches so far
-    order: NDArray[np.float32]  # [ids] scratch
-    best: NDArray[np.uint64]  # [3, words] scratch
+    uses: NDArray[np.int64]  # [ids] batches that used a unit, where the rule counts them
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
 
 
@@ -79,9 +75,7 @@ class Block(NamedTuple):
     sets: NDArray[np.uint64]  # [n, layers, words]; written when the method is cache-aware
     scores: NDArray[np.float32]  # [n, layers, ids], or empty when sets or codes are given
     codes: NDArray[np.uint8]  # [n, layers, ids] of log8, or empty
-    table: NDArray[np.float32]  # [256] what codes stand for
-    actions: NDArray[np.uint8]  # [n] SKIP, JOIN or COMMIT
-    decode: NDArray[np.bool_]  # [n] whether a row is a decode token
+    actions: NDArray[np.uint8]  # [n] SKIP, JOIN, COMMIT or DECODE
     resets: NDArray[np.bool_]  # [n] empty the cache before this row
     uses: NDArray[np.int64]  # next token of every active unit, in order; empty unless `future`
     counts: NDArray[np.int32]  # out [capacities, n, parts, 3]

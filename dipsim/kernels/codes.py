@@ -1,7 +1,8 @@
 """Choosing the k best scores of a token from 8-bit logarithms, without decoding them.
 
-A code stands for a value of a table of 256 (encoding.py). Cache-aware keys take 512 values at most,
-so counting codes replaces the search for the cut. Same choice as `select` of the decoded scores.
+A code stands for one of 256 values (encoding.py), ascending. Cache-aware keys take 512 values at
+most, so counting codes replaces the search for the cut. The choice is that of `select` with the
+decoded scores.
 """
 
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numba.extending import register_jitable
+
+from dipsim.encoding import LOG8_TABLE as TABLE
 
 CODES = 256
 _LANES = 4
@@ -49,11 +52,11 @@ def _pack(codes: Any, resident: Any, least_absent: int, least_resident: int, wor
 
 
 @njit(cache=True, nogil=True)
-def select_codes(codes, table, gamma, resident, k, words, counts, shares):
-    """Write the k best of table[code], times gamma where a unit is not resident, to ``words``.
+def select_codes(codes, gamma, resident, k, words, counts, shares):
+    """Write the k best of TABLE[code], times gamma where a unit is not resident, to ``words``.
 
     Args:
-        codes: uint8[units]; table: float32[256], ascending; gamma: float32.
+        codes: uint8[units]; gamma: float32.
         resident: uint64[words]; counts: int64[COUNTERS] scratch.
         shares: out float32[2], of the score mass and of the energy that is kept.
     """
@@ -61,7 +64,7 @@ def select_codes(codes, table, gamma, resident, k, words, counts, shares):
     mass = energy = kept_mass = kept_energy = 0.0
     for code in range(CODES):
         both = np.float64(counts[code] + counts[CODES + code])
-        value = np.float64(table[code])
+        value = np.float64(TABLE[code])
         mass += both * value
         energy += both * value * value
     # Walk down both lists of keys at once until k are chosen; of a tie the larger raw score, which
@@ -69,14 +72,14 @@ def select_codes(codes, table, gamma, resident, k, words, counts, shares):
     absent, there, left = CODES - 1, CODES - 1, k
     tied = partial_absent = partial_there = False
     while left > 0:
-        key_absent = table[absent] * gamma if absent >= 0 else np.float32(-1)
-        key_there = table[there] if there >= 0 else np.float32(-1)
+        key_absent = TABLE[absent] * gamma if absent >= 0 else np.float32(-1)
+        key_there = TABLE[there] if there >= 0 else np.float32(-1)
         tied = key_absent == key_there and absent == there
         take_there = tied or key_there > key_absent or (key_there == key_absent and there > absent)
         take_absent = tied or not take_there
         code = there if take_there else absent
         here = (counts[absent] if take_absent else 0) + (counts[CODES + there] if take_there else 0)
-        value = np.float64(table[code])
+        value = np.float64(TABLE[code])
         taken = np.float64(min(here, left))
         kept_mass += taken * value
         kept_energy += taken * value * value
@@ -101,7 +104,7 @@ def select_codes(codes, table, gamma, resident, k, words, counts, shares):
 
 
 @njit(cache=True, nogil=True)
-def select_codes_of(codes, table, k, sets, shares):
+def select_codes_of(codes, k, sets, shares):
     """`select_codes` without preference for a block.
 
     Args:
@@ -113,4 +116,4 @@ def select_codes_of(codes, table, k, sets, shares):
     for r in range(codes.shape[0]):
         for layer in range(codes.shape[1]):
             row, words, kept = codes[r, layer], sets[r, layer], shares[r, layer]
-            select_codes(row, table, np.float32(1), nothing, k, words, counts, kept)
+            select_codes(row, np.float32(1), nothing, k, words, counts, kept)

@@ -29,8 +29,8 @@ from dipsim.kernels.stamp import stamp
 
 PLAIN, GAMMA, BLEND, APPROXIMATE = 0, 1, 2, 3
 """Rules; ``PLAIN`` is the rule gamma that `select` serves."""
-GAMMA_OF, WARM_UP, FIXED, TOP_M, COUNTS = range(5)
-"""What the ``numbers`` of a rule hold: gamma, whether it warms up, n, m, w."""
+GAMMA_OF, WARM_UP, FIXED, TOP_M, COUNTS, RULE = range(6)
+"""What the ``numbers`` of a part hold: gamma, whether it warms up, n, m, w; and the rule."""
 
 
 @register_jitable
@@ -86,16 +86,11 @@ def _put_first(first: Any, keys: Any) -> None:
 
 
 @register_jitable
-def _approximate(order, scores, resident, k, m, fixed, guess, words, best, keys, tied):
-    """Write the choice of the rule approximate to ``words``; ``fixed`` are chosen already.
-
-    Args:
-        order: float32[units] what the rule goes by; scores: float32[units] the raw scores.
-        best: uint64[2, words] scratch; keys: float32[units] scratch.
-    """
-    units = order.shape[0]
-    among_k, among_m = best[0], best[1]
-    left = k
+def _approximate(scores, resident, k, m, guess, words, scratch):
+    """Write the choice of the rule approximate to ``words``; ``scratch`` holds what it goes by
+    (order) and what is chosen already (fixed)."""
+    keys, order, tied, fixed, among_k, among_m = scratch
+    units, left = order.shape[0], k
     for u in range(units):
         left -= _holds(fixed, u)
     for chosen, count in ((among_k, k), (among_m, m)):
@@ -123,19 +118,19 @@ def _approximate(order, scores, resident, k, m, fixed, guess, words, best, keys,
 
 def _mask(fingerprint):
     @njit(cache=True, nogil=True)
-    def mask(rule, numbers, k, scores, resident, uses, t, words, guess, best, keys, order, tied):
+    def mask(rule, numbers, k, scores, resident, of, words, guess, scratch):
         """Write the units a token uses to ``words``.
 
         Args:
-            rule: GAMMA, BLEND or APPROXIMATE; numbers: float64[5] of it.
-            scores: float32[units] >= 0; resident: uint64[words]; uses: int64[units].
-            t: batches since the cache was emptied.
+            rule: GAMMA, BLEND or APPROXIMATE; numbers: float64[6] of it.
+            scores: float32[units] >= 0; resident: uint64[words].
+            of: how often each unit was chosen (int64[units]), and t, since the start.
             guess: int64[1] where the last selection cut, to start from; updated.
-            best: uint64[3, words] scratch; keys, order: float32[units] scratch.
-            tied: int64[units] scratch.
+            scratch: keys, order (float32[units]), tied (int64[units]) and three sets.
         """
         fingerprint
-        fixed, units = best[2], scores.shape[0]
+        (uses, t), (keys, order, tied, fixed, _, _) = of, scratch
+        units = scores.shape[0]
         for w in range(words.shape[0]):
             fixed[w] = 0
         n = min(np.int64(numbers[FIXED]), k)
@@ -150,7 +145,7 @@ def _mask(fingerprint):
                 for u in range(units):
                     order[u] = scores[u]
             m = np.int64(numbers[TOP_M])
-            _approximate(order, scores, resident, k, m, fixed, guess[0], words, best, keys, tied)
+            _approximate(scores, resident, k, m, guess[0], words, scratch)
             return
         gamma = numbers[GAMMA_OF]
         if numbers[WARM_UP] > 0:

@@ -12,11 +12,10 @@ from dipsim.kernels.batches import (
     note_misses,
     reset,
     room_for,
-    stamp,
     use,
 )
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
-from dipsim.kernels.sets import COMMIT, SKIP, bit, lowest_bit
+from dipsim.kernels.sets import COMMIT, SKIP, bit, lowest_bit, stamp
 from dipsim.kernels.victims import order
 
 
@@ -35,7 +34,7 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
             continue
         for p in range(count):
             gather(block, cache, parts, first, r, layer, p)
-            if block.actions[r] != COMMIT:
+            if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
@@ -93,7 +92,7 @@ def replay_sequential(
             continue
         for p in range(count):
             gather(block, cache, parts, first, r, layer, p)
-            if block.actions[r] != COMMIT:
+            if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)

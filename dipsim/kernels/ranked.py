@@ -12,12 +12,11 @@ from dipsim.kernels.batches import (
     note_misses,
     reset,
     room_for,
-    stamp,
     use,
 )
 from dipsim.kernels.cache import DRAWS, FORCED, NEVER, RANKED, SEED, SLACK
 from dipsim.kernels.hashing import splitmix64
-from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones
+from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones, stamp
 from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
@@ -36,7 +35,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
             continue
         for p in range(count):
             gather(block, cache, parts, first, r, layer, p)
-            if block.actions[r] != COMMIT:
+            if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)

@@ -25,7 +25,7 @@ from dipsim.kernels.stamp import stamp
 CACHE_PRIOR, MAX_RANK, DROP_COLD, REUSE_DISTANCE = 10, 11, 12, 13
 """Rules, beside masking.PLAIN."""
 LAMBDA, TOP_J = 0, 1
-"""``numbers`` of cache-prior; of max-rank J and M, of drop-cold F."""
+"""``numbers`` of cache-prior; of max-rank they are J and M, of drop-cold F."""
 MEAN, STARTED = 0, 1
 """What ``memory`` holds: m, and whether there was a token yet."""
 
@@ -159,7 +159,7 @@ def _route(fingerprint):
         """Write the experts a token uses to ``words``, and what they hold to ``shares``.
 
         Args:
-            rule: masking.PLAIN or one of the rules here; numbers: float64[5] of it.
+            rule: masking.PLAIN or one of the rules here; numbers: float64[6] of it.
             z: float32[units], minus infinity where a unit is no candidate.
             last: int64[units] token of the last use, -1 for none; t: this token.
             memory: float64[2] of the layer; updated. keys: float64[units] scratch.
@@ -198,7 +198,7 @@ def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
         z: float32[n, layers, units]; sets: out uint64[n, layers, words].
         shares: out float32[n, layers, 2].
     """
-    numbers, memory, keys = np.zeros(5), np.zeros(3), np.empty(z.shape[2])
+    numbers, memory, keys = np.zeros(6), np.zeros(3), np.empty(z.shape[2])
     last = np.empty(0, np.int64)
     for r, layer in np.ndindex(*z.shape[:2]):
         words, kept = sets[r, layer], shares[r, layer]

@@ -12,12 +12,19 @@ from numba import types as nb
 from numba.core import config
 from numba.extending import intrinsic, register_jitable
 
-SKIP, JOIN, COMMIT = 0, 1, 2
-"""What a row does: nothing; add its mask to a batch that goes on; end its batch."""
+SKIP, JOIN, COMMIT, DECODE = 0, 1, 2, 3
+"""What a row does: nothing; add its mask to a batch that goes on; end a batch of prefill; be a
+batch of its own."""
 NO_NEXT = 2**62
 """The next use of a unit that is never used again."""
 AT_ONCE = 8
 """`list_units` writes this many places at once: a list has as many to spare."""
+
+
+@register_jitable
+def stamp(token: int, parts_count: int, p: int) -> int:
+    """The number of a part's batch at a token: the clock that policies are shown."""
+    return token if token == NO_NEXT else token * parts_count + p
 
 
 @intrinsic
@@ -94,7 +101,7 @@ def count_members(sets, layer):
 def count_uses(sets, layer, actions, uses):
     """Add to ``uses`` (int64[units]) how often every unit is active in the committed rows."""
     for r in range(sets.shape[0]):
-        if actions[r] == COMMIT:
+        if actions[r] >= COMMIT:
             for w in range(sets.shape[2]):
                 word = sets[r, layer, w]
                 while word:
@@ -115,10 +122,10 @@ def next_uses(sets, layer, actions, resets, first, after, sizes):
     """
     total = 0
     for r in range(sets.shape[0]):
-        total += sizes[r] if actions[r] == COMMIT else 0
+        total += sizes[r] if actions[r] >= COMMIT else 0
     uses = np.empty(total, np.int64)
     for r in range(sets.shape[0] - 1, -1, -1):
-        if actions[r] == COMMIT:
+        if actions[r] >= COMMIT:
             total -= sizes[r]
             place = total
             for w in range(sets.shape[2]):

@@ -33,7 +33,7 @@ def _stack_distances(fingerprint):
                 continue
             for w in range(words):
                 pending[w] |= sets[r, layer, w]
-            if actions[r] != COMMIT:
+            if actions[r] < COMMIT:
                 continue
             count = np.int64(measured[r])
             kept = 0

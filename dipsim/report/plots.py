@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from dipsim.analysis.compare import Comparison
+from dipsim.analysis.contours import Contours
 from dipsim.analysis.inspection import SignalReport
+from dipsim.analysis.least import Least
 from dipsim.analysis.mrc import Curves
+from dipsim.analysis.search import Frontier
+from dipsim.analysis.variants import Axis
 from dipsim.errors import DipsimError
 from dipsim.files import whole_file
 from dipsim.report.files import check_series
@@ -168,3 +172,137 @@ def _draw_inspection(figure: Any, reports: dict[str, SignalReport], title: str) 
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     figure.suptitle(title)
+
+
+def frontier(found: Frontier, title: str, path: Path) -> None:
+    """Rate against loss of the points that were run, and the Pareto front.
+
+    A colour for each method and first gamma, a marker for each other gamma. Points that lose more
+    than three times what they may are counted, not drawn.
+
+    Raises:
+        DipsimError: too many methods and gammas, no point to draw, or the file cannot be written.
+    """
+    limit = found.allowed.limit
+    known = [at for at in found.points if np.isfinite([at.loss, at.figures.rate]).all()]
+    shown = [at for at in known if at.loss <= 3 * limit] or known
+    if not shown:
+        raise DipsimError("--plot: no point has both a loss and a rate that are known")
+    series = list(dict.fromkeys(at.series for at in shown))
+    heads = list(dict.fromkeys((method, gamma[:1]) for method, gamma in series))
+    tails = list(dict.fromkeys(gamma[1:] for _, gamma in series))
+    check_series("methods and gammas", heads)
+    check_series("gammas", tails)
+    with _figure(path, 8, 5) as figure:
+        axes = figure.subplots()
+        for method, gamma in series:
+            points = [at for at in shown if at.series == (method, gamma)]
+            axes.plot(
+                [at.loss for at in points],
+                [at.figures.rate for at in points],
+                linestyle="",
+                color=COLOURS[heads.index((method, gamma[:1]))],
+                marker=MARKERS[tails.index(gamma[1:])],
+                markersize=5,
+                label=" ".join([method, "/".join(f"{value:g}" for value in gamma)]).strip(),
+            )
+        front = [at for at in found.front() if at in shown]
+        steps = [at.loss for at in front], [at.figures.rate for at in front]
+        style = {"where": "post", "color": "0.5", "linewidth": 1, "zorder": 0}
+        axes.step(*steps, label="Pareto front", **style)
+        axes.axvline(limit, color="0.5", linestyle=":", label="what may be lost")
+        if found.best is not None:
+            axes.plot(found.best.loss, found.best.figures.rate, label="answer", **_RING)
+        beyond = len(found.points) - len(shown)
+        more = f"\n({beyond} points that lose more are not shown)" if beyond else ""
+        axes.set(xlabel=found.allowed.meaning + more, ylabel="tokens per second")
+        axes.grid(alpha=0.3)
+        stages = "/".join(next((at.gamma for at in shown if at.gamma), {}))
+        heading = f"gamma of {stages}" if stages else None
+        figure.legend(title=heading, fontsize=8, title_fontsize=8, loc="outside right upper")
+        figure.suptitle(title)
+
+
+def least(found: Least, title: str, path: Path) -> None:
+    """Rate of every value that was run.
+
+    Raises:
+        DipsimError: a rate is infinite, or the file cannot be written.
+    """
+    rates = _finite([trial.figures.rate for trial in found.trials])
+    with _figure(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        at, label = _scaled(found.what, [trial.value for trial in found.trials])
+        axes.plot(at, rates, **_style(0))
+        axes.axhline(found.target, color="0.5", linestyle=":", label="wanted")
+        if found.found is not None:
+            place = found.trials.index(found.found)
+            axes.plot(at[place], rates[place], label="least", **_RING)
+        axes.set(xlabel=label, ylabel="tokens per second", xscale=_scale(found.what))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        axes.set_title(title)
+
+
+def contours(found: Contours, title: str, path: Path) -> None:
+    """Lines of equal tokens per second; the dots were run.
+
+    Raises:
+        DipsimError: a rate is infinite, or the file cannot be written.
+    """
+    rates = np.array([_finite(row) for row in found.rates]).T
+    (across, under), (up, beside) = map(_scaled, found.axes, found.values)
+    with _figure(path, 7, 5) as figure:
+        axes = figure.subplots()
+        axes.plot(*np.meshgrid(across, up), ".", color="0.6", markersize=4, clip_on=False)
+        levels = _levels(float(rates.min()), float(rates.max()))
+        if levels:  # in logarithms, as rates span decades
+            lines = axes.contour(
+                across, up, np.log(rates), np.log(levels), colors=COLOURS[0], linewidths=1.2
+            )
+            axes.clabel(lines, fontsize=9, fmt=lambda level: f"{np.exp(level):.4g}")
+        axes.set(xlabel=under, xscale=_scale(found.axes[0]))
+        axes.set(ylabel=beside, yscale=_scale(found.axes[1]))
+        for axis, name, at in (
+            (axes.xaxis, found.axes[0], across),
+            (axes.yaxis, found.axes[1], up),
+        ):
+            if name != "dram":
+                at = at[:: -(-len(at) // 8)]
+                axis.set_ticks(at, [f"{value:.3g}" for value in at])
+                axis.set_ticks([], minor=True)
+        axes.set_title(f"{title}: tokens per second")
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """About ten round rates between two."""
+    from matplotlib.ticker import MaxNLocator
+
+    found = list(MaxNLocator(10).tick_values(low, high))
+    if high > 5 * low > 0:
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
+        found = [step * 10.0**decade for decade in decades for step in (1, 1.5, 2, 3, 5, 7)]
+    return [float(level) for level in found if low < level < high]
+
+
+_RING = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "color": "k", "linestyle": ""}
+
+
+def _finite(rates: list[float]) -> list[float]:
+    if not np.isfinite(rates).all():
+        raise DipsimError("--plot: tokens that take no time have no rate to draw")
+    return rates
+
+
+def _scale(axis: Axis) -> str:
+    return "linear" if axis == "dram" else "log"
+
+
+def _scaled(axis: Axis, values: list[float]) -> tuple[list[float], str]:
+    """Values in a handy unit, and the label of their axis."""
+    if axis == "flash-bandwidth":
+        return values, "flash bandwidth (times the profile's)"
+    if axis == "iops":
+        return [value / 1e3 for value in values], "smallest reads per second (thousands)"
+    unit, size = ("GB", 1e9) if values[-1] >= 1e9 else ("MB", 1e6)
+    return [value / size for value in values], f"DRAM ({unit})"

@@ -1,5 +1,7 @@
 """A result as tables for an 80-column terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -23,8 +25,14 @@ def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
     return made
 
 
-def render(result: Result, judged: Verdict | None = None) -> RenderableType:
-    """The run in a sentence, a verdict on its misses, rates, budget, groups, time, marks, hints."""
+def render(
+    result: Result, judged: Verdict | None = None, more: Sequence[tuple[str, str]] = ()
+) -> RenderableType:
+    """The run in a sentence, a verdict on its misses, rates, budget, groups, time, marks, hints.
+
+    Args:
+        more: further rows of (label, text), below the rates.
+    """
     parts: list[RenderableType] = [Text(result.verdict, style="bold"), Text()]
     if judged is not None and judged.misses and not result.fits:
         parts += [Text(f"{result.policy}: {judged.sentence}."), Text()]
@@ -32,7 +40,7 @@ def render(result: Result, judged: Verdict | None = None) -> RenderableType:
     if result.budget.dram is not None:
         budget += f" of {BYTES.show(result.budget.dram)} DRAM"
     sections = {
-        "rates": _rates(result),
+        "rates": _rates(result, more),
         budget: _budget(result),
         "groups (per layer)": _groups(result),
         "time (exposed)": _time(result),
@@ -48,10 +56,10 @@ def render(result: Result, judged: Verdict | None = None) -> RenderableType:
     return Group(*parts)
 
 
-def _rates(result: Result) -> Table:
+def _rates(result: Result, more: Sequence[tuple[str, str]]) -> Table:
     made = table("", "")
     made.show_header = False
-    for label, text in result.summary():
+    for label, text in [*result.summary(), *more]:
         made.add_row(label, text)
     return made
 
