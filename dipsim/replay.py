@@ -144,7 +144,7 @@ def replay_all(
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = _caches(trace, method, policy, capacities, traffics, plan, unit_bytes, profile_uses)
     several = any(len(cache.traffics) > 1 for cache in caches)
-    loop = _bound(_form(policy, plan), plan.access == "sequential", several)
+    loop = _bound(_form(policy, plan), plan.access == "sequential", several, method.cache_aware)
     whole = held is not None and not method.cache_aware
     chunks = [list(held)] if whole and held is not None else ([block] for block in source.all())
     threads = min(plan.threads or os.cpu_count() or 1, len(caches))
@@ -229,13 +229,17 @@ def _form(policy: Policy, plan: Plan) -> Policy:
 
 @functools.lru_cache(maxsize=64)
 def _loop_of(
-    hooks: tuple[tuple[str, Callable[..., Any]], ...], sequential: bool, several: bool, keep: bool
+    hooks: tuple[tuple[str, Callable[..., Any]], ...],
+    sequential: bool,
+    several: bool,
+    aware: bool,
+    keep: bool,
 ) -> Loop:
-    return kernels.bind(dict(hooks), sequential=sequential, several=several, keep=keep)
+    return kernels.bind(dict(hooks), sequential=sequential, several=several, aware=aware, keep=keep)
 
 
-def _bound(policy: Policy, sequential: bool, several: bool) -> Loop:
-    return _loop_of(tuple(policy.hooks.items()), sequential, several, is_builtin(policy))
+def _bound(policy: Policy, sequential: bool, several: bool, aware: bool) -> Loop:
+    return _loop_of(tuple(policy.hooks.items()), sequential, several, aware, is_builtin(policy))
 
 
 def _check(method: Method, policy: Policy, plan: Plan) -> None:

@@ -38,10 +38,12 @@ class Span:
 
     low: float
     high: float
-    now: float | None
-    """What the profile has; None for DRAM."""
     most: str
-    """Why there is no more than ``high``."""
+    """What ``high`` is."""
+    now: float = math.nan
+    """What the profile has; of DRAM there is no such value."""
+    size: str = ""
+    """Of the reads that IOPS count."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Least:
             "reached": found is not None,
             "found": None if found is None else found.to_dict(),
             "fastest": self.fastest.to_dict(),
-            "now": self.span.now,
+            "now": None if self.what == "dram" else self.span.now,
             "points": [trial.to_dict() for trial in self.trials],
             "config": dict(self.result.config),
         }
@@ -154,15 +156,17 @@ def _better(new: tuple[float, float], old: tuple[float, float], target: float) -
 
 def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any]) -> Span:
     if what == "flash-bandwidth":
-        return Span(1 / REACH, REACH, 1.0, f"{REACH:g} times its flash bandwidth")
+        return Span(1 / REACH, REACH, f"{REACH:g} times its flash bandwidth", 1.0)
     if what == "iops":
         now, most = iops_of(device)
-        return Span(most / REACH, most, now, "small reads as fast as its bandwidth allows")
+        size = BYTES.exact(min(read.size for read in device.flash.reads))
+        told = f"reads of {size} as fast as its bandwidth allows"
+        return Span(most / REACH, most, told, now, size)
     least, _, most = dram_sizes(trace, device, options)
     capacity = float(math.floor(device.dram.capacity))
     if most > capacity:
-        return Span(min(least, capacity), capacity, None, "all of its DRAM")
-    return Span(max(least, float(math.ceil(most / REACH))), most, None, "everything in DRAM")
+        return Span(min(least, capacity), capacity, "all of its DRAM")
+    return Span(max(least, float(math.ceil(most / REACH))), most, "everything in DRAM")
 
 
 def _runner(

@@ -123,6 +123,8 @@ def _rate(
         if name in options:
             option = f"--{name.replace('_', '-')}"
             raise DipsimError(f"{option} is what --max-loss searches: drop one of them")
+    if "weights" in options:
+        raise DipsimError("--weights: its loss is not among the energies of --max-loss; drop it")
     from dipsim.analysis.allowed import Allowed
     from dipsim.analysis.calibration import load_calibration
     from dipsim.analysis.search import search_rate

@@ -43,36 +43,51 @@ def reset(cache: Any, parts: Any) -> None:
 
 
 @register_jitable
-def gather(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
-    """Add row r's mask of one part to the batch; the block begins at token ``at``."""
+def given(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
+    """Row r's mask stands in the block."""
+
+
+@register_jitable
+def chosen(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
+    """Write row r's mask to the block, by the rule of the part."""
+    choose_row(
+        block.scores,
+        block.codes,
+        block.sets,
+        block.shares,
+        parts.word,
+        parts.units[p],
+        parts.chosen[p],
+        parts.gamma[p],
+        parts.numbers,
+        cache.resident,
+        cache.factor,
+        cache.threshold,
+        cache.keys,
+        cache.lists,
+        cache.histogram,
+        cache.spare,
+        cache.found,
+        cache.last,
+        cache.memory,
+        cache.uses,
+        (r, layer, p),
+        stamp(at + r, parts.units.shape[0], p),
+        block.actions[r] == DECODE,
+    )
+
+
+@register_jitable
+def gather(
+    block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int, choose: Any
+) -> None:
+    """Add row r's mask of one part to the batch; the block begins at token ``at``.
+
+    ``choose`` is `given`, or `chosen` where masks depend on what is resident.
+    """
     start, stop = parts.word[p], parts.word[p + 1]
     words, pending = block.sets[r, layer, start:stop], cache.pending
-    if block.codes.shape[0] > 0 or block.scores.shape[0] > 0:
-        choose_row(
-            block.scores,
-            block.codes,
-            block.sets,
-            block.shares,
-            parts.word,
-            parts.units[p],
-            parts.chosen[p],
-            parts.gamma[p],
-            parts.numbers,
-            cache.resident,
-            cache.factor,
-            cache.threshold,
-            cache.keys,
-            cache.lists,
-            cache.histogram,
-            cache.spare,
-            cache.found,
-            cache.last,
-            cache.memory,
-            cache.uses,
-            (r, layer, p),
-            stamp(at + r, parts.units.shape[0], p),
-            block.actions[r] == DECODE,
-        )
+    choose(block, cache, parts, at, r, layer, p)
     for w in range(start, stop):
         pending[w] |= words[w - start]
 

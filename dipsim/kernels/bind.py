@@ -9,6 +9,7 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
+from dipsim.kernels.batches import chosen, given
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
 from dipsim.kernels.ranked import fit_one, fit_several, replay_ranked
 from dipsim.kernels.stamp import stamp
@@ -20,7 +21,7 @@ from dipsim.kernels.stamp import stamp
 def _ranked(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_one)
+        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_one, choose)
 
     return replay
 
@@ -28,7 +29,9 @@ def _ranked(fingerprint):
 def _ranked_several(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_several)
+        replay_ranked(
+            block, layer, first, admission, parts, cache, touch, rank, fit_several, choose
+        )
 
     return replay
 
@@ -37,7 +40,18 @@ def _queued(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
         replay_queued(
-            block, layer, first, admission, parts, cache, touch, victim, insert, leave, expel
+            block,
+            layer,
+            first,
+            admission,
+            parts,
+            cache,
+            touch,
+            victim,
+            insert,
+            leave,
+            expel,
+            choose,
         )
 
     return replay
@@ -47,7 +61,18 @@ def _sequential(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
         replay_sequential(
-            block, layer, first, admission, parts, cache, touch, victim, insert, leave, expel
+            block,
+            layer,
+            first,
+            admission,
+            parts,
+            cache,
+            touch,
+            victim,
+            insert,
+            leave,
+            expel,
+            choose,
         )
 
     return replay
@@ -77,7 +102,12 @@ _DEFAULTS = {"insert": _insert_nothing, "leave": _leave_nothing, "expel": _expel
 
 
 def bind(
-    hooks: dict[str, Callable[..., Any]], *, sequential: bool, several: bool, keep: bool
+    hooks: dict[str, Callable[..., Any]],
+    *,
+    sequential: bool,
+    several: bool,
+    aware: bool,
+    keep: bool,
 ) -> Callable[..., None]:
     """Compile the replay loop around a policy's plain functions.
 
@@ -93,17 +123,21 @@ def bind(
             ``leave`` and ``expel``.
         sequential: units are requested one at a time.
         several: a cache of a policy that ranks may hold several capacities.
+        aware: masks depend on what is resident. Other loops do without the rules, which take
+            seconds to compile.
     """
     ranks = "rank" in hooks
     atomic = (_ranked_several if several else _ranked) if ranks else _queued
     template = _sequential if sequential else atomic
     homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
     names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
+    names += ["aware"] * aware
     fingerprint = stamp(homes, *names) if keep else ""
     checked = register_jitable(boundscheck=not keep, forceinline=True)
     compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
     victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
     compiled["victim"] = register_jitable(forceinline=True)(victim)
+    compiled["choose"] = chosen if aware else given
     replay = _with_globals(template(fingerprint), compiled)
     return njit(cache=keep, nogil=True, _nrt=not keep)(replay)
 

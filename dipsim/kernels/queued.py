@@ -20,7 +20,9 @@ from dipsim.kernels.victims import order
 
 
 @register_jitable
-def replay_queued(block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel):
+def replay_queued(
+    block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel, choose
+):
     """Atomic access: all hits of a batch are decided before it changes the cache."""
     state, pending, resident = cache.state, cache.pending, cache.resident
     evictable, sizes = cache.evictable, parts.size
@@ -33,7 +35,7 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p, choose)
             if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)
@@ -77,7 +79,7 @@ def replay_queued(block, layer, first, admission, parts, cache, touch, evict, in
 
 @register_jitable
 def replay_sequential(
-    block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel
+    block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel, choose
 ):
     """Sequential access: units are requested one at a time, ascending; a miss enters at once."""
     state, pending, evictable = cache.state, cache.pending, cache.evictable
@@ -91,7 +93,7 @@ def replay_sequential(
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p, choose)
             if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)

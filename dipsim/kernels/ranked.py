@@ -21,7 +21,7 @@ from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit):
+def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit, choose):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
     ``fit`` makes a cache fit again: `fit_one`, or `fit_several`.
@@ -34,7 +34,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p)
+            gather(block, cache, parts, first, r, layer, p, choose)
             if block.actions[r] < COMMIT:
                 continue
             t = stamp(first + r, count, p)

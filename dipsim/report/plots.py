@@ -197,12 +197,13 @@ def frontier(found: Frontier, title: str, path: Path) -> None:
         axes = figure.subplots()
         for method, gamma in series:
             points = [at for at in shown if at.series == (method, gamma)]
+            head, tail = heads.index((method, gamma[:1])), tails.index(gamma[1:])
             axes.plot(
                 [at.loss for at in points],
                 [at.figures.rate for at in points],
                 linestyle="",
-                color=COLOURS[heads.index((method, gamma[:1]))],
-                marker=MARKERS[tails.index(gamma[1:])],
+                color=COLOURS[head],
+                marker=MARKERS[tail if len(tails) > 1 else head],
                 markersize=5,
                 label=" ".join([method, "/".join(f"{value:g}" for value in gamma)]).strip(),
             )
@@ -214,7 +215,7 @@ def frontier(found: Frontier, title: str, path: Path) -> None:
         if found.best is not None:
             axes.plot(found.best.loss, found.best.figures.rate, label="answer", **_RING)
         beyond = len(found.points) - len(shown)
-        more = f"\n({beyond} points that lose more are not shown)" if beyond else ""
+        more = f"\n(not shown, as they lose more: {beyond})" if beyond else ""
         axes.set(xlabel=found.allowed.meaning + more, ylabel="tokens per second")
         axes.grid(alpha=0.3)
         stages = "/".join(next((at.gamma for at in shown if at.gamma), {}))

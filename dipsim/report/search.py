@@ -53,9 +53,10 @@ def _rate(found: Frontier) -> RenderableType:
         ]
         made.add_row(*row, *([perplexity(point.bounds)] if point.bounds else []))
     missing = len({point.series for point in found.points}) - len(best)
-    note = f"lost: energy of {stages}"
-    note += ", replayed open loop. " if not calibrated else ". perplexity: calibrated bounds. "
-    if not calibrated:
+    note = f"lost: energy of {stages}, replayed open loop. "
+    if calibrated:
+        note += "perplexity: calibrated, bounds under monotonicity. "
+    else:
         note += "It compares runs of one method; it is no accuracy. "
     note += f"{len(found.points)} points were run; the fastest of each method and gamma are shown"
     note += f", {missing} had none that loses so little." if missing else "."
@@ -95,7 +96,7 @@ def perplexity_row(bounds: Bounds) -> tuple[str, str]:
     low, high = bounds
     text = f"{low:.4g} or more: no calibrated point loses as much"
     if high is not None:
-        text = f"{low:.4g} to {high:.4g}, if it grows with what every stage loses"
+        text = f"{low:.4g} to {high:.4g} (bounds, nothing is fitted)"
     return "perplexity (calibrated)", text
 
 
@@ -142,20 +143,21 @@ def _least(found: Least) -> RenderableType:
 
 
 def _least_sentence(found: Least) -> str:
+    span = found.span
+
     def told(trial: Trial) -> str:
-        now = found.span.now
         value = show_value(found.what, trial.value, 4)
         if found.what == "dram":
             return f"{value} of DRAM"
         if found.what == "iops":
-            return f"{value} IOPS (the profile: {show_value('iops', now or 0)})"
+            return f"{value} reads/s of {span.size} (the profile: {show_value('iops', span.now)})"
         return f"{value} the profile's flash bandwidth"
 
     target, answer, below = f"{found.target:g} tokens/s", found.found, found.below
     if answer is None:
         fastest = found.fastest
         return (
-            f"{target} are out of reach: even with {found.span.most} it is "
+            f"{target} are out of reach: even with {span.most} it is "
             f"{fastest.figures.rate:.4g} tokens/s."
         )
     reached = f"{answer.figures.rate:.4g} tokens/s with {told(answer)}"
