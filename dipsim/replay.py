@@ -255,7 +255,8 @@ def _check(method: Method, policy: Policy, plan: Plan) -> None:
             f"policy {policy.name} is the optimum of one cache per layer and group: with --scope "
             "global use belady"
         )
-    if plan.scope == "global" and plan.prefill == "cache" and method.cache_aware:
+    masked = any(group.aware and not group.of_experts for group in method.groups)
+    if plan.scope == "global" and plan.prefill == "cache" and masked:
         raise MethodError(
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"

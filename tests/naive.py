@@ -11,7 +11,7 @@ only to round scores to float32. A unit is an int id, a token or row is an int i
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cache
@@ -191,10 +191,17 @@ Order = Mapping[int, tuple[Any, int, int]]
 
 
 def forced(
-    capacity: int, resident: AbstractSet[int], active: AbstractSet[int], order: Order
+    capacity: int,
+    resident: AbstractSet[int],
+    active: AbstractSet[int],
+    order: Order,
+    misses: Sequence[int] | None = None,
 ) -> set[int]:
-    """Return the new residents: hits, the misses that fit beside them, the best of the rest."""
-    misses = sorted(active - resident)
+    """Return the new residents: hits, the misses that fit beside them, the best of the rest.
+
+    misses : in the order in which they are let in; ascending when left out
+    """
+    misses = sorted(active - resident) if misses is None else misses
     fitting = misses[: capacity - len(active & resident)]
     too_many = max(0, len(resident) + len(fitting) - capacity)
     victims = sorted(resident - active, key=lambda unit: order[unit])[:too_many]
@@ -350,6 +357,27 @@ def check_policy(
     return admission
 
 
+@dataclass
+class Memory:
+    """What a cache knows of its batches since it was emptied; a `Choose` reads it."""
+
+    batches: int = 0  # how many are done
+    uses: dict[int, int] = field(default_factory=dict)  # batches whose set held the unit
+    last_use: dict[int, int] = field(default_factory=dict)  # number of the latest of them, from 0
+    mean: float | None = None  # what a rule wants to keep from row to row
+
+    def note(self, active: Collection[int]) -> None:
+        """Note the set of a batch that is done."""
+        for unit in active:
+            self.uses[unit] = self.uses.get(unit, 0) + 1
+            self.last_use[unit] = self.batches
+        self.batches += 1
+
+
+Choose = Callable[[Any, AbstractSet[int], Memory], list[int]]
+"""Returns the units a row needs, ascending, given the residents before the row's batch."""
+
+
 class Row(NamedTuple):
     """What one row did to the cache; a join or skip row did nothing."""
 
@@ -361,7 +389,7 @@ class Row(NamedTuple):
 
 
 def replay(
-    rows: Sequence[AbstractSet[int]] | Sequence[Sequence[float]],
+    rows: Sequence[Any],
     units: int,
     capacity: int,
     policy: str,
@@ -377,24 +405,31 @@ def replay(
     pinned: Collection[int] = (),
     access: str = "atomic",
     parameters: Mapping[str, float] = {},
+    choose: Choose | None = None,
+    fill: str = "ascending",
 ) -> list[Row]:
     """Replay one (layer, group) with a cache of `capacity` units and say what each row did.
 
     rows : the active set of each row, or with `gamma` its scores [units], from which the k units
-        are chosen against the resident set at the beginning of the row's batch
+        are chosen against the resident set at the beginning of the row's batch, or with `choose`
+        whatever that takes
     actions : per row "commit" (the row ends its batch; the default, a decode token), "join" (the
         batch goes on) or "skip" (not replayed). A batch's stamp t is the index of its commit row
     resets : row indices before which contents and history are emptied; they bound the next use
     pinned : what `static` holds, always
     access : "atomic", a batch is requested at once, or "sequential", unit by unit, ascending
     parameters : of the policy, by name; the others keep their defaults
+    fill : which misses are let in first, "ascending" or "random"; of forced policies that rank
     """
     admission = check_policy(policy, admission, access, parameters)
-    if gamma is not None and policy in NEEDS_FUTURE:
-        raise ValueError(f"{policy} needs the future, which gamma makes depend on the cache")
+    if not (gamma is None and choose is None) and policy in NEEDS_FUTURE:
+        raise ValueError(f"{policy} needs the future, which here depends on the cache")
+    if fill not in ("ascending", "random"):
+        raise ValueError(f"unknown fill {fill!r}")
     actions = ["commit"] * len(rows) if actions is None else actions
     batches = planned_batches(rows, actions) if policy in NEEDS_FUTURE else []
     first_load = set(pinned) if policy == "static" else set()
+    stream = (seed, layer, group)
 
     def empty_policy(start: int) -> Queue:
         """Return the policy without a history, as from row `start` on."""
@@ -406,6 +441,7 @@ def replay(
 
     resident = set(first_load)
     queue = empty_policy(0)
+    memory = Memory()
     batch: set[int] = set()
     result = []
     for t, (row, action) in enumerate(zip(rows, actions, strict=True)):
@@ -414,11 +450,15 @@ def replay(
                 raise ValueError(f"row {t}: a reset inside a batch")
             resident = set(first_load)
             queue = empty_policy(t)
+            memory = Memory()
         if action == "skip":
             result.append(Row(0, 0, 0, [], []))
             continue
 
-        chosen = own_mask(row, units, resident, k, gamma)
+        if choose is not None:
+            chosen = choose(row, resident, memory)
+        else:
+            chosen = own_mask(row, units, resident, k, gamma)
         batch |= set(chosen)
         if action == "join":
             result.append(Row(0, 0, 0, [], chosen))
@@ -434,17 +474,26 @@ def replay(
             else:
                 if isinstance(queue, RankedQueue):
                     touch_all(queue, resident, active, t)
-                    order = order_of(queue, resident | active, t, (seed, layer, group))
-                    admit = {"forced": forced, "ranked": ranked}[admission]
-                    resident = admit(capacity, resident, active, order)
+                    order = order_of(queue, resident | active, t, stream)
+                    if admission == "forced":
+                        let_in = missed if fill == "ascending" else shuffled(missed, t, stream)
+                        resident = forced(capacity, resident, active, order, let_in)
+                    else:
+                        resident = ranked(capacity, resident, active, order)
                 else:
                     resident = serve_atomic(queue, capacity, resident, active, t)
                 kept = len(resident & set(missed))
             assert len(resident) <= capacity
+        memory.note(active)
         result.append(Row(len(active), len(active) - len(missed), kept, missed, chosen))
     if batch:
         raise ValueError("the last batch has no commit row")
     return result
+
+
+def shuffled(units: Sequence[int], t: int, stream: tuple[int, int, int]) -> list[int]:
+    """Return units in an order that depends on nothing but the batch and the cache."""
+    return sorted(units, key=lambda unit: (hash64(*stream, t, unit) >> 1, unit))
 
 
 def order_of(
