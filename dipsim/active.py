@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.encoding import pack_sets, unpack_sets, words_for
+from dipsim.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
 from dipsim.errors import TraceError
 from dipsim.methods import Method
-from dipsim.methods.contract import Group
+from dipsim.methods.contract import COLUMN_OF_DOWN, Group
 from dipsim.methods.predictor import noise_of, predicted
 from dipsim.signal import Reading
 from dipsim.trace import DECODE, PREFILL, Trace
@@ -39,16 +39,17 @@ class Sets:
     sets: list[NDArray[np.uint64]]
     scores: list[NDArray[np.float32]]
     codes: list[NDArray[np.uint8]]
+    norms: list[NDArray[np.float32] | None]
+    """Of the columns that a group's scores weigh; None where the trace has none."""
     shares: NDArray[np.float32] | None = None
-    """[n, layers, groups, 2] of score mass and energy that the sets keep, when they are held."""
+    """[n, layers, groups, 3] of what the sets keep and miss (`no_shares`), when they are held."""
 
 
 class Blocks:
     """A trace as blocks of active sets under a method.
 
     ``decoded``: cache-aware groups are handed on as scores, also where codes could be read.
-    ``shares`` : float32[tokens, layers, groups, 2] takes the shares of score mass and of energy
-    that the sets chosen here keep.
+    ``shares`` : of `no_shares`; takes what the sets chosen here keep and miss.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Blocks:
             sets=[np.empty((0, 0, 0), np.uint64)] * count,
             scores=[NO_SCORES] * count,
             codes=[NO_CODES] * count,
+            norms=[self._norms(group) for group in self.method.groups],
             shares=None if self.shares is None else self.shares[rows],
         )
 
@@ -168,8 +170,16 @@ class Blocks:
             at = self.scratch[i]
             kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], shares)
         if self.shares is not None:
-            self.shares[rows, :, i] = shares
+            self.shares[rows, :, i, :2] = shares
+            norms = self._norms(group)
+            if norms is not None and data.dtype != np.uint64:
+                kernels.errors_of(plain_scores(data), sets, norms, self.shares[rows, :, i, 2])
         return sets
+
+    def _norms(self, group: Group) -> NDArray[np.float32] | None:
+        """Norms of the columns whose sum, weighed by the scores, is what the layer puts out."""
+        there = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
+        return self.trace.signals["glu"].norms if there and group.choice != "all" else None
 
     def _choose_predicted(
         self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
@@ -182,6 +192,19 @@ class Blocks:
             if truth.dtype == np.uint64:
                 truth = unpack_sets(truth, group.units)
             sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
+
+
+def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores, decoded if they are codes of log8."""
+    return LOG8_TABLE[rows] if rows.dtype == np.uint8 else rows
+
+
+def no_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
+    """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are kept,
+    1 until something is dropped, and the relative error of the layer's output, nan if not known."""
+    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 3), np.float32)
+    shares[..., 2] = np.nan
+    return shares
 
 
 def rows_of(
@@ -210,9 +233,8 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
 
 
 def plain_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
-    """float32[tokens, layers, groups, 2]: score mass and energy kept if no group preferred what is
-    resident."""
-    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    """`no_shares`, filled as if no group preferred what is resident."""
+    shares = no_shares(trace, method)
     for _ in Blocks(trace, method, *rows_of(trace), shares).plain():
         pass
     return shares

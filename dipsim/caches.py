@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.active import NO_CODES, NO_SCORES, Sets, scratch
+from dipsim.active import NO_CODES, NO_SCORES, Sets, plain_scores, scratch
 from dipsim.encoding import words_for
 from dipsim.errors import PolicyError
 from dipsim.methods import Group, Method
@@ -197,6 +197,8 @@ class ReplayedCache:
             )
             self._run(loop, block, layer, at.start, admission)
             self._book(block, slice(at.start, at.stop), requests)
+            if joined is None:
+                self._book_errors(at)
 
     def _inputs(
         self, at: Sets
@@ -243,6 +245,20 @@ class ReplayedCache:
             traffic.outside[here] = reads[:, kernels.OUTSIDE]
             traffic.moved[here] = costs[:, kernels.MOVED]
             traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
+
+    def _book_errors(self, at: Sets) -> None:
+        """Of a cache-aware part: what the masks that were just chosen make of the output."""
+        ((layer, group),) = self.places
+        norms = at.norms[group]
+        rows: NDArray[Any] = at.codes[group] if len(at.codes[group]) else at.scores[group]
+        if norms is None or not len(rows):
+            return
+        here = slice(layer, layer + 1)
+        errors = np.zeros((len(rows), 1), np.float32)
+        sets = at.sets[group][:, here]
+        kernels.errors_of(plain_scores(rows[:, here]), sets, norms[here], errors)
+        for traffic in self.traffics:
+            traffic.error[at.start : at.stop, layer, group] = errors[:, 0]
 
     def _look_ahead(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
         """For every block, the next use of each unit behind that block."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, rows_of
+from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
 from dipsim.caches import Loop, ReplayedCache, is_builtin
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
@@ -125,7 +125,7 @@ def replay_all(
     admission = _admission(policy, plan)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
     measured = measured_rows(trace, plan.warmup, plan.unmeasured)
-    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    shares = no_shares(trace, method)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
     sizes = [None if plan.scope == "global" else np.asarray(at) for at in capacities]
     traffics = [
@@ -161,6 +161,7 @@ def replay_all(
                 if not group.aware:
                     traffic.mass[:, :, i] = shares[:, :, i, 0]
                     traffic.energy[:, :, i] = shares[:, :, i, 1]
+                    traffic.error[:, :, i] = shares[:, :, i, 2]
     return traffics
 
 
@@ -172,7 +173,7 @@ def hold(trace: Trace, method: Method, plan: Plan = USUAL) -> list[Sets]:
     """
     if method.cache_aware:
         raise MethodError(f"the sets of method {method.name} depend on the cache")
-    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 2), np.float32)
+    shares = no_shares(trace, method)
     blocks = Blocks(trace, method, *rows_of(trace, plan.prefill, plan.reset), shares)
     return list(blocks.plain())
 

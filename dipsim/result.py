@@ -150,6 +150,21 @@ class Result:
         kept = self.traffic.energy[self._rows].mean(axis=(0, 1), dtype=np.float64)
         return tuple(map(float, kept))
 
+    @property
+    def output_error(self) -> tuple[float | None, ...]:
+        """Per group, the mean relative error of the layer's output that its mask makes; None where
+        the trace has no column norms."""
+        found = self.traffic.error[self._rows].mean(axis=(0, 1), dtype=np.float64)
+        return tuple(None if np.isnan(error) else float(error) for error in found)
+
+    @property
+    def routing_weight_lost(self) -> float | None:
+        """Share of the weight of the router's k best experts that those used do not have; None
+        without experts that a rule chooses."""
+        if self.plain_kept is None or self.traffic.groups != ("expert",):
+            return None
+        return 1 - self.mass_kept[0] / float(self.plain_kept[0, 0])
+
     # Arrays
 
     @property
@@ -202,6 +217,7 @@ class Result:
                     "energy_kept": self.energy_kept[i],
                     "mass_kept_plain": None if plain is None else float(plain[i, 0]),
                     "energy_kept_plain": None if plain is None else float(plain[i, 1]),
+                    "output_error": self.output_error[i],
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )
@@ -233,6 +249,7 @@ class Result:
             },
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
             "groups": self.groups(),
+            "routing_weight_lost": self.routing_weight_lost,
             "budget": {
                 "dram": budget.dram,
                 **{name: float(size) for name, size in budget.static._asdict().items()},
@@ -300,6 +317,14 @@ class Result:
             ),
             ("DRAM per token", BYTES.show(self.dram_bytes_per_token)),
         ]
+        errors = zip(self.traffic.groups, self.output_error, strict=True)
+        rows += [
+            (f"error of the output, {name}", f"{error:.3g}")
+            for name, error in errors
+            if error is not None
+        ]
+        if self.routing_weight_lost is not None:
+            rows.append(("routing weight lost", f"{self.routing_weight_lost:.2%}"))
         if prefill is not None:
             first = (
                 "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"

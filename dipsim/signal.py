@@ -172,11 +172,20 @@ class Signal:
     """The layers (first, end) of the file that are read."""
     cluster: int = 1
     """Recorded units that are read as one."""
+    recorded_norms: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """[layers of the file, recorded units] norms of the columns that the scores weigh."""
 
     @property
     def units(self) -> int:
         """What is read per token and layer."""
         return self.recorded_units // self.cluster
+
+    @property
+    def norms(self) -> NDArray[np.float32] | None:
+        """float32[layers, units] norms of the columns, where the trace has them."""
+        if self.recorded_norms is None or self.cluster > 1:
+            return None
+        return self.recorded_norms[slice(*self.layers)]
 
     @property
     def coded(self) -> bool:
@@ -331,7 +340,28 @@ def open_signal(
     _believable(what, member.shape[1], units)
     scored = encoding not in ("bool", "bits")
     part = Dense(member, members.get(f"{key}.max"))
-    return Signal(key, encoding, units, trace, declared, scored, (part,), (0, member.shape[1]))
+    layers = (0, member.shape[1])
+    norms = _norms(what, key, members, (member.shape[1], units))
+    return Signal(
+        key, encoding, units, trace, declared, scored, (part,), layers, recorded_norms=norms
+    )
+
+
+def _norms(
+    what: str, key: str, members: Mapping[str, Member], shape: tuple[int, int]
+) -> NDArray[np.float32] | None:
+    member = members.get(f"{key}.norms")
+    if member is None:
+        return None
+    if member.shape != shape or member.dtype.kind != "f":
+        raise TraceError(
+            f"{what}.norms is {member.dtype}{list(member.shape)}: it must be floats "
+            f"[layers, units], here {list(shape)}"
+        )
+    norms = np.array(member.whole(), np.float32)
+    if not (np.isfinite(norms).all() and (norms >= 0).all()):
+        raise TraceError(f"{what}.norms must be finite and >= 0")
+    return norms
 
 
 def _open_sparse(
@@ -370,7 +400,7 @@ _SPARSE = ("indptr", "indices", "shape", "scores")
 
 def arrays_of(key: str) -> tuple[str, ...]:
     """Names of all arrays a signal may be stored in."""
-    return (key, f"{key}.max", *(f"{key}.{suffix}" for suffix in _SPARSE))
+    return (key, f"{key}.max", f"{key}.norms", *(f"{key}.{suffix}" for suffix in _SPARSE))
 
 
 def _believable(what: str, layers: int, units: int) -> None:

@@ -32,6 +32,8 @@ class Traffic:
     """Share of the score mass that was kept; 1 where nothing was chosen from scores."""
     energy: NDArray[np.float32]
     """Share of the sum of squared scores that was kept."""
+    error: NDArray[np.float32]
+    """Relative error of the layer's output, from scores and column norms; nan if not known."""
     measured: NDArray[np.bool_]
     """[tokens] decode tokens behind the warm-up."""
     outside: NDArray[np.bool_]
@@ -53,7 +55,7 @@ def no_traffic(
     """A `Traffic` of zeros, to be filled in.
 
     Args:
-        shares: float32[tokens, layers, groups, 2] of mass and energy; kept, not copied.
+        shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
     """
     shape = (trace.tokens, trace.layers, len(method.groups))
     return Traffic(
@@ -68,6 +70,7 @@ def no_traffic(
         flash_seconds=np.zeros(shape),
         mass=shares[..., 0],
         energy=shares[..., 1],
+        error=shares[..., 2],
         measured=measured,
         outside=np.zeros(shape, np.bool_),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -110,9 +111,10 @@ class Drawn:
         self.declared: dict[str, Any] = {}
         for signal in signals:
             self.draw(signal)
-        self.trace = self.load()
 
-    def load(self) -> Trace:
+    @cached_property
+    def trace(self) -> Trace:
+        """The trace, once all arrays are there."""
         return load_trace({**self.arrays, "meta": {"signals": self.declared}}).clustered(
             self.case.cluster
         )
@@ -227,9 +229,8 @@ def found_sets(trace: Trace, method: Any) -> Sets:
         groups = zip(words, method.groups, strict=True)
         active = [unpack_sets(of_group, group.units) for of_group, group in groups]
         for row in zip(*active, strict=True):
-            chosen.append(
-                [[np.flatnonzero(sets).tolist() for sets in layer] for layer in zip(*row, strict=True)]
-            )  # fmt: skip
+            layers = zip(*row, strict=True)
+            chosen.append([[np.flatnonzero(sets).tolist() for sets in layer] for layer in layers])
     return chosen
 
 
@@ -306,7 +307,6 @@ def test_clusters_of_sets(case: Case, packed: bool) -> None:
     if packed:
         drawn.arrays["glu"] = np.packbits(sets, axis=-1, bitorder="little")
         drawn.declared["glu"] = {"encoding": "bits", "units": case.intermediate}
-    drawn.trace = drawn.load()
 
     def chosen(t: int, layer: int, group: int) -> list[int]:
         return sorted(twins.cluster_set(np.flatnonzero(sets[t, layer]).tolist(), case.cluster))
@@ -490,7 +490,6 @@ def test_predictor_of_recorded_sets(case: Case, recall: float) -> None:
     shape = (case.tokens, case.layers, case.intermediate)
     sets = drawn.rng.random(shape) < drawn.rng.random((*shape[:2], 1))
     drawn.arrays["glu"] = sets
-    drawn.trace = drawn.load()
     wish = Wish(recall=recall, seed=case.seed)
     method = build_method("predictor", drawn.trace, wish, model_of(case))
     sigma = noise_of(method, case.layers)
@@ -602,15 +601,14 @@ def router_rows(drawn: Drawn, kind: str, experts: int) -> list[list[dict[int, fl
     weights = np.exp2(logits) * (rng.random(shape) < 0.8)
     if kind in ("float16", "float32"):
         stored = drawn.arrays["expert"] = logits.astype(kind)
-        drawn.trace = drawn.load()
         return [[dict(enumerate(row)) for row in token] for token in stored.astype(float).tolist()]
     if kind == "prob":
-        stored = drawn.arrays["expert"] = (weights / (weights.sum(-1, keepdims=True) + 1)).astype(
-            np.float32
-        )
+        stored = (weights / (weights.sum(-1, keepdims=True) + 1)).astype(np.float32)
+        drawn.arrays["expert"] = stored
         drawn.declared["expert"] = {"encoding": "prob"}
-        drawn.trace = drawn.load()
-        return [[twins.log_weights(dict(enumerate(row))) for row in token] for token in stored.tolist()]  # fmt: skip
+        return [
+            [twins.log_weights(dict(enumerate(row))) for row in token] for token in stored.tolist()
+        ]
     listed = rng.random(shape) < 0.7
     indptr = np.concatenate([[0], np.cumsum(listed.sum(-1).ravel())]).astype(np.int64)
     stored = weights.astype(np.float32)
@@ -620,7 +618,6 @@ def router_rows(drawn: Drawn, kind: str, experts: int) -> list[list[dict[int, fl
         "expert.shape": np.array(shape, np.int64),
         "expert.scores": stored[listed],
     }
-    drawn.trace = drawn.load()
     return [
         [
             twins.log_weights({int(unit): float(row[unit]) for unit in np.flatnonzero(here)})
@@ -827,7 +824,6 @@ class Recorded(Drawn):
             signal: stored[name].astype(np.float32) for signal, name in STAND_INS.items()
         }
         self.values = self.scores
-        self.trace = self.load()
 
 
 CHECKS: dict[str, Callable[[Drawn], None]] = {
@@ -838,7 +834,7 @@ CHECKS: dict[str, Callable[[Drawn], None]] = {
     "predictor": lambda drawn: check_predictor(drawn, 0.4, 0.9),
     "teal": lambda drawn: check_teal(drawn, list(TEAL), "greedy", (0, 8), 0.5),
     "gamma": lambda drawn: check_masking(
-        drawn, (0.6, 0.4), "gamma", {"warm_up": 1, "fixed_top_n": 0.1}, {"mlp_input": 0.5, "glu": 0.2}
+        drawn, (0.6, 0.4), "gamma", {"warm_up": 1, "fixed_top_n": 0.1}, {"mlp_input": 0.5}
     ),
     "blend": lambda drawn: check_masking(
         drawn, (0.6, 0.4), "blend", {"warm_up": 1}, {"mlp_input": 0.8, "glu": 0.6}

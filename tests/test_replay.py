@@ -251,9 +251,18 @@ COMBINED = [
 ]
 
 
+AWARE = ("none", "static", "lru", "lfu", "lfu-decay", "arc", "s3fifo")
+"""Policies of every kind: with a cache-aware method each has a loop to compile, for seconds."""
+
+
+def combined(policy: str, method: str) -> Any:
+    marks = [pytest.mark.slow] if method == "dip-ca" and policy not in AWARE else []
+    return pytest.param(policy, method, marks=marks)
+
+
 @pytest.mark.parametrize(
     ("policy", "method"),
-    [(p, m) for p, m in COMBINED if not (BUILTIN[p].future and m == "dip-ca")],
+    [combined(p, m) for p, m in COMBINED if not (BUILTIN[p].future and m == "dip-ca")],
 )
 @settings(max_examples=10)
 @given(data=st.data())
@@ -270,13 +279,16 @@ def test_parameters_mean_what_they_mean_to_the_twin(policy: str, data: st.DataOb
     compare(case, BUILTIN[policy].with_parameters(given), twin=policy)
 
 
-@pytest.mark.parametrize("policy", [name for name in ONE_BY_ONE if name != "random"])
-@pytest.mark.parametrize("method", ["recorded", "dip-ca"])
+@pytest.mark.parametrize(
+    ("policy", "method"),
+    [
+        *((name, "recorded") for name in ONE_BY_ONE if name != "random"),
+        *(combined(p, "dip-ca") for p in ONE_BY_ONE if p != "random" and not BUILTIN[p].future),
+    ],
+)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_sequential_counts_equal_the_twin(policy: str, method: str, data: st.DataObject) -> None:
-    if BUILTIN[policy].future and method == "dip-ca":
-        method = "dip"
     never = BUILTIN[policy].admit == "never"
     admission = None if never else "forced" if policy in RANKING else None
     case = data.draw(cases(method, access="sequential", admission=admission))
@@ -286,7 +298,7 @@ def test_sequential_counts_equal_the_twin(policy: str, method: str, data: st.Dat
 @pytest.mark.parametrize("policy", BUILTIN)
 def test_threads_and_blocks_change_nothing(policy: str) -> None:
     case = Case(
-        method="dip" if BUILTIN[policy].future else "dip-ca",
+        method="dip-ca" if policy in AWARE else "dip",
         encoding="float32",
         seed=1,
         ties=False,

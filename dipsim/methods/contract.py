@@ -102,6 +102,8 @@ class Method:
     """Of one layer, beside the model's own; they stay in DRAM."""
     as_recorded: bool = False
     """Whether the sets are those the model itself used."""
+    among_recorded: bool = False
+    """Whether a rule could choose among the recorded experts only, not among all."""
 
     @property
     def cache_aware(self) -> bool:

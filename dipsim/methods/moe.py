@@ -1,7 +1,5 @@
 """moe: the router's choice of experts, plain or preferring what is in DRAM (kernels/routing.py)."""
 
-from dataclasses import replace
-
 from dipsim.errors import MethodError
 from dipsim.methods.contract import Group, Method, Wish, check_wish, scores
 from dipsim.methods.rules import ROUTING, Rule, parse_rule
@@ -36,8 +34,12 @@ def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
     if rule is not None and rule.name == "max-rank" and rule.values["max_rank"] is None:
         rule = Rule(rule.name, {**rule.values, "max_rank": 2 * k})
     group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k)
-    as_recorded = rule is None and k == usual
-    return replace(Method("moe", (group,)), as_recorded=as_recorded)
+    return Method(
+        "moe",
+        (group,),
+        as_recorded=rule is None and k == usual,
+        among_recorded=rule is not None and trace.signals["expert"].encoding == "sparse",
+    )
 
 
 def _experts_per_token(trace: Trace, model: Model | None) -> int | None:

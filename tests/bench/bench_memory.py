@@ -18,17 +18,22 @@ HALF = ("--encoding", "mlp_input=float16", "--encoding", "glu=float16")
 
 
 def watched(*words: str) -> tuple[float, float]:
-    """Largest RssAnon (MB) and seconds of one command."""
+    """Largest RssAnon (MB) and seconds of one dipsim command."""
     command = [sys.executable, "-c", "from dipsim.cli import main; main()", *words]
+    return watch(command, subprocess.DEVNULL)
+
+
+def watch(command: list[str], stdout: int | None = None) -> tuple[float, float]:
+    """Largest RssAnon (MB) and seconds of a process."""
     began, most = time.perf_counter(), 0
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=stdout, cwd=Path(__file__).parent) as process:
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             found = re.search(r"RssAnon:\s+(\d+) kB", status)
             most = max(most, int(found[1]) if found else 0)
             time.sleep(0.01)
     if process.returncode:
-        sys.exit(f"{' '.join(words)}: exit code {process.returncode}")
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}")
     return most * 1.024e-3, time.perf_counter() - began
 
 

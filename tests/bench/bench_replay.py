@@ -28,8 +28,12 @@ import numpy as np
 import workload
 from numpy.typing import NDArray
 
-from dipsim.encoding import encode_log8
+from dipsim.active import scratch
+from dipsim.encoding import encode_log8, pack_sets
+from dipsim.kernels.codes import select_codes
+from dipsim.kernels.select import select
 from dipsim.methods import Group, Method
+from dipsim.methods.rules import MASKING, parse_rule
 from dipsim.policies import BUILTIN, Policy, load_policy
 from dipsim.replay import Access, Plan, replay
 from dipsim.trace import Trace, load_trace
@@ -107,7 +111,9 @@ def recorded(trace: Trace) -> Method:
 def dip_ca(trace: Trace) -> Method:
     """Cache-aware top-k over one group."""
     units = trace.signals["glu"].units
-    return Method("dip-ca", (Group("glu", units, (), "top-k", workload.ACTIVE, GAMMA),))
+    rule = parse_rule("--masking", "gamma", MASKING)
+    group = Group("glu", units, (), "top-k", workload.ACTIVE, gamma=GAMMA, rule=rule)
+    return Method("dip-ca", (group,))
 
 
 def dipsim(
@@ -199,8 +205,42 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
     return measure("lru over recorded sets", "access", len(requests), contenders, rounds)
 
 
+def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
+    """(b) choosing alone: gamma times the scores of absent units, the k best, as bits."""
+    rows, units = scores[:, 0], scores.shape[-1]
+    k = int(workload.ACTIVE * units + 1e-9)
+    at, codes = scratch(units), encode_log8(scores)[0][:, 0]
+    present = np.random.default_rng(workload.SEED).random(units) < workload.FRACTION
+    factor = np.where(present, 1, GAMMA).astype(np.float32)
+    resident = pack_sets(present)
+    words, kept = np.empty_like(resident), np.empty(2, np.float32)
+
+    def chosen(choose: Callable[[Any], Any]) -> Prepare:
+        return lambda: lambda: sum(int(choose(row)) for row in rows_of[choose])
+
+    def from_float32(row: Any) -> int:
+        select(row, factor, True, k, words, at.threshold, at.keys, at.lists[0])
+        return int(np.bitwise_count(words).sum())
+
+    def from_log8(row: Any) -> int:
+        select_codes(row, np.float32(GAMMA), resident, k, words, at.histogram, kept)
+        return int(np.bitwise_count(words).sum())
+
+    def in_numpy(row: Any) -> int:
+        keys = factor * row
+        return int(np.count_nonzero(keys >= np.partition(keys, units - k)[units - k]))
+
+    rows_of = {from_float32: rows, from_log8: codes, in_numpy: rows}
+    contenders = {
+        "float32": chosen(from_float32),
+        "log8": chosen(from_log8),
+        "numpy": chosen(in_numpy),
+    }
+    return measure("dip-ca, selection", "score", scores.size, contenders, rounds)
+
+
 def against_numpy(scores: NDArray[np.float32], rounds: int) -> list[Row]:
-    """(b) dip-ca with lfu: selection, hits, policy."""
+    """(c) dip-ca with lfu: selection, hits, policy."""
     units = scores.shape[-1]
     trace = load_trace({"glu": scores})
     method, capacity = dip_ca(trace), int(workload.FRACTION * units + 1e-9)
@@ -212,7 +252,7 @@ def against_numpy(scores: NDArray[np.float32], rounds: int) -> list[Row]:
 
 
 def policies(sets: NDArray[np.bool_], names: Iterable[str], rounds: int) -> list[Row]:
-    """(c) several policies."""
+    """(d) several policies."""
     trace = as_bits(sets)
     method = recorded(trace)
     contenders = {name: dipsim(trace, method, BUILTIN[name]) for name in names}
@@ -220,7 +260,7 @@ def policies(sets: NDArray[np.bool_], names: Iterable[str], rounds: int) -> list
 
 
 def users_own(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
-    """(d) a user's policy from a file, bounds checked, against the same policy built in."""
+    """(e) a user's policy from a file, bounds checked, against the same policy built in."""
     trace = as_bits(sets)
     method = recorded(trace)
     contenders = {
@@ -231,7 +271,7 @@ def users_own(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
 
 
 def encodings(scores: NDArray[np.float32], rounds: int) -> list[Row]:
-    """(e) dip-ca from each encoding of scores."""
+    """(f) dip-ca from each encoding of scores."""
     traces = {
         "float32": load_trace({"glu": scores}),
         "float16": load_trace({"glu": scores.astype(np.float16)}),
@@ -244,7 +284,7 @@ def encodings(scores: NDArray[np.float32], rounds: int) -> list[Row]:
 
 
 def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
-    """(f) one thread against two over several layers; the counts are the same."""
+    """(g) one thread against two over several layers; the counts are the same."""
     trace = load_trace({"glu": scores})
     contenders = {
         name: dipsim(trace, dip_ca(trace), BUILTIN["lfu"], count)
@@ -255,7 +295,7 @@ def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
 
 
 def hashing(rounds: int) -> list[Row]:
-    """What a second thread is worth on this machine at this moment, to read (f) by."""
+    """What a second thread is worth on this machine at this moment, to read (g) by."""
     buffers = [bytes(2**20)] * 16
 
     def with_threads(count: int) -> Prepare:
@@ -272,10 +312,11 @@ def hashing(rounds: int) -> list[Row]:
 def one_core_parts(
     tokens: int, units: int, names: Iterable[str], folder: Path, rounds: int
 ) -> Iterator[list[Row]]:
-    """Parts (a) to (e), one after the other; ``names`` are the policies of (c)."""
+    """Parts (a) to (f), one after the other; ``names`` are the policies of (d)."""
     sets = workload.active_sets(tokens, units)
     scores = workload.scores(tokens, units)
     yield against_libcachesim(sets, folder, rounds)
+    yield selection(scores, rounds)
     yield against_numpy(scores, rounds)
     yield policies(sets, names, rounds)
     yield users_own(sets, rounds)

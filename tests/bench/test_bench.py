@@ -48,6 +48,10 @@ def test_numpy_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
     assert counts["numpy"] == counts["dipsim"] > 0
 
 
+def test_selections_choose_as_many(hits: dict[str, dict[str, int]]) -> None:
+    assert set(hits["dip-ca, selection"].values()) == {TOKENS * UNITS // 2}
+
+
 def test_a_users_lru_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
     assert len(set(hits["a user's own policy"].values())) == 1
 

@@ -1,0 +1,257 @@
+"""What `dipsim study` prints and writes: tables, what was left out and why, what holds for all."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipsim.analysis.studies import STUDIES
+from dipsim.analysis.study import Cell, Found
+from dipsim.errors import printable
+from dipsim.report.files import write_rows
+from dipsim.report.hints import INPUT_ENERGY
+from dipsim.report.terminal import table
+from dipsim.units import BANDWIDTH, BYTES
+
+ENERGY = "energy_kept"
+_INPUT = "mlp_input"
+_FILE_ONLY = ("marks", "why", "options", "tokens_per_second_range")
+
+
+class Shown(NamedTuple):
+    """A figure for people: over a column, over a table or beside an axis."""
+
+    head: str
+    meaning: str
+    unit: str = ""
+    scale: float = 1.0
+    """Of the axis of a picture."""
+
+
+SHOWN = {
+    "tokens_per_second": Shown("tok/s", "tokens per second"),
+    "hit_rate": Shown("hits", "active bytes found in DRAM", "%", 100),
+    "flash_bytes_per_token": Shown("flash", "flash bytes per token", "MB", 1e-6),
+    "flash_reads_per_token": Shown("reads", "flash reads per token"),
+    "flash_ms_per_token": Shown("flash ms", "flash time per token", "ms"),
+    "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "MB", 1e-6),
+    ENERGY: Shown("energy", "energy kept"),
+}
+
+
+class Figure(NamedTuple):
+    """A figure that is shown; of the energy, that of one stage."""
+
+    key: str
+    stage: str | None = None
+
+    def of(self, cell: Cell) -> Any:
+        """Its value; None where there is none."""
+        found = None if cell.figures is None else cell.figures.get(self.key)
+        return found if self.stage is None or found is None else found.get(self.stage)
+
+    def text(self, cell: Cell) -> str:
+        """Its value for people."""
+        value = self.of(cell)
+        if value is None:
+            return "-"
+        if self.key == ENERGY:
+            return f"{value:.4f}" + ("!" if self.stage == _INPUT and is_low(cell) else "")
+        if self.key == "hit_rate":
+            return f"{value:.1%}"
+        if self.key in ("flash_bytes_per_token", "dram_bytes_per_token"):
+            return BYTES.show(value)
+        return f"{value:.4g}"
+
+
+def figures_of(found: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
+    """The figures of a study; the energy once for each stage that the cells have."""
+    for key in found.study.figures:
+        if key == ENERGY:
+            yield from (Figure(key, stage) for stage in _stages(cells))
+        else:
+            yield Figure(key)
+
+
+def _stages(cells: Iterable[Cell]) -> dict[str, None]:
+    done = [cell.figures for cell in cells if cell.figures is not None]
+    return {stage: None for figures in done for stage in figures.get(ENERGY, {})}
+
+
+def is_low(cell: Cell) -> bool:
+    """Whether a cache-aware run keeps less at the input stage than perplexity stands."""
+    figures = cell.figures or {}
+    plain = figures.get("energy_kept_plain", {}).get(_INPUT)
+    return plain is not None and bool(figures[ENERGY][_INPUT] < INPUT_ENERGY * plain)
+
+
+def axis_text(axis: str, value: Any) -> str:
+    """A value of an axis."""
+    if axis == "dram":
+        return f"{value:.0%}"
+    if axis == "flash_bandwidth":
+        return BANDWIDTH.show(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
+
+
+def listing() -> Table:
+    """A line for every study."""
+    made = table("study", "what it varies")
+    for name, study in STUDIES.items():
+        made.add_row(name, study.summary)
+    return made
+
+
+def render(found: Found) -> RenderableType:
+    """A table per device and figure, or per device; then notes."""
+    study = found.study
+    title = f"{study.name}: {study.summary}"
+    fixed = ", ".join(f"{name}={_said(value)}" for name, value in found.fixed.items())
+    parts: list[RenderableType] = [
+        Text(title, style="bold"),
+        Text(printable(f"{found.trace.name}; {fixed}")),
+    ]
+    for place, cells in sections(found):
+        if study.grid:
+            for key in study.figures:
+                heading = ", ".join([*place, _heading(key)])
+                parts += [Text(), Text(printable(heading), style="bold"), _grid(found, key, cells)]
+        else:
+            heading = ", ".join([*place, *_cache(cells)])
+            parts += [Text(), Text(printable(heading), style="bold"), _list(found, cells)]
+    return Group(*parts, Text(), *_notes(found))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "/".join(f"{inner:g}" for inner in value.values())
+    return " ".join(value) if isinstance(value, list) else f"{value}"
+
+
+def _heading(key: str) -> str:
+    shown = SHOWN[key]
+    return f"{shown.meaning}, by stage" if key == ENERGY else shown.meaning
+
+
+def _cache(cells: list[Cell]) -> list[str]:
+    """The size of the cache, where all runs have the same."""
+    sizes = {cell.figures.get("cache_bytes") for cell in cells if cell.figures is not None}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return [] if size is None else [f"{BYTES.show(size)} of cache"]
+
+
+def sections(found: Found) -> Iterator[tuple[list[str], list[Cell]]]:
+    """The cells by device, and by what neither goes down a table nor across."""
+    study = found.study
+    inner = (study.x, study.series) if study.grid else ()
+    outer = ["profile", *(axis for axis in study.axes if study.grid and axis not in inner)]
+    outer += [axis for axis in study.axes if axis == "group"]
+
+    def place(cell: Cell) -> list[str]:
+        return [axis_text(axis, cell.at.get(axis, "")) for axis in outer]
+
+    for at, cells in groupby(found.cells, place):
+        yield at, list(cells)
+
+
+def _grid(found: Found, key: str, cells: list[Cell]) -> Table:
+    """One figure: a row for each value of the series, and of the energy for each stage."""
+    study = found.study
+    down = str(study.series)
+    across = sorted({cell.at[study.x] for cell in cells})
+    energy = key == ENERGY
+    heads = [axis_text(study.x, value) for value in across]
+    made = table(down, *(["stage"] if energy else []), *heads,
+                 right=tuple(range(1 + energy, 1 + energy + len(heads))))  # fmt: skip
+    for value, row in groupby(cells, lambda cell: cell.at[down]):
+        there = {cell.at[study.x]: cell for cell in row}
+        stages: Iterable[str | None] = _stages(there.values()) if energy else [None]
+        for n, stage in enumerate(stages):
+            figure = Figure(key, stage)
+            texts = (figure.text(there[at]) if at in there else "-" for at in across)
+            name = axis_text(down, value) if n == 0 else ""
+            made.add_row(name, *([str(stage)] if energy else []), *texts)
+    return made
+
+
+def _list(found: Found, cells: list[Cell]) -> Table:
+    """A row for each cell."""
+    axes = [axis for axis in found.study.axes if axis != "group"]
+    figures = list(figures_of(found, cells))
+    heads = [axis.replace(".", "\n") for axis in axes]
+    for figure in figures:
+        heads.append(f"{SHOWN[figure.key].head}\n{figure.stage}" if figure.stage
+                     else SHOWN[figure.key].head)  # fmt: skip
+    numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].at.get(axis), str)]
+    made = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
+    for cell in cells:
+        places = (axis_text(axis, cell.at.get(axis, "-")) for axis in axes)
+        made.add_row(*places, *(figure.text(cell) for figure in figures))
+    return made
+
+
+def _notes(found: Found) -> Iterator[Text]:
+    for why in _impossible(found):
+        yield Text(f"-: {printable(why)}", style="dim")
+    if found.left_out:
+        names = ", ".join(found.left_out)
+        yield Text(f"not in this trace: the signals of {names}", style="dim")
+    if found.unmeasured:
+        yield Text(
+            f"The first {found.unmeasured} decode tokens are measured by no run: thresholds are "
+            "calibrated on them.",
+            style="dim",
+        )
+    if ENERGY in found.study.figures:
+        yield Text(
+            "energy kept: a proxy, never accuracy; it compares runs of one method at one stage, "
+            "neither methods nor stages.",
+            style="dim",
+        )
+    if any(is_low(cell) for cell in found.cells):
+        yield Text(
+            f"!: less than {INPUT_ENERGY} of what plain top-k keeps; perplexity rises steeply.",
+            style="dim",
+        )
+    marks = sorted({mark for cell in found.cells for mark in cell.marks})
+    if marks:
+        yield Text(f"marks: {printable(', '.join(marks))}")
+
+
+def _impossible(found: Found) -> list[str]:
+    """Why cells are empty, once for each device and value of the series."""
+    key = found.study.series or found.study.x
+    first: dict[Any, str] = {}
+    for cell in found.cells:
+        if cell.why is not None:
+            first.setdefault(cell.at.get(key), cell.why)
+    return list(dict.fromkeys(first.values()))
+
+
+def write_csv(found: Found, path: Path) -> None:
+    """A row for every cell, numbers in base units.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    rows = [_flat(cell) for cell in found.cells]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    write_rows(path, ({name: row.get(name) for name in columns} for row in rows))
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    plain = cell.to_dict()
+    for name, value in plain.items():
+        if isinstance(value, Mapping) and name != "options":
+            row |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif name == "tokens_per_second_range":
+            row |= dict(zip(("tokens_per_second_slow", "tokens_per_second_fast"), value,
+                            strict=True))  # fmt: skip
+        elif name != "options":
+            row[name] = value
+    return row | {"marks": " ".join(cell.marks), "why": cell.why}
