@@ -474,26 +474,28 @@ def check_predictor(
 
 @settings(max_examples=25)
 @given(
-    case=cases(intermediate=65) | cases(cluster=2, hidden=14, intermediate=66),
-    recall=st.sampled_from([None, 0.6, 0.8, 0.95, 1.0]),
+    case=cases(hidden=7, intermediate=65) | cases(cluster=2, hidden=14, intermediate=66),
+    density=st.floats(0.1, 0.4),  # of which chance alone finds less than the least recall
+    recall=st.sampled_from([None, 0.7, 0.85, 1.0]),
     cut=st.booleans(),
 )
-def test_predictor(case: Case, recall: float | None, cut: bool) -> None:
+def test_predictor(case: Case, density: float, recall: float | None, cut: bool) -> None:
     at = (1, case.layers - 1) if cut else (0, 0)
-    check_predictor(Drawn(case, "glu"), case.other_density, recall, *at)
+    check_predictor(Drawn(case, "glu"), density, recall, *at)
 
 
 @settings(max_examples=15)
-@given(case=cases(intermediate=65), recall=st.sampled_from([0.6, 0.8, 0.95, 1.0]))
-def test_predictor_of_recorded_sets(case: Case, recall: float) -> None:
+@given(case=cases(hidden=7, intermediate=65), recall=st.sampled_from([None, 0.7, 0.85, 1.0]))
+def test_predictor_of_recorded_sets(case: Case, recall: float | None) -> None:
     drawn = Drawn(case)
     shape = (case.tokens, case.layers, case.intermediate)
-    sets = drawn.rng.random(shape) < drawn.rng.random((*shape[:2], 1))
+    sets = drawn.rng.random(shape) < drawn.rng.uniform(0, 0.5, (*shape[:2], 1))
+    sets[0] = False
     drawn.arrays["glu"] = sets
     wish = Wish(recall=recall, seed=case.seed)
     method = build_method("predictor", drawn.trace, wish, model_of(case))
     sigma = noise_of(method, case.layers)
-    assert recall < 1 or sigma == [0.0] * case.layers
+    assert recall != 1 or sigma == [0.0] * case.layers
 
     def predicted(t: int, layer: int, group: int) -> list[int]:
         blur = twins.noise(case.seed, layer, t, case.intermediate)
@@ -514,7 +516,7 @@ def test_the_predictor_recalls_what_it_shall(recall: float) -> None:
     for layer in range(2):
         wanted = [naive.top_k(row.tolist(), 60) for row in scores[:, layer]]
         assert twins.recall([row[layer][0] for row in found], wanted) == pytest.approx(
-            recall, abs=0.005
+            recall, abs=0.02
         )
 
 
@@ -593,12 +595,13 @@ def check_masking(
 # Expert routing --------------------------------------------------------------------------------
 
 
-def router_rows(drawn: Drawn, kind: str, experts: int) -> list[list[dict[int, float]]]:
+def router_rows(drawn: Drawn, kind: str, experts: int, k: int) -> list[list[dict[int, float]]]:
     """Draw the signal ``expert``; the candidates' logits by token and layer."""
     case, rng = drawn.case, drawn.rng
     shape = (case.tokens, case.layers, experts)
     logits = rng.integers(-2, 3, shape) * 1.0 if case.ties else rng.normal(0, 2, shape)
-    weights = np.exp2(logits) * (rng.random(shape) < 0.8)
+    odd = rng.choice([1, 1.37, 2.11, 3.43, 5.19], shape)  # sums and bonuses never tie
+    weights = (odd if case.ties else np.exp(logits)) * (rng.random(shape) < 0.8)
     if kind in ("float16", "float32"):
         stored = drawn.arrays["expert"] = logits.astype(kind)
         return [[dict(enumerate(row)) for row in token] for token in stored.astype(float).tolist()]
@@ -610,6 +613,8 @@ def router_rows(drawn: Drawn, kind: str, experts: int) -> list[list[dict[int, fl
             [twins.log_weights(dict(enumerate(row))) for row in token] for token in stored.tolist()
         ]
     listed = rng.random(shape) < 0.7
+    listed[..., :k] = True
+    listed[rng.integers(case.tokens)] = False
     indptr = np.concatenate([[0], np.cumsum(listed.sum(-1).ravel())]).astype(np.int64)
     stored = weights.astype(np.float32)
     drawn.arrays |= {
@@ -654,7 +659,7 @@ def test_routing(policy: str, data: st.DataObject) -> None:
     rule, parameters = data.draw(routings(k))
     kind = data.draw(st.sampled_from(["float16", "float32", "prob", "sparse"]))
     drawn = Drawn(case)
-    rows = router_rows(drawn, kind, experts)
+    rows = router_rows(drawn, kind, experts, k)
     check_routing(drawn, rows, k, rule, parameters)
 
 
@@ -826,6 +831,7 @@ class Recorded(Drawn):
         self.values = self.scores
 
 
+GAMMA = {"mlp_input": 0.5, "glu": 0.2}
 CHECKS: dict[str, Callable[[Drawn], None]] = {
     "gate": lambda drawn: check_dense_first(drawn, "gate", 0.6),
     "up": lambda drawn: check_dense_first(drawn, "up", 0.6),
@@ -834,7 +840,7 @@ CHECKS: dict[str, Callable[[Drawn], None]] = {
     "predictor": lambda drawn: check_predictor(drawn, 0.4, 0.9),
     "teal": lambda drawn: check_teal(drawn, list(TEAL), "greedy", (0, 8), 0.5),
     "gamma": lambda drawn: check_masking(
-        drawn, (0.6, 0.4), "gamma", {"warm_up": 1, "fixed_top_n": 0.1}, {"mlp_input": 0.5}
+        drawn, (0.6, 0.4), "gamma", {"warm_up": 1, "fixed_top_n": 0.1}, GAMMA
     ),
     "blend": lambda drawn: check_masking(
         drawn, (0.6, 0.4), "blend", {"warm_up": 1}, {"mlp_input": 0.8, "glu": 0.6}
