@@ -534,9 +534,8 @@ EXEMPT = st.sampled_from([0.0, 0.1, 0.4, 1.0])
 
 
 @st.composite
-def maskings(draw: Any) -> tuple[str, dict[str, float]]:
-    """A masking rule and its parameters, some left out; of approximate without ``top_m``."""
-    rule = draw(st.sampled_from(["gamma", "blend", "approximate"]))
+def parameters_of_masking(draw: Any, rule: str) -> dict[str, float]:
+    """Parameters of a masking rule, some left out; of approximate without ``top_m``."""
     parameters: dict[str, float] = {}
     if draw(st.booleans()):
         parameters["fixed_top_n"] = draw(EXEMPT)
@@ -544,15 +543,16 @@ def maskings(draw: Any) -> tuple[str, dict[str, float]]:
         parameters["counts"] = draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))
     if rule != "approximate" and draw(st.booleans()):
         parameters["warm_up"] = draw(st.sampled_from([0, 1]))
-    return rule, parameters
+    return parameters
 
 
 @pytest.mark.parametrize("policy", ONLINE)
-@settings(max_examples=40)
+@pytest.mark.parametrize("rule", ["gamma", "blend", "approximate"])
+@settings(max_examples=15)
 @given(data=st.data())
-def test_masking(policy: str, data: st.DataObject) -> None:
+def test_masking(rule: str, policy: str, data: st.DataObject) -> None:
     case = data.draw(clustered(policy=policy) | cases(policy=policy))
-    rule, parameters = data.draw(maskings())
+    parameters = data.draw(parameters_of_masking(rule))
     signals = SIGNALS["dip-ca"]
     density = (case.density, case.other_density)
     gamma = dict(zip(signals, data.draw(st.tuples(GAMMAS, GAMMAS)), strict=True))
@@ -613,7 +613,7 @@ def router_rows(drawn: Drawn, kind: str, experts: int, k: int) -> list[list[dict
             [twins.log_weights(dict(enumerate(row))) for row in token] for token in stored.tolist()
         ]
     listed = rng.random(shape) < 0.7
-    listed[..., :k] = True
+    listed[..., : k + 1] = True
     listed[rng.integers(case.tokens)] = False
     indptr = np.concatenate([[0], np.cumsum(listed.sum(-1).ravel())]).astype(np.int64)
     stored = weights.astype(np.float32)
@@ -632,12 +632,12 @@ def router_rows(drawn: Drawn, kind: str, experts: int, k: int) -> list[list[dict
     ]
 
 
+RULES = ["plain", "cache-prior", "max-rank", "drop-cold", "reuse-distance"]
+
+
 @st.composite
-def routings(draw: Any, k: int) -> tuple[str, dict[str, float]]:
-    """A routing rule and its parameters, some left out."""
-    rule = draw(
-        st.sampled_from(["plain", "cache-prior", "max-rank", "drop-cold", "reuse-distance"])
-    )
+def parameters_of_routing(draw: Any, rule: str, k: int) -> dict[str, float]:
+    """Parameters of a routing rule, some left out."""
     allowed: dict[str, st.SearchStrategy[float]] = {
         "cache-prior": {
             "lambda": st.sampled_from([0.0, 0.05, 0.5, 3.0]),
@@ -646,17 +646,18 @@ def routings(draw: Any, k: int) -> tuple[str, dict[str, float]]:
         "max-rank": {"top_j": st.integers(0, k), "max_rank": st.integers(k, 2 * k + 3)},
         "drop-cold": {"factor": st.sampled_from([0.0, 0.3, 0.7, 0.97])},
     }.get(rule, {})
-    return rule, {name: draw(one) for name, one in allowed.items() if draw(st.booleans())}
+    return {name: draw(one) for name, one in allowed.items() if draw(st.booleans())}
 
 
 @pytest.mark.parametrize("policy", ONLINE)
-@settings(max_examples=40)
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=12)
 @given(data=st.data())
-def test_routing(policy: str, data: st.DataObject) -> None:
+def test_routing(rule: str, policy: str, data: st.DataObject) -> None:
     case = data.draw(cases(policy=policy))
     experts = data.draw(st.sampled_from([4, 8, 64, 70]))
-    k = data.draw(st.integers(1, min(experts, 6)))
-    rule, parameters = data.draw(routings(k))
+    k = data.draw(st.integers(1, min(experts - 1, 6)))
+    parameters = data.draw(parameters_of_routing(rule, k))
     kind = data.draw(st.sampled_from(["float16", "float32", "prob", "sparse"]))
     drawn = Drawn(case)
     rows = router_rows(drawn, kind, experts, k)
@@ -859,9 +860,7 @@ def test_recorded_traces(name: str, check: str, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["lru", "sieve"])
-@pytest.mark.parametrize(
-    "rule", ["plain", "cache-prior", "max-rank", "drop-cold", "reuse-distance"]
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_routing_by_recorded_scores(rule: str, policy: str) -> None:
     drawn = Recorded(recorded("smollm2-135m-chat-256"), policy, tokens=200)
     logits = np.log(drawn.scores["glu"][:, :, :60] + np.float32(1e-4)).astype(np.float32)

@@ -115,17 +115,18 @@ def _one(ask: Ask) -> Iterator[Point]:
 
 
 def _variants(ask: Ask) -> Iterator[Point]:
-    kept = max(_densities(ask.options))
-    wide = f"{(1 + min(kept, 1.0)) / 2:.2f}"  # halfway between what is kept and everything
+    kept = _densities(ask.options)
+    most = f"{(1 + max(kept)) / 2:.2f}"  # halfway between what is kept and everything
+    exempt = f"{0.75 * min(kept):.2f}"
     yield Point({"variant": "dip, top-k"}, ask.run("dip"))
     yield Point({"variant": "dip, threshold"}, ask.run("dip", selection="threshold"))
     for masking in (
         "gamma",
         "gamma:warm_up=1",
-        "gamma:fixed_top_n=0.25",
+        f"gamma:fixed_top_n={exempt}",
         "blend",
-        f"approximate:top_m={wide}",
-        f"approximate:top_m={wide},counts=0.5",
+        f"approximate:top_m={most}",
+        f"approximate:top_m={most},counts=0.5",
     ):
         changes = {"gamma": None} if masking.startswith("approximate") else {}
         yield Point({"variant": masking}, ask.run("dip-ca", masking=masking, **changes))
@@ -253,6 +254,8 @@ STUDIES = {
             methods=_usual,
             varies=("overlap",),
             repeats="method",
+            note="Flash reads any size at the bandwidth given, as the paper's; a profile's own "
+            "curve is not used.",
         ),
         Study(
             "policies",
@@ -365,6 +368,8 @@ def study(
     fixed = _fixed(found, given, runs)
     if overrides:
         fixed["overrides"] = list(overrides)
+    if len(runs) == 1:
+        fixed["method"] = runs[0]
     if found.repeats != "policy":
         fixed["policy"] = (policies or found.policies)[0]
     usual = tuple(policies) or tuple(policy.label for policy in loaded)

@@ -143,6 +143,8 @@ class Study:
     repeats: str | None = None
     """The option of which several may be given: ``method`` or ``policy``."""
     profiles: tuple[str, ...] = ("paper-a18",)
+    note: str = ""
+    """What to know beside the tables."""
     read: Callable[[Job, Result], Iterable[tuple[Mapping[str, Any], Figures]]] = whole
     """Cells of a run: more of their place on the axes, and their figures."""
 

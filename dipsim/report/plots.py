@@ -26,7 +26,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def picture(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure that is written, whole, when it is drawn.
 
     Raises:
@@ -45,8 +45,11 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
 
 
-def _style(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+def series_style(i: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the i-th series; from the ninth on markers are hollow."""
+    again, i = divmod(i, len(COLOURS))
+    style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i - again]}
+    return style | {"markerfacecolor": "none"} if again else style
 
 
 def curves(found: Curves, path: Path) -> None:
@@ -60,7 +63,7 @@ def curves(found: Curves, path: Path) -> None:
     groups = [group.signal for group in found.method.groups]
     titles = ["all units", *groups] if len(groups) > 1 else groups
     exact = found.lru_exact()
-    with _figure(path, 4.2 * len(titles) + 0.6, 4) as figure:
+    with picture(path, 4.2 * len(titles) + 0.6, 4) as figure:
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         at = [100 * share for share in found.shares]
         every = 1 if len(at) <= 10 else 4
@@ -69,7 +72,7 @@ def curves(found: Curves, path: Path) -> None:
                 rates = found.rates(name)
                 if len(groups) > 1 and panel:
                     rates = found.by_group(name)[:, panel - 1]
-                style = _style(i) | {"markevery": (i % every, every), "markersize": 5}
+                style = series_style(i) | {"markevery": (i % every, every), "markersize": 5}
                 axes.plot(at, 100 * rates, label=name, **style)
                 if name == "lru" and title in exact:  # every capacity, from its one pass
                     least, all_rates = exact[title]
@@ -97,7 +100,7 @@ def comparison(found: Comparison, title: str, path: Path) -> None:
     fastest = series[budgets[-1]]
     rows = {cell.policy: row for row, cell in enumerate(reversed(fastest))}
     spread = 0.5 / max(len(budgets), 2)
-    with _figure(path, 9, 1.6 + 0.34 * len(rows)) as figure:
+    with picture(path, 9, 1.6 + 0.34 * len(rows)) as figure:
         rate, hits = figure.subplots(1, 2, sharey=True)
         for i, budget in enumerate(budgets):
             cells = series[budget]
@@ -126,7 +129,7 @@ def inspection(reports: dict[str, SignalReport], title: str, path: Path) -> None
     Raises:
         DipsimError: the file cannot be written.
     """
-    with _figure(path, 9, 7) as figure:
+    with picture(path, 9, 7) as figure:
         _draw_inspection(figure, reports, title)
 
 
@@ -193,7 +196,7 @@ def frontier(found: Frontier, title: str, path: Path) -> None:
     tails = list(dict.fromkeys(gamma[1:] for _, gamma in series))
     check_series("methods and gammas", heads)
     check_series("gammas", tails)
-    with _figure(path, 8, 5) as figure:
+    with picture(path, 8, 5) as figure:
         axes = figure.subplots()
         for method, gamma in series:
             points = [at for at in shown if at.series == (method, gamma)]
@@ -231,10 +234,10 @@ def least(found: Least, title: str, path: Path) -> None:
         DipsimError: a rate is infinite, or the file cannot be written.
     """
     rates = _finite([trial.figures.rate for trial in found.trials])
-    with _figure(path, 7, 4.5) as figure:
+    with picture(path, 7, 4.5) as figure:
         axes = figure.subplots()
         at, label = _scaled(found.what, [trial.value for trial in found.trials])
-        axes.plot(at, rates, **_style(0))
+        axes.plot(at, rates, **series_style(0))
         axes.axhline(found.target, color="0.5", linestyle=":", label="wanted")
         if found.found is not None:
             place = found.trials.index(found.found)
@@ -253,7 +256,7 @@ def contours(found: Contours, title: str, path: Path) -> None:
     """
     rates = np.array([_finite(row) for row in found.rates]).T
     (across, under), (up, beside) = map(_scaled, found.axes, found.values)
-    with _figure(path, 7, 5) as figure:
+    with picture(path, 7, 5) as figure:
         axes = figure.subplots()
         axes.plot(*np.meshgrid(across, up), ".", color="0.6", markersize=4, clip_on=False)
         levels = _levels(float(rates.min()), float(rates.max()))

@@ -23,19 +23,24 @@ _FILE_ONLY = ("marks", "why", "options", "tokens_per_second_range")
 
 
 class Shown(NamedTuple):
-    """A figure for people: over a column, over a table or beside an axis."""
+    """A figure for people: over a column, or with its unit over a table or beside an axis."""
 
     head: str
     meaning: str
     unit: str = ""
     scale: float = 1.0
-    """Of the axis of a picture."""
+    """From base units to the unit."""
+
+    @property
+    def title(self) -> str:
+        """Meaning and unit."""
+        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
 
 
 SHOWN = {
     "tokens_per_second": Shown("tok/s", "tokens per second"),
     "hit_rate": Shown("hits", "active bytes found in DRAM", "%", 100),
-    "flash_bytes_per_token": Shown("flash", "flash bytes per token", "MB", 1e-6),
+    "flash_bytes_per_token": Shown("flash", "flash per token", "MB", 1e-6),
     "flash_reads_per_token": Shown("reads", "flash reads per token"),
     "flash_ms_per_token": Shown("flash ms", "flash time per token", "ms"),
     "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "MB", 1e-6),
@@ -49,23 +54,33 @@ class Figure(NamedTuple):
     key: str
     stage: str | None = None
 
+    @property
+    def title(self) -> str:
+        """Over a table or a panel."""
+        title = SHOWN[self.key].title
+        return f"{title}, {self.stage}" if self.stage else title
+
     def of(self, cell: Cell) -> Any:
         """Its value; None where there is none."""
         found = None if cell.figures is None else cell.figures.get(self.key)
         return found if self.stage is None or found is None else found.get(self.stage)
 
-    def text(self, cell: Cell) -> str:
-        """Its value for people."""
+    def text(self, cell: Cell, bare: bool = False) -> str:
+        """Its value for people; ``bare`` where the unit is told elsewhere."""
         value = self.of(cell)
         if value is None:
             return "-"
         if self.key == ENERGY:
-            return f"{value:.4f}" + ("!" if self.stage == _INPUT and is_low(cell) else "")
+            number = f"{value:.4f}"
+            number = number.removeprefix("0") if bare else number
+            return number + ("!" if self.stage == _INPUT and is_low(cell) else "")
         if self.key == "hit_rate":
-            return f"{value:.1%}"
-        if self.key in ("flash_bytes_per_token", "dram_bytes_per_token"):
+            return f"{100 * value:.1f}" + ("" if bare else "%")
+        shown = SHOWN[self.key]
+        if shown.unit == "MB" and not bare:
             return BYTES.show(value)
-        return f"{value:.4g}"
+        value *= shown.scale
+        return f"{value:.0f}" if value >= 1e3 else f"{value:.4g}"
 
 
 def figures_of(found: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
@@ -118,7 +133,7 @@ def render(found: Found) -> RenderableType:
     for place, cells in sections(found):
         if study.grid:
             for key in study.figures:
-                heading = ", ".join([*place, _heading(key)])
+                heading = ", ".join([*place, Figure(key).title])
                 parts += [Text(), Text(printable(heading), style="bold"), _grid(found, key, cells)]
         else:
             heading = ", ".join([*place, *_cache(cells)])
@@ -130,11 +145,6 @@ def _said(value: Any) -> str:
     if isinstance(value, Mapping):
         return "/".join(f"{inner:g}" for inner in value.values())
     return " ".join(value) if isinstance(value, list) else f"{value}"
-
-
-def _heading(key: str) -> str:
-    shown = SHOWN[key]
-    return f"{shown.meaning}, by stage" if key == ENERGY else shown.meaning
 
 
 def _cache(cells: list[Cell]) -> list[str]:
@@ -160,22 +170,22 @@ def sections(found: Found) -> Iterator[tuple[list[str], list[Cell]]]:
 
 def _grid(found: Found, key: str, cells: list[Cell]) -> Table:
     """One figure: a row for each value of the series, and of the energy for each stage."""
-    study = found.study
-    down = str(study.series)
-    across = sorted({cell.at[study.x] for cell in cells})
+    down, x = str(found.study.series), found.study.x
     energy = key == ENERGY
-    heads = [axis_text(study.x, value) for value in across]
-    made = table(down, *(["stage"] if energy else []), *heads,
-                 right=tuple(range(1 + energy, 1 + energy + len(heads))))  # fmt: skip
+    if energy:
+        cells = [cell for cell in cells if cell.at[down] != "dense"]  # it keeps all of it
+    across = sorted({cell.at[x] for cell in cells})
+    heads = [down, *(["stage"] if energy else []), *(axis_text(x, value) for value in across)]
+    made = table(*heads, right=tuple(range(1 + energy, len(heads))))
     for value, row in groupby(cells, lambda cell: cell.at[down]):
-        there = {cell.at[study.x]: cell for cell in row}
+        there = {cell.at[x]: cell for cell in row}
         stages: Iterable[str | None] = _stages(there.values()) if energy else [None]
         for n, stage in enumerate(stages):
-            figure = Figure(key, stage)
-            texts = (figure.text(there[at]) if at in there else "-" for at in across)
+            texts = [Figure(key, stage).text(there[at], bare=True) if at in there else "-"
+                     for at in across]  # fmt: skip
             name = axis_text(down, value) if n == 0 else ""
             made.add_row(name, *([str(stage)] if energy else []), *texts)
-    return made
+    return _unfolded(made)
 
 
 def _list(found: Found, cells: list[Cell]) -> Table:
@@ -191,10 +201,18 @@ def _list(found: Found, cells: list[Cell]) -> Table:
     for cell in cells:
         places = (axis_text(axis, cell.at.get(axis, "-")) for axis in axes)
         made.add_row(*places, *(figure.text(cell) for figure in figures))
+    return _unfolded(made)
+
+
+def _unfolded(made: Table) -> Table:
+    """The table, its first column on one line."""
+    made.columns[0].no_wrap = True
     return made
 
 
 def _notes(found: Found) -> Iterator[Text]:
+    if found.study.note:
+        yield Text(found.study.note, style="dim")
     for why in _impossible(found):
         yield Text(f"-: {printable(why)}", style="dim")
     if found.left_out:
