@@ -81,7 +81,13 @@ def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
         raise MethodError(
             f"--cluster {settings.cluster} joins units that lie side by side: drop --layout"
         )
-    return build_method(settings.method, trace, wish, model)
+    method = build_method(settings.method, trace, wish, model)
+    if settings.cluster > 1 and any(at.choice == "all" or at.of_experts for at in method.groups):
+        raise MethodError(
+            f"--cluster {settings.cluster} joins columns or neurons that are chosen; {method.name} "
+            "has none: drop it"
+        )
+    return method
 
 
 def _pruned(model: Model | None, trace: Trace, settings: Settings) -> Model:
@@ -90,10 +96,10 @@ def _pruned(model: Model | None, trace: Trace, settings: Settings) -> Model:
     Raises:
         ModelError: no model, or a method that prunes by itself.
     """
-    if settings.method not in (None, "dense"):
+    if settings.method != "dense":
         raise ModelError(
-            f"--weights {settings.weights} prunes beforehand, for method dense, not for "
-            f"{settings.method}: drop one of them"
+            f"--weights {settings.weights} prunes beforehand, once for all tokens: give it with "
+            "--method dense"
         )
     if model is None:
         raise ModelError(f"--weights {settings.weights}: {trace.name} names no model: pass --model")

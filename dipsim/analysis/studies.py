@@ -24,7 +24,7 @@ from dipsim.methods import BUILTIN, default_method
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.methods.dip import split_density
 from dipsim.model import Model
-from dipsim.policies import load_policies
+from dipsim.policies import load_policies, load_policy
 from dipsim.resolve import Source
 from dipsim.result import Result
 from dipsim.simulate import Job
@@ -78,7 +78,8 @@ def _dram(ask: Ask) -> Iterator[Point]:
 
 
 def _flash(ask: Ask) -> Iterator[Point]:
-    for overlap in OVERLAPS:
+    overlaps = [at for at in OVERLAPS if "compat" not in ask.options or at.startswith("paper")]
+    for overlap in overlaps:
         for method in ask.methods:
             for bandwidth in BANDWIDTHS:
                 override = f"flash.bandwidth={BANDWIDTH.exact(bandwidth)}"
@@ -93,7 +94,7 @@ def _policies(ask: Ask) -> Iterator[Point]:
     for policy in ask.policies:
         for density in DENSITIES:
             options = ask.run(method, policy=policy, density=density)
-            yield Point({"policy": policy, "density": density}, options)
+            yield Point({"policy": load_policy(policy).label, "density": density}, options)
 
 
 def _split(ask: Ask) -> Iterator[Point]:
@@ -250,6 +251,7 @@ STUDIES = {
             points=_flash,
             x="flash_bandwidth",
             series="method",
+            apart=("overlap",),
             grid=True,
             methods=_usual,
             varies=("overlap",),
@@ -356,14 +358,14 @@ def study(
     names = [device.name for device in devices]
     if len(set(names)) < len(names):
         raise DipsimError(f"--profile {', '.join(names)}: name each device once")
-    loaded = load_policies(policies or found.policies)
+    load_policies(policies)
     chosen = tuple(methods) or found.methods(opened)
     left_out = () if methods else tuple(at for at in chosen if not _serves(opened, at))
     runs = tuple(at for at in chosen if at not in left_out)
-    if not runs:
+    if left_out and not set(runs) - {"dense", *COMPRESSED}:
         raise MethodError(
-            f"study {name} runs {', '.join(chosen)}; {opened.name} records "
-            f"{', '.join(opened.signals)}, by which none of them chooses: name a --method"
+            f"study {name} runs {', '.join(left_out)}, by scores that {opened.name} does not hold "
+            f"(it has {', '.join(opened.signals)}): choose another study or trace"
         )
     fixed = _fixed(found, given, runs)
     if overrides:
@@ -372,7 +374,7 @@ def study(
         fixed["method"] = runs[0]
     if found.repeats != "policy":
         fixed["policy"] = (policies or found.policies)[0]
-    usual = tuple(policies) or tuple(policy.label for policy in loaded)
+    usual = tuple(policies) or found.policies
     asks = [Ask(opened, device, model, runs, usual, fixed) for device in devices]
     cells, unmeasured = run_study(found, asks, progress)
     return Found(found, opened, fixed, left_out, unmeasured, cells)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
 from dipsim.hardware import Profile
-from dipsim.methods import BUILTIN
+from dipsim.methods import BUILTIN, default_method
 from dipsim.model import Model
 from dipsim.replay import replay_all
 from dipsim.resolve import Source, profile_uses
@@ -133,6 +133,8 @@ class Study:
     """The axis that goes across a picture, and across tables of a `grid`."""
     series: str | None = None
     """The axis with a line for each value, and in tables of a `grid` a row."""
+    apart: tuple[str, ...] = ()
+    """Axes of which each value has tables and panels of its own."""
     grid: bool = False
     """Tables of one figure each, instead of one table with a row per run."""
     methods: Callable[[Trace], tuple[str, ...]] = lambda _: ()
@@ -201,11 +203,11 @@ class Found:
 
 
 def served(trace: Trace, method: str) -> bool:
-    """Whether a trace records the scores that a method chooses by."""
-    scored = {signal.name for signal in trace.signals.values() if signal.scored}
+    """Whether a trace records the scores that a method chooses by, if it does so."""
     wanted = BUILTIN[method].signals
-    if wanted == "any":
+    if wanted.startswith("any") or method == default_method(trace):
         return True
+    scored = {signal.name for signal in trace.signals.values() if signal.scored}
     wants = set(wanted.split(", "))
     return bool(wants & scored) if "..." in wants else wants <= scored
 

@@ -90,7 +90,8 @@ def _approximate(group: Group, rule: Rule) -> Group:
     if most < group.kept:
         raise MethodError(
             f"--masking approximate: top_m={share:g} are {most} units of {group.signal}, fewer "
-            f"than the {group.kept} that are kept; give {group.kept / group.units:.3g} or more"
+            f"than the {group.kept} that are kept; give "
+            f"{math.ceil(1000 * group.kept / group.units) / 1000:g} or more"
         )
     return replace(group, rule=rule)
 

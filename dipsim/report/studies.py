@@ -19,7 +19,6 @@ from dipsim.units import BANDWIDTH, BYTES
 
 ENERGY = "energy_kept"
 _INPUT = "mlp_input"
-_FILE_ONLY = ("marks", "why", "options", "tokens_per_second_range")
 
 
 class Shown(NamedTuple):
@@ -55,8 +54,14 @@ class Figure(NamedTuple):
     stage: str | None = None
 
     @property
+    def head(self) -> str:
+        """Over a column."""
+        head = SHOWN[self.key].head
+        return f"{head}\n{self.stage}" if self.stage else head
+
+    @property
     def title(self) -> str:
-        """Over a table or a panel."""
+        """Over a table or beside an axis."""
         title = SHOWN[self.key].title
         return f"{title}, {self.stage}" if self.stage else title
 
@@ -130,7 +135,8 @@ def render(found: Found) -> RenderableType:
         Text(title, style="bold"),
         Text(printable(f"{found.trace.name}; {fixed}")),
     ]
-    for place, cells in sections(found):
+    groups = ["group"] if "group" in study.axes else []
+    for place, cells in sections(found, *groups):
         if study.grid:
             for key in study.figures:
                 heading = ", ".join([*place, Figure(key).title])
@@ -154,12 +160,9 @@ def _cache(cells: list[Cell]) -> list[str]:
     return [] if size is None else [f"{BYTES.show(size)} of cache"]
 
 
-def sections(found: Found) -> Iterator[tuple[list[str], list[Cell]]]:
-    """The cells by device, and by what neither goes down a table nor across."""
-    study = found.study
-    inner = (study.x, study.series) if study.grid else ()
-    outer = ["profile", *(axis for axis in study.axes if study.grid and axis not in inner)]
-    outer += [axis for axis in study.axes if axis == "group"]
+def sections(found: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
+    """The cells by device, by the axes that are told apart, and by ``more`` axes."""
+    outer = ("profile", *found.study.apart, *more)
 
     def place(cell: Cell) -> list[str]:
         return [axis_text(axis, cell.at.get(axis, "")) for axis in outer]
@@ -181,8 +184,8 @@ def _grid(found: Found, key: str, cells: list[Cell]) -> Table:
         there = {cell.at[x]: cell for cell in row}
         stages: Iterable[str | None] = _stages(there.values()) if energy else [None]
         for n, stage in enumerate(stages):
-            texts = [Figure(key, stage).text(there[at], bare=True) if at in there else "-"
-                     for at in across]  # fmt: skip
+            figure = Figure(key, stage)
+            texts = (figure.text(there[at], True) if at in there else "-" for at in across)
             name = axis_text(down, value) if n == 0 else ""
             made.add_row(name, *([str(stage)] if energy else []), *texts)
     return _unfolded(made)
@@ -193,9 +196,7 @@ def _list(found: Found, cells: list[Cell]) -> Table:
     axes = [axis for axis in found.study.axes if axis != "group"]
     figures = list(figures_of(found, cells))
     heads = [axis.replace(".", "\n") for axis in axes]
-    for figure in figures:
-        heads.append(f"{SHOWN[figure.key].head}\n{figure.stage}" if figure.stage
-                     else SHOWN[figure.key].head)  # fmt: skip
+    heads += [figure.head for figure in figures]
     numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].at.get(axis), str)]
     made = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
     for cell in cells:
@@ -246,7 +247,7 @@ def _impossible(found: Found) -> list[str]:
     first: dict[Any, str] = {}
     for cell in found.cells:
         if cell.why is not None:
-            first.setdefault(cell.at.get(key), cell.why)
+            first.setdefault((cell.at["profile"], cell.at.get(key)), cell.why)
     return list(dict.fromkeys(first.values()))
 
 
@@ -262,14 +263,12 @@ def write_csv(found: Found, path: Path) -> None:
 
 
 def _flat(cell: Cell) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    plain = cell.to_dict()
-    for name, value in plain.items():
-        if isinstance(value, Mapping) and name != "options":
+    row: dict[str, Any] = dict(cell.at)
+    for name, value in (cell.figures or {}).items():
+        if isinstance(value, Mapping):
             row |= {f"{name}.{key}": inner for key, inner in value.items()}
         elif name == "tokens_per_second_range":
-            row |= dict(zip(("tokens_per_second_slow", "tokens_per_second_fast"), value,
-                            strict=True))  # fmt: skip
-        elif name != "options":
+            row["tokens_per_second_slow"], row["tokens_per_second_fast"] = value
+        else:
             row[name] = value
     return row | {"marks": " ".join(cell.marks), "why": cell.why}

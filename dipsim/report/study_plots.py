@@ -11,8 +11,10 @@ from dipsim.report.studies import ENERGY, SHOWN, Figure, axis_text, figures_of, 
 
 _ALIKE = ("hit_rate", ENERGY, "dram_bytes_per_token")
 """Figures that are the same on every device."""
-_SPAN = 20
+_SPAN = 10
 """Rates that differ by more are drawn in logarithms."""
+_WIDTHS = {4: 2, 5: 3, 6: 3}
+"""Panels in a row, by how many there are of one device; else all of them."""
 
 
 class _Panel(NamedTuple):
@@ -21,116 +23,138 @@ class _Panel(NamedTuple):
     figure: Figure
     cells: list[Cell]
     place: str
-    """The device, and what else tells it from other panels of the figure."""
+    """What tells it from other panels of the figure."""
 
 
 def draw(found: Found, path: Path) -> None:
-    """All figures of a study; energy not where it would lie beside that of other methods.
+    """The figures of a study, but not the energies of several methods, which do not compare.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    rows = _rows(found)
-    across, down = max(map(len, rows)), len(rows)
-    bars = found.study.series is None and isinstance(found.cells[0].at[found.study.x], str)
-    size = (2.6 * across + 2.6, 0.9 + 0.35 * len(found.cells)) if bars else (
-        4.0 * across + 1.6, 3.1 * down + 0.6)  # fmt: skip
-    with picture(path, *size) as figure:
-        axes = figure.subplots(down, across, squeeze=False, sharey=bars)
-        for row, panels in zip(axes, rows, strict=True):
-            for at, panel in zip(row, panels, strict=False):
-                (_dots if bars else _lines)(at, found, panel)
-            for at in row[len(panels) :]:
-                at.remove()
-        handles = {label: line for at in axes.flat for line, label in
-                   zip(*at.get_legend_handles_labels(), strict=True)}  # fmt: skip
-        if len(handles) > 1:
-            title = None if found.study.series is None else _label(found.study.series)
-            figure.legend(
-                handles.values(), handles, title=title, fontsize=8, title_fontsize=8,
-                loc="outside right upper",
-            )  # fmt: skip
-        figure.suptitle(f"{found.study.name}: {Path(found.trace.name).name}, {_devices(found)}")
+    named = found.study.x == "variant"
+    rows = _rows(found, named)
+    down, across = len(rows), max(map(len, rows))
+    width, height = 4 * across + 1.6, 3.1 * down + 0.6
+    if named:
+        names = {cell.at["variant"] for cell in found.cells}
+        width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
+    with picture(path, width, height) as figure:
+        places = figure.subplots(down, across, squeeze=False, sharey=named)
+        labels: dict[str, Any] = {}
+        for axes, panel in _placed(places, rows):
+            if named:
+                _dots(axes, panel)
+            else:
+                _lines(axes, found, panel)
+            lines, texts = axes.get_legend_handles_labels()
+            labels = {**dict(zip(texts, lines, strict=True)), **labels}
+        if labels:
+            series = None if found.study.series is None else _label(found.study.series)
+            style = {"fontsize": 8, "title_fontsize": 8, "loc": "outside right upper"}
+            figure.legend(labels.values(), labels, title=series, **style)
+        title = f"{found.study.name}: {Path(found.trace.name).name}, {', '.join(_devices(found))}"
+        figure.suptitle(title)
 
 
-def _rows(found: Found) -> list[list[_Panel]]:
-    """Panels; with several devices first what is the same on all of them, then a row for each."""
-    parts = list(sections(found))
-    if found.study.name == "layers":  # its groups are lines of one panel
-        parts = [([cell.at["profile"]], [c for c in found.cells if c.at["profile"] == name])
-                 for name, cell in {c.at["profile"]: c for c in found.cells}.items()]  # fmt: skip
+def _done(found: Found) -> list[Cell]:
+    return [cell for cell in found.cells if cell.figures is not None]
+
+
+def _devices(found: Found) -> list[str]:
+    return list(dict.fromkeys(cell.at["profile"] for cell in found.cells))
+
+
+def _placed(places: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
+    """Each panel with its axes; those without a panel are taken away."""
+    found = []
+    for row, panels in zip(places, rows, strict=True):
+        found += list(zip(row, panels, strict=False))
+        for axes in row[len(panels) :]:
+            axes.remove()
+    return found
+
+
+def _rows(found: Found, named: bool) -> list[list[_Panel]]:
+    """Panels of what is the same on all devices, then a row for each device."""
     alike: list[_Panel] = []
     own: dict[str, list[_Panel]] = {}
-    for place, cells in parts:
+    devices = _devices(found)
+    for (profile, *place), cells in sections(found):
+        of_device = own.setdefault(profile, [])
         for figure in figures_of(found, cells):
             if figure.key == ENERGY and found.study.grid:
                 continue
-            if figure.key in _ALIKE:
-                if place == parts[0][0]:
-                    alike.append(_Panel(figure, cells, ", ".join(place[1:])))
-                continue
-            several = place if len(_profiles(found)) > 1 else place[1:]
-            own.setdefault(place[0], []).append(_Panel(figure, cells, ", ".join(several)))
-    rows = [alike, *own.values()] if alike else list(own.values())
-    if len(own) == 1:  # one device: as square as it goes
-        panels = [panel for row in rows for panel in row]
-        width = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
-        width = len(panels) if found.study.x == "variant" else width
-        rows = [panels[i : i + width] for i in range(0, len(panels), width)]
-    return rows
+            if figure.key not in _ALIKE:
+                told = [profile, *place] if len(devices) > 1 else place
+                of_device.append(_Panel(figure, cells, ", ".join(told)))
+            elif profile == devices[0]:
+                alike.append(_Panel(figure, cells, ", ".join(place)))
+    if len(devices) > 1:
+        return [row for row in (alike, *own.values()) if row]
+    panels = [*alike, *own[devices[0]]]
+    width = len(panels) if named else _WIDTHS.get(len(panels), len(panels))
+    return [panels[i : i + width] for i in range(0, len(panels), width)]
 
 
 def _lines(axes: Any, found: Found, panel: _Panel) -> None:
-    study, scale = found.study, SHOWN[panel.figure.key].scale
-    values: list[float] = []
-    names = list(dict.fromkeys(cell.at[study.series] for cell in found.cells)
-                 if study.series else [None])  # fmt: skip
+    """A line for each value of the series."""
+    x, series = found.study.x, found.study.series
+    names = [None] if series is None else list(dict.fromkeys(at.at[series] for at in _done(found)))
+    known = [cell for cell in panel.cells if panel.figure.of(cell) is not None]
     for i, name in enumerate(names):
-        cells = [c for c in panel.cells if study.series is None or c.at[study.series] == name]
-        points = [(c.at[study.x], panel.figure.of(c)) for c in cells]
-        known = [(x, scale * y) for x, y in points if y is not None]
-        if not known:
-            continue
-        values += [y for _, y in known]
-        label = "" if study.series is None else axis_text(study.series, name)
-        xs, ys = zip(*known, strict=True)
-        axes.plot(xs, ys, label=label, markersize=5, **series_style(i))
-    title = [panel.place] if panel.place else []
-    axes.set(xlabel=_label(study.x), ylabel=panel.figure.title, title=", ".join(title))
+        cells = [cell for cell in known if series is None or cell.at[series] == name]
+        if cells:
+            at = [cell.at[x] for cell in cells]
+            label = {} if series is None else {"label": axis_text(series, name)}
+            axes.plot(at, _values(panel.figure, cells), markersize=5, **label, **series_style(i))
+    for cell in known:
+        if cell.at.get("split"):
+            name = {"equal": "equal split", "authors": "authors' split"}[cell.at["split"]]
+            colour = "0.6" if cell.at["split"] == "equal" else "k"
+            axes.axvline(cell.at[x], color=colour, linestyle=":", label=name, zorder=0)
+    axes.set(xlabel=_label(x), ylabel=panel.figure.title, title=panel.place)
     axes.grid(alpha=0.3)
-    _scales(axes, found, panel, values)
-    for split, colour in (("equal", "0.5"), ("authors", "k")):
-        for cell in panel.cells:
-            if cell.at.get("split") == split:
-                axes.axvline(cell.at[study.x], color=colour, linestyle=":", label=f"{split}' split"
-                             if split == "authors" else "equal split")  # fmt: skip
-
-
-def _scales(axes: Any, found: Found, panel: _Panel, values: list[float]) -> None:
-    positive = [value for value in values if value > 0]
-    rate = panel.figure.key == "tokens_per_second"
-    if rate and positive and max(positive) > _SPAN * min(positive):
-        axes.set_yscale("log")
-    elif panel.figure.key != ENERGY:
-        axes.set_ylim(bottom=0)
-    if found.study.x == "flash_bandwidth":
-        at = sorted({cell.at[found.study.x] for cell in found.cells})
+    if panel.figure.key != ENERGY:
+        _scale(axes, found, panel.figure)
+    if x == "flash_bandwidth":
+        at = sorted({cell.at[x] for cell in _done(found)})
         axes.set_xscale("log")
         axes.set_xticks(at, [f"{value / 1e9:g}" for value in at])
         axes.set_xticks([], minor=True)
 
 
-def _dots(axes: Any, found: Found, panel: _Panel) -> None:
+def _scale(axes: Any, found: Found, figure: Figure) -> None:
+    """Rates that span much in logarithms, the same in all panels; all else from zero."""
+    values = _values(figure, [cell for cell in found.cells if figure.of(cell) is not None])
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if figure.key != "tokens_per_second" or not 0 < _SPAN * low < high:
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
+        return
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.2, high * 1.2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _dots(axes: Any, panel: _Panel) -> None:
     """Named cells one below the other."""
-    names = [axis_text(found.study.x, cell.at[found.study.x]) for cell in panel.cells]
-    rows = np.arange(len(names))[::-1]
-    scale = SHOWN[panel.figure.key].scale
-    values = [np.nan if (y := panel.figure.of(cell)) is None else scale * y
-              for cell in panel.cells]  # fmt: skip
-    axes.plot(values, rows, **(series_style(0) | {"linestyle": ""}))
-    axes.set_yticks(rows, names)
+    known = [cell for cell in panel.cells if panel.figure.of(cell) is not None]
+    rows = {cell.at["variant"]: -i for i, cell in enumerate(panel.cells)}
+    at = [rows[cell.at["variant"]] for cell in known]
+    axes.plot(_values(panel.figure, known), at, **(series_style(0) | {"linestyle": ""}))
+    axes.set_yticks(list(rows.values()), list(rows))
     axes.set(xlabel=panel.figure.title, title=panel.place)
     axes.grid(alpha=0.3)
+
+
+def _values(figure: Figure, cells: list[Cell]) -> list[float]:
+    """In the unit of the picture."""
+    scale = SHOWN[figure.key].scale
+    return list(np.array([figure.of(cell) for cell in cells], np.float64) * scale)
 
 
 def _label(axis: str) -> str:
@@ -141,11 +165,3 @@ def _label(axis: str) -> str:
         "density": "MLP density",
     }
     return f"{name} of {stage}" if stage else words.get(name, name)
-
-
-def _profiles(found: Found) -> list[str]:
-    return list(dict.fromkeys(cell.at["profile"] for cell in found.cells))
-
-
-def _devices(found: Found) -> str:
-    return ", ".join(_profiles(found))
