@@ -11,7 +11,7 @@ from dipsim.errors import DipsimError
 MODELS = ("phi-3-medium", "llama-3-8b", "mistral-7b")
 SERIAL = (0.2574, 0.4886, 0.4894)
 CONCURRENT = (0.2592, 0.4918, 0.4926)
-"""Tokens per second of the dense model in DRAM for half of it, derived from the authors' formulas."""
+"""Tokens per second of dense models in DRAM for half of them, by the authors' formulas."""
 
 
 def prompted(prompt: int, decoded: int, layers: int) -> dict[str, Any]:
@@ -59,9 +59,9 @@ GLU = [
 ]
 SEQUENCE = [0, 0, 0, 1]
 # At 8 bits a weight is a byte: an input column of gate and up takes 16 B, a down column 4 B.
-# Static: attention 4 x 4 x 4 = 64 B and lm_head 40 B, 104 ms of DRAM for every token; norms are left
-# out. KV: two vectors of 4 x 2 B a position; sequence 0 averages (0 + 3) / 2 = 1.5 positions, 24 B,
-# sequence 1 averages 0.5, 8 B.
+# Static: attention 4 x 4 x 4 = 64 B and lm_head 40 B, 104 ms of DRAM for every token; norms are
+# left out. KV: two vectors of 4 x 2 B a position; sequence 0 averages (0 + 3) / 2 = 1.5 positions,
+# 24 B, sequence 1 averages 0.5, 8 B.
 STATIC = 0.104
 KV = (0.024, 0.008)
 

@@ -91,6 +91,8 @@ def _flash(ask: Ask) -> Iterator[Point]:
 
 def _policies(ask: Ask) -> Iterator[Point]:
     (method,) = ask.methods
+    if method not in TAKES["density"]:
+        raise MethodError(f"method {method} has no density to vary: use dipsim compare instead")
     for policy in ask.policies:
         for density in DENSITIES:
             options = ask.run(method, policy=policy, density=density)
@@ -214,7 +216,7 @@ STUDIES = {
         ),
         Study(
             "gamma",
-            "dip-ca: how much it prefers what is in DRAM, at both stages",
+            "how much dip-ca prefers what is in DRAM, at both stages",
             axes=(f"gamma.{INPUT}", f"gamma.{DOWN}"),
             figures=(
                 "hit_rate",
@@ -275,7 +277,7 @@ STUDIES = {
         ),
         Study(
             "split",
-            "dip: a density divided between the input and the down stage",
+            "the density of dip divided between the input and the down stage",
             axes=(f"density.{INPUT}", f"density.{DOWN}", "split"),
             figures=("energy_kept", *_RATES),
             points=_split,

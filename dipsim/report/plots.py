@@ -48,7 +48,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Any]:
 def series_style(i: int) -> dict[str, Any]:
     """Colour, marker and dashes of the i-th series; from the ninth on markers are hollow."""
     again, i = divmod(i, len(COLOURS))
-    style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i - again]}
+    style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[(i + 2 * again) % 8]}
     return style | {"markerfacecolor": "none"} if again else style
 
 

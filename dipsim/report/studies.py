@@ -22,27 +22,22 @@ _INPUT = "mlp_input"
 
 
 class Shown(NamedTuple):
-    """A figure for people: over a column, or with its unit over a table or beside an axis."""
+    """A figure for people: over a column, and over a table or beside an axis."""
 
     head: str
     meaning: str
     unit: str = ""
     scale: float = 1.0
-    """From base units to the unit."""
-
-    @property
-    def title(self) -> str:
-        """Meaning and unit."""
-        return f"{self.meaning} ({self.unit})" if self.unit else self.meaning
+    """From base units to the unit; of bytes it depends on how many there are."""
 
 
 SHOWN = {
     "tokens_per_second": Shown("tok/s", "tokens per second"),
     "hit_rate": Shown("hits", "active bytes found in DRAM", "%", 100),
-    "flash_bytes_per_token": Shown("flash", "flash per token", "MB", 1e-6),
+    "flash_bytes_per_token": Shown("flash", "flash per token", "B"),
     "flash_reads_per_token": Shown("reads", "flash reads per token"),
     "flash_ms_per_token": Shown("flash ms", "flash time per token", "ms"),
-    "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "MB", 1e-6),
+    "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "B"),
     ENERGY: Shown("energy", "energy kept"),
 }
 
@@ -59,33 +54,37 @@ class Figure(NamedTuple):
         head = SHOWN[self.key].head
         return f"{head}\n{self.stage}" if self.stage else head
 
-    @property
-    def title(self) -> str:
-        """Over a table or beside an axis."""
-        title = SHOWN[self.key].title
-        return f"{title}, {self.stage}" if self.stage else title
-
     def of(self, cell: Cell) -> Any:
         """Its value; None where there is none."""
         found = None if cell.figures is None else cell.figures.get(self.key)
         return found if self.stage is None or found is None else found.get(self.stage)
 
-    def text(self, cell: Cell, bare: bool = False) -> str:
-        """Its value for people; ``bare`` where the unit is told elsewhere."""
+    def scaled(self, cells: Iterable[Cell]) -> tuple[str, float]:
+        """What stands over a table or beside an axis of some cells, and the scale to its unit."""
+        _, meaning, unit, scale = SHOWN[self.key]
+        if unit == "B":
+            most = max((self.of(cell) or 0.0 for cell in cells), default=0.0)
+            power = next((at for at in (9, 6, 3) if most >= 10**at), 0)
+            unit, scale = {9: "GB", 6: "MB", 3: "kB", 0: "B"}[power], 10.0**-power
+        title = f"{meaning} ({unit})" if unit else meaning
+        return f"{title}, {self.stage}" if self.stage else title, scale
+
+    def text(self, cell: Cell, scale: float | None = None) -> str:
+        """Its value for people; without its unit where a ``scale`` to it is given."""
         value = self.of(cell)
         if value is None:
             return "-"
         if self.key == ENERGY:
-            number = f"{value:.4f}"
-            number = number.removeprefix("0") if bare else number
+            number = f"{value:.4f}" if scale is None else f"{value:.4f}".removeprefix("0")
             return number + ("!" if self.stage == _INPUT and is_low(cell) else "")
         if self.key == "hit_rate":
-            return f"{100 * value:.1f}" + ("" if bare else "%")
-        shown = SHOWN[self.key]
-        if shown.unit == "MB" and not bare:
+            return f"{100 * value:.1f}" + ("%" if scale is None else "")
+        if SHOWN[self.key].unit == "B" and scale is None:
             return BYTES.show(value)
-        value *= shown.scale
-        return f"{value:.0f}" if value >= 1e3 else f"{value:.4g}"
+        value *= scale or 1.0
+        if value >= 1e3:
+            return f"{value:.0f}"
+        return f"{value:.4g}" if value >= 0.1 or scale is None else f"{value:.3f}"
 
 
 def figures_of(found: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
@@ -139,8 +138,10 @@ def render(found: Found) -> RenderableType:
     for place, cells in sections(found, *groups):
         if study.grid:
             for key in study.figures:
-                heading = ", ".join([*place, Figure(key).title])
-                parts += [Text(), Text(printable(heading), style="bold"), _grid(found, key, cells)]
+                title, scale = Figure(key).scaled(cells)
+                heading = printable(", ".join([*place, title]))
+                grid = _grid(found, key, cells, scale)
+                parts += [Text(), Text(heading, style="bold"), grid]
         else:
             heading = ", ".join([*place, *_cache(cells)])
             parts += [Text(), Text(printable(heading), style="bold"), _list(found, cells)]
@@ -171,7 +172,7 @@ def sections(found: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]
         yield at, list(cells)
 
 
-def _grid(found: Found, key: str, cells: list[Cell]) -> Table:
+def _grid(found: Found, key: str, cells: list[Cell], scale: float) -> Table:
     """One figure: a row for each value of the series, and of the energy for each stage."""
     down, x = str(found.study.series), found.study.x
     energy = key == ENERGY
@@ -185,7 +186,7 @@ def _grid(found: Found, key: str, cells: list[Cell]) -> Table:
         stages: Iterable[str | None] = _stages(there.values()) if energy else [None]
         for n, stage in enumerate(stages):
             figure = Figure(key, stage)
-            texts = (figure.text(there[at], True) if at in there else "-" for at in across)
+            texts = (figure.text(there[at], scale) if at in there else "-" for at in across)
             name = axis_text(down, value) if n == 0 else ""
             made.add_row(name, *([str(stage)] if energy else []), *texts)
     return _unfolded(made)

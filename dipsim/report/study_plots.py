@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from dipsim.analysis.study import Cell, Found
 from dipsim.report.plots import picture, series_style
-from dipsim.report.studies import ENERGY, SHOWN, Figure, axis_text, figures_of, sections
+from dipsim.report.studies import ENERGY, Figure, axis_text, figures_of, sections
 
 _ALIKE = ("hit_rate", ENERGY, "dram_bytes_per_token")
 """Figures that are the same on every device."""
@@ -107,13 +105,13 @@ def _lines(axes: Any, found: Found, panel: _Panel) -> None:
         if cells:
             at = [cell.at[x] for cell in cells]
             label = {} if series is None else {"label": axis_text(series, name)}
-            axes.plot(at, _values(panel.figure, cells), markersize=5, **label, **series_style(i))
+            axes.plot(at, _values(panel, cells), markersize=5, **label, **series_style(i))
     for cell in known:
         if cell.at.get("split"):
             name = {"equal": "equal split", "authors": "authors' split"}[cell.at["split"]]
             colour = "0.6" if cell.at["split"] == "equal" else "k"
             axes.axvline(cell.at[x], color=colour, linestyle=":", label=name, zorder=0)
-    axes.set(xlabel=_label(x), ylabel=panel.figure.title, title=panel.place)
+    axes.set(xlabel=_label(x), ylabel=panel.figure.scaled(panel.cells)[0], title=panel.place)
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale(axes, found, panel.figure)
@@ -126,7 +124,7 @@ def _lines(axes: Any, found: Found, panel: _Panel) -> None:
 
 def _scale(axes: Any, found: Found, figure: Figure) -> None:
     """Rates that span much in logarithms, the same in all panels; all else from zero."""
-    values = _values(figure, [cell for cell in found.cells if figure.of(cell) is not None])
+    values = [value for cell in found.cells if (value := figure.of(cell)) is not None]
     low, high = min(values, default=0.0), max(values, default=0.0)
     if figure.key != "tokens_per_second" or not 0 < _SPAN * low < high:
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
@@ -145,16 +143,16 @@ def _dots(axes: Any, panel: _Panel) -> None:
     known = [cell for cell in panel.cells if panel.figure.of(cell) is not None]
     rows = {cell.at["variant"]: -i for i, cell in enumerate(panel.cells)}
     at = [rows[cell.at["variant"]] for cell in known]
-    axes.plot(_values(panel.figure, known), at, **(series_style(0) | {"linestyle": ""}))
+    axes.plot(_values(panel, known), at, **(series_style(0) | {"linestyle": ""}))
     axes.set_yticks(list(rows.values()), list(rows))
-    axes.set(xlabel=panel.figure.title, title=panel.place)
+    axes.set(xlabel=panel.figure.scaled(panel.cells)[0], title=panel.place)
     axes.grid(alpha=0.3)
 
 
-def _values(figure: Figure, cells: list[Cell]) -> list[float]:
-    """In the unit of the picture."""
-    scale = SHOWN[figure.key].scale
-    return list(np.array([figure.of(cell) for cell in cells], np.float64) * scale)
+def _values(panel: _Panel, cells: list[Cell]) -> list[float]:
+    """In the unit of the panel."""
+    scale = panel.figure.scaled(panel.cells)[1]
+    return [scale * panel.figure.of(cell) for cell in cells]
 
 
 def _label(axis: str) -> str:
