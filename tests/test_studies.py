@@ -163,6 +163,15 @@ def test_the_hit_rate_is_monotone_in_gamma_on_the_long_trace() -> None:
     found = study("gamma", CHAT, density=0.7, cache_fraction=0.6)
     assert len(found.cells) == 32
     hits_fall_with_gamma(found)
+    page = (Path(__file__).parents[1] / "docs/studies.md").read_text()
+    paper, phone = found.cells[:16], found.cells[16:]
+    for one, other in zip(paper, phone, strict=True):
+        figures, rates = one.figures, (one, other)
+        start = f"| {one.at['gamma.mlp_input']:g} | {one.at['gamma.glu']:g} | "
+        (row,) = (line for line in page.splitlines() if line.startswith(start))
+        assert f"| {figures['hit_rate']:.1%} |" in row
+        for cell in rates:
+            assert f"| {cell.figures['tokens_per_second']:.4g} |" in row
 
 
 def test_dram_gives_all_methods_the_same_bytes(trace: Trace) -> None:

@@ -44,8 +44,7 @@ COMPRESSED: dict[str, dict[str, Any]] = {
     "dense-2:4": {"method": "dense", "weights": "2:4"},
 }
 """What competes with pruning at equal DRAM, in study dram."""
-_SHARE = 0.6
-"""Of the units that caches hold, when no budget is given."""
+_EQUAL = {"dram": "60%"}
 _STEP = 20
 """Input densities of study split are multiples of 1 / 20."""
 
@@ -211,6 +210,7 @@ STUDIES = {
             series="method",
             grid=True,
             methods=_pruning,
+            budget=_EQUAL,
             varies=("density", "group_density"),
             repeats="method",
         ),
@@ -256,6 +256,7 @@ STUDIES = {
             apart=("overlap",),
             grid=True,
             methods=_usual,
+            budget=_EQUAL,
             varies=("overlap",),
             repeats="method",
             note="Flash reads any size at the bandwidth given, as the paper's; a profile's own "
@@ -347,7 +348,7 @@ def study(
         overrides: ``key=value`` texts for the profiles.
         progress: called with (runs done, runs).
         options: as `simulate`; they hold for all runs of methods that take them. Without a budget
-            caches hold 0.6 of the units.
+            it is the study's.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
@@ -390,7 +391,7 @@ def _fixed(found: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[
     """Options of all runs, with the defaults that studies have."""
     fixed = dict(given)
     if not {*given, *found.varies} & {"dram", "cache", "cache_fraction"}:
-        fixed["cache_fraction"] = _SHARE
+        fixed |= found.budget
     prunes = any(method in TAKES["density"] for method in runs)
     if prunes and "density" not in found.varies and not {"density", "group_density"} & set(given):
         fixed["density"] = DEFAULT_DENSITY

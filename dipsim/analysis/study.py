@@ -4,7 +4,7 @@ What the eight studies vary is `dipsim.analysis.studies`; here is what all of th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +145,8 @@ class Study:
     repeats: str | None = None
     """The option of which several may be given: ``method`` or ``policy``."""
     profiles: tuple[str, ...] = ("paper-a18",)
+    budget: Mapping[str, Any] = field(default_factory=lambda: {"cache_fraction": 0.6})
+    """When none is given. Methods that keep different parts in DRAM are compared at equal DRAM."""
     note: str = ""
     """What to know beside the tables."""
     read: Callable[[Job, Result], Iterable[tuple[Mapping[str, Any], Figures]]] = whole
