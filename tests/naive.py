@@ -363,14 +363,15 @@ class Memory:
 
     batches: int = 0  # how many are done
     uses: dict[int, int] = field(default_factory=dict)  # batches whose set held the unit
-    last_use: dict[int, int] = field(default_factory=dict)  # number of the latest of them, from 0
+    row: int = 0  # the present one
+    last_use: dict[int, int] = field(default_factory=dict)  # the row that ended the latest of them
     mean: float | None = None  # what a rule wants to keep from row to row
 
     def note(self, active: Collection[int]) -> None:
         """Note the set of a batch that is done."""
         for unit in active:
             self.uses[unit] = self.uses.get(unit, 0) + 1
-            self.last_use[unit] = self.batches
+            self.last_use[unit] = self.row
         self.batches += 1
 
 
@@ -451,6 +452,7 @@ def replay(
             resident = set(first_load)
             queue = empty_policy(t)
             memory = Memory()
+        memory.row = t
         if action == "skip":
             result.append(Row(0, 0, 0, [], []))
             continue

@@ -331,7 +331,7 @@ def routing(rule: str, k: int, parameters: Mapping[str, float] | None = None) ->
                 unit for unit in order[:k] if unit in resident or not p[unit] / total < factor / k
             )
         if rule == "reuse-distance":
-            distance = {unit: memory.batches - at for unit, at in memory.last_use.items()}
+            distance = {unit: memory.row - at for unit, at in memory.last_use.items()}
             if not distance:
                 return sorted(order[:k])
             farthest = max(distance.values())

@@ -383,8 +383,8 @@ def test_drop_cold() -> None:
 
 
 def test_reuse_distance() -> None:
-    # Used 1, 4 and 2 batches ago: bonuses of 3/4, 0 and 1/2 of the gap to the k-th.
-    memory = Memory(batches=5, last_use={0: 4, 1: 1, 2: 3})
+    # Used 1, 4 and 2 tokens ago: bonuses of 3/4, 0 and 1/2 of the gap to the k-th.
+    memory = Memory(row=5, last_use={0: 4, 1: 1, 2: 3})
     row = Routed(dict(enumerate([2.0, 1.0, 2.0, 4.0, 3.0])))
     assert routing("reuse-distance", 1)(row, NOTHING, memory) == [3]
     assert routing("reuse-distance", 2)(row, NOTHING, memory) == [3, 4]  # gap 1: 2.75, 2.5
@@ -396,8 +396,8 @@ def test_reuse_distance() -> None:
 
 
 def test_reuse_distance_counts_from_the_farthest_of_all_experts() -> None:
-    # 9 is no candidate, but was used 4 batches ago: 0 gets 3/4 of the gap of 2, 2 gets none.
-    memory = Memory(batches=4, last_use={0: 3, 9: 0})
+    # 9 is no candidate, but was used 4 tokens ago: 0 gets 3/4 of the gap of 2, 2 gets none.
+    memory = Memory(row=4, last_use={0: 3, 9: 0})
     row = Routed({0: 1.0, 1: 3.0, 2: 2.0, 3: 1.0, 4: 2.4})
     assert routing("reuse-distance", 3)(row, NOTHING, memory) == [1, 2, 4]
     row = Routed({0: 1.5, 1: 3.0, 2: 2.0, 3: 1.0, 4: 2.4})

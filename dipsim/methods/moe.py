@@ -59,7 +59,7 @@ def _check_recorded(signal: Signal, trace: Trace, k: int, rule: Rule | None) -> 
         return
     fewest = signal.fewest_listed
     others = rule is not None and rule.name != "drop-cold"
-    if k > fewest or (others and k == fewest):
+    if k > fewest or (others and k == fewest < signal.units):
         what = f"--routing {rule.name}" if rule is not None and others else "method moe"
         raise MethodError(
             f"{trace.name} holds the weights of {fewest} experts a token only: {what} with k = {k} "

@@ -57,7 +57,7 @@ def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
     if kept <= 0:
         raise infeasible("predictor", density, share)
     group = Group("glu", units, NEURON, "predicted", kept, seed=wish.seed)
-    group = replace(group, noise=_solve(trace, group, recall))
+    group = replace(group, noise=_solve(trace, group, wish.recall))
     return Method(
         "predictor",
         (group,),
@@ -106,19 +106,23 @@ def predicted(
     return found
 
 
-def _solve(trace: Trace, group: Group, recall: float) -> tuple[float, ...]:
+def _solve(trace: Trace, group: Group, asked: float | None) -> tuple[float, ...]:
     """Per layer the sigma whose predictions find the wanted share of the right neurons."""
-    if recall == 1:
+    if asked == 1:
         return (0.0,) * trace.layers
     rows, truth = _sample(trace, group)
     return tuple(
-        _sigma(truth[:, layer], rows, trace.first_layer + layer, group, recall)
+        _sigma(truth[:, layer], rows, trace.first_layer + layer, group, asked)
         for layer in range(trace.layers)
     )
 
 
-def _sigma(truth: NDArray[Any], rows: list[int], layer: int, group: Group, recall: float) -> float:
-    """The blur at which predictions of [rows, units] find the wanted share of the right neurons."""
+def _sigma(
+    truth: NDArray[Any], rows: list[int], layer: int, group: Group, asked: float | None
+) -> float:
+    """The blur at which predictions of [rows, units] find the share of the right neurons that was
+    asked for, or by default as much as is usual, if a blind predictor does not find more."""
+    recall = DEFAULT_RECALL if asked is None else asked
     noise = np.stack([noise_of(group.seed, layer, row, group.units) for row in rows])
     clear = blurred(truth, 0.0, noise)
     right = np.stack([predicted(at, 0.0, noise[0], group.kept) for at in truth])
@@ -134,6 +138,8 @@ def _sigma(truth: NDArray[Any], rows: list[int], layer: int, group: Group, recal
 
     low, high = _LEAST, _MOST
     if recalled(high) > recall:
+        if asked is None:
+            return high
         raise MethodError(
             f"recall {recall:g}: even a blind predictor finds {recalled(high):.2f} of the neurons "
             f"in layer {layer}; give more, or a smaller density"
