@@ -160,7 +160,11 @@ class Blocks:
             kernels.shares_of(data, sets, shares)
         elif group.choice == "predicted":
             self._choose_predicted(group, rows, data, sets)
-            if data.dtype != np.uint64:
+            if data.dtype == np.uint64:  # of recorded sets all units count alike
+                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
+                wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
+                shares[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
+            else:
                 kernels.shares_of(data, sets, shares)
         elif group.of_experts:
             kernels.route_plainly(self._logits(data), group.kept, sets, shares)

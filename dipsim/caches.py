@@ -197,8 +197,7 @@ class ReplayedCache:
             )
             self._run(loop, block, layer, at.start, admission)
             self._book(block, slice(at.start, at.stop), requests)
-            if joined is None:
-                self._book_errors(at)
+            self._book_errors(at, block, layer)
 
     def _inputs(
         self, at: Sets
@@ -246,19 +245,21 @@ class ReplayedCache:
             traffic.moved[here] = costs[:, kernels.MOVED]
             traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
 
-    def _book_errors(self, at: Sets) -> None:
-        """Of a cache-aware part: what the masks that were just chosen make of the output."""
-        ((layer, group),) = self.places
-        norms = at.norms[group]
-        rows: NDArray[Any] = at.codes[group] if len(at.codes[group]) else at.scores[group]
-        if norms is None or not len(rows):
-            return
-        here = slice(layer, layer + 1)
-        errors = np.zeros((len(rows), 1), np.float32)
-        sets = at.sets[group][:, here]
-        kernels.errors_of(plain_scores(rows[:, here]), sets, norms[here], errors)
-        for traffic in self.traffics:
-            traffic.error[at.start : at.stop, layer, group] = errors[:, 0]
+    def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
+        """Of cache-aware parts: what the masks that were just chosen make of the output."""
+        rows: NDArray[Any] = block.codes if len(block.codes) else block.scores
+        for p, (of, group) in enumerate(self.places if len(rows) else ()):
+            norms = at.norms[group]
+            if norms is None:
+                continue
+            start, stop = self.parts.word[p], self.parts.word[p + 1]
+            units = slice(64 * start, 64 * start + self.parts.units[p])
+            scores = plain_scores(np.ascontiguousarray(rows[:, layer, None, units]))
+            sets = np.ascontiguousarray(block.sets[:, layer, None, start:stop])
+            errors = np.zeros((len(rows), 1), np.float32)
+            kernels.errors_of(scores, sets, norms[of, None], errors)
+            for traffic in self.traffics:
+                traffic.error[at.start : at.stop, of, group] = errors[:, 0]
 
     def _look_ahead(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
         """For every block, the next use of each unit behind that block."""

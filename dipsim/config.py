@@ -23,12 +23,14 @@ _OF_A_METHOD = (
     "recall",
     "predictor_rank",
     "weights",
+    "cluster",
 )
 _TOGETHER = (
     ({"dram", "cache", "cache_fraction"}, {"dram", "cache", "cache_fraction"}),
     ({"density", "group_density", "split"}, {"density", "group_density", "split"}),
     ({"method"}, {"density", "group_density", "split", "gamma", *_OF_A_METHOD}),
     ({"policy"}, {"static_from", "admission"}),
+    ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
 )
 """Who gives one of the first starts anew with the second."""
 

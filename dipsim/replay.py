@@ -30,6 +30,7 @@ Scope = Literal["layer", "global"]
 Fill = Literal["ascending", "random"]
 Capacity = NDArray[np.int64] | float
 """int64[layers, groups] in units; in global scope bytes."""
+_OF_THE_AUTHORS = ("lru", "lfu", "belady", "none")
 _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
 
 
@@ -262,10 +263,10 @@ def _check(method: Method, policy: Policy, plan: Plan) -> None:
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
         )
-    if plan.fill == "random" and not policy.ranks:
+    if plan.fill == "random" and policy.name not in _OF_THE_AUTHORS:
         raise PolicyError(
-            f"policy {policy.name} keeps queues, which the authors' simulator does not have: use "
-            "lru, lfu, belady or none"
+            f"policy {policy.name}: the authors' simulator (--compat authors) does not have it; "
+            f"use one of {', '.join(_OF_THE_AUTHORS)}"
         )
     if policy.future and method.cache_aware:
         raise MethodError(
@@ -276,6 +277,8 @@ def _check(method: Method, policy: Policy, plan: Plan) -> None:
 
 def _admission(policy: Policy, plan: Plan) -> Admission:
     wanted = plan.admission or policy.admit
+    if plan.fill == "random":  # the authors' way, of whatever admits at all
+        wanted = policy.admit
     if plan.access == "sequential" and wanted == "ranked":
         raise PolicyError(
             f"policy {policy.name} with ranked admission: with --access sequential every miss "

@@ -82,6 +82,15 @@ def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
             f"--cluster {settings.cluster} joins units that lie side by side: drop --layout"
         )
     method = build_method(settings.method, trace, wish, model)
+    for group in method.groups if settings.cluster > 1 else ():
+        there = trace.signals.get(group.signal)
+        if there is not None and not group.of_experts and there.cluster != settings.cluster:
+            units = there.recorded_units
+            fit = [n for n in (2, 4, 8, 16, 32, 64) if units % n == 0] or [1]
+            raise TraceError(
+                f"--cluster {settings.cluster} does not divide the {units} units of "
+                f"{group.signal}: use one that does, e.g. {', '.join(map(str, fit))}"
+            )
     if settings.cluster > 1 and any(at.choice == "all" or at.of_experts for at in method.groups):
         raise MethodError(
             f"--cluster {settings.cluster} joins columns or neurons that are chosen; {method.name} "
@@ -139,7 +148,7 @@ def profile_uses(
         return None
     if not policy.preload:
         raise TraceError(f"--static-from is for policy static, not for {policy.name}: drop it")
-    other = load_trace(settings.static_from)
+    other = load_trace(settings.static_from).clustered(settings.cluster)
     there = method_for(other, work.model, settings)
     units = [[group.units for group in found.groups] for found in (there, work.method)]
     if other.layers != work.trace.layers or units[0] != units[1]:

@@ -35,8 +35,8 @@ class Result:
     break_even: NDArray[np.float64]
     """[layers, groups] q*: miss density above which reading whole matrices is faster."""
     plain_kept: NDArray[np.float64] | None
-    """[groups, 2] score mass and energy that plain top-k would keep; None unless the method is
-    cache-aware."""
+    """[groups, 3] score mass and energy that plain top-k would keep, and its error; None unless the
+    method is cache-aware."""
     marks: tuple[str, ...]
     estimates: tuple[str, ...]
     """Keys of the profile that the times rest on and that are estimates or have no source."""
@@ -142,13 +142,12 @@ class Result:
     @property
     def mass_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the score mass that was kept."""
-        return tuple(map(float, self.traffic.mass[self._rows].mean(axis=(0, 1), dtype=np.float64)))
+        return tuple(map(float, mean_share(self.traffic.mass[self._rows])))
 
     @property
     def energy_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the squared scores that was kept."""
-        kept = self.traffic.energy[self._rows].mean(axis=(0, 1), dtype=np.float64)
-        return tuple(map(float, kept))
+        return tuple(map(float, mean_share(self.traffic.energy[self._rows])))
 
     @property
     def output_error(self) -> tuple[float | None, ...]:
@@ -343,6 +342,14 @@ class Result:
         )
         marks = escape(", ".join(self.marks)) or "none"
         return f"<p>{escape(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
+
+
+def mean_share(shares: Array) -> Array:
+    """[groups] over tokens and layers; rows with nothing to choose from (nan) apart."""
+    there = ~np.isnan(shares)
+    total = np.where(there, shares, 0).sum(axis=(0, 1), dtype=np.float64)
+    counts = there.sum(axis=(0, 1))
+    return np.where(counts > 0, total / np.maximum(counts, 1), 1.0)
 
 
 def finite(rate: float) -> float | None:

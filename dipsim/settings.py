@@ -13,6 +13,7 @@ from dipsim.timeline.flash import Layout
 from dipsim.units import BYTES, parse_share
 
 _AUTHORS = {
+    "admission": "forced",
     "reset": "sequence",
     "prefill": "stream",
     "access": "atomic",

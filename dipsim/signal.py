@@ -333,6 +333,8 @@ def open_signal(
                 f"{units * 8 - 7} to {units * 8}, given {given!r}"
             )
         units = given
+    if encoding == "log8" and key == "expert":
+        raise TraceError(f"{what} is log8, which holds no logits: save float16 or float32")
     if encoding == "log8":
         largest = members.get(f"{key}.max")
         if largest is None or largest.shape != member.shape[:2] or largest.dtype.kind != "f":
@@ -351,7 +353,7 @@ def _norms(
     what: str, key: str, members: Mapping[str, Member], shape: tuple[int, int]
 ) -> NDArray[np.float32] | None:
     member = members.get(f"{key}.norms")
-    if member is None:
+    if member is None or key != "glu":
         return None
     if member.shape != shape or member.dtype.kind != "f":
         raise TraceError(
@@ -400,7 +402,8 @@ _SPARSE = ("indptr", "indices", "shape", "scores")
 
 def arrays_of(key: str) -> tuple[str, ...]:
     """Names of all arrays a signal may be stored in."""
-    return (key, f"{key}.max", f"{key}.norms", *(f"{key}.{suffix}" for suffix in _SPARSE))
+    norms = (f"{key}.norms",) if key == "glu" else ()
+    return (key, f"{key}.max", *norms, *(f"{key}.{suffix}" for suffix in _SPARSE))
 
 
 def _believable(what: str, layers: int, units: int) -> None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dipsim.active import plain_shares
 from dipsim.allocate import allocate_optimal
 from dipsim.config import make_config
@@ -15,7 +18,7 @@ from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
-from dipsim.result import Result
+from dipsim.result import Result, mean_share
 from dipsim.settings import Settings, make_settings
 from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.steps import Workload
@@ -137,21 +140,31 @@ def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) 
         progress=progress,
         **more,
     )
-    return [result_of(job, traffic) for job, traffic in zip(jobs, traffics, strict=True)]
+    plain = plain_kept(first, traffics[0]) if first.work.method.cache_aware else None
+    return [result_of(job, traffic, plain) for job, traffic in zip(jobs, traffics, strict=True)]
 
 
-def result_of(job: Job, traffic: Traffic) -> Result:
-    """Time what a replay counted."""
+def plain_kept(job: Job, traffic: Traffic) -> NDArray[np.float64]:
+    """[groups, 3]: mass, energy and error if no group preferred what is resident."""
+    shares = plain_shares(job.work.trace, job.work.method)[traffic.measured]
+    return mean_share(shares)
+
+
+def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = None) -> Result:
+    """Time what a replay counted.
+
+    Args:
+        plain: [groups, 3] of a cache-aware method, what plain top-k would keep; worked out unless
+            given.
+    """
+    if plain is None and job.work.method.cache_aware:
+        plain = plain_kept(job, traffic)
     work, settings, flash = job.work, job.settings, job.flash
     flash.book_in_order(traffic, work.method, work.unit_bytes)
     cached_prefill = job.plan.prefill == "cache"
     timing = time_traffic(
         work, traffic, job.device, job.backend, flash, settings.overlap, cached_prefill
     )
-    plain = None
-    if work.method.cache_aware:
-        shares = plain_shares(work.trace, work.method)[traffic.measured]
-        plain = shares.mean(axis=(0, 1), dtype="float64")
     estimated = estimates(job.device, timing, settings)
     return Result(
         traffic=traffic,

@@ -147,24 +147,14 @@ class Trace:
         )
 
     def clustered(self, size: int) -> "Trace":
-        """The trace with ``size`` neighbouring units of each signal, experts apart, as one.
-
-        Raises:
-            TraceError: it does not divide a signal's units.
-        """
+        """The trace with ``size`` neighbouring units of a signal as one, wherever it divides them;
+        experts stay what they are."""
         if size == 1:
             return self
         found = dict(self.signals)
         for name, signal in found.items():
-            if name == "expert":
-                continue
-            if size < 1 or signal.recorded_units % size:
-                fit = [n for n in (2, 4, 8, 16, 32, 64) if signal.recorded_units % n == 0]
-                raise TraceError(
-                    f"--cluster {size} does not divide the {signal.recorded_units} units of "
-                    f"{name}: use one that does, e.g. {', '.join(map(str, fit)) or 1}"
-                )
-            found[name] = replace(signal, cluster=size)
+            if name != "expert" and signal.recorded_units % size == 0:
+                found[name] = replace(signal, cluster=size)
         return replace(self, signals=found)
 
     def describe(self) -> dict[str, Any]:

@@ -279,9 +279,10 @@ def softmax(logits: Mapping[int, float]) -> dict[int, float]:
 
 
 def router_shares(logits: Mapping[int, float], chosen: Collection[int]) -> list[float]:
-    """Return the share of the probability, and of its square, that the chosen experts hold."""
+    """Return the share of the probability, and of its square, that the chosen experts hold; nan
+    where there is nothing to choose from."""
     if not logits:
-        return [1.0, 1.0]
+        return [math.nan, math.nan]
     p = softmax(logits)
     return [
         sum(p[unit] ** power for unit in chosen) / sum(each**power for each in p.values())

@@ -162,7 +162,8 @@ REFUSED = {
     "prefill": ("cache", "--prefill cache"),
     "scope": ("global", "--scope global"),
     "overlap": ("serial", "paper-concurrent or paper-serial"),
-    "policy": ("arc", "keeps queues"),
+    "policy": ("arc", "does not have it"),
+    "admission": ("ranked", "--admission ranked"),
 }
 
 

@@ -1,5 +1,6 @@
 """What a mask costs: error of the output, routing weight, marks; by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,81 @@ def test_calibration_tokens_are_not_measured() -> None:
     found = run({"gate": rows}, method="cats", density=0.6, calibrate_tokens="2:5", warmup=1)
     assert np.flatnonzero(found.traffic.measured).tolist() == [1, 5, 6, 7, 8, 9]
     assert "calibrated" in found.marks
+
+
+# What a reviewer found ----------------------------------------------------------------------------
+
+
+def test_rows_without_experts_do_not_count_in_what_is_lost() -> None:
+    whole, half = routes(), routes()
+    for found in (whole, half):  # two layers; of `half` the second routes nothing
+        found["expert.shape"] = np.array([2, 2, 4])
+        found["meta"] = {"experts_per_token": 2, "signals": {"expert": {"unit_bytes": 1000}}}
+    whole["expert.indptr"] = np.array([0, 2, 4, 6, 8])
+    whole["expert.indices"] = np.array([0, 1, 0, 1, 2, 3, 2, 3], np.uint16)
+    whole["expert.scores"] = np.array([0.4, 0.3] * 4, np.float32)
+    half["expert.indptr"] = np.array([0, 2, 2, 4, 4])
+    options = {"method": "moe", "routing": "drop-cold:factor=1", "policy": "none"}
+    lost = [run(found, **options).routing_weight_lost for found in (whole, half)]
+    assert lost == pytest.approx([0.3 / 0.7] * 2)
+
+
+def test_log8_holds_no_logits() -> None:
+    arrays = {
+        "expert": np.full((1, 1, 4), 9, np.uint8),
+        "expert.max": np.ones((1, 1), np.float32),
+        "meta": {"signals": {"expert": {"encoding": "log8", "unit_bytes": 1000}}},
+    }
+    with pytest.raises(DipsimError, match="log8, which holds no logits"):
+        run(arrays, method="moe", top_k=1)
+
+
+def test_a_predictor_of_recorded_sets_says_what_it_misses() -> None:
+    sets = np.random.default_rng(3).random((12, 1, 64)) < 0.25
+    geometry = {**MODEL, "intermediate": 64}
+    found = run({"glu": sets, "meta": {"model": geometry}}, method="predictor", recall=0.6)
+    assert found.energy_kept[0] == pytest.approx(0.6, abs=0.02)
+
+
+def test_static_from_a_clustered_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = {"glu": scores([3, 4, 1, 2], [1, 2, 3, 4]), "meta": {"model": MODEL}}
+    dipsim.save_trace("t.npz", arrays)
+    options = {"method": "glu-oracle", "cluster": 2, "policy": "static", "static_from": "t.npz"}
+    assert run(arrays, **options).tokens == 2
+
+
+def test_the_error_of_the_output_in_one_global_cache() -> None:
+    rng = np.random.default_rng(5)
+    arrays = {
+        "mlp_input": rng.random((9, 2, 4)).astype(np.float32),
+        "glu": rng.random((9, 2, 4)).astype(np.float32),
+        "glu.norms": np.full((2, 4), 3, np.float32),
+        "meta": {"model": {**MODEL, "layers": 2}},
+    }
+    found = run(arrays, method="dip-ca", density=0.6, scope="global")
+    lost = np.sqrt(1 - found.traffic.energy[..., 1])
+    np.testing.assert_allclose(found.traffic.error[..., 1], lost, atol=1e-6)
+    assert lost.max() > 0
+
+
+def test_routing_a_trace_of_routes_needs_no_method() -> None:
+    assert run(routes(), routing="drop-cold").method == "moe"
+    assert run(routes()).method == "recorded"
+    assert "recorded-experts" not in run(routes(), routing="drop-cold").marks
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"method": "moe", "routing": "max-rank:max_rank=1", "top_k": 2}, "below the 2 experts"),
+        (
+            {"method": "moe", "routing": "drop-cold:factor=.1,factor=.2"},
+            "factor stands there twice",
+        ),
+        ({"method": "moe", "gamma": 0.5}, "--gamma is for dip-ca, not for moe"),
+    ],
+)
+def test_routing_that_is_none(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(DipsimError, match=told):
+        run(ROUTED, **options)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -173,17 +174,31 @@ def as_anybody() -> None:
         libc.prctl(24, capability)  # PR_CAPBSET_DROP; takes effect when a program is started
 
 
+PROGRAM = """
+import os, sys
+from dipsim.cli import main
+pipe = int(sys.argv.pop(1))
+try:
+    main()
+finally:
+    os.write(pipe, open("/proc/self/status").read().encode())
+"""
+"""It tells its own most memory: what the system says of a child begins with that of its parent."""
+
+
 def run(words: tuple[str, ...], folder: Path) -> tuple[int, str, int]:
     """Exit code, standard error and the most memory (KiB) of the program."""
-    command = [sys.executable, "-c", "from dipsim.cli import main; main()", *words]
+    reading, writing = os.pipe()
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", PROGRAM, str(writing), *words],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=as_anybody,
+        pass_fds=[writing],
     )
+    os.close(writing)
     timer = threading.Timer(4 * SECONDS, process.kill)
     timer.start()
     assert process.stderr is not None
@@ -193,7 +208,10 @@ def run(words: tuple[str, ...], folder: Path) -> tuple[int, str, int]:
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stderr.close()
     assert usage.ru_utime + usage.ru_stime < SECONDS
-    return process.returncode, said, usage.ru_maxrss
+    with os.fdopen(reading) as pipe:
+        found = re.search(r"VmHWM:\s+(\d+) kB", pipe.read())
+    assert found is not None, "the program did not live to tell"
+    return process.returncode, said, int(found[1])
 
 
 def refused(words: tuple[str, ...], folder: Path) -> str:

@@ -20,6 +20,8 @@ GRID = tuple(i / 20 for i in range(1, 21))
 """Shares of the units that a cache holds."""
 CONCERNS = {"method", "density", "group_density", "split", "gamma", "admission", "access", "warmup"}
 CONCERNS |= {"reset", "prefill", "tokens", "layers", "sequence", "seed"}
+CONCERNS |= {"masking", "selection", "calibrate_tokens", "recall", "predictor_rank", "routing"}
+CONCERNS |= {"top_k", "cluster"}
 """Settings that mean something without a device and a budget."""
 
 
@@ -112,11 +114,13 @@ def miss_ratio_curves(
             raise BudgetError(f"cache fraction {share:g}: a share of the units, from 0 to 1")
     foreign = sorted(set(options) - CONCERNS)
     if foreign:
-        raise DipsimError(f"option {foreign[0]!r} does not concern a curve: drop it")
+        option = foreign[0].replace("_", "-")
+        raise DipsimError(f"--{option} does not concern a curve: drop it")
     settings = make_settings(options)
-    trace = load_trace(source).part(settings.tokens, settings.layers, settings.sequence)
+    whole = load_trace(source).clustered(settings.cluster)
+    trace = whole.part(settings.tokens, settings.layers, settings.sequence)
     method = method_for(trace, None, settings)
-    plan = Plan.of(settings, method, threads)
+    plan = Plan.of(settings, method, threads, trace.rows(settings.calibrate_tokens))
     units = np.array([group.units for group in method.groups])
     each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
     capacity = np.repeat(each[:, None, :], trace.layers, axis=1)

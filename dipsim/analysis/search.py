@@ -9,6 +9,7 @@ from dipsim.analysis.allowed import Allowed, energy_of
 from dipsim.analysis.calibration import Bounds
 from dipsim.errors import DipsimError, MethodError
 from dipsim.hardware import Profile, load_profile
+from dipsim.methods.contract import InfeasibleError
 from dipsim.resolve import Source
 from dipsim.result import Result, finite
 from dipsim.simulate import prepare, run_all
@@ -157,24 +158,29 @@ def search_rate(
             f"--max-loss of {len(methods)} methods: the energies they lose do not compare; give "
             "--calibration FILE, or one --method"
         )
+    for method in methods:
+        if method in ("moe", "recorded", "dense"):
+            raise MethodError(f"method {method} has no density to search: name one that has")
     trace, device = load_trace(trace), load_profile(profile)
     points: list[Point] = []
     best: tuple[Point, Result] | None = None
+    refused: list[MethodError] = []
     series = [(method, gamma) for method in methods for gamma in _gammas(method, options)]
 
-    def meets(method: str | None, gamma: Any, before: int, step: int) -> bool:
-        """Run one density of a series, ``before`` which so many points were run; False where the
-        method cannot have it."""
+    def meets(method: str | None, gamma: Any, step: int) -> bool:
+        """Run one density of a series; where the method cannot have it, say on which side to go
+        on."""
         nonlocal best
-        ran = len(points) > before
         density = step / STEPS
         given = {**options, "method": method, "gamma": gamma, "density": density}
         try:
             job = prepare(trace, device, **given)
-        except MethodError as problem:
-            if step < STEPS or ran:
-                return False
-            raise MethodError(f"{problem} (every density up to 1 was tried)") from None
+        except InfeasibleError as problem:
+            refused.append(problem)
+            return False
+        except MethodError as problem:  # not one for so many units: fewer may do
+            refused.append(problem)
+            return True
         name, groups = job.work.method.name, job.work.method.groups
         model = None if job.work.model is None else job.work.model.name
         allowed.check(name, [group.signal for group in groups], model)
@@ -194,7 +200,9 @@ def search_rate(
     for method, gamma in series:
         # Of all gammas plain top-k, tried first, keeps the most: where it fails, all do.
         low = fails.get(method, 0)
-        fails.setdefault(method, _least(partial(meets, method, gamma, len(points)), low) - 1)
+        fails.setdefault(method, _least(partial(meets, method, gamma), low) - 1)
+    if refused and not points:
+        raise refused[-1]
     return Frontier(allowed, points, *(best or (None, None)))
 
 

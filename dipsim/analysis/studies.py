@@ -229,7 +229,7 @@ STUDIES = {
             x=f"gamma.{DOWN}",
             series=f"gamma.{INPUT}",
             methods=_only("dip-ca"),
-            varies=("method", "gamma"),
+            varies=("method", "gamma", "masking"),
             profiles=("paper-a18", "snapdragon8"),
         ),
         Study(

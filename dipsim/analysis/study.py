@@ -12,6 +12,7 @@ import numpy as np
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN
+from dipsim.methods.thresholds import most_rows
 from dipsim.model import Model
 from dipsim.replay import replay_all
 from dipsim.resolve import Source, profile_uses
@@ -75,7 +76,8 @@ class Ask:
         }
         made = {**told, "method": method, **changes}
         if method in ("cats", "teal") or made.get("selection") == "threshold":
-            made.setdefault("calibrate_tokens", f"0:{max(1, self.part.tokens // 4)}")
+            rows = min(self.part.tokens // 4, most_rows(self.part))
+            made.setdefault("calibrate_tokens", f"0:{max(1, rows)}")
         else:
             made.pop("calibrate_tokens", None)
         return {name: value for name, value in made.items() if value is not None}

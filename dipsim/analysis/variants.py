@@ -96,7 +96,7 @@ def retimed(job: Job, result: Result, factor: float) -> Result:
     device = scaled(job.device, factor)
     seconds = result.traffic.flash_seconds / factor
     there = replace(job, device=device, flash=FlashCost(device.flash))
-    return result_of(there, replace(result.traffic, flash_seconds=seconds))
+    return result_of(there, replace(result.traffic, flash_seconds=seconds), plain=result.plain_kept)
 
 
 def _curve(device: Profile) -> Curve:

@@ -65,8 +65,9 @@ def run(
     device = load_device(device, override)
     known = None
     if calibration is not None:
-        if options.get("weights") is not None:
-            raise DipsimError("--calibration says nothing of --weights: drop one of them")
+        for option in ("weights", "bits"):
+            if options.get(option) is not None:
+                raise DipsimError(f"--calibration says nothing of --{option}: drop one of them")
         from dipsim.analysis.calibration import load_calibration
 
         known = load_calibration(calibration)

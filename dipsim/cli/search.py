@@ -123,8 +123,9 @@ def _rate(
         if name in options:
             option = f"--{name.replace('_', '-')}"
             raise DipsimError(f"{option} is what --max-loss searches: drop one of them")
-    if "weights" in options:
-        raise DipsimError("--weights: its loss is not among the energies of --max-loss; drop it")
+    for name in ("weights", "bits"):
+        if name in options:
+            raise DipsimError(f"--{name}: its loss is not among those of --max-loss; drop it")
     from dipsim.analysis.allowed import Allowed
     from dipsim.analysis.calibration import load_calibration
     from dipsim.analysis.search import search_rate

@@ -149,8 +149,8 @@ def _shares(z, words, shares):
         if _holds(words, u):
             kept_mass += weight
             kept_energy += weight * weight
-    shares[0] = kept_mass / mass if mass > 0 else 1.0
-    shares[1] = kept_energy / energy if energy > 0 else 1.0
+    shares[0] = kept_mass / mass if mass > 0 else np.nan  # nothing to route
+    shares[1] = kept_energy / energy if energy > 0 else np.nan
 
 
 def _route(fingerprint):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
-from dipsim.methods.contract import Group, Method, Wish
+from dipsim.methods.contract import SELECTS, Group, Method, Wish
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.gate import cats, gate, up
@@ -75,7 +75,8 @@ def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None
     Raises:
         MethodError: unknown name, missing signal, impossible density, gamma or rule.
     """
-    name = name or default_method(trace)
+    routed = wish.routing is not None or wish.top_k is not None
+    name = name or ("moe" if routed and "expert" in trace.signals else default_method(trace))
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
     made = BUILTIN[name].build(trace, wish, model)
@@ -83,8 +84,6 @@ def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None
         groups = with_thresholds(trace, wish.calibrate, name, made.groups)
         return replace(made, groups=groups)
     if wish.calibrate is not None and not made.calibrated:
-        raise MethodError(
-            f"method {name} has no thresholds to calibrate: drop --calibrate-tokens, or add "
-            "--selection threshold"
-        )
+        more = ", or add --selection threshold" if name in SELECTS else ""
+        raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
     return made

@@ -142,9 +142,11 @@ class Wish:
     seed: int = 0
 
 
+SELECTS = ("glu", "glu-oracle", "gate", "up", "dip")
+"""Methods that know thresholds beside top-k."""
 _OPTIONS = {
     "split": "dip, dip-ca and teal",
-    "selection": "glu, glu-oracle, gate, up and dip",
+    "selection": ", ".join(SELECTS),
     "recall": "predictor",
     "predictor_rank": "predictor",
     "masking": "dip-ca",
@@ -195,7 +197,7 @@ def check_wish(
             groups = ", ".join(signals) or "none with a density"
             raise MethodError(f"method {method} has no group {given!r}: its groups are {groups}")
     if wish.gamma and "gamma" not in knows:
-        raise MethodError(f"method {method} is not cache-aware: drop --gamma or use dip-ca")
+        raise MethodError(f"--gamma is for dip-ca, not for {method}: drop it")
     if wish.density is not None and wish.group_density:
         raise MethodError("give either --density or --group-density, not both")
     if wish.group_density and set(wish.group_density) != set(signals):
@@ -206,9 +208,11 @@ def check_wish(
             raise MethodError(f"--{name} is for {whose}, not for {method}: drop it")
 
 
-def infeasible(method: str, density: float, least: float) -> MethodError:
-    """The error for a density that the dense parts of a method already exceed."""
-    return MethodError(
-        f"method {method} cannot reach density {density:g}: its dense parts alone need "
-        f"{least:.4g}; give --density {math.ceil(least * 1000) / 1000:g} or more"
-    )
+class InfeasibleError(MethodError):
+    """A density that the dense parts of a method already exceed."""
+
+    def __init__(self, method: str, density: float, least: float) -> None:
+        super().__init__(
+            f"method {method} cannot reach density {density:g}: its dense parts alone need "
+            f"{least:.4g}; give --density {math.ceil(least * 1000) / 1000:g} or more"
+        )

@@ -12,10 +12,10 @@ from typing import Literal
 from dipsim.methods.contract import (
     DEFAULT_DENSITY,
     Group,
+    InfeasibleError,
     Method,
     Wish,
     check_wish,
-    infeasible,
     scores,
 )
 from dipsim.model import Model, Slice
@@ -63,7 +63,7 @@ def _pruned_by(
         density = DEFAULT_DENSITY if wish.density is None else wish.density
         kept = (3 * density - 1) / 2
         if kept < -1e-9:
-            raise infeasible(name, density, 1 / 3)
+            raise InfeasibleError(name, density, 1 / 3)
     kept = max(kept, 0.0)
     slices = (Slice(_OTHER[signal], "row"), Slice("down", "column"))
     group = Group(signal, units, slices, "top-k", kept)

@@ -10,10 +10,10 @@ from dipsim.methods.contract import (
     DEFAULT_DENSITY,
     NEURON,
     Group,
+    InfeasibleError,
     Method,
     Wish,
     check_wish,
-    infeasible,
     scores,
 )
 from dipsim.model import Model
@@ -34,7 +34,7 @@ def glu(trace: Trace, wish: Wish, model: Model | None) -> Method:
         density = DEFAULT_DENSITY if wish.density is None else wish.density
         down = 3 * density - 2
         if down < -1e-9:
-            raise infeasible("glu", density, 2 / 3)
+            raise InfeasibleError("glu", density, 2 / 3)
     down = max(down, 0.0)
     group = Group("glu", units, COLUMN_OF_DOWN, "top-k", down)
     return Method("glu", (group,), dense=("gate", "up"), density=(2 + down) / 3)

@@ -1,9 +1,11 @@
 """moe: the router's choice of experts, plain or preferring what is in DRAM (kernels/routing.py)."""
 
-from dipsim.errors import MethodError
+from contextlib import suppress
+
+from dipsim.errors import MethodError, ModelError
 from dipsim.methods.contract import Group, Method, Wish, check_wish, scores
 from dipsim.methods.rules import ROUTING, Rule, parse_rule
-from dipsim.model import Model
+from dipsim.model import Model, load_model
 from dipsim.signal import Signal
 from dipsim.trace import Trace
 
@@ -31,14 +33,22 @@ def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
     if rule is not None and rule.name == "plain":
         rule = None
     _check_recorded(trace.signals["expert"], trace, k, rule)
-    if rule is not None and rule.name == "max-rank" and rule.values["max_rank"] is None:
-        rule = Rule(rule.name, {**rule.values, "max_rank": 2 * k})
+    if rule is not None and rule.name == "max-rank":
+        most = rule.values["max_rank"]
+        if most is not None and most < k:
+            raise MethodError(
+                f"--routing max-rank: max_rank={most:g} is below the {k} experts a token uses; "
+                "give as many or more"
+            )
+        rule = Rule(rule.name, {**rule.values, "max_rank": most or 2 * k})
     group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k)
     return Method(
         "moe",
         (group,),
         as_recorded=rule is None and k == usual,
-        among_recorded=rule is not None and trace.signals["expert"].encoding == "sparse",
+        among_recorded=rule is not None
+        and rule.name != "drop-cold"
+        and trace.signals["expert"].encoding == "sparse",
     )
 
 
@@ -46,6 +56,10 @@ def _experts_per_token(trace: Trace, model: Model | None) -> int | None:
     said = trace.meta.get("experts_per_token")
     if isinstance(said, int) and not isinstance(said, bool):
         return said
+    if model is None and trace.model is not None:
+        named = {"name": trace.model} if isinstance(trace.model, str) else trace.model
+        with suppress(ModelError):  # a trace whose model is none may still be routed
+            model = load_model(named)
     return None if model is None else model.experts_per_token
 
 

@@ -19,10 +19,10 @@ from dipsim.methods.contract import (
     DEFAULT_DENSITY,
     NEURON,
     Group,
+    InfeasibleError,
     Method,
     Wish,
     check_wish,
-    infeasible,
     scores,
 )
 from dipsim.model import Model
@@ -55,7 +55,7 @@ def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
     if recorded and wish.density is not None:
         raise MethodError("method predictor keeps as many neurons as were recorded: drop --density")
     if kept <= 0:
-        raise infeasible("predictor", density, share)
+        raise InfeasibleError("predictor", density, share)
     group = Group("glu", units, NEURON, "predicted", kept, seed=wish.seed)
     group = replace(group, noise=_solve(trace, group, wish.recall))
     return Method(
@@ -141,8 +141,8 @@ def _sigma(
         if asked is None:
             return high
         raise MethodError(
-            f"recall {recall:g}: even a blind predictor finds {recalled(high):.2f} of the neurons "
-            f"in layer {layer}; give more, or a smaller density"
+            f"recall {recall:g}: the most blurred predictor still finds {recalled(high):.2f} in "
+            f"layer {layer}; give more, or a smaller density"
         )
     for _ in range(_ROUNDS):  # sigma counts by its order of magnitude: halve in logarithms
         middle = math.sqrt(low * high)

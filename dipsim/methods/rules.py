@@ -65,11 +65,15 @@ def parse_rule(option: str, said: str, known: Mapping[str, Mapping[str, Paramete
         raise MethodError(f"{option} {said!r}: use one of {', '.join(known)}")
     has = known[name]
     values: dict[str, float | None] = {key: at.default for key, at in has.items()}
+    given: set[str] = set()
     for pair in rest.split(",") if colon else ():
         key, _, text = (part.strip() for part in pair.partition("="))
         if key not in has:
             may = f"its parameters are {', '.join(has)}" if has else "it has no parameters"
             raise MethodError(f"{option} {name}: no parameter {key!r}; {may}")
+        if key in given:
+            raise MethodError(f"{option} {name}: {key} stands there twice")
+        given.add(key)
         values[key] = _value(f"{option} {name}", key, text, has[key])
     return Rule(name, values)
 

@@ -32,7 +32,7 @@ class Calibration:
         part = trace.window(*trace.rows(rows))
         signal = part.signals[group.signal]
         each = 4 * trace.layers * signal.units
-        if part.tokens * each > _HELD:
+        if part.tokens > _HELD // each:
             raise MethodError(
                 f"--calibrate-tokens {rows}: {part.tokens} tokens of {group.signal} are more than "
                 f"is held at a time; give at most {max(1, _HELD // each)}"
@@ -41,9 +41,8 @@ class Calibration:
             part.first, part.first + part.tokens, part.block_size((signal.name,))
         )
         found = np.concatenate(list(blocks))
-        self.scores: NDArray[np.float32] = np.sort(
-            found.transpose(1, 0, 2).reshape(trace.layers, -1), axis=1
-        )
+        self.scores: NDArray[np.float32] = found.transpose(1, 0, 2).reshape(trace.layers, -1)
+        self.scores.sort(axis=1)
 
     def threshold(self, layer: int, density: float) -> float:
         """What scores must exceed for ``density`` of them to be active; -1 keeps all."""
@@ -56,6 +55,11 @@ class Calibration:
         energy = np.cumsum(np.square(self.scores[layer], dtype=np.float64))
         total = energy[-1] if energy[-1] > 0 else 1.0
         return np.concatenate([[0.0], energy / total])
+
+
+def most_rows(trace: Trace) -> int:
+    """How many rows of the largest signal are held at a time."""
+    return _HELD // max(4 * trace.layers * signal.units for signal in trace.signals.values())
 
 
 def with_thresholds(

@@ -26,8 +26,7 @@ def warnings(result: Result) -> list[str]:
         if ratio < INPUT_ENERGY:
             found.append(
                 f"mlp_input keeps {ratio:.4f} of the energy plain top-k keeps; below "
-                f"{INPUT_ENERGY} perplexity rises steeply: raise its gamma, "
-                "e.g. --gamma mlp_input=.5,glu=.2"
+                f"{INPUT_ENERGY} perplexity rises steeply: {_gentler(result)}"
             )
     if "over-available" in result.marks:
         found.append(
@@ -81,3 +80,13 @@ def hints(result: Result) -> list[str]:
     if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
         found.append("see what other policies do, and the optimum: dipsim compare")
     return found
+
+
+def _gentler(result: Result) -> str:
+    """How to prefer less what is in DRAM."""
+    masking = result.config["settings"].get("masking") or "gamma"
+    if masking.startswith("approximate"):
+        return "lower top_m, or use the rule gamma"
+    if masking.startswith("blend"):
+        return "raise its gamma (blend needs one near 1), or use the rule gamma"
+    return "raise its gamma, e.g. --gamma mlp_input=.5,glu=.2"

@@ -58,7 +58,7 @@ def _rate(found: Frontier) -> RenderableType:
         note += "perplexity: calibrated, bounds under monotonicity. "
     else:
         note += "It compares runs of one method; it is no accuracy. "
-    note += f"{len(found.points)} points were run; the fastest of each method and gamma are shown"
+    note += f"{counted(len(found.points))} run; the fastest of each method and gamma are shown"
     note += f", {missing} had none that loses so little." if missing else "."
     parts: list[RenderableType] = [Text(_rate_sentence(found), style="bold"), Text()]
     if found.best is not None:
@@ -229,3 +229,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = " ".join(value) if isinstance(value, list) else value
     return found
+
+
+def counted(points: int) -> str:
+    """``1 point was``, ``2 points were``."""
+    return "1 point was" if points == 1 else f"{points} points were"
