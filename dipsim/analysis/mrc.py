@@ -115,7 +115,7 @@ def miss_ratio_curves(
     foreign = sorted(set(options) - CONCERNS)
     if foreign:
         option = foreign[0].replace("_", "-")
-        raise DipsimError(f"--{option} does not concern a curve: drop it")
+        raise DipsimError(f"option {foreign[0]} does not concern a curve: drop --{option}")
     settings = make_settings(options)
     whole = load_trace(source).clustered(settings.cluster)
     trace = whole.part(settings.tokens, settings.layers, settings.sequence)

@@ -229,7 +229,7 @@ STUDIES = {
             x=f"gamma.{DOWN}",
             series=f"gamma.{INPUT}",
             methods=_only("dip-ca"),
-            varies=("method", "gamma", "masking"),
+            varies=("method", "gamma"),
             profiles=("paper-a18", "snapdragon8"),
         ),
         Study(
@@ -414,6 +414,8 @@ def _refuse(
         if name in given or (name == "method" and methods):
             option = f"--{name.replace('_', '-')}"
             raise DipsimError(f"{option}: study {found.name} sets it itself; drop it")
+    if found.name == "gamma" and str(given.get("masking", "")).startswith("approximate"):
+        raise DipsimError("--masking approximate has no gamma for study gamma to vary; drop it")
     if found.name == "flash" and any(at.strip().startswith("flash.bandwidth") for at in overrides):
         raise DipsimError("-s flash.bandwidth: study flash sets it itself; drop it")
     for what, names in (("method", methods), ("policy", policies)):
