@@ -77,8 +77,8 @@ def _numbers(group: Group) -> list[float]:
         "reuse-distance": route.REUSE_DISTANCE,
     }[rule.name]
     if group.of_experts:
-        for i, key in enumerate(rule.values):
-            numbers[i] = rule[key]
+        numbers[route.LAMBDA], numbers[route.TOP_J] = rule["lambda"], rule["top_j"]
+        numbers[route.TOP_M], numbers[route.FACTOR] = rule["max_rank"], rule["factor"]
         return numbers
     numbers[mask.GAMMA_OF] = 1.0 if group.gamma is None else group.gamma
     numbers[mask.WARM_UP] = rule["warm_up"]

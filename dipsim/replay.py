@@ -157,13 +157,18 @@ def replay_all(
             if progress is not None:
                 progress(blocks[-1].stop, trace.tokens)
     if method.cache_aware:
-        for traffic in traffics:  # groups that are not cache-aware were chosen for all budgets
-            for i, group in enumerate(method.groups):
-                if not group.aware:
-                    traffic.mass[:, :, i] = shares[:, :, i, 0]
-                    traffic.energy[:, :, i] = shares[:, :, i, 1]
-                    traffic.error[:, :, i] = shares[:, :, i, 2]
+        _share_shares(traffics, method, shares)
     return traffics
+
+
+def _share_shares(traffics: Sequence[Traffic], method: Method, shares: NDArray[np.float32]) -> None:
+    """Groups that are not cache-aware were chosen for all budgets at once."""
+    for traffic in traffics:
+        for i, group in enumerate(method.groups):
+            if not group.aware:
+                traffic.mass[:, :, i] = shares[:, :, i, 0]
+                traffic.energy[:, :, i] = shares[:, :, i, 1]
+                traffic.error[:, :, i] = shares[:, :, i, 2]
 
 
 def hold(trace: Trace, method: Method, plan: Plan = USUAL) -> list[Sets]:
@@ -277,8 +282,6 @@ def _check(method: Method, policy: Policy, plan: Plan) -> None:
 
 def _admission(policy: Policy, plan: Plan) -> Admission:
     wanted = plan.admission or policy.admit
-    if plan.fill == "random":  # the authors' way, of whatever admits at all
-        wanted = policy.admit
     if plan.access == "sequential" and wanted == "ranked":
         raise PolicyError(
             f"policy {policy.name} with ranked admission: with --access sequential every miss "

@@ -13,7 +13,6 @@ from dipsim.timeline.flash import Layout
 from dipsim.units import BYTES, parse_share
 
 _AUTHORS = {
-    "admission": "forced",
     "reset": "sequence",
     "prefill": "stream",
     "access": "atomic",
@@ -79,6 +78,11 @@ class Settings(BaseModel):
                     f"--compat authors and --{name} {given[name]}: the authors' simulator has "
                     f"{value} only; drop one of them"
                 )
+        if given.get("admission", "forced") != "forced":
+            raise ValueError(
+                f"--compat authors and --admission {given['admission']}: the authors' simulator "
+                "has forced only; drop one of them"
+            )
         overlap = given.get("overlap", "paper-concurrent")
         if overlap not in ("paper-concurrent", "paper-serial"):
             raise ValueError(

@@ -110,7 +110,7 @@ def prepare(
     whole = load_trace(trace).clustered(settings.cluster)
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     work = resolve(part, device, model, settings)
-    plan = Plan.of(settings, work.method, threads, part.rows(settings.calibrate_tokens))
+    plan = Plan.of(settings, work.method, threads, part.calibration_rows(settings.calibrate_tokens))
     flash = FlashCost(device.flash)
     requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
     if settings.allocate == "optimal":

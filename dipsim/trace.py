@@ -101,7 +101,7 @@ class Trace:
             cut = cut.layer_window(*_range("layers", layers, self.layers))
         return cut
 
-    def rows(self, tokens: str | None) -> tuple[int, int]:
+    def calibration_rows(self, tokens: str | None) -> tuple[int, int]:
         """The tokens "A:B" as (A, B); None is none.
 
         Raises:

@@ -66,7 +66,9 @@ def options_of(budget: str) -> str:
     [
         ("t.npz --cache-fraction 0.5 --cache-fraction 0.9", "lru lfu-decay:half_life=8 slru opt"),
         ("t.npz --dram 80% --dram 95% --cache 700B", "none static random 2q belady"),
-        ("t.npz --method dip-ca --cache 1kB --cache 2kB", "lfu mru lirs"),
+        pytest.param(
+            "t.npz --method dip-ca --cache 1kB --cache 2kB", "lfu mru lirs", marks=pytest.mark.slow
+        ),
         ("t.npz --scope global --dram 90% --cache-fraction 0.8", "lfu-decay arc belady"),
         ("t.npz --access sequential --cache-fraction 0.6", "lru lfu s3fifo"),
         ("t.npz --admission ranked --warmup 4 --cache-fraction 0.7", "lru lfu opt"),

@@ -220,6 +220,7 @@ FAULTS: dict[str, tuple[Policy, list[str]]] = {
 }
 
 
+@pytest.mark.slow  # each compiles a policy of its own, which nothing stores
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_policy_that_breaks_the_contract_is_told_how(fault: str) -> None:
     policy, said = FAULTS[fault]
@@ -477,6 +478,23 @@ def test_a_users_policy_keeps_the_contract_and_takes_parameters(files: Path) -> 
 
     usual = policy.with_parameters({"half_life": 8})
     assert hits(usual) == hits(replace(usual, given=())) != hits(policy)
+
+
+def allocating(state: Any, unit: int, token: int, hit: int) -> None:
+    made = np.zeros(2, np.int64)
+    made[1] = token
+    state[unit] = made[1]
+
+
+@pytest.mark.slow
+def test_hooks_may_allocate() -> None:
+    policy = Policy("allocates", touch=allocating, rank=noted)
+    sets = np.random.default_rng(5).random((60, 1, 100)) < np.linspace(0.05, 0.6, 100)
+    trace = load_trace({"glu": sets})
+    method = build_method("recorded", trace, Wish())
+    found = [replay(trace, method, at, np.array([[60]])) for at in (policy, BUILTIN["lru"])]
+    assert found[0].hits.tolist() == found[1].hits.tolist()
+    assert found[0].hits.sum() > 0
 
 
 def test_and_the_config_names_them_from_any_folder(

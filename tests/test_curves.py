@@ -200,7 +200,14 @@ def test_a_curve_from_held_sets_is_the_same() -> None:
 # Several budgets -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", ["lru", "lfu", "random", "arc", "clock"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "lru",
+        "lfu",
+        *(pytest.param(at, marks=pytest.mark.slow) for at in ("random", "arc", "clock")),
+    ],
+)
 @pytest.mark.parametrize("gamma", [{"*": 0.3}, {"glu": 0.3, "mlp_input": 1.0}])
 def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
     policy: str, gamma: dict[str, float]

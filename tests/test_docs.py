@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,16 @@ def tidy(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+LONG = ("docs/policies.md", "docs/searching.md", "docs/studies.md", "docs/writing-a-policy.md")
+
+
+def page(path: Path) -> Any:
+    """A page to test; pages of many runs are slow tests."""
+    name = str(path.relative_to(ROOT))
+    return pytest.param(path, id=name, marks=pytest.mark.slow if name in LONG else [])
+
+
+@pytest.mark.parametrize("page", map(page, PAGES))
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

@@ -27,6 +27,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1
 ONLINE = ("lru", "lfu", "lfu-decay", "arc", "s3fifo", "sieve", "none")
+EACH_ONLINE = [
+    pytest.param(policy, marks=[] if policy in ("lru", "lfu", "s3fifo") else pytest.mark.slow)
+    for policy in ONLINE
+]
+"""A cache-aware method compiles a loop for each, which takes seconds."""
 Sets = list[list[list[list[int]]]]
 """Units by token, layer and group."""
 Chooser = Callable[[int, int], naive.Choose]
@@ -546,7 +551,7 @@ def parameters_of_masking(draw: Any, rule: str) -> dict[str, float]:
     return parameters
 
 
-@pytest.mark.parametrize("policy", ONLINE)
+@pytest.mark.parametrize("policy", EACH_ONLINE)
 @pytest.mark.parametrize("rule", ["gamma", "blend", "approximate"])
 @settings(max_examples=15)
 @given(data=st.data())
@@ -649,7 +654,7 @@ def parameters_of_routing(draw: Any, rule: str, k: int) -> dict[str, float]:
     return {name: draw(one) for name, one in allowed.items() if draw(st.booleans())}
 
 
-@pytest.mark.parametrize("policy", ONLINE)
+@pytest.mark.parametrize("policy", EACH_ONLINE)
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=12)
 @given(data=st.data())

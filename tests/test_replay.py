@@ -251,8 +251,9 @@ COMBINED = [
 ]
 
 
-AWARE = ("none", "static", "lru", "lfu", "lfu-decay", "arc", "s3fifo")
-"""Policies of every kind: with a cache-aware method each has a loop to compile, for seconds."""
+AWARE = ("lru", "lfu", "s3fifo")
+"""Policies of every kind: with a cache-aware method each has a loop to compile, for seconds. Those
+of the others are slow tests."""
 
 
 def combined(policy: str, method: str) -> Any:

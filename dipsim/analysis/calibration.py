@@ -9,7 +9,7 @@ not predictions.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -122,6 +122,17 @@ class Calibration(_Section):
         least, most = max(low, default=dense), min(high, default=math.inf)
         least, most = sorted((max(least, dense), most))
         return Bounds(least, most if math.isfinite(most) else None)
+
+
+def refuse_other_weights(options: Mapping[str, Any], beside: str) -> None:
+    """Refuse weights that were pruned or stored in other bits: what they lose is in no figure.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    for name in ("weights", "bits"):
+        if options.get(name) is not None:
+            raise DipsimError(f"--{name} loses what {beside} says nothing of: drop one of them")
 
 
 def load_calibration(path: str) -> Calibration:

@@ -120,7 +120,7 @@ def miss_ratio_curves(
     whole = load_trace(source).clustered(settings.cluster)
     trace = whole.part(settings.tokens, settings.layers, settings.sequence)
     method = method_for(trace, None, settings)
-    plan = Plan.of(settings, method, threads, trace.rows(settings.calibrate_tokens))
+    plan = Plan.of(settings, method, threads, trace.calibration_rows(settings.calibrate_tokens))
     units = np.array([group.units for group in method.groups])
     each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
     capacity = np.repeat(each[:, None, :], trace.layers, axis=1)

@@ -12,7 +12,7 @@ from dipsim.hardware import Profile, load_profile
 from dipsim.methods.contract import InfeasibleError
 from dipsim.resolve import Source
 from dipsim.result import Result, finite
-from dipsim.simulate import prepare, run_all
+from dipsim.simulate import Job, prepare, run_all
 from dipsim.trace import Trace, load_trace
 
 Progress = Callable[[int, int], None]
@@ -181,15 +181,7 @@ def search_rate(
         except MethodError as problem:  # not one for so many units: fewer may do
             refused.append(problem)
             return True
-        name, groups = job.work.method.name, job.work.method.groups
-        model = None if job.work.model is None else job.work.model.name
-        allowed.check(name, [group.signal for group in groups], model)
-        result = run_all([job])[0]
-        kept = energy_of(result)
-        loss, bounds = allowed.loss(name, kept), allowed.bounds(name, kept)
-        gammas = {group.signal: group.gamma for group in groups if group.gamma is not None}
-        within = loss <= allowed.limit
-        point = Point(name, gammas, density, loss, within, bounds, Figures.of(result))
+        point, result = _run(job, density, allowed)
         points.append(point)
         if point.meets and (best is None or point.figures.rate > best[0].figures.rate):
             best = point, result
@@ -204,6 +196,19 @@ def search_rate(
     if refused and not points:
         raise refused[-1]
     return Frontier(allowed, points, *(best or (None, None)))
+
+
+def _run(job: Job, density: float, allowed: Allowed) -> tuple[Point, Result]:
+    """A job at a density, and what it lost."""
+    name, groups = job.work.method.name, job.work.method.groups
+    model = None if job.work.model is None else job.work.model.name
+    allowed.check(name, [group.signal for group in groups], model)
+    result = run_all([job])[0]
+    kept = energy_of(result)
+    loss, bounds = allowed.loss(name, kept), allowed.bounds(name, kept)
+    gammas = {group.signal: group.gamma for group in groups if group.gamma is not None}
+    within = loss <= allowed.limit
+    return Point(name, gammas, density, loss, within, bounds, Figures.of(result)), result
 
 
 def _least(meets: Callable[[int], bool], low: int) -> int:

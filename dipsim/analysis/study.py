@@ -8,33 +8,29 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN
+from dipsim.methods.contract import TAKES as METHODS_TAKE
 from dipsim.methods.thresholds import most_rows
 from dipsim.model import Model
 from dipsim.replay import replay_all
 from dipsim.resolve import Source, profile_uses
 from dipsim.result import Result, finite
-from dipsim.simulate import Job, prepare, result_of
+from dipsim.simulate import Job, plain_kept, prepare, result_of
 from dipsim.trace import DECODE, Trace
 
 Progress = Callable[[int, int], None]
 Figures = Mapping[str, Any]
+Plain = dict[Any, NDArray[np.float64]]
 _PRUNES = ("glu", "glu-oracle", "gate", "up", "cats", "predictor", "teal", "dip", "dip-ca")
 TAKES: dict[str, tuple[str, ...]] = {
+    **METHODS_TAKE,
     "density": _PRUNES,
     "group_density": _PRUNES,
-    "split": ("dip", "dip-ca", "teal"),
-    "gamma": ("dip-ca",),
-    "masking": ("dip-ca",),
-    "selection": ("glu", "glu-oracle", "gate", "up", "dip"),
-    "calibrate_tokens": ("glu", "glu-oracle", "gate", "up", "cats", "teal", "dip"),
-    "recall": ("predictor",),
-    "predictor_rank": ("predictor",),
-    "routing": ("moe",),
-    "top_k": ("moe",),
+    "calibrate_tokens": (*METHODS_TAKE["selection"], "cats", "teal"),
     "weights": ("dense",),
 }
 """Options that only some methods have: they hold for these methods of a study."""
@@ -239,6 +235,7 @@ def run_study(
     cells: dict[int, list[Cell]] = {}
     jobs: dict[int, Job] = {}
     problems: list[DipsimError] = []
+    plain: Plain = {}
 
     def fails(i: int, problem: DipsimError) -> None:
         ask, point = points[i]
@@ -256,7 +253,8 @@ def run_study(
             fails(i, problem)
     for together in _sharing(jobs):
         try:
-            for i, result in zip(together, _results([jobs[i] for i in together]), strict=True):
+            results = _results([jobs[i] for i in together], plain)
+            for i, result in zip(together, results, strict=True):
                 ask, point = points[i]
                 cells[i] = [
                     Cell({**_place(ask, point), **more}, point.options, figures, result.marks)
@@ -298,7 +296,7 @@ def _calibrated(ask: Ask, point: Point) -> int:
     if rows is None:
         return 0
     part = ask.part
-    return int((part.phase[: part.rows(rows)[1]] == DECODE).sum())
+    return int((part.phase[: part.calibration_rows(rows)[1]] == DECODE).sum())
 
 
 def _sharing(jobs: Mapping[int, Job]) -> list[list[int]]:
@@ -320,8 +318,12 @@ def _sharing(jobs: Mapping[int, Job]) -> list[list[int]]:
     return list(found.values())
 
 
-def _results(jobs: Sequence[Job]) -> Iterator[Result]:
-    """Results of runs that share a replay: a pass for all sizes of cache, a timing for each run."""
+def _results(jobs: Sequence[Job], plain: Plain) -> Iterator[Result]:
+    """Results of runs that share a replay: a pass for all sizes of cache, a timing for each run.
+
+    Args:
+        plain: what plain top-k keeps, by what it depends on; filled in.
+    """
     first = jobs[0]
     sizes = {_size(job): job.capacity for job in jobs}
     traffics = replay_all(
@@ -340,7 +342,10 @@ def _results(jobs: Sequence[Job]) -> Iterator[Result]:
         if ours.bandwidth is not None and theirs.bandwidth is not None:
             seconds = traffic.flash_seconds * (theirs.bandwidth / ours.bandwidth)
             traffic = replace(traffic, flash_seconds=seconds)
-        yield result_of(job, traffic)
+        key = job.plan.warmup, tuple((at.signal, at.kept) for at in job.work.method.groups)
+        if job.work.method.cache_aware and key not in plain:
+            plain[key] = plain_kept(job, traffic)
+        yield result_of(job, traffic, plain.get(key) if job.work.method.cache_aware else None)
 
 
 def _size(job: Job) -> bytes:

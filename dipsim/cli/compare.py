@@ -7,6 +7,7 @@ import typer
 from dipsim.cli.app import Json, app
 from dipsim.cli.options import (
     HOW,
+    METHOD,
     WHAT,
     WHERE,
     Csv,
@@ -28,7 +29,7 @@ Shares = Annotated[
 
 
 @app.command()
-@takes(WHAT, HOW, WHERE)
+@takes(METHOD, WHAT, HOW, WHERE)
 def compare(
     trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
     profile: ProfileOption = None,
@@ -93,7 +94,7 @@ def compare(
 
 
 @app.command()
-@takes(WHAT, HOW)
+@takes(METHOD, WHAT, HOW)
 def mrc(
     trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
     policy: Policies = None,

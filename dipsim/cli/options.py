@@ -40,8 +40,20 @@ def _count(help_text: str) -> Any:
     return Annotated[int | None, typer.Option(help=help_text)]
 
 
+CalibrationOption = Annotated[
+    str | None, typer.Option("--calibration", help="perplexities of a method: a JSON file")
+]
+METHOD = {"method": _text("see dipsim methods")}
+"""One method; commands that run several declare their own."""
+POLICY = {"policy": _text("see dipsim policies, or file.py:attribute [lfu]")}
+"""One policy, likewise."""
+BUDGET = {
+    "dram": _text("for weights and KV: 3.5GB, or 50% of the model"),
+    "cache": _text("for the caches alone: 400MiB"),
+    "cache_fraction": _number("share of the units the caches hold"),
+}
+"""One budget, likewise."""
 WHAT = {
-    "method": _text("see dipsim methods"),
     "density": _number("share of MLP weights kept [0.7]"),
     "group_density": _text("per group, e.g. mlp_input=.75,glu=.6"),
     "split": _text("of dip: authors or equal; of teal: greedy or equal"),

@@ -6,9 +6,13 @@ import typer
 
 from dipsim.cli.app import Json, app
 from dipsim.cli.options import (
+    BUDGET,
     HOW,
+    METHOD,
+    POLICY,
     WHAT,
     WHERE,
+    CalibrationOption,
     ModelOption,
     Override,
     ProfileOption,
@@ -18,27 +22,13 @@ from dipsim.cli.options import (
 from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
 
-CalibrationOption = Annotated[
-    str | None, typer.Option("--calibration", help="perplexities of a method: a JSON file")
-]
-
 
 @app.command()
-@takes(WHAT, HOW, WHERE)
+@takes(METHOD, POLICY, BUDGET, WHAT, HOW, WHERE)
 def run(
     trace: TraceArgument = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
-    policy: Annotated[
-        str | None, typer.Option(help="see dipsim policies, or file.py:attribute [lfu]")
-    ] = None,
-    dram: Annotated[
-        str | None, typer.Option(help="for weights and KV: 3.5GB, or 50% of the model")
-    ] = None,
-    cache: Annotated[str | None, typer.Option(help="for the caches alone: 400MiB")] = None,
-    cache_fraction: Annotated[
-        float | None, typer.Option(help="share of the units the caches hold")
-    ] = None,
     override: Override = None,
     config: Annotated[
         str | None, typer.Option(help="repeat the run of a result written with --json")
@@ -48,7 +38,6 @@ def run(
     **options: Any,
 ) -> None:
     """Replay TRACE on a device: tokens per second, bytes moved, where the time goes."""
-    options |= {"policy": policy, "dram": dram, "cache": cache, "cache_fraction": cache_fraction}
     from dipsim.config import read_config
 
     source: Any = trace
@@ -63,14 +52,7 @@ def run(
     if source is None:
         raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
     device = load_device(device, override)
-    known = None
-    if calibration is not None:
-        for option in ("weights", "bits"):
-            if options.get(option) is not None:
-                raise DipsimError(f"--calibration says nothing of --{option}: drop one of them")
-        from dipsim.analysis.calibration import load_calibration
-
-        known = load_calibration(calibration)
+    known = _calibration(calibration, options)
     with Progress() as progress:
         from dipsim.analysis import cliff, verdict
         from dipsim.analysis.allowed import energy_of
@@ -103,6 +85,16 @@ def run(
     else:
         rows = [] if bounds is None else [search.perplexity_row(bounds)]
         show(terminal.render(result, judged, rows))
+
+
+def _calibration(path: str | None, options: dict[str, Any]) -> Any:
+    """The calibration of a file; None without one."""
+    if path is None:
+        return None
+    from dipsim.analysis.calibration import load_calibration, refuse_other_weights
+
+    refuse_other_weights(options, "--calibration")
+    return load_calibration(path)
 
 
 def load_device(given: Any, override: list[str] | None) -> Any:

@@ -8,9 +8,12 @@ import typer
 
 from dipsim.cli.app import Json, app
 from dipsim.cli.options import (
+    BUDGET,
     HOW,
+    POLICY,
     WHAT,
     WHERE,
+    CalibrationOption,
     Csv,
     ModelOption,
     Override,
@@ -19,12 +22,12 @@ from dipsim.cli.options import (
     takes,
 )
 from dipsim.cli.output import Progress, print_json, say, show
-from dipsim.cli.run import CalibrationOption, load_device
+from dipsim.cli.run import load_device
 from dipsim.errors import DipsimError
 
 
 @app.command()
-@takes({name: kind for name, kind in WHAT.items() if name != "method"}, HOW, WHERE)
+@takes(POLICY, BUDGET, WHAT, HOW, WHERE)
 def search(
     trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
     profile: ProfileOption = None,
@@ -45,16 +48,6 @@ def search(
         str | None, typer.Option(help="rates over two: dram,flash-bandwidth or iops")
     ] = None,
     points: Annotated[int | None, typer.Option(help="of each axis [6]")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="see dipsim policies, or file.py:attribute [lfu]")
-    ] = None,
-    dram: Annotated[
-        str | None, typer.Option(help="for weights and KV: 3.5GB, or 50% of the model")
-    ] = None,
-    cache: Annotated[str | None, typer.Option(help="for the caches alone: 400MiB")] = None,
-    cache_fraction: Annotated[
-        float | None, typer.Option(help="share of the units the caches hold")
-    ] = None,
     override: Override = None,
     plot: Plot = None,
     csv: Csv = None,
@@ -65,7 +58,6 @@ def search(
     from dipsim.report import files
 
     picture, table = files.check_plot(plot), files.check_csv(csv)
-    options |= {"policy": policy, "dram": dram, "cache": cache, "cache_fraction": cache_fraction}
     questions = {"--max-loss": max_loss, "--target-rate": target_rate, "--axes": axes}
     asked = _one_of(questions)
     _belongs({"--calibration": calibration, "--method twice": (method or [])[1:] or None},
@@ -123,13 +115,11 @@ def _rate(
         if name in options:
             option = f"--{name.replace('_', '-')}"
             raise DipsimError(f"{option} is what --max-loss searches: drop one of them")
-    for name in ("weights", "bits"):
-        if name in options:
-            raise DipsimError(f"--{name}: its loss is not among those of --max-loss; drop it")
     from dipsim.analysis.allowed import Allowed
-    from dipsim.analysis.calibration import load_calibration
+    from dipsim.analysis.calibration import load_calibration, refuse_other_weights
     from dipsim.analysis.search import search_rate
 
+    refuse_other_weights(options, "--max-loss")
     if len(set(methods or ())) < len(methods or ()):
         raise DipsimError("--method: one is named twice; name each once")
     loaded = None if calibration is None else load_calibration(calibration)

@@ -5,13 +5,24 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.options import HOW, WHAT, WHERE, Csv, ModelOption, Override, Plot, Policies, takes
+from dipsim.cli.options import (
+    BUDGET,
+    HOW,
+    WHAT,
+    WHERE,
+    Csv,
+    ModelOption,
+    Override,
+    Plot,
+    Policies,
+    takes,
+)
 from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
 
 
 @app.command()
-@takes({name: kind for name, kind in WHAT.items() if name != "method"}, HOW, WHERE)
+@takes(BUDGET, WHAT, HOW, WHERE)
 def study(
     name: Annotated[str | None, typer.Argument(help="which; without it they are listed")] = None,
     trace: Annotated[
@@ -27,13 +38,6 @@ def study(
         typer.Option(help="of density, dram, flash: repeat it [all that apply]", metavar="NAME"),
     ] = None,
     policy: Policies = None,
-    dram: Annotated[
-        str | None, typer.Option(help="for weights and KV: 3.5GB, or 50% of the model")
-    ] = None,
-    cache: Annotated[str | None, typer.Option(help="for the caches alone: 400MiB")] = None,
-    cache_fraction: Annotated[
-        float | None, typer.Option(help="share of the units the caches hold [0.6]")
-    ] = None,
     override: Override = None,
     plot: Plot = None,
     csv: Csv = None,
@@ -59,7 +63,6 @@ def study(
         raise DipsimError(f"no trace: dipsim study {name} TRACE (see dipsim study --help)")
     if picture is not None:
         files.check_series("policies", policy or ())
-    options |= {"dram": dram, "cache": cache, "cache_fraction": cache_fraction}
     with Progress("compared", "runs") as progress:
         from dipsim.analysis.studies import study as run
         from dipsim.trace import load_trace

@@ -24,7 +24,7 @@ from dipsim.kernels.cache import (
 from dipsim.kernels.codes import select_codes_of
 from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.routing import route_plainly
-from dipsim.kernels.select import errors_of, kept_shares, select, select_of, shares_of
+from dipsim.kernels.select import errors_of, select_of, shares_of
 from dipsim.kernels.sets import (
     AT_ONCE,
     COMMIT,
@@ -71,13 +71,11 @@ __all__ = [
     "count_members",
     "count_uses",
     "errors_of",
-    "kept_shares",
     "masking",
     "next_uses",
     "price",
     "route_plainly",
     "routing",
-    "select",
     "select_codes_of",
     "select_of",
     "shares_of",

@@ -1,7 +1,7 @@
 """What every replay loop does around its policy: gather a batch, book its uses, write its counts.
 
-Functions read the fields of a cache once, before they loop: in the loops of users' policies numba
-counts a reference whenever a field that is an array is read.
+Functions read the fields of a cache once, before they loop: in loops of policies that allocate,
+numba counts a reference whenever a field that is an array is read.
 """
 
 from typing import Any

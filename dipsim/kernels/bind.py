@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core.errors import NumbaError
 from numba.extending import register_jitable
 
 from dipsim.kernels.batches import chosen, given
@@ -112,11 +113,9 @@ def bind(
     """Compile the replay loop around a policy's plain functions.
 
     The loop is a copy of a template whose globals hold the hooks, so it is written once and still
-    runs as if written for the policy. With ``keep`` the machine code is stored on disk, and
-    references are not counted, since nothing is allocated. A user's file may import helpers nobody
-    watches, so its loop is not kept. Its array bounds are checked, which costs little as long as
-    the loops read fields of the cache once, outside: where a call may raise, numba counts a
-    reference at every field that is read, which triples the time.
+    runs as if written for the policy. With ``keep`` the machine code is stored on disk. A user's
+    file may import helpers nobody watches, so its loop is not kept; its array bounds are checked.
+    References are not counted, which would take most of the time, unless a hook allocates.
 
     Args:
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps
@@ -139,7 +138,26 @@ def bind(
     compiled["victim"] = register_jitable(forceinline=True)(victim)
     compiled["choose"] = chosen if aware else given
     replay = _with_globals(template(fingerprint), compiled)
-    return njit(cache=keep, nogil=True, _nrt=not keep)(replay)
+    if keep:
+        return njit(cache=True, nogil=True, _nrt=False)(replay)
+    return _counting_if_it_must(replay)
+
+
+def _counting_if_it_must(replay: Callable[..., None]) -> Callable[..., None]:
+    """Compiled without counting references; with it where that cannot be, as hooks allocate."""
+    loops = [njit(nogil=True, _nrt=counts)(replay) for counts in (False, True)]
+
+    def run(*arguments: Any) -> None:
+        first, last = loops[0], loops[-1]
+        try:
+            first(*arguments)
+        except NumbaError:  # at compilation, so nothing has run
+            if first is last:
+                raise
+            loops[:] = [last]
+            last(*arguments)
+
+    return run
 
 
 def _with_globals(function: Any, names: dict[str, Any]) -> Any:

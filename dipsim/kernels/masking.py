@@ -25,6 +25,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.kernels.select import LARGEST_BITS, choose
+from dipsim.kernels.sets import holds
 from dipsim.kernels.stamp import stamp
 
 PLAIN, GAMMA, BLEND, APPROXIMATE = 0, 1, 2, 3
@@ -40,11 +41,6 @@ def gamma_at(gamma: float, t: int) -> float:
 
 
 @register_jitable
-def _holds(words: Any, u: int) -> bool:
-    return (words[u >> 6] >> np.uint64(u & 63)) & np.uint64(1) != 0
-
-
-@register_jitable
 def _largest(values: Any) -> float:
     largest = 0.0
     for value in values:
@@ -56,7 +52,7 @@ def _largest(values: Any) -> float:
 def _gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
     weight = np.float32(gamma)
     for u in range(scores.shape[0]):
-        keys[u] = scores[u] if _holds(resident, u) else weight * scores[u]
+        keys[u] = scores[u] if holds(resident, u) else weight * scores[u]
 
 
 @register_jitable
@@ -64,7 +60,7 @@ def _blend_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
     largest = _largest(scores)
     for u in range(scores.shape[0]):
         share = scores[u] / largest if largest > 0 else 0.0
-        keys[u] = np.float32(gamma * share + (1.0 - gamma) * _holds(resident, u))
+        keys[u] = np.float32(gamma * share + (1.0 - gamma) * holds(resident, u))
 
 
 @register_jitable
@@ -81,7 +77,7 @@ def _put_first(first: Any, keys: Any) -> None:
     """Give the units of a set keys that nothing exceeds."""
     bits = keys.view(np.int32)
     for u in range(keys.shape[0]):
-        if _holds(first, u):
+        if holds(first, u):
             bits[u] = LARGEST_BITS
 
 
@@ -92,7 +88,7 @@ def _approximate(scores, resident, k, m, guess, words, scratch):
     keys, order, tied, fixed, among_k, among_m = scratch
     units, left = order.shape[0], k
     for u in range(units):
-        left -= _holds(fixed, u)
+        left -= holds(fixed, u)
     for chosen, count in ((among_k, k), (among_m, m)):
         for u in range(units):
             keys[u] = order[u]
@@ -102,13 +98,13 @@ def _approximate(scores, resident, k, m, guess, words, scratch):
         words[w] = among_m[w] & resident[w] & ~fixed[w]  # (2) and (3): those among k come first
         among_k[w] &= ~resident[w] & ~fixed[w]  # (4)
     for u in range(units):
-        pool += _holds(words, u)
+        pool += holds(words, u)
     from_pool = pool > left
     count = left if from_pool else left - pool
     bits, raw = keys.view(np.int32), order.view(np.int32)
     candidates = words if from_pool else among_k
     for u in range(units):
-        bits[u] = min(raw[u] + 1, LARGEST_BITS) if _holds(candidates, u) else 0
+        bits[u] = min(raw[u] + 1, LARGEST_BITS) if holds(candidates, u) else 0
     if count > 0:
         choose(keys, scores, count, guess, among_m, tied)
     for w in range(words.shape[0]):

@@ -20,24 +20,15 @@ from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.kernels.masking import PLAIN
+from dipsim.kernels.sets import bit, holds
 from dipsim.kernels.stamp import stamp
 
 CACHE_PRIOR, MAX_RANK, DROP_COLD, REUSE_DISTANCE = 10, 11, 12, 13
 """Rules, beside masking.PLAIN."""
-LAMBDA, TOP_J = 0, 1
-"""``numbers`` of cache-prior; of max-rank they are J and M, of drop-cold F."""
+LAMBDA, TOP_J, TOP_M, FACTOR = 0, 1, 2, 3
+"""What the ``numbers`` of a part hold: lambda, J, M, F."""
 MEAN, STARTED = 0, 1
 """What ``memory`` holds: m, and whether there was a token yet."""
-
-
-@register_jitable
-def _holds(words: Any, u: int) -> bool:
-    return (words[u >> 6] >> np.uint64(u & 63)) & np.uint64(1) != 0
-
-
-@register_jitable
-def _put(words: Any, u: int) -> None:
-    words[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
 
 
 @register_jitable
@@ -45,7 +36,7 @@ def _best(keys: Any, z: Any, words: Any) -> int:
     """The candidate outside ``words`` with the largest key; -1 if there is none."""
     found = -1
     for u in range(z.shape[0]):
-        if z[u] == -np.inf or _holds(words, u):
+        if z[u] == -np.inf or holds(words, u):
             continue
         if found < 0 or keys[u] > keys[found] or (keys[u] == keys[found] and z[u] > z[found]):
             found = u
@@ -60,7 +51,7 @@ def _take(keys: Any, z: Any, k: int, words: Any) -> int:
         found = _best(keys, z, words)
         if found < 0:
             break
-        _put(words, found)
+        words[found >> 6] |= bit(found)
         last = found
     return last
 
@@ -82,7 +73,7 @@ def _cache_prior(weight, top, z, resident, memory, keys, words):
     memory[STARTED] = 1
     _take(z, z, top, words)
     for u in range(z.shape[0]):
-        likely = _holds(resident, u) or _holds(words, u)
+        likely = holds(resident, u) or holds(words, u)
         keys[u] = z[u] + (weight * memory[MEAN] if likely else 0.0)
     _clear(words)
 
@@ -96,10 +87,10 @@ def _max_rank(top, most, k, z, resident, keys, words):
         found = _best(z, z, words)
         if found < 0:
             break
-        _put(words, found)
+        words[found >> 6] |= bit(found)
         if rank < top:
             keys[found] = 2
-        elif _holds(resident, found):
+        elif holds(resident, found):
             keys[found] = 1
     _clear(words)
 
@@ -126,13 +117,13 @@ def _drop_cold(factor, k, z, resident, words):
     _take(z, z, k, words)
     total = 0.0
     for u in range(z.shape[0]):
-        if _holds(words, u):
+        if holds(words, u):
             total += np.exp(np.float64(z[u]) - np.float64(z[first]))
     for u in range(z.shape[0]):
-        if _holds(words, u) and not _holds(resident, u):
+        if holds(words, u) and not holds(resident, u):
             share = np.exp(np.float64(z[u]) - np.float64(z[first])) / total
             if share < factor / k:
-                words[u >> 6] &= ~(np.uint64(1) << np.uint64(u & 63))
+                words[u >> 6] &= ~bit(u)
 
 
 @register_jitable
@@ -146,7 +137,7 @@ def _shares(z, words, shares):
         weight = np.exp(np.float64(z[u]) - largest) if z[u] != -np.inf else 0.0
         mass += weight
         energy += weight * weight
-        if _holds(words, u):
+        if holds(words, u):
             kept_mass += weight
             kept_energy += weight * weight
     shares[0] = kept_mass / mass if mass > 0 else np.nan  # nothing to route
@@ -169,14 +160,14 @@ def _route(fingerprint):
         _clear(words)
         some = _best(z, z, words) >= 0
         if some and rule == DROP_COLD:
-            _drop_cold(numbers[0], k, z, resident, words)
+            _drop_cold(numbers[FACTOR], k, z, resident, words)
         elif some:
             if rule == CACHE_PRIOR:
                 top = min(np.int64(numbers[TOP_J]), k)
                 _cache_prior(numbers[LAMBDA], top, z, resident, memory, keys, words)
             elif rule == MAX_RANK:
-                top = min(np.int64(numbers[0]), k)
-                _max_rank(top, np.int64(numbers[1]), k, z, resident, keys, words)
+                top = min(np.int64(numbers[TOP_J]), k)
+                _max_rank(top, np.int64(numbers[TOP_M]), k, z, resident, keys, words)
             elif rule == REUSE_DISTANCE:
                 _reuse_distance(k, z, last, t, keys, words)
             else:

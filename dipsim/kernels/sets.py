@@ -66,6 +66,12 @@ if config.DISABLE_JIT:  # coverage and bounds runs execute the kernels as plain 
 
 
 @register_jitable
+def holds(words: Any, unit: int) -> bool:
+    """Whether a set holds a unit."""
+    return (words[unit >> 6] >> np.uint64(unit & 63)) & np.uint64(1) != 0
+
+
+@register_jitable
 def bit(unit: int) -> Any:
     """The word in which only this unit's bit is set."""
     return np.uint64(1) << np.uint64(unit & 63)

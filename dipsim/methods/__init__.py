@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
-from dipsim.methods.contract import SELECTS, Group, Method, Wish
+from dipsim.methods.contract import TAKES, Group, Method, Wish
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.gate import cats, gate, up
@@ -80,10 +80,9 @@ def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
     made = BUILTIN[name].build(trace, wish, model)
-    if wish.selection == "threshold" or (name == "cats" and made.calibrated):
-        groups = with_thresholds(trace, wish.calibrate, name, made.groups)
-        return replace(made, groups=groups)
+    if wish.selection == "threshold":
+        made = replace(made, groups=with_thresholds(trace, wish.calibrate, name, made.groups))
     if wish.calibrate is not None and not made.calibrated:
-        more = ", or add --selection threshold" if name in SELECTS else ""
+        more = ", or add --selection threshold" if name in TAKES["selection"] else ""
         raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
     return made

@@ -142,18 +142,17 @@ class Wish:
     seed: int = 0
 
 
-SELECTS = ("glu", "glu-oracle", "gate", "up", "dip")
-"""Methods that know thresholds beside top-k."""
-_OPTIONS = {
-    "split": "dip, dip-ca and teal",
-    "selection": ", ".join(SELECTS),
-    "recall": "predictor",
-    "predictor_rank": "predictor",
-    "masking": "dip-ca",
-    "routing": "moe",
-    "top_k": "moe",
+TAKES: dict[str, tuple[str, ...]] = {
+    "gamma": ("dip-ca",),
+    "masking": ("dip-ca",),
+    "split": ("dip", "dip-ca", "teal"),
+    "selection": ("glu", "glu-oracle", "gate", "up", "dip"),
+    "recall": ("predictor",),
+    "predictor_rank": ("predictor",),
+    "routing": ("moe",),
+    "top_k": ("moe",),
 }
-"""Options that only some methods know."""
+"""Options that only some methods have."""
 
 
 def scores(trace: Trace, signal: str, method: str) -> int:
@@ -172,14 +171,11 @@ def scores(trace: Trace, signal: str, method: str) -> int:
     return found.units
 
 
-def check_wish(
-    method: str, wish: Wish, signals: tuple[str, ...], knows: tuple[str, ...] = ()
-) -> None:
+def check_wish(method: str, wish: Wish, signals: tuple[str, ...]) -> None:
     """Refuse what a method cannot use.
 
     Args:
         signals: of the groups that have a density.
-        knows: which of the options that only some methods have, and ``gamma``, it takes.
 
     Raises:
         MethodError: a density outside 0..1, an unknown group, an option where none applies.
@@ -196,16 +192,14 @@ def check_wish(
         if given not in signals:
             groups = ", ".join(signals) or "none with a density"
             raise MethodError(f"method {method} has no group {given!r}: its groups are {groups}")
-    if wish.gamma and "gamma" not in knows:
-        raise MethodError(f"--gamma is for dip-ca, not for {method}: drop it")
     if wish.density is not None and wish.group_density:
         raise MethodError("give either --density or --group-density, not both")
     if wish.group_density and set(wish.group_density) != set(signals):
         raise MethodError(f"--group-density needs all groups of {method}: {', '.join(signals)}")
-    for option, whose in _OPTIONS.items():
-        if getattr(wish, option) is not None and option not in knows:
+    for option, methods in TAKES.items():
+        if getattr(wish, option) not in (None, {}) and method not in methods:
             name = option.replace("_", "-")
-            raise MethodError(f"--{name} is for {whose}, not for {method}: drop it")
+            raise MethodError(f"--{name} is for {', '.join(methods)}, not for {method}: drop it")
 
 
 class InfeasibleError(MethodError):

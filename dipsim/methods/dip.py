@@ -56,7 +56,7 @@ def dip(trace: Trace, wish: Wish, model: Model | None) -> Method:
     Raises:
         MethodError: ``mlp_input`` or ``glu`` scores are missing, or a density is impossible.
     """
-    return _pruned("dip", trace, wish, ("split", "selection"))
+    return _pruned("dip", trace, wish)
 
 
 def dip_ca(trace: Trace, wish: Wish, model: Model | None) -> Method:
@@ -65,7 +65,7 @@ def dip_ca(trace: Trace, wish: Wish, model: Model | None) -> Method:
     Raises:
         MethodError: as `dip`, a gamma outside 0..1, or a masking that is none.
     """
-    made = _pruned("dip-ca", trace, wish, ("split", "masking", "gamma"))
+    made = _pruned("dip-ca", trace, wish)
     rule = parse_rule("--masking", wish.masking or "gamma", MASKING)
     if rule.name == "approximate":
         if wish.gamma:
@@ -96,10 +96,10 @@ def _approximate(group: Group, rule: Rule) -> Group:
     return replace(group, rule=rule)
 
 
-def _pruned(name: str, trace: Trace, wish: Wish, knows: tuple[str, ...]) -> Method:
+def _pruned(name: str, trace: Trace, wish: Wish) -> Method:
     """Both groups by top-k."""
     units = {signal: scores(trace, signal, name) for signal in SIGNALS}
-    check_wish(name, wish, SIGNALS, knows)
+    check_wish(name, wish, SIGNALS)
     if wish.group_density:
         if wish.split is not None:
             raise MethodError("give either --split or --group-density, not both")

@@ -18,6 +18,7 @@ from dipsim.methods.contract import (
     check_wish,
     scores,
 )
+from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model, Slice
 from dipsim.trace import Trace
 
@@ -30,7 +31,7 @@ def gate(trace: Trace, wish: Wish, model: Model | None) -> Method:
     Raises:
         MethodError: no ``gate`` scores, or D < 1/3.
     """
-    return _pruned_by("gate", "gate", trace, wish, ("selection",))
+    return _pruned_by("gate", "gate", trace, wish)
 
 
 def up(trace: Trace, wish: Wish, model: Model | None) -> Method:
@@ -39,7 +40,7 @@ def up(trace: Trace, wish: Wish, model: Model | None) -> Method:
     Raises:
         MethodError: no ``up`` scores, or D < 1/3.
     """
-    return _pruned_by("up", "up", trace, wish, ("selection",))
+    return _pruned_by("up", "up", trace, wish)
 
 
 def cats(trace: Trace, wish: Wish, model: Model | None) -> Method:
@@ -48,15 +49,13 @@ def cats(trace: Trace, wish: Wish, model: Model | None) -> Method:
     Raises:
         MethodError: as `gate`, or no calibration tokens.
     """
-    made = _pruned_by("gate", "cats", trace, wish, ())
-    return replace(made, groups=tuple(replace(at, choice="threshold") for at in made.groups))
+    made = _pruned_by("gate", "cats", trace, wish)
+    return replace(made, groups=with_thresholds(trace, wish.calibrate, "cats", made.groups))
 
 
-def _pruned_by(
-    signal: Literal["gate", "up"], name: str, trace: Trace, wish: Wish, knows: tuple[str, ...]
-) -> Method:
+def _pruned_by(signal: Literal["gate", "up"], name: str, trace: Trace, wish: Wish) -> Method:
     units = scores(trace, signal, name)
-    check_wish(name, wish, (signal,), knows)
+    check_wish(name, wish, (signal,))
     if wish.group_density:
         kept = wish.group_density[signal]
     else:

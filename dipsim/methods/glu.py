@@ -27,7 +27,7 @@ def glu(trace: Trace, wish: Wish, model: Model | None) -> Method:
         MethodError: no ``glu`` scores, or D < 2/3.
     """
     units = scores(trace, "glu", "glu")
-    check_wish("glu", wish, ("glu",), ("selection",))
+    check_wish("glu", wish, ("glu",))
     if wish.group_density:
         down = wish.group_density["glu"]
     else:
@@ -47,7 +47,7 @@ def glu_oracle(trace: Trace, wish: Wish, model: Model | None) -> Method:
         MethodError: no ``glu`` scores.
     """
     units = scores(trace, "glu", "glu-oracle")
-    check_wish("glu-oracle", wish, ("glu",), ("selection",))
+    check_wish("glu-oracle", wish, ("glu",))
     density = DEFAULT_DENSITY if wish.density is None else wish.density
     density = wish.group_density.get("glu", density)
     return Method("glu-oracle", (Group("glu", units, NEURON, "top-k", density),), density=density)

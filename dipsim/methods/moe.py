@@ -18,7 +18,7 @@ def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
             none.
     """
     units = scores(trace, "expert", "moe")
-    check_wish("moe", wish, (), ("routing", "top_k"))
+    check_wish("moe", wish, ())
     if wish.density is not None:
         raise MethodError("method moe keeps whole experts: drop --density, give --top-k")
     usual = _experts_per_token(trace, model)

@@ -45,7 +45,7 @@ def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
     there = trace.signals.get("glu")
     recorded = there is not None and not there.scored
     units = there.units if there is not None and recorded else scores(trace, "glu", "predictor")
-    check_wish("predictor", wish, () if recorded else ("glu",), ("recall", "predictor_rank"))
+    check_wish("predictor", wish, () if recorded else ("glu",))
     recall = DEFAULT_RECALL if wish.recall is None else wish.recall
     if not 0 < recall <= 1:
         raise MethodError(f"recall {recall:g}: a share of the right neurons, above 0, at most 1")

@@ -53,7 +53,7 @@ def teal(trace: Trace, wish: Wish, model: Model | None) -> Method:
         raise MethodError(
             f"method teal needs scores of {', '.join(SLICES)}, of which {trace.name} holds none"
         )
-    check_wish("teal", wish, tuple(found), ("split",))
+    check_wish("teal", wish, tuple(found))
     split = wish.split or ("equal" if wish.group_density else "greedy")
     if split not in SPLITS or (split == "greedy" and wish.group_density):
         raise MethodError(f"split {split!r}: teal has greedy or equal, or --group-density")

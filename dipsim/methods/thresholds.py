@@ -29,7 +29,7 @@ class Calibration:
                 f"method {method} is calibrated on tokens that are not measured: give "
                 f"--calibrate-tokens A:B, e.g. 0:{max(1, trace.tokens // 4)}"
             )
-        part = trace.window(*trace.rows(rows))
+        part = trace.window(*trace.calibration_rows(rows))
         signal = part.signals[group.signal]
         each = 4 * trace.layers * signal.units
         if part.tokens > _HELD // each:

@@ -62,6 +62,31 @@ def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of plain values: a mapping becomes a column for each key, a band its two ends, a list
+    of texts one text."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif name == "tokens_per_second_range":
+            found["tokens_per_second_slow"], found["tokens_per_second_fast"] = value
+        else:
+            found[name] = " ".join(value) if isinstance(value, list | tuple) else value
+    return found
+
+
+def write_flat(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV of `flat` rows, which need not have the same columns.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    listed = [flat(row) for row in rows]
+    columns = dict.fromkeys(name for row in listed for name in row)
+    write_rows(path, ({name: row.get(name) for name in columns} for row in listed))
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A CSV of plain values, numbers in base units; the first row names the columns.
 

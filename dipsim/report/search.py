@@ -14,7 +14,7 @@ from dipsim.analysis.least import Least, Trial
 from dipsim.analysis.search import Figures, Frontier, Point
 from dipsim.analysis.variants import Axis
 from dipsim.errors import printable
-from dipsim.report.files import write_rows
+from dipsim.report.files import write_flat
 from dipsim.report.terminal import table
 from dipsim.units import BYTES
 
@@ -213,22 +213,7 @@ def write_csv(found: Frontier | Least | Contours, path: Path) -> None:
         rows = ({"what": found.what, **trial.to_dict()} for trial in found.trials)
     else:
         rows = (point.to_dict() for point in found.points)
-    flat = [_flat(row) for row in rows]
-    columns = dict.fromkeys(name for row in flat for name in row)
-    write_rows(path, ({name: row.get(name) for name in columns} for row in flat))
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    slow, fast = row["tokens_per_second_range"]
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        elif name == "tokens_per_second_range":
-            found |= {"tokens_per_second_slow": slow, "tokens_per_second_fast": fast}
-        else:
-            found[name] = " ".join(value) if isinstance(value, list) else value
-    return found
+    write_flat(path, rows)
 
 
 def counted(points: int) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from dipsim.analysis.studies import STUDIES
 from dipsim.analysis.study import Cell, Found
 from dipsim.errors import printable
-from dipsim.report.files import write_rows
+from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.terminal import table
 from dipsim.units import BANDWIDTH, BYTES
@@ -258,18 +258,10 @@ def write_csv(found: Found, path: Path) -> None:
     Raises:
         DipsimError: the file cannot be written.
     """
-    rows = [_flat(cell) for cell in found.cells]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    write_rows(path, ({name: row.get(name) for name in columns} for row in rows))
-
-
-def _flat(cell: Cell) -> dict[str, Any]:
-    row: dict[str, Any] = dict(cell.at)
-    for name, value in (cell.figures or {}).items():
-        if isinstance(value, Mapping):
-            row |= {f"{name}.{key}": inner for key, inner in value.items()}
-        elif name == "tokens_per_second_range":
-            row["tokens_per_second_slow"], row["tokens_per_second_fast"] = value
-        else:
-            row[name] = value
-    return row | {"marks": " ".join(cell.marks), "why": cell.why}
+    write_flat(
+        path,
+        (
+            {**cell.at, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
+            for cell in found.cells
+        ),
+    )

@@ -34,6 +34,7 @@ def test_the_workload_is_what_it_says() -> None:
     np.testing.assert_array_equal(sets, workload.active_sets(64, UNITS))
 
 
+@pytest.mark.slow
 def test_libcachesim_hits_nearly_as_often(hits: dict[str, dict[str, int]]) -> None:
     bits, plain, *others = hits["lru over recorded sets"].values()
     accesses = TOKENS * workload.ACTIVE * UNITS
@@ -43,24 +44,29 @@ def test_libcachesim_hits_nearly_as_often(hits: dict[str, dict[str, int]]) -> No
         assert other / accesses == pytest.approx(bits / accesses, abs=0.06)
 
 
+@pytest.mark.slow
 def test_numpy_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
     counts = hits["dip-ca, lfu"]
     assert counts["numpy"] == counts["dipsim"] > 0
 
 
+@pytest.mark.slow
 def test_selections_choose_as_many(hits: dict[str, dict[str, int]]) -> None:
     assert set(hits["dip-ca, selection"].values()) == {TOKENS * UNITS // 2}
 
 
+@pytest.mark.slow
 def test_a_users_lru_hits_the_same(hits: dict[str, dict[str, int]]) -> None:
     assert len(set(hits["a user's own policy"].values())) == 1
 
 
+@pytest.mark.slow
 def test_encodings_hit_nearly_the_same(hits: dict[str, dict[str, int]]) -> None:
     float32, *others = hits["dip-ca, lfu, by encoding"].values()
     assert others == pytest.approx([float32] * 2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_threads_hit_the_same(hits: dict[str, dict[str, int]]) -> None:
     assert len(set(hits["dip-ca, lfu, 3 layers"].values())) == 1
 
