@@ -49,7 +49,7 @@ def page(path: Path) -> Any:
     return pytest.param(path, id=name, marks=pytest.mark.slow if name in LONG else [])
 
 
-@pytest.mark.parametrize("page", map(page, PAGES))
+@pytest.mark.parametrize("page", [page(p) for p in PAGES])
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
