@@ -58,6 +58,9 @@ class Budget:
     """Bytes of all units of all groups."""
     capacity: NDArray[np.int64]
     """[layers, groups]"""
+    start: tuple[float, float] | None = None
+    """KV and cache before KV grew; None where it does not (``--kv fixed``). All else is of the time
+    when it is largest."""
 
     @property
     def fraction(self) -> float:

@@ -6,6 +6,7 @@ all. Several capacities share one cache where the policy allows it.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dipsim.traffic import Traffic
 Loop = Callable[..., None]
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
+_SAME_SIZE = np.empty(0, np.float64)
 _NUMBA_NOISE: tuple[str, ...]
 _NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
 _NUMBA_NOISE += (
@@ -35,6 +37,27 @@ _NUMBA_NOISE += (
     "<source",
     "def ",
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """What caches hold where that changes from row to row."""
+
+    each: NDArray[Any]
+    """[n, layers, groups] in units, or in global scope [n] in bytes."""
+    row: NDArray[np.int64]
+    """[tokens] which of the n holds; the rows of a batch have the same."""
+
+    def of(self, *place: int) -> NDArray[np.float64]:
+        """[tokens] of one cache; ``place`` is its layer and group, in global scope nothing."""
+        found: NDArray[np.float64] = self.each[(slice(None), *place)][self.row].astype(np.float64)
+        return found
+
+    @property
+    def least(self) -> NDArray[Any]:
+        """The smallest of every cache."""
+        found: NDArray[Any] = self.each.min(axis=0)
+        return found
 
 
 def parts_of(
@@ -103,6 +126,7 @@ class ReplayedCache:
         seed: of the policy's draws.
         uses: int64[ids] by which a preloaded policy ranks its units.
         draws: misses are kept at random, not the first ones, where not all fit beside the hits.
+        sizes: float64[tokens], of a cache of one capacity that changes: that of every row.
     """
 
     def __init__(
@@ -116,12 +140,14 @@ class ReplayedCache:
         unit_bytes: NDArray[np.float64] | None = None,
         uses: Sequence[NDArray[np.int64]] | None = None,
         draws: bool = False,
+        sizes: NDArray[np.float64] | None = None,
     ) -> None:
         self.method, self.policy, self.places, self.traffics = method, policy, places, traffics
         self.parts = parts = parts_of(method, places, unit_bytes)
         words = int(parts.word[-1])
         whole = float((parts.units * parts.size).sum())
         capacity = np.minimum(np.array(capacities, np.float64), whole)
+        self.sizes = _SAME_SIZE if sizes is None else np.minimum(sizes, whole)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
         mean = whole / parts.units.sum()
         fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
@@ -194,6 +220,7 @@ class ReplayedCache:
                 counts=np.zeros((*several, len(self.places), 3), np.int32),
                 shares=np.ones((n, len(self.places), 2), np.float32),
                 missed=missed,
+                capacity=self.sizes[at.start : at.stop],
             )
             self._run(loop, block, layer, at.start, admission)
             self._book(block, slice(at.start, at.stop), requests)

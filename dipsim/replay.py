@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
-from dipsim.caches import Loop, ReplayedCache, is_builtin
+from dipsim.caches import Loop, ReplayedCache, Sizes, is_builtin
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
 from dipsim.methods import Method
@@ -28,8 +28,8 @@ Progress = Callable[[int, int], None]
 Access = Literal["atomic", "sequential"]
 Scope = Literal["layer", "global"]
 Fill = Literal["ascending", "random"]
-Capacity = NDArray[np.int64] | float
-"""int64[layers, groups] in units; in global scope bytes."""
+Capacity = NDArray[np.int64] | float | Sizes
+"""int64[layers, groups] in units; in global scope bytes; or such `Sizes` of every row."""
 _OF_THE_AUTHORS = ("lru", "lfu", "belady", "none")
 _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kernels.NEVER}
 
@@ -108,7 +108,7 @@ def replay_all(
 
     Args:
         capacities: for each budget int64[layers, groups], the units each cache holds, >= 0; in
-            global scope its bytes.
+            global scope its bytes; or `Sizes` that change from row to row.
         unit_bytes: float64[layers, groups], needed in global scope.
         requests: per layer and group, what reads cost; left out, no costs are booked.
         profile_uses: per group int64[layers, units], uses a preloaded policy ranks units by; left
@@ -119,16 +119,17 @@ def replay_all(
     Raises:
         TraceError: bad scores met on the way, or no token left to measure.
         MethodError: a clairvoyant policy with a method whose sets depend on the cache.
-        PolicyError: admission, access or scope the policy cannot do, or hooks that break the
-            contract.
+        PolicyError: admission, access, scope or changes of capacity the policy cannot do, or hooks
+            that break the contract.
     """
-    _check(method, policy, plan)
+    changing = any(isinstance(at, Sizes) for at in capacities)
+    _check(method, policy, plan, changing)
     admission = _admission(policy, plan)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
     measured = measured_rows(trace, plan.warmup, plan.unmeasured)
     shares = no_shares(trace, method)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
-    sizes = [None if plan.scope == "global" else np.asarray(at) for at in capacities]
+    sizes = [None if plan.scope == "global" else _least(at) for at in capacities]
     traffics = [
         no_traffic(trace, method, size, measured, shares.copy() if method.cache_aware else shares)
         for size in sizes
@@ -145,7 +146,8 @@ def replay_all(
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = _caches(trace, method, policy, capacities, traffics, plan, unit_bytes, profile_uses)
     several = any(len(cache.traffics) > 1 for cache in caches)
-    loop = _bound(_form(policy, plan), plan.access == "sequential", several, method.cache_aware)
+    sequential = plan.access == "sequential"
+    loop = _bound(_form(policy, plan), sequential, several, method.cache_aware, changing)
     whole = held is not None and not method.cache_aware
     chunks = [list(held)] if whole and held is not None else ([block] for block in source.all())
     threads = min(plan.threads or os.cpu_count() or 1, len(caches))
@@ -159,6 +161,10 @@ def replay_all(
     if method.cache_aware:
         _share_shares(traffics, method, shares)
     return traffics
+
+
+def _least(capacity: Capacity) -> NDArray[np.int64]:
+    return capacity.least if isinstance(capacity, Sizes) else np.asarray(capacity)
 
 
 def _share_shares(traffics: Sequence[Traffic], method: Method, shares: NDArray[np.float32]) -> None:
@@ -208,25 +214,44 @@ def _caches(
     places = [(layer, i) for layer in range(trace.layers) for i in range(len(method.groups))]
     form, draws = _form(policy, plan), plan.fill == "random"
     together = policy.blind and plan.access == "atomic" and not method.cache_aware
+    changing = any(isinstance(at, Sizes) for at in capacities)
     budgets = list(range(len(capacities)))
-    shared = [budgets] if together else [[budget] for budget in budgets]
+    shared = [budgets] if together and not changing else [[budget] for budget in budgets]
+
+    def of_rows(budget: int, *place: int) -> NDArray[np.float64] | None:
+        """[tokens] the capacities of a cache, where some change."""
+        at = capacities[budget]
+        if isinstance(at, Sizes):
+            return at.of(*place)
+        return np.full(trace.tokens, float(np.asarray(at)[place])) if changing else None
+
     found = []
     for these in shared:
         to = [traffics[budget] for budget in these]
         if plan.scope == "global":
             assert unit_bytes is not None, "unit_bytes in global scope"
-            sizes = [float(np.asarray(capacities[budget])) for budget in these]
+            sizes = [_most(capacities[budget]) for budget in these]
             seed = seed_of(plan.seed, 0, 0)
+            rows = of_rows(these[0])
             found.append(
-                ReplayedCache(method, form, places, sizes, to, seed, unit_bytes, uses, draws)
+                ReplayedCache(method, form, places, sizes, to, seed, unit_bytes, uses, draws, rows)
             )
             continue
         for layer, group in places:
-            sizes = [float(np.asarray(capacities[b])[layer, group]) for b in these]
+            sizes = [_most(capacities[b], layer, group) for b in these]
             seed = seed_of(plan.seed, layer, group)
-            place = [(layer, group)]
-            found.append(ReplayedCache(method, form, place, sizes, to, seed, None, uses, draws))
+            place, rows = [(layer, group)], of_rows(these[0], layer, group)
+            found.append(
+                ReplayedCache(method, form, place, sizes, to, seed, None, uses, draws, rows)
+            )
     return found
+
+
+def _most(capacity: Capacity, *place: int) -> float:
+    """What one cache holds; the most, where that changes."""
+    if isinstance(capacity, Sizes):
+        return float(capacity.of(*place).max())
+    return float(np.asarray(capacity)[place])
 
 
 def _form(policy: Policy, plan: Plan) -> Policy:
@@ -241,15 +266,39 @@ def _loop_of(
     several: bool,
     aware: bool,
     keep: bool,
+    changing: bool,
 ) -> Loop:
-    return kernels.bind(dict(hooks), sequential=sequential, several=several, aware=aware, keep=keep)
+    return kernels.bind(
+        dict(hooks),
+        sequential=sequential,
+        several=several,
+        aware=aware,
+        keep=keep,
+        changing=changing,
+    )
 
 
-def _bound(policy: Policy, sequential: bool, several: bool, aware: bool) -> Loop:
-    return _loop_of(tuple(policy.hooks.items()), sequential, several, aware, is_builtin(policy))
+def _bound(policy: Policy, sequential: bool, several: bool, aware: bool, changing: bool) -> Loop:
+    hooks = tuple(policy.hooks.items())
+    return _loop_of(hooks, sequential, several, aware, is_builtin(policy), changing)
 
 
-def _check(method: Method, policy: Policy, plan: Plan) -> None:
+def _check(method: Method, policy: Policy, plan: Plan, changing: bool) -> None:
+    if changing and plan.access == "sequential":
+        raise PolicyError(
+            "--kv grow with --access sequential: caches shrink before the batch of a token, and "
+            "sequential access has none; use --access atomic, or --kv fixed"
+        )
+    if changing and not policy.ranks:
+        raise PolicyError(
+            f"--kv grow with policy {policy.name}: it keeps queues made for one capacity; use a "
+            "policy that ranks, e.g. lru, lfu or lfu-decay, or --kv fixed"
+        )
+    if changing and policy.preload:
+        raise PolicyError(
+            f"--kv grow with policy {policy.name}: what it pins could leave but never come back; "
+            "use a policy that loads what is missed, e.g. lfu, or --kv fixed"
+        )
     if plan.threads is not None and plan.threads < 1:
         raise DipsimError(f"threads {plan.threads}: at least 1")
     if plan.access == "sequential" and policy.atomic_only:

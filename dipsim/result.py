@@ -258,6 +258,9 @@ class Result:
                 "runtime_overhead": budget.overhead,
                 "cache": budget.cache,
                 "cache_fraction": budget.fraction,
+                "start": None
+                if budget.start is None
+                else dict(zip(("kv", "cache"), budget.start, strict=True)),
                 "model": self.model_bytes,
             },
             "time_share": self.time_share,

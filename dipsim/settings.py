@@ -18,6 +18,7 @@ _AUTHORS = {
     "access": "atomic",
     "scope": "layer",
     "allocate": "even",
+    "kv": "fixed",
 }
 """What the DIP authors' simulator does (docs/methods.md)."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     cache_fraction: float | None = Field(default=None, ge=0, le=1)
     bits: float | None = Field(default=None, gt=0, le=32)
     context: Count | None = None
+    kv: Literal["fixed", "grow"] = "fixed"
     kv_bits: float = Field(default=16, gt=0, le=32)
     layout: Layout | None = None
     overlap: Overlap = "pipelined"
@@ -101,6 +103,16 @@ class Settings(BaseModel):
             raise ValueError(
                 f"--allocate {self.allocate} divides DRAM between caches; --scope global has one: "
                 "drop one of them"
+            )
+        if self.kv == "grow" and (self.cache, self.cache_fraction) != (None, None):
+            raise ValueError(
+                f"--kv grow takes DRAM from the caches, but {given[0]} gives them without it: give "
+                "--dram, or --kv fixed"
+            )
+        if self.kv == "grow" and self.allocate == "optimal":
+            raise ValueError(
+                "--allocate optimal divides one size of cache, and --kv grow changes it: use "
+                "--allocate even or equal, or --kv fixed"
             )
         return self
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from dipsim.active import plain_shares
 from dipsim.allocate import allocate_optimal
+from dipsim.caches import Sizes
 from dipsim.config import make_config
+from dipsim.growing import grow
 from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
@@ -64,10 +66,14 @@ class Job:
     flash: FlashCost
     requests: Sequence[Sequence[Requests]]
     model_given: bool
+    growth: Sizes | None = None
+    """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
 
     @property
     def capacity(self) -> Capacity:
         """What the caches hold: units of each, or in global scope bytes."""
+        if self.growth is not None:
+            return self.growth
         budget = self.work.budget
         return budget.cache if self.plan.scope == "global" else budget.capacity
 
@@ -117,8 +123,13 @@ def prepare(
         uses = profile_uses(work, chosen, settings)
         budget, plan = allocate_optimal(work, chosen, plan, requests, uses)
         work = replace(work, budget=budget)
+    growth = None
+    if settings.kv == "grow":
+        budget, growth = grow(work, plan, settings)
+        work = replace(work, budget=budget)
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
-    return Job(work, device, backend, resolved, chosen, plan, flash, requests, model is not None)
+    given = model is not None
+    return Job(work, device, backend, resolved, chosen, plan, flash, requests, given, growth)
 
 
 def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) -> list[Result]:

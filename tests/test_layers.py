@@ -37,7 +37,7 @@ ROWS = (
     ("resolve",),
     ("marks",),
     ("config",),
-    ("allocate",),
+    ("allocate", "growing"),
     ("simulate",),
     ("analysis",),
     ("report",),

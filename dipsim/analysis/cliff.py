@@ -25,7 +25,7 @@ def cliff(job: Job, held: Sequence[Sets] | None = None) -> tuple[float, float, f
     """
     plan, work = job.plan, job.work
     global_lru = plan.scope == "global" and job.policy == BUILTIN["lru"]
-    if not global_lru or plan.admission == "ranked" or work.method.cache_aware:
+    if job.growth is not None or not global_lru or plan.admission == "ranked" or work.method.cache_aware:
         return None
     blocks = hold(work.trace, work.method, plan) if held is None else held
     layers, groups = work.unit_bytes.shape

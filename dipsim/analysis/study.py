@@ -349,4 +349,6 @@ def _results(jobs: Sequence[Job], plain: Plain) -> Iterator[Result]:
 
 
 def _size(job: Job) -> bytes:
+    if job.growth is not None:
+        return job.growth.each.tobytes() + job.growth.row.tobytes()
     return np.asarray(job.capacity).tobytes()

@@ -43,6 +43,8 @@ def _count(help_text: str) -> Any:
 CalibrationOption = Annotated[
     str | None, typer.Option("--calibration", help="perplexities of a method: a JSON file")
 ]
+KV = {"kv": _text("fixed: KV of --context tokens; grow: it takes from the caches [fixed]")}
+"""How KV takes its DRAM; commands that vary the budget do without."""
 METHOD = {"method": _text("see dipsim methods")}
 """One method; commands that run several declare their own."""
 POLICY = {"policy": _text("see dipsim policies, or file.py:attribute [lfu]")}

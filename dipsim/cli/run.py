@@ -8,6 +8,7 @@ from dipsim.cli.app import Json, app
 from dipsim.cli.options import (
     BUDGET,
     HOW,
+    KV,
     METHOD,
     POLICY,
     WHAT,
@@ -24,7 +25,7 @@ from dipsim.errors import DipsimError
 
 
 @app.command()
-@takes(METHOD, POLICY, BUDGET, WHAT, HOW, WHERE)
+@takes(METHOD, POLICY, BUDGET, KV, WHAT, HOW, WHERE)
 def run(
     trace: TraceArgument = None,
     profile: ProfileOption = None,

@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from dipsim.kernels.batches import chosen, given
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
-from dipsim.kernels.ranked import fit_one, fit_several, replay_ranked
+from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked, same_size
 from dipsim.kernels.stamp import stamp
 
 # The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
@@ -22,7 +22,9 @@ from dipsim.kernels.stamp import stamp
 def _ranked(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit_one, choose)
+        replay_ranked(
+            block, layer, first, admission, parts, cache, touch, rank, fit_one, choose, resize
+        )
 
     return replay
 
@@ -31,7 +33,7 @@ def _ranked_several(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
         replay_ranked(
-            block, layer, first, admission, parts, cache, touch, rank, fit_several, choose
+            block, layer, first, admission, parts, cache, touch, rank, fit_several, choose, resize
         )
 
     return replay
@@ -109,6 +111,7 @@ def bind(
     several: bool,
     aware: bool,
     keep: bool,
+    changing: bool = False,
 ) -> Callable[..., None]:
     """Compile the replay loop around a policy's plain functions.
 
@@ -124,19 +127,21 @@ def bind(
         several: a cache of a policy that ranks may hold several capacities.
         aware: masks depend on what is resident. Other loops do without the rules, which take
             seconds to compile.
+        changing: the capacity changes from row to row; of one cache of a policy that ranks.
     """
     ranks = "rank" in hooks
     atomic = (_ranked_several if several else _ranked) if ranks else _queued
     template = _sequential if sequential else atomic
     homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
     names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
-    names += ["aware"] * aware
+    names += ["aware"] * aware + ["changing"] * changing
     fingerprint = stamp(homes, *names) if keep else ""
     checked = register_jitable(boundscheck=not keep, forceinline=True)
     compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
     victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
     compiled["victim"] = register_jitable(forceinline=True)(victim)
     compiled["choose"] = chosen if aware else given
+    compiled["resize"] = new_size if changing else same_size
     replay = _with_globals(template(fingerprint), compiled)
     if keep:
         return njit(cache=True, nogil=True, _nrt=False)(replay)

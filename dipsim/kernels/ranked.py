@@ -21,10 +21,13 @@ from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit, choose):
+def replay_ranked(
+    block, layer, first, admission, parts, cache, touch, rank, fit, choose, resize
+):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
-    ``fit`` makes a cache fit again: `fit_one`, or `fit_several`.
+    ``fit`` makes a cache fit again: `fit_one`, or `fit_several`. ``resize`` is `same_size`, or
+    `new_size` where the capacity changes from row to row.
     """
     count = parts.units.shape[0]
     place = 0
@@ -33,6 +36,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
             reset(cache, parts)
         if block.actions[r] == SKIP:
             continue
+        resize(block, cache, parts, r, first, rank)
         for p in range(count):
             gather(block, cache, parts, first, r, layer, p, choose)
             if block.actions[r] < COMMIT:
@@ -56,6 +60,23 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
                     kept = _entered(cache, parts, c, p)
                 book(block, c, r, p, active, hits, kept)
             close(cache, parts, p)
+
+
+@register_jitable(forceinline=True)
+def same_size(block, cache, parts, r, first, rank):
+    """The capacity is the same in all rows."""
+
+
+@register_jitable
+def new_size(block, cache, parts, r, first, rank):
+    """Take on the capacity of row r; if less fits than before, the lowest ranked leave.
+
+    The rows of a batch have one capacity, so nothing is pending when units leave.
+    """
+    cache.capacity[0] = block.capacity[r]
+    if cache.filled[0] - cache.capacity[0] > SLACK:
+        t = stamp(first + r, parts.units.shape[0], 0)
+        _shrink(cache, parts, 0, 0, t, FORCED, rank)
 
 
 @register_jitable

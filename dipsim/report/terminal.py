@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.verdict import Verdict
+from dipsim.budget import Budget
 from dipsim.report.hints import hints
 from dipsim.result import Result
 from dipsim.units import BYTES
@@ -82,10 +83,18 @@ def _budget(result: Result) -> Table:
     ]
     for label, size in lines:
         if size:
-            made.add_row(label, BYTES.show(size), "")
+            grown = label == "KV" and budget.start is not None
+            made.add_row(label, BYTES.show(size), _start(budget, 0) if grown else "")
     share = f"{budget.fraction:.1%} of {BYTES.show(budget.units_bytes)} of units"
+    if budget.start is not None:
+        share += f"; {_start(budget, 1)}"
     made.add_row("cache", BYTES.show(budget.cache), share)
     return made
+
+
+def _start(budget: Budget, which: int) -> str:
+    assert budget.start is not None, "KV grows"
+    return f"at first {BYTES.show(budget.start[which])}"
 
 
 def _groups(result: Result) -> Table:
