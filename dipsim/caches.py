@@ -48,10 +48,10 @@ class Sizes:
     row: NDArray[np.int64]
     """[tokens] which of the n holds; the rows of a batch have the same."""
 
-    def of(self, *place: int) -> NDArray[np.float64]:
-        """[tokens] of one cache; ``place`` is its layer and group, in global scope nothing."""
-        found: NDArray[np.float64] = self.each[(slice(None), *place)][self.row].astype(np.float64)
-        return found
+    def of(self, place: tuple[int, int] | None) -> NDArray[np.float64]:
+        """[tokens] of one cache; ``place`` is its layer and group, in global scope None."""
+        at: NDArray[Any] = self.each if place is None else self.each[:, place[0], place[1]]
+        return at[self.row].astype(np.float64)
 
     @property
     def least(self) -> NDArray[Any]:

@@ -1,8 +1,9 @@
-"""KV that grows: it takes DRAM from the caches as the context does (``--kv grow``, docs/growing.md).
+"""KV that grows: it takes DRAM from the caches as the context does (``--kv grow``).
 
 The budget is divided anew for every token, with KV for the tokens of its sequence so far, itself
 included. What changes between tokens is what the caches hold, in whole units; when a cache shrinks,
-its lowest ranked units leave before the token's batch, and a new sequence gives the DRAM back.
+its lowest ranked units leave before the token's batch, and a new sequence gives the DRAM back
+(docs/growing.md).
 """
 
 from dataclasses import replace

@@ -218,40 +218,39 @@ def _caches(
     budgets = list(range(len(capacities)))
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
 
-    def of_rows(budget: int, *place: int) -> NDArray[np.float64] | None:
+    def of_rows(budget: int, place: tuple[int, int] | None) -> NDArray[np.float64] | None:
         """[tokens] the capacities of a cache, where some change."""
         at = capacities[budget]
         if isinstance(at, Sizes):
-            return at.of(*place)
-        return np.full(trace.tokens, float(np.asarray(at)[place])) if changing else None
+            return at.of(place)
+        return np.full(trace.tokens, _most(at, place)) if changing else None
 
     found = []
     for these in shared:
         to = [traffics[budget] for budget in these]
         if plan.scope == "global":
             assert unit_bytes is not None, "unit_bytes in global scope"
-            sizes = [_most(capacities[budget]) for budget in these]
+            sizes = [_most(capacities[budget], None) for budget in these]
             seed = seed_of(plan.seed, 0, 0)
-            rows = of_rows(these[0])
+            rows = of_rows(these[0], None)
             found.append(
                 ReplayedCache(method, form, places, sizes, to, seed, unit_bytes, uses, draws, rows)
             )
             continue
-        for layer, group in places:
-            sizes = [_most(capacities[b], layer, group) for b in these]
-            seed = seed_of(plan.seed, layer, group)
-            place, rows = [(layer, group)], of_rows(these[0], layer, group)
+        for place in places:
+            sizes = [_most(capacities[budget], place) for budget in these]
+            seed, rows = seed_of(plan.seed, *place), of_rows(these[0], place)
             found.append(
-                ReplayedCache(method, form, place, sizes, to, seed, None, uses, draws, rows)
+                ReplayedCache(method, form, [place], sizes, to, seed, None, uses, draws, rows)
             )
     return found
 
 
-def _most(capacity: Capacity, *place: int) -> float:
-    """What one cache holds; the most, where that changes."""
+def _most(capacity: Capacity, place: tuple[int, int] | None) -> float:
+    """What one cache holds; the most, where that changes. ``place``: as of `Sizes.of`."""
     if isinstance(capacity, Sizes):
-        return float(capacity.of(*place).max())
-    return float(np.asarray(capacity)[place])
+        return float(capacity.of(place).max())
+    return float(np.asarray(capacity)[() if place is None else place])
 
 
 def _form(policy: Policy, plan: Plan) -> Policy:

@@ -21,11 +21,13 @@ def cliff(job: Job, held: Sequence[Sets] | None = None) -> tuple[float, float, f
     """Bytes, from the sets: below which a global lru hits nothing; of the largest cycle; of the
     largest batch.
 
-    None when the run is not one of a global lru over known sets, or when nothing is used twice.
+    None when the run is not one of a global lru over known sets, when its size changes, or when
+    nothing is used twice.
     """
     plan, work = job.plan, job.work
-    global_lru = plan.scope == "global" and job.policy == BUILTIN["lru"]
-    if job.growth is not None or not global_lru or plan.admission == "ranked" or work.method.cache_aware:
+    one_size = plan.scope == "global" and job.growth is None
+    global_lru = one_size and job.policy == BUILTIN["lru"]
+    if not global_lru or plan.admission == "ranked" or work.method.cache_aware:
         return None
     blocks = hold(work.trace, work.method, plan) if held is None else held
     layers, groups = work.unit_bytes.shape

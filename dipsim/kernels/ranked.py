@@ -21,9 +21,7 @@ from dipsim.kernels.victims import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(
-    block, layer, first, admission, parts, cache, touch, rank, fit, choose, resize
-):
+def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit, choose, resize):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
     ``fit`` makes a cache fit again: `fit_one`, or `fit_several`. ``resize`` is `same_size`, or
