@@ -35,6 +35,9 @@ def run(
         str | None, typer.Option(help="repeat the run of a result written with --json")
     ] = None,
     calibration: CalibrationOption = None,
+    attribution: Annotated[
+        bool, typer.Option("--attribution", help="what binds each layer; what would be faster")
+    ] = False,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -74,6 +77,7 @@ def run(
         result = run_all([job], progress)[0]
         judged = verdict.verdict_of(job, result.traffic)
         bounds = None if known is None else known.bounds(result.method, energy_of(result))
+        attributed = _attributed(job, result) if attribution else None
     from dipsim.report import hints, search, terminal
 
     for warning in hints.warnings(result):
@@ -81,11 +85,24 @@ def run(
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        more = {} if bounds is None else {"perplexity": bounds._asdict()}
+        more: dict[str, Any] = {} if bounds is None else {"perplexity": bounds._asdict()}
+        if attributed is not None:
+            more["attribution"] = attributed.to_dict()
         print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})
     else:
         rows = [] if bounds is None else [search.perplexity_row(bounds)]
         show(terminal.render(result, judged, rows))
+        if attributed is not None:
+            from dipsim.report.attribution import render
+
+            show(render(attributed))
+
+
+def _attributed(job: Any, result: Any) -> Any:
+    """Where the time of a run goes."""
+    from dipsim.analysis.attribution import attribute
+
+    return attribute(job, result)
 
 
 def _calibration(path: str | None, options: dict[str, Any]) -> Any:
