@@ -45,6 +45,9 @@ class Result:
     other_admission: Literal["forced", "ranked"] | None
     """The other way the policy could admit misses."""
     model_bytes: float | None
+    cold_start: float | None
+    """Seconds to bring static weights and what the caches start with from flash; None without a
+    model."""
     config: Mapping[str, Any]
     version: str
 
@@ -247,6 +250,7 @@ class Result:
                 "time_ms": prefill.seconds * 1e3,
             },
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
+            "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
             "groups": self.groups(),
             "routing_weight_lost": self.routing_weight_lost,
             "budget": {
@@ -332,6 +336,8 @@ class Result:
                 "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"
             )
             rows.append(("prefill", f"{prefill.tokens} tokens in {prefill.seconds:.3g} s{first}"))
+        if self.cold_start is not None:
+            rows.append(("cold start", f"{self.cold_start:.3g} s before the first prompt"))
         if self.timing.energy is not None:
             low, high = (1e3 * joules for joules in self.timing.energy)
             rows.append(("energy per token", f"{low:.3g} to {high:.3g} mJ"))

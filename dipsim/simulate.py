@@ -22,6 +22,7 @@ from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
 from dipsim.result import Result, mean_share
 from dipsim.settings import Settings, make_settings
+from dipsim.timeline.cold import cold_start
 from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import time_traffic
@@ -190,6 +191,17 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         policy=job.policy.label,
         other_admission=job.other_admission,
         model_bytes=None if work.model is None else work.model.total_bytes,
+        cold_start=cold_start(work, flash, _first_content(job)),
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
     )
+
+
+def _first_content(job: Job) -> float:
+    """Bytes in the caches before the first token: of policies that start full."""
+    budget = job.work.budget
+    if not job.policy.preload:
+        return 0.0
+    if job.plan.scope == "global":
+        return budget.cache
+    return float((budget.capacity * job.work.unit_bytes).sum())

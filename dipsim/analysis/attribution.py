@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dipsim.allocate import allocate_optimal
-from dipsim.analysis.variants import iops_of, retimed, with_iops
+from dipsim.analysis.variants import retimed
 from dipsim.errors import BudgetError
 from dipsim.growing import grow, redivided
 from dipsim.hardware import Profile
@@ -55,8 +55,9 @@ class Attribution:
 
     parts: Sequence[Part]
     elasticity: Mapping[str, float | None]
-    """`SPEEDS`, then ``iops``, which are a part of the flash, and ``dram_size``, or ``cache_size``
-    where that was given; None where it has no meaning or no budget 5 % smaller holds KV."""
+    """`SPEEDS`, then ``flash_requests``, what reads take beyond their bytes in order, a part of the
+    flash, and ``dram_size``, or ``cache_size`` where that was given. None where it has no meaning,
+    or where 5 % less DRAM would not hold KV."""
 
     @property
     def layers(self) -> list[Part]:
@@ -72,8 +73,8 @@ class Attribution:
 def attribute(job: Job, result: Result, step: float = STEP) -> Attribution:
     """Attribute a run's time.
 
-    Times are those of the closed form. Speeds are changed without another replay, as counts do not
-    depend on them; IOPS, which decide what is read together, and DRAM take two replays each.
+    Speeds are changed without another replay, as counts do not depend on them. The cost of
+    requests, which decides what is read together, and the size of DRAM take two replays each.
 
     Args:
         job: what was run; result: what it came to.
@@ -83,11 +84,10 @@ def attribute(job: Job, result: Result, step: float = STEP) -> Attribution:
         speed: _elasticity(step, *(_faster(job, result, speed, 1 + s) for s in (-step, step)))
         for speed in SPEEDS
     }
-    found["iops"] = None
+    found["flash_requests"] = None
     if job.device.flash.reads:
-        now, _ = iops_of(job.device)
-        changed = [_on(job, with_iops(job.device, now * (1 + s))) for s in (-step, step)]
-        found["iops"] = _elasticity(step, *(run_all([other])[0] for other in changed))
+        changed = [_with_requests(job, 1 + s) for s in (-step, step)]
+        found["flash_requests"] = _elasticity(step, *(run_all([at])[0] for at in changed))
     size = "cache_size" if job.work.budget.dram is None else "dram_size"
     try:
         found[size] = _elasticity(step, *run_all([_sized(job, 1 + s) for s in (-step, step)]))
@@ -118,21 +118,27 @@ def _scaled(device: Profile, name: str, speed: str, factor: float) -> Profile:
             update={"dram": device.dram.model_copy(update={"bandwidth": bandwidth})}
         )
     _, backend = device.backend(name)
-    change: dict[str, Any] = {
-        "compute": {
-            "compute": backend.compute * factor,
-            "gemv": {weights: rate * factor for weights, rate in backend.gemv.items()},
-        },
-        "sync": {"sync": backend.sync / factor},
-        "cache_copy": {"cache_copy": backend.cache_copy * factor},
-    }[speed]
+    change: dict[str, Any] = {speed: getattr(backend, speed) * factor}
+    if speed == "sync":
+        change = {"sync": backend.sync / factor}
+    if speed == "compute":
+        change["gemv"] = {weights: rate * factor for weights, rate in backend.gemv.items()}
     backends = {**device.backends, name: backend.model_copy(update=change)}
     return device.model_copy(update={"backends": backends})
 
 
-def _on(job: Job, device: Profile) -> Job:
-    """The run on a device with another flash, to be replayed."""
-    flash, work = FlashCost(device.flash), job.work
+def _with_requests(job: Job, factor: float) -> Job:
+    """The run, to be replayed, with what each read takes beyond its bytes in order divided."""
+    in_order = job.flash.sequential_bandwidth
+    reads = []
+    for read in job.device.flash.reads:
+        bytes_alone = read.size / in_order
+        beyond = max(0.0, read.size / read.bandwidth - bytes_alone)
+        seconds = read.size / read.bandwidth - beyond + beyond / factor
+        reads.append(read.model_copy(update={"bandwidth": read.size / seconds}))
+    section = job.device.flash.model_copy(update={"reads": tuple(reads)})
+    device = job.device.model_copy(update={"flash": section})
+    flash, work = FlashCost(section), job.work
     requests = flash.tables(work.method, work.model, work.unit_bytes, job.settings.layout)
     return replace(job, device=device, flash=flash, requests=requests)
 

@@ -18,6 +18,8 @@ from dipsim.analysis.study import (
     run_study,
     served,
 )
+from dipsim.analysis.ttft import by_prompt
+from dipsim.analysis.ttft import points as prompts
 from dipsim.errors import DipsimError, MethodError
 from dipsim.hardware import Profile, load_profile
 from dipsim.methods import BUILTIN, default_method
@@ -306,6 +308,19 @@ STUDIES = {
             x="variant",
             methods=_only("dip", "dip-ca"),
             varies=("method", "masking", "selection"),
+        ),
+        Study(
+            "ttft",
+            "time to the first token of prompts up to the model's context, or --context",
+            axes=("prompt",),
+            figures=("hit_rate", "prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"),
+            points=prompts,
+            x="prompt",
+            methods=_own,
+            budget=_EQUAL,
+            read=by_prompt,
+            note="The prompt is one batch that streams every weight once. ttft: the first token as "
+            "the trace's tokens on average; cold: as its first one, with nothing in DRAM before.",
         ),
     )
 }

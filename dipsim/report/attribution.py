@@ -11,13 +11,13 @@ from dipsim.report.terminal import table
 from dipsim.timeline.closed import RESOURCES
 
 _NAMES = {
-    "flash_bandwidth": "flash, at every size of read",
-    "iops": "flash, time per request only",
+    "flash_bandwidth": "flash speed",
+    "flash_requests": "of it: time per request",
     "dram_bandwidth": "DRAM bandwidth",
     "dram_size": "DRAM given to the model",
     "cache_size": "cache given",
     "compute": "compute rate",
-    "sync": "sync (1 % shorter)",
+    "sync": "sync (1 % less)",
     "cache_copy": "copying into the cache",
 }
 
@@ -31,6 +31,7 @@ def render(found: Attribution) -> RenderableType:
         made.add_row(_NAMES[name], f"{_signed(size)} %")
     unknown = [_NAMES[name] for name, size in sizes.items() if size is None]
     parts: list[RenderableType] = [
+        Text(),
         Text(f"what would be faster (changes of {STEP:.0%} either way)", style="bold"),
         made,
     ]

@@ -37,6 +37,10 @@ SHOWN = {
     "flash_bytes_per_token": Shown("flash", "flash per token", "B"),
     "flash_reads_per_token": Shown("reads", "flash reads per token"),
     "flash_ms_per_token": Shown("flash ms", "flash time per token", "ms"),
+    "prefill_ms": Shown("prefill ms", "prefill", "ms"),
+    "first_token_ms": Shown("token ms", "first token behind it", "ms"),
+    "ttft_ms": Shown("ttft ms", "time to first token", "ms"),
+    "cold_ttft_ms": Shown("cold ttft ms", "time to first token, cold", "ms"),
     "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "B"),
     ENERGY: Shown("energy", "energy kept"),
 }

@@ -115,6 +115,10 @@ def _lines(axes: Any, found: Found, panel: _Panel) -> None:
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale(axes, found, panel.figure)
+    if x == "prompt":
+        at = sorted({cell.at[x] for cell in _done(found)})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(at[:: 1 + len(at) // 6], [f"{value}" for value in at[:: 1 + len(at) // 6]])
     if x == "flash_bandwidth":
         at = sorted({cell.at[x] for cell in _done(found)})
         axes.set_xscale("log")
@@ -161,5 +165,6 @@ def _label(axis: str) -> str:
         "dram": "DRAM (share of the model)",
         "flash_bandwidth": "flash bandwidth (GB/s)",
         "density": "MLP density",
+        "prompt": "prompt (tokens)",
     }
     return f"{name} of {stage}" if stage else words.get(name, name)

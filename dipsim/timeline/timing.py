@@ -43,7 +43,8 @@ class Timing:
     ttft: float | None
     """Seconds to the first token: mean over the prefill batches that a decode token follows."""
     energy: tuple[float, float] | None
-    """Joules per token: bytes moved and idle power; the same plus the backend's active power."""
+    """Joules per token: bytes moved and idle power; the same plus the backend's active power.
+    None unless the profile has all of these."""
     rests_on: tuple[str, ...]
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
@@ -115,9 +116,34 @@ def _rests_on(rate: Rates, device: Profile, backend: str, overlap: Overlap) -> t
         keys += [f"{at}.sync", f"{at}.cache_copy"]
     if overlap == "pipelined":
         keys.append(f"{at}.overlap_factor")
-    if device.energy is not None:
+    if device.energy is not None and device.backend(backend)[1].active_power is not None:
         keys += ["energy.dram", "energy.flash", "energy.idle", f"{at}.active_power"]
     return tuple(keys)
+
+
+def prefill_seconds(
+    work: Workload,
+    flash: FlashCost,
+    rate: Rates,
+    tokens: int,
+    loaded: float | None = None,
+    used: float | None = None,
+) -> float:
+    """A batch of prefill: flash in order, then the slower of DRAM and compute (DESIGN section 5).
+
+    Args:
+        loaded, used: bytes of units read from flash, and used; all of them unless given.
+    """
+    budget = work.budget
+    loaded = budget.units_bytes if loaded is None else loaded
+    used = budget.units_bytes if used is None else used
+    # The authors count what is resident once, and what comes from flash once.
+    resident = budget.static.total - budget.streamed
+    weights = resident if work.authors else budget.static.total + used
+    parameters = 0 if work.model is None else work.model.active_parameters
+    flops = 0 if work.authors else 2 * parameters * tokens
+    read = (loaded + budget.streamed) / flash.sequential_bandwidth
+    return read + max(weights / rate.dram, flops / rate.flops)
 
 
 def _prefill(
@@ -138,7 +164,6 @@ def _prefill(
         return None, None
     new = trace.begins_sequence()
     begins = np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | (np.arange(len(new)) == 0)))
-    parameters = 0 if work.model is None else work.model.active_parameters
     seconds, firsts = [], []
     for begin in begins:
         end = begin + 1
@@ -148,15 +173,8 @@ def _prefill(
         used = budget.units_bytes
         if cached:
             used = float((traffic.active[end - 1] * work.unit_bytes).sum())
-        # The authors count what is resident once, and what comes from flash once.
-        resident = budget.static.total - budget.streamed
-        weights = resident if work.authors else budget.static.total + used
-        flops = 0 if work.authors else 2 * parameters * (end - begin)
-        compute = flops / rate.flops
-        seconds.append(
-            float(loaded + budget.streamed) / flash.sequential_bandwidth
-            + max(weights / rate.dram, compute)
-        )
+        tokens = int(end - begin)
+        seconds.append(prefill_seconds(work, flash, rate, tokens, float(loaded), used))
         if work.authors:
             firsts.append(seconds[-1])
         elif end < trace.tokens and trace.phase[end] == DECODE and not new[end]:
@@ -173,8 +191,9 @@ def _prefill(
 def _energy(
     work: Workload, traffic: Traffic, device: Profile, backend_name: str, timing: Timing
 ) -> tuple[float, float] | None:
-    """Joules per token, low and high; None when the profile has no energy figures."""
-    if device.energy is None:
+    """Joules per token, low and high; None without energies per byte or the backend's power."""
+    power = device.backend(backend_name)[1].active_power
+    if device.energy is None or power is None:
         return None
     rows, size = traffic.measured, work.unit_bytes
     tokens = len(timing.times.latency)
@@ -184,5 +203,4 @@ def _energy(
     low = float(
         dram * device.energy.dram + flash * device.energy.flash + device.energy.idle * seconds
     )
-    active = device.backend(backend_name)[1].active_power or 0.0
-    return low, low + active * seconds
+    return low, low + power * seconds

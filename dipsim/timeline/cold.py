@@ -1,0 +1,22 @@
+"""Cold start: what is read before the first token when nothing is in DRAM yet."""
+
+from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.steps import Workload
+
+
+def cold_start(work: Workload, flash: FlashCost, first_content: float = 0.0) -> float | None:
+    """Seconds to bring static weights, and what the caches start with, from flash.
+
+    Both are known beforehand, so they are read in order. Static weights that do not fit are no part
+    of it: every token reads them. Prompt and first token come on top.
+
+    Args:
+        first_content: bytes that a preloaded policy starts with.
+
+    Returns:
+        None where no model says how large static weights are.
+    """
+    if work.model is None:
+        return None
+    resident = work.budget.static.total - work.budget.streamed
+    return (resident + first_content) / flash.sequential_bandwidth
