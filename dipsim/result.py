@@ -337,7 +337,7 @@ class Result:
             )
             rows.append(("prefill", f"{prefill.tokens} tokens in {prefill.seconds:.3g} s{first}"))
         if self.cold_start is not None:
-            rows.append(("cold start", f"{self.cold_start:.3g} s before the first prompt"))
+            rows.append(("cold start", f"{1e3 * self.cold_start:.4g} ms before the first prompt"))
         if self.timing.energy is not None:
             low, high = (1e3 * joules for joules in self.timing.energy)
             rows.append(("energy per token", f"{low:.3g} to {high:.3g} mJ"))

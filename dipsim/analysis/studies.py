@@ -311,7 +311,7 @@ STUDIES = {
         ),
         Study(
             "ttft",
-            "time to the first token of prompts up to the model's context, or --context",
+            "time to the first token against the length of the prompt",
             axes=("prompt",),
             figures=("hit_rate", "prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"),
             points=prompts,

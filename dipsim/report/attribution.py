@@ -11,8 +11,8 @@ from dipsim.report.terminal import table
 from dipsim.timeline.closed import RESOURCES
 
 _NAMES = {
-    "flash_bandwidth": "flash speed",
-    "flash_requests": "of it: time per request",
+    "flash_bandwidth": "flash, all of its time",
+    "flash_requests": "flash, time per request",
     "dram_bandwidth": "DRAM bandwidth",
     "dram_size": "DRAM given to the model",
     "cache_size": "cache given",
