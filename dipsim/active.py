@@ -39,6 +39,8 @@ class Sets:
     sets: list[NDArray[np.uint64]]
     scores: list[NDArray[np.float32]]
     codes: list[NDArray[np.uint8]]
+    follows: NDArray[np.bool_]
+    """Whether the row before is a decode row of the same sequence."""
     norms: list[NDArray[np.float32] | None]
     """Of the columns that a group's scores weigh; None where the trace has none."""
     shares: NDArray[np.float32] | None = None
@@ -63,6 +65,7 @@ class Blocks:
     ) -> None:
         self.trace, self.method, self.shares, self.decoded = trace, method, shares, decoded
         self.actions, self.resets = actions, resets
+        self.follows = np.roll(trace.phase == DECODE, 1) & ~trace.begins_sequence()
         self.scratch = [scratch(group.units) for group in method.groups]
 
     def all(self) -> Iterator[Sets]:
@@ -112,6 +115,7 @@ class Blocks:
             sets=[np.empty((0, 0, 0), np.uint64)] * count,
             scores=[NO_SCORES] * count,
             codes=[NO_CODES] * count,
+            follows=self.follows[rows],
             norms=[self._norms(group) for group in self.method.groups],
             shares=None if self.shares is None else self.shares[rows],
         )

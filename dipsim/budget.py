@@ -52,6 +52,8 @@ class Budget:
     kv: float
     staging: float
     overhead: float
+    buffer: float
+    """For reads ahead; taken from the cache."""
     cache: float
     """Bytes offered to the caches; at most what the units take."""
     units_bytes: float
@@ -84,12 +86,14 @@ def plan_budget(
     staging: float = 0.0,
     overhead: float = 0.0,
     equal: bool = False,
+    buffer: float = 0.0,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
     static weights are taken as resident) and ``fraction`` (of the units; likewise).
 
     Raises:
-        BudgetError: KV and buffers alone exceed DRAM, or the fraction is not in 0..1.
+        BudgetError: KV and buffers alone exceed DRAM, the buffer of reads ahead the cache, or the
+            fraction is not in 0..1.
     """
     units_bytes = float(sum(group.units * group.unit_bytes.sum() for group in groups))
     streamed = 0.0
@@ -109,6 +113,13 @@ def plan_budget(
         room = dram - fixed
         streamed = max(0.0, static.total - room)
         cache = max(0.0, room - static.total)
+    if buffer > cache:
+        raise BudgetError(
+            f"reads ahead need a buffer of {BYTES.show(buffer)}, more than the "
+            f"{BYTES.show(cache)} for caches: give more, or do not --prefetch"
+        )
+    if buffer:
+        cache, fraction = cache - buffer, None
     share = fraction if fraction is not None else cache / units_bytes if units_bytes else 1.0
     share = min(share, 1.0)
     capacity = _equal(cache, groups) if equal else _even(share, groups)
@@ -119,6 +130,7 @@ def plan_budget(
         kv=kv,
         staging=staging,
         overhead=overhead,
+        buffer=buffer,
         cache=min(cache, units_bytes),
         units_bytes=units_bytes,
         capacity=capacity,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.active import NO_CODES, NO_SCORES, Sets, plain_scores, scratch
+from dipsim.ahead import Guesses
 from dipsim.encoding import words_for
 from dipsim.errors import PolicyError
 from dipsim.methods import Group, Method
@@ -127,6 +128,7 @@ class ReplayedCache:
         uses: int64[ids] by which a preloaded policy ranks its units.
         draws: misses are kept at random, not the first ones, where not all fit beside the hits.
         sizes: float64[tokens], of a cache of one capacity that changes: that of every row.
+        guesses: what is read ahead; None for nothing.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class ReplayedCache:
         uses: Sequence[NDArray[np.int64]] | None = None,
         draws: bool = False,
         sizes: NDArray[np.float64] | None = None,
+        guesses: Guesses | None = None,
     ) -> None:
         self.method, self.policy, self.places, self.traffics = method, policy, places, traffics
         self.parts = parts = parts_of(method, places, unit_bytes)
@@ -168,6 +171,8 @@ class ReplayedCache:
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
+        self.guesses, self.seed = guesses, seed
+        self._last_mask = np.zeros(words, np.uint64)
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
         """The most used units that fit, ties to the lower id."""
@@ -221,8 +226,11 @@ class ReplayedCache:
                 shares=np.ones((n, len(self.places), 2), np.float32),
                 missed=missed,
                 capacity=self.sizes[at.start : at.stop],
+                before=_NO_MISSES if self.guesses is None else np.zeros_like(missed),
             )
             self._run(loop, block, layer, at.start, admission)
+            if self.guesses is not None and requests is not None:
+                self._read_ahead(at, block, requests)
             self._book(block, slice(at.start, at.stop), requests)
             self._book_errors(at, block, layer)
 
@@ -262,15 +270,52 @@ class ReplayedCache:
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
                 continue
-            reads, costs = np.zeros((len(counts), 2), np.int32), np.zeros((len(counts), 2))
-            start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
-            kernels.price(
-                block.missed[c], start, stop, units, *requests[layer][group], reads, costs
-            )
-            traffic.reads[here] = reads[:, kernels.READS]
-            traffic.outside[here] = reads[:, kernels.OUTSIDE]
-            traffic.moved[here] = costs[:, kernels.MOVED]
-            traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
+            reads, outside, moved, seconds = self._price(block.missed[c], p, requests)
+            traffic.reads[here] = reads
+            traffic.outside[here] |= outside
+            traffic.moved[here] = moved
+            traffic.flash_seconds[here] = seconds
+
+    def _price(
+        self,
+        misses: NDArray[np.uint64],
+        p: int,
+        requests: Sequence[Sequence[kernels.Requests]],
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
+        """Per row: reads, whether one lay outside the measured points, bytes moved, seconds."""
+        layer, group = self.places[p]
+        reads, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
+        start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
+        kernels.price(misses, start, stop, units, *requests[layer][group], reads, costs)
+        outside = reads[:, kernels.OUTSIDE].astype(np.bool_)
+        return reads[:, kernels.READS], outside, costs[:, kernels.MOVED], costs[:, kernels.SECONDS]
+
+    def _read_ahead(
+        self, at: Sets, block: kernels.Block, requests: Sequence[Sequence[kernels.Requests]]
+    ) -> None:
+        """Book what was read ahead, and take it from the misses that must be read when needed."""
+        assert self.guesses is not None
+        ((layer, group),) = self.places
+        needed = block.sets[:, layer]
+        follows = at.follows if self.guesses.previous else np.ones(len(needed), np.bool_)
+        guessed = self.guesses.of(
+            at, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
+        )
+        guessed = np.where(((at.actions == kernels.DECODE) & follows)[:, None], guessed, 0)
+        self._last_mask = needed[-1].copy()
+        here = slice(at.start, at.stop), layer, group
+        for c, traffic in enumerate(self.traffics):
+            ahead = traffic.ahead
+            assert ahead is not None
+            issued = guessed & ~block.before[c]
+            ahead.issued[here] = np.bitwise_count(issued).sum(axis=1)
+            ahead.used[here] = np.bitwise_count(issued & block.missed[c]).sum(axis=1)
+            block.missed[c] &= ~guessed
+            if requests[layer][group] is not kernels.NO_REQUESTS:
+                reads, outside, moved, seconds = self._price(issued, 0, requests)
+                ahead.reads[here], ahead.moved[here] = reads, moved
+                ahead.flash_seconds[here] = seconds
+                traffic.outside[here] |= outside
 
     def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
         """Of cache-aware parts: what the masks that were just chosen make of the output."""

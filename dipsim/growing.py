@@ -30,10 +30,11 @@ def redivided(
     cache: float | None = None,
     kv: float | None = None,
 ) -> Budget:
-    """The budget of a run with another size of DRAM, of the caches or of KV, in bytes.
+    """The budget of a run with another size of DRAM, of the caches (and what is read ahead) or of
+    KV, in bytes.
 
     Raises:
-        BudgetError: KV and buffers alone exceed DRAM.
+        BudgetError: KV and buffers alone exceed DRAM, or the buffer of reads ahead the cache.
     """
     budget, sizes = work.budget, work.unit_bytes
     groups = [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(work.method.groups)]
@@ -46,6 +47,7 @@ def redivided(
         staging=budget.staging,
         overhead=budget.overhead,
         equal=settings.allocate == "equal",
+        buffer=budget.buffer,
     )
     return replace(found, start=budget.start)
 

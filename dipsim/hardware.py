@@ -26,6 +26,7 @@ from dipsim.units import (
 
 FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate", "given"]
+_SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
@@ -39,6 +40,9 @@ class Dram(_Section):
     capacity: Bytes = Field(description="size of DRAM")
     available: Bytes = Field(description="what weights and KV may take; default: capacity")
     bandwidth: Bandwidth = Field(description="peak read bandwidth")
+    background: Bandwidth = Field(
+        default="0 B/s", validate_default=True, description="what other programs take of it"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +57,8 @@ class Dram(_Section):
             raise ValueError("available is larger than capacity: lower it")
         if self.bandwidth == 0:
             raise ValueError("bandwidth is 0: it must be positive")
+        if self.background >= self.bandwidth:
+            raise ValueError("background takes all the bandwidth: lower it")
         return self
 
 
@@ -116,6 +122,20 @@ class Backend(_Section):
         return self
 
 
+class Thermal(_Section):
+    """How a device throttles: the shares of its speed that are left once it is hot."""
+
+    after: Seconds = Field(description="decoding time until it throttles")
+    flash: Share = Field(default=1.0, description="of the flash's speed")
+    compute: Share = Field(default=1.0, description="of the speed of kernels, not of DRAM")
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.flash == 0 or self.compute == 0:
+            raise ValueError("a hot device still works: flash and compute must be positive")
+        return self
+
+
 class Energy(_Section):
     """Energy per byte moved, and the power of a device that waits."""
 
@@ -144,6 +164,7 @@ class Profile(_Section):
         default=None, description="buffer for loads; default: the largest active set of one group"
     )
     runtime_overhead: Bytes = Field(default="0 B", validate_default=True)
+    thermal: Thermal | None = None
     energy: Energy | None = None
     sources: Mapping[str, Source] = {}
 
@@ -228,7 +249,7 @@ def profile_schema() -> dict[str, Any]:
         {"required": ["name", "dram", "flash", "compute"]},
     ]
     for section in schema["$defs"].values():  # a profile that extends another may give a part
-        if section["title"] in ("Dram", "Flash", "Backend", "Energy"):
+        if section["title"] in ("Dram", "Flash", "Backend", "Thermal", "Energy"):
             section.pop("required", None)
     return schema
 
@@ -317,7 +338,7 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
         key = f"backends.{next(iter(data.get('backends', {'default': 0})))}.compute"
     if key == "flash.lanes":
         parsed = int(parsed) if parsed.isascii() and parsed.isdecimal() else parsed
-    elif key.rpartition(".")[2] in ("dram_efficiency", "overlap_factor"):
+    elif key.rpartition(".")[2] in _SHARES or key in ("thermal.flash", "thermal.compute"):
         try:
             parsed = float(parsed)
         except ValueError:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
+from dipsim.ahead import Guesses
 from dipsim.caches import Loop, ReplayedCache, Sizes, is_builtin
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
@@ -50,6 +51,8 @@ class Plan:
     """Which misses stay when not all fit beside the hits, of policies that rank."""
     unmeasured: tuple[int, int] = (0, 0)
     """Rows that are replayed but not measured, since thresholds were calibrated on them."""
+    guesses: Guesses | None = None
+    """What is read ahead; None for nothing."""
 
     @classmethod
     def of(
@@ -130,8 +133,11 @@ def replay_all(
     shares = no_shares(trace, method)
     # Budgets share the shares of what is chosen beforehand; cache-aware groups fill in their own.
     sizes = [None if plan.scope == "global" else _least(at) for at in capacities]
+    ahead = plan.guesses is not None
     traffics = [
-        no_traffic(trace, method, size, measured, shares.copy() if method.cache_aware else shares)
+        no_traffic(
+            trace, method, size, measured, shares.copy() if method.cache_aware else shares, ahead
+        )
         for size in sizes
     ]
     needs_profile = policy.preload and profile_uses is None
@@ -151,6 +157,8 @@ def replay_all(
     whole = held is not None and not method.cache_aware
     chunks = [list(held)] if whole and held is not None else ([block] for block in source.all())
     threads = min(plan.threads or os.cpu_count() or 1, len(caches))
+    if plan.guesses is not None:  # a layer is guessed from the one below: in their order
+        threads = 1
     with ThreadPoolExecutor(threads) as pool:  # starts its threads when it is first used
         each = map if threads == 1 else pool.map
         for blocks in chunks:
@@ -241,7 +249,9 @@ def _caches(
             sizes = [_most(capacities[budget], place) for budget in these]
             seed, rows = seed_of(plan.seed, *place), of_rows(these[0], place)
             found.append(
-                ReplayedCache(method, form, [place], sizes, to, seed, None, uses, draws, rows)
+                ReplayedCache(
+                    method, form, [place], sizes, to, seed, None, uses, draws, rows, plan.guesses
+                )
             )
     return found
 
@@ -315,6 +325,11 @@ def _check(method: Method, policy: Policy, plan: Plan, changing: bool) -> None:
         raise MethodError(
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
+        )
+    if plan.guesses is not None and (plan.access, plan.scope) != ("atomic", "layer"):
+        raise MethodError(
+            "--overlap prefetch guesses the set of a layer's group: use --access atomic and "
+            "--scope layer"
         )
     if plan.fill == "random" and policy.name not in _OF_THE_AUTHORS:
         raise PolicyError(

@@ -268,6 +268,9 @@ def _budget(
             f"the model takes {BYTES.show(stored)}, flash of {device.name} holds "
             f"{BYTES.show(flash)}: give fewer --bits or another device"
         )
+    buffer = 0.0
+    if settings.overlap == "prefetch":  # one layer's units, as many as a token ever needs
+        buffer = float((largest_active(trace, method) * sizes).sum(axis=1).max())
     cache, fraction = settings.cache_bytes(), settings.cache_fraction
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
     for option, size in (("--dram", dram), ("--cache", cache)):
@@ -279,7 +282,14 @@ def _budget(
     equal = settings.allocate == "equal"
     if cache is not None or fraction is not None or dram is not None:
         return plan_budget(
-            static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv, equal=equal
+            static,
+            groups,
+            dram=dram,
+            cache=cache,
+            fraction=fraction,
+            kv=kv,
+            equal=equal,
+            buffer=buffer,
         )
     staging = device.staging
     if staging is None:
@@ -292,4 +302,5 @@ def _budget(
         staging=staging,
         overhead=device.runtime_overhead,
         equal=equal,
+        buffer=buffer,
     )

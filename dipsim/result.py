@@ -96,7 +96,7 @@ class Result:
     def flash_bytes_per_token(self) -> float:
         """What the device moves: pages, gaps, whole matrices, streamed static weights."""
         return (
-            float(self.traffic.moved[self._rows].sum()) / self.tokens
+            float(self.traffic.all_moved[self._rows].sum()) / self.tokens
             + self.timing.static_flash_bytes
         )
 
@@ -109,7 +109,7 @@ class Result:
     def flash_reads_per_token(self) -> float:
         """Read requests."""
         return (
-            float(self.traffic.reads[self._rows].sum()) / self.tokens
+            float(self.traffic.all_reads[self._rows].sum()) / self.tokens
             + self.timing.static_flash_reads
         )
 
@@ -131,6 +131,16 @@ class Result:
         ms = self.timing.times.latency * 1e3
         p50, p95, p99 = np.percentile(ms, (50, 95, 99))
         return {"mean": float(ms.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+
+    @property
+    def prefetch(self) -> dict[str, int] | None:
+        """Units read ahead: issued = used + wasted; None when nothing was."""
+        ahead = self.traffic.ahead
+        if ahead is None:
+            return None
+        counts = (ahead.issued, ahead.used, ahead.wasted)
+        totals = (int(count[self._rows].sum(dtype=np.int64)) for count in counts)
+        return dict(zip(("issued", "used", "wasted"), totals, strict=True))
 
     @property
     def time_share(self) -> dict[str, float]:
@@ -173,15 +183,17 @@ class Result:
     def per_token(self) -> dict[str, Array]:
         """Arrays over the measured tokens: row, accesses, hits, flash bytes, reads, latency and
         exposed time per resource (ms)."""
-        rows, traffic = self._rows, self.traffic
+        rows, traffic, timing = self._rows, self.traffic, self.timing
         return {
             "token": np.flatnonzero(rows),
             "accesses": traffic.active[rows].sum(axis=(1, 2)),
             "hits": traffic.hits[rows].sum(axis=(1, 2)),
-            "flash_bytes": traffic.moved[rows].sum(axis=(1, 2)) + self.timing.static_flash_bytes,
-            "flash_reads": traffic.reads[rows].sum(axis=(1, 2)) + self.timing.static_flash_reads,
-            "latency_ms": self.timing.times.latency * 1e3,
-            **{f"{r}_ms": self.timing.times.exposed[:, i] * 1e3 for i, r in enumerate(RESOURCES)},
+            "flash_bytes": traffic.all_moved[rows].sum(axis=(1, 2))
+            + self.timing.static_flash_bytes,
+            "flash_reads": traffic.all_reads[rows].sum(axis=(1, 2))
+            + self.timing.static_flash_reads,
+            "latency_ms": timing.times.latency * 1e3,
+            **{f"{r}_ms": timing.times.exposed[:, i] * 1e3 for i, r in enumerate(RESOURCES)},
         }
 
     @property
@@ -192,8 +204,8 @@ class Result:
         return {
             "accesses": traffic.active[rows].sum(axis=0, dtype=np.int64),
             "hits": traffic.hits[rows].sum(axis=0, dtype=np.int64),
-            "flash_bytes_per_token": traffic.moved[rows].mean(axis=0),
-            "flash_ms_per_token": traffic.flash_seconds[rows].mean(axis=0) * 1e3,
+            "flash_bytes_per_token": traffic.all_moved[rows].mean(axis=0),
+            "flash_ms_per_token": traffic.all_flash_seconds[rows].mean(axis=0) * 1e3,
         }
 
     def groups(self) -> list[dict[str, Any]]:
@@ -249,6 +261,11 @@ class Result:
                 "hits": prefill.hits,
                 "time_ms": prefill.seconds * 1e3,
             },
+            "prefetch": self.prefetch,
+            "engine": self.timing.engine,
+            "thermal": None
+            if self.timing.thermal is None
+            else dict(zip(("cold", "sustained"), map(finite, self.timing.thermal), strict=True)),
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
             "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
             "groups": self.groups(),
@@ -260,6 +277,7 @@ class Result:
                 "kv": budget.kv,
                 "staging": budget.staging,
                 "runtime_overhead": budget.overhead,
+                "prefetch_buffer": budget.buffer,
                 "cache": budget.cache,
                 "cache_fraction": budget.fraction,
                 "start": None
@@ -310,6 +328,9 @@ class Result:
         rows = [("rate", f"{self.tokens_per_second:.4g} tok/s")]
         if slow != fast:
             rows.append(("rate, overlap none to full", f"{slow:.4g} to {fast:.4g} tok/s"))
+        if self.timing.thermal is not None:
+            cold, hot = self.timing.thermal
+            rows.append(("rate, cold / hot device", f"{cold:.4g} / {hot:.4g} tok/s"))
         rows += [
             (
                 "latency mean / p50 / p95 / p99",
@@ -323,6 +344,10 @@ class Result:
             ),
             ("DRAM per token", BYTES.show(self.dram_bytes_per_token)),
         ]
+        if self.prefetch is not None:
+            issued, used = self.prefetch["issued"], self.prefetch["used"]
+            right = f"{used / issued:.1%} of them" if issued else "none"
+            rows.append(("read ahead", f"{issued / self.tokens:.4g} units a token, {right} used"))
         errors = zip(self.traffic.groups, self.output_error, strict=True)
         rows += [
             (f"error of the output, {name}", f"{error:.3g}")

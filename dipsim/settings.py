@@ -56,6 +56,9 @@ class Settings(BaseModel):
     kv_bits: float = Field(default=16, gt=0, le=32)
     layout: Layout | None = None
     overlap: Overlap = "pipelined"
+    prefetch: str | None = None
+    engine: Literal["auto", "closed", "events"] = "auto"
+    thermal: Literal["cold", "sustained"] = "cold"
     backend: str | None = None
     scope: Literal["layer", "global"] = "layer"
     access: Literal["atomic", "sequential"] = "atomic"
@@ -91,6 +94,42 @@ class Settings(BaseModel):
                 f"--compat authors and --overlap {overlap}: use paper-concurrent or paper-serial"
             )
         return {**given, **_AUTHORS, "overlap": overlap}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_read_ahead(cls, given: Any) -> Any:
+        """``prefetch`` names the guesses of ``overlap="prefetch"``, which guesses by default what
+        the token before needed."""
+        if not isinstance(given, dict):
+            return given
+        overlap = given.get("overlap")
+        if given.get("prefetch") is None:
+            return {**given, "prefetch": "previous"} if overlap == "prefetch" else given
+        if overlap not in (None, "prefetch"):
+            raise ValueError(
+                f"--prefetch {given['prefetch']} and --overlap {overlap}: only --overlap prefetch "
+                "reads ahead; drop one of them"
+            )
+        return {**given, "overlap": "prefetch"}
+
+    @model_validator(mode="after")
+    def _one_engine(self) -> "Settings":
+        if self.engine == "closed" and (self.overlap == "prefetch" or self.thermal == "sustained"):
+            what = "--overlap prefetch" if self.overlap == "prefetch" else "--thermal sustained"
+            raise ValueError(
+                f"--engine closed and {what}: the closed form knows no clock; use --engine events"
+            )
+        if self.overlap == "prefetch" and self.allocate == "optimal":
+            raise ValueError(
+                "--allocate optimal counts every miss as a read of its own time, --overlap "
+                "prefetch does not: drop one of them"
+            )
+        if self.overlap.startswith("paper-") and self.thermal == "sustained":
+            raise ValueError(
+                f"--thermal sustained and --overlap {self.overlap}: the authors' simulator knows "
+                "no heat; drop one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Settings":

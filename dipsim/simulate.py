@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.active import plain_shares
+from dipsim.ahead import parse_guesses
 from dipsim.allocate import allocate_optimal
 from dipsim.caches import Sizes
 from dipsim.config import make_config
@@ -118,6 +119,9 @@ def prepare(
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     work = resolve(part, device, model, settings)
     plan = Plan.of(settings, work.method, threads, part.calibration_rows(settings.calibrate_tokens))
+    if settings.prefetch is not None:
+        guesses = parse_guesses(settings.prefetch, part, work.method, settings.cluster)
+        plan = replace(plan, guesses=guesses)
     flash = FlashCost(device.flash)
     requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
     if settings.allocate == "optimal":
@@ -175,7 +179,15 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
     flash.book_in_order(traffic, work.method, work.unit_bytes)
     cached_prefill = job.plan.prefill == "cache"
     timing = time_traffic(
-        work, traffic, job.device, job.backend, flash, settings.overlap, cached_prefill
+        work,
+        traffic,
+        job.device,
+        job.backend,
+        flash,
+        settings.overlap,
+        cached_prefill,
+        settings.engine,
+        settings.thermal == "sustained",
     )
     estimated = estimates(job.device, timing, settings)
     return Result(

@@ -10,6 +10,25 @@ from dipsim.trace import Trace
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """Reads that went out before it was known what is needed; arrays [tokens, layers, groups]."""
+
+    issued: NDArray[np.int32]
+    """Units read ahead: those that were guessed and not resident."""
+    used: NDArray[np.int32]
+    """Of them, those that were needed."""
+    reads: NDArray[np.int32]
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves."""
+    flash_seconds: NDArray[np.float64]
+
+    @property
+    def wasted(self) -> NDArray[np.int32]:
+        """Of the issued units, those that were not needed."""
+        return self.issued - self.used
+
+
+@dataclass(frozen=True)
 class Traffic:
     """What a replay counted. All arrays are [tokens, layers, groups] unless said otherwise.
 
@@ -39,6 +58,29 @@ class Traffic:
     outside: NDArray[np.bool_]
     """Whether a read was smaller or larger than every measured point of the flash curve."""
 
+    ahead: Ahead | None = None
+    """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
+    that were not."""
+
+    @property
+    def all_moved(self) -> NDArray[np.float64]:
+        """Bytes the flash device moves, reads ahead included."""
+        return self.moved if self.ahead is None else self.moved + self.ahead.moved
+
+    @property
+    def all_reads(self) -> NDArray[np.int32]:
+        """Requests, reads ahead included."""
+        return self.reads if self.ahead is None else self.reads + self.ahead.reads
+
+    @property
+    def all_flash_seconds(self) -> NDArray[np.float64]:
+        """Seconds the flash is busy, reads ahead included."""
+        return (
+            self.flash_seconds
+            if self.ahead is None
+            else (self.flash_seconds + self.ahead.flash_seconds)
+        )
+
     @property
     def misses(self) -> NDArray[np.int32]:
         """Units that had to be read from flash."""
@@ -51,6 +93,7 @@ def no_traffic(
     capacity: NDArray[np.int64] | None,
     measured: NDArray[np.bool_],
     shares: NDArray[np.float32],
+    reads_ahead: bool = False,
 ) -> Traffic:
     """A `Traffic` of zeros, to be filled in.
 
@@ -58,6 +101,15 @@ def no_traffic(
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
     """
     shape = (trace.tokens, trace.layers, len(method.groups))
+    ahead = None
+    if reads_ahead:
+        ahead = Ahead(
+            issued=np.zeros(shape, np.int32),
+            used=np.zeros(shape, np.int32),
+            reads=np.zeros(shape, np.int32),
+            moved=np.zeros(shape),
+            flash_seconds=np.zeros(shape),
+        )
     return Traffic(
         groups=tuple(group.signal for group in method.groups),
         units=tuple(group.units for group in method.groups),
@@ -73,4 +125,5 @@ def no_traffic(
         error=shares[..., 2],
         measured=measured,
         outside=np.zeros(shape, np.bool_),
+        ahead=ahead,
     )

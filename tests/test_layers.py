@@ -28,6 +28,7 @@ ROWS = (
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),
     ("traffic",),
+    ("ahead",),
     ("caches",),
     ("replay",),
     ("curves",),

@@ -25,8 +25,8 @@ from dipsim.timeline.steps import rates, steps
 
 STEP = 0.05
 SPEEDS = ("flash_bandwidth", "dram_bandwidth", "compute", "sync", "cache_copy")
-"""All that a token's time is made of: their elasticities sum to 1. Of ``sync``, a time, it is that
-of its inverse."""
+"""All that a token's time is made of. On a cold device without background traffic the elasticities
+sum to 1. Of ``sync``, a time, it is that of its inverse."""
 Speed = Literal["flash_bandwidth", "dram_bandwidth", "compute", "sync", "cache_copy"]
 
 
@@ -54,6 +54,9 @@ class Attribution:
     """The parts of a token's time, and elasticities of the rate."""
 
     parts: Sequence[Part]
+    """In closed form on a cold device; none of a run that reads ahead."""
+    contends: bool
+    """Whether the run was timed as discrete events, which know what the parts leave out."""
     elasticity: Mapping[str, float | None]
     """`SPEEDS`, then ``flash_requests``, what reads take beyond their bytes in order, a part of the
     flash, and ``dram_size``, or ``cache_size`` where that was given. None where it has no meaning,
@@ -93,7 +96,8 @@ def attribute(job: Job, result: Result, step: float = STEP) -> Attribution:
         found[size] = _elasticity(step, *run_all([_sized(job, 1 + s) for s in (-step, step)]))
     except BudgetError:
         found[size] = None
-    return Attribution(list(_parts(job, result)), found)
+    parts = [] if job.settings.overlap == "prefetch" else list(_parts(job, result))
+    return Attribution(parts, result.timing.engine == "events", found)
 
 
 def _elasticity(step: float, less: Result, more: Result) -> float | None:
@@ -156,7 +160,7 @@ def _sized(job: Job, factor: float) -> Job:
         budget, growth = grow(more, job.plan, job.settings)
         return replace(job, work=replace(work, budget=budget), growth=growth)
     if budget.dram is None:
-        budget = redivided(work, job.settings, cache=budget.cache * factor)
+        budget = redivided(work, job.settings, cache=(budget.cache + budget.buffer) * factor)
     else:
         budget = redivided(work, job.settings, dram=budget.dram * factor)
     work = replace(work, budget=budget)

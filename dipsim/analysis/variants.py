@@ -93,10 +93,13 @@ def retimed(job: Job, result: Result, factor: float) -> Result:
     Counts do not depend on the flash, and times that are all scaled alike leave every choice
     between single reads, merged reads and whole matrices as it was.
     """
-    device = scaled(job.device, factor)
-    seconds = result.traffic.flash_seconds / factor
+    device, traffic = scaled(job.device, factor), result.traffic
+    ahead = traffic.ahead
+    if ahead is not None:
+        ahead = replace(ahead, flash_seconds=ahead.flash_seconds / factor)
+    traffic = replace(traffic, flash_seconds=traffic.flash_seconds / factor, ahead=ahead)
     there = replace(job, device=device, flash=FlashCost(device.flash))
-    return result_of(there, replace(result.traffic, flash_seconds=seconds), plain=result.plain_kept)
+    return result_of(there, traffic, plain=result.plain_kept)
 
 
 def _curve(device: Profile) -> Curve:

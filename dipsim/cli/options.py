@@ -93,7 +93,10 @@ WHERE = {
     "layout": _text("in flash: column, bundle or expert"),
     "weights": _text("of dense: 2:4, two of four MLP weights kept"),
     "compat": _text("authors: rule for rule as the DIP authors' simulator"),
-    "overlap": _text("paper-serial, paper-concurrent, serial or pipelined [pipelined]"),
+    "overlap": _text("paper-serial, paper-concurrent, serial, pipelined or prefetch [pipelined]"),
+    "prefetch": _text("guesses: previous, next-layer, right=SHARE, a trace of predictions"),
+    "engine": _text("of time: auto, closed or events [auto]"),
+    "thermal": _text("cold, or sustained: throttles as it gets hot [cold]"),
 }
 """On what: the device, the model's weights, the budget."""
 _PAIRS = ("group_density", "gamma")

@@ -138,12 +138,15 @@ def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) 
 def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
     """Count the hits of a batch on the state before it, and write down what it misses."""
     pending, resident, missed, found = cache.pending, cache.resident, block.missed, cache.found
-    hits, wanted = 0, missed.shape[0] > 0
+    before = block.before
+    hits, wanted, watched = 0, missed.shape[0] > 0, before.shape[0] > 0
     for w in range(parts.word[p], parts.word[p + 1]):
         found[w] = pending[w] & resident[c, w]
         hits += ones(found[w])
         if wanted:
             missed[c, r, w] = pending[w] & ~resident[c, w]
+        if watched:
+            before[c, r, w] = resident[c, w]
     return hits
 
 

@@ -37,7 +37,12 @@ def render(found: Attribution) -> RenderableType:
     ]
     if unknown:
         parts.append(Text(f"not known here: {', '.join(unknown)}", style="dim"))
-    return Group(*parts, Text(), Text("exposed time, ms per token", style="bold"), _bound(found))
+    if not found.parts:
+        return Group(*parts)
+    title = "exposed time, ms per token"
+    if found.contends:
+        title += " (in closed form: as if nothing contended)"
+    return Group(*parts, Text(), Text(title, style="bold"), _bound(found))
 
 
 def _signed(size: float) -> str:

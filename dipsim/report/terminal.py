@@ -80,6 +80,7 @@ def _budget(result: Result) -> Table:
         ("KV", budget.kv),
         ("staging", budget.staging),
         ("runtime overhead", budget.overhead),
+        ("read-ahead buffer", budget.buffer),
     ]
     for label, size in lines:
         if size:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined"]
+Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 RESOURCES = ("flash", "dram", "compute", "sync", "management")
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 Seconds = NDArray[np.float64]
@@ -40,6 +40,16 @@ class Step(NamedTuple):
     """Copying kept misses into the cache."""
     static: bool = False
     """Known before the token starts, so in the paper's modes it does not overlap."""
+    moved: Seconds | float = 0.0
+    """Bytes the flash moves in F; copies of kept misses move ``copied`` bytes."""
+    copied: Seconds | float = 0.0
+    ahead: Seconds | float = 0.0
+    """Flash time of reads that went out early for this step, and ``ahead_moved``, their bytes."""
+    ahead_moved: Seconds | float = 0.0
+    place: str = ""
+    """What the step works on, e.g. ``"layer 3 glu"``."""
+    opens_layer: bool = False
+    """Whether it is the first group of a layer: then reads for the next layer may go out."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +64,21 @@ class Times:
     """[tokens, 5] in the order of `RESOURCES`."""
 
 
-def step_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
-    """How long the flash, DRAM and compute work of a step takes, without sync and management."""
+def used_weights(step: Step, overlap: Overlap) -> Seconds:
+    """Seconds of using weights; the paper's modes leave out those that were just loaded."""
+    return step.hit if is_paper(overlap) else step.hit + step.miss
+
+
+def hidden_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
+    """How much of the use of a step's weights and KV runs while the flash reads for that step."""
     resident = step.hit + step.kv
-    if overlap == "paper-serial" or (overlap == "paper-concurrent" and step.static):
-        return step.flash + resident
+    if overlap in ("serial", "paper-serial") or (overlap == "paper-concurrent" and step.static):
+        return np.zeros_like(resident)
     if overlap == "paper-concurrent":
-        return np.maximum(step.flash, resident)
-    use = resident + step.miss
-    if overlap == "serial":
-        return step.flash + use
+        return np.minimum(step.flash, resident)
     with np.errstate(divide="ignore", invalid="ignore"):
         behind = np.where(step.reads > 0, step.miss * (1 - 1 / step.reads), 0.0)
-    saved = a * np.minimum(step.flash, resident + behind)
-    return np.where(step.reads > 0, step.flash + use - saved, use)
+    return np.where(step.reads > 0, a * np.minimum(step.flash, resident + behind), 0.0)
 
 
 def token_times(
@@ -82,9 +93,8 @@ def token_times(
     exposed = np.zeros((tokens, len(RESOURCES)))
     paper = is_paper(overlap)
     for step in steps:
-        weights = step.hit if paper else step.hit + step.miss
-        exposed[:, FLASH] += step_seconds(step, overlap, a) - weights - step.kv
-        exposed[:, COMPUTE if compute_bound and not paper else DRAM] += weights
+        exposed[:, FLASH] += step.flash - hidden_seconds(step, overlap, a)
+        exposed[:, COMPUTE if compute_bound and not paper else DRAM] += used_weights(step, overlap)
         exposed[:, DRAM] += step.kv
         if not paper:
             exposed[:, SYNC] += step.sync

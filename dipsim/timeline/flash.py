@@ -6,7 +6,7 @@ between points: interpolated bandwidth would be up to 2.7 times wrong at 18 KB.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from dipsim.hardware import Flash
 from dipsim.kernels import NO_REQUESTS, Requests
 from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
 from dipsim.model import Model
-from dipsim.traffic import Traffic
+from dipsim.traffic import Ahead, Traffic
 
 Layout = Literal["column", "bundle", "expert"]
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
@@ -158,12 +158,19 @@ class FlashCost:
         self, traffic: Traffic, method: Method, unit_bytes: NDArray[np.float64]
     ) -> None:
         """Book the reads of groups that are needed whole: known beforehand, so read in order."""
+        ahead = traffic.ahead
         for i, group in enumerate(method.groups):
-            if group.choice == "all":
-                missed = traffic.misses[:, :, i] * unit_bytes[:, i]
-                traffic.moved[:, :, i] = missed
-                traffic.flash_seconds[:, :, i] = missed / self.sequential_bandwidth
-                traffic.reads[:, :, i] = np.ceil(missed / self.sequential_read - _SLACK)
+            if group.choice != "all":
+                continue
+            late = traffic.misses[:, :, i]
+            booked: list[tuple[Traffic | Ahead, Any]] = [(traffic, late)]
+            if ahead is not None:
+                booked = [(traffic, late - ahead.used[:, :, i]), (ahead, ahead.used[:, :, i])]
+            for to, units in booked:
+                missed = units * unit_bytes[:, i]
+                to.moved[:, :, i] = missed
+                to.flash_seconds[:, :, i] = missed / self.sequential_bandwidth
+                to.reads[:, :, i] = np.ceil(missed / self.sequential_read - _SLACK)
 
 
 def stride(layout: Layout | None, group: Group, model: Model | None, size: float) -> float:

@@ -110,7 +110,7 @@ def steps(
     static = work.budget.static
     streamed = work.budget.streamed / static.total if static.total else 0.0
 
-    def static_step(size: float, kv: NDArray[np.float64]) -> Step:
+    def static_step(size: float, kv: NDArray[np.float64], place: str) -> Step:
         """Weights every token reads; the share that does not fit comes from flash, in order."""
         loaded = size * streamed
         return Step(
@@ -120,22 +120,35 @@ def steps(
             kv=kv,
             reads=nothing + flash.reads_in_order(loaded),
             static=True,
+            moved=nothing + loaded,
+            place=place,
         )
 
     row = work.embedding_row_bytes(overlap)
     if row:
-        alone = float(flash.seconds(flash.pages(np.array([row])), 1)[0])
-        yield Step(nothing + alone, nothing, nothing, nothing, nothing + 1, static=True)
+        pages = flash.pages(np.array([row]))
+        yield Step(
+            flash=nothing + flash.seconds(pages, 1),
+            hit=nothing,
+            miss=nothing,
+            kv=nothing,
+            reads=nothing + 1,
+            static=True,
+            moved=nothing + pages,
+            place="embedding",
+        )
     kv = work.kv_bytes(rows) / layers / rate.dram
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
     for layer in range(layers):
-        yield static_step(per_layer, kv)
+        yield static_step(per_layer, kv, f"layer {layer} attention")
         for group in range(groups):
             size = work.unit_bytes[layer, group]
             hits = traffic.hits[rows, layer, group]
             misses = traffic.misses[rows, layer, group]
+            copied = traffic.kept[rows, layer, group] * size
             masked = work.method.groups[group].choice != "all"
+            early = traffic.ahead
             yield Step(
                 flash=traffic.flash_seconds[rows, layer, group],
                 hit=hits * size / rate.weights,
@@ -143,6 +156,12 @@ def steps(
                 kv=nothing,
                 reads=traffic.reads[rows, layer, group].astype(np.float64),
                 sync=backend.sync if masked else 0.0,
-                management=traffic.kept[rows, layer, group] * size / backend.cache_copy,
+                management=copied / backend.cache_copy,
+                moved=traffic.moved[rows, layer, group],
+                copied=copied,
+                ahead=nothing if early is None else early.flash_seconds[rows, layer, group],
+                ahead_moved=nothing if early is None else early.moved[rows, layer, group],
+                place=f"layer {layer} {traffic.groups[group]}",
+                opens_layer=group == 0,
             )
-    yield static_step(static.head + final_norm, nothing)
+    yield static_step(static.head + final_norm, nothing, "head")

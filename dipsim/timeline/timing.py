@@ -1,14 +1,18 @@
 """The timing of a replay: latencies, the band of overlap, prefill, energy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.errors import ProfileError
 from dipsim.hardware import Profile
-from dipsim.timeline.closed import Overlap, Times, is_paper, token_times
+from dipsim.timeline.closed import Overlap, Step, Times, is_paper
+from dipsim.timeline.engine import Chain, Clock, Engine, clock_for
 from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.machine import Heat
 from dipsim.timeline.steps import Rates, Workload, rates, steps
 from dipsim.trace import DECODE, PREFILL
 from dipsim.traffic import Traffic
@@ -45,6 +49,10 @@ class Timing:
     energy: tuple[float, float] | None
     """Joules per token: bytes moved and idle power; the same plus the backend's active power.
     None unless the profile has all of these."""
+    engine: Engine
+    """That told the time."""
+    thermal: tuple[float, float] | None
+    """Tokens per second of a cold and of a hot device; None when the profile does not say."""
     rests_on: tuple[str, ...]
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
@@ -59,23 +67,33 @@ def time_traffic(
     flash: FlashCost,
     overlap: Overlap,
     cached_prefill: bool = False,
+    engine: Literal["auto", "closed", "events"] = "auto",
+    sustained: bool = False,
 ) -> Timing:
-    """Time a replay in closed form on one backend of a device.
+    """Time a replay on one backend of a device.
 
     Args:
         cached_prefill: prefill batches went through the caches instead of being streamed.
+        sustained: the device throttles once it has decoded for a while.
+
+    Raises:
+        ProfileError: it should throttle, and the profile does not say how.
     """
     _, backend = device.backend(backend_name)
     rate = rates(device, backend_name, backend, work.model, overlap)
+    heat = _heat(device, sustained)
+    clock = clock_for(engine, overlap, device, backend, rate, traffic, flash, heat)
 
-    def timed(rows: NDArray[np.int64], a: float) -> Times:
-        chain = steps(work, traffic, rows, flash, rate, backend, overlap)
-        return token_times(chain, len(rows), overlap, a, rate.compute_bound)
+    def chain(rows: NDArray[np.int64]) -> Iterable[Step]:
+        return steps(work, traffic, rows, flash, rate, backend, overlap)
+
+    def timed(rows: NDArray[np.int64], a: float, on: Clock = clock) -> Times:
+        return on.times(chain(rows), len(rows), a)
 
     rows = np.flatnonzero(traffic.measured)
     times = timed(rows, backend.overlap_factor)
     bounds = [times, times]
-    if overlap == "pipelined":
+    if overlap in ("pipelined", "prefetch"):
         bounds = [timed(rows, 0.0), timed(rows, 1.0)]
     slow, fast = (_rate(work, rows, bound) for bound in bounds)
     embedding = flash.pages(np.array([work.embedding_row_bytes(overlap)]))
@@ -94,7 +112,9 @@ def time_traffic(
         prefill=prefill,
         ttft=ttft,
         energy=None,
-        rests_on=_rests_on(rate, device, backend_name, overlap),
+        engine=clock.engine,
+        thermal=_thermal(work, device, clock, chain, rows, backend.overlap_factor),
+        rests_on=_rests_on(rate, device, backend_name, overlap, sustained),
         extrapolated=bool(embedding[0]) and bool(flash.outside(embedding, 1)[0]),
     )
     return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
@@ -109,13 +129,48 @@ def _rate(work: Workload, rows: NDArray[np.int64], times: Times) -> float:
     return float(np.mean(rates))
 
 
-def _rests_on(rate: Rates, device: Profile, backend: str, overlap: Overlap) -> tuple[str, ...]:
+def _heat(device: Profile, sustained: bool) -> Heat | None:
+    if not sustained:
+        return None
+    if device.thermal is None:
+        raise ProfileError(
+            f"--thermal sustained: profile {device.name} does not say how it throttles; give it "
+            "thermal: {after, flash, compute}, e.g. -s thermal.after=60s -s thermal.flash=0.67"
+        )
+    return Heat(device.thermal.after, device.thermal.flash, device.thermal.compute)
+
+
+def _thermal(
+    work: Workload,
+    device: Profile,
+    clock: Clock,
+    chain: Chain,
+    rows: NDArray[np.int64],
+    a: float,
+) -> tuple[float, float] | None:
+    """Tokens per second of a device that stays cold, and of one that is hot from the start."""
+    heat = device.thermal
+    if heat is None or is_paper(clock.overlap):
+        return None
+    hot = Heat(0.0, heat.flash, heat.compute)
+    cold, throttled = (
+        _rate(work, rows, clock.at(heat).times(chain(rows), len(rows), a)) for heat in (None, hot)
+    )
+    return cold, throttled
+
+
+def _rests_on(
+    rate: Rates, device: Profile, backend: str, overlap: Overlap, sustained: bool
+) -> tuple[str, ...]:
     at = f"backends.{backend}"
     keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
     if not is_paper(overlap):
         keys += [f"{at}.sync", f"{at}.cache_copy"]
-    if overlap == "pipelined":
+        keys.append("dram.background")
+    if overlap in ("pipelined", "prefetch"):
         keys.append(f"{at}.overlap_factor")
+    if sustained:
+        keys += ["thermal.after", "thermal.flash", "thermal.compute"]
     if device.energy is not None and device.backend(backend)[1].active_power is not None:
         keys += ["energy.dram", "energy.flash", "energy.idle", f"{at}.active_power"]
     return tuple(keys)
@@ -197,7 +252,7 @@ def _energy(
         return None
     rows, size = traffic.measured, work.unit_bytes
     tokens = len(timing.times.latency)
-    flash = traffic.moved[rows].sum() / tokens + timing.static_flash_bytes
+    flash = traffic.all_moved[rows].sum() / tokens + timing.static_flash_bytes
     dram = timing.dram_bytes.mean() + (traffic.active[rows].sum(axis=0) * size).sum() / tokens
     seconds = float(timing.times.latency.mean())
     low = float(

@@ -1,0 +1,382 @@
+"""Time as discrete events: what happens when flash, DRAM and compute get into each other's way.
+
+A token takes its steps one after the other, as in closed.py. But here flash reads and the use of
+weights draw on one DRAM bandwidth, reads for the next layer may be under way, other programs take
+their part, and the device may get hot. Where none of that matters both give the same times.
+
+The only module that imports simpy; the clock is SimPy's, never the host's.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from simpy import Environment, Event
+
+from dipsim.timeline.closed import (
+    COMPUTE,
+    DRAM,
+    FLASH,
+    MANAGEMENT,
+    RESOURCES,
+    SYNC,
+    Overlap,
+    Step,
+    Times,
+    hidden_seconds,
+    is_paper,
+    used_weights,
+)
+from dipsim.timeline.machine import Machine
+
+Steps = Generator[Event, Any, None]
+DMA, USE, COPY = range(3)
+"""Who draws on DRAM."""
+
+
+class Span(NamedTuple):
+    """Something busy: one bar of a timeline."""
+
+    lane: str
+    """``flash``, ``compute``, ``sync`` or ``management``."""
+    place: str
+    token: int
+    start: float
+    end: float
+    bytes: float
+    early: bool = False
+    """A read that went out ahead of its step."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What a simulation found."""
+
+    times: Times
+    spans: list[Span]
+    """Of the first tokens, as many as were asked for."""
+    moved: tuple[float, ...]
+    """Bytes that went through DRAM, and who moved them: `DMA` of the flash, `USE` of weights and
+    KV, `COPY` into the cache (read and written). Summed up while they flowed."""
+    end: float
+    """When the last token was done, seconds."""
+
+
+class _Flow:
+    """Work that draws on DRAM: ``left`` seconds at full speed, when it moves ``rate`` bytes/s."""
+
+    __slots__ = ("armed", "done", "hot", "left", "rate", "reader", "since", "speed")
+
+    def __init__(self, done: Event, seconds: float, rate: float, hot: float, reader: int) -> None:
+        self.done, self.left, self.rate, self.hot = done, seconds, rate, hot
+        self.reader = reader
+        self.speed = self.since = 0.0
+        self.armed = 0
+
+
+class _Dram:
+    """Bandwidth shared max-min fairly: who wants less than an equal share gets it, the others
+    share what is left."""
+
+    def __init__(self, env: Environment, machine: Machine) -> None:
+        self.env, self.machine = env, machine
+        self.flows: list[_Flow] = []
+        self.wanted = machine.background
+        self.short = False
+        self.moved = [0.0] * 3
+        """Bytes, by reader, summed up while they flow."""
+        heat = machine.heat
+        self.hot_from = float("inf") if heat is None else heat.after
+        self.is_hot = self.hot_from <= 0
+        if heat is not None and not self.is_hot:
+            env.timeout(heat.after).callbacks.append(self._heat_up)
+
+    def draw(self, seconds: float, rate: float, hot: float, reader: int) -> Event:
+        """Work of so many seconds at full speed, for one of the readers; the event of its end."""
+        if not self.flows:  # then nothing else begins before it is done, and its speed is known
+            limit = hot if self.is_hot else 1.0
+            speed = limit
+            if rate * limit + self.machine.background > self.machine.dram:
+                speed = min(self._fair([rate * limit])[0] / rate, limit)
+            if self.is_hot or self.env.now + seconds / speed <= self.hot_from:
+                self.moved[reader] += seconds * rate
+                return self.env.timeout(seconds / speed)
+        flow = _Flow(Event(self.env), seconds, rate, hot, reader)
+        self.begin(flow)
+        return flow.done
+
+    def begin(self, flow: _Flow) -> None:
+        """Let a flow run; its ``done`` happens when its work is done."""
+        flow.since = self.env.now
+        self.flows.append(flow)
+        limit = flow.hot if self.is_hot else 1.0
+        self.wanted += flow.rate * limit
+        if self.short or self.wanted > self.machine.dram:
+            self._share()
+        else:
+            self._run(flow, limit)
+
+    def _run(self, flow: _Flow, speed: float) -> None:
+        flow.speed = speed
+        flow.armed += 1
+        number = flow.armed
+        timer = self.env.timeout(flow.left / speed)
+        timer.callbacks.append(lambda _: self._end(flow) if flow.armed == number else None)
+
+    def _end(self, flow: _Flow) -> None:
+        self.moved[flow.reader] += flow.left * flow.rate
+        self.flows.remove(flow)
+        if self.flows:
+            self.wanted -= flow.rate * (flow.hot if self.is_hot else 1.0)
+        else:
+            self.wanted = self.machine.background
+        if self.short:
+            self._share()
+        flow.done.succeed()
+
+    def _share(self) -> None:
+        """Work out anew how fast everybody goes."""
+        now = self.env.now
+        limits = [flow.hot if self.is_hot else 1.0 for flow in self.flows]
+        self.short = self.wanted > self.machine.dram
+        grants = self._fair([f.rate * limit for f, limit in zip(self.flows, limits, strict=True)])
+        for flow, limit, grant in zip(self.flows, limits, grants, strict=True):
+            done = (now - flow.since) * flow.speed
+            flow.left = max(flow.left - done, 0.0)
+            self.moved[flow.reader] += done * flow.rate
+            flow.since = now
+            speed = min(grant / flow.rate, limit) if flow.rate else limit
+            if speed != flow.speed:
+                self._run(flow, speed)
+
+    def _fair(self, wants: list[float]) -> list[float]:
+        """Bytes per second for each of ``wants``; the background is one more that wants."""
+        everyone = [*wants, self.machine.background] if self.machine.background else wants
+        room, grants, waiting = self.machine.dram, list(everyone), len(everyone)
+        for i in sorted(range(waiting), key=everyone.__getitem__):
+            grants[i] = min(everyone[i], room / waiting)
+            room -= grants[i]
+            waiting -= 1
+        return grants[: len(wants)]
+
+    def _heat_up(self, _: Event) -> None:
+        self.is_hot = True
+        self.wanted = self.machine.background + sum(f.rate * f.hot for f in self.flows)
+        self._share()
+
+
+class _Flash:
+    """Reads in the order in which they were asked for, one job at a time."""
+
+    def __init__(self, env: Environment, dram: _Dram, note: Callable[..., None]) -> None:
+        self.env, self.dram, self.note = env, dram, note
+        heat = dram.machine.heat
+        self.hot = 1.0 if heat is None else heat.flash
+        self.waiting: deque[tuple[_Flow, float, tuple[int, int, bool]]] = deque()
+        self.busy = False
+
+    def read(self, seconds: float, moved: float, what: tuple[int, int, bool]) -> Event:
+        """A job of so many seconds and bytes; the event that it is done."""
+        flow = _Flow(Event(self.env), seconds, moved / seconds, self.hot, DMA)
+        if self.busy:
+            self.waiting.append((flow, moved, what))
+        else:
+            self._begin(flow, moved, what)
+        return flow.done
+
+    def _begin(self, flow: _Flow, moved: float, what: tuple[int, int, bool]) -> None:
+        self.busy = True
+        start = self.env.now
+        self.dram.begin(flow)
+        flow.done.callbacks.append(lambda _: self._end(start, moved, what))
+
+    def _end(self, start: float, moved: float, what: tuple[int, int, bool]) -> None:
+        self.note("flash", what, start, moved)
+        self.busy = False
+        if self.waiting:
+            self._begin(*self.waiting.popleft())
+
+
+class _Work(NamedTuple):
+    """One step of one token, in plain numbers."""
+
+    flash: float
+    moved: float
+    hidden: float
+    """Of ``use``, what runs while the flash reads; ``hidden_hot``, on a hot device."""
+    hidden_hot: float
+    use: float
+    """Seconds of using weights and KV, at ``rate`` bytes/s; ``hot``, their speed when hot."""
+    rate: float
+    hot: float
+    kv_share: float
+    sync: float
+    copy: float
+    copy_rate: float
+    ahead: float
+    ahead_moved: float
+
+
+def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine) -> list[_Work]:
+    """A step in plain numbers, token by token."""
+    weights, kv = used_weights(step, overlap), step.kv
+    use = weights + kv
+    rate = machine.weights * weights + machine.kv * kv
+    hot_weights, hot_flash, slower = weights, step.flash, 1.0
+    if machine.heat is not None:
+        slower = machine.heat.compute if machine.compute_bound else 1.0
+        hot_weights, hot_flash = weights / slower, step.flash / machine.heat.flash
+    hidden = hidden_seconds(step, overlap, a)
+    hot_step = step._replace(hit=step.hit / slower, miss=step.miss / slower, flash=hot_flash)
+    hidden_hot = hidden_seconds(hot_step, overlap, a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hot = np.where(use > 0, use / (hot_weights + kv), 1.0)
+        rate = np.where(use > 0, rate / use, 0.0)
+        kv_share = np.where(use > 0, kv / use, 0.0)
+        copy = np.zeros(tokens) + (0.0 if is_paper(overlap) else step.management)
+        copy_rate = np.where(copy > 0, 2 * step.copied / copy, 0.0)  # read once, written once
+    columns = (
+        *(step.flash, step.moved, hidden, hidden_hot * hot, use, rate, hot, kv_share),
+        *(0.0 if is_paper(overlap) else step.sync, copy, copy_rate, step.ahead, step.ahead_moved),
+    )
+    plain = [np.broadcast_to(np.asarray(column, np.float64), tokens).tolist() for column in columns]
+    return [_Work(*row) for row in zip(*plain, strict=True)]
+
+
+class _Simulation:
+    """The tokens of a run on a machine."""
+
+    def __init__(
+        self, chain: Sequence[Step], tokens: int, overlap: Overlap, a: float, machine: Machine
+    ) -> None:
+        self.env = env = Environment()
+        self.dram = _Dram(env, machine)
+        self.flash = _Flash(env, self.dram, self._note)
+        self.tokens = tokens
+        self.places = [step.place for step in chain]
+        self.work = [_work(step, tokens, overlap, a, machine) for step in chain]
+        self.weights_are = COMPUTE if machine.compute_bound and not is_paper(overlap) else DRAM
+        self.exposed = np.zeros((tokens, len(RESOURCES)))
+        self.spans: list[Span] = []
+        self.noted = 0
+        """Tokens whose spans are kept."""
+        self.early: dict[tuple[int, int], Event] = {}
+        self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
+        self.reads_ahead = any(work.ahead for works in self.work for work in works)
+
+    def run(self) -> None:
+        """Simulate all tokens."""
+        self.env.run(self.env.process(self._all_tokens()))
+
+    def _note(self, lane: str, what: tuple[int, int, bool], start: float, size: float) -> None:
+        token, step, early = what
+        if token < self.noted:
+            place, end = self.places[step], self.env.now
+            self.spans.append(Span(lane, place, token, start, end, size, early))
+
+    def _layer_opened_by(self, opener: int) -> range:
+        """The steps of the layer whose first group is step ``opens[opener]``."""
+        first = self.opens[opener]
+        after = self.opens[opener + 1] if opener + 1 < len(self.opens) else len(self.places)
+        return range(first, after)
+
+    def _read_ahead(self, token: int, opener: int) -> None:
+        """Send out the guesses for a layer."""
+        if token >= self.tokens:
+            return
+        for step in self._layer_opened_by(opener):
+            work = self.work[step][token]
+            if work.ahead:
+                read = self.flash.read(work.ahead, work.ahead_moved, (token, step, True))
+                self.early[token, step] = read
+
+    def _all_tokens(self) -> Steps:
+        if self.reads_ahead:
+            self._read_ahead(0, 0)
+        opener_of = {step: i for i, step in enumerate(self.opens)} if self.reads_ahead else {}
+        for token in range(self.tokens):
+            spent = [0.0] * len(RESOURCES)
+            for step, works in enumerate(self.work):
+                yield from self._step(works[token], token, step, spent, opener_of.get(step))
+            self.exposed[token] = spent
+
+    def _step(
+        self, work: _Work, token: int, step: int, spent: list[float], opener: int | None
+    ) -> Steps:
+        env, dram, what = self.env, self.dram, (token, step, False)
+        read = self.flash.read(work.flash, work.moved, what) if work.flash else None
+        if opener is not None:
+            last = opener + 1 == len(self.opens)
+            self._read_ahead(token + last, 0 if last else opener + 1)
+        hidden = work.hidden_hot if dram.is_hot else work.hidden
+        if hidden:
+            start = env.now
+            yield dram.draw(hidden, work.rate, work.hot, USE)
+            self._book_use(work, hidden, start, what, spent)
+        start = env.now
+        if read is not None:
+            yield read
+        if self.reads_ahead and (token, step) in self.early:
+            yield self.early.pop((token, step))
+        spent[FLASH] += env.now - start
+        if work.use > hidden:
+            start = env.now
+            yield dram.draw(work.use - hidden, work.rate, work.hot, USE)
+            self._book_use(work, work.use - hidden, start, what, spent)
+        if work.sync:
+            start = env.now
+            yield env.timeout(work.sync)
+            spent[SYNC] += env.now - start
+            self._note("sync", what, start, 0.0)
+        if work.copy:
+            start = env.now
+            yield dram.draw(work.copy, work.copy_rate, 1.0, COPY)
+            spent[MANAGEMENT] += env.now - start
+            self._note("management", what, start, work.copy * work.copy_rate)
+
+    def _book_use(
+        self,
+        work: _Work,
+        seconds: float,
+        start: float,
+        what: tuple[int, int, bool],
+        spent: list[float],
+    ) -> None:
+        took = self.env.now - start
+        spent[DRAM] += took * work.kv_share
+        spent[self.weights_are] += took * (1 - work.kv_share)
+        if what[0] < self.noted:
+            self._note("compute", what, start, seconds * work.rate)
+
+
+def simulate_events(
+    chain: Iterable[Step],
+    tokens: int,
+    overlap: Overlap,
+    a: float,
+    machine: Machine,
+    spans_of: int = 0,
+) -> Timeline:
+    """Let the steps of every token happen.
+
+    Args:
+        chain: the steps of a token, arrays [tokens].
+        a: overlap factor of ``pipelined`` and ``prefetch``: which share of the use of weights that
+            could run while the flash reads for the same step does so, 0 to 1.
+        spans_of: of how many tokens, from the first, spans are wanted.
+    """
+    if is_paper(overlap):  # the authors' simulator: nobody shares, nothing gets hot
+        machine = machine._replace(dram=float("inf"), background=0.0, heat=None)
+    found = _Simulation(list(chain), tokens, overlap, a, machine)
+    found.noted = spans_of
+    found.run()
+    exposed: NDArray[np.float64] = found.exposed
+    return Timeline(
+        times=Times(exposed.sum(axis=1), exposed),
+        spans=found.spans,
+        moved=tuple(found.dram.moved),
+        end=float(found.env.now),
+    )
