@@ -103,6 +103,24 @@ def test_elasticities_of_all_that_takes_time_sum_to_one(
     assert result.time_share["sync"] > 0
 
 
+def test_they_sum_to_one_also_where_flash_and_compute_share_dram() -> None:
+    fast = {**device(**{**BACKEND, "dram_efficiency": 0.9}), "flash": {"bandwidth": "60 B/s"}}
+    options = {"policy": "lru", "cache_fraction": 0.25}
+    found, result, _ = attributed(trace(SETS), fast, 1e-4, **options)
+    alone, calm, _ = attributed(trace(SETS), fast, 1e-4, engine="closed", **options)
+    assert (found.contends, alone.contends) == (True, False)
+    assert result.tokens_per_second < 0.998 * calm.tokens_per_second
+    assert sum(found.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=1e-6)
+    assert (found.elasticity["dram_bandwidth"] or 0) > (alone.elasticity["dram_bandwidth"] or 0)
+
+
+def test_a_run_that_reads_ahead_has_elasticities_only() -> None:
+    options = {"policy": "lru", "cache_fraction": 0.75, "overlap": "prefetch"}
+    found, _, _ = attributed(trace(SETS), device(**BACKEND), 1e-4, **options)
+    assert found.parts == []
+    assert sum(found.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=1e-6)
+
+
 def test_requests_are_what_reads_take_beyond_their_bytes() -> None:
     # A neuron alone takes 1.2 s, of which .4 are its bytes at the 30 B/s of long reads.
     points = [

@@ -326,10 +326,12 @@ def test_opt_is_the_optimum_also_where_capacities_change(data: st.DataObject) ->
 
 
 @pytest.mark.parametrize(
-    ("scope", "allocate"), [("layer", "even"), ("layer", "equal"), ("global", "even")]
+    "more",
+    [{}, {"allocate": "equal"}, {"scope": "global"}, {"overlap": "prefetch"}],
+    ids=str,
 )
-def test_the_last_token_has_the_cache_of_fixed_kv(scope: str, allocate: str) -> None:
-    told: dict[str, Any] = {"dram": "60%", "scope": scope, "allocate": allocate}
+def test_the_last_token_has_the_cache_of_fixed_kv(more: dict[str, Any]) -> None:
+    told: dict[str, Any] = {"dram": "70%", **more}
     grown = prepare("smollm2-chat", "snapdragon8", kv="grow", **told)
     fixed = prepare("smollm2-chat", "snapdragon8", **told)
     assert grown.growth is not None
@@ -337,6 +339,7 @@ def test_the_last_token_has_the_cache_of_fixed_kv(scope: str, allocate: str) -> 
     assert np.array_equal(each[row[-1]], fixed.capacity)
     assert (np.diff(each.astype(float), axis=0) <= 0).all(), "KV only ever takes"
     assert grown.work.budget.kv == fixed.work.budget.kv
+    assert grown.work.budget.cache == fixed.work.budget.cache
 
 
 def test_constant_sizes_are_the_plain_replay() -> None:
