@@ -111,6 +111,7 @@ def _rate(work: Workload, rows: NDArray[np.int64], times: Times) -> float:
 def _rests_on(rate: Rates, device: Profile, backend: str, overlap: Overlap) -> tuple[str, ...]:
     at = f"backends.{backend}"
     keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
+    keys += [f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops")]
     if not is_paper(overlap):
         keys += [f"{at}.sync", f"{at}.cache_copy"]
     if overlap == "pipelined":
