@@ -20,6 +20,9 @@ from dipsim.policies import Policy
 from dipsim.traffic import Traffic
 
 Loop = Callable[..., None]
+Seen = Callable[[int, slice, int, int, NDArray[np.uint64]], None]
+"""Called with (capacity, rows, layer, group, missed units as bits uint64[rows, words]) of every
+block that was replayed with costs; for different layers and groups from different threads."""
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _NUMBA_NOISE: tuple[str, ...]
@@ -142,6 +145,7 @@ class ReplayedCache:
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
+        self.seen: Seen | None = None
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
         """The most used units that fit, ties to the lower id."""
@@ -233,10 +237,12 @@ class ReplayedCache:
             traffic.kept[here] = counts[:, kernels.KEPT]
             if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
+            start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
+            if requests is not None and self.seen is not None:
+                self.seen(c, rows, layer, group, block.missed[c, :, start:stop])
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
                 continue
             reads, costs = np.zeros((len(counts), 2), np.int32), np.zeros((len(counts), 2))
-            start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
             kernels.price(
                 block.missed[c], start, stop, units, *requests[layer][group], reads, costs
             )
