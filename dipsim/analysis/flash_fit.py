@@ -71,6 +71,29 @@ class Calibrated:
         plain = {key: at and {"rms": at.rms, "worst": at.worst} for key, at in found.items()}
         return {"flash": self.flash, "points": len(self.points), "direct": self.direct, **plain}
 
+    def section(self, origin: str) -> dict[str, Any]:
+        """``flash`` and its ``sources``, as they stand in a profile.
+
+        Args:
+            origin: where the points are from.
+        """
+        kind = "measured" if self.direct else "estimate"
+        told = f"{len(self.points)} points of {origin}"
+        if not self.direct:
+            told += ", through the page cache"
+        if self.errors is not None:
+            told += f"; rms log error {self.errors.rms:.1%}"
+        because = {
+            "fit" if "fit" in self.flash else "reads": told,
+            "lanes": "reads in flight",
+            "align": "direct reads are of whole pages",
+        }
+        sources = {
+            f"flash.{key}": {"kind": kind, "from": f"dipsim calibrate: {text}"}
+            for key, text in because.items()
+        }
+        return {"flash": self.flash, "sources": sources}
+
 
 def calibrate(path: str, fit: bool = False, lanes: int | None = None) -> Calibrated:
     """Make a flash section of a table of reads.

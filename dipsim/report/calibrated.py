@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -37,29 +36,13 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
     return target
 
 
-def section(found: Calibrated, origin: str) -> dict[str, Any]:
-    """``flash`` and its ``sources``, as they stand in a profile."""
-    kind = "measured" if found.direct else "estimate"
-    how = "" if found.direct else ", through the page cache"
-    speed = "fit" if "fit" in found.flash else "reads"
-    told = f"{len(found.points)} points of {origin}{how}"
-    if found.errors is not None:
-        told += f"; rms log error {found.errors.rms:.1%}"
-    sources = {
-        f"flash.{speed}": {"kind": kind, "from": f"dipsim calibrate: {told}"},
-        "flash.lanes": {"kind": kind, "from": "dipsim calibrate: reads in flight"},
-        "flash.align": {"kind": kind, "from": "dipsim calibrate: direct reads are of whole pages"},
-    }
-    return {"flash": found.flash, "sources": sources}
-
-
 def text(found: Calibrated, origin: str, head: Mapping[str, str] | None = None) -> str:
     """YAML, with what it is off by in comments above it.
 
     Args:
         head: keys of a profile that come first.
     """
-    data = {**(head or {}), **section(found, origin)}
+    data = {**(head or {}), **found.section(origin)}
     body = yaml.safe_dump(data, sort_keys=False, width=1000, default_flow_style=None)
     return "".join(f"# {line}\n" for line in lines(found)) + body
 
@@ -94,7 +77,7 @@ def write(path: Path, found: Calibrated, origin: str, extends: str) -> None:
     parent = Path(extends)
     base = str(parent.resolve()) if parent.is_file() else extends
     head = {"name": path.stem, "extends": base, "summary": f"{extends} with flash of {origin}"}
-    load_profile({**head, **section(found, origin)})
+    load_profile({**head, **found.section(origin)})
     try:
         with whole_file(path) as handle:
             handle.write(text(found, origin, {k: printable(v) for k, v in head.items()}).encode())
