@@ -233,6 +233,7 @@ def test_a_file_that_was_made_is_gone_and_one_that_was_there_stays(tmp_path: Pat
     assert len(said) == 2
     assert (found.measured > 0).all()
     assert (found.predicted > 0).all()
+    assert found.drift is not None
     there = tmp_path / "there"
     there.write_bytes(os.urandom(2**25))
     before = there.stat().st_mtime_ns

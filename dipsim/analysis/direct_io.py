@@ -149,7 +149,7 @@ class Readers:
         self._buffers = [mmap.mmap(-1, largest) for _ in range(threads)]
         for buffer in self._buffers:
             buffer.write(bytes(largest))  # memory comes when it is first touched: not while timing
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = ThreadPoolExecutor(threads)  # the caller is one of the threads that read
 
     def __enter__(self) -> Self:
         return self
@@ -177,10 +177,8 @@ class Readers:
         begin = perf_counter()
         until = begin + seconds
         busy = min(self.threads, len(listed))
-        if busy == 1:  # nobody to wait for
-            parts = [self._work(0, shared, until)]
-        else:
-            parts = list(self._pool.map(lambda i: self._work(i, shared, until), range(busy)))
+        others = [self._pool.submit(self._work, i, shared, until) for i in range(1, busy)]
+        parts = [self._work(0, shared, until), *(other.result() for other in others)]
         spent = perf_counter() - begin
         return Done(sum(size for size, _ in parts), sum(reads for _, reads in parts), spent)
 

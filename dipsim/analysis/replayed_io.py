@@ -64,6 +64,9 @@ class ReplayedIo:
     read: NDArray[np.float64]
     """Bytes that were read: the pages the units lie in."""
     reads: NDArray[np.int64]
+    drift: float | None = None
+    """How much faster the disk was when it was measured again afterwards: median of the bandwidths,
+    after / before - 1."""
 
     @property
     def errors(self) -> NDArray[np.float64]:
@@ -90,6 +93,7 @@ class ReplayedIo:
             "file": self.file,
             "direct": self.direct,
             "lanes": self.lanes,
+            "drift": self.drift,
             "calibration": self.calibrated.to_dict(),
             "tokens": len(self.measured),
             "median_error": float(np.median(np.abs(self.errors))),
@@ -110,7 +114,8 @@ def _line(
     apart = x - x.mean()
     square = float(apart @ apart)
     slope = float(apart @ y) / square if square else 0.0
-    return y.mean() + slope * (at - x.mean())
+    found: NDArray[np.float64] = y.mean() + slope * (at - x.mean())
+    return found
 
 
 def _judge(name: str, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Judged:
@@ -161,12 +166,17 @@ def validate_io(
         scaled_to(job, model)
     with _file(wanted) as file:
         said(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
-        flash = _measured(file, wanted)
+        before = _bench(file, wanted, wanted.bench_seconds)
+        flash = _calibrated(before, wanted)
         job = prepare(trace, _with_flash(job.device, flash, file.name), **options)
         if model is not None:
             job = scaled_to(job, model)
         said("replaying")
-        return replay_io(job, file, flash, wanted.seconds, progress, model)
+        found = replay_io(job, file, flash, wanted.seconds, progress, model)
+        after = _bench(file, wanted, wanted.bench_seconds / 2)
+    pairs = zip(before.cells, after.cells, strict=True)
+    drift = float(np.median([late.bandwidth / early.bandwidth for early, late in pairs])) - 1
+    return replace(found, drift=drift)
 
 
 def _check(wanted: Wanted) -> None:
@@ -187,8 +197,8 @@ def _file(wanted: Wanted) -> AbstractContextManager[DirectFile]:
     return made_file(wanted.path, int(wanted.file_size) // PAGE * PAGE)
 
 
-def _measured(file: DirectFile, wanted: Wanted) -> Calibrated:
-    """The disk as a flash section, from sizes the file has room for."""
+def _bench(file: DirectFile, wanted: Wanted, seconds: float) -> iobench.Bench:
+    """Reads of all sizes that the file has room for, with up to ``lanes`` in flight."""
     sizes = [size for size in iobench.SIZES if iobench.ROOM * size <= file.size]
     if len(sizes) < 2:
         raise DipsimError(
@@ -196,7 +206,10 @@ def _measured(file: DirectFile, wanted: Wanted) -> Calibrated:
             "give a larger file, or a name that is free"
         )
     lanes = sorted({1, wanted.lanes} | {n for n in iobench.THREADS if n < wanted.lanes})
-    bench = iobench.measure(file, sizes, lanes, wanted.bench_seconds)
+    return iobench.measure(file, sizes, lanes, seconds)
+
+
+def _calibrated(bench: iobench.Bench, wanted: Wanted) -> Calibrated:
     points = [Measured(cell.size, cell.lanes, cell.bandwidth) for cell in bench.cells]
     return calibrated(points, bench.direct, wanted.fit, wanted.lanes)
 

@@ -41,4 +41,7 @@ def render(found: ReplayedIo) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), predictors, Text(), rows]
     parts += [Text(), Text(told, style="dim")]
     parts += [Text(line, style="dim") for line in lines(found.calibrated)]
+    if found.drift is not None:
+        again = f"measured again afterwards, the disk was {found.drift:+.0%} faster (median)"
+        parts.append(Text(again, style="dim"))
     return Group(*parts)
