@@ -65,8 +65,7 @@ class ReplayedIo:
     """Bytes that were read: the pages the units lie in."""
     reads: NDArray[np.int64]
     drift: float | None = None
-    """How much faster the disk was when it was measured again afterwards: median of the bandwidths,
-    after / before - 1."""
+    """By how much the disk changed meanwhile: median of the bandwidths, after / before - 1."""
 
     @property
     def errors(self) -> NDArray[np.float64]:

@@ -42,6 +42,6 @@ def render(found: ReplayedIo) -> RenderableType:
     parts += [Text(), Text(told, style="dim")]
     parts += [Text(line, style="dim") for line in lines(found.calibrated)]
     if found.drift is not None:
-        again = f"measured again afterwards, the disk was {found.drift:+.0%} faster (median)"
+        again = f"measured again afterwards, bandwidths had changed by {found.drift:+.0%} (median)"
         parts.append(Text(again, style="dim"))
     return Group(*parts)
