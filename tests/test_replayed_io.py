@@ -226,7 +226,7 @@ def test_models_that_do_not_fit() -> None:
 
 
 def test_a_file_that_was_made_is_gone_and_one_that_was_there_stays(tmp_path: Path) -> None:
-    wanted = Wanted(str(tmp_path / "made"), file_size=2**25, bench_seconds=0.2, seconds=0.5)
+    wanted = Wanted(str(tmp_path / "made"), file_size=2**25, bench_seconds=0.1, seconds=0.2)
     said: list[str] = []
     found = validate_io("smollm2-chat", "paper-a18", wanted, said.append, **CHAT)
     assert list(tmp_path.iterdir()) == []
@@ -237,7 +237,7 @@ def test_a_file_that_was_made_is_gone_and_one_that_was_there_stays(tmp_path: Pat
     there = tmp_path / "there"
     there.write_bytes(os.urandom(2**25))
     before = there.stat().st_mtime_ns
-    wanted = replace(wanted, path=str(there), fit=True, scale_to="phi-3-mini")
+    wanted = replace(wanted, path=str(there), fit=True, scale_to="llama-3.2-1b")
     found = validate_io("smollm2-chat", "paper-a18", wanted, **CHAT)
     assert "fit" in found.calibrated.flash
     assert there.stat().st_mtime_ns == before
@@ -288,7 +288,7 @@ def test_files_that_are_too_small(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     made = tmp_path / "made"
     command = ["validate", "--replay", "smollm2-chat", str(made), "--file-size", "32MiB"]
-    more = ["--bench-seconds", ".2", "--tokens", "0:8"]
+    more = ["--bench-seconds", ".1", "--tokens", "0:8"]
     shown = CliRunner().invoke(app, [*command, *more])
     assert "flash time of 8 tokens" in shown.stdout
     assert "a line in bytes of the first half" in shown.stdout
@@ -310,7 +310,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_buffered_reads_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_io, "_FLAG", 0)
     command = ["validate", "--replay", "smollm2-chat", str(tmp_path / "made")]
-    more = ["--file-size", "32MiB", "--bench-seconds", ".2", "--tokens", "0:8"]
+    more = ["--file-size", "32MiB", "--bench-seconds", ".1", "--tokens", "0:8"]
     done = CliRunner().invoke(app, [*command, *more])
     assert "BUFFERED reads" in done.stdout
     assert "no direct reads" in done.stderr
