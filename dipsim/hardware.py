@@ -118,6 +118,10 @@ class Flash(_Section):
         points = [(read.size, read.lanes) for read in self.reads]
         if len(set(points)) < len(points):
             raise ValueError("reads: the same size and lanes stand there twice")
+        for lanes in {read.lanes for read in self.reads}:
+            sizes = [read.size for read in self.reads if read.lanes == lanes]
+            if sizes != sorted(sizes):
+                raise ValueError(f"reads: with {lanes} lanes the sizes do not ascend; sort them")
         return self
 
 

@@ -29,6 +29,8 @@ PHONE = {
     "lanes": [1, 8],
 }
 
+READ = {"size": "4 KiB", "lanes": 1, "bandwidth": "1 GB/s"}
+
 
 def profile(flash: dict[str, Any], **more: Any) -> dict[str, Any]:
     dram = {"capacity": "8 GB", "bandwidth": "60 GB/s"}
@@ -135,8 +137,7 @@ def test_sizes_the_fit_was_not_made_from_are_marked() -> None:
 
 
 def test_each_form_has_its_own_speed() -> None:
-    reads = [{"size": "4 KiB", "lanes": 1, "bandwidth": "1 GB/s"}]
-    forms = ({"bandwidth": "1 GB/s"}, {"reads": reads}, {"fit": PHONE})
+    forms = ({"bandwidth": "1 GB/s"}, {"reads": [READ]}, {"fit": PHONE})
     kinds = [type(cost(form).speed) for form in forms]
     assert kinds == [Steady, Points, Formula]
 
@@ -157,6 +158,9 @@ def test_each_form_has_its_own_speed() -> None:
         ({"fit": {k: v for k, v in PHONE.items() if k != "p"}}, "flash.fit.p is missing"),
         ({"fit": {**PHONE, "q": 1}}, "unknown key 'flash.fit.q'"),
         ({}, "bandwidth or reads"),
+        ({"reads": []}, "bandwidth or reads"),
+        ({"reads": [READ, {**READ, "size": "1 KiB"}]}, "with 1 lanes the sizes do not ascend"),
+        ({"reads": [{**READ, "bandwidth": "-1 GB/s"}]}, "out of range"),
     ],
 )
 def test_fits_that_are_none(flash: dict[str, Any], told: str) -> None:
