@@ -19,7 +19,7 @@ LARGEST_READ = 2**26
 ROOM = 16
 """A file holds at least this many reads of the largest size."""
 _FASTEST = (5e5, 5e10)  # reads and bytes a second no disk exceeds: offsets are drawn beforehand
-_PASSES = 2  # over all cells, so that a disk that drifts shows in the spread
+_PASSES = 4  # over all cells, so that a disk that drifts is averaged, and shows in the spread
 
 
 class Cell(NamedTuple):

@@ -28,7 +28,7 @@ def render(bench: Bench) -> RenderableType:
     usual = median(cell.spread for cell in bench.cells)
     parts.append(
         Text(
-            f"two passes differ by {usual:.0%} (median), {worst.spread:.0%} at most "
+            f"the passes differ by {usual:.0%} (median), {worst.spread:.0%} at most "
             f"({BYTES.exact(worst.size)}, {worst.lanes} in flight)",
             style="dim",
         )
