@@ -34,6 +34,7 @@ ROWS = (
     ("timeline",),
     ("settings",),
     ("result",),
+    ("bars",),
     ("resolve",),
     ("marks",),
     ("config",),
