@@ -21,7 +21,7 @@ FORMAT, VERSION = "dipsim-bars", 1
 STREAMING, MAPPED, MEMORY = "phone-streaming", "phone-mmap", "in-memory"
 _STREAMS = (
     "dimensity9300", "dimensity9400", "exynos2400", "oneplus15r", "snapdragon7gen3", "snapdragon8",
-    "snapdragon8gen2", "snapdragon8gen3", "tensor-g4",
+    "snapdragon8elite", "snapdragon8gen2", "snapdragon8gen3", "tensor-g4",
 )  # fmt: skip
 """Phones whose ``cpu`` streams from UFS, as the phone that was measured."""
 _XNNPACK = f"{MEMORY}: phone CPU, XNNPACK and KleidiAI"
@@ -54,8 +54,8 @@ class Bar(BaseModel):
 
     @property
     def size(self) -> str:
-        """``11 %`` or ``x 1.7``."""
-        return f"{self.median:.0%}" if self.kind == "error" else f"x {self.median:.2g}"
+        """``±11%`` or ``x 1.7``."""
+        return f"±{self.median:.0%}" if self.kind == "error" else f"x {self.median:.2g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in the file."""

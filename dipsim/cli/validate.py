@@ -42,7 +42,7 @@ def _measurements(
 
     from dipsim.analysis.validate import error_bars, judge, judge_routes, load_cases
     from dipsim.bars import bars_text
-    from dipsim.report import validation
+    from dipsim.report import validation, validation_page
 
     measured = load_cases(cases)
     replayed = None
@@ -50,7 +50,7 @@ def _measurements(
         replayed = judge_routes(routes, metrics)
     found = judge(measured)
     if page_to is not None:
-        validation.write_text("--page", page_to, validation.page(found, replayed))
+        validation.write_text("--page", page_to, validation_page.page(found, replayed))
         say(f"wrote {page_to}")
     if bars_to is not None:
         validation.write_text("--bars", bars_to, bars_text(error_bars(found)))

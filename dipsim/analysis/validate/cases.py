@@ -104,7 +104,8 @@ def load_cases(given: str | os.PathLike[str] | None = None) -> Cases:
     listed = data.get("cases")
     if not isinstance(listed, list) or not listed:
         raise DipsimError(f"{path}: cases must be a list of objects")
-    facts, seconds = [], {}
+    facts: list[Case] = []
+    seconds: dict[str, float] = {}
     for number, given_case in enumerate(listed):
         where = f"{path}: case {number}"
         try:

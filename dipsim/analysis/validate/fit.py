@@ -14,21 +14,33 @@ _FIRST_STEP, _LAST_STEP = 0.25, 1e-7
 
 
 def search(loss: Callable[[Sequence[float]], float], dimensions: int) -> list[float]:
-    """Where in the unit cube ``loss`` is least: a compass search from the middle, which halves its
-    step when no neighbour is better. Exact enough for smooth losses of one or two parameters."""
+    """Where in the unit cube ``loss`` is least, for smooth losses of one or two parameters.
+
+    Hooke and Jeeves' pattern search from the middle: look around along the axes; as long as that
+    helps, leap on in the same direction; where it does not, look closer.
+    """
     best, step = [0.5] * dimensions, _FIRST_STEP
     least = loss(best)
-    while step > _LAST_STEP:
-        found = False
+
+    def around(start: list[float], value: float) -> tuple[list[float], float]:
         for axis in range(dimensions):
             for sign in (step, -step):
-                at = list(best)
+                at = list(start)
                 at[axis] = min(1.0, max(0.0, at[axis] + sign))
-                value = loss(at)
-                if value < least:
-                    best, least, found = at, value, True
-        if not found:
-            step /= 2
+                there = loss(at)
+                if there < value:
+                    start, value = at, there
+                    break
+        return start, value
+
+    while step > _LAST_STEP:
+        found, value = around(best, least)
+        if value >= least:
+            step /= 4
+        while value < least:
+            leap = [min(1.0, max(0.0, 2 * x - y)) for x, y in zip(found, best, strict=True)]
+            best, least = found, value
+            found, value = around(leap, loss(leap))
     return best
 
 

@@ -70,9 +70,9 @@ def load_metrics(given: str | os.PathLike[str]) -> Metrics:
         raise DipsimError(f"{path}: {len(rows)} tokens; give {_LEAST_TOKENS} or more")
     table = np.array(rows)
     columns = {name: table[:, header.index(name)] for name in _COLUMNS}
-    empty = [name for name in ("wall_ms", "io_ms", "stall_ms", "mgmt_ms") if not columns[name].all()]
-    if empty:
-        raise DipsimError(f"{path}: {empty[0]} is 0 in a row: errors are relative to it")
+    for name in ("wall_ms", "io_ms", "stall_ms", "mgmt_ms"):
+        if not columns[name].all():
+            raise DipsimError(f"{path}: {name} is 0 in a row: errors are relative to it")
     return Metrics(columns, cache)
 
 

@@ -11,7 +11,7 @@ Four parameters of the device are fitted on the first half of the tokens and jud
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class Replay:
     def read_bytes(self) -> Floats:
         """[tokens] bytes the phone reads: every expert is three tensors, and direct reads take
         whole pages, one more each than the tensor fills."""
-        return self.miss_bytes.sum(axis=1) + _TENSORS * _PAGE * self.misses.sum(axis=1)
+        read: Floats = self.miss_bytes.sum(axis=1) + _TENSORS * _PAGE * self.misses.sum(axis=1)
+        return read
 
 
 def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
@@ -155,7 +156,7 @@ def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
         left = used / speeds.gemv * 1e3 + metrics["wall_ms"][part].sum() - now["wall"][part].sum()
         if left <= 0:
             raise DipsimError("the metrics leave no time for compute: give those of the routes")
-        speeds = Speeds(speeds.flash, speeds.cache_copy, float(used / left * 1e3), speeds.overlap_factor)
+        speeds = replace(speeds, gemv=float(used / left * 1e3))
     return speeds
 
 
@@ -163,7 +164,7 @@ def _overlapped(replay: Replay, metrics: Metrics, part: slice, speeds: Speeds) -
     """The overlap factor that leaves the least mean relative error of stall."""
 
     def at(a: float) -> Speeds:
-        return Speeds(speeds.flash, speeds.cache_copy, speeds.gemv, a)
+        return replace(speeds, overlap_factor=a)
 
     def loss(a: Any) -> float:
         stall = predict(replay, at(a[0]))["stall"][part]
@@ -250,7 +251,7 @@ def judge_routes(
     measures = []
     for name, bar in _BARS.items():
         took = metrics[f"{name}_ms"]
-        by_line = np.polyval(np.polyfit(read[first] / 1e6, took[first], 1), read / 1e6)
+        by_line = _line(read, took, first)
         over: Callable[[Floats], Floats] = _windows if name == "wall" else np.asarray
         ours, theirs, right = (over(x[second]) for x in (predicted[name], by_line, took))
         alone = name != "wall"
@@ -278,6 +279,14 @@ def judge_routes(
         hit_pct=replay.hit_pct,
         recorded_hit_pct=float(metrics["cache_hit_pct"][-1]),
     )
+
+
+def _line(size: Floats, took: Floats, part: slice) -> Floats:
+    """A straight line in ``size``, fitted on ``part``, everywhere."""
+    megabytes = size / 1e6
+    slope, start = np.polyfit(megabytes[part], took[part], 1)
+    line: Floats = start + slope * megabytes
+    return line
 
 
 def _windows(values: Floats) -> Floats:

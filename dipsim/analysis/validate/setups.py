@@ -42,22 +42,22 @@ class Group:
 GROUPS = (
     Group(
         PHONE,
-        "Experts streamed on a phone",
+        "Experts streamed, phone",
         0.15,
         "flash",
         measured_on="experts, OnePlus 15R",
     ),
-    Group(MEMORY, "Decoding with all weights in memory", 0.25, "dram"),
+    Group(MEMORY, "All weights in memory", 0.25, "dram"),
     Group(
         PHONE_MAPPED,
-        "Memory-mapped on a phone",
+        "Memory-mapped, phone",
         2.0,
         "flash",
         factor=True,
         measured_on="experts, OnePlus 15R",
     ),
-    Group(COMPUTER, "Experts streamed on computers", 0.25, "flash", target=False),
-    Group(COMPUTER_MAPPED, "Memory-mapped on a computer", 0.25, "flash", target=False),
+    Group(COMPUTER, "Experts streamed, computers", 0.25, "flash", target=False),
+    Group(COMPUTER_MAPPED, "Memory-mapped, computer", 0.25, "flash", target=False),
 )
 
 
@@ -90,7 +90,14 @@ def reason_against(case: Case) -> str | None:
 
 def explanation_of(case: str) -> str | None:
     """What is known about a bad prediction."""
-    return notes()["explained"].get(case)
+    said: Mapping[str, str] = notes()["explained"]
+    return said.get(case)
+
+
+def remark_on(group: str) -> str | None:
+    """What a reader of a group's figures must know."""
+    said: Mapping[str, str] = notes()["remarks"]
+    return said.get(group)
 
 
 def setup_of(case: Case) -> Setup:
@@ -139,7 +146,11 @@ def _overlap(case: Case) -> Literal["serial", "pipelined"]:
 
 def _phone(case: Case) -> Setup:
     """Qwen3 on the OnePlus 15R: three matrices of every missed expert are read alone."""
-    hw, layers = lambda key: _rate(case.number("hw", key)), case.number("model", "layers")
+
+    def hw(key: str) -> str:
+        return _rate(case.number("hw", key))
+
+    layers = case.number("model", "layers")
     used = case.number("model", "topk_used")
     demand = case.number("model", f"token_demand_MiB_k{used:g}") * MIB
     lanes = 2 if "2 read lanes" in case.policy else 4

@@ -127,7 +127,8 @@ class Streaming:
             sync=backend.sync,
             management=self.missed / self.layers / backend.cache_copy,
         )
-        return self.layers * _latency([static, group], self.overlap, at.get(OVERLAP.name, 0.0), rate)
+        a = at.get(OVERLAP.name, 0.0)
+        return self.layers * _latency([static, group], self.overlap, a, rate)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ class Resident:
         name, backend = self.device.backend()
         engine = backend.model_copy(update={"dram_efficiency": at[SHARE.name]})
         rate = rates(self.device, name, engine, None, "serial")
-        step = Step(*(one(x) for x in (0.0, self.size / rate.weights, 0.0, 0.0, 0.0)), static=True)
+        nothing = one(0.0)
+        used = one(self.size / rate.weights)
+        step = Step(nothing, used, nothing, nothing, nothing, static=True)
         return _latency([step], "serial", 0.0, rate)
 
 
@@ -163,8 +166,8 @@ class Faulting:
         name, backend = self.device.backend()
         rate = rates(self.device, name, backend, None, "serial")
         faults = self.faulted / PAGE
-        waited = faults * at[FAULT.name] * 1e-6
-        step = Step(*(one(x) for x in (waited, self.size / rate.weights, 0.0, 0.0, faults)))
+        waited, used = faults * at[FAULT.name] * 1e-6, self.size / rate.weights
+        step = Step(one(waited), one(used), one(0.0), one(0.0), one(faults))
         return _latency([step], "serial", 0.0, rate)
 
 
