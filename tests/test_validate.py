@@ -319,7 +319,7 @@ def test_the_page_says_where_a_trivial_predictor_is_closer(found: Validation) ->
         ours = group.median()
         for name, said in (("constant", "a constant"), ("line", "a straight line in bytes")):
             theirs = group.median(name)
-            closer = ours is not None and theirs is not None and theirs < ours
+            closer = ours is not None and theirs is not None and round(theirs, 3) < round(ours, 3)
             assert (f"{group.group.title}: {said} is closer" in text) == closer
     assert "Memory-mapped, phone: a constant is closer (x 1.19 against x 1.68)" in text
 
@@ -347,12 +347,12 @@ def test_the_routes_meet_their_targets(routes: RoutesResult) -> None:
     assert medians["stall"] <= 0.05
     assert medians["mgmt"] <= 0.035
     assert medians["io"] <= 0.035
-    assert medians["wall"] <= 0.06
+    assert medians["wall of 16 tokens"] <= 0.06
     for at in routes.measures:
-        assert at.met
-        assert at.name == "wall" or (at.correlation or 0) >= 0.98
+        assert at.met in (True, None)
+        assert "wall" in at.name or (at.correlation or 0) >= 0.98
     lines = {at.name: at.line for at in routes.measures}
-    reference = {"stall": 0.043, "mgmt": 0.024, "wall": 0.034}
+    reference = {"stall": 0.044, "mgmt": 0.024, "wall of 16 tokens": 0.034}
     assert {name: lines[name] for name in reference} == pytest.approx(reference, abs=0.001)
     assert len(vars(routes.speeds)) <= 4
 
@@ -459,7 +459,8 @@ def ran(
             cli.main()
         shown = capsys.readouterr()
         assert isinstance(stop.value.code, int)
-        return stop.value.code, shown.out, shown.err.splitlines()
+        errors = [line for line in shown.err.splitlines() if "reading ..." not in line]
+        return stop.value.code, shown.out, errors
 
     return call
 
@@ -490,7 +491,9 @@ def test_json_holds_everything(ran: Any, tmp_path: Path, run_of: Callable[..., A
     assert (memory["counted"], memory["fitted"], memory["median"]["dipsim"]) == (0, 1, None)
     assert mapped["counted"] == 2
     assert found["not_applicable"].keys() == {"liaf-naive"}
-    assert [at["name"] for at in found["routes"]["measures"]] == ["stall", "mgmt", "io", "wall"]
+    measures = found["routes"]["measures"]
+    assert [at["name"] for at in measures][:3] == ["stall", "mgmt", "io"]
+    assert [at["met"] for at in measures] == [True] * 4 + [None]
     assert [bar["class"] for bar in found["error_bars"]] == [MAPPED]
 
 
@@ -568,6 +571,7 @@ def test_broken_cases_are_refused(ran: Any, tmp_path: Path, change: Any, said: s
         ("orinnano-1.5b", "measured", "ms_per_token", "fast", 'given "fast"'),
         ("bmoe-gptoss-mmap-k2", "model", "dense_MiB_in_layers", True, "model.dense_MiB_in_layers"),
         ("bmoe-gptoss-mmap-k2", None, "flash_bytes_per_token", math.nan, "a number above 0"),
+        ("bmoe-gptoss-mmap-k2", None, "flash_bytes_per_token", 1e300, "a number above 0"),
         ("bmoe-gptoss-mmap-k2", None, "flash_bytes_per_token", None, "is missing: add it"),
         ("bmoe-gptoss-mmap-k4", None, "id", "bmoe-gptoss-mmap-k2", "stands there twice"),
     ],

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
 
 
@@ -44,11 +44,12 @@ def _measurements(
     from dipsim.bars import bars_text
     from dipsim.report import validation, validation_page
 
-    measured = load_cases(cases)
-    replayed = None
-    if routes is not None and metrics is not None:
-        replayed = judge_routes(routes, metrics)
-    found = judge(measured)
+    with Progress("judged", "cases"):
+        measured = load_cases(cases)
+        replayed = None
+        if routes is not None and metrics is not None:
+            replayed = judge_routes(routes, metrics)
+        found = judge(measured)
     if page_to is not None:
         validation.write_text("--page", page_to, validation_page.page(found, replayed))
         say(f"wrote {page_to}")

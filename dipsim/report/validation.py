@@ -98,15 +98,17 @@ def case_rows(result: GroupResult) -> Rows:
 def routes_rows(routes: RoutesResult) -> Rows:
     """A row for each quantity a phone measured."""
     rows = [["quantity", "dipsim", "line", "bar", "correlation", "of the line", "met"]]
-    names = {"wall": "wall, windows of 16 tokens", "io": "io (lane-seconds)"}
     for at in routes.measures:
         both = (at.correlation, at.line_correlation)
         rows.append(
             [
-                names.get(at.name, at.name),
-                *(f"{value:.1%}" for value in (at.median, at.line, at.bar)),
+                at.name,
+                *(
+                    "-" if value is None else f"{value:.1%}"
+                    for value in (at.median, at.line, at.bar)
+                ),
                 *("-" if value is None else f"{value:.3f}" for value in both),
-                "yes" if at.met else "no",
+                "-" if at.met is None else "yes" if at.met else "no",
             ]
         )
     return rows
@@ -129,13 +131,13 @@ def closer(found: Validation, routes: RoutesResult | None) -> list[str]:
         ours = result.median()
         for name in ("constant", "line"):
             theirs = result.median(name)
-            if ours is not None and theirs is not None and theirs < ours:
+            if ours is not None and theirs is not None and round(theirs, 3) < round(ours, 3):
                 said.append(
                     f"{result.group.title}: {_NAMES[name]} is closer "
                     f"({size(result, theirs)} against {size(result, ours)})."
                 )
     for at in routes.measures if routes is not None else ():
-        if at.line < at.median:
+        if round(at.line, 3) < round(at.median, 3):
             said.append(
                 f"A phone's run, {at.name}: {_NAMES['line']} is closer "
                 f"({at.line:.1%} against {at.median:.1%})."

@@ -99,16 +99,18 @@ def _routes_section(routes: RoutesResult | None) -> Iterator[str]:
         f"{speeds.flash:.2f} times as fast as the profile's points (`io` is then the time of all "
         f"lanes), copies into the cache run at {speeds.cache_copy / 1e9:.2f} GB/s (`mgmt`), "
         f"weights are used at {speeds.gemv / 1e9:.1f} GB/s (`wall`), and the overlap factor is "
-        f"{speeds.overlap_factor:.2f} (`stall`). The sync of a layer is the profile's. Copies are "
-        "made while further reads are under way, so reads hide behind them as behind the use of "
+        f"{speeds.overlap_factor:.2f} (`stall`). The sync of a layer is the profile's (0.6 ms, "
+        "fitted on other runs of the phone). Copies are made while further reads are under way, so "
+        "reads hide behind them as behind the use of "
         f"weights. Judged are tokens {routes.fitted_on + 1}-{routes.tokens}, beside a straight "
         "line in the bytes read that was fitted on the same tokens (two parameters for each "
         "quantity):\n"
     )
     yield from _markdown(tables.routes_rows(routes))
     yield (
-        "Wall time of single tokens is not predicted by anyone: compute jitters with the governor "
-        "and has nothing to do with bytes. Over 16 tokens that averages out.\n"
+        "`io` adds up four lanes. Wall time of one token is predicted by neither: its compute "
+        "jitters "
+        "with the governor, whatever it reads.\n"
     )
 
 

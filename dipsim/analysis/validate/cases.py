@@ -5,7 +5,6 @@ lies in `Cases.seconds`, which only fits of other cases and the final comparison
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +22,13 @@ SHIPPED = "validation"
 """Folder of the shipped cases, inside the package."""
 
 
+_LEAST, _MOST = 1e-9, 1e18  # believable figures in any unit of a case
+
+
 def _number(given: Any) -> float:
-    """A finite number above 0; pydantic would take texts and infinities."""
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < math.inf:
+    """A number above 0; pydantic would take texts and infinities."""
+    plain = isinstance(given, int | float) and not isinstance(given, bool)
+    if not plain or not _LEAST < given < _MOST:
         raise ValueError("it must be a number above 0")
     return float(given)
 

@@ -10,7 +10,6 @@ Four parameters of the device are fitted on the first half of the tokens and jud
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -178,24 +177,34 @@ class Measure:
     """One quantity, on the tokens that nothing was fitted on."""
 
     name: str
-    bar: float
-    """Largest median relative error."""
+    bar: float | None
+    """Largest median relative error; None where nothing is promised."""
     median: float
     line: float
     """That of a straight line in the bytes read, fitted on the same tokens."""
     correlation: float | None
+    """None over windows, which are too few."""
     line_correlation: float | None
-    least_correlation: float | None
 
     @property
-    def met(self) -> bool:
-        """Whether it is within its bar."""
-        enough = self.correlation is None or self.correlation >= (self.least_correlation or 0)
-        return self.median <= self.bar and enough
+    def met(self) -> bool | None:
+        """Whether it is within its bar, and correlates; None without a bar."""
+        if self.bar is None:
+            return None
+        return self.median <= self.bar and (
+            self.correlation is None or self.correlation >= LEAST_CORRELATION
+        )
 
 
-_BARS = {"stall": 0.05, "mgmt": 0.035, "io": 0.035, "wall": 0.06}
-_CORRELATION = 0.98
+LEAST_CORRELATION = 0.98
+_STALL, _MGMT, _IO, _WALL = "stall", "mgmt", "io", "wall"
+_MEASURES = (
+    (_STALL, _STALL, 0.05),
+    (_MGMT, _MGMT, 0.035),
+    (_IO, _IO, 0.035),
+    (f"{_WALL} of {WINDOW} tokens", _WALL, 0.06),
+    (f"{_WALL} of one token", _WALL, None),
+)
 
 
 @dataclass(frozen=True)
@@ -249,21 +258,21 @@ def judge_routes(
     predicted = predict(replay, speeds)
     read = replay.read_bytes
     measures = []
-    for name, bar in _BARS.items():
-        took = metrics[f"{name}_ms"]
-        by_line = _line(read, took, first)
-        over: Callable[[Floats], Floats] = _windows if name == "wall" else np.asarray
-        ours, theirs, right = (over(x[second]) for x in (predicted[name], by_line, took))
-        alone = name != "wall"
+    for name, column, bar in _MEASURES:
+        took = metrics[f"{column}_ms"]
+        windows = column == _WALL and bar is not None
+        ours, theirs, right = (
+            _windows(x[second]) if windows else x[second]
+            for x in (predicted[column], _line(read, took, first), took)
+        )
         measures.append(
             Measure(
                 name=name,
                 bar=bar,
                 median=_off(ours, right),
                 line=_off(theirs, right),
-                correlation=_correlation(ours, right) if alone else None,
-                line_correlation=_correlation(theirs, right) if alone else None,
-                least_correlation=_CORRELATION if alone else None,
+                correlation=None if windows else _correlation(ours, right),
+                line_correlation=None if windows else _correlation(theirs, right),
             )
         )
     recorded = metrics["read_bytes"]

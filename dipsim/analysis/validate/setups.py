@@ -12,7 +12,7 @@ from typing import Any, Literal
 from dipsim import bars, files
 from dipsim.analysis.validate.cases import SHIPPED, Case
 from dipsim.analysis.validate.work import Faulting, InOrder, Resident, Streaming, Work
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 from dipsim.hardware import Profile, load_profile
 
 MIB = 2**20
@@ -170,7 +170,7 @@ def _phone(case: Case) -> Setup:
         device("OnePlus 15R", dram, flash, **copy),
         layers=layers,
         dense=case.number("model", "dense_MiB_in_layers") * MIB,
-        touched=demand,
+        touched=max(demand, case.bytes_of("flash")),
         missed=case.bytes_of("flash"),
         read=demand / layers / used / 3,
         overlap=_overlap(case),
@@ -213,7 +213,7 @@ def _flash_moe(case: Case) -> Setup:
 
 def _colibri(case: Case) -> Setup:
     """GLM-5.2 read expert by expert; two disks in the Ryzen machine share its processor."""
-    machine = "Ryzen 9 9950X" if "9950x" in case.id else case.device.split(",")[0]
+    machine = "Ryzen 9 9950X" if "9950x" in case.id else brief(case.device.split(",")[0])
     missed, layers = case.bytes_of("flash"), case.number("model", "moe_layers")
     work = Streaming(
         device(machine, flash={"bandwidth": _rate(case.number("hw", "disk_iobench_19MB_GBs"))}),
