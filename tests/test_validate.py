@@ -614,6 +614,32 @@ def test_broken_metrics_are_refused(
         load_metrics(metrics)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("cache_budget_MiB=20.0", "cache_budget_MiB=1.0", "reads or keeps nothing"),
+        ("cache_budget_MiB=20.0", "cache_budget_MiB=1000000", "exceeds the 12 GB"),
+        ("cache_budget_MiB=20.0", "cache_budget_MiB=20.0", "leave no time for compute"),
+    ],
+)
+def test_metrics_that_fit_nothing_are_refused(
+    ran: Any, run_of: Callable[..., Any], old: str, new: str, said: str
+) -> None:
+    route, metrics = run_of()  # 1 ms of everything: stall and copies take more than wall
+    metrics.write_text(metrics.read_text().replace(old, new))
+    code, out, errors = ran("--routes", route, "--metrics", metrics)
+    assert (code, out, len(errors)) == (2, "", 1)
+    assert said in errors[0]
+
+
+def test_damaged_routes_are_refused(ran: Any, run_of: Callable[..., Any]) -> None:
+    route, metrics = run_of()
+    route.write_text(route.read_text().replace("0,1,5,1,0,", "0,1,5,1,9,"))
+    code, out, errors = ran("--routes", route, "--metrics", metrics)
+    assert (code, out, len(errors)) == (2, "", 1)
+    assert "slot '9'" in errors[0]
+
+
 def test_few_tokens_are_refused(run_of: Callable[..., Any]) -> None:
     with pytest.raises(DipsimError, match="63 tokens; give 64 or more"):
         load_metrics(run_of(tokens=63)[1])

@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.output import Progress, print_json, say, show
-from dipsim.errors import DipsimError
+from dipsim.cli.measured import measured
 
 
 @app.command()
@@ -21,42 +20,4 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Hold dipsim against published measurements: predictions, errors, trivial predictors."""
-    _measurements(cases, routes, metrics, page, bars, as_json)
-
-
-def _measurements(
-    cases: str | None,
-    routes: str | None,
-    metrics: str | None,
-    page: str | None,
-    bars: str | None,
-    as_json: bool,
-) -> None:
-    """Predict the cases, and a phone's routes where they are given."""
-    from dipsim.report.files import check_text
-
-    if (routes is None) != (metrics is None):
-        raise DipsimError("--routes and --metrics are two files of one run: give both, or neither")
-    page_to = check_text("--page", page, ".md")
-    bars_to = check_text("--bars", bars, ".json")
-
-    from dipsim.analysis.validate import error_bars, judge, judge_routes, load_cases
-    from dipsim.bars import bars_text
-    from dipsim.report import validation, validation_page
-
-    with Progress("judged", "cases"):
-        measured = load_cases(cases)
-        replayed = None
-        if routes is not None and metrics is not None:
-            replayed = judge_routes(routes, metrics)
-        found = judge(measured)
-    if page_to is not None:
-        validation.write_text("--page", page_to, validation_page.page(found, replayed))
-        say(f"wrote {page_to}")
-    if bars_to is not None:
-        validation.write_text("--bars", bars_to, bars_text(error_bars(found)))
-        say(f"wrote {bars_to}")
-    if as_json:
-        print_json(validation.to_dict(found, replayed))
-    elif page_to is None and bars_to is None:
-        show(validation.render(found, replayed))
+    measured(cases, routes, metrics, page, bars, as_json)

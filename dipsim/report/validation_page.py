@@ -56,7 +56,8 @@ def page(found: Validation, routes: RoutesResult | None) -> str:
         *_routes_section(routes),
         *_case_sections(found),
         "## Outside the bar\n",
-        "Every counted case outside the bar of its group.\n",
+        "Every counted case outside the bar of its group; where none is promised, more than 25% "
+        "off.\n",
         *[f"* `{case.case}` ({case.error():+.1%}): {tables.explained(case)}"
           for case in tables.misses(found)],
         "",

@@ -141,9 +141,18 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
 
 def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
     """The four parameters, from the tokens of ``part`` alone: lanes were busy and copies took as
-    long in total as measured; the least mean relative error of stall; wall as long in total."""
+    long in total as measured; the least mean relative error of stall; wall as long in total.
+
+    Raises:
+        DipsimError: what was measured leaves nothing to fit them on.
+    """
     lanes = replay.device.flash.lanes
     _, backend = replay.device.backend()
+    if not replay.flash[part].any() or not replay.kept_bytes[part].any():
+        raise DipsimError(
+            "the cache of the metrics reads or keeps nothing while speeds are fitted: give metrics "
+            "of a cache that holds some experts and not all"
+        )
     flash = 1e3 * lanes * replay.flash[part].sum() / metrics["io_ms"][part].sum()
     copy = 1e3 * replay.kept_bytes[part].sum() / metrics["mgmt_ms"][part].sum()
     speeds = Speeds(float(flash), float(copy), next(iter(backend.gemv.values())), 0.5)
@@ -291,7 +300,9 @@ def judge_routes(
 
 
 def _line(size: Floats, took: Floats, part: slice) -> Floats:
-    """A straight line in ``size``, fitted on ``part``, everywhere."""
+    """A straight line in ``size``, fitted on ``part``, everywhere; level if sizes are equal."""
+    if np.ptp(size[part]) == 0:
+        return np.full_like(size, took[part].mean())
     megabytes = size / 1e6
     slope, start = np.polyfit(megabytes[part], took[part], 1)
     line: Floats = start + slope * megabytes
