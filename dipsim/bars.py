@@ -24,6 +24,8 @@ _STREAMS = (
     "snapdragon8elite", "snapdragon8gen2", "snapdragon8gen3", "tensor-g4",
 )  # fmt: skip
 """Phones whose ``cpu`` streams from UFS, as the phone that was measured."""
+_WAYS = {"direct": STREAMING, "mmap": MAPPED}
+"""How weights come in -> the class; reads through the page cache were not measured on a phone."""
 _XNNPACK = f"{MEMORY}: phone CPU, XNNPACK and KleidiAI"
 _IN_MEMORY: Mapping[tuple[str, str], str] = {
     ("snapdragon8", "cpu"): _XNNPACK,
@@ -86,18 +88,14 @@ def bars_text(bars: Sequence[Bar]) -> str:
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
-def class_of(result: Result, mapped: bool = False) -> str | None:
-    """The class of measurements that a run belongs to; None when none was measured.
-
-    Args:
-        mapped: whether weights come in by page faults instead of reads.
-    """
-    config = result.config
-    profile, backend = config["profile"]["name"], config["settings"]["backend"]
-    if str(config["settings"]["overlap"]).startswith("paper-"):
+def class_of(result: Result) -> str | None:
+    """The class of measurements that a run belongs to; None when none was measured."""
+    config, settings = result.config, result.config["settings"]
+    profile, backend = config["profile"]["name"], settings["backend"]
+    if str(settings["overlap"]).startswith("paper-"):
         return None
     if profile in _STREAMS and backend == "cpu" and not result.fits:
-        return MAPPED if mapped else STREAMING
+        return _WAYS.get(settings.get("io", "direct"))
     name = _IN_MEMORY.get((profile, backend)) if result.fits else None
     if name is None or not name.endswith(", "):
         return name
@@ -114,9 +112,9 @@ def _bits(model: Mapping[str, Any] | None) -> float:
     return float(quant["bits"] if quant else model.get("bits", 0.0))
 
 
-def bar_of(result: Result, mapped: bool = False) -> Bar | None:
+def bar_of(result: Result) -> Bar | None:
     """The error bar of a run; None when no measurement matches it."""
-    name = class_of(result, mapped)
+    name = class_of(result)
     return None if name is None else load_bars().get(name)
 
 

@@ -105,12 +105,22 @@ def test_a_run_of_another_kind_has_none(
     assert bar_rows(result, None)[0] == ("error bar", "none: no measurement matches this run")
 
 
-def test_page_faults_have_their_own_bar(results: Callable[..., Result]) -> None:
-    result = results("oneplus15r", **STREAMED)
-    bar = bar_of(result, mapped=True)
-    assert bar == BARS[MAPPED]
-    assert bar is not None
-    assert bar.size == "x 1.7"
+@pytest.mark.parametrize(
+    ("io", "expected"), [("direct", STREAMING), ("mmap", MAPPED), ("buffered", None)]
+)
+def test_the_bar_depends_on_how_weights_come_in(
+    results: Callable[..., Result], io: str, expected: str | None
+) -> None:
+    direct = results("oneplus15r", **STREAMED)
+    result = replace(
+        direct, config={**direct.config, "settings": {**direct.config["settings"], "io": io}}
+    )
+    assert class_of(result) == expected
+
+
+def test_a_factor_is_shown_as_one() -> None:
+    assert BARS[MAPPED].size == "x 1.7"
+    assert BARS[STREAMING].size == "±11%"
 
 
 def test_request_sizes_are_those_of_the_marks(results: Callable[..., Result]) -> None:
