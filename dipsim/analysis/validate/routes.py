@@ -24,7 +24,7 @@ from dipsim.convert import import_routes
 from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
 from dipsim.simulate import prepare, run_all
-from dipsim.timeline.closed import Step, step_seconds
+from dipsim.timeline.closed import FLASH, Step, token_times
 from dipsim.timeline.steps import rates
 from dipsim.trace import Trace, load_trace
 
@@ -123,12 +123,17 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
     flash = replay.flash / speeds.flash
     copied = replay.kept_bytes / speeds.cache_copy
     hit, miss = replay.hit_bytes / rate.weights, replay.miss_bytes / rate.weights
-    step = Step(flash, hit + copied, miss, np.zeros_like(hit), replay.requests)
-    exposed = step_seconds(step, "pipelined", speeds.overlap_factor) - (hit + copied + miss)
-    waits = replay.requests > 0
-    stall = np.where(waits, exposed + backend.sync, 0.0).sum(axis=1)
+    nothing = np.zeros(len(hit))
+    steps = [
+        Step(flash[:, at], (hit + copied)[:, at], miss[:, at], nothing, replay.requests[:, at])
+        for at in range(hit.shape[1])
+    ]
+    a = speeds.overlap_factor
+    exposed = token_times(steps, len(hit), "pipelined", a, rate.compute_bound).exposed[:, FLASH]
+    waits = (replay.requests > 0).sum(axis=1)
+    stall = exposed + backend.sync * waits
     compute = replay.dense.sum() / rate.weights + (hit + miss).sum(axis=1)
-    compute += backend.sync * (~waits).sum(axis=1)
+    compute += backend.sync * (hit.shape[1] - waits)
     management = copied.sum(axis=1)
     lanes = replay.device.flash.lanes
     return {
