@@ -35,6 +35,7 @@ ROWS = (
     ("timeline",),
     ("settings",),
     ("result",),
+    ("bars",),
     ("resolve",),
     ("marks",),
     ("config",),

@@ -85,7 +85,11 @@ def run(
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        more: dict[str, Any] = {} if bounds is None else {"perplexity": bounds._asdict()}
+        from dipsim.bars import bar_dict, bar_of
+
+        more = bar_dict(result, bar_of(result))
+        if bounds is not None:
+            more["perplexity"] = bounds._asdict()
         if attributed is not None:
             more["attribution"] = attributed.to_dict()
         print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.measured import measured
 from dipsim.cli.options import BUDGET, HOW, METHOD, POLICY, WHAT, ModelOption, ProfileOption, takes
 from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
@@ -17,6 +18,13 @@ def validate(
         str | None,
         typer.Argument(help="of --replay: on the disk to read; made and removed if there is none"),
     ] = None,
+    cases: Annotated[
+        str | None, typer.Option(help="measurements: a JSON file [those of dipsim]")
+    ] = None,
+    routes: Annotated[str | None, typer.Option(help="a phone's route_trace CSV")] = None,
+    metrics: Annotated[str | None, typer.Option(help="what it measured per token")] = None,
+    page: Annotated[str | None, typer.Option(help="write the figures as a .md page")] = None,
+    bars: Annotated[str | None, typer.Option(help="write the error bars as a .json file")] = None,
     replay: Annotated[
         str | None, typer.Option(help="read the misses of this trace from FILE", metavar="TRACE")
     ] = None,
@@ -34,9 +42,21 @@ def validate(
     as_json: Json = False,
     **options: Any,
 ) -> None:
-    """Read a replay's misses from a real disk, and print predicted beside measured times."""
-    if replay is None or file is None:
-        raise DipsimError("give both: dipsim validate --replay TRACE FILE")
+    """Hold dipsim against measurements: published ones, or with --replay those of a disk here."""
+    if replay is None:
+        asked = [name for name, value in options.items() if value is not None]
+        asked += ["profile"] * (profile is not None) + ["model"] * (model is not None)
+        if file is not None or asked:
+            what = file if file is not None else f"--{asked[0].replace('_', '-')}"
+            raise DipsimError(f"{what}: is for dipsim validate --replay TRACE FILE; drop it")
+        measured(cases, routes, metrics, page, bars, as_json)
+        return
+    if file is None:
+        raise DipsimError("--replay: give a file on the disk to read: validate --replay TRACE FILE")
+    of_cases = {"--cases": cases, "--routes": routes, "--metrics": metrics, "--page": page}
+    for name, value in {**of_cases, "--bars": bars}.items():
+        if value is not None:
+            raise DipsimError(f"{name} is about published measurements, --replay is not: drop one")
     wanted = {"scale_to": scale_to, "lanes": lanes, "fit": fit, "bench_seconds": bench_seconds}
     _replayed(replay, file, file_size, wanted, {"profile": profile, "model": model}, options,
               as_json)  # fmt: skip

@@ -53,6 +53,19 @@ def check_csv(path: str | os.PathLike[str] | None) -> Path | None:
     return _in_a_folder("--csv", path)
 
 
+def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) -> Path | None:
+    """A path a text with this suffix can be written to; None stays None.
+
+    Raises:
+        DipsimError: another suffix, or no such folder.
+    """
+    if path is None:
+        return None
+    if Path(path).suffix != suffix:
+        raise DipsimError(f"{option} {path}: give a file that ends in {suffix}")
+    return _in_a_folder(option, path)
+
+
 def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():

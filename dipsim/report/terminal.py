@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.verdict import Verdict
+from dipsim.bars import bar_of, bar_rows
 from dipsim.budget import Budget
 from dipsim.report.hints import hints
 from dipsim.result import Result
@@ -60,7 +61,8 @@ def render(
 def _rates(result: Result, more: Sequence[tuple[str, str]]) -> Table:
     made = table("", "")
     made.show_header = False
-    for label, text in [*result.summary(), *more]:
+    rate, *others = result.summary()
+    for label, text in [rate, *bar_rows(result, bar_of(result)), *others, *more]:
         made.add_row(label, text)
     return made
 
