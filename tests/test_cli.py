@@ -757,7 +757,8 @@ def test_the_program_fails_with_two_and_one_line(folder: Path) -> None:
 
 def test_any_text_of_a_trace_can_be_printed(folder: Path) -> None:
     ran = program("inspect", "surrogate.npz", cwd=folder, env={**os.environ, "LC_ALL": "C.UTF-8"})
-    assert (ran.returncode, ran.stderr) == (0, "")
+    errors = [line for line in ran.stderr.splitlines() if not line.rstrip().endswith(" ...")]
+    assert (ran.returncode, errors) == (0, [])
     assert "half" in ran.stdout
 
 

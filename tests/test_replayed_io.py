@@ -297,8 +297,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert figures["median_error"] >= 0
     assert not made.exists()
     for wrong, told in (
-        (["validate", str(made)], "give both"),
-        (["validate", "--replay", "smollm2-chat"], "give both"),
+        (["validate", str(made)], "is for dipsim validate --replay TRACE FILE"),
+        (["validate", "--policy", "lru"], "--policy: is for dipsim validate --replay TRACE FILE"),
+        (["validate", "--replay", "smollm2-chat"], "give a file on the disk to read"),
+        ([*command, "--bars", "bars.json"], "--bars is about published measurements"),
         ([*command[:-1], "32"], "--file-size '32' has no unit"),
         ([*command, "--cache-fraction", "7"], "--cache-fraction"),
     ):
