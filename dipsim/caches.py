@@ -22,6 +22,9 @@ from dipsim.policies import Policy
 from dipsim.traffic import Traffic
 
 Loop = Callable[..., None]
+Seen = Callable[[int, slice, int, int, NDArray[np.uint64]], None]
+"""Called with (capacity, rows, layer, group, missed units as bits uint64[rows, words]) of every
+block that was replayed with costs; for different layers and groups from different threads."""
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
@@ -173,6 +176,7 @@ class ReplayedCache:
         self._empty_before_the_first_row = True
         self.guesses, self.seed = guesses, seed
         self._last_mask = np.zeros(words, np.uint64)
+        self.seen: Seen | None = None
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
         """The most used units that fit, ties to the lower id."""
@@ -268,6 +272,9 @@ class ReplayedCache:
             traffic.kept[here] = counts[:, kernels.KEPT]
             if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
+            if requests is not None and self.seen is not None:
+                words = slice(self.parts.word[p], self.parts.word[p + 1])
+                self.seen(c, rows, layer, group, block.missed[c, :, words])
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
                 continue
             reads, outside, moved, seconds = self._price(block.missed[c], p, requests)

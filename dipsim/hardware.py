@@ -21,6 +21,7 @@ from dipsim.units import (
     Seconds,
     UnlimitedBandwidth,
     UnlimitedCompute,
+    UnlimitedIops,
     Watts,
 )
 
@@ -28,6 +29,9 @@ FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate", "given"]
 _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
+_SPEEDS = ("bandwidth", "reads", "fit")
+"""Keys of flash that state its speed; one takes the place of another."""
 
 
 class _Section(BaseModel):
@@ -76,24 +80,54 @@ class Read(_Section):
         return self
 
 
+class Fit(_Section):
+    """A formula fitted to measured reads (timeline/speed.py)."""
+
+    t0: Seconds = Field(description="what one read takes before its first byte")
+    bandwidth: Bandwidth = Field(description="of one lane, once its bytes flow")
+    cap: Bandwidth = Field(description="of the whole device")
+    iops: UnlimitedIops = Field(
+        default="unlimited", validate_default=True, description="reads per second of the device"
+    )
+    p: float = Field(ge=0.5, le=100, strict=True, description="how sharply the limits meet")
+    sizes: tuple[Bytes, Bytes] = Field(description="smallest and largest read it was made from")
+    lanes: tuple[Lanes, Lanes] = Field(description="fewest and most in flight, likewise")
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if min(self.bandwidth, self.cap, self.iops, self.sizes[0]) == 0:
+            raise ValueError("bandwidth, cap, iops and sizes of a fit must be positive")
+        for name, (least, most) in (("sizes", self.sizes), ("lanes", self.lanes)):
+            if least > most:
+                raise ValueError(f"{name} must ascend: the smallest, then the largest")
+        return self
+
+
 class Flash(_Section):
-    """Storage: either one ``bandwidth`` for every size, or measured ``reads``."""
+    """Storage: one ``bandwidth`` for every size, or measured ``reads``, or a ``fit`` to such."""
 
     capacity: Bytes | None = Field(default=None, description="size; a model must fit")
     lanes: int = Field(default=1, ge=1, strict=True, description="reads kept in flight")
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
+    fit: Fit | None = None
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        if (self.bandwidth is None) == (not self.reads):
-            raise ValueError("give either bandwidth or reads (measured points), one of the two")
+        if (self.bandwidth is not None) + bool(self.reads) + (self.fit is not None) != 1:
+            raise ValueError(
+                "give either bandwidth or reads (measured points) or fit (a formula), one of them"
+            )
         if self.bandwidth == 0 or self.align < 1:
             raise ValueError("bandwidth must be positive and align at least 1 B")
         points = [(read.size, read.lanes) for read in self.reads]
         if len(set(points)) < len(points):
             raise ValueError("reads: the same size and lanes stand there twice")
+        for lanes in {read.lanes for read in self.reads}:
+            sizes = [read.size for read in self.reads if read.lanes == lanes]
+            if sizes != sorted(sizes):
+                raise ValueError(f"reads: with {lanes} lanes the sizes do not ascend; sort them")
         return self
 
 
@@ -249,7 +283,7 @@ def profile_schema() -> dict[str, Any]:
         {"required": ["name", "dram", "flash", "compute"]},
     ]
     for section in schema["$defs"].values():  # a profile that extends another may give a part
-        if section["title"] in ("Dram", "Flash", "Backend", "Thermal", "Energy"):
+        if section["title"] in ("Dram", "Flash", "Fit", "Backend", "Thermal", "Energy"):
             section.pop("required", None)
     return schema
 
@@ -315,7 +349,26 @@ def _extended(
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    return _merged(_read(base, seen, beside), data)
+    return _merged(_without_rivals(_read(base, seen, beside), data), data)
+
+
+def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` without a speed of flash, and its sources, that ``change`` states otherwise."""
+    old, new = base.get("flash"), change.get("flash")
+    if not isinstance(old, dict) or not isinstance(new, Mapping):
+        return base
+    stated = [key for key in _SPEEDS if key in new]
+    gone = [key for key in _SPEEDS if stated and key in old and key not in new]
+    result = {**base, "flash": {key: value for key, value in old.items() if key not in gone}}
+    sources = base.get("sources")
+    if isinstance(sources, dict):
+        dropped = tuple(f"flash.{key}" for key in gone)
+        result["sources"] = {
+            key: value
+            for key, value in sources.items()
+            if ".".join(str(key).split(".")[:2]) not in dropped
+        }
+    return result
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,15 +396,16 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
             parsed = float(parsed)
         except ValueError:
             raise ProfileError(f"-s {text!r}: {key} is a number from 0 to 1") from None
+    elif key == "flash.fit.p":
+        try:
+            parsed = float(parsed)
+        except ValueError:
+            raise ProfileError(f"-s {text!r}: {key} is a number from 0.5 to 100") from None
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
-    data = _merged(data, parsed)
+    data = _merged(_without_rivals(data, parsed), parsed)
     if not isinstance(data.get("sources", {}), dict):
         return data  # refused when it is validated
-    if key == "flash.bandwidth":  # one bandwidth for every size takes the place of the curve
-        data["flash"].pop("reads", None)
-        sources = data.get("sources", {})
-        data["sources"] = {k: v for k, v in sources.items() if k != "flash.reads"}
     return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
 
 

@@ -102,6 +102,7 @@ TIME = Dimension(
 COMPUTE = Dimension(
     "compute rate", "2 TFLOP/s", _scaled("FLOP/s"), ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s")
 )
+RATE = Dimension("rate of reads", "100 kIOPS", _scaled("IOPS"), ("IOPS", "kIOPS", "MIOPS", "GIOPS"))
 POWER = Dimension("power", "4 W", {"mW": 1e-3, "W": 1.0}, ("mW", "W"))
 ENERGY_PER_BYTE = Dimension(
     "energy per byte", "40 pJ/B", {"pJ/B": 1e-12, "nJ/B": 1e-9, "uJ/B": 1e-6, "J/B": 1.0}, ("pJ/B",)
@@ -142,5 +143,6 @@ Bandwidth = Annotated[float, *_field(BANDWIDTH)]
 UnlimitedBandwidth = Annotated[float, *_field(BANDWIDTH, unlimited=True)]
 Seconds = Annotated[float, *_field(TIME)]
 UnlimitedCompute = Annotated[float, *_field(COMPUTE, unlimited=True)]
+UnlimitedIops = Annotated[float, *_field(RATE, unlimited=True)]
 Watts = Annotated[float, *_field(POWER)]
 JoulesPerByte = Annotated[float, *_field(ENERGY_PER_BYTE)]

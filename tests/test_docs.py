@@ -70,7 +70,7 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_fence_is_of_a_known_kind() -> None:
     for page in PAGES:
         kinds = {language for language, _, _ in BLOCK.findall(page.read_text())}
-        assert kinds <= {"python", "py", "cpp", "yaml", "console", "sh"}, page
+        assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh"}, page
 
 
 def recipes(kind: str) -> list[str]:

@@ -9,7 +9,8 @@ from dipsim.errors import DipsimError, ProfileError
 from dipsim.hardware import Profile, Source
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, result_of
-from dipsim.timeline.flash import Curve, FlashCost
+from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.speed import Curve, Points
 from dipsim.trace import Trace
 
 Axis = Literal["dram", "flash-bandwidth", "iops"]
@@ -51,6 +52,13 @@ def scaled(device: Profile, factor: float) -> Profile:
     if flash.bandwidth is not None:
         changed = {"bandwidth": flash.bandwidth * factor}
         return _with_flash(device, changed, "flash.bandwidth", told)
+    if flash.fit is not None:
+        old = flash.fit
+        times = {"t0": old.t0 / factor, "iops": old.iops * factor}
+        rates = {"bandwidth": old.bandwidth * factor, "cap": old.cap * factor}
+        return _with_flash(
+            device, {"fit": old.model_copy(update={**times, **rates})}, "flash.fit", told
+        )
     reads = [read.model_copy(update={"bandwidth": read.bandwidth * factor}) for read in flash.reads]
     return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", told)
 
@@ -62,7 +70,7 @@ def with_iops(device: Profile, iops: float) -> Profile:
     none comes to less than its bytes take when they are read in order.
 
     Raises:
-        ProfileError: the profile has one bandwidth for reads of any size.
+        ProfileError: the profile has no measured points.
     """
     in_order = FlashCost(device.flash).sequential_bandwidth
     shift = 1 / iops - float(_curve(device).seconds[0])
@@ -80,7 +88,7 @@ def iops_of(device: Profile) -> tuple[float, float]:
     """Smallest reads per second: those of the profile, and the most its bandwidth allows.
 
     Raises:
-        ProfileError: the profile has one bandwidth for reads of any size.
+        ProfileError: the profile has no measured points.
     """
     curve = _curve(device)
     now = 1 / float(curve.seconds[0])
@@ -105,12 +113,13 @@ def retimed(job: Job, result: Result, factor: float) -> Result:
 def _curve(device: Profile) -> Curve:
     """Times of reads at the flash's own lanes."""
     if not device.flash.reads:
+        fitted = device.flash.fit is not None
+        has = "a fitted flash" if fitted else "one flash.bandwidth for reads of any size"
         raise ProfileError(
-            f"profile {device.name} has one flash.bandwidth for reads of any size, so its IOPS "
-            "cannot be searched: use flash-bandwidth, or a profile with flash.reads"
+            f"profile {device.name} has {has}, so its IOPS cannot be searched: use "
+            "flash-bandwidth, or a profile with flash.reads"
         )
-    cost = FlashCost(device.flash)
-    return cost.curves[cost.lanes_for(device.flash.lanes)]
+    return Points(device.flash).curve_for(device.flash.lanes)
 
 
 def _with_flash(device: Profile, change: dict[str, Any], key: str, told: str) -> Profile:

@@ -133,6 +133,8 @@ def _short(key: str) -> str:
 
 def _texts(value: object) -> list[str]:
     """A value as text; of measured reads, one line each."""
-    if isinstance(value, list):
+    if isinstance(value, list) and isinstance(value[0], dict):
         return [f"{at['size']} x{at['lanes']} {at['bandwidth']}" for at in value]
+    if isinstance(value, list):
+        return [" to ".join(map(str, value))]
     return [str(value)]

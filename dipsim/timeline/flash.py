@@ -1,12 +1,10 @@
 """Flash: where units lie (layout) and what a set of misses costs (DESIGN section 7).
 
-A profile's points (size, lanes, bandwidth) become service times: t(s) = s / bandwidth is what one
-read of s bytes adds while ``lanes`` reads are in flight. Time, never bandwidth, is linear in s
-between points: interpolated bandwidth would be up to 2.7 times wrong at 18 KB.
+What one read takes is in speed.py; here reads are made of misses, in whole pages.
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +14,11 @@ from dipsim.hardware import Flash
 from dipsim.kernels import NO_REQUESTS, Requests
 from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
 from dipsim.model import Model
+from dipsim.timeline.speed import speed_of
 from dipsim.traffic import Ahead, Traffic
 
 Layout = Literal["column", "bundle", "expert"]
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
-_WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile has no points
-
-
-class Curve(NamedTuple):
-    """Service times at one number of lanes: ``seconds`` at ``sizes`` (bytes), both ascending."""
-
-    sizes: NDArray[np.float64]
-    seconds: NDArray[np.float64]
-
-    def at(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
-        """t(s): linear between points, constant below the smallest, proportional above."""
-        inside = np.interp(size, self.sizes, self.seconds)
-        beyond = size * (self.seconds[-1] / self.sizes[-1])
-        return np.where(size > self.sizes[-1], beyond, inside)
 
 
 class FlashCost:
@@ -41,22 +26,15 @@ class FlashCost:
 
     def __init__(self, flash: Flash) -> None:
         self.flash = flash
-        self.curves: dict[int, Curve] = {}
-        for lanes in sorted({read.lanes for read in flash.reads}):
-            points = sorted((r.size, r.size / r.bandwidth) for r in flash.reads if r.lanes == lanes)
-            sizes, seconds = np.array(points).T
-            self.curves[lanes] = Curve(sizes, seconds)
+        self.speed = speed_of(flash)
 
     def lanes_for(self, reads: int) -> int:
-        """Which measured lane count serves ``reads`` in flight: the largest that is reached."""
-        reached = [lanes for lanes in self.curves if lanes <= min(self.flash.lanes, reads)]
-        return max(reached, default=min(self.curves, default=1))
+        """The number of lanes whose times serve ``reads`` in flight."""
+        return self.speed.lanes_for(reads)
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
         """t of one read of ``size`` bytes (whole pages) with ``reads`` in flight."""
-        if self.flash.bandwidth is not None:
-            return size / self.flash.bandwidth
-        return self.curves[self.lanes_for(reads)].at(size)
+        return self.speed.seconds(size, reads)
 
     def pages(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bytes the device moves for a read of ``size``: whole pages, first offset ignored."""
@@ -64,18 +42,13 @@ class FlashCost:
 
     @property
     def sequential_bandwidth(self) -> float:
-        """Bytes per second of long reads in order: the largest point at the flash's lanes."""
-        if self.flash.bandwidth is not None:
-            return self.flash.bandwidth
-        curve = self.curves[self.lanes_for(self.flash.lanes)]
-        return float(curve.sizes[-1] / curve.seconds[-1])
+        """Bytes per second of long reads in order, with all lanes busy."""
+        return self.speed.sequential_bandwidth
 
     @property
     def sequential_read(self) -> float:
         """Bytes of one read when reading in order."""
-        if self.flash.bandwidth is not None:
-            return _WITHOUT_POINTS
-        return float(self.curves[self.lanes_for(self.flash.lanes)].sizes[-1])
+        return self.speed.sequential_read
 
     def requests(self, units: int, size: float, apart: float) -> Requests:
         """The cost table of a group of ``units``, ``size`` bytes each, ``apart`` bytes apart."""
@@ -94,12 +67,8 @@ class FlashCost:
         )
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Whether reads of ``size`` bytes lie outside the measured points that serve them."""
-        if self.flash.bandwidth is not None:
-            return np.zeros(size.shape, np.bool_)
-        sizes = self.curves[self.lanes_for(reads)].sizes
-        beyond: NDArray[np.bool_] = (size < sizes[0]) | (size > sizes[-1])
-        return beyond
+        """Whether reads of ``size`` bytes lie outside what was measured."""
+        return self.speed.outside(size, reads)
 
     def reads_in_order(self, size: float) -> int:
         """How many reads it takes to read ``size`` bytes in order."""

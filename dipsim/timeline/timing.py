@@ -164,6 +164,7 @@ def _rests_on(
 ) -> tuple[str, ...]:
     at = f"backends.{backend}"
     keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
+    keys += [f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops")]
     if not is_paper(overlap):
         keys += [f"{at}.sync", f"{at}.cache_copy"]
         keys.append("dram.background")

@@ -1,0 +1,40 @@
+"""What `dipsim iobench` prints."""
+
+from statistics import median
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dipsim.analysis.iobench import Bench
+from dipsim.errors import printable
+from dipsim.report.terminal import table
+from dipsim.units import BANDWIDTH, BYTES
+
+
+def render(bench: Bench) -> RenderableType:
+    """Bandwidths: a row per size, a column per number of reads in flight."""
+    lanes = list(dict.fromkeys(cell.lanes for cell in bench.cells))
+    sizes = list(dict.fromkeys(cell.size for cell in bench.cells))
+    at = {(cell.size, cell.lanes): cell for cell in bench.cells}
+    names = [f"{n} in flight" for n in lanes]
+    made = table("size", *names, right=tuple(range(len(lanes) + 1)))
+    for size in sizes:
+        rates = [BANDWIDTH.show(at[size, n].bandwidth) for n in lanes]
+        made.add_row(BYTES.exact(size), *rates)
+    how = "direct reads" if bench.direct else "BUFFERED reads"
+    title = f"{printable(bench.path)}: {how} at random offsets"
+    parts: list[RenderableType] = [Text(title, style="bold"), made]
+    worst = max(bench.cells, key=lambda cell: cell.spread)
+    usual = median(cell.spread for cell in bench.cells)
+    parts.append(
+        Text(
+            f"the passes differ by {usual:.0%} (median), {worst.spread:.0%} at most "
+            f"({BYTES.exact(worst.size)}, {worst.lanes} in flight)",
+            style="dim",
+        )
+    )
+    if not bench.direct:
+        parts.append(
+            Text("this file system has no direct reads: what memory holds was read from there")
+        )
+    return Group(*parts)
