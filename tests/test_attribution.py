@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import test_cli
-from test_cli import Dipsim, done
+from test_cli import Dipsim, done, refused
 from test_growing import DEVICE, KV, NEURON, STATIC, TINY, trace
 
 import dipsim as package
 from dipsim.analysis.attribution import SPEEDS, Attribution, attribute
 from dipsim.analysis.studies import study
+from dipsim.errors import ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import Job, prepare, run_all
 
@@ -281,6 +282,16 @@ def test_a_prompt_whose_kv_does_not_fit_has_no_time(dipsim: Dipsim) -> None:
     why = {cell["prompt"]: cell["why"] for cell in found["cells"]}
     assert why[1024] is None
     assert "cannot hold KV" in why[2048]
+
+
+def test_a_prompt_has_tokens_and_a_model(dipsim: Dipsim) -> None:
+    line = "study ttft smollm2-chat --tokens 0:8 --context"
+    refused(dipsim(f"{line} 0"), "--context 0: the longest prompt has at least one token")
+    found = done(dipsim(f"{line} 1 --json")).json
+    assert [cell["prompt"] for cell in found["cells"]] == [1]
+    given = {**trace(SETS), "meta": {"signals": {"glu": {"unit_bytes": 12}}}}
+    with pytest.raises(ModelError, match="pass --model"):
+        study("ttft", given, [load_profile(device())])
 
 
 # Energy ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 from dipsim import kernels
 from dipsim.active import rows_of
 from dipsim.analysis.study import Ask, Figures, Point, whole
-from dipsim.errors import ModelError
+from dipsim.errors import DipsimError, ModelError
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, result_of
 from dipsim.timeline.steps import rates
@@ -25,14 +25,16 @@ def points(ask: Ask) -> Iterator[Point]:
     takes its DRAM from the caches.
 
     Raises:
-        ModelError: no model.
+        DipsimError: no model, or no prompt.
     """
     (method,) = ask.methods
     usual = ask.run(method, dram=None, cache=None, cache_fraction=1.0, context=None)
     model = prepare(ask.trace, ask.device, model=ask.model, **usual).work.model
     if model is None:
         raise ModelError(f"{ask.trace.name} names no model to prefill a prompt: pass --model")
-    longest = ask.options.get("context") or model.context or USUAL
+    longest = ask.options.get("context", model.context or USUAL)
+    if longest < 1:
+        raise DipsimError(f"--context {longest}: the longest prompt has at least one token")
     lengths = [SHORTEST << i for i in range(64) if SHORTEST << i < longest]
     for prompt in (*lengths, longest):
         yield Point({"prompt": prompt}, ask.run(method, context=prompt))

@@ -42,19 +42,7 @@ def run(
     **options: Any,
 ) -> None:
     """Replay TRACE on a device: tokens per second, bytes moved, where the time goes."""
-    from dipsim.config import read_config
-
-    source: Any = trace
-    device: Any = profile
-    geometry: Any = model
-    if config is not None:
-        saved = read_config(config)
-        source = trace or saved.open_trace()
-        device = profile or saved.profile
-        geometry = model or saved.model
-        options = saved.settings_with(options)
-    if source is None:
-        raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
+    source, device, geometry, options = _asked(config, trace, profile, model, options)
     device = load_device(device, override)
     known = _calibration(calibration, options)
     with Progress() as progress:
@@ -97,9 +85,31 @@ def run(
         rows = [] if bounds is None else [search.perplexity_row(bounds)]
         show(terminal.render(result, judged, rows))
         if attributed is not None:
-            from dipsim.report.attribution import render
+            _show_attribution(attributed)
 
-            show(render(attributed))
+
+def _asked(
+    config: str | None,
+    trace: str | None,
+    profile: str | None,
+    model: str | None,
+    options: dict[str, Any],
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Trace, device, model and options: those given, else those of a saved run.
+
+    Raises:
+        DipsimError: no trace, or a file that holds no run.
+    """
+    if config is not None:
+        from dipsim.config import read_config
+
+        saved = read_config(config)
+        source = trace or saved.open_trace()
+        options = saved.settings_with(options)
+        return source, profile or saved.profile, model or saved.model, options
+    if trace is None:
+        raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
+    return trace, profile, model, options
 
 
 def _attributed(job: Any, result: Any) -> Any:
@@ -107,6 +117,12 @@ def _attributed(job: Any, result: Any) -> Any:
     from dipsim.analysis.attribution import attribute
 
     return attribute(job, result)
+
+
+def _show_attribution(found: Any) -> None:
+    from dipsim.report.attribution import render
+
+    show(render(found))
 
 
 def _calibration(path: str | None, options: dict[str, Any]) -> Any:
