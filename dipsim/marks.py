@@ -37,7 +37,7 @@ def marks(
     found = {
         "over-available": asked > device.dram.available,
         "part": work.trace.layers < work.trace.recorded_layers,
-        "held-out": settings.allocate == "optimal",
+        "held-out": settings.allocate == "optimal" or settings.layout == "permuted",
         "open-loop": work.method.open_loop,
         "calibrated": work.method.calibrated,
         "recorded-experts": work.method.among_recorded,

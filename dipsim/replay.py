@@ -48,8 +48,8 @@ class Plan:
     scope: Scope = "layer"
     fill: Fill = "ascending"
     """Which misses stay when not all fit beside the hits, of policies that rank."""
-    unmeasured: tuple[int, int] = (0, 0)
-    """Rows that are replayed but not measured, since thresholds were calibrated on them."""
+    unmeasured: tuple[tuple[int, int], ...] = ()
+    """Rows (A, B) that are replayed but not measured, since something was learned from them."""
 
     @classmethod
     def of(
@@ -57,7 +57,7 @@ class Plan:
         settings: Any,
         method: Method,
         threads: int | None,
-        unmeasured: tuple[int, int] = (0, 0),
+        unmeasured: tuple[tuple[int, int], ...] = (),
     ) -> "Plan":
         """The part of a run's settings that concerns the replay.
 
@@ -303,9 +303,9 @@ def _warmup_end(trace: Trace, warmup: int) -> int:
 
 
 def measured_rows(
-    trace: Trace, warmup: int, unmeasured: tuple[int, int] = (0, 0)
+    trace: Trace, warmup: int, unmeasured: tuple[tuple[int, int], ...] = ()
 ) -> NDArray[np.bool_]:
-    """[tokens] decode tokens behind the warm-up, less the rows from ``unmeasured`` to its end.
+    """[tokens] decode tokens behind the warm-up, less the ``unmeasured`` rows.
 
     Raises:
         TraceError: there are none.
@@ -320,10 +320,11 @@ def measured_rows(
             f"to be measured; use --warmup 0 to {total - 1}"
         )
     measured: NDArray[np.bool_] = decode & (np.cumsum(decode) > warmup)
-    measured[slice(*unmeasured)] = False
+    for rows in unmeasured:
+        measured[slice(*rows)] = False
     if not measured.any():
         raise TraceError(
-            f"{trace.name}: thresholds are calibrated on all tokens that would be measured; give "
-            "fewer --calibrate-tokens"
+            f"{trace.name}: thresholds or an order are learned from all tokens that would be "
+            "measured; give fewer --calibrate-tokens or --order-from"
         )
     return measured

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.hardware import first_problem
 from dipsim.timeline.closed import Overlap
-from dipsim.timeline.flash import Layout
+from dipsim.timeline.layout import Layout
 from dipsim.units import BYTES, parse_share
 
 _AUTHORS = {
@@ -53,6 +53,7 @@ class Settings(BaseModel):
     context: Count | None = None
     kv_bits: float = Field(default=16, gt=0, le=32)
     layout: Layout | None = None
+    order_from: str | None = None
     overlap: Overlap = "pipelined"
     backend: str | None = None
     scope: Literal["layer", "global"] = "layer"
@@ -97,6 +98,10 @@ class Settings(BaseModel):
         given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.order_from is not None and self.layout != "permuted":
+            raise ValueError(
+                f"--order-from {self.order_from} is for --layout permuted: add that, or drop it"
+            )
         if self.scope == "global" and self.allocate != "even":
             raise ValueError(
                 f"--allocate {self.allocate} divides DRAM between caches; --scope global has one: "

@@ -15,6 +15,7 @@ from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
 from dipsim.model import Model
+from dipsim.order import learned_places, order_rows
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
@@ -110,13 +111,20 @@ def prepare(
     whole = load_trace(trace).clustered(settings.cluster)
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     work = resolve(part, device, model, settings)
-    plan = Plan.of(settings, work.method, threads, part.calibration_rows(settings.calibrate_tokens))
+    plan = Plan.of(
+        settings, work.method, threads, (part.calibration_rows(settings.calibrate_tokens),)
+    )
     flash = FlashCost(device.flash)
-    requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
+    places, learned = None, (0, 0)
+    if settings.layout == "permuted":
+        learned = order_rows(part, settings.order_from)
+        places = learned_places(part.window(*learned), work.method)
+    requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout, places)
     if settings.allocate == "optimal":
         uses = profile_uses(work, chosen, settings)
         budget, plan = allocate_optimal(work, chosen, plan, requests, uses)
         work = replace(work, budget=budget)
+    plan = replace(plan, unmeasured=(*plan.unmeasured, learned))
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     return Job(work, device, backend, resolved, chosen, plan, flash, requests, model is not None)
 

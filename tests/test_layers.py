@@ -27,6 +27,7 @@ ROWS = (
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),
+    ("order",),
     ("traffic",),
     ("caches",),
     ("replay",),

@@ -22,6 +22,7 @@ from dipsim.kernels.cache import (
     Parts,
 )
 from dipsim.kernels.codes import select_codes_of
+from dipsim.kernels.neighbours import chain
 from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.routing import route_plainly
 from dipsim.kernels.select import errors_of, select_of, shares_of
@@ -68,6 +69,7 @@ __all__ = [
     "Parts",
     "Requests",
     "bind",
+    "chain",
     "count_members",
     "count_uses",
     "errors_of",

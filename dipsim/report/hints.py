@@ -36,6 +36,11 @@ def warnings(result: Result) -> list[str]:
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         found.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
+    if result.config["settings"].get("layout") == "row":
+        found.append(
+            "layout row stores no column alone, so every group that holds columns is read whole "
+            "whenever it misses anything: store columns together (--layout column or bundle)"
+        )
     told = ("none", "lru")  # of lru the cliff was told before the run
     if sizes is None and not result.hits and result.budget.cache and result.policy not in told:
         found.append(
