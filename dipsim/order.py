@@ -1,9 +1,9 @@
 """The order in which units lie in flash when those used together shall lie together.
 
 As in Neuralink (Wang et al., arXiv 2410.19274) a group's units become a chain in which neighbours
-are used by the same tokens. Popular units come first, since what misses together is mostly what is
-used about as often; among units of like popularity the next is the one that shares most tokens
-with the last (kernels/neighbours.py).
+are used by the same tokens. Popular units come first, since what is missed together is mostly what
+is used about as often; among equally popular units the next shares most tokens with the last
+(kernels/neighbours.py). A chain by co-activation alone merges fewer reads (docs/layout.md).
 """
 
 import numpy as np
