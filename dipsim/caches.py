@@ -231,6 +231,10 @@ class ReplayedCache:
             traffic.active[here] = counts[:, kernels.ACTIVE]
             traffic.hits[here] = counts[:, kernels.HITS]
             traffic.kept[here] = counts[:, kernels.KEPT]
+            if traffic.missed is not None:
+                first = self._word(layer, group)
+                bits = block.missed[c, :, self.parts.word[p] : self.parts.word[p + 1]]
+                traffic.missed[rows, first : first + bits.shape[1]] = bits
             if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
@@ -244,6 +248,11 @@ class ReplayedCache:
             traffic.outside[here] = reads[:, kernels.OUTSIDE]
             traffic.moved[here] = costs[:, kernels.MOVED]
             traffic.flash_seconds[here] = costs[:, kernels.SECONDS]
+
+    def _word(self, layer: int, group: int) -> int:
+        """Where the words of a group begin in `Traffic.missed`."""
+        each = [words_for(at.units) for at in self.method.groups]
+        return layer * sum(each) + sum(each[:group])
 
     def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
         """Of cache-aware parts: what the masks that were just chosen make of the output."""

@@ -70,6 +70,19 @@ class Read(_Section):
         return self
 
 
+class Fault(_Section):
+    """Touching a page of a mapped file that is not in DRAM."""
+
+    seconds: Seconds = Field(description="from the touch until the page is there")
+    page: Bytes = Field(default="4 KiB", validate_default=True, description="what it loads")
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.seconds == 0 or self.page < 512:
+            raise ValueError("seconds must be positive and page at least 512 B")
+        return self
+
+
 class Flash(_Section):
     """Storage: either one ``bandwidth`` for every size, or measured ``reads``."""
 
@@ -78,6 +91,7 @@ class Flash(_Section):
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
+    fault: Fault | None = Field(default=None, description="of --io mmap")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -116,6 +130,21 @@ class Backend(_Section):
         return self
 
 
+class PageCache(_Section):
+    """The operating system's cache of file pages, of ``--io buffered``."""
+
+    bandwidth: Bandwidth = Field(description="copying pages from it to the reader")
+    size: Bytes | None = Field(
+        default=None, description="default: what is available and not asked for by the run"
+    )
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.bandwidth == 0:
+            raise ValueError("bandwidth is 0: it must be positive")
+        return self
+
+
 class Energy(_Section):
     """Energy per byte moved, and the power of a device that waits."""
 
@@ -144,6 +173,7 @@ class Profile(_Section):
         default=None, description="buffer for loads; default: the largest active set of one group"
     )
     runtime_overhead: Bytes = Field(default="0 B", validate_default=True)
+    page_cache: PageCache | None = None
     energy: Energy | None = None
     sources: Mapping[str, Source] = {}
 
@@ -228,7 +258,7 @@ def profile_schema() -> dict[str, Any]:
         {"required": ["name", "dram", "flash", "compute"]},
     ]
     for section in schema["$defs"].values():  # a profile that extends another may give a part
-        if section["title"] in ("Dram", "Flash", "Backend", "Energy"):
+        if section["title"] in ("Dram", "Flash", "Fault", "Backend", "PageCache", "Energy"):
             section.pop("required", None)
     return schema
 

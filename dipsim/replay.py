@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
 from dipsim.caches import Loop, ReplayedCache, is_builtin
+from dipsim.encoding import words_for
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
 from dipsim.methods import Method
@@ -102,6 +103,7 @@ def replay_all(
     requests: Sequence[Sequence[kernels.Requests]] | None = None,
     profile_uses: Sequence[NDArray[np.int64]] | None = None,
     held: Sequence[Sets] | None = None,
+    keep_missed: bool = False,
     progress: Progress | None = None,
 ) -> list[Traffic]:
     """Replay a trace with several budgets in one pass; one `Traffic` for each.
@@ -114,6 +116,7 @@ def replay_all(
         profile_uses: per group int64[layers, units], uses a preloaded policy ranks units by; left
             out, the warm-up tokens, or without warm-up the whole trace.
         held: the trace's active sets, from `hold`, when they were chosen before.
+        keep_missed: hand on which units were missed, `Traffic.missed`; needs ``requests``.
         progress: called with (tokens done, tokens).
 
     Raises:
@@ -133,6 +136,10 @@ def replay_all(
         no_traffic(trace, method, size, measured, shares.copy() if method.cache_aware else shares)
         for size in sizes
     ]
+    if keep_missed:
+        words = trace.layers * sum(words_for(group.units) for group in method.groups)
+        kept = [np.zeros((trace.tokens, words), np.uint64) for _ in traffics]
+        traffics = [replace(at, missed=bits) for at, bits in zip(traffics, kept, strict=True)]
     needs_profile = policy.preload and profile_uses is None
     source = Blocks(trace, method, actions, resets, shares, decoded=plan.scope == "global")
     if held is None and (policy.future or needs_profile):

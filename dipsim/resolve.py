@@ -281,7 +281,7 @@ def _budget(
         return plan_budget(
             static, groups, dram=dram, cache=cache, fraction=fraction, kv=kv, equal=equal
         )
-    staging = device.staging
+    staging = 0.0 if settings.io == "mmap" else device.staging  # pages are mapped, not copied
     if staging is None:
         staging = float((largest_active(trace, method) * sizes).max())
     return plan_budget(

@@ -47,6 +47,8 @@ class Result:
     model_bytes: float | None
     config: Mapping[str, Any]
     version: str
+    page_cache: float | None = None
+    """Bytes the system's page cache may hold; None with direct reads."""
 
     # Counts
 
@@ -258,6 +260,7 @@ class Result:
                 "runtime_overhead": budget.overhead,
                 "cache": budget.cache,
                 "cache_fraction": budget.fraction,
+                "page_cache": self.page_cache,
                 "model": self.model_bytes,
             },
             "time_share": self.time_share,
@@ -324,6 +327,8 @@ class Result:
         ]
         if self.routing_weight_lost is not None:
             rows.append(("routing weight lost", f"{self.routing_weight_lost:.2%}"))
+        if self.page_cache is not None:
+            rows.append(("page cache of the system", BYTES.show(self.page_cache)))
         if prefill is not None:
             first = (
                 "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"

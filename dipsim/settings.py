@@ -20,6 +20,11 @@ _AUTHORS = {
     "allocate": "even",
 }
 """What the DIP authors' simulator does (docs/methods.md)."""
+_MAPPED = {
+    "policy": ("none", "the system's page cache holds the weights, an LRU of pages"),
+    "overlap": ("serial", "a page fault stops the thread that computes"),
+}
+"""What ``io="mmap"`` leaves no choice of, and why."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 
 
@@ -54,6 +59,7 @@ class Settings(BaseModel):
     kv_bits: float = Field(default=16, gt=0, le=32)
     layout: Layout | None = None
     order_from: str | None = None
+    io: Literal["direct", "buffered", "mmap"] = "direct"
     overlap: Overlap = "pipelined"
     backend: str | None = None
     scope: Literal["layer", "global"] = "layer"
@@ -91,6 +97,19 @@ class Settings(BaseModel):
             )
         return {**given, **_AUTHORS, "overlap": overlap}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _mapped(cls, given: Any) -> Any:
+        """``io="mmap"`` leaves some things no choice."""
+        if not isinstance(given, dict) or given.get("io") != "mmap":
+            return given
+        for name, (value, why) in _MAPPED.items():
+            if given.get(name, value) != value:
+                raise ValueError(
+                    f"--io mmap and --{name} {given[name]}: {why}; use {value}, or drop --{name}"
+                )
+        return {**given, **{name: value for name, (value, _) in _MAPPED.items()}}
+
     @model_validator(mode="after")
     def _one_budget(self) -> "Settings":
         sizes = (self.dram, self.cache, self.cache_fraction)
@@ -98,6 +117,9 @@ class Settings(BaseModel):
         given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.io != "direct" and (self.allocate == "optimal" or self.compat == "authors"):
+            other = "--compat authors" if self.compat else "--allocate optimal"
+            raise ValueError(f"{other} knows direct reads only: drop it, or --io {self.io}")
         if self.order_from is not None and self.layout != "permuted":
             raise ValueError(
                 f"--order-from {self.order_from} is for --layout permuted: add that, or drop it"

@@ -16,6 +16,7 @@ from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
 from dipsim.model import Model
 from dipsim.order import learned_places, order_rows
+from dipsim.pages import Paging, paged
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
@@ -65,6 +66,8 @@ class Job:
     flash: FlashCost
     requests: Sequence[Sequence[Requests]]
     model_given: bool
+    paging: Paging | None = None
+    """The system's page cache; None with direct reads."""
 
     @property
     def capacity(self) -> Capacity:
@@ -114,11 +117,12 @@ def prepare(
     plan = Plan.of(
         settings, work.method, threads, (part.calibration_rows(settings.calibrate_tokens),)
     )
-    flash = FlashCost(device.flash)
     places, learned = None, (0, 0)
     if settings.layout == "permuted":
         learned = order_rows(part, settings.order_from)
         places = learned_places(part.window(*learned), work.method)
+    work, served, paging = paged(work, device, settings, places)
+    flash = FlashCost(served)
     requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout, places)
     if settings.allocate == "optimal":
         uses = profile_uses(work, chosen, settings)
@@ -126,7 +130,8 @@ def prepare(
         work = replace(work, budget=budget)
     plan = replace(plan, unmeasured=(*plan.unmeasured, learned))
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
-    return Job(work, device, backend, resolved, chosen, plan, flash, requests, model is not None)
+    given = model is not None
+    return Job(work, device, backend, resolved, chosen, plan, flash, requests, given, paging)
 
 
 def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) -> list[Result]:
@@ -145,6 +150,7 @@ def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) 
         unit_bytes=first.work.unit_bytes,
         requests=first.requests,
         profile_uses=profile_uses(first.work, first.policy, first.settings),
+        keep_missed=first.paging is not None,
         progress=progress,
         **more,
     )
@@ -169,6 +175,8 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         plain = plain_kept(job, traffic)
     work, settings, flash = job.work, job.settings, job.flash
     flash.book_in_order(traffic, work.method, work.unit_bytes)
+    if job.paging is not None:
+        traffic = job.paging.book(traffic, work, job.plan, flash, job.requests)
     cached_prefill = job.plan.prefill == "cache"
     timing = time_traffic(
         work, traffic, job.device, job.backend, flash, settings.overlap, cached_prefill
@@ -189,4 +197,5 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         model_bytes=None if work.model is None else work.model.total_bytes,
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
+        page_cache=None if job.paging is None else job.paging.size,
     )

@@ -34,6 +34,7 @@ ROWS = (
     ("curves",),
     ("timeline",),
     ("settings",),
+    ("pages",),
     ("result",),
     ("resolve",),
     ("marks",),

@@ -90,6 +90,7 @@ WHERE = {
     "static_from": _text("trace whose most used units static pins"),
     "layout": _text("in flash: column, bundle, expert, row or permuted"),
     "order_from": _text("of permuted: tokens A:B it learns from [the first half]"),
+    "io": _text("direct, buffered (page cache) or mmap (page faults) [direct]"),
     "weights": _text("of dense: 2:4, two of four MLP weights kept"),
     "compat": _text("authors: rule for rule as the DIP authors' simulator"),
     "overlap": _text("paper-serial, paper-concurrent, serial or pipelined [pipelined]"),

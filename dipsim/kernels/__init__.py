@@ -23,6 +23,7 @@ from dipsim.kernels.cache import (
 )
 from dipsim.kernels.codes import select_codes_of
 from dipsim.kernels.neighbours import chain
+from dipsim.kernels.pages import PageCache, Regions, use_pages
 from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.routing import route_plainly
 from dipsim.kernels.select import errors_of, select_of, shares_of
@@ -66,7 +67,9 @@ __all__ = [
     "VICTIM",
     "Block",
     "Cache",
+    "PageCache",
     "Parts",
+    "Regions",
     "Requests",
     "bind",
     "chain",
@@ -82,4 +85,5 @@ __all__ = [
     "select_of",
     "shares_of",
     "stack_distances",
+    "use_pages",
 ]
