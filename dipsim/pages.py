@@ -17,7 +17,6 @@ from dipsim.budget import Budget
 from dipsim.encoding import words_for
 from dipsim.errors import MethodError, ModelError, ProfileError
 from dipsim.hardware import Flash, Profile
-from dipsim.methods import Method
 from dipsim.replay import Plan
 from dipsim.settings import Settings
 from dipsim.timeline.flash import FlashCost
@@ -136,13 +135,14 @@ class Paging:
         pages = faults[:, :-1].copy()
         pages[:, -1] += faults[:, -1]
         pages = pages.reshape(traffic.active.shape)
+        size = pages.astype(np.float64)
         read = _members(unread, regions.word).reshape(traffic.active.shape)
         return replace(
             traffic,
             hits=(traffic.active - read).astype(np.int32),
             reads=pages.astype(np.int32),
-            moved=pages * self.page,
-            flash_seconds=pages * self.fault,
+            moved=size * self.page,
+            flash_seconds=size * self.fault,
             missed=None,
         )
 
