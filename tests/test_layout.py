@@ -1,6 +1,5 @@
 """Where units lie: rows of a model file, and co-activation order, against a naive twin."""
 
-import json
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from dipsim.encoding import pack_sets
 from dipsim.errors import DipsimError
 from dipsim.kernels.neighbours import WINDOW
 from dipsim.order import LEAST, coactivation_places, order_rows
+from dipsim.report.hints import warnings
 from dipsim.trace import load_trace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,23 +209,10 @@ def test_rows_of_gate_and_up_lie_apart() -> None:
         run({"glu": np.ones((1, 1, 8), bool), "meta": meta}, layout="row")
 
 
-def test_the_command_line_says_what_rows_cost() -> None:
-    command = [sys.executable, "-c", "from dipsim.cli import main; main()", "run", "smollm2-chat"]
-    command += [
-        "--tokens",
-        "0:4",
-        "--layers",
-        "0:1",
-        "--profile",
-        "paper-a18",
-        "--cache-fraction",
-        "0.5",
-        "--json",
-    ]
-    done = subprocess.run([*command, "--layout", "row"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "warning: layout row stores no column alone" in done.stderr
-    assert json.loads(done.stdout)["config"]["settings"]["layout"] == "row"
+def test_rows_are_warned_about() -> None:
+    (warning,) = warnings(run(scored(), layout="row", method="dip"))
+    assert warning.startswith("layout row stores no column alone")
+    assert warnings(run(scored(), method="dip")) == []
 
 
 def printed(*arguments: str) -> list[str]:

@@ -16,6 +16,7 @@ from dipsim.hardware import load_profile
 from dipsim.kernels import COMMIT, SKIP, PageCache, Regions, use_pages
 from dipsim.kernels.sets import DECODE
 from dipsim.pages import MOST
+from dipsim.report import hints
 from dipsim.timeline.closed import FLASH
 
 # The kernel ---------------------------------------------------------------------------------------
@@ -262,8 +263,10 @@ def test_what_is_left_is_the_page_cache() -> None:
     assert found.page_cache == 1e9 - 1536 - found.budget.static.total
     given = run(io="buffered", overrides=["page_cache.size=512B"])
     assert given.page_cache == 512
+    assert hints.warnings(given) == []
     none = run(io="buffered", dram="1 GB", cache_fraction=None)
     assert none.page_cache == 0
+    assert any("no DRAM is left for the page cache" in text for text in hints.warnings(none))
 
 
 @pytest.mark.parametrize("method", ["dip", "dense"])
@@ -337,6 +340,17 @@ def test_mapped_experts_of_the_measured_phone() -> None:
     seconds = float(found.timing.times.latency[0])
     assert 11.24 / 2 < seconds < 11.24 * 2
     assert found.flash_bytes_per_token == pytest.approx(951_792_435, rel=0.001)
+
+
+@pytest.mark.parametrize("io", ["buffered", "mmap"])
+def test_a_run_is_repeated_by_its_config(io: str) -> None:
+    first = run(io=io)
+    again = dipsim.simulate(
+        {"glu": TURNS, "meta": {"model": {**MODEL, "bits": 8}}},
+        first.config["profile"],
+        **first.config["settings"],
+    )
+    assert again.to_dict() == first.to_dict()
 
 
 # Refusals -----------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.sets import COMMIT, bit, lowest_bit, without_lowest
+from dipsim.kernels.stamp import stamp
 
 
 class Regions(NamedTuple):
@@ -86,50 +88,68 @@ def touch_static(cache, regions, p):
     return faults
 
 
-@njit(cache=True, nogil=True)
-def use_pages(sets, actions, resets, regions, cache, unread, faults):
-    """Use the pages of the units in ``sets``, token by token, part by part, in ascending id.
-
-    Static pages are in the cache from the start, and again after a reset, as far as they fit.
+@register_jitable
+def use_part(cache, regions, p, row, batch, unread):
+    """Use the pages of one part's units; returns how many had to be read.
 
     Args:
-        sets: uint64[tokens, words], the units whose pages are used.
-        actions: uint8[tokens]; rows that commit no batch use nothing.
-        resets: bool[tokens], whether the cache is emptied before a row.
-        unread: uint64[tokens, words] out, the units of which a page was not there before their
-            batch.
-        faults: int64[tokens, parts + 1] out, pages read for each part, the static ones before it
-            included; last those at the end.
+        row: uint64[words], the sets of a token.
+        unread: uint64[words] out, as of `use_pages`.
     """
-    parts = regions.first.shape[0]
-    for r in range(sets.shape[0]):
-        if r == 0 or resets[r]:
-            empty(cache)
-            for p in range(parts + 1):
-                touch_static(cache, regions, p)
-        if actions[r] < COMMIT:
-            continue
-        for p in range(parts):
-            faults[r, p] = touch_static(cache, regions, p)
-            first, start, batch = regions.first[p], regions.word[p], r * parts + p
-            if regions.whole[p]:
-                if not sets[r, start : regions.word[p + 1]].any():
-                    continue
-                read, absent = touch(cache, first, first + regions.pages[p] - 1, batch)
-                faults[r, p] += read
-                if absent:
-                    unread[r, start : regions.word[p + 1]] = sets[r, start : regions.word[p + 1]]
+    first, start, stop = regions.first[p], regions.word[p], regions.word[p + 1]
+    if regions.whole[p]:
+        if not row[start:stop].any():
+            return 0
+        faults, absent = touch(cache, first, first + regions.pages[p] - 1, batch)
+        if absent:
+            unread[start:stop] = row[start:stop]
+        return faults
+    faults = 0
+    for w in range(start, stop):
+        word = row[w]
+        while word:
+            unit = w * 64 + lowest_bit(word)
+            at = regions.place[unit] * regions.stride[p]
+            begin = np.int64(np.floor(at + _SLACK))
+            end = np.int64(np.ceil(at + regions.size[p] - _SLACK)) - 1
+            read, absent = touch(cache, first + begin, first + max(begin, end), batch)
+            faults += read
+            if absent:
+                unread[w] |= bit(unit)
+            word = without_lowest(word)
+    return faults
+
+
+def _use_pages(fingerprint):
+    def use_pages(sets, actions, resets, regions, cache, unread, faults):
+        """Use the pages of the units in ``sets``, token by token, part by part, ascending.
+
+        Static pages are in the cache from the start, and again after a reset, as far as they fit.
+
+        Args:
+            sets: uint64[tokens, words], the units whose pages are used.
+            actions: uint8[tokens]; rows that commit no batch use nothing.
+            resets: bool[tokens], whether the cache is emptied before a row.
+            unread: uint64[tokens, words] out, the units of which a page was not there before
+                their batch.
+            faults: int64[tokens, parts + 1] out, pages read for each part, the static ones before
+                it included; last those at the end.
+        """
+        fingerprint
+        parts = regions.first.shape[0]
+        for r in range(sets.shape[0]):
+            if r == 0 or resets[r]:
+                empty(cache)
+                for p in range(parts + 1):
+                    touch_static(cache, regions, p)
+            if actions[r] < COMMIT:
                 continue
-            for w in range(start, regions.word[p + 1]):
-                word = sets[r, w]
-                while word:
-                    unit = w * 64 + lowest_bit(word)
-                    at = regions.place[unit] * regions.stride[p]
-                    begin = np.int64(np.floor(at + _SLACK))
-                    end = np.int64(np.ceil(at + regions.size[p] - _SLACK)) - 1
-                    read, absent = touch(cache, first + begin, first + max(begin, end), batch)
-                    faults[r, p] += read
-                    if absent:
-                        unread[r, w] |= bit(unit)
-                    word = without_lowest(word)
-        faults[r, parts] = touch_static(cache, regions, parts)
+            for p in range(parts):
+                faults[r, p] = touch_static(cache, regions, p)
+                faults[r, p] += use_part(cache, regions, p, sets[r], r * parts + p, unread[r])
+            faults[r, parts] = touch_static(cache, regions, parts)
+
+    return use_pages
+
+
+use_pages = njit(cache=True, nogil=True)(_use_pages(stamp()))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.sets import AT_ONCE, bit, list_units
@@ -61,7 +62,7 @@ def coalesce(count, misses, seconds_of, moved_of, outside_of, curve_of, whole, r
     return reads, moved, seconds, outside
 
 
-@njit(cache=True, nogil=True)
+@register_jitable
 def to_places(misses, count, place, taken):
     """Turn ``misses[:count]`` from ids into places in address order, ascending.
 
