@@ -101,7 +101,7 @@ class Settings(BaseModel):
     @classmethod
     def _mapped(cls, given: Any) -> Any:
         """``io="mmap"`` leaves some things no choice."""
-        if not isinstance(given, dict) or given.get("io") != "mmap":
+        if not isinstance(given, dict) or given.get("io") != "mmap" or given.get("compat"):
             return given
         for name, (value, why) in _MAPPED.items():
             if given.get(name, value) != value:

@@ -363,6 +363,7 @@ def test_a_run_is_repeated_by_its_config(io: str) -> None:
         ({"io": "mmap", "overlap": "pipelined"}, "a page fault stops the thread"),
         ({"io": "mmap", "allocate": "optimal"}, "--allocate optimal knows direct reads only"),
         ({"io": "buffered", "compat": "authors"}, "--compat authors knows direct reads only"),
+        ({"io": "mmap", "compat": "authors"}, "--compat authors knows direct reads only"),
         ({"io": "async"}, "--io"),
     ],
 )
