@@ -256,6 +256,9 @@ def test_buffered_by_hand() -> None:
     assert found.traffic.reads[:, 0, 0].tolist() == [1, 1, 0, 0]
     assert found.traffic.moved[:, 0, 0].tolist() == [1536, 1536, 0, 0]
     assert found.traffic.hits.sum() == 0
+    row = 512e-6  # of the embedding, one read of a token
+    exposed = found.timing.times.exposed[:, FLASH]
+    assert exposed == pytest.approx([1536e-6 + row] * 2 + [768e-6 + row] * 2)
 
 
 def test_what_is_left_is_the_page_cache() -> None:

@@ -67,7 +67,8 @@ def step_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
     with np.errstate(divide="ignore", invalid="ignore"):
         behind = np.where(step.reads > 0, step.miss * (1 - 1 / step.reads), 0.0)
     saved = a * np.minimum(step.flash, resident + behind)
-    return np.where(step.reads > 0, step.flash + use - saved, use)
+    # Without reads only a copy from the page cache is left of the flash time: nothing hides it.
+    return step.flash + use - np.where(step.reads > 0, saved, 0.0)
 
 
 def token_times(
