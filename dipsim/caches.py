@@ -270,6 +270,10 @@ class ReplayedCache:
             traffic.active[here] = counts[:, kernels.ACTIVE]
             traffic.hits[here] = counts[:, kernels.HITS]
             traffic.kept[here] = counts[:, kernels.KEPT]
+            if traffic.missed is not None:
+                first = self._word(layer, group)
+                bits = block.missed[c, :, self.parts.word[p] : self.parts.word[p + 1]]
+                traffic.missed[rows, first : first + bits.shape[1]] = bits
             if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
             if requests is not None and self.seen is not None:
@@ -323,6 +327,11 @@ class ReplayedCache:
                 ahead.reads[here], ahead.moved[here] = reads, moved
                 ahead.flash_seconds[here] = seconds
                 traffic.outside[here] |= outside
+
+    def _word(self, layer: int, group: int) -> int:
+        """Where the words of a group begin in `Traffic.missed`."""
+        each = [words_for(at.units) for at in self.method.groups]
+        return layer * sum(each) + sum(each[:group])
 
     def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
         """Of cache-aware parts: what the masks that were just chosen make of the output."""

@@ -31,6 +31,7 @@ _TOGETHER = (
     ({"method"}, {"density", "group_density", "split", "gamma", *_OF_A_METHOD}),
     ({"policy"}, {"static_from", "admission"}),
     ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
+    ({"layout"}, {"order_from"}),
 )
 """Who gives one of the first starts anew with the second."""
 

@@ -103,6 +103,19 @@ class Fit(_Section):
         return self
 
 
+class Fault(_Section):
+    """Touching a page of a mapped file that is not in DRAM."""
+
+    seconds: Seconds = Field(description="from the touch until the page is there")
+    page: Bytes = Field(default="4 KiB", validate_default=True, description="what it loads")
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.seconds == 0 or self.page < 512:
+            raise ValueError("seconds must be positive and page at least 512 B")
+        return self
+
+
 class Flash(_Section):
     """Storage: one ``bandwidth`` for every size, or measured ``reads``, or a ``fit`` to such."""
 
@@ -112,6 +125,7 @@ class Flash(_Section):
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
     fit: Fit | None = None
+    fault: Fault | None = Field(default=None, description="of --io mmap")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -170,6 +184,21 @@ class Thermal(_Section):
         return self
 
 
+class PageCache(_Section):
+    """The operating system's cache of file pages, of ``--io buffered``."""
+
+    bandwidth: Bandwidth = Field(description="copying pages from it to the reader")
+    size: Bytes | None = Field(
+        default=None, description="default: what is available and not asked for by the run"
+    )
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.bandwidth == 0:
+            raise ValueError("bandwidth is 0: it must be positive")
+        return self
+
+
 class Energy(_Section):
     """Energy per byte moved, and the power of a device that waits."""
 
@@ -199,6 +228,7 @@ class Profile(_Section):
     )
     runtime_overhead: Bytes = Field(default="0 B", validate_default=True)
     thermal: Thermal | None = None
+    page_cache: PageCache | None = None
     energy: Energy | None = None
     sources: Mapping[str, Source] = {}
 
@@ -283,7 +313,7 @@ def profile_schema() -> dict[str, Any]:
         {"required": ["name", "dram", "flash", "compute"]},
     ]
     for section in schema["$defs"].values():  # a profile that extends another may give a part
-        if section["title"] in ("Dram", "Flash", "Fit", "Backend", "Thermal", "Energy"):
+        if section["title"] not in ("Profile", "Source", "Read"):
             section.pop("required", None)
     return schema
 

@@ -14,9 +14,15 @@ def estimates(device: Profile, timing: Timing, settings: Settings) -> tuple[str,
     rests_on = list(timing.rests_on)
     if settings.dram is None and settings.cache is None and settings.cache_fraction is None:
         rests_on += ["dram.available", "runtime_overhead", "staging"]
+    if settings.io == "mmap":
+        served = ("flash.bandwidth", "flash.reads", "flash.align", "flash.lanes")
+        rests_on = [key for key in rests_on if key not in served]
+        rests_on += ["flash.fault.seconds", "flash.fault.page"]
+    elif settings.io == "buffered":
+        rests_on += ["page_cache.bandwidth", "page_cache.size", "dram.available"]
     stated = dict(device.numbers())
     found = []
-    for key in rests_on:
+    for key in dict.fromkeys(rests_on):
         source = device.source(key)
         if key in stated and (source is None or source.kind == "estimate"):
             found.append(key)
@@ -37,7 +43,7 @@ def marks(
     found = {
         "over-available": asked > device.dram.available,
         "part": work.trace.layers < work.trace.recorded_layers,
-        "held-out": settings.allocate == "optimal",
+        "held-out": settings.allocate == "optimal" or settings.layout == "permuted",
         "open-loop": work.method.open_loop,
         "calibrated": work.method.calibrated,
         "recorded-experts": work.method.among_recorded,

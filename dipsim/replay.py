@@ -8,7 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
 from dipsim.ahead import Guesses
 from dipsim.caches import Loop, ReplayedCache, Seen, Sizes, is_builtin
+from dipsim.encoding import words_for
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
 from dipsim.methods import Method
@@ -49,8 +50,8 @@ class Plan:
     scope: Scope = "layer"
     fill: Fill = "ascending"
     """Which misses stay when not all fit beside the hits, of policies that rank."""
-    unmeasured: tuple[int, int] = (0, 0)
-    """Rows that are replayed but not measured, since thresholds were calibrated on them."""
+    unmeasured: tuple[tuple[int, int], ...] = ()
+    """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     guesses: Guesses | None = None
     """What is read ahead; None for nothing."""
 
@@ -60,7 +61,7 @@ class Plan:
         settings: Any,
         method: Method,
         threads: int | None,
-        unmeasured: tuple[int, int] = (0, 0),
+        unmeasured: tuple[tuple[int, int], ...] = (),
     ) -> "Plan":
         """The part of a run's settings that concerns the replay.
 
@@ -106,6 +107,7 @@ def replay_all(
     profile_uses: Sequence[NDArray[np.int64]] | None = None,
     held: Sequence[Sets] | None = None,
     seen: Seen | None = None,
+    keep_missed: bool = False,
     progress: Progress | None = None,
 ) -> list[Traffic]:
     """Replay a trace with several budgets in one pass; one `Traffic` for each.
@@ -119,6 +121,7 @@ def replay_all(
             out, the warm-up tokens, or without warm-up the whole trace.
         held: the trace's active sets, from `hold`, when they were chosen before.
         seen: told which units missed; needs ``requests``.
+        keep_missed: hand on which units were missed, `Traffic.missed`; needs ``requests``.
         progress: called with (tokens done, tokens).
 
     Raises:
@@ -142,6 +145,10 @@ def replay_all(
         )
         for size in sizes
     ]
+    if keep_missed:
+        words = trace.layers * sum(words_for(group.units) for group in method.groups)
+        kept = [np.zeros((trace.tokens, words), np.uint64) for _ in traffics]
+        traffics = [replace(at, missed=bits) for at, bits in zip(traffics, kept, strict=True)]
     needs_profile = policy.preload and profile_uses is None
     source = Blocks(trace, method, actions, resets, shares, decoded=plan.scope == "global")
     if held is None and (policy.future or needs_profile):
@@ -370,9 +377,9 @@ def _warmup_end(trace: Trace, warmup: int) -> int:
 
 
 def measured_rows(
-    trace: Trace, warmup: int, unmeasured: tuple[int, int] = (0, 0)
+    trace: Trace, warmup: int, unmeasured: tuple[tuple[int, int], ...] = ()
 ) -> NDArray[np.bool_]:
-    """[tokens] decode tokens behind the warm-up, less the rows from ``unmeasured`` to its end.
+    """[tokens] decode tokens behind the warm-up, less the ``unmeasured`` rows.
 
     Raises:
         TraceError: there are none.
@@ -387,10 +394,11 @@ def measured_rows(
             f"to be measured; use --warmup 0 to {total - 1}"
         )
     measured: NDArray[np.bool_] = decode & (np.cumsum(decode) > warmup)
-    measured[slice(*unmeasured)] = False
+    for rows in unmeasured:
+        measured[slice(*rows)] = False
     if not measured.any():
         raise TraceError(
-            f"{trace.name}: thresholds are calibrated on all tokens that would be measured; give "
-            "fewer --calibrate-tokens"
+            f"{trace.name}: thresholds or an order are learned from all tokens that would be "
+            "measured; give fewer --calibrate-tokens or --order-from"
         )
     return measured

@@ -291,7 +291,7 @@ def _budget(
             equal=equal,
             buffer=buffer,
         )
-    staging = device.staging
+    staging = 0.0 if settings.io == "mmap" else device.staging  # pages are mapped, not copied
     if staging is None:
         staging = float((largest_active(trace, method) * sizes).max())
     return plan_budget(

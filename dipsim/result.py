@@ -50,6 +50,8 @@ class Result:
     model."""
     config: Mapping[str, Any]
     version: str
+    page_cache: float | None = None
+    """Bytes the system's page cache may hold; None with direct reads."""
 
     # Counts
 
@@ -283,6 +285,7 @@ class Result:
                 "start": None
                 if budget.start is None
                 else dict(zip(("kv", "cache"), budget.start, strict=True)),
+                "page_cache": self.page_cache,
                 "model": self.model_bytes,
             },
             "time_share": self.time_share,
@@ -356,6 +359,8 @@ class Result:
         ]
         if self.routing_weight_lost is not None:
             rows.append(("routing weight lost", f"{self.routing_weight_lost:.2%}"))
+        if self.page_cache is not None:
+            rows.append(("page cache of the system", BYTES.show(self.page_cache)))
         if prefill is not None:
             first = (
                 "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"

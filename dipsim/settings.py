@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.hardware import first_problem
 from dipsim.timeline.closed import Overlap
-from dipsim.timeline.flash import Layout
+from dipsim.timeline.layout import Layout
 from dipsim.units import BYTES, parse_share
 
 _AUTHORS = {
@@ -21,6 +21,11 @@ _AUTHORS = {
     "kv": "fixed",
 }
 """What the DIP authors' simulator does (docs/methods.md)."""
+_MAPPED = {
+    "policy": ("none", "the system's page cache holds the weights, an LRU of pages"),
+    "overlap": ("serial", "a page fault stops the thread that computes"),
+}
+"""What ``io="mmap"`` leaves no choice of, and why."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 
 
@@ -55,6 +60,8 @@ class Settings(BaseModel):
     kv: Literal["fixed", "grow"] = "fixed"
     kv_bits: float = Field(default=16, gt=0, le=32)
     layout: Layout | None = None
+    order_from: str | None = None
+    io: Literal["direct", "buffered", "mmap"] = "direct"
     overlap: Overlap = "pipelined"
     prefetch: str | None = None
     engine: Literal["auto", "closed", "events"] = "auto"
@@ -97,6 +104,19 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _mapped(cls, given: Any) -> Any:
+        """``io="mmap"`` leaves some things no choice."""
+        if not isinstance(given, dict) or given.get("io") != "mmap" or given.get("compat"):
+            return given
+        for name, (value, why) in _MAPPED.items():
+            if given.get(name, value) != value:
+                raise ValueError(
+                    f"--io mmap and --{name} {given[name]}: {why}; use {value}, or drop --{name}"
+                )
+        return {**given, **{name: value for name, (value, _) in _MAPPED.items()}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _what_is_read_ahead(cls, given: Any) -> Any:
         """``prefetch`` names the guesses of ``overlap="prefetch"``, which guesses by default what
         the token before needed."""
@@ -124,6 +144,11 @@ class Settings(BaseModel):
                 "--allocate optimal counts every miss as a read of its own time, --overlap "
                 "prefetch does not: drop one of them"
             )
+        if self.overlap == "prefetch" and self.io != "direct":
+            raise ValueError(
+                f"--io {self.io} and --overlap prefetch: reads ahead are direct reads; drop one of "
+                "them"
+            )
         if self.overlap.startswith("paper-") and self.thermal == "sustained":
             raise ValueError(
                 f"--thermal sustained and --overlap {self.overlap}: the authors' simulator knows "
@@ -138,6 +163,13 @@ class Settings(BaseModel):
         given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if self.io != "direct" and (self.allocate == "optimal" or self.compat == "authors"):
+            other = "--compat authors" if self.compat else "--allocate optimal"
+            raise ValueError(f"{other} knows direct reads only: drop it, or --io {self.io}")
+        if self.order_from is not None and self.layout != "permuted":
+            raise ValueError(
+                f"--order-from {self.order_from} is for --layout permuted: add that, or drop it"
+            )
         if self.scope == "global" and self.allocate != "even":
             raise ValueError(
                 f"--allocate {self.allocate} divides DRAM between caches; --scope global has one: "

@@ -18,6 +18,8 @@ from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
 from dipsim.model import Model
+from dipsim.order import learned_places, order_rows
+from dipsim.pages import Paging, paged
 from dipsim.policies import Policy, load_policy
 from dipsim.replay import Capacity, Plan, Progress, replay_all
 from dipsim.resolve import Source, profile_uses, resolve
@@ -70,6 +72,8 @@ class Job:
     model_given: bool
     growth: Sizes | None = None
     """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
+    paging: Paging | None = None
+    """The system's page cache; None with direct reads."""
 
     @property
     def capacity(self) -> Capacity:
@@ -118,12 +122,19 @@ def prepare(
     whole = load_trace(trace).clustered(settings.cluster)
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     work = resolve(part, device, model, settings)
-    plan = Plan.of(settings, work.method, threads, part.calibration_rows(settings.calibrate_tokens))
+    plan = Plan.of(
+        settings, work.method, threads, (part.calibration_rows(settings.calibrate_tokens),)
+    )
     if settings.prefetch is not None:
         guesses = parse_guesses(settings.prefetch, part, work.method, settings.cluster)
         plan = replace(plan, guesses=guesses)
-    flash = FlashCost(device.flash)
-    requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout)
+    places, learned = None, (0, 0)
+    if settings.layout == "permuted":
+        learned = order_rows(part, settings.order_from)
+        places = learned_places(part.window(*learned), work.method)
+    work, served, paging = paged(work, device, settings, places)
+    flash = FlashCost(served)
+    requests = flash.tables(work.method, work.model, work.unit_bytes, settings.layout, places)
     if settings.allocate == "optimal":
         uses = profile_uses(work, chosen, settings)
         budget, plan = allocate_optimal(work, chosen, plan, requests, uses)
@@ -132,9 +143,12 @@ def prepare(
     if settings.kv == "grow":
         budget, growth = grow(work, plan, settings)
         work = replace(work, budget=budget)
+    plan = replace(plan, unmeasured=(*plan.unmeasured, learned))
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     given = model is not None
-    return Job(work, device, backend, resolved, chosen, plan, flash, requests, given, growth)
+    return Job(
+        work, device, backend, resolved, chosen, plan, flash, requests, given, growth, paging
+    )
 
 
 def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) -> list[Result]:
@@ -153,6 +167,7 @@ def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) 
         unit_bytes=first.work.unit_bytes,
         requests=first.requests,
         profile_uses=profile_uses(first.work, first.policy, first.settings),
+        keep_missed=first.paging is not None,
         progress=progress,
         **more,
     )
@@ -177,6 +192,8 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         plain = plain_kept(job, traffic)
     work, settings, flash = job.work, job.settings, job.flash
     flash.book_in_order(traffic, work.method, work.unit_bytes)
+    if job.paging is not None:
+        traffic = job.paging.book(traffic, work, job.plan, flash, job.requests)
     cached_prefill = job.plan.prefill == "cache"
     timing = time_traffic(
         work,
@@ -206,6 +223,7 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         cold_start=cold_start(work, flash, _first_content(job)),
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
+        page_cache=None if job.paging is None else job.paging.size,
     )
 
 

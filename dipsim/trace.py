@@ -107,10 +107,16 @@ class Trace:
         Raises:
             TraceError: not of that form, or outside the trace.
         """
-        if tokens is None:
-            return 0, 0
-        start, stop = _range("calibrate-tokens", tokens, self.tokens)
-        _check_range("calibrate-tokens", start, stop, self.tokens)
+        return (0, 0) if tokens is None else self.token_rows("calibrate-tokens", tokens)
+
+    def token_rows(self, option: str, tokens: str) -> tuple[int, int]:
+        """The tokens "A:B" of an option as (A, B).
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        start, stop = _range(option, tokens, self.tokens)
+        _check_range(option, start, stop, self.tokens)
         return start, stop
 
     def window(self, start: int, stop: int) -> "Trace":

@@ -57,6 +57,9 @@ class Traffic:
     """[tokens] decode tokens behind the warm-up."""
     outside: NDArray[np.bool_]
     """Whether a read was smaller or larger than every measured point of the flash curve."""
+    missed: NDArray[np.uint64] | None = None
+    """[tokens, words] the missed units as bits, the words of layer 0 first and in each layer those
+    of group 0; only when asked for."""
 
     ahead: Ahead | None = None
     """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses

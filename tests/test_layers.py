@@ -27,6 +27,7 @@ ROWS = (
     ("kernels",),
     ("methods", "policies", "budget"),  # one row: none imports another
     ("active",),
+    ("order",),
     ("traffic",),
     ("ahead",),
     ("caches",),
@@ -34,6 +35,7 @@ ROWS = (
     ("curves",),
     ("timeline",),
     ("settings",),
+    ("pages",),
     ("result",),
     ("bars",),
     ("resolve",),

@@ -312,6 +312,7 @@ def _sharing(jobs: Mapping[int, Job]) -> list[list[int]]:
             job.plan,
             job.work.unit_bytes.tobytes(),
             job.settings.layout,
+            job.settings.io,
             flash,
         )
         found.setdefault(key, []).append(i)
@@ -334,6 +335,7 @@ def _results(jobs: Sequence[Job], plain: Plain) -> Iterator[Result]:
         first.plan,
         unit_bytes=first.work.unit_bytes,
         requests=first.requests,
+        keep_missed=first.paging is not None,
         profile_uses=profile_uses(first.work, first.policy, first.settings),
     )
     counted = dict(zip(sizes, traffics, strict=True))

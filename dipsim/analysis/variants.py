@@ -100,7 +100,15 @@ def retimed(job: Job, result: Result, factor: float) -> Result:
 
     Counts do not depend on the flash, and times that are all scaled alike leave every choice
     between single reads, merged reads and whole matrices as it was.
+
+    Raises:
+        DipsimError: reads through the page cache, whose times are not all the flash's.
     """
+    if job.settings.io != "direct":
+        raise DipsimError(
+            f"--io {job.settings.io}: the flash's bandwidth is varied with direct reads only; "
+            "drop it"
+        )
     device, traffic = scaled(job.device, factor), result.traffic
     ahead = traffic.ahead
     if ahead is not None:

@@ -89,6 +89,8 @@ def no_optimum(job: Job) -> str | None:
     """Why there is no optimum to compare a run with, or None when there is one."""
     if job.work.method.cache_aware:
         return f"the sets of {job.work.method.name} depend on the cache"
+    if job.settings.io == "mmap":
+        return "the system's page cache holds the weights"
     if job.plan.scope == "global":
         return "it is defined for one cache per layer and group"
     if job.plan.access == "sequential":

@@ -22,6 +22,8 @@ from dipsim.kernels.cache import (
     Parts,
 )
 from dipsim.kernels.codes import select_codes_of
+from dipsim.kernels.neighbours import chain
+from dipsim.kernels.pages import PageCache, Regions, use_pages
 from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.routing import route_plainly
 from dipsim.kernels.select import errors_of, select_of, shares_of
@@ -65,9 +67,12 @@ __all__ = [
     "VICTIM",
     "Block",
     "Cache",
+    "PageCache",
     "Parts",
+    "Regions",
     "Requests",
     "bind",
+    "chain",
     "count_members",
     "count_uses",
     "errors_of",
@@ -80,4 +85,5 @@ __all__ = [
     "select_of",
     "shares_of",
     "stack_distances",
+    "use_pages",
 ]

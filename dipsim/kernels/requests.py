@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from dipsim.kernels.sets import AT_ONCE, list_units
+from dipsim.kernels.sets import AT_ONCE, bit, list_units
 from dipsim.kernels.stamp import stamp
 
 READS, OUTSIDE = 0, 1
@@ -14,6 +15,7 @@ READS, OUTSIDE = 0, 1
 MOVED, SECONDS = 0, 1
 """Columns of what they cost: bytes the device moves, seconds the flash is busy."""
 
+_NATURAL = np.empty(0, np.int64)
 _SAVING = 1 - 1e-12  # a read is worth joining when it saves more than rounding noise
 
 
@@ -25,6 +27,7 @@ class Requests(NamedTuple):
     outside: NDArray[np.bool_]  # [curves, units + 1] whether no measured point is near
     curve_of: NDArray[np.int64]  # [most + 1] which curve serves n reads in flight
     whole: NDArray[np.float64]  # [3] reading everything in order: reads, bytes, seconds
+    place: NDArray[np.int64] = _NATURAL  # [units] in address order; empty: that of their ids
 
 
 @njit(cache=True, nogil=True)
@@ -59,22 +62,53 @@ def coalesce(count, misses, seconds_of, moved_of, outside_of, curve_of, whole, r
     return reads, moved, seconds, outside
 
 
+@register_jitable
+def to_places(misses, count, place, taken):
+    """Turn ``misses[:count]`` from ids into places in address order, ascending.
+
+    Args:
+        taken: uint64[words] of zeros, and zeros again afterwards.
+    """
+    for i in range(count):
+        at = place[misses[i]]
+        taken[at >> 6] |= bit(at)
+    found = 0
+    for w in range(taken.shape[0]):
+        found = list_units(taken[w], w * 64, misses, found)
+        taken[w] = 0
+
+
 def _price(fingerprint):
     def price(
-        missed, start, stop, units, seconds_of, moved_of, outside_of, curve_of, whole, reads, costs
+        missed,
+        start,
+        stop,
+        units,
+        seconds_of,
+        moved_of,
+        outside_of,
+        curve_of,
+        whole,
+        place,
+        reads,
+        costs,
     ):
         """What the misses of every row cost.
 
         Args:
             missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
+            seconds_of, ..., place: the fields of `Requests`.
             reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
         """
         fingerprint
         misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
+        taken = np.zeros(stop - start, np.uint64)
         for r in range(missed.shape[0]):
             count = 0
             for w in range(start, stop):
                 count = list_units(missed[r, w], (w - start) * 64, misses, count)
+            if place.shape[0] > 0:
+                to_places(misses, count, place, taken)
             if count > 0:
                 number, moved, seconds, outside = coalesce(
                     count, misses, seconds_of, moved_of, outside_of, curve_of, whole, runs

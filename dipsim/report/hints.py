@@ -36,6 +36,16 @@ def warnings(result: Result) -> list[str]:
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         found.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
+    if result.config["settings"].get("layout") == "row":
+        found.append(
+            "layout row stores no column alone, so every group that holds columns is read whole "
+            "whenever it misses anything: store columns together (--layout column or bundle)"
+        )
+    if result.config["settings"].get("io") == "buffered" and not result.page_cache:
+        found.append(
+            "no DRAM is left for the page cache, so --io buffered reads everything from flash: "
+            "give less --dram, or -s page_cache.size=1GB"
+        )
     told = ("none", "lru")  # of lru the cliff was told before the run
     if sizes is None and not result.hits and result.budget.cache and result.policy not in told:
         found.append(
@@ -54,6 +64,8 @@ def hints(result: Result) -> list[str]:
     """What a user would learn most from trying."""
     if result.fits:
         return ["the model fits in DRAM: try --dram 50% or --cache-fraction 0.6"]
+    if result.config["settings"].get("io") == "mmap":
+        return ["page faults cost far more than reads: compare --io direct"]
     found = []
     if result.budget.streamed:
         found.append("static weights exceed DRAM: try more --dram, fewer --bits, less --context")

@@ -78,6 +78,7 @@ def hidden_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
         return np.minimum(step.flash, resident)
     with np.errstate(divide="ignore", invalid="ignore"):
         behind = np.where(step.reads > 0, step.miss * (1 - 1 / step.reads), 0.0)
+    # Without reads only a copy from the page cache is left of the flash time: nothing hides it.
     return np.where(step.reads > 0, a * np.minimum(step.flash, resident + behind), 0.0)
 
 

@@ -1,23 +1,22 @@
-"""Flash: where units lie (layout) and what a set of misses costs (DESIGN section 7).
+"""Flash: what a set of misses costs (DESIGN section 7).
 
 What one read takes is in speed.py; here reads are made of misses, in whole pages.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import MethodError
 from dipsim.hardware import Flash
 from dipsim.kernels import NO_REQUESTS, Requests
-from dipsim.methods.contract import COLUMN_OF_DOWN, NEURON, Group, Method
+from dipsim.methods.contract import Method
 from dipsim.model import Model
+from dipsim.timeline.layout import Layout, Places, laid_out, reads_whole, stride
 from dipsim.timeline.speed import speed_of
 from dipsim.traffic import Ahead, Traffic
 
-Layout = Literal["column", "bundle", "expert"]
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
 
 
@@ -90,23 +89,30 @@ class FlashCost:
         model: Model | None,
         unit_bytes: NDArray[np.float64],
         layout: Layout | None,
+        places: Places | None = None,
     ) -> list[list[Requests]]:
         """What reads cost, per layer and group; groups of equal units share one table.
 
         Groups that every token reads whole need none: see `book_in_order`.
+
+        Args:
+            places: of the layout permuted, where each unit lies.
 
         Raises:
             MethodError: a layout that scatters the slices of a unit.
         """
         made: dict[tuple[int, float, float], Requests] = {}
         tables: list[list[Requests]] = []
-        for sizes in unit_bytes:
+        for layer, sizes in enumerate(unit_bytes):
             tables.append([])
-            for size, group in zip(map(float, sizes), method.groups, strict=True):
+            for i, group in enumerate(method.groups):
+                size = float(sizes[i])
                 key = (group.units, size, stride(layout, group, model, size))
                 if key not in made:
                     made[key] = self.requests(*key)
-                tables[-1].append(NO_REQUESTS if group.choice == "all" else made[key])
+                place = None if places is None else places[i][layer]
+                table = laid_out(made[key], layout, group, place)
+                tables[-1].append(NO_REQUESTS if group.choice == "all" else table)
         return tables
 
     def break_even_of(
@@ -116,11 +122,14 @@ class FlashCost:
         unit_bytes: NDArray[np.float64],
         layout: Layout | None,
     ) -> NDArray[np.float64]:
-        """[layers, groups] the break-even miss density of every group."""
-        found = np.empty_like(unit_bytes)
+        """[layers, groups] the break-even miss density of every group; 0 where nothing can be
+        read alone."""
+        found = np.zeros_like(unit_bytes)
         for (layer, i), size in np.ndenumerate(unit_bytes):
-            apart = stride(layout, method.groups[i], model, float(size))
-            found[layer, i] = self.break_even(float(size), apart)
+            group = method.groups[i]
+            if not reads_whole(layout, group):
+                apart = stride(layout, group, model, float(size))
+                found[layer, i] = self.break_even(float(size), apart)
         return found
 
     def book_in_order(
@@ -140,34 +149,3 @@ class FlashCost:
                 to.moved[:, :, i] = missed
                 to.flash_seconds[:, :, i] = missed / self.sequential_bandwidth
                 to.reads[:, :, i] = np.ceil(missed / self.sequential_read - _SLACK)
-
-
-def stride(layout: Layout | None, group: Group, model: Model | None, size: float) -> float:
-    """Bytes from one unit of a group to the next.
-
-    Without a ``layout``, columns lie by column, what holds a row lies as bundles of a neuron's
-    slices, and experts lie whole.
-
-    Raises:
-        MethodError: the layout scatters the slices of a unit, so no read can fetch it alone.
-    """
-    rows = any(slice_.part == "row" for slice_ in group.slices)
-    usual = "expert" if group.of_experts else "bundle" if rows else "column"
-    if layout is None or layout == usual:
-        return size
-    if "expert" in (layout, usual):
-        raise MethodError(
-            f"layout {layout} does not store the units of group {group.signal} alone: "
-            f"use --layout {usual}"
-        )
-    if layout == "column":
-        raise MethodError(
-            f"layout column stores no rows of gate and up, which group {group.signal} loads: "
-            "use --layout bundle"
-        )
-    if group.slices != COLUMN_OF_DOWN:
-        raise MethodError(
-            f"layout bundle stores no columns of gate and up, which group {group.signal} loads: "
-            "use --layout column"
-        )
-    return size if model is None else max(size, model.slice_bytes(NEURON))
