@@ -175,29 +175,30 @@ class _Flash:
         self.env, self.dram, self.note = env, dram, note
         heat = dram.machine.heat
         self.hot = 1.0 if heat is None else heat.flash
-        self.waiting: deque[tuple[_Flow, float, tuple[int, int, bool]]] = deque()
+        self.waiting: deque[_Flow] = deque()
         self.busy = False
+        self.since = 0.0
 
     def read(self, seconds: float, moved: float, what: tuple[int, int, bool]) -> Event:
         """A job of so many seconds and bytes; the event that it is done."""
         flow = _Flow(Event(self.env), seconds, moved / seconds, self.hot, DMA)
+        # Its first callback: the next job begins before whoever waited for this one goes on.
+        flow.done.callbacks.append(lambda _: self._end(moved, what))
         if self.busy:
-            self.waiting.append((flow, moved, what))
+            self.waiting.append(flow)
         else:
-            self._begin(flow, moved, what)
+            self._begin(flow)
         return flow.done
 
-    def _begin(self, flow: _Flow, moved: float, what: tuple[int, int, bool]) -> None:
-        self.busy = True
-        start = self.env.now
+    def _begin(self, flow: _Flow) -> None:
+        self.busy, self.since = True, self.env.now
         self.dram.begin(flow)
-        flow.done.callbacks.append(lambda _: self._end(start, moved, what))
 
-    def _end(self, start: float, moved: float, what: tuple[int, int, bool]) -> None:
-        self.note("flash", what, start, moved)
+    def _end(self, moved: float, what: tuple[int, int, bool]) -> None:
+        self.note("flash", what, self.since, moved)
         self.busy = False
         if self.waiting:
-            self._begin(*self.waiting.popleft())
+            self._begin(self.waiting.popleft())
 
 
 class _Work(NamedTuple):
@@ -346,8 +347,10 @@ class _Simulation:
         spent: list[float],
     ) -> None:
         took = self.env.now - start
-        spent[DRAM] += took * work.kv_share
-        spent[self.weights_are] += took * (1 - work.kv_share)
+        cold = min(took, max(0.0, self.dram.hot_from - start))
+        kv = work.kv_share * (cold + (took - cold) * work.hot)  # hot, only weights take longer
+        spent[DRAM] += kv
+        spent[self.weights_are] += took - kv
         if what[0] < self.noted:
             self._note("compute", what, start, seconds * work.rate)
 
