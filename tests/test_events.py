@@ -4,6 +4,7 @@ and to what is worked out by hand."""
 import ast
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _laws(found: Timeline, tokens: list[list[Piece]], overlap: str, phone: Phone
     assert found.times.latency == pytest.approx(found.times.exposed.sum(axis=1))
     busy = [at for at in found.spans if at.lane == "flash"]
     assert sum(at.bytes for at in busy) == pytest.approx(demanded[DMA], rel=1e-9, abs=1e-9)
-    for one, after in zip(busy[:-1], busy[1:], strict=True):  # one job at a time
+    for one, after in pairwise(busy):  # one job at a time
         assert after.start >= one.end - 1e-9
 
 
