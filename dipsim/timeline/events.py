@@ -139,16 +139,18 @@ class _Dram:
 
     def _share(self) -> None:
         """Work out anew how fast everybody goes."""
-        now = self.env.now
-        limits = [flow.hot if self.is_hot else 1.0 for flow in self.flows]
+        now, hot = self.env.now, self.is_hot
         self.short = self.wanted > self.machine.dram
-        grants = self._fair([f.rate * limit for f, limit in zip(self.flows, limits, strict=True)])
-        for flow, limit, grant in zip(self.flows, limits, grants, strict=True):
+        speeds = [flow.hot if hot else 1.0 for flow in self.flows]
+        if self.short:
+            wants = [flow.rate * limit for flow, limit in zip(self.flows, speeds, strict=True)]
+            given = zip(self.flows, speeds, self._fair(wants), strict=True)
+            speeds = [min(grant / f.rate, limit) if f.rate else limit for f, limit, grant in given]
+        for flow, speed in zip(self.flows, speeds, strict=True):
             done = (now - flow.since) * flow.speed
             flow.left = max(flow.left - done, 0.0)
             self.moved[flow.reader] += done * flow.rate
             flow.since = now
-            speed = min(grant / flow.rate, limit) if flow.rate else limit
             if speed != flow.speed:
                 self._run(flow, speed)
 
@@ -347,8 +349,10 @@ class _Simulation:
         spent: list[float],
     ) -> None:
         took = self.env.now - start
-        cold = min(took, max(0.0, self.dram.hot_from - start))
-        kv = work.kv_share * (cold + (took - cold) * work.hot)  # hot, only weights take longer
+        kv = took * work.kv_share
+        if work.hot < 1 and self.dram.is_hot:  # then only weights take longer
+            cold = min(took, max(0.0, self.dram.hot_from - start))
+            kv = work.kv_share * (cold + (took - cold) * work.hot)
         spent[DRAM] += kv
         spent[self.weights_are] += took - kv
         if what[0] < self.noted:
