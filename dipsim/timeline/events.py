@@ -51,6 +51,16 @@ class Span(NamedTuple):
     """A read that went out ahead of its step."""
 
 
+class Draw(NamedTuple):
+    """Somebody (`DMA`, `USE` or `COPY`) who draws on DRAM at one rate for a while."""
+
+    reader: int
+    start: float
+    end: float
+    rate: float
+    """Bytes per second."""
+
+
 @dataclass(frozen=True)
 class Timeline:
     """What a simulation found."""
@@ -58,6 +68,8 @@ class Timeline:
     times: Times
     spans: list[Span]
     """Of the first tokens, as many as were asked for."""
+    draws: list[Draw]
+    """Of all tokens, if spans were asked for."""
     moved: tuple[float, ...]
     """Bytes that went through DRAM, and who moved them: `DMA` of the flash, `USE` of weights and
     KV, `COPY` into the cache (read and written). Summed up while they flowed."""
@@ -88,6 +100,8 @@ class _Dram:
         self.short = False
         self.moved = [0.0] * 3
         """Bytes, by reader, summed up while they flow."""
+        self.draws: list[Draw] | None = None
+        """Who drew how much when; None as long as nobody asks."""
         heat = machine.heat
         self.hot_from = float("inf") if heat is None else heat.after
         self.is_hot = self.hot_from <= 0
@@ -101,8 +115,11 @@ class _Dram:
             speed = limit
             if rate * limit + self.machine.background > self.machine.dram:
                 speed = min(self._fair([rate * limit])[0] / rate, limit)
-            if self.is_hot or self.env.now + seconds / speed <= self.hot_from:
+            start, end = self.env.now, self.env.now + seconds / speed
+            if self.is_hot or end <= self.hot_from:
                 self.moved[reader] += seconds * rate
+                if self.draws is not None:
+                    self.draws.append(Draw(reader, start, end, rate * speed))
                 return self.env.timeout(seconds / speed)
         flow = _Flow(Event(self.env), seconds, rate, hot, reader)
         self.begin(flow)
@@ -126,8 +143,14 @@ class _Dram:
         timer = self.env.timeout(flow.left / speed)
         timer.callbacks.append(lambda _: self._end(flow) if flow.armed == number else None)
 
+    def _note(self, flow: _Flow) -> None:
+        if self.draws is not None and flow.since < self.env.now:
+            rate = flow.rate * flow.speed
+            self.draws.append(Draw(flow.reader, flow.since, self.env.now, rate))
+
     def _end(self, flow: _Flow) -> None:
         self.moved[flow.reader] += flow.left * flow.rate
+        self._note(flow)
         self.flows.remove(flow)
         if self.flows:
             self.wanted -= flow.rate * (flow.hot if self.is_hot else 1.0)
@@ -150,6 +173,7 @@ class _Dram:
             done = (now - flow.since) * flow.speed
             flow.left = max(flow.left - done, 0.0)
             self.moved[flow.reader] += done * flow.rate
+            self._note(flow)
             flow.since = now
             if speed != flow.speed:
                 self._run(flow, speed)
@@ -379,11 +403,14 @@ def simulate_events(
         machine = machine._replace(dram=float("inf"), background=0.0, heat=None)
     found = _Simulation(list(chain), tokens, overlap, a, machine)
     found.noted = spans_of
+    if spans_of:
+        found.dram.draws = []
     found.run()
     exposed: NDArray[np.float64] = found.exposed
     return Timeline(
         times=Times(exposed.sum(axis=1), exposed),
         spans=found.spans,
+        draws=found.dram.draws or [],
         moved=tuple(found.dram.moved),
         end=float(found.env.now),
     )
