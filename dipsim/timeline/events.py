@@ -108,19 +108,27 @@ class _Dram:
         if heat is not None and not self.is_hot:
             env.timeout(heat.after).callbacks.append(self._heat_up)
 
+    def alone(
+        self, seconds: float, rate: float, hot: float, reader: int, start: float
+    ) -> float | None:
+        """How long work takes that begins at ``start`` while nobody else draws; None if somebody
+        does, or if the device gets hot meanwhile: then `draw` it."""
+        if self.flows:
+            return None
+        limit = 1.0 if start < self.hot_from else hot
+        speed = limit
+        if rate * limit + self.machine.background > self.machine.dram:
+            speed = min(self._fair([rate * limit])[0] / rate, limit)
+        took = seconds / speed
+        if start < self.hot_from < start + took:
+            return None
+        self.moved[reader] += seconds * rate
+        if self.draws is not None:
+            self.draws.append(Draw(reader, start, start + took, rate * speed))
+        return took
+
     def draw(self, seconds: float, rate: float, hot: float, reader: int) -> Event:
         """Work of so many seconds at full speed, for one of the readers; the event of its end."""
-        if not self.flows:  # then nothing else begins before it is done, and its speed is known
-            limit = hot if self.is_hot else 1.0
-            speed = limit
-            if rate * limit + self.machine.background > self.machine.dram:
-                speed = min(self._fair([rate * limit])[0] / rate, limit)
-            start, end = self.env.now, self.env.now + seconds / speed
-            if self.is_hot or end <= self.hot_from:
-                self.moved[reader] += seconds * rate
-                if self.draws is not None:
-                    self.draws.append(Draw(reader, start, end, rate * speed))
-                return self.env.timeout(seconds / speed)
         flow = _Flow(Event(self.env), seconds, rate, hot, reader)
         self.begin(flow)
         return flow.done
@@ -221,7 +229,7 @@ class _Flash:
         self.dram.begin(flow)
 
     def _end(self, moved: float, what: tuple[int, int, bool]) -> None:
-        self.note("flash", what, self.since, moved)
+        self.note("flash", what, self.since, self.env.now, moved)
         self.busy = False
         if self.waiting:
             self._begin(self.waiting.popleft())
@@ -293,16 +301,20 @@ class _Simulation:
         self.early: dict[tuple[int, int], Event] = {}
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.reads_ahead = any(work.ahead for works in self.work for work in works)
+        self.owed = 0.0
+        """Seconds that the tokens are ahead of the clock: as long as nobody else is at work, time
+        need not pass in small steps."""
 
     def run(self) -> None:
         """Simulate all tokens."""
         self.env.run(self.env.process(self._all_tokens()))
 
-    def _note(self, lane: str, what: tuple[int, int, bool], start: float, size: float) -> None:
+    def _note(
+        self, lane: str, what: tuple[int, int, bool], start: float, end: float, size: float
+    ) -> None:
         token, step, early = what
         if token < self.noted:
-            place, end = self.places[step], self.env.now
-            self.spans.append(Span(lane, place, token, start, end, size, early))
+            self.spans.append(Span(lane, self.places[step], token, start, end, size, early))
 
     def _layer_opened_by(self, opener: int) -> range:
         """The steps of the layer whose first group is step ``opens[opener]``."""
@@ -329,58 +341,77 @@ class _Simulation:
             for step, works in enumerate(self.work):
                 yield from self._step(works[token], token, step, spent, opener_of.get(step))
             self.exposed[token] = spent
+        yield from self._catch_up()
+
+    def _catch_up(self) -> Steps:
+        """Let the time pass that is owed."""
+        if self.owed:
+            owed, self.owed = self.owed, 0.0
+            yield self.env.timeout(owed)
+
+    def _draw(
+        self, seconds: float, rate: float, hot: float, reader: int
+    ) -> Generator[Event, Any, tuple[float, float]]:
+        """Draw on DRAM; from when to when."""
+        start = self.env.now + self.owed
+        took = self.dram.alone(seconds, rate, hot, reader, start)
+        if took is not None:
+            self.owed += took
+            return start, start + took
+        yield from self._catch_up()
+        start = self.env.now
+        yield self.dram.draw(seconds, rate, hot, reader)
+        return start, self.env.now
 
     def _step(
         self, work: _Work, token: int, step: int, spent: list[float], opener: int | None
     ) -> Steps:
-        env, dram, what = self.env, self.dram, (token, step, False)
-        read = self.flash.read(work.flash, work.moved, what) if work.flash else None
-        if opener is not None:
-            last = opener + 1 == len(self.opens)
-            self._read_ahead(token + last, 0 if last else opener + 1)
-        hidden = work.hidden_hot if dram.is_hot else work.hidden
-        if hidden:
+        env, what = self.env, (token, step, False)
+        early = self.early.pop((token, step), None) if self.reads_ahead else None
+        hidden = 0.0
+        if work.flash or opener is not None or early is not None:
+            yield from self._catch_up()
+            read = self.flash.read(work.flash, work.moved, what) if work.flash else None
+            if opener is not None:
+                last = opener + 1 == len(self.opens)
+                self._read_ahead(token + last, 0 if last else opener + 1)
+            hidden = work.hidden_hot if self.dram.is_hot else work.hidden
+            if hidden:
+                yield from self._use(work, hidden, what, spent)
+                yield from self._catch_up()
             start = env.now
-            yield dram.draw(hidden, work.rate, work.hot, USE)
-            self._book_use(work, hidden, start, what, spent)
-        start = env.now
-        if read is not None:
-            yield read
-        if self.reads_ahead and (token, step) in self.early:
-            yield self.early.pop((token, step))
-        spent[FLASH] += env.now - start
+            if read is not None:
+                yield read
+            if early is not None:
+                yield early
+            spent[FLASH] += env.now - start
         if work.use > hidden:
-            start = env.now
-            yield dram.draw(work.use - hidden, work.rate, work.hot, USE)
-            self._book_use(work, work.use - hidden, start, what, spent)
+            yield from self._use(work, work.use - hidden, what, spent)
         if work.sync:
-            start = env.now
-            yield env.timeout(work.sync)
-            spent[SYNC] += env.now - start
-            self._note("sync", what, start, 0.0)
+            start = env.now + self.owed
+            self.owed += work.sync
+            if self.dram.flows:
+                yield from self._catch_up()
+            spent[SYNC] += work.sync
+            self._note("sync", what, start, start + work.sync, 0.0)
         if work.copy:
-            start = env.now
-            yield dram.draw(work.copy, work.copy_rate, 1.0, COPY)
-            spent[MANAGEMENT] += env.now - start
-            self._note("management", what, start, work.copy * work.copy_rate)
+            start, end = yield from self._draw(work.copy, work.copy_rate, 1.0, COPY)
+            spent[MANAGEMENT] += end - start
+            self._note("management", what, start, end, work.copy * work.copy_rate)
 
-    def _book_use(
-        self,
-        work: _Work,
-        seconds: float,
-        start: float,
-        what: tuple[int, int, bool],
-        spent: list[float],
-    ) -> None:
-        took = self.env.now - start
+    def _use(
+        self, work: _Work, seconds: float, what: tuple[int, int, bool], spent: list[float]
+    ) -> Steps:
+        """Use weights and KV."""
+        start, end = yield from self._draw(seconds, work.rate, work.hot, USE)
+        took = end - start
         kv = took * work.kv_share
-        if work.hot < 1 and self.dram.is_hot:  # then only weights take longer
-            cold = min(took, max(0.0, self.dram.hot_from - start))
+        if work.hot < 1 and end > self.dram.hot_from:  # then only weights take longer
+            cold = max(0.0, self.dram.hot_from - start)
             kv = work.kv_share * (cold + (took - cold) * work.hot)
         spent[DRAM] += kv
         spent[self.weights_are] += took - kv
-        if what[0] < self.noted:
-            self._note("compute", what, start, seconds * work.rate)
+        self._note("compute", what, start, end, seconds * work.rate)
 
 
 def simulate_events(

@@ -25,7 +25,7 @@ SHARED = Machine(dram=45e9, background=2e9, weights=42e9, kv=44e9, compute_bound
 """The flash adds 3 GB/s to the 42 GB/s of weights, copies want 16 and others 2: over 45 GB/s."""
 FREE = SHARED._replace(dram=1e12)
 LEAST = {"events, DRAM shared": 600, "closed form": 600_000}
-"""Tokens a second that the engines must reach."""
+"""Tokens a second that the engines should reach."""
 
 
 def chain(tokens: int, ahead: bool = False) -> list[Step]:
@@ -96,7 +96,9 @@ def measure(simulated: int, added_up: int, rounds: int) -> dict[str, float]:
 def show(found: dict[str, float]) -> None:
     """Print the speeds, and how many times as fast as shared events each is."""
     first = found["events, DRAM shared"]
-    print(f"{LAYERS} layers x {GROUPS} groups, one core{'tokens/s':>19}{'x first':>10}{'least':>10}")
+    print(
+        f"{LAYERS} layers x {GROUPS} groups, one core{'tokens/s':>19}{'x first':>10}{'least':>10}"
+    )
     for name, rate in found.items():
         least = f"{LEAST[name]:10,}" if name in LEAST else ""
         print(f"  {name:34}{rate:11,.0f}{rate / first:10.1f}{least}")
