@@ -115,10 +115,10 @@ class _Dram:
         does, or if the device gets hot meanwhile: then `draw` it."""
         if self.flows:
             return None
-        limit = 1.0 if start < self.hot_from else hot
-        speed = limit
-        if rate * limit + self.machine.background > self.machine.dram:
-            speed = min(self._fair([rate * limit])[0] / rate, limit)
+        speed = 1.0 if start < self.hot_from else hot
+        if rate * speed + self.machine.background > self.machine.dram:
+            left = self.machine.dram - self.machine.background
+            speed = min(max(left, self.machine.dram / 2) / rate, speed)
         took = seconds / speed
         if start < self.hot_from < start + took:
             return None
