@@ -31,7 +31,7 @@ class Guesses(NamedTuple):
     previous: bool = False
     """What the token before needed of the same group."""
     next_layer: bool = False
-    """What the same token needed in the layer before."""
+    """What the first group of the same token needed in the layer before."""
     right: float | None = None
     """As many units as are needed, this share of them rightly, drawn at random."""
     recorded: Sequence[Bits] | None = None
@@ -59,8 +59,8 @@ class Guesses(NamedTuple):
             shifted: Bits = np.vstack([before[None], needed[:-1]])
             return shifted
         if self.next_layer:
-            if group.signal not in _OF_THE_RESIDUAL or layer == 0:
-                return np.zeros_like(needed)
+            if group.signal not in _OF_THE_RESIDUAL or layer == 0 or i > 0:
+                return np.zeros_like(needed)  # when guesses go out, no other mask is known
             below: Bits = at.sets[i][:, layer - 1]
             return below
         if self.recorded is not None:
@@ -84,11 +84,11 @@ def parse_guesses(text: str, trace: Trace, method: Method, cluster: int) -> Gues
     if text == "previous":
         return Guesses(previous=True)
     if text == "next-layer":
-        if not any(group.signal in _OF_THE_RESIDUAL for group in method.groups):
+        first = method.groups[0]  # reads go out as its step begins
+        if first.signal not in _OF_THE_RESIDUAL:
             raise MethodError(
-                f"--prefetch next-layer: units of {', '.join(g.signal for g in method.groups)} "
-                "mean something else in every layer; use --prefetch previous, or a trace of "
-                "predictions"
+                f"--prefetch next-layer: units of {first.signal} mean something else in every "
+                "layer; use --prefetch previous, or a trace of predictions"
             )
         return Guesses(next_layer=True)
     name, equals, share = text.partition("=")

@@ -308,7 +308,8 @@ class ReplayedCache:
         assert self.guesses is not None
         ((layer, group),) = self.places
         needed = block.sets[:, layer]
-        follows = at.follows if self.guesses.previous else np.ones(len(needed), np.bool_)
+        of_the_row_before = self.guesses.previous and self.method.groups[group].choice != "all"
+        follows = at.follows if of_the_row_before else np.ones(len(needed), np.bool_)
         guessed = self.guesses.of(
             at, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
         )

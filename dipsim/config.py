@@ -32,6 +32,7 @@ _TOGETHER = (
     ({"policy"}, {"static_from", "admission"}),
     ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
     ({"layout"}, {"order_from"}),
+    ({"overlap", "prefetch"}, {"overlap", "prefetch"}),
 )
 """Who gives one of the first starts anew with the second."""
 
@@ -80,6 +81,8 @@ def make_config(
     said = settings.model_dump(mode="json", exclude_none=True)
     if "static_from" in said:
         said["static_from"] = _full(said["static_from"])
+    if said.get("prefetch", "previous") not in ("previous", "next-layer"):
+        said["prefetch"] = _full(said["prefetch"])
     file, suffix, attribute = settings.policy.rpartition(".py:")
     if suffix:
         said["policy"] = _full(file + ".py") + ":" + attribute

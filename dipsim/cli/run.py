@@ -1,5 +1,6 @@
 """`dipsim run`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from dipsim.cli.options import (
     CalibrationOption,
     ModelOption,
     Override,
+    Plot,
     ProfileOption,
     TraceArgument,
     takes,
@@ -38,10 +40,20 @@ def run(
     attribution: Annotated[
         bool, typer.Option("--attribution", help="what binds each layer; what would be faster")
     ] = False,
+    timeline: Annotated[
+        str | None, typer.Option(help="what happened when: a .json file for ui.perfetto.dev")
+    ] = None,
+    timeline_tokens: Annotated[
+        int | None, typer.Option(help="of the timeline, from the first measured one [8]")
+    ] = None,
+    plot: Plot = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
     """Replay TRACE on a device: tokens per second, bytes moved, where the time goes."""
+    from dipsim.report.files import check_plot, check_timeline
+
+    bars, drawing = check_timeline(timeline, timeline_tokens), check_plot(plot)
     source, device, geometry, options = _asked(config, trace, profile, model, options)
     device = load_device(device, override)
     known = _calibration(calibration, options)
@@ -68,6 +80,12 @@ def run(
         attributed = _attributed(job, result) if attribution else None
     from dipsim.report import hints, search, terminal
 
+    if bars is not None:
+        _write_timeline(job, result, timeline_tokens or 8, bars)
+    if drawing is not None:
+        from dipsim.report.latency import latency
+
+        latency(result, _title(job), drawing)
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
@@ -123,6 +141,26 @@ def _show_attribution(found: Any) -> None:
     from dipsim.report.attribution import render
 
     show(render(found))
+
+
+def _title(job: Any) -> str:
+    trace = Path(job.work.trace.name).name
+    return f"{trace}, {job.work.method.name}, {job.policy.label}, on {job.device.name}"
+
+
+def _write_timeline(job: Any, result: Any, tokens: int, path: Path) -> None:
+    """Write what happened in the first tokens; say so where the run's own figures leave it out."""
+    from dipsim.analysis.timeline import excerpt, stretched
+    from dipsim.report import perfetto
+
+    shown = excerpt(job, result.traffic, tokens)
+    longer = stretched(shown, result.timing.times.latency)
+    if abs(longer - 1) > 1e-6:
+        say(
+            f"warning: tokens of the timeline take {longer:.4g} times as long as those of the "
+            "figures: the closed form knows no contention; use --engine events"
+        )
+    perfetto.write(shown, _title(job), path)
 
 
 def _calibration(path: str | None, options: dict[str, Any]) -> Any:

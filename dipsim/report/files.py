@@ -13,6 +13,8 @@ from dipsim.files import whole_file
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
 """In one picture."""
+MOST_TOKENS = 1000
+"""In one timeline: each is some hundreds of bars."""
 
 
 def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
@@ -64,6 +66,24 @@ def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) ->
     if Path(path).suffix != suffix:
         raise DipsimError(f"{option} {path}: give a file that ends in {suffix}")
     return _in_a_folder(option, path)
+
+
+def check_timeline(path: str | os.PathLike[str] | None, tokens: int | None) -> Path | None:
+    """A path a timeline of so many tokens (None: not said) can be written to; None stays None.
+
+    Raises:
+        DipsimError: another suffix, no such folder, too many tokens, or tokens of no timeline.
+    """
+    if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
+        raise DipsimError(
+            f"--timeline-tokens {tokens}: 1 to {MOST_TOKENS}, each of hundreds of bars; for those "
+            "in the middle of a trace add --warmup, for all tokens --plot"
+        )
+    if path is None:
+        if tokens is not None:
+            raise DipsimError(f"--timeline-tokens {tokens}: of which --timeline FILE.json?")
+        return None
+    return check_text("--timeline", path, ".json")
 
 
 def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:

@@ -40,7 +40,7 @@ class Clock:
         if self.engine == "events":
             return self.timeline(chain, tokens, a, 0).times
         heat, kernel = self.machine.heat, self.machine.compute_bound
-        if heat is not None:  # hot throughout: see clock_for
+        if heat is not None and not is_paper(self.overlap):  # hot throughout: see clock_for
             chain = (hot_step(step, heat, kernel) for step in chain)
         return token_times(chain, tokens, self.overlap, a, kernel)
 

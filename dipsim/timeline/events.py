@@ -51,6 +51,16 @@ class Span(NamedTuple):
     """A read that went out ahead of its step."""
 
 
+class Draw(NamedTuple):
+    """Somebody (`DMA`, `USE` or `COPY`) who draws on DRAM at one rate for a while."""
+
+    reader: int
+    start: float
+    end: float
+    rate: float
+    """Bytes per second."""
+
+
 @dataclass(frozen=True)
 class Timeline:
     """What a simulation found."""
@@ -58,6 +68,8 @@ class Timeline:
     times: Times
     spans: list[Span]
     """Of the first tokens, as many as were asked for."""
+    draws: list[Draw]
+    """Of all tokens, if spans were asked for."""
     moved: tuple[float, ...]
     """Bytes that went through DRAM, and who moved them: `DMA` of the flash, `USE` of weights and
     KV, `COPY` into the cache (read and written). Summed up while they flowed."""
@@ -88,22 +100,35 @@ class _Dram:
         self.short = False
         self.moved = [0.0] * 3
         """Bytes, by reader, summed up while they flow."""
+        self.draws: list[Draw] | None = None
+        """Who drew how much when; None as long as nobody asks."""
         heat = machine.heat
         self.hot_from = float("inf") if heat is None else heat.after
         self.is_hot = self.hot_from <= 0
         if heat is not None and not self.is_hot:
             env.timeout(heat.after).callbacks.append(self._heat_up)
 
+    def alone(
+        self, seconds: float, rate: float, hot: float, reader: int, start: float
+    ) -> float | None:
+        """How long work takes that begins at ``start`` while nobody else draws; None if somebody
+        does, or if the device gets hot meanwhile: then `draw` it."""
+        if self.flows:
+            return None
+        speed = 1.0 if start < self.hot_from else hot
+        if rate * speed + self.machine.background > self.machine.dram:
+            left = self.machine.dram - self.machine.background
+            speed = min(max(left, self.machine.dram / 2) / rate, speed)
+        took = seconds / speed
+        if start < self.hot_from < start + took:
+            return None
+        self.moved[reader] += seconds * rate
+        if self.draws is not None:
+            self.draws.append(Draw(reader, start, start + took, rate * speed))
+        return took
+
     def draw(self, seconds: float, rate: float, hot: float, reader: int) -> Event:
         """Work of so many seconds at full speed, for one of the readers; the event of its end."""
-        if not self.flows:  # then nothing else begins before it is done, and its speed is known
-            limit = hot if self.is_hot else 1.0
-            speed = limit
-            if rate * limit + self.machine.background > self.machine.dram:
-                speed = min(self._fair([rate * limit])[0] / rate, limit)
-            if self.is_hot or self.env.now + seconds / speed <= self.hot_from:
-                self.moved[reader] += seconds * rate
-                return self.env.timeout(seconds / speed)
         flow = _Flow(Event(self.env), seconds, rate, hot, reader)
         self.begin(flow)
         return flow.done
@@ -126,8 +151,14 @@ class _Dram:
         timer = self.env.timeout(flow.left / speed)
         timer.callbacks.append(lambda _: self._end(flow) if flow.armed == number else None)
 
+    def _note(self, flow: _Flow) -> None:
+        if self.draws is not None and flow.since < self.env.now:
+            rate = flow.rate * flow.speed
+            self.draws.append(Draw(flow.reader, flow.since, self.env.now, rate))
+
     def _end(self, flow: _Flow) -> None:
         self.moved[flow.reader] += flow.left * flow.rate
+        self._note(flow)
         self.flows.remove(flow)
         if self.flows:
             self.wanted -= flow.rate * (flow.hot if self.is_hot else 1.0)
@@ -139,16 +170,19 @@ class _Dram:
 
     def _share(self) -> None:
         """Work out anew how fast everybody goes."""
-        now = self.env.now
-        limits = [flow.hot if self.is_hot else 1.0 for flow in self.flows]
+        now, hot = self.env.now, self.is_hot
         self.short = self.wanted > self.machine.dram
-        grants = self._fair([f.rate * limit for f, limit in zip(self.flows, limits, strict=True)])
-        for flow, limit, grant in zip(self.flows, limits, grants, strict=True):
+        speeds = [flow.hot if hot else 1.0 for flow in self.flows]
+        if self.short:
+            wants = [flow.rate * limit for flow, limit in zip(self.flows, speeds, strict=True)]
+            given = zip(self.flows, speeds, self._fair(wants), strict=True)
+            speeds = [min(grant / f.rate, limit) if f.rate else limit for f, limit, grant in given]
+        for flow, speed in zip(self.flows, speeds, strict=True):
             done = (now - flow.since) * flow.speed
             flow.left = max(flow.left - done, 0.0)
             self.moved[flow.reader] += done * flow.rate
+            self._note(flow)
             flow.since = now
-            speed = min(grant / flow.rate, limit) if flow.rate else limit
             if speed != flow.speed:
                 self._run(flow, speed)
 
@@ -175,29 +209,30 @@ class _Flash:
         self.env, self.dram, self.note = env, dram, note
         heat = dram.machine.heat
         self.hot = 1.0 if heat is None else heat.flash
-        self.waiting: deque[tuple[_Flow, float, tuple[int, int, bool]]] = deque()
+        self.waiting: deque[_Flow] = deque()
         self.busy = False
+        self.since = 0.0
 
     def read(self, seconds: float, moved: float, what: tuple[int, int, bool]) -> Event:
         """A job of so many seconds and bytes; the event that it is done."""
         flow = _Flow(Event(self.env), seconds, moved / seconds, self.hot, DMA)
+        # Its first callback: the next job begins before whoever waited for this one goes on.
+        flow.done.callbacks.append(lambda _: self._end(moved, what))
         if self.busy:
-            self.waiting.append((flow, moved, what))
+            self.waiting.append(flow)
         else:
-            self._begin(flow, moved, what)
+            self._begin(flow)
         return flow.done
 
-    def _begin(self, flow: _Flow, moved: float, what: tuple[int, int, bool]) -> None:
-        self.busy = True
-        start = self.env.now
+    def _begin(self, flow: _Flow) -> None:
+        self.busy, self.since = True, self.env.now
         self.dram.begin(flow)
-        flow.done.callbacks.append(lambda _: self._end(start, moved, what))
 
-    def _end(self, start: float, moved: float, what: tuple[int, int, bool]) -> None:
-        self.note("flash", what, start, moved)
+    def _end(self, moved: float, what: tuple[int, int, bool]) -> None:
+        self.note("flash", what, self.since, self.env.now, moved)
         self.busy = False
         if self.waiting:
-            self._begin(*self.waiting.popleft())
+            self._begin(self.waiting.popleft())
 
 
 class _Work(NamedTuple):
@@ -266,16 +301,20 @@ class _Simulation:
         self.early: dict[tuple[int, int], Event] = {}
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.reads_ahead = any(work.ahead for works in self.work for work in works)
+        self.owed = 0.0
+        """Seconds that the tokens are ahead of the clock: as long as nobody else is at work, time
+        need not pass in small steps."""
 
     def run(self) -> None:
         """Simulate all tokens."""
         self.env.run(self.env.process(self._all_tokens()))
 
-    def _note(self, lane: str, what: tuple[int, int, bool], start: float, size: float) -> None:
+    def _note(
+        self, lane: str, what: tuple[int, int, bool], start: float, end: float, size: float
+    ) -> None:
         token, step, early = what
         if token < self.noted:
-            place, end = self.places[step], self.env.now
-            self.spans.append(Span(lane, place, token, start, end, size, early))
+            self.spans.append(Span(lane, self.places[step], token, start, end, size, early))
 
     def _layer_opened_by(self, opener: int) -> range:
         """The steps of the layer whose first group is step ``opens[opener]``."""
@@ -302,54 +341,77 @@ class _Simulation:
             for step, works in enumerate(self.work):
                 yield from self._step(works[token], token, step, spent, opener_of.get(step))
             self.exposed[token] = spent
+        yield from self._catch_up()
+
+    def _catch_up(self) -> Steps:
+        """Let the time pass that is owed."""
+        if self.owed:
+            owed, self.owed = self.owed, 0.0
+            yield self.env.timeout(owed)
+
+    def _draw(
+        self, seconds: float, rate: float, hot: float, reader: int
+    ) -> Generator[Event, Any, tuple[float, float]]:
+        """Draw on DRAM; from when to when."""
+        start = self.env.now + self.owed
+        took = self.dram.alone(seconds, rate, hot, reader, start)
+        if took is not None:
+            self.owed += took
+            return start, start + took
+        yield from self._catch_up()
+        start = self.env.now
+        yield self.dram.draw(seconds, rate, hot, reader)
+        return start, self.env.now
 
     def _step(
         self, work: _Work, token: int, step: int, spent: list[float], opener: int | None
     ) -> Steps:
-        env, dram, what = self.env, self.dram, (token, step, False)
-        read = self.flash.read(work.flash, work.moved, what) if work.flash else None
-        if opener is not None:
-            last = opener + 1 == len(self.opens)
-            self._read_ahead(token + last, 0 if last else opener + 1)
-        hidden = work.hidden_hot if dram.is_hot else work.hidden
-        if hidden:
+        env, what = self.env, (token, step, False)
+        early = self.early.pop((token, step), None) if self.reads_ahead else None
+        hidden = 0.0
+        if work.flash or opener is not None or early is not None:
+            yield from self._catch_up()
+            read = self.flash.read(work.flash, work.moved, what) if work.flash else None
+            if opener is not None:
+                last = opener + 1 == len(self.opens)
+                self._read_ahead(token + last, 0 if last else opener + 1)
+            hidden = work.hidden_hot if self.dram.is_hot else work.hidden
+            if hidden:
+                yield from self._use(work, hidden, what, spent)
+                yield from self._catch_up()
             start = env.now
-            yield dram.draw(hidden, work.rate, work.hot, USE)
-            self._book_use(work, hidden, start, what, spent)
-        start = env.now
-        if read is not None:
-            yield read
-        if self.reads_ahead and (token, step) in self.early:
-            yield self.early.pop((token, step))
-        spent[FLASH] += env.now - start
+            if read is not None:
+                yield read
+            if early is not None:
+                yield early
+            spent[FLASH] += env.now - start
         if work.use > hidden:
-            start = env.now
-            yield dram.draw(work.use - hidden, work.rate, work.hot, USE)
-            self._book_use(work, work.use - hidden, start, what, spent)
+            yield from self._use(work, work.use - hidden, what, spent)
         if work.sync:
-            start = env.now
-            yield env.timeout(work.sync)
-            spent[SYNC] += env.now - start
-            self._note("sync", what, start, 0.0)
+            start = env.now + self.owed
+            self.owed += work.sync
+            if self.dram.flows:
+                yield from self._catch_up()
+            spent[SYNC] += work.sync
+            self._note("sync", what, start, start + work.sync, 0.0)
         if work.copy:
-            start = env.now
-            yield dram.draw(work.copy, work.copy_rate, 1.0, COPY)
-            spent[MANAGEMENT] += env.now - start
-            self._note("management", what, start, work.copy * work.copy_rate)
+            start, end = yield from self._draw(work.copy, work.copy_rate, 1.0, COPY)
+            spent[MANAGEMENT] += end - start
+            self._note("management", what, start, end, work.copy * work.copy_rate)
 
-    def _book_use(
-        self,
-        work: _Work,
-        seconds: float,
-        start: float,
-        what: tuple[int, int, bool],
-        spent: list[float],
-    ) -> None:
-        took = self.env.now - start
-        spent[DRAM] += took * work.kv_share
-        spent[self.weights_are] += took * (1 - work.kv_share)
-        if what[0] < self.noted:
-            self._note("compute", what, start, seconds * work.rate)
+    def _use(
+        self, work: _Work, seconds: float, what: tuple[int, int, bool], spent: list[float]
+    ) -> Steps:
+        """Use weights and KV."""
+        start, end = yield from self._draw(seconds, work.rate, work.hot, USE)
+        took = end - start
+        kv = took * work.kv_share
+        if work.hot < 1 and end > self.dram.hot_from:  # then only weights take longer
+            cold = max(0.0, self.dram.hot_from - start)
+            kv = work.kv_share * (cold + (took - cold) * work.hot)
+        spent[DRAM] += kv
+        spent[self.weights_are] += took - kv
+        self._note("compute", what, start, end, seconds * work.rate)
 
 
 def simulate_events(
@@ -372,11 +434,14 @@ def simulate_events(
         machine = machine._replace(dram=float("inf"), background=0.0, heat=None)
     found = _Simulation(list(chain), tokens, overlap, a, machine)
     found.noted = spans_of
+    if spans_of:
+        found.dram.draws = []
     found.run()
     exposed: NDArray[np.float64] = found.exposed
     return Timeline(
         times=Times(exposed.sum(axis=1), exposed),
         spans=found.spans,
+        draws=found.dram.draws or [],
         moved=tuple(found.dram.moved),
         end=float(found.env.now),
     )

@@ -80,12 +80,9 @@ def time_traffic(
         ProfileError: it should throttle, and the profile does not say how.
     """
     _, backend = device.backend(backend_name)
-    rate = rates(device, backend_name, backend, work.model, overlap)
-    heat = _heat(device, sustained)
-    clock = clock_for(engine, overlap, device, backend, rate, traffic, flash, heat)
-
-    def chain(rows: NDArray[np.int64]) -> Iterable[Step]:
-        return steps(work, traffic, rows, flash, rate, backend, overlap)
+    clock, chain, rate = clock_and_chain(
+        work, traffic, device, backend_name, flash, overlap, engine, sustained
+    )
 
     def timed(rows: NDArray[np.int64], a: float, on: Clock = clock) -> Times:
         return on.times(chain(rows), len(rows), a)
@@ -118,6 +115,32 @@ def time_traffic(
         extrapolated=bool(embedding[0]) and bool(flash.outside(embedding, 1)[0]),
     )
     return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
+
+
+def clock_and_chain(
+    work: Workload,
+    traffic: Traffic,
+    device: Profile,
+    backend_name: str,
+    flash: FlashCost,
+    overlap: Overlap,
+    engine: Literal["auto", "closed", "events"],
+    sustained: bool,
+) -> tuple[Clock, Chain, Rates]:
+    """The clock of a run, the steps it times, and the rates at which they use weights.
+
+    Raises:
+        ProfileError: the device should throttle, and the profile does not say how.
+    """
+    _, backend = device.backend(backend_name)
+    rate = rates(device, backend_name, backend, work.model, overlap)
+    heat = _heat(device, sustained)
+    clock = clock_for(engine, overlap, device, backend, rate, traffic, flash, heat)
+
+    def chain(rows: NDArray[np.int64]) -> Iterable[Step]:
+        return steps(work, traffic, rows, flash, rate, backend, overlap)
+
+    return clock, chain, rate
 
 
 def _rate(work: Workload, rows: NDArray[np.int64], times: Times) -> float:

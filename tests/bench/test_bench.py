@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import bench_replay
+import bench_time
 import numpy as np
 import pytest
 import workload
@@ -69,6 +70,25 @@ def test_encodings_hit_nearly_the_same(hits: dict[str, dict[str, int]]) -> None:
 @pytest.mark.slow
 def test_threads_hit_the_same(hits: dict[str, dict[str, int]]) -> None:
     assert len(set(hits["dip-ca, lfu, 3 layers"].values())) == 1
+
+
+def test_dram_is_short_where_the_benchmark_says_so() -> None:
+    steps = bench_time.chain(2)
+    shared, free = (
+        bench_time.simulate_events(steps, 2, "pipelined", 0.45, machine).times
+        for machine in (bench_time.SHARED, bench_time.FREE)
+    )
+    closed = bench_time.token_times(steps, 2, "pipelined", 0.45, True)
+    np.testing.assert_allclose(free.exposed, closed.exposed, rtol=1e-9)
+    assert (shared.latency > 1.001 * free.latency).all()
+    assert len(steps) == 97
+
+
+def test_the_engines_of_time_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench_time.measure(1, 10, rounds=1)
+    assert set(bench_time.LEAST) < set(found)
+    bench_time.show(found)
+    assert "x first" in capsys.readouterr().out
 
 
 def test_the_users_policy_is_short() -> None:
