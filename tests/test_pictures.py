@@ -272,7 +272,7 @@ def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
     assert set(shares) == {"flash", "dram", "sync"}
     for name, share in shares.items():
         assert f"<!-- {name} {share:.1%} -->" in text
-    for label in ("latency (ms)", "measured token", "some run", "exposed time"):
+    for label in ("latency (s)", "measured token", "some run", "exposed time"):
         assert f"<!-- {label} -->" in text
     assert "slowest" not in text
     assert "management" not in text
@@ -299,3 +299,4 @@ def test_run_draws(dipsim: Dipsim, tmp_path: Path) -> None:
         file = tmp_path / f"latency{suffix}"
         done(dipsim(f"{RUN} --plot {file} --json"))
         assert file.stat().st_size > 1000
+    assert "<!-- latency (ms) -->" in (tmp_path / "latency.svg").read_text()

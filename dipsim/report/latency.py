@@ -24,14 +24,16 @@ def binned(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
 
 
 def latency(result: Result, title: str, path: Path) -> None:
-    """Milliseconds per measured token, stacked by what the token waits for.
+    """How long each measured token takes, stacked by what the token waits for.
 
     Of more than `MOST_BARS` tokens, bars are means of several, and a line marks the slowest one.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    exposed = 1e3 * result.timing.times.exposed
+    longest = float(result.timing.times.latency.max())
+    unit, per_second = ("s", 1.0) if longest >= 10 else ("ms", 1e3)
+    exposed = per_second * result.timing.times.exposed
     tokens, size = len(exposed), ceil(len(exposed) / MOST_BARS)
     edges = np.append(np.arange(0, tokens, size), tokens)
     bars, total = binned(exposed, size), exposed.sum()
@@ -46,13 +48,11 @@ def latency(result: Result, title: str, path: Path) -> None:
             axes.stairs(top, edges, baseline=below, fill=True, color=COLOURS[i], label=label)
             below = top
         if size > 1:
-            whole = 1e3 * result.timing.times.latency
-            slowest = np.maximum.reduceat(whole, edges[:-1])
+            slowest = np.maximum.reduceat(per_second * result.timing.times.latency, edges[:-1])
             axes.stairs(slowest, edges, baseline=None, color="k", linewidth=0.8, label="slowest")
-            below = np.maximum(below, slowest)
         across = "measured token" if size == 1 else f"measured token (bars: means of {size})"
-        axes.set(xlabel=across, ylabel="latency (ms)", xlim=(0, tokens))
-        axes.set_ylim(0, 1.05 * float(below.max()) or 1)
+        axes.set(xlabel=across, ylabel=f"latency ({unit})", xlim=(0, tokens))
+        axes.set_ylim(0, 1.05 * per_second * longest or 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, axis="y")
         handles, labels = axes.get_legend_handles_labels()
