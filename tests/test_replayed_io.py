@@ -142,6 +142,19 @@ def test_reads_by_hand(spy: Spy) -> None:
     assert found.read.tolist() == [12288 + 8192] * 8
 
 
+def test_what_is_read_in_order_keeps_all_lanes_busy(spy: Spy) -> None:
+    found = found_by(chat(method="dense", policy="lru", warmup=1), seconds=1e9)
+    assert len(found.measured) == 9
+    groups = [batch for batch in spy.asked if len({size for _, size in batch}) > 1]
+    # A layer misses 768 of 1536 neurons of 1080 B: four lanes read a quarter of them each
+    assert len(groups) == 9 * 30
+    for batch in groups:
+        ends = [offset + size for offset, size in batch]
+        assert len(batch) == 4
+        assert 768 * 1080 <= ends[-1] - batch[0][0] <= 768 * 1080 + 2 * PAGE
+        assert all(0 <= end - at[0] <= PAGE for end, at in zip(ends, batch[1:], strict=False))
+
+
 def test_every_read_lies_in_the_file_in_whole_pages(spy: Spy) -> None:
     job = scaled_to(chat(), load_model("phi-3-medium"))
     file: Any = File()

@@ -418,17 +418,19 @@ class Missed:
                 group, place = self.job.work.method.groups[i], places[layer, i]
                 in_order = int(self.job.flash.sequential_read // place.apart) or 1
                 if table is NO_REQUESTS:
-                    runs = _in_order(misses[0], len(misses), in_order)
+                    runs = _in_order(misses[0], len(misses), in_order, lanes)
                 else:
                     runs = merged(misses, table, lanes)
                     if traffic.moved[row, layer, i] == table.whole[1]:
-                        runs = _in_order(0, group.units, in_order)
+                        runs = _in_order(0, group.units, in_order, lanes)
                 yield runs, place
 
 
-def _in_order(first: int, units: int, at_once: int) -> Runs:
-    last = first + units
-    return [(at, min(at_once, last - at)) for at in range(first, last, at_once)]
+def _in_order(first: int, units: int, at_once: int, lanes: int) -> Runs:
+    """Reads of at most ``at_once`` units, and at least as many as there are lanes: the bandwidth of
+    reading in order is that with all lanes busy."""
+    last, each = first + units, min(at_once, -(-units // lanes))
+    return [(at, min(each, last - at)) for at in range(first, last, each)]
 
 
 def merged(misses: list[int], table: Requests, lanes: int) -> Runs:
