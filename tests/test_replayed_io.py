@@ -130,12 +130,29 @@ def test_reads_by_hand(spy: Spy) -> None:
     options: dict[str, Any] = {"policy": "none", "cache_fraction": 0.5}
     job = prepare(trace, {**DEVICE, "flash": flash}, **options)
     found = found_by(job)
-    assert spy.asked == [[(4096, 12288), (28672, 8192)]] * 8
+    probe = [(size, len(batch)) for batch in spy.asked[:5] for size in {s for _, s in batch}]
+    assert probe == [(4096 * 4**i, 4) for i in range(5)]  # 16 KiB take 1 s, 1 MiB 64 s
+    assert spy.asked[5:12] == [[(4096, 12288), (28672, 8192)], *spy.asked[:5], spy.asked[5]]
+    assert len(spy.asked) == 8 + 9 * 5
+    assert found.pace.tolist() == pytest.approx([5 / (4 * (1 + 1 + 4 + 16 + 64))] * 8)
     assert found.reads.tolist() == [2] * 8
     assert found.predicted.tolist() == [2.0] * 8
     assert found.measured.tolist() == [1.0] * 8
     assert found.moved.tolist() == [12288 + 8192] * 8  # the offset in the first page is ignored
     assert found.read.tolist() == [12288 + 8192] * 8
+
+
+def test_what_is_read_in_order_keeps_all_lanes_busy(spy: Spy) -> None:
+    found = found_by(chat(method="dense", policy="lru", warmup=1), seconds=1e9)
+    assert len(found.measured) == 9
+    groups = [batch for batch in spy.asked if len({size for _, size in batch}) > 1]
+    # A layer misses 768 of 1536 neurons of 1080 B: four lanes read a quarter of them each
+    assert len(groups) == 9 * 30
+    for batch in groups:
+        ends = [offset + size for offset, size in batch]
+        assert len(batch) == 4
+        assert 768 * 1080 <= ends[-1] - batch[0][0] <= 768 * 1080 + 2 * PAGE
+        assert all(0 <= end - at[0] <= PAGE for end, at in zip(ends, batch[1:], strict=False))
 
 
 def test_every_read_lies_in_the_file_in_whole_pages(spy: Spy) -> None:
@@ -150,7 +167,8 @@ def test_every_read_lies_in_the_file_in_whole_pages(spy: Spy) -> None:
     assert sizes.min() > 0
     assert (offsets + sizes).max() <= file.size
     assert len({int(at) // 2**20 for at in offsets}) > 20  # and all over it
-    assert found.read.sum() == sizes.sum()
+    probed = sum(size for batch in spy.asked[:5] for _, size in batch)
+    assert found.read.sum() == sizes.sum() - (len(found.read) + 1) * probed
     assert (found.read >= found.moved).mean() > 0.5
 
 
@@ -184,9 +202,11 @@ def test_the_predictors_judge_what_they_have_not_seen() -> None:
     found = ReplayedIo(
         file="f", direct=True, lanes=1, calibrated=calibrated(points, True),
         predicted=1.1 * measured, measured=measured, moved=size, read=size,
-        reads=np.ones(8, np.int64),
+        reads=np.ones(8, np.int64), pace=np.full(8, 2.0),
     )  # fmt: skip
-    ours, constant, line = found.judged()
+    ours, paced, constant, line = found.judged()
+    assert paced.bias == pytest.approx(1.2)
+    assert found.to_dict()["median_error_at_pace"] == pytest.approx(1.2)
     assert (ours.median, ours.bias) == pytest.approx((0.1, 0.1))
     # the first half measured 3, 5, 7, 9: its median is 6; the second 11, 13, 15, 17
     assert constant.bias == pytest.approx(np.median([6 / 11, 6 / 13, 6 / 15, 6 / 17]) - 1)
@@ -233,7 +253,7 @@ def test_a_file_that_was_made_is_gone_and_one_that_was_there_stays(tmp_path: Pat
     assert len(said) == 2
     assert (found.measured > 0).all()
     assert (found.predicted > 0).all()
-    assert found.drift is not None
+    assert (found.pace > 0).all()
     there = tmp_path / "there"
     there.write_bytes(os.urandom(2**25))
     before = there.stat().st_mtime_ns

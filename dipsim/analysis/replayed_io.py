@@ -25,6 +25,7 @@ from dipsim.kernels import NO_REQUESTS, Requests
 from dipsim.model import Model, load_model
 from dipsim.resolve import Source
 from dipsim.simulate import Job, prepare, run_all
+from dipsim.timeline.flash import FlashCost
 from dipsim.trace import Trace
 from dipsim.traffic import Traffic
 from dipsim.units import BYTES
@@ -33,6 +34,7 @@ LEAST_TOKENS = 8
 """Half of them fit the trivial predictors, the other half judges."""
 LARGEST_FILE = 4e9
 _LARGEST_READ = 2**23  # a longer run is read in parts
+_PROBED, _PROBE_SECONDS = 5, 0.01  # sizes up to 1 MiB, and how long each is read
 _SAVING = 1 - 1e-12  # as in kernels/requests.py
 Runs = list[tuple[int, int]]
 """(first unit, units) of each read."""
@@ -64,13 +66,19 @@ class ReplayedIo:
     read: NDArray[np.float64]
     """Bytes that were read: the pages the units lie in."""
     reads: NDArray[np.int64]
-    drift: float | None = None
-    """By how much the disk changed meanwhile: median of the bandwidths, after / before - 1."""
+    pace: NDArray[np.float64]
+    """Seconds that reads of all sizes took just before and after the token, as a multiple of what
+    the calibration says: a disk that others use changes from second to second."""
 
     @property
     def errors(self) -> NDArray[np.float64]:
         """predicted / measured - 1 of every token."""
         return self.predicted / self.measured - 1
+
+    @property
+    def paced_errors(self) -> NDArray[np.float64]:
+        """The same, with predictions slowed down by the disk's pace."""
+        return self.predicted * self.pace / self.measured - 1
 
     def judged(self) -> list[Judged]:
         """The prediction, and what knows only the first half of the tokens, on the second half."""
@@ -78,13 +86,13 @@ class ReplayedIo:
         first, rest = slice(half), slice(half, None)
         line = _line(self.moved[first], self.measured[first], self.moved)
         constant = np.full(len(self.measured), np.median(self.measured[first]))
-        return [
-            _judge(
-                "dipsim, from the disk's own figures", self.predicted[rest], self.measured[rest]
-            ),
-            _judge("a constant of the first half", constant[rest], self.measured[rest]),
-            _judge("a line in bytes of the first half", line[rest], self.measured[rest]),
-        ]
+        known = {
+            "dipsim, from the disk's own figures": self.predicted,
+            "the same, at the disk's pace between tokens": self.predicted * self.pace,
+            "a constant of the first half": constant,
+            "a line in bytes of the first half": line,
+        }
+        return [_judge(name, at[rest], self.measured[rest]) for name, at in known.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,14 +100,15 @@ class ReplayedIo:
             "file": self.file,
             "direct": self.direct,
             "lanes": self.lanes,
-            "drift": self.drift,
             "calibration": self.calibrated.to_dict(),
             "tokens": len(self.measured),
             "median_error": float(np.median(np.abs(self.errors))),
             "median_bias": float(np.median(self.errors)),
+            "median_error_at_pace": float(np.median(np.abs(self.paced_errors))),
             "second_half": [judged._asdict() for judged in self.judged()],
             "predicted_ms": (1e3 * self.predicted).tolist(),
             "measured_ms": (1e3 * self.measured).tolist(),
+            "pace": self.pace.tolist(),
             "bytes": self.moved.tolist(),
             "bytes_read": self.read.tolist(),
             "reads": self.reads.tolist(),
@@ -165,17 +174,12 @@ def validate_io(
         scaled_to(job, model)
     with _file(wanted) as file:
         said(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
-        before = _bench(file, wanted, wanted.bench_seconds)
-        flash = _calibrated(before, wanted)
+        flash = _measured(file, wanted)
         job = prepare(trace, _with_flash(job.device, flash, file.name), **options)
         if model is not None:
             job = scaled_to(job, model)
         said("replaying")
-        found = replay_io(job, file, flash, wanted.seconds, progress, model)
-        after = _bench(file, wanted, wanted.bench_seconds / 2)
-    pairs = zip(before.cells, after.cells, strict=True)
-    drift = float(np.median([late.bandwidth / early.bandwidth for early, late in pairs])) - 1
-    return replace(found, drift=drift)
+        return replay_io(job, file, flash, wanted.seconds, progress, model)
 
 
 def _check(wanted: Wanted) -> None:
@@ -196,21 +200,22 @@ def _file(wanted: Wanted) -> AbstractContextManager[DirectFile]:
     return made_file(wanted.path, int(wanted.file_size) // PAGE * PAGE)
 
 
-def _bench(file: DirectFile, wanted: Wanted, seconds: float) -> iobench.Bench:
-    """Reads of all sizes that the file has room for, with up to ``lanes`` in flight."""
-    sizes = [size for size in iobench.SIZES if iobench.ROOM * size <= file.size]
+def _measured(file: DirectFile, wanted: Wanted) -> Calibrated:
+    """The disk as a flash section, from sizes the file has room for."""
+    sizes = _sizes(file)
     if len(sizes) < 2:
         raise DipsimError(
             f"{printable(file.name)}: holds {BYTES.show(file.size)}, too few to measure reads: "
             "give a larger file, or a name that is free"
         )
     lanes = sorted({1, wanted.lanes} | {n for n in iobench.THREADS if n < wanted.lanes})
-    return iobench.measure(file, sizes, lanes, seconds)
-
-
-def _calibrated(bench: iobench.Bench, wanted: Wanted) -> Calibrated:
+    bench = iobench.measure(file, sizes, lanes, wanted.bench_seconds)
     points = [Measured(cell.size, cell.lanes, cell.bandwidth) for cell in bench.cells]
     return calibrated(points, bench.direct, wanted.fit, wanted.lanes)
+
+
+def _sizes(file: DirectFile) -> list[int]:
+    return [size for size in iobench.SIZES if iobench.ROOM * size <= file.size]
 
 
 def _with_flash(device: Profile, found: Calibrated, origin: str) -> Profile:
@@ -278,7 +283,8 @@ def replay_io(
         raise DipsimError("some tokens miss nothing, so there is nothing to time: give less cache")
     places = layout(job, file.size, model or job.work.model)
     lanes = job.device.flash.lanes
-    spent, read = [], []
+    spent, read, paces = [], [], []
+    probe = Probe(job.flash, file)
     with Readers(file, lanes, _LARGEST_READ) as readers:
         for row in rows:
             batches = [
@@ -287,13 +293,16 @@ def replay_io(
             ]
             if not file.direct:
                 file.forget()
+            paces.append(probe.pace(readers))
             done = [readers.read(batch) for batch in batches]
             spent.append(sum(batch.seconds for batch in done))
             read.append(sum(batch.size for batch in done))
             progress(len(spent), len(rows))
             if sum(spent) > seconds and len(spent) >= LEAST_TOKENS:
                 break
+        paces.append(probe.pace(readers))
     rows = rows[: len(spent)]
+    pace = np.array(paces)
     return ReplayedIo(
         file=file.name,
         direct=file.direct,
@@ -304,7 +313,28 @@ def replay_io(
         moved=traffic.moved[rows].sum(axis=(1, 2)),
         read=np.array(read, np.float64),
         reads=traffic.reads[rows].sum(axis=(1, 2)),
+        pace=(pace[:-1] + pace[1:]) / 2,
     )
+
+
+class Probe:
+    """Reads of several sizes at random offsets, which show how fast the disk is just now."""
+
+    def __init__(self, flash: FlashCost, file: DirectFile) -> None:
+        lanes = flash.flash.lanes
+        rng = np.random.default_rng(1)
+        self.wanted: list[list[tuple[int, int]]] = []
+        self.expected = 0.0
+        for size in _sizes(file)[:_PROBED]:
+            each = float(flash.seconds(np.array([float(size)]), lanes)[0])
+            count = max(4 * lanes, int(_PROBE_SECONDS / each))
+            pages = rng.integers(0, (file.size - size) // PAGE, count, endpoint=True)
+            self.wanted.append([(page * PAGE, size) for page in pages.tolist()])
+            self.expected += count * each
+
+    def pace(self, readers: Readers) -> float:
+        """Seconds they take, as a multiple of what was to be expected."""
+        return sum(readers.read(wanted).seconds for wanted in self.wanted) / self.expected
 
 
 class Place(NamedTuple):
@@ -388,17 +418,19 @@ class Missed:
                 group, place = self.job.work.method.groups[i], places[layer, i]
                 in_order = int(self.job.flash.sequential_read // place.apart) or 1
                 if table is NO_REQUESTS:
-                    runs = _in_order(misses[0], len(misses), in_order)
+                    runs = _in_order(misses[0], len(misses), in_order, lanes)
                 else:
                     runs = merged(misses, table, lanes)
                     if traffic.moved[row, layer, i] == table.whole[1]:
-                        runs = _in_order(0, group.units, in_order)
+                        runs = _in_order(0, group.units, in_order, lanes)
                 yield runs, place
 
 
-def _in_order(first: int, units: int, at_once: int) -> Runs:
-    last = first + units
-    return [(at, min(at_once, last - at)) for at in range(first, last, at_once)]
+def _in_order(first: int, units: int, at_once: int, lanes: int) -> Runs:
+    """Reads of at most ``at_once`` units, and at least as many as there are lanes: the bandwidth of
+    reading in order is that with all lanes busy."""
+    last, each = first + units, min(at_once, -(-units // lanes))
+    return [(at, min(each, last - at)) for at in range(first, last, each)]
 
 
 def merged(misses: list[int], table: Requests, lanes: int) -> Runs:

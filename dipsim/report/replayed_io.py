@@ -20,7 +20,8 @@ def render(found: ReplayedIo) -> RenderableType:
     how = "direct" if found.direct else "BUFFERED"
     title = (
         f"flash time of {tokens} tokens on {printable(found.file)}: median error "
-        f"{np.median(np.abs(errors)):.1%}, bias {np.median(errors):+.1%}"
+        f"{np.median(np.abs(errors)):.1%}, at the disk's pace "
+        f"{np.median(np.abs(found.paced_errors)):.1%}"
     )
     predictors = table(
         "predictor, on the second half of the tokens", "median", "bias", right=(1, 2)
@@ -41,7 +42,7 @@ def render(found: ReplayedIo) -> RenderableType:
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), predictors, Text(), rows]
     parts += [Text(), Text(told, style="dim")]
     parts += [Text(line, style="dim") for line in lines(found.calibrated)]
-    if found.drift is not None:
-        again = f"measured again afterwards, bandwidths had changed by {found.drift:+.0%} (median)"
-        parts.append(Text(again, style="dim"))
+    low, high = np.quantile(found.pace, [0.1, 0.9])
+    pace = f"between the tokens reads took {low:.2f} to {high:.2f} times as long as calibrated"
+    parts.append(Text(f"{pace} (p10 to p90)", style="dim"))
     return Group(*parts)
