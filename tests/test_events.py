@@ -11,6 +11,7 @@ from typing import Any
 import naive_time
 import numpy as np
 import pytest
+import test_ahead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_time import Phone, Piece
@@ -427,6 +428,50 @@ def test_engines_agree_on_the_chat_trace() -> None:
         happened.timing.times.exposed, closed.timing.times.exposed, rtol=1e-9, atol=1e-15
     )
     assert happened.timing.rate_range == pytest.approx(closed.timing.rate_range, rel=1e-9)
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    overlap=st.sampled_from(["serial", "pipelined", "paper-concurrent"]),
+    untied=st.booleans(),
+    small=st.booleans(),
+    kernel=st.booleans(),
+)
+@settings(max_examples=60)
+def test_auto_leaves_out_no_contention(
+    seed: int, overlap: Any, untied: bool, small: bool, kernel: bool
+) -> None:
+    """Whichever engine is chosen, the times are those of discrete events."""
+    rng = np.random.default_rng(seed)
+    dram = rng.uniform(100, 2000)
+    points = [(size, rng.uniform(10, 1000)) for size in (8, 64, 256)]
+    reads = [{"size": f"{s} B", "lanes": 1, "bandwidth": f"{rate} B/s"} for s, rate in points]
+    backend = {
+        "overlap_factor": float(rng.choice([0, 0.5, 1])),
+        "dram_efficiency": float(rng.uniform(0.2, 1)),
+        "cache_copy": f"{rng.uniform(50, 1000)} B/s",
+        "compute": f"{rng.uniform(50, 2000)} FLOP/s" if kernel else "unlimited",
+    }
+    profile = {
+        "name": "any",
+        "dram": {
+            "capacity": "1 MB",
+            "bandwidth": f"{dram} B/s",
+            "background": f"{dram * rng.choice([0, 0.3, 0.6])} B/s",
+        },
+        "flash": {"align": "8 B", "reads": reads},
+        "backends": {"cpu": backend},
+    }
+    arrays = test_ahead.scores(seed, 8)
+    arrays["meta"] = {"model": {**test_ahead.MODEL, "tied_embeddings": not untied}}
+    room = {"dram": "1800 B", "context": 1} if small else {"cache": "900 B"}
+    closed_or_not, happened = (
+        dipsim.simulate(arrays, profile, overlap=overlap, engine=engine, policy="lru", **room)
+        for engine in ("auto", "events")
+    )
+    one, other = (result.timing.times.exposed for result in (closed_or_not, happened))
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    assert closed_or_not.timing.ttft == pytest.approx(happened.timing.ttft, rel=1e-9)
 
 
 # The clock --------------------------------------------------------------------------------------

@@ -302,8 +302,8 @@ class _Simulation:
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.reads_ahead = any(work.ahead for works in self.work for work in works)
         self.owed = 0.0
-        """Seconds that the tokens are ahead of the clock: as long as nobody else is at work, time
-        need not pass in small steps."""
+        """Seconds that the token is ahead of the clock: what it does alone need not happen in small
+        steps. It catches up before it asks for anything while somebody else is at work."""
 
     def run(self) -> None:
         """Simulate all tokens."""
@@ -390,8 +390,6 @@ class _Simulation:
         if work.sync:
             start = env.now + self.owed
             self.owed += work.sync
-            if self.dram.flows:
-                yield from self._catch_up()
             spent[SYNC] += work.sync
             self._note("sync", what, start, start + work.sync, 0.0)
         if work.copy:
