@@ -22,9 +22,6 @@ from dipsim.policies import Policy
 from dipsim.traffic import Traffic
 
 Loop = Callable[..., None]
-Seen = Callable[[int, slice, int, int, NDArray[np.uint64]], None]
-"""Called with (capacity, rows, layer, group, missed units as bits uint64[rows, words]) of every
-block that was replayed with costs; for different layers and groups from different threads."""
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
@@ -176,7 +173,6 @@ class ReplayedCache:
         self._empty_before_the_first_row = True
         self.guesses, self.seed = guesses, seed
         self._last_mask = np.zeros(words, np.uint64)
-        self.seen: Seen | None = None
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
         """The most used units that fit, ties to the lower id."""
@@ -271,14 +267,10 @@ class ReplayedCache:
             traffic.hits[here] = counts[:, kernels.HITS]
             traffic.kept[here] = counts[:, kernels.KEPT]
             if traffic.missed is not None:
-                first = self._word(layer, group)
                 bits = block.missed[c, :, self.parts.word[p] : self.parts.word[p + 1]]
-                traffic.missed[rows, first : first + bits.shape[1]] = bits
+                traffic.missed[rows, traffic.words_of(layer, group)] = bits
             if len(block.scores) or len(block.codes):
                 traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
-            if requests is not None and self.seen is not None:
-                words = slice(self.parts.word[p], self.parts.word[p + 1])
-                self.seen(c, rows, layer, group, block.missed[c, :, words])
             if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
                 continue
             reads, outside, moved, seconds = self._price(block.missed[c], p, requests)
@@ -328,11 +320,6 @@ class ReplayedCache:
                 ahead.reads[here], ahead.moved[here] = reads, moved
                 ahead.flash_seconds[here] = seconds
                 traffic.outside[here] |= outside
-
-    def _word(self, layer: int, group: int) -> int:
-        """Where the words of a group begin in `Traffic.missed`."""
-        each = [words_for(at.units) for at in self.method.groups]
-        return layer * sum(each) + sum(each[:group])
 
     def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
         """Of cache-aware parts: what the masks that were just chosen make of the output."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.active import Blocks, Prefill, Reset, Sets, count_uses, no_shares, rows_of
 from dipsim.ahead import Guesses
-from dipsim.caches import Loop, ReplayedCache, Seen, Sizes, is_builtin
+from dipsim.caches import Loop, ReplayedCache, Sizes, is_builtin
 from dipsim.encoding import words_for
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.hashing import seed_of
@@ -106,7 +106,6 @@ def replay_all(
     requests: Sequence[Sequence[kernels.Requests]] | None = None,
     profile_uses: Sequence[NDArray[np.int64]] | None = None,
     held: Sequence[Sets] | None = None,
-    seen: Seen | None = None,
     keep_missed: bool = False,
     progress: Progress | None = None,
 ) -> list[Traffic]:
@@ -120,7 +119,6 @@ def replay_all(
         profile_uses: per group int64[layers, units], uses a preloaded policy ranks units by; left
             out, the warm-up tokens, or without warm-up the whole trace.
         held: the trace's active sets, from `hold`, when they were chosen before.
-        seen: told which units missed; needs ``requests``.
         keep_missed: hand on which units were missed, `Traffic.missed`; needs ``requests``.
         progress: called with (tokens done, tokens).
 
@@ -161,8 +159,6 @@ def replay_all(
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = _caches(trace, method, policy, capacities, traffics, plan, unit_bytes, profile_uses)
     several = any(len(cache.traffics) > 1 for cache in caches)
-    for cache in caches:
-        cache.seen = seen
     sequential = plan.access == "sequential"
     loop = _bound(_form(policy, plan), sequential, several, method.cache_aware, changing)
     whole = held is not None and not method.cache_aware

@@ -151,10 +151,17 @@ def prepare(
     )
 
 
-def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) -> list[Result]:
+def run_all(
+    jobs: Sequence[Job],
+    progress: Progress | None = None,
+    *,
+    keep_missed: bool = False,
+    **more: Any,
+) -> list[Result]:
     """Run jobs that differ in their budgets only, in one pass.
 
     Args:
+        keep_missed: hand on which units were missed (`Traffic.missed`).
         more: arguments of `replay_all`.
     """
     first = jobs[0]
@@ -167,7 +174,7 @@ def run_all(jobs: Sequence[Job], progress: Progress | None = None, **more: Any) 
         unit_bytes=first.work.unit_bytes,
         requests=first.requests,
         profile_uses=profile_uses(first.work, first.policy, first.settings),
-        keep_missed=first.paging is not None,
+        keep_missed=keep_missed or first.paging is not None,
         progress=progress,
         **more,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.encoding import unpack_sets, words_for
 from dipsim.methods import Method
 from dipsim.trace import Trace
 
@@ -64,6 +65,19 @@ class Traffic:
     ahead: Ahead | None = None
     """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
     that were not."""
+
+    def words_of(self, layer: int, group: int) -> slice:
+        """Where a group's words lie in `missed`."""
+        each = [words_for(units) for units in self.units]
+        first = layer * sum(each) + sum(each[:group])
+        return slice(first, first + each[group])
+
+    def missed_units(self, row: int, layer: int, group: int) -> list[int]:
+        """The units of a group that a token missed, ascending; of a replay that keeps them."""
+        assert self.missed is not None
+        words = self.missed[row, self.words_of(layer, group)]
+        found: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
+        return found
 
     @property
     def all_moved(self) -> NDArray[np.float64]:

@@ -14,10 +14,10 @@ from dipsim.analysis import direct_io, replayed_io
 from dipsim.analysis.direct_io import PAGE, Done, Readers
 from dipsim.analysis.flash_fit import calibrated
 from dipsim.analysis.replayed_io import (
-    Missed,
     Place,
     ReplayedIo,
     Wanted,
+    _batches,
     layout,
     replay_io,
     scaled_to,
@@ -88,13 +88,12 @@ def test_the_reads_are_those_the_replay_reckons_with(single: bool) -> None:
     fit = {"fit": {**quick, "sizes": ["4 KiB", "1 MiB"], "lanes": [1, 4]}}
     flash = {"lanes": 4, "align": "512 B", **fit} if single else DEVICE["flash"]
     job = prepare("smollm2-chat", {**DEVICE, "flash": flash}, **CHAT)
-    missed = Missed(job)
-    traffic = run_all([job], seen=missed)[0].traffic
+    traffic = run_all([job], keep_missed=True)[0].traffic
     places = layout(job, 2**30, None)
     lanes = job.device.flash.lanes
     counted, whole = 0, 0
     for row in np.flatnonzero(traffic.measured):
-        batches = list(missed.batches(int(row), traffic, places))
+        batches = list(_batches(job, traffic, int(row), places))
         numbers = [(layer, i) for layer, i in places if traffic.misses[row, layer, i]]
         assert len(batches) == len(numbers)
         for (runs, _), (layer, i) in zip(batches, numbers, strict=True):
@@ -110,8 +109,7 @@ def test_the_reads_are_those_the_replay_reckons_with(single: bool) -> None:
             seconds = table.seconds[table.curve_of[min(len(runs), lanes)], lengths].sum()
             assert moved == pytest.approx(traffic.moved[row, layer, i])
             assert seconds == pytest.approx(traffic.flash_seconds[row, layer, i])
-            bits = missed.bits[i][row, layer].view(np.uint8)
-            misses = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+            misses = traffic.missed_units(int(row), layer, i)
             assert len(misses) == traffic.misses[row, layer, i]
             covered = np.concatenate([np.arange(first, first + n) for first, n in runs])
             assert set(misses) <= set(covered)

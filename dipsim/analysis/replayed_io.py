@@ -274,8 +274,13 @@ def replay_io(
     Raises:
         DipsimError: too few tokens or misses, or a file that is too small for a group.
     """
-    missed = Missed(job)
-    traffic = run_all([job], seen=missed)[0].traffic
+    settings = job.settings
+    if settings.layout == "permuted" or settings.io != "direct" or settings.prefetch is not None:
+        raise DipsimError(
+            "validate --replay reads each miss when it is needed, directly, units in the order of "
+            "their ids: drop layout permuted, io and prefetch"
+        )
+    traffic = run_all([job], keep_missed=True)[0].traffic
     rows = np.flatnonzero(traffic.measured)
     if len(rows) < LEAST_TOKENS:
         raise DipsimError(f"{len(rows)} tokens to measure: give at least {LEAST_TOKENS}")
@@ -289,7 +294,7 @@ def replay_io(
         for row in rows:
             batches = [
                 list(_reads(runs, apart, size, base, file.size))
-                for runs, (base, apart, size) in missed.batches(int(row), traffic, places)
+                for runs, (base, apart, size) in _batches(job, traffic, int(row), places)
             ]
             if not file.direct:
                 file.forget()
@@ -387,43 +392,25 @@ def _reads(
             yield at, min(_LARGEST_READ, end - at)
 
 
-class Missed:
-    """Which units missed, as bits; told so by a replay."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        tokens, layers = job.work.trace.tokens, job.work.trace.layers
-        self.bits = [
-            np.zeros((tokens, layers, (group.units + 63) // 64), np.uint64)
-            for group in job.work.method.groups
-        ]
-
-    def __call__(
-        self, budget: int, rows: slice, layer: int, group: int, missed: NDArray[np.uint64]
-    ) -> None:
-        """See `caches.Seen`."""
-        self.bits[group][rows, layer] = missed
-
-    def batches(
-        self, row: int, traffic: Traffic, places: dict[tuple[int, int], Place]
-    ) -> Iterator[tuple[Runs, Place]]:
-        """What a token reads, group by group."""
-        lanes = self.job.device.flash.lanes
-        for layer, tables in enumerate(self.job.requests):
-            for i, table in enumerate(tables):
-                bits = np.unpackbits(self.bits[i][row, layer].view(np.uint8), bitorder="little")
-                misses = np.flatnonzero(bits).tolist()
-                if not misses:
-                    continue
-                group, place = self.job.work.method.groups[i], places[layer, i]
-                in_order = int(self.job.flash.sequential_read // place.apart) or 1
-                if table is NO_REQUESTS:
-                    runs = _in_order(misses[0], len(misses), in_order, lanes)
-                else:
-                    runs = merged(misses, table, lanes)
-                    if traffic.moved[row, layer, i] == table.whole[1]:
-                        runs = _in_order(0, group.units, in_order, lanes)
-                yield runs, place
+def _batches(
+    job: Job, traffic: Traffic, row: int, places: dict[tuple[int, int], Place]
+) -> Iterator[tuple[Runs, Place]]:
+    """What a token reads, group by group."""
+    lanes = job.device.flash.lanes
+    for layer, tables in enumerate(job.requests):
+        for i, table in enumerate(tables):
+            misses = traffic.missed_units(row, layer, i)
+            if not misses:
+                continue
+            group, place = job.work.method.groups[i], places[layer, i]
+            in_order = int(job.flash.sequential_read // place.apart) or 1
+            if table is NO_REQUESTS:
+                runs = _in_order(misses[0], len(misses), in_order, lanes)
+            else:
+                runs = merged(misses, table, lanes)
+                if traffic.moved[row, layer, i] == table.whole[1]:
+                    runs = _in_order(0, group.units, in_order, lanes)
+            yield runs, place
 
 
 def _in_order(first: int, units: int, at_once: int, lanes: int) -> Runs:
