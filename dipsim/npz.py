@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -139,16 +140,22 @@ class InArchive:
         if size > _SMALL:
             raise TraceError(f"{self}: {size} bytes, at most {_SMALL} are allowed for this array")
         if self.shape:
-            return next(self.rows(0, [self.shape[0]]))
+            (array,) = self.rows(0, [self.shape[0]])
+            return array
         with self._stream() as stream:
             _skip(stream, self.header, self)
             return np.frombuffer(_exactly(stream, size, self), self.dtype).reshape(())
 
-    def _stream(self) -> IO[bytes]:
-        try:
-            return zipfile.ZipFile(self.path).open(self.name)
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as problem:
-            raise TraceError(f"{self}: damaged ({brief(problem)})") from None
+    @contextmanager
+    def _stream(self) -> Iterator[IO[bytes]]:
+        """The decompressed bytes; both files are closed also where something is wrong with them."""
+        with ExitStack() as opened:
+            try:
+                archive = opened.enter_context(zipfile.ZipFile(self.path))
+                stream = opened.enter_context(archive.open(self.name))
+            except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as problem:
+                raise TraceError(f"{self}: damaged ({brief(problem)})") from None
+            yield stream
 
     def __str__(self) -> str:
         return f"{self.path}: array {brief(self.name.removesuffix('.npy'))!r}"
