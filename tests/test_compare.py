@@ -163,7 +163,12 @@ def test_distances_come_from_the_counts_over_all_tokens() -> None:
     [
         ("", set(), None),
         ("--warmup 3 --admission ranked", {"none", "arc"}, None),
-        ("--method dip-ca", {"belady", "opt"}, "the sets of dip-ca depend on the cache"),
+        pytest.param(
+            "--method dip-ca",
+            {"belady", "opt"},
+            "the sets of dip-ca depend on the cache",
+            marks=pytest.mark.slow,
+        ),
         ("--scope global", {"opt"}, "one cache per layer and group"),
         ("--access sequential", {"opt", "lfu-decay"}, "atomic access"),
         ("--scope global --method dip-ca", {"belady", "opt"}, "depend on the cache"),
@@ -203,6 +208,7 @@ def test_what_is_printed_fits_80_columns(dipsim: Dipsim) -> None:
         assert "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_a_policy_of_the_users_own_is_compared(dipsim: Dipsim) -> None:
     line = "compare t.npz --profile snapdragon8 --cache-fraction 0.9 --policy lru --json"
     found = done(dipsim(f"{line} --policy mine.py:policy")).json

@@ -515,12 +515,14 @@ CARELESS = Policy(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(cases("dip-ca", admission=None))
 def test_a_queue_that_is_first_in_first_out_equals_fifo(case: Case) -> None:
     compare(case, QUEUE, twin="fifo")
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(cases("recorded"))
 def test_ranks_may_be_negative_and_fractions(case: Case) -> None:
