@@ -285,9 +285,9 @@ def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine)
 
 def _rows(step: Step, rows: slice) -> Step:
     """A step of some tokens."""
-    fields: dict[str, Any] = step._asdict()
-    arrays = {name: at[rows] for name, at in fields.items() if isinstance(at, np.ndarray)}
-    return step._replace(**arrays)
+    fields = step._asdict().items()
+    cut: dict[str, Any] = {name: at[rows] for name, at in fields if isinstance(at, np.ndarray)}
+    return step._replace(**cut)
 
 
 class _Simulation:
