@@ -174,15 +174,15 @@ class Twin:
 @given(
     seed=st.integers(0, 2**16),
     how=st.sampled_from(["previous", "next-layer", "right=1", "right=.5", "right=.18", "right=0"]),
-    policy=st.sampled_from(["lru", "lfu"]),
-    gamma=st.sampled_from([1.0, 0.4]),
+    rule=st.sampled_from([("lru", 1.0), ("lfu", 1.0), ("lfu", 0.4)]),
     prefill=st.sampled_from(["stream", "cache"]),
     reset=st.sampled_from(["never", "sequence"]),
 )
 @settings(max_examples=40)
 def test_the_twin_reads_the_same_ahead(
-    seed: int, how: str, policy: str, gamma: float, prefill: Any, reset: Any
+    seed: int, how: str, rule: tuple[str, float], prefill: Any, reset: Any
 ) -> None:
+    policy, gamma = rule
     arrays = scores(seed, 16)
     method: dict[str, Any] = {"method": "dip"}
     if gamma != 1:
@@ -218,7 +218,7 @@ def same_capacity(arrays: Mapping[str, Any], **options: Any) -> tuple[package.Re
     ("method", "policy"),
     [
         ("dip", "lru"),
-        ("dip-ca", "lru"),
+        ("dip-ca", "lfu"),
         ("glu", "lfu"),
         pytest.param("dip", "s3fifo", marks=pytest.mark.slow),
         pytest.param("dip-ca", "s3fifo", marks=pytest.mark.slow),

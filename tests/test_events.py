@@ -7,6 +7,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import naive_time
 import numpy as np
@@ -154,16 +155,18 @@ def test_heat_changes_the_closed_form_too() -> None:
     busy=st.sampled_from([0.0, 0.3, 0.8]),
     kernel=st.booleans(),
     after=st.sampled_from([math.inf, 0.0, 0.7, 4.0, 9.0]),
+    block=st.sampled_from([1, 2, 256]),
 )
 @settings(max_examples=150)
 def test_the_twin_finds_the_same(
-    seed: int, mode: Any, dram: float, busy: float, kernel: bool, after: float
+    seed: int, mode: Any, dram: float, busy: float, kernel: bool, after: float, block: int
 ) -> None:
     overlap, a = mode
     tokens = random_tokens(seed, ahead=overlap == "prefetch")
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25)
     twin = naive_time.simulate(tokens, overlap, a, phone)
-    found = events(tokens, overlap, a, phone, spans_of=len(tokens))
+    with patch("dipsim.timeline.events._BLOCK", block):
+        found = events(tokens, overlap, a, phone, spans_of=len(tokens))
     np.testing.assert_allclose(found.times.exposed, twin.spent, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.moved, twin.moved, rtol=1e-9, atol=1e-9)
     assert found.end == pytest.approx(twin.end, rel=1e-9)

@@ -35,6 +35,8 @@ from dipsim.timeline.machine import Machine
 Steps = Generator[Event, Any, None]
 DMA, USE, COPY = range(3)
 """Who draws on DRAM."""
+_BLOCK = 256
+"""Tokens whose steps are at hand as plain numbers, which take ten times the room of arrays."""
 
 
 class Span(NamedTuple):
@@ -281,6 +283,13 @@ def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine)
     return [_Work(*row) for row in zip(*plain, strict=True)]
 
 
+def _rows(step: Step, rows: slice) -> Step:
+    """A step of some tokens."""
+    fields = step._asdict().items()
+    cut: dict[str, Any] = {name: at[rows] for name, at in fields if isinstance(at, np.ndarray)}
+    return step._replace(**cut)
+
+
 class _Simulation:
     """The tokens of a run on a machine."""
 
@@ -292,7 +301,8 @@ class _Simulation:
         self.flash = _Flash(env, self.dram, self._note)
         self.tokens = tokens
         self.places = [step.place for step in chain]
-        self.work = [_work(step, tokens, overlap, a, machine) for step in chain]
+        self.chain, self.how = chain, (overlap, a, machine)
+        self.blocks: dict[int, list[tuple[_Work, ...]]] = {}
         self.weights_are = COMPUTE if machine.compute_bound and not is_paper(overlap) else DRAM
         self.exposed = np.zeros((tokens, len(RESOURCES)))
         self.spans: list[Span] = []
@@ -300,7 +310,7 @@ class _Simulation:
         """Tokens whose spans are kept."""
         self.early: dict[tuple[int, int], Event] = {}
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
-        self.reads_ahead = any(work.ahead for works in self.work for work in works)
+        self.reads_ahead = any(np.any(step.ahead) for step in chain)
         self.owed = 0.0
         """Seconds that the token is ahead of the clock: what it does alone need not happen in small
         steps. It catches up before it asks for anything while somebody else is at work."""
@@ -316,6 +326,17 @@ class _Simulation:
         if token < self.noted:
             self.spans.append(Span(lane, self.places[step], token, start, end, size, early))
 
+    def _work_of(self, token: int) -> tuple[_Work, ...]:
+        """What a token does in each step."""
+        number, place = divmod(token, _BLOCK)
+        if number not in self.blocks:
+            first, last = number * _BLOCK, min((number + 1) * _BLOCK, self.tokens)
+            parts = (_rows(step, slice(first, last)) for step in self.chain)
+            works = [_work(part, last - first, *self.how) for part in parts]
+            before = {key: block for key, block in self.blocks.items() if key == number - 1}
+            self.blocks = {**before, number: list(zip(*works, strict=True))}
+        return self.blocks[number][place]
+
     def _layer_opened_by(self, opener: int) -> range:
         """The steps of the layer whose first group is step ``opens[opener]``."""
         first = self.opens[opener]
@@ -326,8 +347,9 @@ class _Simulation:
         """Send out the guesses for a layer."""
         if token >= self.tokens:
             return
+        works = self._work_of(token)
         for step in self._layer_opened_by(opener):
-            work = self.work[step][token]
+            work = works[step]
             if work.ahead:
                 read = self.flash.read(work.ahead, work.ahead_moved, (token, step, True))
                 self.early[token, step] = read
@@ -338,8 +360,8 @@ class _Simulation:
         opener_of = {step: i for i, step in enumerate(self.opens)} if self.reads_ahead else {}
         for token in range(self.tokens):
             spent = [0.0] * len(RESOURCES)
-            for step, works in enumerate(self.work):
-                yield from self._step(works[token], token, step, spent, opener_of.get(step))
+            for step, work in enumerate(self._work_of(token)):
+                yield from self._step(work, token, step, spent, opener_of.get(step))
             self.exposed[token] = spent
         yield from self._catch_up()
 
