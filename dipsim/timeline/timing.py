@@ -84,8 +84,8 @@ def time_traffic(
         work, traffic, device, backend_name, flash, overlap, engine, sustained
     )
 
-    def timed(rows: NDArray[np.int64], a: float, on: Clock = clock) -> Times:
-        return on.times(chain(rows), len(rows), a)
+    def timed(rows: NDArray[np.int64], a: float) -> Times:
+        return clock.times(chain(rows), len(rows), a)
 
     rows = np.flatnonzero(traffic.measured)
     times = timed(rows, backend.overlap_factor)
