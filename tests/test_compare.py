@@ -64,7 +64,11 @@ def options_of(budget: str) -> str:
 @pytest.mark.parametrize(
     ("line", "policies"),
     [
-        ("t.npz --cache-fraction 0.5 --cache-fraction 0.9", "lru lfu-decay:half_life=8 slru opt"),
+        pytest.param(
+            "t.npz --cache-fraction 0.5 --cache-fraction 0.9",
+            "lru lfu-decay:half_life=8 slru opt",
+            marks=pytest.mark.slow,
+        ),
         ("t.npz --dram 80% --dram 95% --cache 700B", "none static random 2q belady"),
         pytest.param(
             "t.npz --method dip-ca --cache 1kB --cache 2kB", "lfu mru lirs", marks=pytest.mark.slow
@@ -171,7 +175,12 @@ def test_distances_come_from_the_counts_over_all_tokens() -> None:
         ),
         ("--scope global", {"opt"}, "one cache per layer and group"),
         ("--access sequential", {"opt", "lfu-decay"}, "atomic access"),
-        ("--scope global --method dip-ca", {"belady", "opt"}, "depend on the cache"),
+        pytest.param(
+            "--scope global --method dip-ca",
+            {"belady", "opt"},
+            "depend on the cache",
+            marks=pytest.mark.slow,
+        ),
         ("--admission forced", {"none"}, None),
         ("--access sequential --admission forced", {"opt", "none", "lfu-decay"}, "atomic access"),
     ],

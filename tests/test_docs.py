@@ -40,7 +40,17 @@ def tidy(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-LONG = ("docs/policies.md", "docs/searching.md", "docs/studies.md", "docs/writing-a-policy.md")
+LONG = (
+    "docs/calibrating.md",
+    "docs/growing.md",
+    "docs/layout.md",
+    "docs/methods.md",
+    "docs/policies.md",
+    "docs/searching.md",
+    "docs/studies.md",
+    "docs/time.md",
+    "docs/writing-a-policy.md",
+)
 
 
 def page(path: Path) -> Any:
