@@ -27,6 +27,7 @@ from dipsim.result import Result, mean_share
 from dipsim.settings import Settings, make_settings
 from dipsim.timeline.cold import cold_start
 from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.layout import Places
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
@@ -74,6 +75,8 @@ class Job:
     """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
     paging: Paging | None = None
     """The system's page cache; None with direct reads."""
+    places: Places | None = None
+    """Of the layout permuted: where each unit lies."""
 
     @property
     def capacity(self) -> Capacity:
@@ -147,7 +150,18 @@ def prepare(
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     given = model is not None
     return Job(
-        work, device, backend, resolved, chosen, plan, flash, requests, given, growth, paging
+        work,
+        device,
+        backend,
+        resolved,
+        chosen,
+        plan,
+        flash,
+        requests,
+        given,
+        growth,
+        paging,
+        places,
     )
 
 
