@@ -93,9 +93,7 @@ def class_of(result: Result) -> str | None:
     config, settings = result.config, result.config["settings"]
     profile, backend = config["profile"]["name"], settings["backend"]
     overlap = str(settings["overlap"])
-    if (
-        overlap.startswith("paper-") or overlap == "prefetch"
-    ):  # nothing that reads ahead was measured
+    if overlap.startswith("paper-") or overlap == "prefetch":  # neither was measured
         return None
     if profile in _STREAMS and backend == "cpu" and not result.fits:
         return _WAYS.get(settings.get("io", "direct"))
