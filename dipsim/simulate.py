@@ -1,5 +1,6 @@
 """The pipeline: trace, profile, model -> method, policy, budget -> replay -> time -> result."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -228,6 +229,7 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         settings.thermal == "sustained",
     )
     estimated = estimates(job.device, timing, settings)
+    mapped = math.inf if job.paging is None else job.paging.static_room
     return Result(
         traffic=traffic,
         budget=work.budget,
@@ -241,7 +243,7 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         policy=job.policy.label,
         other_admission=job.other_admission,
         model_bytes=None if work.model is None else work.model.total_bytes,
-        cold_start=cold_start(work, flash, _first_content(job)),
+        cold_start=cold_start(work, flash, _first_content(job), mapped),
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
         page_cache=None if job.paging is None else job.paging.size,
