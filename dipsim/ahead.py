@@ -113,6 +113,13 @@ def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence
     of it as ``trace`` is of its own."""
     predicted = load_trace(path).clustered(cluster)
     if (predicted.tokens, predicted.layers) != (trace.tokens, trace.layers):
+        needed = trace.first + trace.tokens, trace.first_layer + trace.layers
+        if predicted.tokens < needed[0] or predicted.layers < needed[1]:
+            raise TraceError(
+                f"--prefetch {path}: predictions of {predicted.tokens} tokens in "
+                f"{predicted.layers} layers, the run has {trace.tokens} in {trace.layers}: record "
+                "them of the same trace"
+            )
         predicted = predicted.window(trace.first, trace.first + trace.tokens)
         predicted = predicted.layer_window(trace.first_layer, trace.first_layer + trace.layers)
     groups = []

@@ -397,8 +397,12 @@ def test_predictions_of_another_shape(tmp_path: Path) -> None:
     wrong = {
         "0 of the 20 units of glu".replace("0 of", "none of"): {"mlp_input": arrays["mlp_input"]},
         "11 of the 12 units of mlp_input": {"mlp_input": arrays["mlp_input"][..., 1:]},
-        "tokens 0:12": {name: arrays[name][:8] for name in UNITS},
-        "layers 0:3": {name: arrays[name][:, :2] for name in UNITS},
+        "predictions of 8 tokens in 3 layers, the run has 12 in 3": {
+            name: arrays[name][:8] for name in UNITS
+        },
+        "predictions of 12 tokens in 2 layers, the run has 12 in 3": {
+            name: arrays[name][:, :2] for name in UNITS
+        },
     }
     for said, given_ in wrong.items():
         with pytest.raises(DipsimError, match=said) as problem:
