@@ -149,21 +149,8 @@ def prepare(
         work = replace(work, budget=budget)
     plan = replace(plan, unmeasured=(*plan.unmeasured, learned))
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
-    given = model is not None
-    return Job(
-        work,
-        device,
-        backend,
-        resolved,
-        chosen,
-        plan,
-        flash,
-        requests,
-        given,
-        growth,
-        paging,
-        places,
-    )
+    made = work, device, backend, resolved, chosen, plan, flash, requests
+    return Job(*made, model is not None, growth, paging, places)
 
 
 def run_all(
