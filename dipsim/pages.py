@@ -173,13 +173,14 @@ class Paging:
             outside[:, layer, i] = counts[:, kernels.OUTSIDE]
             moved[:, layer, i] = costs[:, kernels.MOVED]
             seconds[:, layer, i] = costs[:, kernels.SECONDS]
-        copied = (traffic.misses - read) * work.unit_bytes
+        copied = traffic.misses - read
         return replace(
             traffic,
             reads=reads,
             outside=outside,
             moved=moved,
-            flash_seconds=seconds + copied / self.copy,
+            flash_seconds=seconds + copied * work.unit_bytes / self.copy,
+            copied=copied,
             missed=None,
         )
 

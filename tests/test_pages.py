@@ -316,6 +316,8 @@ def test_a_page_cache_changes_no_hit_and_saves_reads() -> None:
     )
     assert buffered.hits == direct.hits
     assert buffered.flash_bytes_per_token < direct.flash_bytes_per_token
+    assert 0 < buffered.flash_useful_bytes_per_token < buffered.flash_bytes_per_token
+    assert buffered.flash_useful_bytes_per_token < direct.flash_useful_bytes_per_token
     assert {"page_cache.bandwidth"} <= set(buffered.estimates)
 
 
