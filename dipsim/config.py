@@ -69,7 +69,7 @@ class SavedRun:
         dropped = {name for first, second in _TOGETHER if first & set(given) for name in second}
         io = self.settings.get("io"), given.get("io", self.settings.get("io"))
         if "mmap" in io and io[0] != io[1]:  # what it left no choice of starts anew
-            dropped |= set(MAPPED)
+            dropped |= {*MAPPED, "prefetch", "admission", "static_from"}
         saved = {key: value for key, value in self.settings.items() if key not in dropped}
         return {**saved, **given}
 
