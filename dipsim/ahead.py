@@ -37,6 +37,18 @@ class Guesses(NamedTuple):
     recorded: Sequence[Bits] | None = None
     """Per group uint64[tokens, layers, words]."""
 
+    def room(self, unit_bytes: NDArray[np.float64]) -> float:
+        """Bytes of the most that is guessed for one layer; 0 where that is never more than a token
+        may need.
+
+        Args:
+            unit_bytes: float64[layers, groups].
+        """
+        if self.recorded is None:
+            return 0.0
+        counts = [np.bitwise_count(sets).sum(axis=2, dtype=np.int64) for sets in self.recorded]
+        return float((np.stack(counts, axis=2) * unit_bytes).sum(axis=2).max())
+
     def of(
         self,
         at: Sets,

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.active import plain_shares
-from dipsim.ahead import parse_guesses
+from dipsim.ahead import Guesses, parse_guesses
 from dipsim.allocate import allocate_optimal
 from dipsim.caches import Sizes
 from dipsim.config import make_config
-from dipsim.growing import grow
+from dipsim.growing import grow, redivided
 from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
@@ -132,6 +132,7 @@ def prepare(
     if settings.prefetch is not None:
         guesses = parse_guesses(settings.prefetch, part, work.method, settings.cluster)
         plan = replace(plan, guesses=guesses)
+        work = _with_room(work, guesses, settings)
     places, learned = None, (0, 0)
     if settings.layout == "permuted":
         learned = order_rows(part, settings.order_from)
@@ -151,6 +152,22 @@ def prepare(
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
     made = work, device, backend, resolved, chosen, plan, flash, requests
     return Job(*made, model is not None, growth, paging, places)
+
+
+def _with_room(work: Workload, guesses: Guesses, settings: Settings) -> Workload:
+    """The workload, its buffer of reads ahead large enough for predictions of more than is needed.
+
+    Raises:
+        BudgetError: the caches are smaller than that.
+    """
+    budget, room = work.budget, guesses.room(work.unit_bytes)
+    if room <= budget.buffer:
+        return work
+    cache = None
+    if budget.dram is None:
+        given, share = settings.cache_bytes(), settings.cache_fraction or 0.0
+        cache = share * budget.units_bytes if given is None else given
+    return replace(work, budget=redivided(work, settings, cache=cache, buffer=room))
 
 
 def run_all(
