@@ -37,6 +37,18 @@ class Guesses(NamedTuple):
     recorded: Sequence[Bits] | None = None
     """Per group uint64[tokens, layers, words]."""
 
+    def room(self, unit_bytes: NDArray[np.float64]) -> float:
+        """Bytes of the most that is guessed for one layer; 0 where that is never more than a token
+        may need.
+
+        Args:
+            unit_bytes: float64[layers, groups].
+        """
+        if self.recorded is None:
+            return 0.0
+        counts = [np.bitwise_count(sets).sum(axis=2, dtype=np.int64) for sets in self.recorded]
+        return float((np.stack(counts, axis=2) * unit_bytes).sum(axis=2).max())
+
     def of(
         self,
         at: Sets,
@@ -113,6 +125,13 @@ def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence
     of it as ``trace`` is of its own."""
     predicted = load_trace(path).clustered(cluster)
     if (predicted.tokens, predicted.layers) != (trace.tokens, trace.layers):
+        needed = trace.first + trace.tokens, trace.first_layer + trace.layers
+        if predicted.tokens < needed[0] or predicted.layers < needed[1]:
+            raise TraceError(
+                f"--prefetch {path}: predictions of {predicted.tokens} tokens in "
+                f"{predicted.layers} layers, the run has {trace.tokens} in {trace.layers}: record "
+                "them of the same trace"
+            )
         predicted = predicted.window(trace.first, trace.first + trace.tokens)
         predicted = predicted.layer_window(trace.first_layer, trace.first_layer + trace.layers)
     groups = []

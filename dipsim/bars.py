@@ -92,7 +92,8 @@ def class_of(result: Result) -> str | None:
     """The class of measurements that a run belongs to; None when none was measured."""
     config, settings = result.config, result.config["settings"]
     profile, backend = config["profile"]["name"], settings["backend"]
-    if str(settings["overlap"]).startswith("paper-"):
+    overlap = str(settings["overlap"])
+    if overlap.startswith("paper-") or overlap == "prefetch":  # neither was measured
         return None
     if profile in _STREAMS and backend == "cpu" and not result.fits:
         return _WAYS.get(settings.get("io", "direct"))

@@ -10,7 +10,7 @@ from dipsim.errors import DipsimError
 from dipsim.files import read_json
 from dipsim.hardware import Profile
 from dipsim.model import Model
-from dipsim.settings import Settings
+from dipsim.settings import MAPPED, Settings
 from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
 
@@ -67,6 +67,9 @@ class SavedRun:
         """The saved settings; options that are given take their place."""
         given = {key: value for key, value in options.items() if value is not None}
         dropped = {name for first, second in _TOGETHER if first & set(given) for name in second}
+        io = self.settings.get("io"), given.get("io", self.settings.get("io"))
+        if "mmap" in io and io[0] != io[1]:  # what it left no choice of starts anew
+            dropped |= {*MAPPED, "prefetch", "admission", "static_from"}
         saved = {key: value for key, value in self.settings.items() if key not in dropped}
         return {**saved, **given}
 

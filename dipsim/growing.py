@@ -29,9 +29,10 @@ def redivided(
     dram: float | None = None,
     cache: float | None = None,
     kv: float | None = None,
+    buffer: float | None = None,
 ) -> Budget:
-    """The budget of a run with another size of DRAM, of the caches (and what is read ahead) or of
-    KV, in bytes.
+    """The budget of a run with another size of DRAM, of the caches (and what is read ahead), of KV
+    or of the buffer of reads ahead, in bytes.
 
     Raises:
         BudgetError: KV and buffers alone exceed DRAM, or the buffer of reads ahead the cache.
@@ -47,7 +48,7 @@ def redivided(
         staging=budget.staging,
         overhead=budget.overhead,
         equal=settings.allocate == "equal",
-        buffer=budget.buffer,
+        buffer=budget.buffer if buffer is None else buffer,
     )
     return replace(found, start=budget.start)
 

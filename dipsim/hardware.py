@@ -30,6 +30,8 @@ Kind = Literal["measured", "vendor", "estimate", "given"]
 _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
+_LARGEST_PAGE = 2.0**30
+"""Bytes. Of pages far larger than a unit, a read would round to none."""
 _SPEEDS = ("bandwidth", "reads", "fit")
 """Keys of flash that state its speed; one takes the place of another."""
 
@@ -111,8 +113,8 @@ class Fault(_Section):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        if self.seconds == 0 or self.page < 512:
-            raise ValueError("seconds must be positive and page at least 512 B")
+        if self.seconds == 0 or not 512 <= self.page <= _LARGEST_PAGE:
+            raise ValueError("seconds must be positive and page 512 B to 1 GiB")
         return self
 
 
@@ -133,8 +135,8 @@ class Flash(_Section):
             raise ValueError(
                 "give either bandwidth or reads (measured points) or fit (a formula), one of them"
             )
-        if self.bandwidth == 0 or self.align < 1:
-            raise ValueError("bandwidth must be positive and align at least 1 B")
+        if self.bandwidth == 0 or not 1 <= self.align <= _LARGEST_PAGE:
+            raise ValueError("bandwidth must be positive and align 1 B to 1 GiB")
         points = [(read.size, read.lanes) for read in self.reads]
         if len(set(points)) < len(points):
             raise ValueError("reads: the same size and lanes stand there twice")

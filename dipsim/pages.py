@@ -4,6 +4,7 @@ In both an LRU of pages decides what must come from flash (kernels/pages.py; doc
 it finds is booked in the traffic, so that the timing need not know.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -49,6 +50,11 @@ class Paging:
     places: Places | None
     settings: Settings
 
+    @property
+    def static_room(self) -> float:
+        """Bytes of static weights that fit: no more than there are pages, where they are mapped."""
+        return self.size if any(self.static) else math.inf
+
     def book(
         self,
         traffic: Traffic,
@@ -85,19 +91,13 @@ class Paging:
             ModelError: too many.
         """
         groups, layout = work.method.groups, self.settings.layout
-        parts = [(layer, i) for layer in range(work.trace.layers) for i in range(len(groups))]
+        parts = list(np.ndindex(work.unit_bytes.shape))
         units = np.array([groups[i].units for _, i in parts])
-        size = np.array([work.unit_bytes[part] for part in parts])
-        apart = np.array(
-            [
-                stride(layout, groups[i], work.model, float(s))
-                for (_, i), s in zip(parts, size, strict=True)
-            ]
-        )
+        size, apart = work.unit_bytes.ravel(), _strides(work, self.settings).ravel()
         static = np.zeros(len(parts) + 1)
         static[: len(parts) : len(groups)] = self.static[0]
         static[-1] = self.static[1]
-        taken = np.ceil(np.concatenate([units * apart, static]) / self.page - 1e-6)
+        taken = _pages(np.concatenate([units * apart, static]), self.page)
         begins = np.cumsum(taken) - taken
         if taken.sum() > MOST:
             raise ModelError(
@@ -173,13 +173,14 @@ class Paging:
             outside[:, layer, i] = counts[:, kernels.OUTSIDE]
             moved[:, layer, i] = costs[:, kernels.MOVED]
             seconds[:, layer, i] = costs[:, kernels.SECONDS]
-        copied = (traffic.misses - read) * work.unit_bytes
+        copied = traffic.misses - read
         return replace(
             traffic,
             reads=reads,
             outside=outside,
             moved=moved,
-            flash_seconds=seconds + copied / self.copy,
+            flash_seconds=seconds + copied * work.unit_bytes / self.copy,
+            copied=copied,
             missed=None,
         )
 
@@ -221,15 +222,34 @@ def paged(
             "none to look into: use dip, or --io buffered"
         )
     static = _mapped_static(work)
-    size = budget.cache
-    if budget.dram is not None:  # a cache given directly leaves static weights resident
-        size += budget.static.total - budget.streamed
+    if budget.dram is not None:
+        size = budget.dram - budget.kv - budget.staging - budget.overhead
+    else:  # a cache given directly leaves static weights resident
+        size = budget.cache
+        if budget.fits:  # so do their pages, of which a few are not full
+            units = np.array([group.units for group in work.method.groups])
+            size = max(size, page * float(_pages(units * _strides(work, settings), page).sum()))
     alone = replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
     served = Flash.model_construct(
         lanes=1, align=page, bandwidth=page / fault.seconds, reads=(), fault=fault
     )
     made = Paging("mmap", page, size, 0.0, fault.seconds, static, places, settings)
     return replace(work, budget=alone), served, made
+
+
+def _strides(work: Workload, settings: Settings) -> NDArray[np.float64]:
+    """[layers, groups] bytes from one unit to the next."""
+    found = np.empty_like(work.unit_bytes)
+    for (layer, i), size in np.ndenumerate(work.unit_bytes):
+        group = work.method.groups[i]
+        found[layer, i] = stride(settings.layout, group, work.model, float(size))
+    return found
+
+
+def _pages(sizes: NDArray[np.float64], page: float) -> NDArray[np.float64]:
+    """Pages that so many bytes begin, each from a page of its own."""
+    found: NDArray[np.float64] = np.ceil(sizes / page - 1e-6)
+    return found
 
 
 def _left(budget: Budget, device: Profile) -> float:

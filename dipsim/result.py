@@ -104,8 +104,11 @@ class Result:
 
     @property
     def flash_useful_bytes_per_token(self) -> float:
-        """Bytes of the missed units."""
-        return (self._active_bytes - self._hit_bytes) / self.tokens
+        """Bytes of the missed units, those apart that a page cache held."""
+        copied, useful = self.traffic.copied, self._active_bytes - self._hit_bytes
+        if copied is not None:
+            useful -= float((copied[self._rows].sum(axis=0) * self.unit_bytes).sum())
+        return useful / self.tokens
 
     @property
     def flash_reads_per_token(self) -> float:

@@ -21,7 +21,7 @@ _AUTHORS = {
     "kv": "fixed",
 }
 """What the DIP authors' simulator does (docs/methods.md)."""
-_MAPPED = {
+MAPPED = {
     "policy": ("none", "the system's page cache holds the weights, an LRU of pages"),
     "overlap": ("serial", "a page fault stops the thread that computes"),
 }
@@ -108,12 +108,12 @@ class Settings(BaseModel):
         """``io="mmap"`` leaves some things no choice."""
         if not isinstance(given, dict) or given.get("io") != "mmap" or given.get("compat"):
             return given
-        for name, (value, why) in _MAPPED.items():
+        for name, (value, why) in MAPPED.items():
             if given.get(name, value) != value:
                 raise ValueError(
                     f"--io mmap and --{name} {given[name]}: {why}; use {value}, or drop --{name}"
                 )
-        return {**given, **{name: value for name, (value, _) in _MAPPED.items()}}
+        return {**given, **{name: value for name, (value, _) in MAPPED.items()}}
 
     @model_validator(mode="before")
     @classmethod

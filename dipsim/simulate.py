@@ -1,5 +1,6 @@
 """The pipeline: trace, profile, model -> method, policy, budget -> replay -> time -> result."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.active import plain_shares
-from dipsim.ahead import parse_guesses
+from dipsim.ahead import Guesses, parse_guesses
 from dipsim.allocate import allocate_optimal
 from dipsim.caches import Sizes
 from dipsim.config import make_config
-from dipsim.growing import grow
+from dipsim.growing import grow, redivided
 from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
@@ -27,6 +28,7 @@ from dipsim.result import Result, mean_share
 from dipsim.settings import Settings, make_settings
 from dipsim.timeline.cold import cold_start
 from dipsim.timeline.flash import FlashCost
+from dipsim.timeline.layout import Places
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
@@ -74,6 +76,8 @@ class Job:
     """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
     paging: Paging | None = None
     """The system's page cache; None with direct reads."""
+    places: Places | None = None
+    """Of the layout permuted: where each unit lies."""
 
     @property
     def capacity(self) -> Capacity:
@@ -128,6 +132,7 @@ def prepare(
     if settings.prefetch is not None:
         guesses = parse_guesses(settings.prefetch, part, work.method, settings.cluster)
         plan = replace(plan, guesses=guesses)
+        work = _with_room(work, guesses, settings)
     places, learned = None, (0, 0)
     if settings.layout == "permuted":
         learned = order_rows(part, settings.order_from)
@@ -145,10 +150,24 @@ def prepare(
         work = replace(work, budget=budget)
     plan = replace(plan, unmeasured=(*plan.unmeasured, learned))
     resolved = settings.model_copy(update={"method": work.method.name, "backend": backend})
-    given = model is not None
-    return Job(
-        work, device, backend, resolved, chosen, plan, flash, requests, given, growth, paging
-    )
+    made = work, device, backend, resolved, chosen, plan, flash, requests
+    return Job(*made, model is not None, growth, paging, places)
+
+
+def _with_room(work: Workload, guesses: Guesses, settings: Settings) -> Workload:
+    """The workload, its buffer of reads ahead large enough for predictions of more than is needed.
+
+    Raises:
+        BudgetError: the caches are smaller than that.
+    """
+    budget, room = work.budget, guesses.room(work.unit_bytes)
+    if room <= budget.buffer:
+        return work
+    cache = None
+    if budget.dram is None:
+        given, share = settings.cache_bytes(), settings.cache_fraction or 0.0
+        cache = share * budget.units_bytes if given is None else given
+    return replace(work, budget=redivided(work, settings, cache=cache, buffer=room))
 
 
 def run_all(
@@ -214,6 +233,7 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         settings.thermal == "sustained",
     )
     estimated = estimates(job.device, timing, settings)
+    mapped = math.inf if job.paging is None else job.paging.static_room
     return Result(
         traffic=traffic,
         budget=work.budget,
@@ -227,7 +247,7 @@ def result_of(job: Job, traffic: Traffic, plain: NDArray[np.float64] | None = No
         policy=job.policy.label,
         other_admission=job.other_admission,
         model_bytes=None if work.model is None else work.model.total_bytes,
-        cold_start=cold_start(work, flash, _first_content(job)),
+        cold_start=cold_start(work, flash, _first_content(job), mapped),
         config=make_config(work, job.device, job.model_given, settings),
         version=version("dipsim"),
         page_cache=None if job.paging is None else job.paging.size,

@@ -62,6 +62,9 @@ class Traffic:
     """[tokens, words] the missed units as bits, the words of layer 0 first and in each layer those
     of group 0; only when asked for."""
 
+    copied: NDArray[np.int64] | None = None
+    """Misses that the system's page cache held, so that flash did not deliver them; None without
+    one."""
     ahead: Ahead | None = None
     """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
     that were not."""

@@ -392,13 +392,33 @@ def test_one_line_says_what_is_wrong(options: dict[str, Any], said: str) -> None
     assert "\n" not in str(problem.value)
 
 
+@pytest.mark.parametrize("budget", [{"cache": "2kB"}, {"cache_fraction": 0.9}, {"dram": "100%"}])
+def test_the_buffer_holds_predictions_of_more_than_is_needed(
+    tmp_path: Path, budget: dict[str, Any]
+) -> None:
+    arrays = scores(7, 16)
+    everything = {name: np.ones(arrays[name].shape, bool) for name in UNITS}
+    few, many = (
+        run(arrays, prefetch=how, **{"cache": None, **budget})
+        for how in ("right=1", saved(tmp_path, **everything))
+    )
+    layer = float((np.array(list(UNITS.values())) * many.unit_bytes[0]).sum())
+    assert many.budget.buffer == layer > few.budget.buffer
+    held = few.budget.cache + few.budget.buffer
+    assert many.budget.cache + many.budget.buffer == pytest.approx(held)
+
+
 def test_predictions_of_another_shape(tmp_path: Path) -> None:
     arrays = scores(0, 12)
     wrong = {
         "0 of the 20 units of glu".replace("0 of", "none of"): {"mlp_input": arrays["mlp_input"]},
         "11 of the 12 units of mlp_input": {"mlp_input": arrays["mlp_input"][..., 1:]},
-        "tokens 0:12": {name: arrays[name][:8] for name in UNITS},
-        "layers 0:3": {name: arrays[name][:, :2] for name in UNITS},
+        "predictions of 8 tokens in 3 layers, the run has 12 in 3": {
+            name: arrays[name][:8] for name in UNITS
+        },
+        "predictions of 12 tokens in 2 layers, the run has 12 in 3": {
+            name: arrays[name][:, :2] for name in UNITS
+        },
     }
     for said, given_ in wrong.items():
         with pytest.raises(DipsimError, match=said) as problem:

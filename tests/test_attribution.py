@@ -140,6 +140,22 @@ def test_requests_are_what_reads_take_beyond_their_bytes() -> None:
     assert cheap.elasticity["flash_requests"] == pytest.approx(0, abs=1e-9)
 
 
+def test_requests_in_another_order_stay_in_it() -> None:
+    # By id the two neurons of a token lie apart; learned from the first eight tokens, together.
+    points = [
+        {"size": "12 B", "lanes": 1, "bandwidth": "10 B/s"},
+        {"size": "1200 B", "lanes": 1, "bandwidth": "30 B/s"},
+    ]
+    phone = {**device(), "flash": {"reads": points, "lanes": 1}}
+    options = {"policy": "none", "cache_fraction": 0.0, "overlap": "serial", "layout": "permuted"}
+    found, result, _ = attributed(trace([{0, 4}] * 12), phone, 1e-3, order_from="0:8", **options)
+    assert result.flash_reads_per_token == 1
+    took = float(np.interp(24, [12, 1200], [1.2, 40]))
+    assert result.time_share["flash"] * result.latency_ms["mean"] == pytest.approx(1e3 * took)
+    part = result.time_share["flash"] * (took - 24 / 30) / took
+    assert found.elasticity["flash_requests"] == pytest.approx(part, rel=1e-4)
+
+
 def test_where_everything_fits_more_dram_gives_nothing() -> None:
     found, _, _ = attributed(trace(SETS), device(), dram="600 B", policy="lru")
     assert found.elasticity["dram_size"] == 0
@@ -292,6 +308,11 @@ def test_a_prompt_has_tokens_and_a_model(dipsim: Dipsim) -> None:
     given = {**trace(SETS), "meta": {"signals": {"glu": {"unit_bytes": 12}}}}
     with pytest.raises(ModelError, match="pass --model"):
         study("ttft", given, [load_profile(device())])
+
+
+def test_a_prompt_is_read_past_the_page_cache(dipsim: Dipsim) -> None:
+    line = "study ttft smollm2-chat --tokens 0:8 --io buffered -p snapdragon8"
+    refused(dipsim(line), "--io buffered", "direct reads only; drop it")
 
 
 # Energy ------------------------------------------------------------------------------------------

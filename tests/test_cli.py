@@ -330,6 +330,15 @@ def saved(dipsim: Dipsim, tmp_path: Path) -> Callable[[str], Path]:
         ),
         ("--warmup 2", "--warmup 0 --tokens 0:5", {"warmup": 0, "tokens": "0:5"}),
         ("--method dip-ca --gamma 0.5", "--gamma glu=.3", {"gamma": {"glu": 0.3}}),
+        ("--policy lru", "--io mmap", {"policy": "none", "overlap": "serial"}),
+        (
+            "--admission ranked --prefetch right=1",
+            "--io mmap",
+            {"admission": None, "prefetch": None},
+        ),
+        ("--io mmap", "--io direct", {"policy": "lfu", "overlap": "pipelined"}),
+        ("--io mmap", "--warmup 1", {"policy": "none", "io": "mmap"}),
+        ("--policy lru", "--io buffered", {"policy": "lru", "io": "buffered"}),
     ],
 )
 def test_options_win_over_the_config(

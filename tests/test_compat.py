@@ -1,11 +1,14 @@
 """`--compat authors` against rates worked out by hand, for published models and for tiny ones."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import dipsim
+from dipsim.cli.app import app
 from dipsim.errors import DipsimError
 
 MODELS = ("phi-3-medium", "llama-3-8b", "mistral-7b")
@@ -155,6 +158,12 @@ def test_the_prompt_is_read_once_and_warms_nothing() -> None:
     assert found.hits == 0
     # all of the MLP, 3 x 32 B, from flash once, and what is static from DRAM once
     assert found.timing.ttft == pytest.approx(96 / 100 + 0.104, rel=1e-12)
+
+
+def test_a_run_is_not_compared_with_an_optimum() -> None:
+    line = "run smollm2-chat --profile paper-a18 --dram 60% --tokens 0:4 --compat authors --json"
+    done = CliRunner().invoke(app, line.split())
+    assert json.loads(done.stdout)["verdict"] is None
 
 
 REFUSED = {

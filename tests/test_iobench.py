@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dipsim.analysis import direct_io
-from dipsim.analysis.direct_io import PAGE, Readers, made_file, open_file
+from dipsim.analysis.direct_io import PAGE, Done, Readers, made_file, open_file
 from dipsim.analysis.iobench import Bench, Cell, iobench
 from dipsim.cli.app import app
 from dipsim.errors import DipsimError
@@ -45,6 +45,18 @@ def test_every_combination_is_measured_in_bounded_time(disk: str) -> None:
         assert cell.reads > 0
         assert cell.bandwidth == pytest.approx(cell.size * cell.reads / cell.seconds)
         assert cell.spread >= 0
+
+
+def test_a_long_measurement_holds_few_offsets(disk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counting(_: Readers, wanted: list[tuple[int, int]], seconds: float) -> Done:
+        asked.append(len(wanted))
+        return Done(4096, 1, seconds)
+
+    monkeypatch.setattr(Readers, "read", counting)
+    iobench(disk, (4096,), (1,), 600)  # would be 75 million, of 8 GB
+    assert asked == [2**20] * 4
 
 
 def test_threads_read_what_is_there(disk: str, monkeypatch: pytest.MonkeyPatch) -> None:

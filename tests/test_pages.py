@@ -230,6 +230,28 @@ def test_a_mapped_model_that_fits_faults_once_a_page() -> None:
     assert found.to_dict()["budget"]["page_cache"] == 3072
 
 
+@pytest.mark.parametrize("budget", [{"dram": "300%"}, {"cache_fraction": 1.0}, {}])
+def test_weights_that_fit_with_room_to_spare_fault_once(budget: dict[str, Any]) -> None:
+    # Units and static weights do not fill their last pages, so they take more than their bytes.
+    sets = np.ones((4, 3, 3), bool)
+    arrays = {"glu": sets, "meta": {"model": {**MODEL, "layers": 3, "bits": 5}}}
+    arrays["meta"]["model"]["intermediate"] = 3
+    found = dipsim.simulate(arrays, PHONE, io="mmap", **budget)
+    assert found.unit_bytes[0, 0] * 3 % 512 != 0
+    assert found.budget.fits
+    assert found.traffic.reads[1:].sum() == 0
+    assert found.traffic.hits[1:].sum() == found.traffic.active[1:].sum() > 0
+
+
+def test_a_cold_start_reads_the_static_pages_that_fit() -> None:
+    both = np.ones((3, 1, 2), bool)
+    whole, less = (
+        run(both, io="mmap", dram=dram, cache_fraction=None, context=0) for dram in ("100%", "1 kB")
+    )
+    assert whole.cold_start == pytest.approx(whole.budget.static.total * 1e-3 / 512)
+    assert less.cold_start == pytest.approx(1000 * 1e-3 / 512)
+
+
 def test_half_a_unit_is_no_hit() -> None:
     found = run(io="mmap", cache_fraction=0.8)  # 4 of 6 pages: one of neuron 0 stays, its last
     assert found.traffic.reads[:, 0, 0].tolist() == [3, 3, 0, 3]  # but goes before it is used
@@ -294,6 +316,8 @@ def test_a_page_cache_changes_no_hit_and_saves_reads() -> None:
     )
     assert buffered.hits == direct.hits
     assert buffered.flash_bytes_per_token < direct.flash_bytes_per_token
+    assert 0 < buffered.flash_useful_bytes_per_token < buffered.flash_bytes_per_token
+    assert buffered.flash_useful_bytes_per_token < direct.flash_useful_bytes_per_token
     assert {"page_cache.bandwidth"} <= set(buffered.estimates)
 
 
@@ -392,7 +416,9 @@ def test_profiles_that_do_not_say(io: str, told: str) -> None:
     ("override", "told"),
     [
         ("flash.fault.seconds=0us", "positive"),
-        ("flash.fault.page=1B", "at least 512 B"),
+        ("flash.fault.page=1B", "page 512 B to 1 GiB"),
+        ("flash.fault.page=100000000GB", "page 512 B to 1 GiB"),  # a unit would be no page of it
+        ("flash.align=100000000GB", "align 1 B to 1 GiB"),
         ("flash.fault.pages=4KiB", "unknown key"),
         ("page_cache.bandwidth=0GB/s", "positive"),
     ],

@@ -72,3 +72,14 @@ def test_phones_without_a_curve_of_their_own_say_whose_it_is() -> None:
         assert {"snapdragon8gen3": "Snapdragon 8 Gen 3", "oneplus15r": "OnePlus 15R"}[
             owner
         ] in source.origin
+
+
+def test_the_rate_of_a_hot_device_says_what_it_rests_on() -> None:
+    cold, hot, paper = (
+        dipsim.simulate("smollm2-chat", "oneplus15r", tokens="0:2", **how).estimates
+        for how in ({}, {"thermal": "sustained"}, {"overlap": "paper-serial"})
+    )
+    keys = ("thermal.after", "thermal.flash", "thermal.compute")  # the second is measured
+    assert [key for key in keys if key in cold] == ["thermal.compute"]
+    assert [key for key in keys if key in hot] == ["thermal.after", "thermal.compute"]
+    assert not set(keys) & set(paper)

@@ -327,6 +327,18 @@ def test_the_command(tmp_path: Path) -> None:
         assert told in str(problem)
 
 
+def test_a_short_trace_is_replayed_whole(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).random((20, 2, 64), np.float32)
+    meta = json.dumps({"signals": {"glu": {"unit_bytes": 4096, "slices": ["down"]}}})
+    sequence = np.repeat(np.arange(2, dtype=np.int32), 10)
+    np.savez(tmp_path / "short.npz", glu=scores, sequence=sequence, meta=np.array(meta))
+    command = ["validate", "--replay", str(tmp_path / "short.npz"), str(tmp_path / "made")]
+    more = ["--file-size", "32MiB", "--bench-seconds", ".1", "--json"]
+    for options, tokens in (([], 20), (["--sequence", "1:2"], 10)):
+        done = CliRunner().invoke(app, [*command, *more, *options])
+        assert len(json.loads(done.stdout)["measured_ms"]) == tokens
+
+
 def test_buffered_reads_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_io, "_FLAG", 0)
     command = ["validate", "--replay", "smollm2-chat", str(tmp_path / "made")]

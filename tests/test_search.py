@@ -21,7 +21,7 @@ from dipsim.analysis.least import PRECISION, search_least
 from dipsim.analysis.search import GAMMAS, search_rate
 from dipsim.analysis.variants import iops_of, scaled, with_iops
 from dipsim.cli.output import Progress
-from dipsim.errors import DipsimError, MethodError
+from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.timeline.flash import FlashCost
 
 dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
@@ -297,6 +297,15 @@ def test_the_least_dram_is_that_of_a_scan(trace: Trace, phone: Profile) -> None:
     assert found.below.figures.rate < found.target
     assert found.found.value <= found.below.value * (1 + PRECISION)
     assert found.result.tokens_per_second == found.found.figures.rate
+
+
+def test_the_least_dram_of_reads_ahead_holds_their_buffer(trace: Trace, phone: Profile) -> None:
+    found = search_least(trace, phone, "dram", 1e-6, prefetch="right=1")
+    least, most = (trial.value for trial in found.trials)
+    with pytest.raises(BudgetError, match="reads ahead need a buffer"):
+        simulate(trace, phone, dram=f"{least - 1:.0f} B", prefetch="right=1")
+    everything = simulate(trace, phone, dram=f"{most:.0f} B", prefetch="right=1")
+    assert everything.budget.fits
 
 
 @pytest.mark.parametrize("profile", [PHONE, READS])

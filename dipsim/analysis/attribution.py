@@ -143,7 +143,8 @@ def _with_requests(job: Job, factor: float) -> Job:
     section = job.device.flash.model_copy(update={"reads": tuple(reads)})
     device = job.device.model_copy(update={"flash": section})
     flash, work = FlashCost(section), job.work
-    requests = flash.tables(work.method, work.model, work.unit_bytes, job.settings.layout)
+    layout, places = job.settings.layout, job.places
+    requests = flash.tables(work.method, work.model, work.unit_bytes, layout, places)
     return replace(job, device=device, flash=flash, requests=requests)
 
 

@@ -19,6 +19,7 @@ LARGEST_READ = 2**26
 ROOM = 16
 """A file holds at least this many reads of the largest size."""
 _FASTEST = (5e5, 5e10)  # reads and bytes a second no disk exceeds: offsets are drawn beforehand
+_MOST_READS = 2**20  # of one cell in one pass: more say nothing new, and their offsets are held
 _PASSES = 4  # over all cells, so that a disk that drifts is averaged, and shows in the spread
 
 
@@ -102,6 +103,7 @@ def measure(
             if not file.direct:
                 file.forget()
             most = lanes + int(share * min(_FASTEST[0], _FASTEST[1] / size))
+            most = min(most, _MOST_READS)
             pages = rng.integers(0, (file.size - size) // PAGE, most, endpoint=True)
             wanted = [(page * PAGE, size) for page in pages.tolist()]
             with Readers(file, lanes, size) as readers:

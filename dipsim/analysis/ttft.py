@@ -25,8 +25,13 @@ def points(ask: Ask) -> Iterator[Point]:
     takes its DRAM from the caches.
 
     Raises:
-        DipsimError: no model, or no prompt.
+        DipsimError: no model, no prompt, or reads through the page cache.
     """
+    if ask.options.get("io", "direct") != "direct":
+        raise DipsimError(
+            f"--io {ask.options['io']}: a prompt streams its weights past the page cache, so study "
+            "ttft has direct reads only; drop it"
+        )
     (method,) = ask.methods
     usual = ask.run(method, dram=None, cache=None, cache_fraction=1.0, context=None)
     model = prepare(ask.trace, ask.device, model=ask.model, **usual).work.model

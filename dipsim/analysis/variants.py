@@ -38,10 +38,13 @@ def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
 def dram_sizes(
     trace: Trace, device: Profile, options: Mapping[str, Any]
 ) -> tuple[float, float, float]:
-    """Whole bytes of DRAM that a run needs: for KV alone, without a cache, and for everything."""
+    """Whole bytes of DRAM that a run needs: for KV alone, without a cache, and for everything.
+
+    Reads ahead need their buffer in any case, beside static weights.
+    """
     budget = prepare(trace, device, **{**options, "cache_fraction": 1.0}).work.budget
-    least = max(budget.kv, 1.0)
-    cacheless = budget.kv + budget.static.total
+    cacheless = budget.kv + budget.static.total + budget.buffer
+    least = cacheless if budget.buffer else max(budget.kv, 1.0)
     everything = cacheless + budget.units_bytes
     return float(math.ceil(least)), float(math.ceil(cacheless)), float(math.ceil(everything))
 

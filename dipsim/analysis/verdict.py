@@ -95,6 +95,8 @@ def no_optimum(job: Job) -> str | None:
         return "it is defined for one cache per layer and group"
     if job.plan.access == "sequential":
         return "it is defined for atomic access"
+    if job.settings.compat == "authors":
+        return "the authors' simulator does not have it"
     return None
 
 

@@ -79,14 +79,18 @@ def _replayed(
     except ValueError as problem:
         raise DipsimError(f"--file-size {problem}") from None
     given = {name: value for name, value in options.items() if value is not None}
-    given.setdefault("tokens", "0:64")
     if not {"dram", "cache", "cache_fraction"} & set(given):
         given["cache_fraction"] = 0.5
     with Progress("read", "tokens") as progress:
         from dipsim.analysis.replayed_io import Wanted, validate_io
+        from dipsim.trace import load_trace
 
+        opened = load_trace(trace)
+        if "tokens" not in given:  # the first 64, or all there are
+            there = opened.part(sequence=given.get("sequence")).tokens
+            given["tokens"] = f"0:{min(64, there)}"
         found = validate_io(
-            trace,
+            opened,
             device["profile"] or "paper-a18",
             Wanted(file, size, **wanted),
             said=say,

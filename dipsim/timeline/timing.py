@@ -193,8 +193,9 @@ def _rests_on(
         keys.append("dram.background")
     if overlap in ("pipelined", "prefetch"):
         keys.append(f"{at}.overlap_factor")
-    if sustained:
-        keys += ["thermal.after", "thermal.flash", "thermal.compute"]
+    if device.thermal is not None and not is_paper(overlap):  # the rate of a hot device is told
+        keys += ["thermal.flash", "thermal.compute"]
+        keys += ["thermal.after"] if sustained else []
     if device.energy is not None and device.backend(backend)[1].active_power is not None:
         keys += ["energy.dram", "energy.flash", "energy.idle", f"{at}.active_power"]
     return tuple(keys)
