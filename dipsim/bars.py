@@ -95,6 +95,8 @@ def class_of(result: Result) -> str | None:
     overlap = str(settings["overlap"])
     if overlap.startswith("paper-") or overlap == "prefetch":  # neither was measured
         return None
+    if any(at["kind"] == "given" for at in config["profile"].get("sources", {}).values()):
+        return None  # nor was a device with other numbers
     if profile in _STREAMS and backend == "cpu" and not result.fits:
         return _WAYS.get(settings.get("io", "direct"))
     name = _IN_MEMORY.get((profile, backend)) if result.fits else None

@@ -12,9 +12,9 @@ from test_cli import Dipsim, done, refused
 from test_growing import DEVICE, KV, NEURON, STATIC, TINY, trace
 
 import dipsim as package
-from dipsim.analysis.attribution import SPEEDS, Attribution, attribute
+from dipsim.analysis.attribution import SPEEDS, Attribution, attribute, check_attribution
 from dipsim.analysis.studies import study
-from dipsim.errors import ModelError
+from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import Job, prepare, run_all
 
@@ -340,3 +340,10 @@ def test_without_data_there_is_no_energy(power: dict[str, str], energy: dict[str
     assert json.loads(result.to_json())["energy_mj_per_token"] is None
     assert "energy per token" not in dict(result.summary())
     assert not [key for key in result.estimates if "energy" in key or "power" in key]
+
+
+@pytest.mark.parametrize("io", ["buffered", "mmap"])
+def test_reads_through_the_page_cache_are_refused_before_the_replay(io: str) -> None:
+    job = prepare("smollm2-chat", "oneplus15r", tokens="0:4", dram="60%", io=io)
+    with pytest.raises(DipsimError, match=f"--io {io}: .* drop --attribution"):
+        check_attribution(job)

@@ -92,6 +92,7 @@ def test_a_run_has_the_bar_of_its_kind(
             {**STREAMED, "backend": "npu"},
         ),  # streaming was measured on a CPU, this is an NPU
         ("snapdragon8", {**STREAMED, "prefetch": "previous"}),  # nor one that reads ahead
+        ("snapdragon8", {**STREAMED, "overrides": ("flash.bandwidth=50GB/s",)}),  # nor this phone
         ("m1max", STREAMED),
         ("oneplus15r", FITS),
         ("m1max", {**FITS, "bits": 8}),

@@ -220,6 +220,12 @@ def test_tables_that_are_none(tmp_path: Path, text: str, told: str) -> None:
     assert "\n" not in str(problem.value)
 
 
+def test_a_table_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "io.csv"
+    path.write_text("\ufeffsize,lanes,bandwidth\n4096,1,1e8\n8192,1,1.5e8\n", encoding="utf-8")
+    assert [point.size for point in read_points(str(path))[0]] == [4096, 8192]
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     binary = tmp_path / "b.csv"
     binary.write_bytes(b"\xff\xfe\x00size")

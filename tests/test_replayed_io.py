@@ -316,6 +316,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert not made.exists()
     for wrong, told in (
         (["validate", str(made)], "is for dipsim validate --replay TRACE FILE"),
+        (["validate", "--lanes", "2"], "--lanes: is for dipsim validate --replay TRACE FILE"),
         (["validate", "--policy", "lru"], "--policy: is for dipsim validate --replay TRACE FILE"),
         (["validate", "--replay", "smollm2-chat"], "give a file on the disk to read"),
         ([*command, "--bars", "bars.json"], "--bars is about published measurements"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from dipsim.allocate import allocate_optimal
 from dipsim.analysis.variants import retimed
-from dipsim.errors import BudgetError
+from dipsim.errors import BudgetError, DipsimError
 from dipsim.growing import grow, redivided
 from dipsim.hardware import Profile
 from dipsim.resolve import profile_uses
@@ -71,6 +71,19 @@ class Attribution:
         """Plain values."""
         parts = [part.to_dict() for part in self.parts]
         return {"step": STEP, "elasticity": dict(self.elasticity), "parts": parts}
+
+
+def check_attribution(job: Job) -> None:
+    """Refuse, before a replay, what cannot be attributed.
+
+    Raises:
+        DipsimError: reads through the page cache, whose times are not all the flash's.
+    """
+    if job.settings.io != "direct":
+        raise DipsimError(
+            f"--io {job.settings.io}: what would be faster is worked out with direct reads only; "
+            "drop --attribution"
+        )
 
 
 def attribute(job: Job, result: Result, step: float = STEP) -> Attribution:

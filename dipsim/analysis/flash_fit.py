@@ -300,7 +300,7 @@ def read_points(path: str) -> tuple[list[Measured], bool]:
     """
     if not Path(path).exists():
         raise DipsimError(f"{printable(path)}: no such file; dipsim iobench FILE --csv writes one")
-    text = files.read_text(Path(path), DipsimError)
+    text = files.read_text(Path(path), DipsimError).removeprefix("\ufeff")  # of spreadsheets
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = reader.fieldnames or []

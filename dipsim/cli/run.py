@@ -58,34 +58,63 @@ def run(
     device = load_device(device, override)
     known = _calibration(calibration, options)
     with Progress() as progress:
-        from dipsim.analysis import cliff, verdict
+        from dipsim.analysis import verdict
         from dipsim.analysis.allowed import energy_of
-        from dipsim.simulate import prepare, run_all
-        from dipsim.trace import load_trace
+        from dipsim.simulate import run_all
 
-        opened = load_trace(source)
-        for warning in opened.warnings:
-            say(f"warning: {warning}")
-        job = prepare(opened, device, model=geometry, **options)
-        if known is not None:
-            stages = [group.signal for group in job.work.method.groups]
-            name = None if job.work.model is None else job.work.model.name
-            known.check(job.work.method.name, stages, name)
-        falls = cliff.cliff_warning(job)
-        if falls is not None:
-            say(f"warning: {falls}")
+        job = _prepared(source, device, geometry, options, known, attribution)
         result = run_all([job], progress)[0]
         judged = verdict.verdict_of(job, result.traffic)
         bounds = None if known is None else known.bounds(result.method, energy_of(result))
         attributed = _attributed(job, result) if attribution else None
-    from dipsim.report import hints, search, terminal
-
     if bars is not None:
         _write_timeline(job, result, timeline_tokens or 8, bars)
     if drawing is not None:
         from dipsim.report.latency import latency
 
         latency(result, _title(job), drawing)
+    _say(result, judged, bounds, attributed, as_json)
+
+
+def _prepared(
+    source: Any,
+    device: Any,
+    geometry: Any,
+    options: dict[str, Any],
+    known: Any,
+    attribution: bool,
+) -> Any:
+    """The run worked out; what is wrong with it is said before it takes its time.
+
+    Args:
+        known: a calibration, or None.
+    """
+    from dipsim.analysis import cliff
+    from dipsim.simulate import prepare
+    from dipsim.trace import load_trace
+
+    opened = load_trace(source)
+    for warning in opened.warnings:
+        say(f"warning: {warning}")
+    job = prepare(opened, device, model=geometry, **options)
+    if known is not None:
+        stages = [group.signal for group in job.work.method.groups]
+        name = None if job.work.model is None else job.work.model.name
+        known.check(job.work.method.name, stages, name)
+    if attribution:
+        from dipsim.analysis.attribution import check_attribution
+
+        check_attribution(job)
+    falls = cliff.cliff_warning(job)
+    if falls is not None:
+        say(f"warning: {falls}")
+    return job
+
+
+def _say(result: Any, judged: Any, bounds: Any, attributed: Any, as_json: bool) -> None:
+    """Warnings, hints and figures; ``bounds`` of perplexity and ``attributed`` when asked for."""
+    from dipsim.report import hints, search, terminal
+
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
@@ -99,11 +128,13 @@ def run(
         if attributed is not None:
             more["attribution"] = attributed.to_dict()
         print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})
-    else:
-        rows = [] if bounds is None else [search.perplexity_row(bounds)]
-        show(terminal.render(result, judged, rows))
-        if attributed is not None:
-            _show_attribution(attributed)
+        return
+    rows = [] if bounds is None else [search.perplexity_row(bounds)]
+    show(terminal.render(result, judged, rows))
+    if attributed is not None:
+        from dipsim.report.attribution import render
+
+        show(render(attributed))
 
 
 def _asked(
@@ -135,12 +166,6 @@ def _attributed(job: Any, result: Any) -> Any:
     from dipsim.analysis.attribution import attribute
 
     return attribute(job, result)
-
-
-def _show_attribution(found: Any) -> None:
-    from dipsim.report.attribution import render
-
-    show(render(found))
 
 
 def _title(job: Any) -> str:

@@ -31,21 +31,23 @@ def validate(
     scale_to: Annotated[
         str | None, typer.Option(help="of --replay: take units for this model's, e.g. phi-3-medium")
     ] = None,
-    file_size: Annotated[str, typer.Option(help="of a FILE that is made")] = "2 GB",
-    lanes: Annotated[int, typer.Option(help="of --replay: reads in flight")] = 4,
-    fit: Annotated[bool, typer.Option("--fit", help="of --replay: predict by formula")] = False,
+    file_size: Annotated[str | None, typer.Option(help="of a FILE that is made [2 GB]")] = None,
+    lanes: Annotated[int | None, typer.Option(help="of --replay: reads in flight [4]")] = None,
+    fit: Annotated[bool | None, typer.Option("--fit", help="of --replay: by formula")] = None,
     bench_seconds: Annotated[
-        float, typer.Option(help="of --replay: for measuring the disk beforehand")
-    ] = 10.0,
+        float | None, typer.Option(help="of --replay: for measuring the disk beforehand [10]")
+    ] = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
     """Hold dipsim against measurements: published ones, or with --replay those of a disk here."""
+    wanted = {"scale_to": scale_to, "lanes": lanes, "fit": fit, "bench_seconds": bench_seconds}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
     if replay is None:
-        asked = [name for name, value in options.items() if value is not None]
-        asked += ["profile"] * (profile is not None) + ["model"] * (model is not None)
+        more = {"profile": profile, "model": model, "file_size": file_size, **wanted, **options}
+        asked = [name for name, value in more.items() if value is not None]
         if file is not None or asked:
             what = file if file is not None else f"--{asked[0].replace('_', '-')}"
             raise DipsimError(f"{what}: is for dipsim validate --replay TRACE FILE; drop it")
@@ -57,9 +59,8 @@ def validate(
     for name, value in {**of_cases, "--bars": bars}.items():
         if value is not None:
             raise DipsimError(f"{name} is about published measurements, --replay is not: drop one")
-    wanted = {"scale_to": scale_to, "lanes": lanes, "fit": fit, "bench_seconds": bench_seconds}
-    _replayed(replay, file, file_size, wanted, {"profile": profile, "model": model}, options,
-              as_json)  # fmt: skip
+    device = {"profile": profile, "model": model}
+    _replayed(replay, file, file_size or "2 GB", wanted, device, options, as_json)
 
 
 def _replayed(
