@@ -171,6 +171,7 @@ class Twin:
         }
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**16),
     how=st.sampled_from(["previous", "next-layer", "right=1", "right=.5", "right=.18", "right=0"]),

@@ -69,7 +69,11 @@ def options_of(budget: str) -> str:
             "lru lfu-decay:half_life=8 slru opt",
             marks=pytest.mark.slow,
         ),
-        ("t.npz --dram 80% --dram 95% --cache 700B", "none static random 2q belady"),
+        pytest.param(
+            "t.npz --dram 80% --dram 95% --cache 700B",
+            "none static random 2q belady",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "t.npz --method dip-ca --cache 1kB --cache 2kB", "lfu mru lirs", marks=pytest.mark.slow
         ),
@@ -124,6 +128,7 @@ def test_without_a_budget_it_is_what_the_device_leaves(dipsim: Dipsim) -> None:
     assert {key: cell[key] for key in SHARED} == {key: run[key] for key in SHARED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_policy_that_starts_empty_beats_the_optimum(seed: int) -> None:
     names = [name for name in BUILTIN if name != "static"]

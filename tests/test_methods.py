@@ -861,6 +861,7 @@ CHECKS: dict[str, Callable[[Drawn], None]] = {
     ("name", "policy"),
     [("smollm2-135m-news-128", "lfu-decay"), ("smollm2-135m-chat-256", "s3fifo")],
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_recorded_traces(name: str, policy: str, check: str) -> None:
     CHECKS[check](Recorded(recorded(name), policy))

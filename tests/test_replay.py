@@ -251,7 +251,7 @@ COMBINED = [
 ]
 
 
-AWARE = ("lru", "lfu", "s3fifo")
+AWARE = ("lru", "lfu")
 """Policies of every kind: with a cache-aware method each has a loop to compile, for seconds. Those
 of the others are slow tests."""
 
