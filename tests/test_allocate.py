@@ -88,7 +88,7 @@ def taken_bytes(of: Job) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.13, 0.5, 1.0])
-@pytest.mark.parametrize("method", ["dip", "dip-ca"])
+@pytest.mark.parametrize("method", ["dip", pytest.param("dip-ca", marks=pytest.mark.slow)])
 def test_optimal_is_no_slower_than_even_where_it_was_made(method: str, fraction: float) -> None:
     options: dict[str, Any] = {"method": method, "cache_fraction": fraction, "density": 0.5}
     optimal, even = job("optimal", **options), job("even", **options)

@@ -867,7 +867,7 @@ def test_recorded_traces(name: str, policy: str, check: str) -> None:
     CHECKS[check](Recorded(recorded(name), policy))
 
 
-@pytest.mark.parametrize("policy", ["lru", "sieve"])
+@pytest.mark.parametrize("policy", ["lru", pytest.param("sieve", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES)
 def test_routing_by_recorded_scores(rule: str, policy: str) -> None:
     drawn = Recorded(recorded("smollm2-135m-chat-256"), policy, tokens=200)

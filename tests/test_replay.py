@@ -284,7 +284,11 @@ def test_parameters_mean_what_they_mean_to_the_twin(policy: str, data: st.DataOb
     ("policy", "method"),
     [
         *((name, "recorded") for name in ONE_BY_ONE if name != "random"),
-        *(combined(p, "dip-ca") for p in ONE_BY_ONE if p != "random" and not BUILTIN[p].future),
+        *(
+            pytest.param(p, "dip-ca", marks=pytest.mark.slow)
+            for p in ONE_BY_ONE
+            if p != "random" and not BUILTIN[p].future
+        ),
     ],
 )
 @settings(max_examples=8)
