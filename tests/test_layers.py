@@ -44,6 +44,7 @@ ROWS = (
     ("allocate", "growing"),
     ("simulate",),
     ("analysis",),
+    ("lm",),
     ("report",),
     ("cli",),
 )

@@ -1,0 +1,1 @@
+"""Models in the loop (extra ``dipsim[torch]``): record, sparsify, judge, recover with LoRA."""
