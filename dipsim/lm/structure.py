@@ -1,0 +1,403 @@
+"""Where a model's signals are: found by running it once and comparing tensors, not by names.
+
+In every decoder layer the linear whose input is ``act(a) * b``, where a and b come out of other
+linears of the layer, is the MLP's down projection (``act(a)`` alone: of a plain MLP). Of the other
+linears the first ones, which share an input, are q, k, v, and the last one is o. A module that puts
+out a score per expert, beside the experts themselves, is a router.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dipsim.errors import ModelError, brief
+
+_PROBES = 8  # tokens of the run; with one alone, attention would hand its values through
+_ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
+    functional.silu,
+    functional.gelu,
+    lambda x: functional.gelu(x, approximate="tanh"),
+    functional.relu,
+    lambda x: functional.relu(x).square(),
+    lambda x: x * torch.sigmoid(1.702 * x),
+    torch.sigmoid,
+    torch.tanh,
+    lambda x: x,
+)
+"""Tried when none of the layer's own modules is the activation."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where W x comes out: a module's output, or a part of its last axis (fused gate and up)."""
+
+    module: nn.Module
+    part: slice = field(default_factory=lambda: slice(None))
+
+    def of(self, output: Tensor) -> Tensor:
+        """[..., units] this part of what the module puts out."""
+        return output[..., self.part]
+
+
+@dataclass(frozen=True)
+class Router:
+    """A module that scores experts, and where its output holds what.
+
+    ``logits``, ``weights``, ``indices``: positions in the tuple it puts out; None where it does not
+    put them out. ``tensor`` says that it puts out the logits alone, not in a tuple.
+    """
+
+    module: nn.Module
+    experts: int
+    k: int
+    logits: int = 0
+    weights: int | None = None
+    indices: int | None = None
+    tensor: bool = False
+    softmax: bool = False
+    """Whether the weights are softmax(logits) of the chosen experts."""
+    normalised: bool = False
+    """Whether the weights of the chosen experts sum to 1."""
+
+    def of(self, output: Any) -> Tensor:
+        """float[tokens, experts] the logits in what the module puts out."""
+        found: Tensor = output if self.tensor else output[self.logits]
+        return found
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The modules of one decoder layer that signals are read from, or masks applied to."""
+
+    mlp_input: tuple[nn.Module, ...] = ()
+    """Linears fed by the input of the MLP: gate and up, a fused gate_up, or fc1."""
+    down: nn.Module | None = None
+    """Linear whose input is act(gate) * up, or act(fc1 x)."""
+    gate: Output | None = None
+    up: Output | None = None
+    """None, both, in a plain MLP."""
+    act: Callable[[Tensor], Tensor] | None = None
+    attn_input: tuple[nn.Module, ...] = ()
+    """q, k, v, or a fused qkv."""
+    attn_output: nn.Module | None = None
+    router: Router | None = None
+    """Of a mixture of experts; its layers have no ``mlp_input``, ``down`` and so on."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The decoder layers of a model, in order."""
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def gated(self) -> bool:
+        """Whether every layer has a gated MLP."""
+        return all(layer.gate is not None for layer in self.layers)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every layer has a plain MLP."""
+        return all(layer.down is not None and layer.gate is None for layer in self.layers)
+
+    @property
+    def moe(self) -> bool:
+        """Whether every layer has a router."""
+        return all(layer.router is not None for layer in self.layers)
+
+
+def find_structure(model: nn.Module) -> Structure:
+    """Run a model once on a few tokens and find its MLPs, attention and routers.
+
+    Args:
+        model: a causal language model; called as ``model(input_ids=int64[1, 8])``.
+
+    Raises:
+        ModelError: no decoder layers, or one without an MLP or router; says what was seen.
+    """
+    seen = _probe(model)
+    if not seen:
+        raise ModelError(
+            f"{_kind(model)}: no decoder layers found (a ModuleList of blocks that run); "
+            f"it has {brief(', '.join(name for name, _ in model.named_children()), 200)}"
+        )
+    k = getattr(getattr(model, "config", None), "num_experts_per_tok", None)
+    layers = []
+    for at, (block, calls) in enumerate(seen):
+        layer = _layer(block, calls, k)
+        if layer.down is None and layer.router is None:
+            names = ", ".join(
+                f"{call.name} ({_kind(call.module)})" for call in calls if call.linear
+            )
+            raise ModelError(
+                f"{_kind(model)}: no MLP and no router found in layer {at}: of the linears seen "
+                f"({brief(names or 'none', 300)}) none takes act(a) * b or act(a) of others"
+            )
+        layers.append(layer)
+    return Structure(tuple(layers))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module of a layer that ran: what went in and what came out, as [tokens, units]."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Any, ...]
+    tensor: bool
+    """Whether it put out one tensor, not a tuple."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether it maps vectors by a matrix, whatever its class (peft's layers, Conv1D ...)."""
+        return _linear_like(self.module) and self.tensor and bool(self.inputs)
+
+    @property
+    def x(self) -> Tensor:
+        return self.inputs[0]
+
+    @property
+    def y(self) -> Tensor:
+        found: Tensor = self.outputs[0]
+        return found
+
+
+def _linear_like(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_Call]]]:
+    """The decoder layers and what ran in each: the longest list of blocks that run."""
+    lists: list[nn.ModuleList] = []
+    inner: set[nn.Module] = set()
+    for module in model.modules():  # a list inside a block holds experts, not layers
+        if isinstance(module, nn.ModuleList) and module not in inner:
+            lists.append(module)
+            inner.update(module.modules())
+    calls: dict[nn.Module, list[_Call]] = {}
+    handles = [
+        handle
+        for blocks in lists
+        for block in blocks
+        for name, module in _outermost(block)
+        for handle in [
+            module.register_forward_hook(
+                _noting(name, calls.setdefault(block, [])), with_kwargs=True
+            )
+        ]
+    ]
+    try:
+        _run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ran = [[(block, calls[block]) for block in blocks if calls[block]] for blocks in lists]
+    return max(ran, key=len, default=[])
+
+
+def _outermost(block: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """All modules of a block, but none inside a linear (what peft wraps is part of it)."""
+    for name, child in block.named_children():
+        yield prefix + name, child
+        if not _linear_like(child):
+            yield from _outermost(child, f"{prefix}{name}.")
+
+
+def _noting(name: str, calls: list[_Call]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = tuple(_flat(value) for value in (*args, *kwargs.values()) if _tensor(value))
+        outputs = output if isinstance(output, tuple) else (output,)
+        kept = tuple(_flat(value) if _tensor(value) else None for value in outputs)
+        calls.append(_Call(name, module, given, kept, isinstance(output, Tensor)))
+
+    return hook
+
+
+def _tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _flat(value: Tensor) -> Tensor:
+    return value.detach().reshape(-1, value.shape[-1])
+
+
+def _run(model: nn.Module) -> None:
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    rows, device = embedding.weight.shape[0], embedding.weight.device
+    ids = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
+    with _evaluating(model), torch.no_grad():
+        model(input_ids=ids[None])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout, which would spoil the comparisons."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _layer(block: nn.Module, calls: list[_Call], k: int | None) -> Layer:
+    router, beside = _find_router(block, calls, k)
+    linears = [call for call in calls if call.linear and call.x.is_floating_point()]
+    outside = [call for call in linears if call.module not in beside]
+    mlp = _find_mlp(outside, [call.module for call in calls if _may_activate(call)])
+    taken = {*mlp.mlp_input, mlp.down}
+    rest = [call for call in outside if call.module not in taken]
+    attn_input = tuple(call.module for call in rest if _same(call.x, rest[0].x))
+    attn_output = rest[-1].module if rest and rest[-1].module not in attn_input else None
+    if router is not None:  # an MLP beside the experts is shared: always used, no signal
+        return Layer(attn_input=attn_input, attn_output=attn_output, router=router)
+    return Layer(mlp.mlp_input, mlp.down, mlp.gate, mlp.up, mlp.act, attn_input, attn_output, None)
+
+
+def _may_activate(call: _Call) -> bool:
+    return (
+        next(call.module.parameters(), None) is None
+        and call.tensor
+        and len(call.inputs) == 1
+        and call.x.shape == call.y.shape
+    )
+
+
+def _find_mlp(linears: list[_Call], modules: Sequence[nn.Module]) -> Layer:
+    """The last linear whose input is made of the outputs of earlier ones."""
+    for activations in (modules, _ACTIVATIONS):  # the model's own first: exact, whatever it is
+        for at in range(len(linears) - 1, 0, -1):
+            found = _made_of(linears[at], linears[:at], activations)
+            if found is not None:
+                return found
+    return Layer()
+
+
+def _made_of(
+    down: _Call, earlier: list[_Call], activations: Sequence[Callable[[Tensor], Tensor]]
+) -> Layer | None:
+    h = down.x
+    best, least = None, 1e-4 if h.dtype == torch.float32 else 2e-2
+    parts = [(call, part) for call in earlier for part in _parts(call.y, h)]
+    with torch.no_grad():
+        for call, part in parts:
+            a = call.y[..., part]
+            for act in activations:
+                active = act(a)
+                if (off := _off(active, h)) < least and _off(active, a) > 0:
+                    best, least = Layer((call.module,), down.module, act=act), off
+                for other, its in parts:
+                    same = other is call and its == part
+                    if same or not _same(other.x, call.x):
+                        continue
+                    if (off := _off(active * other.y[..., its], h)) < least:
+                        gate, up = Output(call.module, part), Output(other.module, its)
+                        fed = tuple(dict.fromkeys((call.module, other.module)))
+                        best, least = Layer(fed, down.module, gate, up, act), off
+    return best
+
+
+def _parts(y: Tensor, h: Tensor) -> list[slice]:
+    """The parts of an output that are as wide as h: the whole, halves, or every other."""
+    width = h.shape[-1]
+    if len(y) != len(h) or y.shape[-1] not in (width, 2 * width):
+        return []
+    if y.shape[-1] == width:
+        return [slice(None)]
+    halves = [slice(0, width), slice(width, 2 * width)]
+    return [*halves, slice(0, None, 2), slice(1, None, 2)]
+
+
+def _off(guess: Tensor, h: Tensor) -> float:
+    """How far from h, relative to h."""
+    if guess.shape != h.shape:
+        return torch.inf
+    h = h.float()
+    return float((guess.float() - h).norm() / h.norm().clamp_min(1e-30))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def _find_router(
+    block: nn.Module, calls: list[_Call], k: int | None
+) -> tuple[Router | None, set[nn.Module]]:
+    """The router, and all modules of the block it is in (experts, shared ones)."""
+    by_module = {call.module: call for call in calls}
+    for parent in block.modules():
+        for experts in parent.children():
+            count = _experts(experts)
+            for sibling in parent.children() if count > 1 else ():
+                call = by_module.get(sibling)
+                if sibling is not experts and call is not None:
+                    fed = by_module[experts].inputs if experts in by_module else ()
+                    router = _router(call, count, fed, k)
+                    if router is not None:
+                        return router, set(parent.modules())
+    return None, set()
+
+
+def _experts(module: nn.Module) -> int:
+    """How many experts a module may be: a list of them, or weights with one axis more."""
+    if isinstance(module, nn.ModuleList):
+        return len(module)
+    cubes = {len(weight) for weight in module.parameters() if weight.ndim == 3}
+    return cubes.pop() if len(cubes) == 1 else 0
+
+
+def _router(call: _Call, experts: int, fed: tuple[Tensor, ...], k: int | None) -> Router | None:
+    """The router that a call was of, or None; ``fed`` is what the experts were given."""
+    scores = [at for at, out in enumerate(call.outputs) if _scores(out) and out.shape[1] == experts]
+    if not scores:
+        return None
+    chosen = [at for at, out in enumerate(call.outputs) if out is not None and not _scores(out)]
+    tables = [call.outputs[at] for at in chosen] + [x for x in fed if not x.is_floating_point()]
+    used = tables[0].shape[1] if tables else k
+    if used is None or not 1 <= used <= experts:
+        return None
+    # beside probabilities, logits are what has a sign
+    logits = next((at for at in scores if (call.outputs[at] < 0).any()), scores[0])
+    weights = next(
+        (
+            at
+            for at, out in enumerate(call.outputs)
+            if at != logits and _scores(out) and out.shape[1] == used
+        ),
+        None,
+    )
+    found = Router(call.module, experts, used, logits, weights, tensor=call.tensor)
+    if not chosen or weights is None:
+        return found
+    return _weighing(found, call, chosen[0])
+
+
+def _scores(out: Any) -> bool:
+    return isinstance(out, Tensor) and out.is_floating_point()
+
+
+def _weighing(router: Router, call: _Call, indices: int) -> Router:
+    """A router with how it weighs the experts it chooses."""
+    assert router.weights is not None
+    weights = call.outputs[router.weights].float()
+    taken = call.outputs[router.logits].float().softmax(-1).gather(1, call.outputs[indices])
+    sums = taken.sum(-1, keepdim=True)
+    plain, normalised = _off(taken, weights), _off(taken / sums, weights)
+    return replace(
+        router,
+        indices=indices,
+        softmax=min(plain, normalised) < 1e-2,
+        normalised=normalised <= plain,
+    )
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
