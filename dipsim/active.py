@@ -47,6 +47,83 @@ class Sets:
     """[n, layers, groups, 3] of what the sets keep and miss (`no_shares`), when they are held."""
 
 
+class Chooser:
+    """Chooses the active sets of a method from scores, whatever a cache holds.
+
+    Args:
+        layers: of the scores it is given.
+        first, first_layer: the recording's row and layer that are row 0 and layer 0 here; a
+            predictor's noise is drawn for each.
+    """
+
+    def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
+        self.method, self.layers = method, layers
+        self.first, self.first_layer = first, first_layer
+        self._scratch = [scratch(group.units) for group in method.groups]
+
+    def choose(
+        self,
+        i: int,
+        rows: slice,
+        data: Any,
+        shares: NDArray[np.float32] | None = None,
+        norms: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.uint64]:
+        """uint64[n, layers, words], the sets of group ``i``, without preference for what is there.
+
+        Args:
+            data: [n, layers, units] scores (of experts: logits), codes of log8, or [n, layers,
+                words] recorded sets; not looked at where every unit is active.
+            shares: float32[n, layers, 3] of `no_shares`; takes what the sets keep and miss.
+            norms: float32[layers, units] of the columns that the scores weigh.
+        """
+        group = self.method.groups[i]
+        if group.choice == "sets":
+            sets: NDArray[np.uint64] = data
+            return sets
+        shape = (rows.stop - rows.start, self.layers, words_for(group.units))
+        if group.choice == "all":
+            every = pack_sets(np.ones(group.units, np.bool_))
+            return np.broadcast_to(every, shape).copy()
+        sets = np.empty(shape, np.uint64)
+        kept = np.ones((*shape[:2], 2), np.float32)
+        if group.choice == "threshold":
+            sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
+            kernels.shares_of(data, sets, kept)
+        elif group.choice == "predicted":
+            self._choose_predicted(group, rows, data, sets)
+            if data.dtype == np.uint64:  # of recorded sets all units count alike
+                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
+                wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
+                kept[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
+            else:
+                kernels.shares_of(data, sets, kept)
+        elif group.of_experts:
+            kernels.route_plainly(data, group.kept, sets, kept)
+        elif data.dtype == np.uint8:
+            kernels.select_codes_of(data, group.kept, sets, kept)
+        else:
+            at = self._scratch[i]
+            kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], kept)
+        if shares is not None:
+            shares[..., :2] = kept
+            if norms is not None and data.dtype != np.uint64:
+                kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
+        return sets
+
+    def _choose_predicted(
+        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
+    ) -> None:
+        """Units a predictor would choose."""
+        for r, layer in np.ndindex(*sets.shape[:2]):
+            row, at = self.first + rows.start + r, self.first_layer + layer
+            noise = noise_of(group.seed, at, row, group.units)
+            truth = data[r, layer]
+            if truth.dtype == np.uint64:
+                truth = unpack_sets(truth, group.units)
+            sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
+
+
 class Blocks:
     """A trace as blocks of active sets under a method.
 
@@ -66,7 +143,7 @@ class Blocks:
         self.trace, self.method, self.shares, self.decoded = trace, method, shares, decoded
         self.actions, self.resets = actions, resets
         self.follows = np.roll(trace.phase == DECODE, 1) & ~trace.begins_sequence()
-        self.scratch = [scratch(group.units) for group in method.groups]
+        self.chooser = Chooser(method, trace.layers, trace.first, trace.first_layer)
 
     def all(self) -> Iterator[Sets]:
         """Sets where they are known beforehand, scores where they depend on the cache."""
@@ -150,56 +227,16 @@ class Blocks:
         with np.errstate(divide="ignore"):
             return np.log(scores)
 
-    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> Any:
-        if group.choice == "sets":
-            return data
-        shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
-        if group.choice == "all":
-            every = pack_sets(np.ones(group.units, np.bool_))
-            return np.broadcast_to(every, shape).copy()
-        sets = np.empty(shape, np.uint64)
-        shares = np.ones((*shape[:2], 2), np.float32)
-        if group.choice == "threshold":
-            sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
-            kernels.shares_of(data, sets, shares)
-        elif group.choice == "predicted":
-            self._choose_predicted(group, rows, data, sets)
-            if data.dtype == np.uint64:  # of recorded sets all units count alike
-                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
-                wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
-                shares[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
-            else:
-                kernels.shares_of(data, sets, shares)
-        elif group.of_experts:
-            kernels.route_plainly(self._logits(data), group.kept, sets, shares)
-        elif data.dtype == np.uint8:
-            kernels.select_codes_of(data, group.kept, sets, shares)
-        else:
-            at = self.scratch[i]
-            kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], shares)
-        if self.shares is not None:
-            self.shares[rows, :, i, :2] = shares
-            norms = self._norms(group)
-            if norms is not None and data.dtype != np.uint64:
-                kernels.errors_of(plain_scores(data), sets, norms, self.shares[rows, :, i, 2])
-        return sets
+    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> NDArray[np.uint64]:
+        if group.of_experts and group.choice == "top-k":
+            data = self._logits(data)
+        shares = None if self.shares is None else self.shares[rows, :, i]
+        return self.chooser.choose(i, rows, data, shares, self._norms(group))
 
     def _norms(self, group: Group) -> NDArray[np.float32] | None:
         """Norms of the columns whose sum, weighed by the scores, is what the layer puts out."""
         there = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
         return self.trace.signals["glu"].norms if there and group.choice != "all" else None
-
-    def _choose_predicted(
-        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
-    ) -> None:
-        """Units a predictor would choose."""
-        for r, layer in np.ndindex(*sets.shape[:2]):
-            row, at = self.trace.first + rows.start + r, self.trace.first_layer + layer
-            noise = noise_of(group.seed, at, row, group.units)
-            truth = data[r, layer]
-            if truth.dtype == np.uint64:
-                truth = unpack_sets(truth, group.units)
-            sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
 
 
 def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:

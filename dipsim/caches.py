@@ -172,6 +172,8 @@ class ReplayedCache:
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
         self.guesses, self.seed = guesses, seed
+        self.booked_from = 0
+        """The row that is row 0 of the traffics: those of a running model hold one call each."""
         self._last_mask = np.zeros(words, np.uint64)
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
@@ -231,7 +233,8 @@ class ReplayedCache:
             self._run(loop, block, layer, at.start, admission)
             if self.guesses is not None and requests is not None:
                 self._read_ahead(at, block, requests)
-            self._book(block, slice(at.start, at.stop), requests)
+            first = self.booked_from
+            self._book(block, slice(at.start - first, at.stop - first), requests)
             self._book_errors(at, block, layer)
 
     def _inputs(

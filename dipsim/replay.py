@@ -129,8 +129,7 @@ def replay_all(
             that break the contract.
     """
     changing = any(isinstance(at, Sizes) for at in capacities)
-    _check(method, policy, plan, changing)
-    admission = _admission(policy, plan)
+    admission = check_plan(method, policy, plan, changing)
     actions, resets = rows_of(trace, plan.prefill, plan.reset)
     measured = measured_rows(trace, plan.warmup, plan.unmeasured)
     shares = no_shares(trace, method)
@@ -159,8 +158,7 @@ def replay_all(
         profile_uses = count_uses(held, method, trace.layers, trace.phase, until)
     caches = _caches(trace, method, policy, capacities, traffics, plan, unit_bytes, profile_uses)
     several = any(len(cache.traffics) > 1 for cache in caches)
-    sequential = plan.access == "sequential"
-    loop = _bound(_form(policy, plan), sequential, several, method.cache_aware, changing)
+    loop = loop_for(method, policy, plan, several, changing)
     whole = held is not None and not method.cache_aware
     chunks = [list(held)] if whole and held is not None else ([block] for block in source.all())
     threads = min(plan.threads or os.cpu_count() or 1, len(caches))
@@ -169,7 +167,7 @@ def replay_all(
     with ThreadPoolExecutor(threads) as pool:  # starts its threads when it is first used
         each = map if threads == 1 else pool.map
         for blocks in chunks:
-            feed = functools.partial(_feed, blocks, loop, _ADMISSION[admission], requests)
+            feed = functools.partial(_feed, blocks, loop, admission, requests)
             list(each(feed, caches))
             if progress is not None:
                 progress(blocks[-1].stop, trace.tokens)
@@ -227,7 +225,7 @@ def _caches(
 ) -> list[ReplayedCache]:
     """One cache per (layer, group), or one for all; for every budget unless they can share."""
     places = [(layer, i) for layer in range(trace.layers) for i in range(len(method.groups))]
-    form, draws = _form(policy, plan), plan.fill == "random"
+    form, draws = form_of(policy, plan), plan.fill == "random"
     together = policy.blind and plan.access == "atomic" and not method.cache_aware
     changing = any(isinstance(at, Sizes) for at in capacities)
     budgets = list(range(len(capacities)))
@@ -270,7 +268,7 @@ def _most(capacity: Capacity, place: tuple[int, int] | None) -> float:
     return float(np.asarray(capacity)[() if place is None else place])
 
 
-def _form(policy: Policy, plan: Plan) -> Policy:
+def form_of(policy: Policy, plan: Plan) -> Policy:
     """The policy in the form that suits the access."""
     return (policy.sequential or policy) if plan.access == "sequential" else policy
 
@@ -294,9 +292,28 @@ def _loop_of(
     )
 
 
-def _bound(policy: Policy, sequential: bool, several: bool, aware: bool, changing: bool) -> Loop:
-    hooks = tuple(policy.hooks.items())
-    return _loop_of(hooks, sequential, several, aware, is_builtin(policy), changing)
+def loop_for(
+    method: Method, policy: Policy, plan: Plan, several: bool = False, changing: bool = False
+) -> Loop:
+    """The compiled loop that feeds a cache.
+
+    Args:
+        several: a cache has several capacities; changing: its capacity changes from row to row.
+    """
+    form, sequential = form_of(policy, plan), plan.access == "sequential"
+    hooks = tuple(form.hooks.items())
+    return _loop_of(hooks, sequential, several, method.cache_aware, is_builtin(form), changing)
+
+
+def check_plan(method: Method, policy: Policy, plan: Plan, changing: bool = False) -> int:
+    """How misses are admitted (kernels.FORCED, ...), once all fits together.
+
+    Raises:
+        MethodError: a clairvoyant policy with a method whose sets depend on the cache.
+        PolicyError: admission, access, scope or changes of capacity the policy cannot do.
+    """
+    _check(method, policy, plan, changing)
+    return _ADMISSION[_admission(policy, plan)]
 
 
 def _check(method: Method, policy: Policy, plan: Plan, changing: bool) -> None:

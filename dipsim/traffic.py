@@ -1,6 +1,8 @@
 """The outcome of a replay: exact counts per token, layer and group."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,12 @@ from numpy.typing import NDArray
 from dipsim.encoding import unpack_sets, words_for
 from dipsim.methods import Method
 from dipsim.trace import Trace
+
+_COUNTS = (
+    *("active", "hits", "kept", "reads", "moved", "flash_seconds"),
+    *("mass", "energy", "error", "outside"),
+)
+"""What is counted per token, layer and group."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,12 @@ class Traffic:
         found: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
         return found
 
+    def of_layer(self, layer: int) -> "Traffic":
+        """The counts of one layer, as views: what is booked there is booked here."""
+        capacity = None if self.capacity is None else self.capacity[layer : layer + 1]
+        cut: dict[str, Any] = {name: getattr(self, name)[:, layer : layer + 1] for name in _COUNTS}
+        return replace(self, capacity=capacity, missed=None, copied=None, ahead=None, **cut)
+
     @property
     def all_moved(self) -> NDArray[np.float64]:
         """Bytes the flash device moves, reads ahead included."""
@@ -147,3 +161,15 @@ def no_traffic(
         outside=np.zeros(shape, np.bool_),
         ahead=ahead,
     )
+
+
+def joined(parts: Sequence[Traffic], measured: NDArray[np.bool_]) -> Traffic:
+    """Counts of tokens that came one part after another, as of one replay.
+
+    Args:
+        measured: [tokens] of all of them.
+    """
+    counts: dict[str, Any] = {
+        name: np.concatenate([getattr(at, name) for at in parts]) for name in _COUNTS
+    }
+    return replace(parts[0], measured=measured, **counts)

@@ -24,22 +24,27 @@ class Entry(NamedTuple):
 
     build: Callable[[Trace, Wish, Model | None], Method]
     summary: str
-    signals: str
+    signals: tuple[str, ...]
+    """What it reads of a trace; none: any."""
 
 
 BUILTIN: dict[str, Entry] = {
-    "dense": Entry(dense, "every weight, every token", "any"),
-    "glu": Entry(glu, "dense gate and up; top-k columns of down", "glu"),
-    "glu-oracle": Entry(glu_oracle, "top-k neurons, known beforehand (a bound)", "glu"),
-    "gate": Entry(gate, "dense gate; its top-k neurons of up and down", "gate"),
-    "up": Entry(up, "dense up; its top-k neurons of gate and down", "up"),
-    "cats": Entry(cats, "as gate, by a threshold per layer", "gate"),
-    "predictor": Entry(predictor, "neurons a small network guesses beforehand", "glu"),
-    "teal": Entry(teal, "inputs above thresholds, attention's too", "attn_input, ..., glu"),
-    "dip": Entry(dip, "top-k inputs, then top-k neurons", "mlp_input, glu"),
-    "dip-ca": Entry(dip_ca, "as dip, preferring what is in DRAM", "mlp_input, glu"),
-    "recorded": Entry(recorded, "the sets the trace recorded", "any, as sets"),
-    "moe": Entry(moe, "the router's experts, or preferring those in DRAM", "expert"),
+    "dense": Entry(dense, "every weight, every token", ()),
+    "glu": Entry(glu, "dense gate and up; top-k columns of down", ("glu",)),
+    "glu-oracle": Entry(glu_oracle, "top-k neurons, known beforehand (a bound)", ("glu",)),
+    "gate": Entry(gate, "dense gate; its top-k neurons of up and down", ("gate",)),
+    "up": Entry(up, "dense up; its top-k neurons of gate and down", ("up",)),
+    "cats": Entry(cats, "as gate, by a threshold per layer", ("gate",)),
+    "predictor": Entry(predictor, "neurons a small network guesses beforehand", ("glu",)),
+    "teal": Entry(
+        teal,
+        "inputs above thresholds, attention's too",
+        ("attn_input", "attn_output", "mlp_input", "glu"),
+    ),
+    "dip": Entry(dip, "top-k inputs, then top-k neurons", ("mlp_input", "glu")),
+    "dip-ca": Entry(dip_ca, "as dip, preferring what is in DRAM", ("mlp_input", "glu")),
+    "recorded": Entry(recorded, "the sets the trace recorded", ()),
+    "moe": Entry(moe, "the router's experts, or preferring those in DRAM", ("expert",)),
 }
 
 __all__ = ["BUILTIN", "Group", "Method", "Wish", "build_method", "default_method"]

@@ -109,7 +109,9 @@ def methods() -> Table:
     """One line per method."""
     made = table("method", "signals", "what it does")
     for name, entry in METHODS.items():
-        made.add_row(name, entry.signals, entry.summary)
+        first, *rest = entry.signals or ("any",)
+        among = ", ..., " if len(rest) > 1 else ", "
+        made.add_row(name, among.join([first, *rest[-1:]]), entry.summary)
     return made
 
 

@@ -1,0 +1,46 @@
+"""What one call of a running model is: its tokens, and whether they are a prompt."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from dipsim.errors import DipsimError
+
+
+class Call(NamedTuple):
+    """One forward call of a decoder; its tokens are rows, sequence after sequence."""
+
+    sequences: int
+    tokens: int
+    """Of each sequence."""
+    follows: bool
+    """Whether it goes on with the sequence of the call before."""
+    prompt: bool
+    """Whether its tokens are a prompt: several at once, with a KV cache that ``generate`` gave."""
+    ids: Tensor | None
+    """int64[sequences, tokens], where the model was called by ids."""
+
+
+def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
+    """Read the arguments of a decoder of transformers.
+
+    Raises:
+        DipsimError: several sequences that grow at a time, or padding: rows would be no tokens.
+    """
+    ids = given.get("input_ids", args[0] if args else None)
+    found = given.get("inputs_embeds") if ids is None else ids
+    if found is None or found.dim() < 2:
+        raise DipsimError("the model was called without input_ids or inputs_embeds")
+    sequences, tokens = int(found.shape[0]), int(found.shape[1])
+    past = given.get("past_key_values")
+    follows = past is not None and int(past.get_seq_length()) > 0
+    if past is not None and sequences > 1:
+        raise DipsimError(
+            f"{sequences} sequences generate at a time: give generate one at a time, so that every "
+            "token has its place"
+        )
+    padding = given.get("attention_mask")
+    if padding is not None and padding.dim() == 2 and not bool(padding.bool().all()):
+        raise DipsimError("padded sequences: give sequences of one length, or one at a time")
+    return Call(sequences, tokens, follows, past is not None and tokens > 1, ids)

@@ -1,0 +1,295 @@
+"""Sparse layers in the loop: a method's masks on the inputs of a running model's matrices.
+
+A mask multiplies the *input* of the matrices whose columns it drops, or the neurons before W_down:
+
+    mlp_input   x' = x * mask            before W_gate and W_up
+    glu         h' = h * mask            before W_down,  h = act(W_gate x') * (W_up x')
+    gate, up    h' = h * mask, chosen by abs(act(W_gate x)), or by abs(W_up x)
+    attn_*      before q, k, v, and before o
+    expert      the router's choice
+
+so an adapter beside a matrix sees the masked input too (the mask acts before A), and gradients flow
+through what is kept. Which units are kept is decided by `Live`, with the replay's own rules.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dipsim.errors import BudgetError, DipsimError, MethodError
+from dipsim.hardware import Profile
+from dipsim.lm.calls import call_of
+from dipsim.lm.live import Live
+from dipsim.lm.record import record_arrays
+from dipsim.lm.structure import Layer, Output, Structure, find_structure
+from dipsim.methods import BUILTIN
+from dipsim.model import Model
+from dipsim.policies import Policy
+from dipsim.resolve import Source
+from dipsim.result import Result
+from dipsim.simulate import prepare
+from dipsim.trace import DECODE, PREFILL, Trace, load_trace
+from dipsim.traffic import Traffic
+
+_ANY_DEVICE = "paper-a18"  # where no time is asked for, any device divides a cache alike
+_CACHED = 0.5
+_WITH_THRESHOLDS = ("cats", "teal")
+_SHORT = (0, 1)
+
+
+def sparsify(
+    model: nn.Module,
+    method: str,
+    policy: str | Policy = "lfu",
+    capacity: float | NDArray[np.int64] | None = None,
+    *,
+    profile: Source | Profile | None = None,
+    geometry: Source | Model | None = None,
+    calibrate: Tensor | Sequence[int] | None = None,
+    **settings: Any,
+) -> "Sparse":
+    """Put a method's masks into a model: ``with sparsify(model, "dip-ca", "lfu", 0.6): model(ids)``.
+
+    Args:
+        model: a causal language model of transformers, perhaps with adapters of peft.
+        capacity: share of the units that the caches hold, or int64[layers, groups] units; default:
+            what ``dram``, ``cache`` or the profile say, without a profile half of the units.
+        profile: the device, for `Sparse.result`; as of `dipsim.simulate`.
+        geometry: the model's, where its config is not known; as of `dipsim.load_model`.
+        calibrate: token ids that thresholds are calibrated on, or a predictor's blur.
+        settings: fields of `Settings`, e.g. ``density=0.7, gamma={"mlp_input": 0.5, "glu": 0.2}``.
+
+    Raises:
+        DipsimError: a method the model has no signals for, options that do not fit, in one line.
+    """
+    structure = find_structure(model)
+    job = prepare(
+        _probe(model, structure, method, geometry, calibrate),
+        _ANY_DEVICE if profile is None else profile,
+        policy=policy,
+        method=method,
+        **_settings(method, capacity, profile is not None, calibrate, settings),
+    )
+    if isinstance(capacity, np.ndarray):
+        budget = job.work.budget
+        if capacity.shape != budget.capacity.shape or capacity.min() < 0:
+            raise BudgetError(
+                f"capacity of shape {capacity.shape}: give whole numbers >= 0 of shape "
+                f"{budget.capacity.shape}, layers and groups"
+            )
+        job = replace(job, work=replace(job.work, budget=replace(budget, capacity=capacity)))
+    return Sparse(structure, Live(job), timed=profile is not None)
+
+
+def _settings(
+    method: str,
+    capacity: float | NDArray[np.int64] | None,
+    timed: bool,
+    calibrate: Tensor | Sequence[int] | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    made = {key: value for key, value in settings.items() if value is not None}
+    if isinstance(capacity, int | float):
+        made["cache_fraction"] = float(capacity)
+    elif not timed and not {"dram", "cache", "cache_fraction"} & set(made):
+        made["cache_fraction"] = _CACHED
+    thresholds = method in _WITH_THRESHOLDS or made.get("selection") == "threshold"
+    if thresholds and calibrate is None:
+        raise MethodError(
+            f"method {method} has thresholds, which are calibrated on tokens that are not judged: "
+            "give some (calibrate=ids, --calibrate-tokens A:B)"
+        )
+    if thresholds and calibrate is not None:
+        made["calibrate_tokens"] = f"0:{len(calibrate)}"
+    return made
+
+
+def _probe(
+    model: nn.Module,
+    structure: Structure,
+    method: str,
+    geometry: Source | Model | None,
+    calibrate: Tensor | Sequence[int] | None,
+) -> Trace:
+    """A recording of the dense model, short unless something is calibrated on it, by which a method
+    is made ready as it is for any trace.
+
+    Raises:
+        MethodError: a method that is none, or that has nothing to choose in a running model.
+    """
+    if method not in BUILTIN or method == "recorded":
+        known = ", ".join(name for name in BUILTIN if name != "recorded")
+        raise MethodError(f"method {method!r} cannot prune a running model: use one of {known}")
+    ids = torch.as_tensor(_SHORT if calibrate is None else calibrate).reshape(1, -1)
+    wanted = BUILTIN[method].signals or ("glu",)
+    arrays = dict(record_arrays(model, ids, wanted, structure))
+    if geometry is not None:
+        arrays["meta"] = {**arrays.get("meta", {}), "model": geometry}
+    return load_trace(arrays)
+
+
+class Sparse:
+    """A model with masks in it, until `remove` or the end of a with-block.
+
+    While gradients are taken in training mode nothing is booked: what trains is not measured.
+    """
+
+    def __init__(self, structure: Structure, live: Live, timed: bool) -> None:
+        self.structure, self.live, self._timed = structure, live, timed
+        self._hooks: list[Any] = []
+        self._seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._outputs: dict[tuple[int, str], Tensor] = {}
+        self._sequence = -1
+        self._put_in()
+
+    def _put_in(self) -> None:
+        decoder = self.structure.decoder
+        self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+        for number, layer in enumerate(self.structure.layers):
+            for i, group in enumerate(self.live.method.groups):
+                if group.choice != "all":
+                    self._mask(number, layer, i, group.signal)
+
+    def _mask(self, number: int, layer: Layer, i: int, signal: str) -> None:
+        """Let group ``i`` of a layer act."""
+        if signal == "expert":
+            assert layer.router is not None
+            self._hooks.append(layer.router.module.register_forward_hook(self._route(number, i)))
+            return
+        source = {"gate": layer.gate, "up": layer.up}.get(signal)
+        if source is not None:
+            keep = self._keep(number, signal, source)
+            self._hooks.append(source.module.register_forward_hook(keep))
+        score = self._scored_by(number, signal, layer.act)
+        for module in _fed(layer, signal):
+            hook = self._masked(number, i, score)
+            self._hooks.append(module.register_forward_pre_hook(hook))
+
+    def remove(self) -> None:
+        """Take the masks out; the figures stay."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._seen.clear()
+        self._outputs.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    # What happens while the model runs
+
+    def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """A call: which rows it has, and whether they are a prompt."""
+        call = call_of(args, given)
+        first = max(self._sequence, 0) if call.follows else self._sequence + 1
+        numbers = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
+        self._sequence = int(numbers[-1])
+        phase = np.full(len(numbers), PREFILL if call.prompt else DECODE, np.uint8)
+        trains = decoder.training and torch.is_grad_enabled()
+        self.live.begin(phase, numbers, book=not trains)
+        self._seen.clear()
+
+    def _keep(self, number: int, signal: str, source: Output) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            self._outputs[number, signal] = output[..., source.part]
+
+        return hook
+
+    def _scored_by(
+        self, number: int, signal: str, act: Callable[[Tensor], Tensor] | None
+    ) -> Callable[[Tensor], Tensor]:
+        """By what neurons or columns are chosen, given the input that is masked."""
+        if signal not in ("gate", "up"):
+            return lambda x: x
+
+        def kept(x: Tensor) -> Tensor:
+            output = self._outputs.pop((number, signal)).detach()
+            return act(output) if signal == "gate" and act is not None else output
+
+        return kept
+
+    def _masked(
+        self, number: int, i: int, score: Callable[[Tensor], Tensor]
+    ) -> Callable[..., tuple[Tensor, ...]]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            x, *rest = args
+            seen = self._seen.get((number, i))
+            if seen is None or seen[0] is not x:  # gate and up share an input and a mask
+                seen = x, x * self._chosen(number, i, score(x).abs()).view(x.shape)
+                self._seen[number, i] = seen
+            return (seen[1], *rest)
+
+        return hook
+
+    def _route(self, number: int, i: int) -> Callable[..., Any]:
+        router = self.structure.layers[number].router
+        assert router is not None
+
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            return router.choose(output, lambda logits: self._chosen(number, i, logits))
+
+        return hook
+
+    def _chosen(self, number: int, i: int, scores: Tensor) -> Tensor:
+        """bool[n, units] on the model's device."""
+        units = scores.shape[-1]
+        rows = scores.detach().reshape(-1, units).float().cpu().numpy()
+        return torch.from_numpy(self.live.mask(number, i, rows)).to(scores.device)
+
+    # What came of it
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the caches did; arrays [tokens, layers, groups]."""
+        return self.live.traffic
+
+    @property
+    def density(self) -> float | None:
+        """Share of the pruned matrices' weights that tokens used; None for experts."""
+        return self.live.density
+
+    def result(self) -> Result:
+        """The figures of a run on the profile, in closed loop.
+
+        Raises:
+            DipsimError: no profile was given, or the model did not run.
+        """
+        if not self._timed:
+            raise DipsimError("no device to time it on: give sparsify a profile, e.g. snapdragon8")
+        return self.live.result()
+
+    @property
+    def hit_rate(self) -> float:
+        """Bytes hit / bytes active."""
+        return self.live.result().hit_rate
+
+    @property
+    def energy_kept(self) -> dict[str, float]:
+        """Per stage, the mean share of the squared scores that was kept."""
+        traffic = self.traffic
+        kept = traffic.energy[traffic.measured].mean(axis=(0, 1))
+        return dict(zip(traffic.groups, map(float, kept), strict=True))
+
+
+def _fed(layer: Layer, signal: str) -> Sequence[nn.Module]:
+    """The matrices whose input a signal's mask multiplies."""
+    if signal == "mlp_input":
+        return layer.mlp_input
+    if signal == "attn_input":
+        return layer.attn_input
+    last = layer.attn_output if signal == "attn_output" else layer.down
+    return () if last is None else (last,)

@@ -1,0 +1,55 @@
+"""Texts as windows of token ids."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import DipsimError
+
+_MOST = 2**28
+"""Bytes of a text file that are read at most."""
+
+
+def read_ids(path: str | os.PathLike[str], tokenizer: Callable[..., Any]) -> NDArray[np.int64]:
+    """int64[tokens] of a text file in UTF-8, without special tokens.
+
+    Raises:
+        DipsimError: no such file, no text, or too long, in one line.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if size > _MOST:
+            raise DipsimError(f"{path}: {size} bytes of text; give at most {_MOST}")
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as problem:
+        raise DipsimError(f"{path}: cannot be read ({problem.strerror}); give a text") from None
+    except UnicodeDecodeError:
+        raise DipsimError(f"{path}: not a text in UTF-8") from None
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return np.asarray(ids, np.int64)
+
+
+def windows_of(
+    ids: NDArray[np.int64], window: int, tokens: int | None = None, name: str = "the text"
+) -> NDArray[np.int64]:
+    """int64[n, window]: the text cut into windows side by side; what is left over is dropped.
+
+    Args:
+        tokens: use no more than that many.
+
+    Raises:
+        DipsimError: a window that predicts nothing, or a text shorter than one.
+    """
+    if window < 2:
+        raise DipsimError(f"--window {window}: at least 2 tokens, of which the last is predicted")
+    used = len(ids) if tokens is None else min(tokens, len(ids))
+    if used < window:
+        raise DipsimError(
+            f"{name} has {used} tokens, fewer than a window of {window}: give a longer text, or a "
+            "smaller --window"
+        )
+    return ids[: used // window * window].reshape(-1, window)
