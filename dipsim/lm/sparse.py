@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dipsim.errors import BudgetError, DipsimError, MethodError
+from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
 from dipsim.lm.calls import call_of
 from dipsim.lm.live import Live
@@ -54,7 +54,9 @@ def sparsify(
     calibrate: Tensor | Sequence[int] | None = None,
     **settings: Any,
 ) -> "Sparse":
-    """Put a method's masks into a model: ``with sparsify(model, "dip-ca", "lfu", 0.6): model(ids)``.
+    """Put a method's masks into a model.
+
+    ``with sparsify(model, "dip-ca", "lfu", 0.6, density=0.7) as sparse: model(ids)``
 
     Args:
         model: a causal language model of transformers, perhaps with adapters of peft.
@@ -205,7 +207,7 @@ class Sparse:
 
     def _keep(self, number: int, signal: str, source: Output) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self._outputs[number, signal] = output[..., source.part]
+            self._outputs[number, signal] = source.of(output)
 
         return hook
 
@@ -240,7 +242,7 @@ class Sparse:
         assert router is not None
 
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            return router.choose(output, lambda logits: self._chosen(number, i, logits))
+            return rerouted(router, output, self._chosen(number, i, router.of(output)))
 
         return hook
 
@@ -283,6 +285,33 @@ class Sparse:
         traffic = self.traffic
         kept = traffic.energy[traffic.measured].mean(axis=(0, 1))
         return dict(zip(traffic.groups, map(float, kept), strict=True))
+
+
+def rerouted(router: Router, output: Any, chosen: Tensor) -> Any:
+    """What a router puts out when other experts are chosen than it would choose.
+
+    Weights are those of the softmax of its own logits; where the router's own sum to 1, so do they.
+
+    Args:
+        output: of the router's module; chosen: bool[tokens, experts].
+    """
+    logits = router.of(output)
+    kept = logits.masked_fill(~chosen, -torch.inf)
+    if router.tensor:  # the block around it takes the best of what is left
+        return kept
+    if router.weights is None or router.indices is None or not router.softmax:
+        raise ModelError(
+            f"router {type(router.module).__name__}: its weights are no softmax of its logits, so "
+            "what they would be for other experts is not known; record a trace and replay it"
+        )
+    best, indices = kept.topk(int(chosen.sum(-1).max()), dim=-1)
+    weights = logits.float().softmax(-1).gather(-1, indices) * best.isfinite()
+    if router.normalised:
+        weights = weights / weights.sum(-1, keepdim=True)
+    parts = list(output)
+    parts[router.weights] = weights.to(parts[router.weights].dtype)
+    parts[router.indices] = indices.to(parts[router.indices].dtype)
+    return tuple(parts)
 
 
 def _fed(layer: Layer, signal: str) -> Sequence[nn.Module]:

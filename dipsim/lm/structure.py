@@ -94,6 +94,8 @@ class Structure:
     """The decoder layers of a model, in order."""
 
     layers: tuple[Layer, ...]
+    decoder: nn.Module
+    """What holds the layers: it is called once for every call of the model, by token ids."""
 
     @property
     def gated(self) -> bool:
@@ -139,7 +141,13 @@ def find_structure(model: nn.Module) -> Structure:
                 f"({brief(names or 'none', 300)}) none takes act(a) * b or act(a) of others"
             )
         layers.append(layer)
-    return Structure(tuple(layers))
+    first = seen[0][0]
+    decoder = next(at for at in model.modules() for held in at.children() if _holds(held, first))
+    return Structure(tuple(layers), decoder)
+
+
+def _holds(blocks: nn.Module, block: nn.Module) -> bool:
+    return isinstance(blocks, nn.ModuleList) and any(at is block for at in blocks)
 
 
 @dataclass(frozen=True)
