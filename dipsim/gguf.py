@@ -77,6 +77,8 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     kind: Kind
+    offset: int
+    """Where it begins, in bytes after the header."""
 
     @property
     def weights(self) -> int:
@@ -101,14 +103,39 @@ def read_gguf(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: no regular file, no GGUF, absurd counts, cut short, or no language model.
     """
+    values, tensors, _ = _opened(path)
+    return {**_geometry(path, values, tensors), **_storage(path, tensors)}
+
+
+def check_whole(path: Path) -> None:
+    """Check that a GGUF file holds all weights its header lists.
+
+    Raises:
+        ModelError: it is cut short, or its header is none (as `read_gguf`).
+    """
+    values, tensors, header = _opened(path)
+    align = values.get("general.alignment", 32)
+    if not isinstance(align, int) or align < 1:
+        raise ModelError(f"{path}: general.alignment is {str(align)[:40]}: not a number of bytes")
+    begin = -(-header // align) * align
+    end = max((begin + tensor.offset + int(tensor.bytes) for tensor in tensors), default=0)
+    size = os.stat(path).st_size
+    if size < end:
+        raise ModelError(
+            f"{path}: cut short: its weights end at byte {end}, the file at {size}; copy it again"
+        )
+
+
+def _opened(path: Path) -> tuple[dict[str, Any], list[Tensor], int]:
+    """Entries, tensors and length of a header in bytes."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ModelError(f"{path}: not a regular file; give a .gguf file")
         with open(path, "rb") as file:
             values, tensors = _Header(path, file).read()
+            return values, tensors, file.tell()
     except OSError as problem:
         raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
-    return {**_geometry(path, values, tensors), **_storage(path, tensors)}
 
 
 class _Header:
@@ -139,10 +166,10 @@ class _Header:
             raise ModelError(f"{self.path}: tensor {name[:80]!r} has {axes} axes, at most 4")
         shape = tuple(self._number("<Q") for _ in range(axes))
         kind = self._number("<I")
-        self._number("<Q")  # where it lies
+        offset = self._number("<Q")
         if kind not in _KINDS:
             raise ModelError(f"{self.path}: tensor {name[:80]!r} has the unknown type {kind}")
-        tensor = Tensor(name, shape, _KINDS[kind])
+        tensor = Tensor(name, shape, _KINDS[kind], offset)
         if not 0 < tensor.weights < 2**50:
             raise ModelError(f"{self.path}: tensor {name[:80]!r} has the shape {shape}")
         return tensor

@@ -61,15 +61,30 @@ def read_hf_config(path: Path) -> dict[str, Any]:
     """
     file = path / FILE if path.is_dir() else path
     config = files.read_json(file, ModelError)
+    return geometry_of(config, str(file), file.resolve().parent.name)
+
+
+def geometry_of(config: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+    """The geometry in the values of a config, as `load_model` takes it.
+
+    Args:
+        config: what `config.json` holds, or a transformers config's ``to_dict()``.
+        where: names the config in messages.
+        name: of the model, where the config names none.
+
+    Raises:
+        ModelError: an architecture that is not known.
+    """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _KEYS:
         raise ModelError(
-            f"{file}: model_type {str(kind)[:40]!r} is not known (known: {', '.join(_KEYS)}): "
+            f"{where}: model_type {str(kind)[:40]!r} is not known (known: {', '.join(_KEYS)}): "
             "write its geometry as YAML, see dipsim models NAME"
         )
-    name = config.get("_name_or_path") or file.resolve().parent.name
-    found = {"name": str(name)[:80], **_DEFAULTS.get(kind, {})}
+    found = {"name": str(config.get("_name_or_path") or name)[:80], **_DEFAULTS.get(kind, {})}
     found |= _found(config, {**_COMMON, **_KEYS[kind]})
+    if "experts_per_token" in found and "experts" not in found:  # qwen3_moe, since transformers 5
+        found |= _found(config, _MIXTRAL)
     used = config.get("use_sliding_window", not kind.startswith("qwen"))
     if not used or kind not in _WINDOWED:
         found.pop("window", None)

@@ -79,7 +79,7 @@ class TraceWriter:
         self._keys: set[str] = set()
         self._last_sequence = 0
         self._spools: dict[str, _Spool] = {}
-        self._shards = 0
+        self._shards = self._in_shards = 0
         try:
             parent = self.path.resolve().parent
             made = tempfile.mkdtemp(dir=parent, prefix=f".{self.path.name}.")
@@ -119,7 +119,11 @@ class TraceWriter:
             self._last_sequence = int(rows["sequence"][-1])
         full = sum(spool.bytes for spool in self._spools.values()) >= self._shard_bytes
         if full and not self._one_file:
-            self._end_shard()
+            try:
+                self._end_shard()
+            except OSError as problem:
+                raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
+            self._in_shards = self.tokens
 
     def close(self) -> None:
         """Give the trace its name.
@@ -144,6 +148,39 @@ class TraceWriter:
         except BaseException:
             self.abort()
             raise
+
+    def close_early(self) -> int:
+        """Give the trace its name with the tokens that are whole, after a block that was not: a
+        full disk, an interruption. Where there is no room to pack them, the last are dropped; of
+        sparse sets those of the unfinished shard are.
+
+        Returns:
+            How many tokens it has; 0: none could be kept, and there is no trace.
+        """
+        whole = min((spool.whole() for spool in self._spools.values()), default=0)
+        tries = (whole, whole * 3 // 4, whole // 2, whole // 4)
+        packed = next((tokens for tokens in tries if tokens and self._packed(tokens)), 0)
+        for spool in self._spools.values():
+            spool.path.unlink(missing_ok=True)
+        self._spools = {}
+        self.tokens = self._in_shards + packed
+        if self.tokens == 0:
+            self.abort()
+        else:
+            self.close()
+        return self.tokens
+
+    def _packed(self, tokens: int) -> bool:
+        """Whether the first ``tokens`` rows of every spool could be made a shard."""
+        if any(array.endswith(".indptr") for array in self._spools):
+            return False  # rows of a list of sets are not tokens
+        for spool in self._spools.values():
+            spool.cut(tokens)
+        try:
+            self._end_shard()
+        except OSError:
+            return False
+        return True
 
     def abort(self) -> None:
         """Drop everything that was appended."""
@@ -244,13 +281,15 @@ class TraceWriter:
         how = zipfile.ZIP_DEFLATED if self._one_file else zipfile.ZIP_STORED
         with files.whole_file(target) as handle, zipfile.ZipFile(handle, "w", how) as archive:
             for array, spool in self._spools.items():
-                spool.move_into(archive, array)
+                spool.copy_into(archive, array)
                 if array.endswith(".indptr"):
                     key = array.removesuffix(".indptr")
                     rows, layers, units = spool.rows - 1, *self._shapes[key]
                     shape = np.array([rows // layers, layers, units], np.int64)
                     _add(archive, f"{key}.shape", shape)
             _add(archive, "meta", np.asarray(json.dumps(self._full_meta())))
+        for spool in self._spools.values():
+            spool.path.unlink()
         self._spools = {}
         self._shards += 1
 
@@ -278,7 +317,7 @@ class _Spool:
         self.path, self.dtype, self.tail = path, dtype, tail
         self.rows = self.bytes = 0
         self.last = 0
-        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by move_into or abort
+        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by copy_into or abort
 
     def write(self, rows: Array) -> None:
         if self.path.name.endswith(".indptr.raw"):  # rows are lengths: keep where each list ends
@@ -290,7 +329,22 @@ class _Spool:
         self.rows += len(data)
         self.bytes += data.nbytes
 
-    def move_into(self, archive: zipfile.ZipFile, array: str) -> None:
+    def whole(self) -> int:
+        """How many rows are on disk, whatever was meant to be."""
+        with suppress(OSError):
+            self.file.close()
+        return self.path.stat().st_size // self._row_bytes
+
+    def cut(self, rows: int) -> None:
+        """Keep the first rows."""
+        os.truncate(self.path, rows * self._row_bytes)
+        self.rows = rows
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.tail, dtype=np.int64))
+
+    def copy_into(self, archive: zipfile.ZipFile, array: str) -> None:
         self.file.close()
         with (
             archive.open(_entry(array, archive.compression), "w", force_zip64=True) as out,
@@ -298,7 +352,6 @@ class _Spool:
         ):
             _write_header(out, self.dtype, (self.rows, *self.tail))
             shutil.copyfileobj(raw, out, _COPY)
-        self.path.unlink()
 
 
 def _entry(array: str, how: int) -> zipfile.ZipInfo:

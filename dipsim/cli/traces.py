@@ -93,7 +93,7 @@ def import_(
                 source, out, names=names, encodings=encodings, meta=meta, progress=progress
             )
         made = load_trace(Path(out))
-    _written(made, notes, as_json)
+    written(made, notes, as_json)
 
 
 @app.command()
@@ -122,7 +122,7 @@ def export(
             progress=progress,
         )
         made = load_trace(Path(out))
-    _written(made, lost, as_json)
+    written(made, lost, as_json)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def synth(
             iid=iid,
             progress=progress,
         )
-    _written(made, [], as_json)
+    written(made, [], as_json)
 
 
 def pairs_of(given: list[str] | None, option: str, example: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def pairs_of(given: list[str] | None, option: str, example: str) -> dict[str, An
     return {key: value for key, _, value in pairs}
 
 
-def _written(made: "Trace", notes: list[str], as_json: bool) -> None:
+def written(made: "Trace", notes: list[str], as_json: bool) -> None:
     """What was written, and what to do with it."""
     from dipsim.report import catalogue
 

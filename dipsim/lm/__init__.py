@@ -1,1 +1,82 @@
-"""Models in the loop (extra ``dipsim[torch]``): record, sparsify, judge, recover with LoRA."""
+"""Models in the loop (extra ``dipsim[torch]``): record, sparsify, judge, recover with LoRA.
+
+>>> from dipsim import lm
+>>> loaded = lm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
+>>> with lm.record(loaded.model, "t.npz"):
+...     loaded.model.generate(ids, max_new_tokens=64)
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dipsim.lm.load import Loaded, load
+    from dipsim.lm.perplexity import perplexity
+    from dipsim.lm.record import Recorder, record, record_arrays
+    from dipsim.lm.sparse import Sparse, sparsify
+    from dipsim.lm.structure import Structure, find_structure
+    from dipsim.lm.text import read_ids, windows_of
+
+__all__ = [
+    "Loaded",
+    "Recorder",
+    "Sparse",
+    "Structure",
+    "find_structure",
+    "load",
+    "perplexity",
+    "read_ids",
+    "record",
+    "record_arrays",
+    "sparsify",
+    "windows_of",
+]
+
+_HOMES = {
+    "Loaded": "load",
+    "Recorder": "record",
+    "Sparse": "sparse",
+    "Structure": "structure",
+    "find_structure": "structure",
+    "load": "load",
+    "perplexity": "perplexity",
+    "read_ids": "text",
+    "record": "record",
+    "record_arrays": "record",
+    "sparsify": "sparse",
+    "windows_of": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used; torch is loaded then, and not before.
+
+    Raises:
+        DipsimError: the extra is not installed.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dipsim.lm' has no attribute {name!r}")
+    from dipsim.lm.extra import need_torch
+
+    need_torch()
+    value = getattr(import_module(f"dipsim.lm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Lets a function win over the module of the same name, whoever imports that first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if _HOMES.get(name) == name and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -33,7 +33,8 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
     if found is None or found.dim() < 2:
         raise DipsimError("the model was called without input_ids or inputs_embeds")
     sequences, tokens = int(found.shape[0]), int(found.shape[1])
-    past = given.get("past_key_values")
+    caches = (value for value in (*args, *given.values()) if hasattr(value, "get_seq_length"))
+    past = next(caches, None)  # its name differs between versions
     follows = past is not None and int(past.get_seq_length()) > 0
     if past is not None and sequences > 1:
         raise DipsimError(

@@ -240,12 +240,12 @@ def _run(model: nn.Module) -> None:
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     rows, device = embedding.weight.shape[0], embedding.weight.device
     ids = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         model(input_ids=ids[None])
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout, which would spoil the comparisons."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -1,0 +1,143 @@
+"""The command that records a trace of a running model."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.output import Progress, say
+from dipsim.cli.traces import Encodings, Out, pairs_of, written
+from dipsim.errors import DipsimError
+
+if TYPE_CHECKING:
+    from dipsim.lm.load import Loaded
+
+
+@app.command()
+def record(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
+    out: Out,
+    prompt: Annotated[list[str] | None, typer.Option(help="to go on from; may repeat")] = None,
+    generate: Annotated[int, typer.Option(help="tokens after every prompt, at most", min=1)] = 64,
+    chat: Annotated[bool, typer.Option("--chat", help="prompts are a user's turns")] = False,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", min=0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    text: Annotated[str | None, typer.Option(help="a file to read instead, UTF-8")] = None,
+    window: Annotated[int, typer.Option(help="tokens of the text in a sequence")] = 512,
+    tokens: Annotated[int | None, typer.Option(help="of the text, at most", min=1)] = None,
+    signals: Annotated[
+        str | None, typer.Option(help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]")
+    ] = None,
+    encoding: Encodings = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="of the trace; kept in it")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record a trace of a model that goes on from prompts, or reads a text."""
+    from pathlib import Path
+
+    from dipsim.lm.extra import need_torch
+    from dipsim.trace import load_trace
+
+    if (text is None) == (not prompt):
+        raise DipsimError("give either --prompt, or --text with a file")
+    need_torch()
+    from dipsim import lm
+
+    meta: dict[str, Any] = {} if license_ is None else {"license": license_}
+    with Progress("recorded") as progress:
+        loaded = lm.load(model)
+        if prompt:
+            what = (
+                f"{len(prompt)} prompts, up to {generate} tokens each, temperature {temperature:g}"
+            )
+            calls = _answers(loaded, prompt, chat, generate, temperature, seed)
+        else:
+            assert text is not None, "asked for above"
+            what = f"a text, windows of {window} tokens"
+            calls = _windows(loaded, text, window, tokens)
+        meta["source"] = f"{loaded.name}: {what}"
+        if loaded.geometry is not None:
+            meta["model"] = loaded.geometry
+        recorder = lm.record(
+            loaded.model,
+            out,
+            signals=None if signals is None else tuple(signals.split(",")),
+            encodings=pairs_of(encoding, "--encoding", "glu=log8"),
+            meta=meta,
+        )
+        try:
+            with recorder:
+                for done, total in calls:
+                    progress(done, total)
+        except KeyboardInterrupt as stop:
+            for note in getattr(stop, "__notes__", []):
+                say(note)
+            raise
+        made = load_trace(Path(out))
+    notes = [] if loaded.geometry is not None else ["the trace names no model: run with --model"]
+    written(made, notes, as_json)
+
+
+def _answers(
+    loaded: "Loaded",
+    prompts: list[str],
+    chat: bool,
+    generate: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[tuple[int, int]]:
+    """Go on from every prompt; yields the tokens done, and in all."""
+    import torch
+
+    given = [_prompt_ids(loaded, prompt, chat) for prompt in prompts]
+    total = sum(len(ids) + generate for ids in given)
+    done = 0
+    torch.manual_seed(seed)
+    how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:  # of the whole distribution
+        how = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+    for ids in given:
+        row = torch.tensor([ids])
+        loaded.model.generate(  # the last token is put out, never taken in: one more than recorded
+            row,
+            attention_mask=torch.ones_like(row),
+            max_new_tokens=generate + 1,
+            pad_token_id=0,
+            **how,
+        )
+        done += len(ids) + generate
+        yield done, total
+
+
+def _prompt_ids(loaded: "Loaded", prompt: str, chat: bool) -> list[int]:
+    tokenizer = loaded.tokenizer
+    if chat and not tokenizer.chat_template:
+        raise DipsimError(f"{loaded.path}: has no chat template: leave --chat out")
+    if chat:
+        turns = [{"role": "user", "content": prompt}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not chat)["input_ids"]
+    if not ids:
+        raise DipsimError("--prompt '': give some text to go on from")
+    return ids
+
+
+def _windows(
+    loaded: "Loaded", text: str, window: int, tokens: int | None
+) -> Iterator[tuple[int, int]]:
+    """Read a text; yields the tokens done, and in all."""
+    import torch
+
+    from dipsim.lm.text import read_ids, windows_of
+
+    windows = windows_of(read_ids(text, loaded.tokenizer), window, tokens, text)
+    longest = (loaded.geometry or {}).get("context")
+    if longest is not None and window > longest:
+        raise DipsimError(f"--window {window}: this model reads at most {longest} tokens")
+    with torch.no_grad():
+        for at, ids in enumerate(windows):
+            loaded.model(torch.from_numpy(ids)[None])
+            yield (at + 1) * window, windows.size

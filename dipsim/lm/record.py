@@ -1,0 +1,289 @@
+"""Traces of a running model: hooks on its modules, streamed to disk call by call."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dipsim.encoding import Encoding
+from dipsim.errors import DipsimError, TraceError
+from dipsim.lm.calls import Call, call_of
+from dipsim.lm.load import geometry_of
+from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
+from dipsim.signal import SIGNALS
+from dipsim.trace import DECODE, PREFILL
+from dipsim.writer import TraceWriter
+
+ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
+"""What a recording may be stored in; its signals hold scores."""
+_LARGEST_HALF = float(torch.finfo(torch.float16).max)
+
+
+def record(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    signals: Sequence[str] | None = None,
+    encodings: Mapping[str, Encoding] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> "Recorder":
+    """Record what a model does while the with-block runs.
+
+    ``with record(model, "t.npz"): model.generate(ids, max_new_tokens=64)``. Every call without a KV
+    cache, and every prompt, is a sequence; rows of a batch are sequences one after another. What is
+    given several tokens at a time with a cache (a prompt, by ``generate``) is prefill, all other
+    tokens are decode.
+
+    Args:
+        model: a causal language model of transformers, peft's layers in it or not.
+        path: a `.npz` file, which is replaced, or a new folder of shards.
+        signals: some of mlp_input, gate, up, glu, attn_input, attn_output, expert. Default:
+            mlp_input and glu, of a mixture of experts expert.
+        encodings: per signal float16 (default), float32 or log8.
+        meta: kept in the trace, e.g. ``source`` and ``license``; ``model`` in place of the
+            geometry that the model's config says.
+
+    Raises:
+        DipsimError: an unknown architecture, a signal it has not, a path that cannot be written;
+            in the with-block a full disk. Whatever ends the with-block, what was recorded until
+            then is kept, and the error says so.
+    """
+    structure = find_structure(model)
+    names = _wanted(structure, signals)
+    chosen = _encodings(names, encodings)
+    found: dict[str, Any] = {}
+    kind = getattr(getattr(model, "config", None), "model_type", "model")
+    if (geometry := geometry_of(model, str(kind))) is not None:
+        found["model"] = geometry
+    if structure.moe:
+        found["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
+    return Recorder(
+        structure, chosen, TraceWriter(path, meta={**found, **(meta or {})}, encodings=chosen)
+    )
+
+
+def record_arrays(
+    model: nn.Module,
+    ids: Tensor | Sequence[int],
+    signals: Sequence[str] | None = None,
+    structure: Structure | None = None,
+) -> dict[str, Any]:
+    """The trace of one call in memory, as `load_trace` takes it; for short texts.
+
+    Args:
+        ids: int64[tokens] or [sequences, tokens].
+        signals: as for `record`; float32[tokens, layers, units] each.
+        structure: what `find_structure` says of the model, where that is known.
+    """
+    structure = structure or find_structure(model)
+    names = _wanted(structure, signals)
+    blocks: list[dict[str, Any]] = []
+    taps = _Taps(structure, dict.fromkeys(names, torch.float32), blocks.append)
+    rows = torch.as_tensor(ids, device=next(model.parameters()).device)
+    try:
+        with evaluating(model), torch.no_grad():
+            model(input_ids=rows.reshape(-1, rows.shape[-1]))
+    finally:
+        taps.remove()
+    meta: dict[str, Any] = {}
+    if (geometry := geometry_of(model)) is not None:
+        meta["model"] = geometry
+    if structure.moe:
+        meta["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
+    return {**blocks[0], "meta": meta}
+
+
+class Recorder:
+    """A trace in the making; see `record`."""
+
+    def __init__(
+        self, structure: Structure, encodings: Mapping[str, Encoding], writer: TraceWriter
+    ) -> None:
+        self.path = writer.path
+        self._structure, self._encodings, self._writer = structure, encodings, writer
+        self._taps: _Taps | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Recorded so far."""
+        return self._writer.tokens
+
+    def __enter__(self) -> Self:
+        halves = (torch.float16, torch.float32)
+        stored = {name: halves[said != "float16"] for name, said in self._encodings.items()}
+        self._taps = _Taps(self._structure, stored, self._writer.append)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        assert self._taps is not None, "entered"
+        self._taps.remove()
+        if problem is None and self.tokens == 0:
+            self._writer.abort()
+            raise TraceError(f"{self.path}: the model was not called, so no trace is written")
+        given = self.tokens
+        kept = self._writer.close_early()
+        if problem is None and kept == given:
+            return
+        said = f"the first {kept} tokens are kept in {self.path}" if kept else "nothing is kept"
+        if problem is None:
+            raise TraceError(f"{self.path}: the disk is full; {said}")
+        if kept and isinstance(problem, DipsimError):
+            raise type(problem)(f"{problem}; {said}") from None
+        if kept:
+            problem.add_note(said)
+
+
+class _Tap(NamedTuple):
+    """Where a signal of a layer is: in what a module is given, or in what it puts out."""
+
+    module: nn.Module
+    given: bool
+    read: Callable[[Any], Tensor]
+
+
+class _Taps:
+    """Hooks that hand over the signals and marks of every call of the model as one block."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        stored: Mapping[str, torch.dtype],
+        take: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._stored, self._take = stored, take
+        self._rows: dict[str, list[NDArray[Any] | None]] = {}
+        self._layers = len(structure.layers)
+        self._call: Call | None = None
+        self._sequence = -1
+        decoder = structure.decoder
+        self._hooks = [
+            decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            decoder.register_forward_hook(self._end),
+        ]
+        for at, layer in enumerate(structure.layers):
+            for signal in stored:
+                self._put_in(at, signal, _tap(layer, signal))
+
+    def remove(self) -> None:
+        """Leave the model as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _put_in(self, at: int, signal: str, tap: _Tap | None) -> None:
+        assert tap is not None, "_wanted asks for it"
+
+        def keep(values: Any) -> None:
+            self._rows[signal][at] = self._kept(signal, tap.read(values))
+
+        if tap.given:
+            hook = tap.module.register_forward_pre_hook(
+                lambda module, args, given: keep((*args, *given.values())[0]), with_kwargs=True
+            )
+        else:
+            hook = tap.module.register_forward_hook(lambda module, args, output: keep(output))
+        self._hooks.append(hook)
+
+    def _kept(self, signal: str, values: Tensor) -> NDArray[Any]:
+        """[rows, units] in the type that is stored, in the memory of the CPU."""
+        values = values.detach().reshape(-1, values.shape[-1]).float()
+        values = values if signal == "expert" else values.abs()
+        dtype = self._stored[signal]
+        if dtype == torch.float16 and float(values.abs().max()) > _LARGEST_HALF:
+            raise TraceError(
+                f"signal {signal} goes above 65504, the most float16 holds: "
+                f"--encoding {signal}=float32"
+            )
+        found: NDArray[Any] = values.to(dtype).cpu().numpy()
+        return found
+
+    def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        self._call = call_of(args, given)
+        self._rows = {signal: [None] * self._layers for signal in self._stored}
+
+    def _end(self, decoder: nn.Module, args: Any, output: Any) -> None:
+        call, rows = self._call, self._rows
+        assert call is not None, "begun"
+        block: dict[str, Any] = {}
+        for signal, layers in rows.items():
+            shapes = {None if layer is None else layer.shape for layer in layers}
+            if len(shapes) > 1 or None in shapes:
+                raise TraceError(
+                    f"signal {signal} differs in width between layers, or not all ran: "
+                    "a trace holds one width; record other signals"
+                )
+            block[signal] = np.stack(layers, axis=1)  # type: ignore[arg-type]
+        first = max(self._sequence, 0) if call.follows else self._sequence + 1
+        numbers = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
+        block["sequence"] = numbers
+        block["phase"] = np.full(len(numbers), PREFILL if call.prompt else DECODE, np.uint8)
+        if call.ids is not None:
+            block["token_id"] = call.ids.reshape(-1).cpu().numpy().astype(np.int32)
+        self._take(block)
+        self._sequence = int(numbers[-1])
+
+
+def _tap(layer: Layer, signal: str) -> _Tap | None:
+    """Where a layer has a signal; None: nowhere."""
+    if signal == "expert":
+        return None if layer.router is None else _Tap(layer.router.module, False, layer.router.of)
+    if signal in ("gate", "up"):
+        output = layer.gate if signal == "gate" else layer.up
+        return (
+            None if output is None else _Tap(output.module, False, _scored(output, layer, signal))
+        )
+    fed = {
+        "mlp_input": layer.mlp_input[:1],
+        "glu": () if layer.down is None else (layer.down,),
+        "attn_input": layer.attn_input[:1],
+        "attn_output": () if layer.attn_output is None else (layer.attn_output,),
+    }[signal]
+    return _Tap(fed[0], True, lambda x: x) if fed else None
+
+
+def _scored(output: Output, layer: Layer, signal: str) -> Callable[[Tensor], Tensor]:
+    act = layer.act if signal == "gate" else None
+    return lambda y: output.of(y) if act is None else act(output.of(y))
+
+
+def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, ...]:
+    """The signals to record, checked.
+
+    Raises:
+        TraceError: one that is unknown, or that a layer has not.
+    """
+    usual = ("expert",) if structure.moe else ("mlp_input", "glu")
+    names = tuple(dict.fromkeys(signals if signals is not None else usual))
+    if not names:
+        raise TraceError(f"no signal to record: name some of {', '.join(SIGNALS)}")
+    for name in names:
+        if name not in SIGNALS:
+            raise TraceError(f"signal {name!r} is not known: record some of {', '.join(SIGNALS)}")
+        without = [at for at, layer in enumerate(structure.layers) if _tap(layer, name) is None]
+        if without:
+            has = [at for at in SIGNALS if all(_tap(layer, at) for layer in structure.layers)]
+            raise TraceError(
+                f"signal {name} is not in layer {without[0]} of this model, and a trace holds all "
+                f"layers: record some of {', '.join(has) or 'nothing'}"
+            )
+    return names
+
+
+def _encodings(names: Sequence[str], given: Mapping[str, Encoding] | None) -> dict[str, Encoding]:
+    for name, encoding in (given or {}).items():
+        allowed = ENCODINGS[:2] if name == "expert" else ENCODINGS
+        if name not in names or encoding not in allowed:
+            raise TraceError(
+                f"encoding {name}={encoding}: write SIGNAL=ENCODING with one of "
+                f"{', '.join(names)} and one of {', '.join(allowed)}"
+            )
+    return {name: (given or {}).get(name, "float16") for name in names}
