@@ -27,7 +27,7 @@ from dipsim.hardware import Profile
 from dipsim.lm.calls import call_of
 from dipsim.lm.live import Live
 from dipsim.lm.record import record_arrays
-from dipsim.lm.structure import Layer, Output, Structure, find_structure
+from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
 from dipsim.methods import BUILTIN
 from dipsim.model import Model
 from dipsim.policies import Policy
