@@ -1,6 +1,6 @@
 """A hook for lm-evaluation-harness: its tasks, on a model whose masks are in.
 
-``with sparsify(model, "dip", density=0.7): simple_evaluate(harness(model, tokenizer), tasks=[...])``
+``with sparsify(model, "dip", density=0.7): simple_evaluate(harness(model, tok), tasks=[...])``
 """
 
 from importlib.util import find_spec
