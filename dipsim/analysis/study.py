@@ -207,8 +207,8 @@ def served(trace: Trace, method: str) -> bool:
     if method in ("dense", "recorded", "moe"):
         return True
     scored = {signal.name for signal in trace.signals.values() if signal.scored}
-    wants = set(BUILTIN[method].signals.split(", "))
-    return bool(wants & scored) if "..." in wants else wants <= scored
+    wants = set(BUILTIN[method].signals)
+    return bool(wants & scored) if method == "teal" else wants <= scored
 
 
 def run_study(

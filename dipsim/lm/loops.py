@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from dipsim.encoding import Encoding
 from dipsim.lm.live import Live
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.record import record
@@ -21,7 +22,7 @@ from dipsim.result import Result
 from dipsim.simulate import run_all
 from dipsim.trace import Trace, load_trace
 
-_ENCODING = "float16"
+_ENCODING: Encoding = "float16"
 
 
 @contextmanager

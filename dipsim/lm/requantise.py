@@ -60,10 +60,11 @@ def by_column(weight: Tensor, bits: int, group: int) -> Tensor:
     Args:
         weight: float[outputs, inputs]; outputs a multiple of ``group``.
     """
-    blocks = weight.float().unflatten(0, (-1, group))
+    blocks = weight.float().reshape(-1, group, weight.shape[1])
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = ((high - low) / (2**bits - 1)).half().float()
     offset = low.half().float()
     steps = ((blocks - offset) / scale.clamp_min(torch.finfo(torch.float32).tiny)).round()
-    rounded = steps.clamp(0, 2**bits - 1) * scale + offset
-    return rounded.flatten(0, 1).to(weight.dtype)
+    rounded: Tensor = steps.clamp(0, 2**bits - 1) * scale + offset
+    flat: Tensor = rounded.flatten(0, 1)
+    return flat.to(weight.dtype)
