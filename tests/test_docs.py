@@ -46,6 +46,7 @@ LONG = (
     "docs/layout.md",
     "docs/methods.md",
     "docs/policies.md",
+    "docs/recording.md",
     "docs/searching.md",
     "docs/studies.md",
     "docs/time.md",

@@ -10,6 +10,7 @@ import pytest
 from hostile import read_or_refused
 
 from dipsim.errors import ModelError
+from dipsim.gguf import check_whole
 from dipsim.model import load_model
 
 F32, F16, Q4_0, Q4_K, Q6_K = 0, 1, 2, 12, 14
@@ -187,6 +188,15 @@ def test_cut_anywhere_it_is_refused(tmp_path: Path) -> None:
     data = header()
     for length in range(0, len(data), 7):
         assert re.search("cut short|more than the file can hold", refusal(tmp_path, data[:length]))
+
+
+def test_weights_that_are_cut_short_are_noticed(tmp_path: Path) -> None:
+    head = header()
+    data = -(-len(head) // 32) * 32 + 256 * 1000 // 32 * 18  # the largest tensor, q4_0, begins at 0
+    check_whole(saved(tmp_path, head.ljust(data, b"x")))
+    short = saved(tmp_path, head.ljust(data - 1, b"x"))
+    with pytest.raises(ModelError, match=f"cut short: its weights end at byte {data}, the file at"):
+        check_whole(short)
 
 
 def test_a_fifo_and_a_folder_are_refused(tmp_path: Path) -> None:

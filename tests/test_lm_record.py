@@ -378,6 +378,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert said in str(failed.exception)
 
 
+def test_without_the_extra_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from dipsim.cli import app
+
+    monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
+    failed = CliRunner().invoke(app, ["record", "m", str(tmp_path / "t.npz"), "--prompt", "x"])
+    assert isinstance(failed.exception, DipsimError)
+    assert "pip install 'dipsim[torch]'" in str(failed.exception)
+
+
 # The real model
 
 
@@ -397,8 +410,8 @@ PROMPT = "Explain how a computer keeps frequently used data close to the process
 
 @pytest.mark.slow
 def test_the_shipped_trace_is_what_the_model_does(tmp_path: Path) -> None:
-    """Its first sequence answers this prompt; log8 holds a score to 6 % (half a step of 1/20 of an
-    octave is 1.75 %, and its largest is float32)."""
+    """Its first sequence answers this prompt; a step of log8 is 1/20 of an octave, so that
+    it holds a score to 1.75 %."""
     loaded = lm.load(smollm())
     shipped = load_trace(CHAT)
     turns = [{"role": "user", "content": PROMPT}]
