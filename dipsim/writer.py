@@ -326,6 +326,7 @@ class _Spool:
             rows = np.concatenate([[0], ends]) if self.rows == 0 else ends
         data = np.ascontiguousarray(rows, self.dtype)
         self.file.write(data.tobytes())
+        self.file.flush()  # small rows too: on a full disk they must be there already
         self.rows += len(data)
         self.bytes += data.nbytes
 

@@ -215,10 +215,8 @@ class FullDisk:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def full_write(spool: Any, rows: Any) -> None:
-            spool.file.flush()
             check(rows.nbytes)
             write(spool, rows)
-            spool.file.flush()
 
         def full_copy(spool: Any, archive: Any, array: str) -> None:
             check(spool.path.stat().st_size)
