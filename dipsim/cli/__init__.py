@@ -10,7 +10,8 @@ from dipsim.errors import DipsimError
 
 # The help lists the commands in this order.
 # isort: off
-from dipsim.cli import run, compare, search, study, iobench, validate, traces, record, catalogue  # noqa: F401
+from dipsim.cli import run, compare, search, study, iobench, validate, traces  # noqa: F401
+from dipsim.cli import record, evaluate, catalogue  # noqa: F401
 # isort: on
 
 

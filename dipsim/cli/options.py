@@ -113,7 +113,7 @@ def takes(*groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[.
         def called(**given: Any) -> None:
             for name in _PAIRS:
                 if name in shared:
-                    given[name] = _pairs(given[name], f"--{name.replace('_', '-')}")
+                    given[name] = pairs(given[name], f"--{name.replace('_', '-')}")
             command(**given)
 
         hints = get_type_hints(command, include_extras=True)
@@ -133,7 +133,7 @@ def takes(*groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[.
     return decorate
 
 
-def _pairs(text: str | None, option: str) -> Any:
+def pairs(text: str | None, option: str) -> Any:
     """``"a=.5,b=.2"`` -> {"a": 0.5, "b": 0.2}; a gamma of ``".5"`` holds for every group."""
     if text is None:
         return None

@@ -12,7 +12,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dipsim.lm.evaluate import evaluate
+    from dipsim.lm.harness import harness
     from dipsim.lm.load import Loaded, load
+    from dipsim.lm.loops import dense_trace, open_loop
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
     from dipsim.lm.sparse import Sparse, sparsify
@@ -24,8 +27,12 @@ __all__ = [
     "Recorder",
     "Sparse",
     "Structure",
+    "dense_trace",
+    "evaluate",
     "find_structure",
+    "harness",
     "load",
+    "open_loop",
     "perplexity",
     "read_ids",
     "record",
@@ -39,8 +46,12 @@ _HOMES = {
     "Recorder": "record",
     "Sparse": "sparse",
     "Structure": "structure",
+    "dense_trace": "loops",
+    "evaluate": "evaluate",
     "find_structure": "structure",
+    "harness": "harness",
     "load": "load",
+    "open_loop": "loops",
     "perplexity": "perplexity",
     "read_ids": "text",
     "record": "record",

@@ -1,0 +1,216 @@
+"""The command that judges a model under methods."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.options import Csv, Override, Plot, ProfileOption, pairs
+from dipsim.cli.output import print_json, say, show
+from dipsim.errors import DipsimError
+
+_OF_GAMMA = "of dip-ca: a number, or mlp_input=.5,glu=.2; may repeat"
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
+    text: Annotated[str, typer.Option(help="a file to judge on, UTF-8")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="see dipsim methods; may repeat [dip]")
+    ] = None,
+    density: Annotated[
+        list[float] | None, typer.Option(help="share of MLP weights kept; may repeat [0.7]")
+    ] = None,
+    gamma: Annotated[list[str] | None, typer.Option(help=_OF_GAMMA)] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="of dip: authors or equal; may repeat")
+    ] = None,
+    selection: Annotated[str | None, typer.Option(help="top-k or threshold")] = None,
+    masking: Annotated[list[str] | None, typer.Option(help="of dip-ca; may repeat")] = None,
+    recall: Annotated[float | None, typer.Option(help="of predictor")] = None,
+    routing: Annotated[list[str] | None, typer.Option(help="of moe; may repeat")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="see dipsim policies; may repeat [lfu]")
+    ] = None,
+    cache_fraction: Annotated[
+        list[float] | None, typer.Option(help="share of the units cached; may repeat [0.5]")
+    ] = None,
+    dram: Annotated[
+        list[str] | None, typer.Option(help="for weights and KV: 50% of the model; may repeat")
+    ] = None,
+    profile: ProfileOption = None,
+    override: Override = None,
+    window: Annotated[int, typer.Option(help="tokens of a sequence")] = 512,
+    tokens: Annotated[int | None, typer.Option(help="judged, at most [all]", min=1)] = None,
+    calibrate_tokens: Annotated[
+        str | None, typer.Option(help="tokens A:B of the text for thresholds; not judged")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="a folder that dipsim lora wrote")] = None,
+    requantise: Annotated[
+        str | None, typer.Option(help="MLP weights by column first: BITS:GROUP, e.g. 4:32")
+    ] = None,
+    both_loops: Annotated[
+        bool, typer.Option("--open-loop", help="replay a trace of the dense model beside")
+    ] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="write a calibration for dipsim search: a .json file")
+    ] = None,
+    geometry: Annotated[
+        str | None, typer.Option(help="sizes of a model dipsim does not know, as run --model")
+    ] = None,
+    plot: Plot = None,
+    csv: Csv = None,
+    as_json: Json = False,
+) -> None:
+    """Judge MODEL on a text, in closed loop: perplexity, hits, bytes, and on a device tokens/s."""
+    from dipsim.lm.extra import need_torch
+    from dipsim.report import files
+
+    picture, sheet = files.check_plot(plot), files.check_csv(csv)
+    target = files.check_text("--calibration", calibration, ".json")
+    if dram and cache_fraction:
+        raise DipsimError("give either --dram or --cache-fraction, not both")
+    if dram and profile is None:
+        raise DipsimError("--dram is of a device: add --profile")
+    bits = _bits(requantise)
+    need_torch()
+    from dipsim.analysis.evaluation import calibration_of, grid
+    from dipsim.cli.run import load_device
+    from dipsim.files import whole_file
+    from dipsim.report import evaluation
+
+    device = None if profile is None else load_device(profile, override)
+    loaded = _loaded(model, geometry, adapter)
+    windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
+    cells = grid(
+        method or ["dip"],
+        {
+            "density": density or [],
+            "split": split or [],
+            "selection": [selection] if selection else [],
+            "gamma": [pairs(at, "--gamma") for at in gamma or []],
+            "masking": masking or [],
+            "recall": [] if recall is None else [recall],
+            "routing": routing or [],
+            "policy": policy or [],
+            "cache_fraction": cache_fraction or ([] if dram or device else [0.5]),
+            "dram": dram or [],
+        },
+    )
+    found = _run(loaded, windows, cells, device, calibrate, both_loops, bits)
+    if target is not None:
+        made = calibration_of(found)
+        with whole_file(target) as handle:
+            handle.write(json.dumps(made, indent=1).encode())
+    if sheet is not None:
+        evaluation.write_csv(found, sheet)
+    if picture is not None:
+        evaluation.plot(found, picture)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show(evaluation.render(found))
+
+
+def _bits(said: str | None) -> tuple[int, int] | None:
+    """``"4:32"`` -> bits and group."""
+    if said is None:
+        return None
+    bits, colon, group = said.partition(":")
+    if not (colon and bits.isdecimal() and group.isdecimal() and 1 <= int(bits) <= 8):
+        raise DipsimError(f"--requantise {said!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
+    if not 1 <= int(group) <= 2**16:
+        raise DipsimError(f"--requantise {said!r}: a group has 1 to 65536 weights")
+    return int(bits), int(group)
+
+
+def _loaded(model: str, geometry: str | None, adapter: str | None) -> Any:
+    from dataclasses import replace
+
+    from dipsim.lm.load import load
+    from dipsim.model import load_model
+
+    loaded = load(model)
+    if geometry is not None:
+        sizes = load_model(geometry).model_dump(mode="json", exclude_unset=True)
+        loaded = replace(loaded, geometry=sizes)
+    if adapter is not None:
+        from dipsim.lm.lora import load_adapter
+
+        loaded = replace(loaded, model=load_adapter(loaded.model, adapter))
+    return loaded
+
+
+def _judged(
+    loaded: Any, text: str, window: int, tokens: int | None, calibrate: str | None
+) -> tuple[Any, Any]:
+    """The windows that are judged, and the tokens that are calibrated on."""
+    import numpy as np
+
+    from dipsim.lm.text import read_ids, windows_of
+
+    ids = read_ids(text, loaded.tokenizer)
+    apart = None
+    if calibrate is not None:
+        start, stop = _rows(calibrate, len(ids))
+        apart, ids = ids[start:stop], np.concatenate([ids[:start], ids[stop:]])
+    return windows_of(ids, window, tokens, text), apart
+
+
+def _rows(said: str, tokens: int) -> tuple[int, int]:
+    first, colon, last = said.partition(":")
+    try:
+        start, stop = int(first or 0), int(last or tokens)
+    except ValueError:
+        start, stop = 0, -1
+    if not colon or not 0 <= start < stop <= tokens:
+        raise DipsimError(f"--calibrate-tokens {said}: write A:B within the text's {tokens} tokens")
+    return start, stop
+
+
+def _run(
+    loaded: Any,
+    windows: Any,
+    cells: Any,
+    device: Any,
+    calibrate: Any,
+    both_loops: bool,
+    bits: tuple[int, int] | None,
+) -> Any:
+    from contextlib import nullcontext
+
+    from dipsim.lm.evaluate import evaluate as judge
+    from dipsim.lm.perplexity import perplexity
+    from dipsim.lm.requantise import requantised
+    from dipsim.lm.structure import find_structure
+
+    total = len(cells) + 1
+    count = 0
+
+    def done(row: Any) -> None:
+        nonlocal count
+        count += 1
+        say(f"judged {count} of {total}: {row.method}")
+
+    stored: Any = nullcontext()
+    if bits is not None:
+        before = perplexity(loaded.model, windows).value
+        stored = requantised(find_structure(loaded.model), *bits)
+    with stored:
+        found = judge(
+            loaded,
+            windows,
+            cells,
+            profile=device,
+            calibrate=calibrate,
+            both_loops=both_loops,
+            done=done,
+        )
+    if bits is not None:
+        say(
+            f"MLP weights in {bits[0]} bits by column, groups of {bits[1]}: the dense model's "
+            f"perplexity goes from {before:.4g} to {found.dense:.4g}"
+        )
+    return found

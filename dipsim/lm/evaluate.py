@@ -1,0 +1,140 @@
+"""Judging a model on a text under methods: perplexity, what was used, what the caches did."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.analysis.evaluation import Evaluation, Row
+from dipsim.errors import DipsimError, ModelError
+from dipsim.hardware import Profile
+from dipsim.lm.load import Loaded
+from dipsim.lm.loops import dense_trace, open_loop
+from dipsim.lm.perplexity import perplexity
+from dipsim.lm.sparse import Sparse, sparsify
+from dipsim.methods import BUILTIN
+from dipsim.trace import Trace
+
+Cell = tuple[str, Mapping[str, Any]]
+"""A method, and its settings."""
+
+
+def evaluate(
+    loaded: Loaded,
+    windows: NDArray[np.int64],
+    cells: Sequence[Cell],
+    *,
+    profile: Profile | None = None,
+    calibrate: NDArray[np.int64] | None = None,
+    both_loops: bool = False,
+    done: Callable[[Row], None] | None = None,
+) -> Evaluation:
+    """Judge the dense model, then every cell, on the same windows.
+
+    Args:
+        windows: int64[n, window] token ids.
+        cells: methods with the settings of `sparsify`.
+        profile: the device that is timed; None for none.
+        calibrate: int64[n] token ids that are not judged, for methods with thresholds.
+        both_loops: replay every cell on a trace of the dense model too.
+        done: called with every row as it is there.
+
+    Raises:
+        DipsimError: a model or a device nothing can be said of; what only concerns a cell is the
+            ``reason`` of its row.
+    """
+    rows = [_dense(loaded, windows, profile, done)]
+    with ExitStack() as stack:
+        trace = None
+        if both_loops:
+            signals = dict.fromkeys(name for method, _ in cells for name in _signals(method))
+            if signals:
+                trace = stack.enter_context(dense_trace(loaded.model, windows, list(signals)))
+        for method, settings in cells:
+            if method == "dense" and not settings:
+                continue
+            row = _judged(loaded, windows, method, settings, profile, calibrate, trace)
+            rows.append(row)
+            if done is not None:
+                done(row)
+    return Evaluation(
+        model=loaded.name,
+        tokens=windows.size,
+        window=windows.shape[1],
+        device=None if profile is None else profile.name,
+        rows=tuple(rows),
+    )
+
+
+def _signals(method: str) -> tuple[str, ...]:
+    return BUILTIN[method].signals if method in BUILTIN else ()
+
+
+def _dense(
+    loaded: Loaded,
+    windows: NDArray[np.int64],
+    profile: Profile | None,
+    done: Callable[[Row], None] | None,
+) -> Row:
+    if loaded.geometry is None:
+        raise ModelError(
+            f"{loaded.name}: its architecture's sizes are not known to dipsim: give --geometry"
+        )
+    found = perplexity(loaded.model, windows)
+    row = Row("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
+    if done is not None:
+        done(row)
+    return row
+
+
+def _judged(
+    loaded: Loaded,
+    windows: NDArray[np.int64],
+    method: str,
+    settings: Mapping[str, Any],
+    profile: Profile | None,
+    calibrate: NDArray[np.int64] | None,
+    trace: Trace | None,
+) -> Row:
+    """One cell; a reason in place of figures where its settings make no sense."""
+    more = dict(settings)
+    try:
+        sparse = sparsify(
+            loaded.model,
+            method,
+            more.pop("policy", "lfu"),
+            profile=profile,
+            geometry=loaded.geometry,
+            calibrate=None if calibrate is None else calibrate.tolist(),
+            context=windows.shape[1],
+            **more,
+        )
+    except DipsimError as problem:
+        return Row(method, settings, reason=str(problem))
+    with sparse:
+        found = perplexity(loaded.model, windows)
+    result = sparse.live.result()
+    timed = profile is not None
+    return Row(
+        method,
+        settings,
+        perplexity=found.value,
+        loss=found.loss,
+        density=sparse.density,
+        hit_rate=result.hit_rate,
+        energy_kept=sparse.energy_kept,
+        flash_useful_bytes_per_token=result.flash_useful_bytes_per_token,
+        tokens_per_second=result.tokens_per_second if timed else None,
+        open_loop=None if trace is None else _open(sparse, trace, timed),
+    )
+
+
+def _open(sparse: Sparse, trace: Trace, timed: bool) -> dict[str, float]:
+    result = open_loop(sparse.live, trace)
+    made = {
+        "hit_rate": result.hit_rate,
+        "flash_useful_bytes_per_token": result.flash_useful_bytes_per_token,
+    }
+    return {**made, "tokens_per_second": result.tokens_per_second} if timed else made

@@ -1,0 +1,165 @@
+"""What `dipsim eval` prints: methods judged on a text, and where it pays to be."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dipsim.analysis.evaluation import LOSSES, Evaluation, Row, best_rates, frontier
+from dipsim.errors import printable
+from dipsim.report.files import check_series, write_flat
+from dipsim.report.plots import COLOURS, MARKERS, picture
+from dipsim.report.terminal import table
+from dipsim.units import BYTES
+
+
+def render(found: Evaluation) -> RenderableType:
+    """The rows, the reasons of those without figures, and with a device the best rates."""
+    where = "" if found.device is None else f", on {found.device}"
+    title = f"{found.model}: {found.tokens} tokens in windows of {found.window}{where}"
+    parts: list[RenderableType] = [Text(printable(title), style="bold"), _rows(found)]
+    parts += [
+        Text(f"{_name(row)}: {printable(row.reason)}", style="dim")
+        for row in found.rows
+        if row.reason is not None
+    ]
+    if found.device is not None:
+        parts += [Text(), _best(found)]
+    note = "closed loop: masks act while the model runs. kept: energy of each stage's scores."
+    if found.device is not None:
+        note += " *: no other row is both faster and better."
+    parts.append(Text(note, style="dim"))
+    return Group(*parts)
+
+
+def _rows(found: Evaluation) -> Table:
+    timed = found.device is not None
+    both = any(row.open_loop for row in found.rows)
+    columns = ["method", "asked", "used", "perplexity", "to dense", "kept", "hits"]
+    columns += ["hits, open"] * both + ["flash/token"] + ["flash, open"] * both + ["tok/s"] * timed
+    made = table(*columns, right=tuple(range(2, len(columns))))
+    best = frontier(found.rows) if timed else []
+    for i, row in enumerate(found.rows):
+        if row.perplexity is None:
+            continue
+        opened = row.open_loop or {}
+        cells = [
+            row.method,
+            _asked(row),
+            _show(row.density, "{:.3f}"),
+            f"{row.perplexity:.2f}",
+            f"{row.perplexity - found.dense:+.2f}",
+            "/".join(f"{share:.3f}" for share in row.energy_kept.values()) or "-",
+            _show(row.hit_rate, "{:.1%}"),
+        ]
+        cells += [_show(opened.get("hit_rate"), "{:.1%}")] * both
+        cells.append(_bytes(row.flash_useful_bytes_per_token))
+        cells += [_bytes(opened.get("flash_useful_bytes_per_token"))] * both
+        if timed:
+            cells.append(_show(row.tokens_per_second, "{:.4g}") + "*" * (i in best))
+        made.add_row(*cells)
+    return made
+
+
+def _best(found: Evaluation) -> Table:
+    made = table(
+        "best tok/s at", *(f"+{loss:g}" for loss in LOSSES), right=tuple(range(1, len(LOSSES) + 1))
+    )
+    for method, rates in best_rates(found.rows, found.dense).items():
+        made.add_row(
+            method,
+            *(
+                _show(None if at is None else at.tokens_per_second, "{:.4g}")
+                for at in rates.values()
+            ),
+        )
+    return made
+
+
+def _name(row: Row) -> str:
+    return " ".join([row.method, _asked(row)]).strip()
+
+
+def _asked(row: Row) -> str:
+    """The settings in short: ``.7 g .5/.2 c .5``."""
+    parts = []
+    for name, value in row.settings.items():
+        if isinstance(value, dict):
+            value = "/".join(f"{at:g}" for at in value.values())
+        parts.append(f"{_SHORT.get(name, name + ' ')}{value}")
+    return printable(" ".join(parts))
+
+
+_SHORT = {"density": "", "gamma": "gamma ", "cache_fraction": "cache ", "policy": ""}
+
+
+def _show(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _bytes(value: float | None) -> str:
+    return "-" if value is None else BYTES.show(value)
+
+
+def write_csv(found: Evaluation, path: Path) -> None:
+    """A row per cell.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    write_flat(path, (_flat(row) for row in found.rows))
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    made = row.to_dict()
+    gamma = made["settings"].get("gamma")
+    if isinstance(gamma, dict):
+        text = ",".join(f"{name}={value:g}" for name, value in gamma.items())
+        made["settings"] = {**made["settings"], "gamma": text}
+    return made
+
+
+def plot(found: Evaluation, path: Path) -> None:
+    """Perplexity against tokens per second, or without a device against density.
+
+    Raises:
+        DipsimError: nothing to draw, too many methods, or the file cannot be written.
+    """
+    rows = [row for row in found.rows[1:] if row.perplexity is not None]
+    methods = list(dict.fromkeys(row.method for row in rows))
+    check_series("methods", methods)
+    timed = found.device is not None
+    with picture(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        for i, method in enumerate(methods):
+            own = [row for row in rows if row.method == method]
+            axes.plot(
+                [row.tokens_per_second if timed else row.density for row in own],
+                [row.perplexity for row in own],
+                linestyle="",
+                marker=MARKERS[i],
+                color=COLOURS[i],
+                label=method,
+            )
+        if timed:
+            best = [found.rows[i] for i in frontier(found.rows)]
+            axes.step(
+                [row.tokens_per_second for row in best],
+                [row.perplexity for row in best],
+                where="post",
+                color="0.5",
+                linewidth=1,
+                zorder=0,
+                label="frontier",
+            )
+        axes.axhline(found.dense, color="0.5", linestyle=":", label="dense")
+        axes.set_yscale("log")
+        axes.set(
+            xlabel=f"tokens per second on {found.device}" if timed else "density used",
+            ylabel="perplexity",
+        )
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+        figure.suptitle(printable(f"{found.model}, closed loop"))
