@@ -403,26 +403,33 @@ def smollm() -> Path:
 
 
 CHAT = Path(__file__).resolve().parents[1] / "traces" / "smollm2-chat.npz"
-PROMPT = "Explain how a computer keeps frequently used data close to the processor."
+PROMPTS = (
+    "Explain how a computer keeps frequently used data close to the processor.",
+    "Write a short story about a fisherman who finds a strange bottle.",
+)
 
 
 @pytest.mark.slow
 def test_the_shipped_trace_is_what_the_model_does(tmp_path: Path) -> None:
-    """Its first sequence answers this prompt; a step of log8 is 1/20 of an octave, so that
-    it holds a score to 1.75 %."""
+    """Its two sequences answer these prompts; a step of log8 is 1/20 of an octave, so that it holds
+    a score to 1.75 %."""
     loaded = lm.load(smollm())
     shipped = load_trace(CHAT)
-    turns = [{"role": "user", "content": PROMPT}]
-    text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    prompt = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([[*prompt, *shipped.token_id[:64].tolist()]])
-    path = tmp_path / "t.npz"
-    with torch.no_grad(), lm.record(loaded.model, path):
-        loaded.model(ids)
-    for signal in ("mlp_input", "glu"):
-        recorded = scores(path, signal)[len(prompt) :]
-        expected = next(iter(shipped.window(0, 64).blocks({signal: "values"})))[2][signal]
-        large = expected > 0.01 * expected.max(axis=-1, keepdims=True)
-        off = np.abs(recorded - expected)[large] / expected[large]
-        assert off.max() < 0.02
-    assert simulate(path, "snapdragon8", cache_fraction=0.6, tokens="37:101").tokens == 64
+    for number, prompt in enumerate(PROMPTS):
+        turns = [{"role": "user", "content": prompt}]
+        apply = loaded.tokenizer.apply_chat_template
+        text = apply(turns, tokenize=False, add_generation_prompt=True)
+        begin = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        answer = shipped.window(64 * number, 64 * (number + 1))
+        path = tmp_path / f"{number}.npz"
+        with torch.no_grad(), lm.record(loaded.model, path):
+            loaded.model(torch.tensor([[*begin, *answer.token_id.tolist()]]))
+        for signal in ("mlp_input", "glu"):
+            recorded = scores(path, signal)[len(begin) :]
+            expected = next(iter(answer.blocks({signal: "values"})))[2][signal]
+            large = expected > 0.01 * expected.max(axis=-1, keepdims=True)
+            off = np.abs(recorded - expected)[large] / expected[large]
+            assert off.max() < 0.02
+        end = len(begin) + 64
+        result = simulate(path, "snapdragon8", cache_fraction=0.6, tokens=f"{len(begin)}:{end}")
+        assert result.tokens == 64
