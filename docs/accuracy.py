@@ -89,9 +89,9 @@ def of(row: Row) -> tuple[str, dict[str, Any]]:
     return row.method, dict(row.settings)
 
 
-def find(rows: list[Row], method: str, **settings: Any) -> Row:
-    """The row of a cell."""
-    return next(row for row in rows if of(row) == (method, settings))
+def find(rows: list[Row], method: str, **settings: Any) -> Row | None:
+    """The row of a cell; None while it is not judged."""
+    return next((row for row in rows if of(row) == (method, settings)), None)
 
 
 def tables(rows: list[Row]) -> dict[str, str]:
@@ -113,11 +113,8 @@ def _methods(rows: list[Row]) -> str:
         more = {"split": split} if split else {}
         figures = []
         for density in DENSITIES:
-            try:
-                row = find(rows, method, density=density, **more, cache_fraction=CACHES[0])
-                figures.append(f"{row.perplexity:.2f}")
-            except StopIteration:
-                figures.append("-")
+            row = find(rows, method, density=density, **more, cache_fraction=CACHES[0])
+            figures.append("-" if row is None else f"{row.perplexity:.2f}")
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
@@ -131,7 +128,9 @@ def _gammas(rows: list[Row]) -> str:
         for into, out in GAMMAS:
             gamma = {"mlp_input": into, "glu": out}
             these.append(find(rows, "dip-ca", density=0.7, gamma=gamma, cache_fraction=cache))
-        for row in these:
+        for row in these if plain is not None else ():
+            if row is None:
+                continue
             gamma = row.settings.get("gamma")
             name = f"{row.method} {row.settings['density']:g}"
             name += f", gamma {gamma['mlp_input']:g} / {gamma['glu']:g}" if gamma else ""
