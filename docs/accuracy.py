@@ -177,8 +177,8 @@ def _best(rows: list[Row]) -> str:
 def filled(page: str, made: dict[str, str]) -> str:
     """The page with the tables between its markers."""
     for name, table in made.items():
-        marked = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        page, count = marked.subn(lambda at, table=table: at[1] + table + at[2], page)
+        marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page, count = marked.subn(lambda at, table=table: f"{at[1]}{table}\n{at[2]}", page)
         assert count == 1, name
     return page
 
