@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dipsim.analysis.evaluation import LOSSES, Row, best_rates, frontier
+from dipsim.analysis.evaluation import Row
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "accuracy.json", HERE / "accuracy.md"
-TOKENS, WINDOW, CALIBRATED, DEVICE = 8192, 512, 2048, "paper-a18"
+TOKENS, WINDOW, CALIBRATED, DEVICE = 8192, 512, 1024, "paper-a18"
 DENSITIES = (0.5, 0.7, 0.9)
 GAMMAS = ((1.0, 1.0), (0.5, 0.5), (0.5, 0.2), (0.2, 0.5), (0.2, 0.2), (0.7, 0.1))
 CACHES = (0.5, 0.75)
@@ -96,12 +96,7 @@ def find(rows: list[Row], method: str, **settings: Any) -> Row | None:
 
 def tables(rows: list[Row]) -> dict[str, str]:
     """The tables of the page, in Markdown."""
-    return {
-        "methods": _methods(rows),
-        "gammas": _gammas(rows),
-        "frontier": _frontier(rows),
-        "best": _best(rows),
-    }
+    return {"methods": _methods(rows), "gammas": _gammas(rows)}
 
 
 def _methods(rows: list[Row]) -> str:
@@ -114,7 +109,9 @@ def _methods(rows: list[Row]) -> str:
         figures = []
         for density in DENSITIES:
             row = find(rows, method, density=density, **more, cache_fraction=CACHES[0])
-            figures.append("-" if row is None else f"{row.perplexity:.2f}")
+            figures.append(
+                "-" if row is None or row.perplexity is None else f"{row.perplexity:.2f}"
+            )
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
@@ -140,37 +137,6 @@ def _gammas(rows: list[Row]) -> str:
                 f"| {row.flash_useful_bytes_per_token / 1e6:.2f} | {moved:+.0%} "
                 f"| {row.tokens_per_second:.0f} |"
             )
-    return "\n".join(lines)
-
-
-def _cached(rows: list[Row]) -> list[Row]:
-    """Those with caches of half the units, all on one device with as much memory."""
-    return [row for row in rows if row.settings.get("cache_fraction") == CACHES[0]]
-
-
-def _frontier(rows: list[Row]) -> str:
-    lines = ["| tok/s | perplexity | method |", "|---:|---:|---|"]
-    own = _cached(rows)
-    for i in frontier(own):
-        row = own[i]
-        said = ", ".join(
-            f"{name} {'/'.join(map(str, value.values())) if isinstance(value, dict) else value}"
-            for name, value in row.settings.items()
-            if name != "cache_fraction"
-        )
-        lines.append(
-            f"| {row.tokens_per_second:.0f} | {row.perplexity:.2f} | {row.method} {said} |"
-        )
-    return "\n".join(lines)
-
-
-def _best(rows: list[Row]) -> str:
-    lines = ["| method | " + " | ".join(f"+{loss:g}" for loss in LOSSES) + " |"]
-    lines += ["|---|" + "---:|" * len(LOSSES)]
-    assert rows[0].perplexity is not None
-    for method, found in best_rates(_cached(rows), rows[0].perplexity).items():
-        rates = ["-" if at is None else f"{at.tokens_per_second:.0f}" for at in found.values()]
-        lines.append(f"| {method} | {' | '.join(rates)} |")
     return "\n".join(lines)
 
 

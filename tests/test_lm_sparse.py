@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -323,7 +324,7 @@ def test_a_plain_mlp_has_no_gate() -> None:
 
 
 def test_the_harness_says_what_to_install(llama, monkeypatch) -> None:
-    monkeypatch.setattr("dipsim.lm.harness.find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["dipsim.lm.harness"], "find_spec", lambda name: None)
     with pytest.raises(DipsimError, match="pip install lm-eval"):
         harness(llama, None)
 
