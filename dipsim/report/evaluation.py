@@ -25,9 +25,14 @@ def render(found: Evaluation) -> RenderableType:
         for row in found.rows
         if row.reason is not None
     ]
+    if any(row.open_loop for row in found.rows):
+        parts += [Text(), _loops(found)]
     if found.device is not None:
         parts += [Text(), _best(found)]
-    note = "closed loop: masks act while the model runs. kept: energy of each stage's scores."
+    note = (
+        "closed loop: masks act while the model runs. used: density; +: perplexity above dense; "
+        "kept: energy of each stage's scores; flash: missed bytes a token."
+    )
     if found.device is not None:
         note += " *: no other row is both faster and better."
     parts.append(Text(note, style="dim"))
@@ -36,37 +41,55 @@ def render(found: Evaluation) -> RenderableType:
 
 def _rows(found: Evaluation) -> Table:
     timed = found.device is not None
-    both = any(row.open_loop for row in found.rows)
-    columns = ["method", "asked", "used", "perplexity", "to dense", "kept", "hits"]
-    columns += ["hits, open"] * both + ["flash/token"] + ["flash, open"] * both + ["tok/s"] * timed
-    made = table(*columns, right=tuple(range(2, len(columns))))
+    columns = ["method", "used", "ppl", "+", "kept", "hits", "flash", *["tok/s"] * timed]
+    made = _named(*columns)
     best = frontier(found.rows) if timed else []
     for i, row in enumerate(found.rows):
         if row.perplexity is None:
             continue
-        opened = row.open_loop or {}
         cells = [
-            row.method,
-            _asked(row),
+            _name(row),
             _show(row.density, "{:.3f}"),
             f"{row.perplexity:.2f}",
             f"{row.perplexity - found.dense:+.2f}",
             "/".join(f"{share:.3f}" for share in row.energy_kept.values()) or "-",
             _show(row.hit_rate, "{:.1%}"),
+            _bytes(row.flash_useful_bytes_per_token),
         ]
-        cells += [_show(opened.get("hit_rate"), "{:.1%}")] * both
-        cells.append(_bytes(row.flash_useful_bytes_per_token))
-        cells += [_bytes(opened.get("flash_useful_bytes_per_token"))] * both
         if timed:
             cells.append(_show(row.tokens_per_second, "{:.4g}") + "*" * (i in best))
         made.add_row(*cells)
     return made
 
 
+def _loops(found: Evaluation) -> Table:
+    """What a trace of the dense model says of the same methods and caches."""
+    made = _named("open loop", "hits", "closed", "flash", "closed", "tok/s", "closed")
+    for row in found.rows:
+        if row.open_loop is not None:
+            opened = row.open_loop
+            made.add_row(
+                _name(row),
+                _show(opened["hit_rate"], "{:.1%}"),
+                _show(row.hit_rate, "{:.1%}"),
+                _bytes(opened["flash_useful_bytes_per_token"]),
+                _bytes(row.flash_useful_bytes_per_token),
+                _show(opened.get("tokens_per_second"), "{:.4g}"),
+                _show(row.tokens_per_second, "{:.4g}"),
+            )
+    return made
+
+
+def _named(*columns: str) -> Table:
+    """A table whose first column may take two lines, and no other."""
+    made = table(*columns, right=tuple(range(1, len(columns))))
+    for column in made.columns[1:]:
+        column.no_wrap = True
+    return made
+
+
 def _best(found: Evaluation) -> Table:
-    made = table(
-        "best tok/s at", *(f"+{loss:g}" for loss in LOSSES), right=tuple(range(1, len(LOSSES) + 1))
-    )
+    made = _named("best tok/s at", *(f"+{loss:g}" for loss in LOSSES))
     for method, rates in best_rates(found.rows, found.dense).items():
         made.add_row(
             method,
