@@ -11,7 +11,7 @@ from dipsim.errors import DipsimError
 # The help lists the commands in this order.
 # isort: off
 from dipsim.cli import run, compare, search, study, iobench, validate, traces  # noqa: F401
-from dipsim.cli import record, evaluate, catalogue  # noqa: F401
+from dipsim.cli import record, evaluate, lora, catalogue  # noqa: F401
 # isort: on
 
 

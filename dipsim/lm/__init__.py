@@ -12,10 +12,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dipsim.lm.distil import Recipe, train_adapter
     from dipsim.lm.evaluate import evaluate
     from dipsim.lm.harness import harness
     from dipsim.lm.load import Loaded, load
     from dipsim.lm.loops import dense_trace, open_loop
+    from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
     from dipsim.lm.sparse import Sparse, sparsify
@@ -24,25 +26,30 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "Recipe",
     "Recorder",
     "Sparse",
     "Structure",
     "dense_trace",
     "evaluate",
     "find_structure",
+    "fuse",
     "harness",
     "load",
+    "load_adapter",
     "open_loop",
     "perplexity",
     "read_ids",
     "record",
     "record_arrays",
     "sparsify",
+    "train_adapter",
     "windows_of",
 ]
 
 _HOMES = {
     "Loaded": "load",
+    "Recipe": "distil",
     "Recorder": "record",
     "Sparse": "sparse",
     "Structure": "structure",
@@ -50,13 +57,16 @@ _HOMES = {
     "evaluate": "evaluate",
     "find_structure": "structure",
     "harness": "harness",
+    "fuse": "lora",
     "load": "load",
+    "load_adapter": "lora",
     "open_loop": "loops",
     "perplexity": "perplexity",
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",
     "sparsify": "sparse",
+    "train_adapter": "distil",
     "windows_of": "text",
 }
 

@@ -46,6 +46,7 @@ class Live:
             pinned = uses(self.probe, self.method) if found is None else found
         for at in self._layers:
             at.fill(job, pinned)
+        self._sequence: int | None = None  # of the last row, booked or not
         self.forget()
 
     def forget(self) -> None:
@@ -64,8 +65,9 @@ class Live:
         """
         call = _rows(self.probe, phase, sequence)
         actions, resets = rows_of(call, self.job.plan.prefill, self.job.plan.reset)
-        if self.job.plan.reset == "sequence" and self._marks:
-            resets[0] = sequence[0] != self._marks[-1][1][-1]
+        if self.job.plan.reset == "sequence" and self._sequence is not None:
+            resets[0] = sequence[0] != self._sequence
+        self._sequence = int(sequence[-1])
         shares = no_shares(call, self.method)
         capacity = np.asarray(self.job.capacity)
         traffic = no_traffic(call, self.method, capacity, np.ones(len(phase), np.bool_), shares)

@@ -1,0 +1,89 @@
+"""The command that trains adapters."""
+
+from typing import Annotated, Any
+
+import typer
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.options import pairs
+from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.errors import DipsimError
+
+
+@app.command()
+def lora(
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
+    text: Annotated[str, typer.Option(help="a file to judge and train on, UTF-8")],
+    out: Annotated[str, typer.Option(help="folder of the adapter; goes on with one half trained")],
+    method: Annotated[str, typer.Option(help="see dipsim methods")] = "dip",
+    density: Annotated[float, typer.Option(help="share of MLP weights kept")] = 0.5,
+    split: Annotated[str | None, typer.Option(help="of dip: authors or equal")] = None,
+    gamma: Annotated[
+        str | None, typer.Option(help="of dip-ca: a number, or mlp_input=.5,glu=.2")
+    ] = None,
+    policy: Annotated[str, typer.Option(help="see dipsim policies")] = "lfu",
+    cache_fraction: Annotated[float, typer.Option(help="share of the units cached")] = 0.5,
+    rank: Annotated[int, typer.Option(help="of the adapter", min=1)] = 32,
+    steps: Annotated[int | None, typer.Option(help="of training [100]", min=1)] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="of processor time to train, in place of --steps")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
+    batch: Annotated[int, typer.Option(help="windows in a step", min=1)] = 1,
+    judge_tokens: Annotated[
+        int, typer.Option(help="first tokens of the text, which judge and never train", min=1)
+    ] = 8192,
+    window: Annotated[int, typer.Option(help="tokens of a sequence")] = 512,
+    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    fuse: Annotated[
+        str | None, typer.Option(help="write the model with the adapter in it: a new folder")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an adapter that brings back what a method's masks cost MODEL."""
+    from pathlib import Path
+
+    from dipsim.lm.extra import need_torch
+
+    if steps is not None and minutes is not None:
+        raise DipsimError("give either --steps or --minutes, not both")
+    need_torch()
+    from dipsim.lm.distil import Recipe, train_adapter
+    from dipsim.lm.load import load
+    from dipsim.lm.lora import check_new, load_adapter, save_model
+    from dipsim.lm.lora import fuse as fused
+    from dipsim.lm.text import read_ids
+    from dipsim.report import recovery
+
+    settings: dict[str, Any] = {
+        "density": density,
+        "split": split,
+        "gamma": None if gamma is None else pairs(gamma, "--gamma"),
+        "policy": policy,
+        "capacity": cache_fraction,
+    }
+    recipe = Recipe(
+        method=method,
+        settings={name: value for name, value in settings.items() if value is not None},
+        rank=rank,
+        steps=100 if steps is None and minutes is None else steps,
+        minutes=minutes,
+        rate=rate,
+        batch=batch,
+        window=window,
+        judge_tokens=judge_tokens,
+        seed=seed,
+    )
+    if fuse is not None:
+        check_new(Path(fuse))
+    loaded = load(model)
+    ids = read_ids(text, loaded.tokenizer)
+    with Progress("trained", "steps") as progress:
+        found = train_adapter(loaded, ids, out, recipe, progress)
+    if fuse is not None:
+        save_model(fused(load_adapter(loaded.model, out)), loaded.tokenizer, Path(fuse))
+        say(f"{fuse}: the model with the adapter in it")
+    if as_json:
+        print_json({**found.to_dict(), "adapter": out, "fused": fuse})
+    else:
+        show(recovery.render(found, out))
