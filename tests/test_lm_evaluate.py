@@ -190,6 +190,7 @@ def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixtu
         (["--window", 16, "--gamma", "x"], "write name=number"),
         (["--window", 16, "--profile", "nokia"], "nokia"),
         (["--window", 16, "--calibration", "c.txt"], ".json"),
+        (["--window", 16, "--adapter", "none"], "holds no dipsim.json"),
     ],
 )
 def test_bad_input_is_one_line(

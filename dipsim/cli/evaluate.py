@@ -47,6 +47,7 @@ def evaluate(
     calibrate_tokens: Annotated[
         str | None, typer.Option(help="tokens A:B of the text for thresholds; not judged")
     ] = None,
+    adapter: Annotated[str | None, typer.Option(help="a folder that dipsim lora wrote")] = None,
     requantise: Annotated[
         str | None, typer.Option(help="MLP weights by column first: BITS:GROUP, e.g. 4:32")
     ] = None,
@@ -81,7 +82,7 @@ def evaluate(
     from dipsim.report import evaluation
 
     device = None if profile is None else load_device(profile, override)
-    loaded = _loaded(model, geometry)
+    loaded = _loaded(model, geometry, adapter)
     windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
     cells = grid(
         method or ["dip"],
@@ -125,7 +126,7 @@ def _bits(said: str | None) -> tuple[int, int] | None:
     return int(bits), int(group)
 
 
-def _loaded(model: str, geometry: str | None) -> Any:
+def _loaded(model: str, geometry: str | None, adapter: str | None) -> Any:
     from dataclasses import replace
 
     from dipsim.lm.load import load
@@ -135,6 +136,10 @@ def _loaded(model: str, geometry: str | None) -> Any:
     if geometry is not None:
         sizes = load_model(geometry).model_dump(mode="json", exclude_unset=True)
         loaded = replace(loaded, geometry=sizes)
+    if adapter is not None:
+        from dipsim.lm.lora import load_adapter
+
+        loaded = replace(loaded, model=load_adapter(loaded.model, adapter))
     return loaded
 
 

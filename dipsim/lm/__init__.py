@@ -1,4 +1,4 @@
-"""Models in the loop (extra ``dipsim[torch]``): record, sparsify, judge.
+"""Models in the loop (extra ``dipsim[torch]``): record, sparsify, judge, recover with LoRA.
 
 >>> from dipsim import lm
 >>> loaded = lm.load("SmolLM2-135M-Instruct.Q4_1.gguf")
