@@ -45,6 +45,7 @@ LONG = (
     "docs/calibrating.md",
     "docs/growing.md",
     "docs/layout.md",
+    "docs/lora.md",
     "docs/methods.md",
     "docs/policies.md",
     "docs/recording.md",

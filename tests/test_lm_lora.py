@@ -26,7 +26,6 @@ from dipsim.lm.perplexity import perplexity  # noqa: E402
 from dipsim.lm.sparse import sparsify  # noqa: E402
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 VOCAB, WINDOW = 60, 16
 SPARSE = {"density": 0.5, "split": "equal"}
 RECIPE = Recipe(
@@ -178,6 +177,7 @@ def test_a_finished_folder_is_not_trained_again(trained, ids) -> None:
     assert train_adapter(loaded(), ids, folder, RECIPE, lambda *_: pytest.fail("trained")) == found
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's own
 def test_the_folder_is_one_of_peft(trained) -> None:
     folder, _ = trained
     assert {at.name for at in folder.iterdir()} == {lora.ABOUT, lora.CONFIG, lora.WEIGHTS}
@@ -378,6 +378,8 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
         (["--steps", "2", "--minutes", "1"], "not both"),
         (["--fuse", "{text}"], "exists"),
         (["--window", "1"], "--window 1"),
+        (["--window", "16", "--judge-tokens", "128", "--split", "half"], "half"),
+        (["--window", "128", "--judge-tokens", "128"], "reads at most 64 tokens"),
         (["--window", "16"], "the text after the 8192 tokens that judge has 0 tokens"),
     ],
 )

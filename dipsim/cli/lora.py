@@ -24,7 +24,7 @@ def lora(
     policy: Annotated[str, typer.Option(help="see dipsim policies")] = "lfu",
     cache_fraction: Annotated[float, typer.Option(help="share of the units cached")] = 0.5,
     rank: Annotated[int, typer.Option(help="of the adapter", min=1)] = 32,
-    steps: Annotated[int | None, typer.Option(help="of training [100]", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="of training [200]", min=1)] = None,
     minutes: Annotated[
         float | None, typer.Option(help="of processor time to train, in place of --steps")
     ] = None,
@@ -66,7 +66,7 @@ def lora(
         method=method,
         settings={name: value for name, value in settings.items() if value is not None},
         rank=rank,
-        steps=100 if steps is None and minutes is None else steps,
+        steps=200 if steps is None and minutes is None else steps,
         minutes=minutes,
         rate=rate,
         batch=batch,

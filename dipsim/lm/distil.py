@@ -45,7 +45,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=lambda: {"density": 0.5})
     """Of the method, as `sparsify` takes them."""
     rank: int = 32
-    steps: int | None = 100
+    steps: int | None = 200
     minutes: float | None = None
     """Of processor time, in place of steps."""
     rate: float = 1e-3
@@ -99,17 +99,20 @@ def train_adapter(
     about = json.loads(json.dumps(about))
     if found := _finished(folder, about):
         return found
+    longest = (loaded.geometry or {}).get("context")
+    if longest is not None and recipe.window > longest:
+        raise DipsimError(f"--window {recipe.window}: this model reads at most {longest} tokens")
     run = _Run(loaded, trained, recipe)
     if (folder / STATE).is_file():
         run.restore(folder / STATE, about)
     _make(folder)
     try:
         run.train(lambda: run.keep(folder / STATE, about), progress)
+        recovery = run.judge(judged)
+        lora.save_adapter(run.student, folder, {**about, "figures": recovery.to_dict()})
+        (folder / STATE).unlink(missing_ok=True)
     except OSError as problem:
         raise DipsimError(f"{folder}: cannot be written ({problem.strerror})") from None
-    recovery = run.judge(judged)
-    lora.save_adapter(run.student, folder, {**about, "figures": recovery.to_dict()})
-    (folder / STATE).unlink(missing_ok=True)
     return recovery
 
 

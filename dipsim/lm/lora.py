@@ -9,7 +9,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def add_adapter(model: nn.Module, rank: int, name: str, seed: int = 0) -> peft.P
         base_model_name_or_path=name,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         try:
             made = peft.PeftModelForCausalLM(model, config)
@@ -109,9 +111,18 @@ def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
             "other weights: give the one it was trained on"
         )
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        with _quiet():
+            return peft.PeftModel.from_pretrained(model, str(folder)).eval()
     except Exception as problem:  # of any kind: the libraries check little and raise what comes
         raise ModelError(f"{folder}: not a readable adapter ({brief(problem, 160)})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without word of what peft uses of transformers that will go away: no user can change it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def fuse(model: peft.PeftModel) -> Any:
