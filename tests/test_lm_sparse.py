@@ -185,6 +185,19 @@ def test_calibrated_thresholds(llama) -> None:
         sparsify(llama, "cats", density=0.7)
 
 
+def test_dense_is_booked_as_its_replay_is(llama) -> None:
+    windows = IDS.numpy().astype(np.int64)
+    with sparsify(llama, "dense", "lru", 0.5, profile="paper-a18") as sparse:
+        perplexity(llama, windows)
+    with dense_trace(llama, windows, ("glu",)) as trace:
+        replayed = open_loop(sparse.live, trace)
+    ours = sparse.result()
+    assert ours.hits == replayed.hits > 0
+    assert ours.flash_useful_bytes_per_token == replayed.flash_useful_bytes_per_token > 0
+    assert ours.tokens_per_second == pytest.approx(replayed.tokens_per_second, rel=1e-12)
+    assert sparse.density == 1
+
+
 def test_prompts_are_read_whole(llama) -> None:
     with sparsify(llama, "dip", density=0.5) as sparse, torch.no_grad():
         llama.generate(IDS[:1], max_new_tokens=4, min_new_tokens=4, do_sample=False)

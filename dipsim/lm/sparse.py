@@ -147,7 +147,7 @@ class Sparse:
         self._hooks: list[Any] = []
         self._seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._outputs: dict[tuple[int, str], Tensor] = {}
-        self._sequence = -1
+        self._sequence, self._rows = -1, 0
         self._put_in()
 
     def _put_in(self) -> None:
@@ -155,7 +155,9 @@ class Sparse:
         self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
         for number, layer in enumerate(self.structure.layers):
             for i, group in enumerate(self.live.method.groups):
-                if group.choice != "all":
+                if group.choice == "all":  # nothing to mask, but its reads are booked
+                    self._hooks.append(decoder.register_forward_hook(self._booked(number, i)))
+                else:
                     self._mask(number, layer, i, group.signal)
 
     def _mask(self, number: int, layer: Layer, i: int, signal: str) -> None:
@@ -199,7 +201,7 @@ class Sparse:
         call = call_of(args, given)
         first = max(self._sequence, 0) if call.follows else self._sequence + 1
         numbers = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
-        self._sequence = int(numbers[-1])
+        self._sequence, self._rows = int(numbers[-1]), len(numbers)
         phase = np.full(len(numbers), PREFILL if call.prompt else DECODE, np.uint8)
         trains = decoder.training and torch.is_grad_enabled()
         self.live.begin(phase, numbers, book=not trains)
@@ -234,6 +236,15 @@ class Sparse:
                 seen = x, x * self._chosen(number, i, score(x).abs()).view(x.shape)
                 self._seen[number, i] = seen
             return (seen[1], *rest)
+
+        return hook
+
+    def _booked(self, number: int, i: int) -> Callable[..., None]:
+        """Of a group that keeps every unit: the caches see it, the model stays as it is."""
+        units = self.live.method.groups[i].units
+
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self.live.mask(number, i, np.zeros((self._rows, units), np.float32))
 
         return hook
 
