@@ -53,6 +53,12 @@ def test_a_grid_takes_what_means_something_to_a_method() -> None:
     assert grid(["dip", "dip"], {"density": [0.5]}) == [("dip", {"density": 0.5})]
 
 
+def test_an_axis_that_no_method_has_is_refused() -> None:
+    with pytest.raises(DipsimError, match="--top-k is for moe, none of which is judged"):
+        grid(["dip"], {"top_k": [2]})
+    assert grid(["dip"], {"top_k": []}) == [("dip", {})]
+
+
 def test_the_frontier_is_what_no_row_beats() -> None:
     rows = [
         row("dense", 10.0, None),
@@ -148,6 +154,28 @@ def test_eval_judges_a_grid(
     assert "cannot reach density 0.5" in " ".join(shown.split())
 
 
+def test_a_calibration_serves_the_search(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the model that the trace names, whatever the model's folder is called."""
+    loaded, made, trace = lm.load(folder), tmp_path / "c.json", tmp_path / "t.npz"
+    sizes = {**(loaded.geometry or {}), "name": "tiny-7"}
+    (tmp_path / "sizes.yaml").write_text(json.dumps(sizes))
+    command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 64]
+    command += ["--method", "dip-ca", "--density", 0.5, "--density", 0.8]
+    command += ["--geometry", tmp_path / "sizes.yaml", "--calibration", made]
+    code, _, said = run(capsys, *command)
+    assert code == 0, said
+    windows = lm.windows_of(lm.read_ids(folder / "text.txt", loaded.tokenizer), 16, 64)
+    with lm.record(loaded.model, trace, meta={"model": sizes}):
+        lm.perplexity(loaded.model, windows)
+    command = ["search", trace, "--profile", "paper-a18", "--cache-fraction", 0.5]
+    command += ["--method", "dip-ca", "--max-loss", 1000, "--calibration", made, "--json"]
+    code, shown, said = run(capsys, *command)
+    assert code == 0, said
+    assert json.loads(shown)
+
+
 def test_the_dense_model_is_judged_as_it_is(folder: Path) -> None:
     loaded = lm.load(folder)
     ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
@@ -163,8 +191,8 @@ def test_thresholds_are_calibrated_on_tokens_that_are_not_judged(folder: Path) -
     ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
     cells = [("cats", {"density": 0.7})]
     windows = ids[:64].reshape(-1, 16)
-    without = lm.evaluate(loaded, windows, cells)
-    assert "calibrated on tokens that are not judged" in str(without.rows[1].reason)
+    with pytest.raises(DipsimError, match="calibrated on tokens that are not judged"):
+        lm.evaluate(loaded, windows, cells)
     found = lm.evaluate(
         loaded, windows, cells, calibrate=ids[64:200], profile=load_profile("snapdragon8")
     )
@@ -186,7 +214,16 @@ def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixtu
         (["--window", 16, "--requantise", "4:7"], "give a group that divides"),
         (["--window", 16, "--dram", "50%"], "add --profile"),
         (["--window", 16, "--dram", "50%", "--cache-fraction", 0.5], "not both"),
-        (["--window", 16, "--calibrate-tokens", "9:5"], "write A:B within"),
+        (["--window", 16, "--method", "cats", "--calibrate-tokens", "9:5"], "write A:B within"),
+        (["--window", 16, "--calibrate-tokens", "0:5"], "--calibrate-tokens is for cats"),
+        (["--window", 16, "--method", "nonsense"], "cannot prune a running model"),
+        (["--window", 16, "--method", "dip", "--method", "moe"], "expert"),
+        (["--window", 16, "--method", "glu", "--density", 0.5], "cannot reach density 0.5"),
+        (["--window", 16, "--density", 2], "from 0 to 1"),
+        (["--window", 16, "--policy", "nonsense"], "nonsense"),
+        (["--window", 16, "--policy", "belady"], "must know the future"),
+        (["--window", 16, "--split", "foo"], "foo"),
+        (["--window", 16, "--gamma", 0.5], "--gamma is for dip-ca, none of which is judged"),
         (["--window", 16, "--gamma", "x"], "write name=number"),
         (["--window", 16, "--profile", "nokia"], "nokia"),
         (["--window", 16, "--calibration", "c.txt"], ".json"),

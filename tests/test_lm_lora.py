@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs the extra: pip install 'dipsi
 transformers = pytest.importorskip("transformers", reason="needs the extra")
 peft = pytest.importorskip("peft", reason="needs the extra")
 
+import safetensors.torch  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from dipsim.cli import app  # noqa: E402
@@ -297,6 +298,26 @@ def test_a_folder_of_something_else(ids, tmp_path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / distil.STATE).write_bytes(b"cut short")
     refused("damaged", ids, tmp_path / "b")
+
+
+def test_a_state_that_lacks_weights(ids, tmp_path) -> None:
+    class Stop(Exception):
+        pass
+
+    def interrupt(done, total):
+        if done == 1:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distil, "_SAVE_EVERY", 1)
+        with pytest.raises(Stop):
+            train_adapter(loaded(), ids, tmp_path / "a", RECIPE, interrupt)
+    state = tmp_path / "a" / distil.STATE
+    with safetensors.safe_open(state, "pt") as file:
+        note, names = file.metadata(), sorted(file.keys())
+        kept = {name: file.get_tensor(name) for name in names[1:]}
+    safetensors.torch.save_file(kept, state, note)
+    refused("damaged .lacks weights.; remove the folder", ids, tmp_path / "a")
 
 
 def test_an_adapter_of_another_model(trained, ids, tmp_path) -> None:

@@ -11,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch = pytest.importorskip("torch", reason="needs the extra: pip install 'dipsim[torch]'")
 transformers = pytest.importorskip("transformers", reason="needs the extra")
 
+from tiny_lm import tiny  # noqa: E402
+
 from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.harness import harness  # noqa: E402
 from dipsim.lm.loops import dense_trace, open_loop  # noqa: E402
@@ -21,40 +23,22 @@ from dipsim.lm.sparse import sparsify  # noqa: E402
 from dipsim.lm.structure import find_structure  # noqa: E402
 from dipsim.lm.text import read_ids, windows_of  # noqa: E402
 
-torch.set_num_threads(1)
 LAYERS, HIDDEN, INNER, VOCAB = 2, 16, 48, 60
+
+
+OWN = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INNER}
+OWN |= {"num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
 @pytest.fixture
 def llama():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=INNER,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    return tiny(**OWN)
 
 
 @pytest.fixture
 def mixtral():
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=24,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=8,
-        num_experts_per_tok=2,
-        max_position_embeddings=64,
-    )
-    return transformers.MixtralForCausalLM(config).eval()
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 24}
+    return tiny("MixtralConfig", **{**OWN, **experts})
 
 
 IDS = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -317,17 +301,7 @@ def test_result_needs_a_device(llama) -> None:
 
 
 def test_a_plain_mlp_has_no_gate() -> None:
-    torch.manual_seed(0)
-    config = transformers.OPTConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        ffn_dim=INNER,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        word_embed_proj_dim=HIDDEN,
-        max_position_embeddings=64,
-    )
-    model = transformers.OPTForCausalLM(config).eval()
+    model = tiny("OPTConfig", **OWN, ffn_dim=INNER, word_embed_proj_dim=HIDDEN)
     for method in ("dip", "gate"):
         with pytest.raises(DipsimError, match="gate"):
             sparsify(model, method)

@@ -40,7 +40,7 @@ class Row:
     flash_useful_bytes_per_token: float | None = None
     tokens_per_second: float | None = None
     """None without a device."""
-    open_loop: Mapping[str, float] | None = None
+    open_loop: Mapping[str, float | None] | None = None
     """The same on a trace of the dense model: hit_rate, flash_useful_bytes_per_token and, with a
     device, tokens_per_second."""
 
@@ -91,7 +91,17 @@ def grid(
     """Every method with every choice of the axes that mean something to it, each once.
 
     ``grid(["dip", "dense"], {"density": [.5, .7]})`` -> dip at .5, dip at .7, dense.
+
+    Raises:
+        DipsimError: values for an axis that none of the methods has.
     """
+    for name, values in axes.items():
+        takers = _OF_METHODS.get(name, methods)
+        if values and not set(methods) & set(takers):
+            raise DipsimError(
+                f"--{name.replace('_', '-')} is for {', '.join(takers)}, none of which is judged: "
+                "drop it"
+            )
     cells: list[tuple[str, dict[str, Any]]] = []
     for method in methods:
         own = {

@@ -74,6 +74,11 @@ def evaluate(
         raise DipsimError("give either --dram or --cache-fraction, not both")
     if dram and profile is None:
         raise DipsimError("--dram is of a device: add --profile")
+    methods = method or ["dip"]
+    if calibrate_tokens and not (selection or {"cats", "teal", "predictor"} & set(methods)):
+        raise DipsimError(
+            "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
+        )
     bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluation import calibration_of, grid
@@ -85,7 +90,7 @@ def evaluate(
     loaded = _loaded(model, geometry, adapter)
     windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
     cells = grid(
-        method or ["dip"],
+        methods,
         {
             "density": density or [],
             "split": split or [],

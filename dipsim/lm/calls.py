@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dipsim.errors import DipsimError
+from dipsim.trace import DECODE, PREFILL
 
 
 class Call(NamedTuple):
@@ -45,3 +48,17 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
     if padding is not None and padding.dim() == 2 and not bool(padding.bool().all()):
         raise DipsimError("padded sequences: give sequences of one length, or one at a time")
     return Call(sequences, tokens, follows, past is not None and tokens > 1, ids)
+
+
+class Marks:
+    """Marks the rows of calls, one after another, as a trace does: phases and sequences."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def of(self, call: Call) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        """phase uint8[rows] and sequence int32[rows] of the next call."""
+        first = max(self._last, 0) if call.follows else self._last + 1
+        sequence = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
+        self._last = int(sequence[-1])
+        return np.full(len(sequence), PREFILL if call.prompt else DECODE, np.uint8), sequence

@@ -35,6 +35,7 @@ STATE = "training.safetensors"
 _SAVE_EVERY = 10
 _WARM_UP = 10
 _SECONDS = 60
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of every weight, beside its step
 
 
 @dataclass(frozen=True)
@@ -248,11 +249,13 @@ class _Run:
         except Exception as problem:
             raise DipsimError(f"{path}: damaged ({brief(problem)}); remove the folder") from None
         _check_same(path.parent, kept, about)
-        for name, at in self.learnt.items():
-            at.data.copy_(tensors[f"adapter.{name}"])
-            self.optimiser.state[at] = {
-                key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        try:
+            for name, at in self.learnt.items():
+                at.data.copy_(tensors[f"adapter.{name}"].reshape_as(at))
+                moments = {key: tensors[f"{key}.{name}"].reshape_as(at) for key in _MOMENTS}
+                self.optimiser.state[at] = {"step": tensors[f"step.{name}"], **moments}
+        except (KeyError, RuntimeError):
+            raise DipsimError(f"{path}: damaged (lacks weights); remove the folder") from None
         self.step, self.cpu, self.wall = so_far["step"], so_far["cpu"], so_far["wall"]
 
     def judge(self, windows: NDArray[np.int64]) -> Recovery:

@@ -15,6 +15,8 @@ from dipsim.lm.loops import dense_trace, open_loop
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.sparse import Sparse, sparsify
 from dipsim.methods import BUILTIN
+from dipsim.methods.contract import InfeasibleError
+from dipsim.result import finite
 from dipsim.trace import Trace
 
 Cell = tuple[str, Mapping[str, Any]]
@@ -42,10 +44,11 @@ def evaluate(
         done: called with every row as it is there.
 
     Raises:
-        DipsimError: a model or a device nothing can be said of; what only concerns a cell is the
-            ``reason`` of its row.
+        DipsimError: a model or a device nothing can be said of, or no cell that can run; what some
+            cells cannot do is the ``reason`` of their rows.
     """
-    rows = [_dense(loaded, windows, profile, done)]
+    _check(loaded, windows, cells, profile, calibrate)
+    rows = [_dense(loaded, windows, done)]
     with ExitStack() as stack:
         trace = None
         if both_loops:
@@ -60,7 +63,7 @@ def evaluate(
             if done is not None:
                 done(row)
     return Evaluation(
-        model=loaded.name,
+        model=str((loaded.geometry or {}).get("name", loaded.name)),
         tokens=windows.size,
         window=windows.shape[1],
         device=None if profile is None else profile.name,
@@ -72,16 +75,51 @@ def _signals(method: str) -> tuple[str, ...]:
     return BUILTIN[method].signals if method in BUILTIN else ()
 
 
-def _dense(
+def _check(
     loaded: Loaded,
     windows: NDArray[np.int64],
+    cells: Sequence[Cell],
     profile: Profile | None,
-    done: Callable[[Row], None] | None,
-) -> Row:
+    calibrate: NDArray[np.int64] | None,
+) -> None:
+    """Refuse what cannot run before anything long does; thresholds of two tokens tell as much."""
     if loaded.geometry is None:
         raise ModelError(
             f"{loaded.name}: its architecture's sizes are not known to dipsim: give --geometry"
         )
+    few = None if calibrate is None else calibrate[:2]
+    problems: list[DipsimError] = []
+    for method, settings in cells:
+        try:
+            _sparse(loaded, windows, method, settings, profile, few).remove()
+        except InfeasibleError as problem:  # of one density, which another may not have
+            problems.append(problem)
+    if cells and len(problems) == len(cells):
+        raise problems[0]
+
+
+def _sparse(
+    loaded: Loaded,
+    windows: NDArray[np.int64],
+    method: str,
+    settings: Mapping[str, Any],
+    profile: Profile | None,
+    calibrate: NDArray[np.int64] | None,
+) -> Sparse:
+    more = dict(settings)
+    return sparsify(
+        loaded.model,
+        method,
+        more.pop("policy", "lfu"),
+        profile=profile,
+        geometry=loaded.geometry,
+        calibrate=None if calibrate is None else calibrate.tolist(),
+        context=windows.shape[1],
+        **more,
+    )
+
+
+def _dense(loaded: Loaded, windows: NDArray[np.int64], done: Callable[[Row], None] | None) -> Row:
     found = perplexity(loaded.model, windows)
     row = Row("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
     if done is not None:
@@ -99,19 +137,9 @@ def _judged(
     trace: Trace | None,
 ) -> Row:
     """One cell; a reason in place of figures where its settings make no sense."""
-    more = dict(settings)
     try:
-        sparse = sparsify(
-            loaded.model,
-            method,
-            more.pop("policy", "lfu"),
-            profile=profile,
-            geometry=loaded.geometry,
-            calibrate=None if calibrate is None else calibrate.tolist(),
-            context=windows.shape[1],
-            **more,
-        )
-    except DipsimError as problem:
+        sparse = _sparse(loaded, windows, method, settings, profile, calibrate)
+    except InfeasibleError as problem:
         return Row(method, settings, reason=str(problem))
     with sparse:
         found = perplexity(loaded.model, windows)
@@ -126,15 +154,15 @@ def _judged(
         hit_rate=result.hit_rate,
         energy_kept=sparse.energy_kept,
         flash_useful_bytes_per_token=result.flash_useful_bytes_per_token,
-        tokens_per_second=result.tokens_per_second if timed else None,
+        tokens_per_second=finite(result.tokens_per_second) if timed else None,
         open_loop=None if trace is None else _open(sparse, trace, timed),
     )
 
 
-def _open(sparse: Sparse, trace: Trace, timed: bool) -> dict[str, float]:
+def _open(sparse: Sparse, trace: Trace, timed: bool) -> dict[str, float | None]:
     result = open_loop(sparse.live, trace)
-    made = {
+    made: dict[str, float | None] = {
         "hit_rate": result.hit_rate,
         "flash_useful_bytes_per_token": result.flash_useful_bytes_per_token,
     }
-    return {**made, "tokens_per_second": result.tokens_per_second} if timed else made
+    return {**made, "tokens_per_second": finite(result.tokens_per_second)} if timed else made

@@ -47,10 +47,6 @@ class Live:
         for at in self._layers:
             at.fill(job, pinned)
         self._sequence: int | None = None  # of the last row, booked or not
-        self.forget()
-
-    def forget(self) -> None:
-        """Book from here on; caches keep what they hold."""
         self._parts: list[Traffic] = []
         self._plain: list[NDArray[np.float32]] = []
         self._marks: list[tuple[NDArray[np.uint8], NDArray[np.int32]]] = []

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from dipsim.encoding import Encoding
 from dipsim.errors import DipsimError, TraceError
-from dipsim.lm.calls import Call, call_of
+from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.load import geometry_of
 from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
 from dipsim.signal import SIGNALS
-from dipsim.trace import DECODE, PREFILL
 from dipsim.writer import TraceWriter
 
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
@@ -164,7 +163,7 @@ class _Taps:
         self._rows: dict[str, list[NDArray[Any] | None]] = {}
         self._layers = len(structure.layers)
         self._call: Call | None = None
-        self._sequence = -1
+        self._marks = Marks()
         decoder = structure.decoder
         self._hooks = [
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
@@ -222,14 +221,10 @@ class _Taps:
                     "a trace holds one width; record other signals"
                 )
             block[signal] = np.stack(layers, axis=1)  # type: ignore[arg-type]
-        first = max(self._sequence, 0) if call.follows else self._sequence + 1
-        numbers = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
-        block["sequence"] = numbers
-        block["phase"] = np.full(len(numbers), PREFILL if call.prompt else DECODE, np.uint8)
+        block["phase"], block["sequence"] = self._marks.of(call)
         if call.ids is not None:
             block["token_id"] = call.ids.reshape(-1).cpu().numpy().astype(np.int32)
         self._take(block)
-        self._sequence = int(numbers[-1])
 
 
 def _tap(layer: Layer, signal: str) -> _Tap | None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
-from dipsim.lm.calls import call_of
+from dipsim.lm.calls import Marks, call_of
 from dipsim.lm.live import Live
 from dipsim.lm.record import record_arrays
 from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
@@ -34,7 +34,7 @@ from dipsim.policies import Policy
 from dipsim.resolve import Source
 from dipsim.result import Result
 from dipsim.simulate import prepare
-from dipsim.trace import DECODE, PREFILL, Trace, load_trace
+from dipsim.trace import Trace, load_trace
 from dipsim.traffic import Traffic
 
 _ANY_DEVICE = "paper-a18"  # where no time is asked for, any device divides a cache alike
@@ -71,12 +71,22 @@ def sparsify(
         DipsimError: a method the model has no signals for, options that do not fit, in one line.
     """
     structure = find_structure(model)
+    thresholds = method in _WITH_THRESHOLDS or settings.get("selection") == "threshold"
+    if thresholds and calibrate is None:
+        raise MethodError(
+            f"method {method} has thresholds, which are calibrated on tokens that are not judged: "
+            "give some (calibrate=ids, --calibrate-tokens A:B)"
+        )
+    ids = calibrate if calibrate is not None and (thresholds or method == "predictor") else _SHORT
+    made = _settings(capacity, profile is not None, settings)
+    if thresholds:
+        made["calibrate_tokens"] = f"0:{len(ids)}"
     job = prepare(
-        _probe(model, structure, method, geometry, calibrate),
+        _probe(model, structure, method, geometry, ids),
         _ANY_DEVICE if profile is None else profile,
         policy=policy,
         method=method,
-        **_settings(method, capacity, profile is not None, calibrate, settings),
+        **made,
     )
     if isinstance(capacity, np.ndarray):
         budget = job.work.budget
@@ -90,25 +100,13 @@ def sparsify(
 
 
 def _settings(
-    method: str,
-    capacity: float | NDArray[np.int64] | None,
-    timed: bool,
-    calibrate: Tensor | Sequence[int] | None,
-    settings: dict[str, Any],
+    capacity: float | NDArray[np.int64] | None, timed: bool, settings: dict[str, Any]
 ) -> dict[str, Any]:
     made = {key: value for key, value in settings.items() if value is not None}
     if isinstance(capacity, int | float):
         made["cache_fraction"] = float(capacity)
     elif not timed and not {"dram", "cache", "cache_fraction"} & set(made):
         made["cache_fraction"] = _CACHED
-    thresholds = method in _WITH_THRESHOLDS or made.get("selection") == "threshold"
-    if thresholds and calibrate is None:
-        raise MethodError(
-            f"method {method} has thresholds, which are calibrated on tokens that are not judged: "
-            "give some (calibrate=ids, --calibrate-tokens A:B)"
-        )
-    if thresholds and calibrate is not None:
-        made["calibrate_tokens"] = f"0:{len(calibrate)}"
     return made
 
 
@@ -117,7 +115,7 @@ def _probe(
     structure: Structure,
     method: str,
     geometry: Source | Model | None,
-    calibrate: Tensor | Sequence[int] | None,
+    ids: Tensor | Sequence[int],
 ) -> Trace:
     """A recording of the dense model, short unless something is calibrated on it, by which a method
     is made ready as it is for any trace.
@@ -128,9 +126,8 @@ def _probe(
     if method not in BUILTIN or method == "recorded":
         known = ", ".join(name for name in BUILTIN if name != "recorded")
         raise MethodError(f"method {method!r} cannot prune a running model: use one of {known}")
-    ids = torch.as_tensor(_SHORT if calibrate is None else calibrate).reshape(1, -1)
     wanted = BUILTIN[method].signals or ("glu",)
-    arrays = dict(record_arrays(model, ids, wanted, structure))
+    arrays = record_arrays(model, torch.as_tensor(ids).reshape(1, -1), wanted, structure)
     if geometry is not None:
         arrays["meta"] = {**arrays.get("meta", {}), "model": geometry}
     return load_trace(arrays)
@@ -147,7 +144,7 @@ class Sparse:
         self._hooks: list[Any] = []
         self._seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._outputs: dict[tuple[int, str], Tensor] = {}
-        self._sequence, self._rows = -1, 0
+        self._marks, self._rows = Marks(), 0
         self._put_in()
 
     def _put_in(self) -> None:
@@ -198,13 +195,10 @@ class Sparse:
 
     def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """A call: which rows it has, and whether they are a prompt."""
-        call = call_of(args, given)
-        first = max(self._sequence, 0) if call.follows else self._sequence + 1
-        numbers = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
-        self._sequence, self._rows = int(numbers[-1]), len(numbers)
-        phase = np.full(len(numbers), PREFILL if call.prompt else DECODE, np.uint8)
+        phase, sequence = self._marks.of(call_of(args, given))
+        self._rows = len(phase)
         trains = decoder.training and torch.is_grad_enabled()
-        self.live.begin(phase, numbers, book=not trains)
+        self.live.begin(phase, sequence, book=not trains)
         self._seen.clear()
 
     def _keep(self, number: int, signal: str, source: Output) -> Callable[..., None]:
