@@ -154,6 +154,29 @@ def test_eval_judges_a_grid(
     assert "cannot reach density 0.5" in " ".join(shown.split())
 
 
+def test_a_device_says_all_that_its_flash_moves(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """gate reads all of W_gate; what does not fit in DRAM is streamed, and no unit's miss."""
+    command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 32]
+    command += ["--method", "dense", "--method", "gate", "--density", 0.8]
+    command += ["--profile", "paper-a18", "--dram", "40%"]
+    code, shown, said = run(capsys, *command, "--json")
+    assert code == 0, said
+    _, dense, gate = json.loads(shown)["rows"]
+    for at in (dense, gate):
+        moved = at["flash_bytes_per_token"]
+        assert moved > at["flash_useful_bytes_per_token"] > 0
+        assert at["tokens_per_second"] <= 1e9 / moved  # 1 GB/s, and nothing hides behind it
+    code, shown, _ = run(capsys, *command)
+    title, *rest = shown.splitlines()
+    assert title.endswith("on paper-a18, dram 40%")
+    assert [line.split()[0] for line in rest if line.startswith(("dense ", "gate "))][:2] == [
+        "dense", "gate",
+    ]  # fmt: skip
+    assert "bytes moved a token" in " ".join(shown.split())
+
+
 def test_a_calibration_serves_the_search(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

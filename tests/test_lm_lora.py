@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra")
 peft = pytest.importorskip("peft", reason="needs the extra")
 
 import safetensors.torch  # noqa: E402
+from tiny_lm import tiny  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from dipsim.cli import app  # noqa: E402
@@ -26,7 +27,6 @@ from dipsim.lm.load import Loaded, geometry_of, load  # noqa: E402
 from dipsim.lm.perplexity import perplexity  # noqa: E402
 from dipsim.lm.sparse import sparsify  # noqa: E402
 
-torch.set_num_threads(1)
 VOCAB, WINDOW = 60, 16
 SPARSE = {"density": 0.5, "split": "equal"}
 RECIPE = Recipe(
@@ -35,19 +35,9 @@ RECIPE = Recipe(
 
 
 def llama(seed=0, **sizes):
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        **sizes,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    own = {"vocab_size": VOCAB, "intermediate_size": 48, "initializer_range": 0.3}
+    own |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return tiny(seed=seed, **own, **sizes)
 
 
 def loaded(seed=0, **sizes):

@@ -7,22 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tiny_lm import tiny  # noqa: E402
+
 from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.structure import Layer, find_structure  # noqa: E402
 
-torch.set_num_threads(1)
-SIZE = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 OPT = {"vocab_size": 64, "hidden_size": 16, "ffn_dim": 24, "word_embed_proj_dim": 16}
 OPT |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
 GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -43,13 +32,6 @@ MOE = {
     "Qwen3MoeConfig": {"num_experts": 4, "moe_intermediate_size": 8, "head_dim": 8},
     "OlmoeConfig": {"num_experts": 4},
 }
-
-
-def tiny(config: str, **more: Any) -> Any:
-    torch.manual_seed(0)
-    return transformers.AutoModelForCausalLM.from_config(
-        getattr(transformers, config)(**{**SIZE, **more})
-    )
 
 
 def names(model: Any, layer: int, *modules: Any) -> list[str]:

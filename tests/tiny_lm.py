@@ -12,8 +12,8 @@ SIZE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embed
 SIZE |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def tiny(config: str = "LlamaConfig", **more: Any) -> Any:
-    torch.manual_seed(0)
+def tiny(config: str = "LlamaConfig", seed: int = 0, **more: Any) -> Any:
+    torch.manual_seed(seed)
     made = getattr(transformers, config)(**{**SIZE, **more})
     return transformers.AutoModelForCausalLM.from_config(made).eval()
 

@@ -38,6 +38,8 @@ class Row:
     energy_kept: Mapping[str, float] = field(default_factory=dict)
     """Per stage, the mean share of the squared scores."""
     flash_useful_bytes_per_token: float | None = None
+    flash_bytes_per_token: float | None = None
+    """All that the flash moves, streamed static weights among it; None without a device."""
     tokens_per_second: float | None = None
     """None without a device."""
     open_loop: Mapping[str, float | None] | None = None

@@ -154,6 +154,7 @@ def _judged(
         hit_rate=result.hit_rate,
         energy_kept=sparse.energy_kept,
         flash_useful_bytes_per_token=result.flash_useful_bytes_per_token,
+        flash_bytes_per_token=result.flash_bytes_per_token if timed else None,
         tokens_per_second=finite(result.tokens_per_second) if timed else None,
         open_loop=None if trace is None else _open(sparse, trace, timed),
     )

@@ -1,7 +1,6 @@
 """A model and its tokenizer from a Hugging Face folder or a GGUF file, offline."""
 
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers import modeling_gguf_pytorch_utils
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from dipsim import gguf, hf_config
 from dipsim.errors import ModelError, brief
+from dipsim.lm.quiet import quiet
 
-logging: Any = transformers_logging  # untyped
 _FORMS = "a Hugging Face folder (config.json, *.safetensors) or a .gguf file"
 
 
@@ -44,7 +41,7 @@ class Loaded:
         Raises:
             ModelError: there is none beside the model.
         """
-        with _quiet(), _read_once():
+        with quiet(), _read_once():
             try:
                 return transformers.AutoTokenizer.from_pretrained(**_source(self.path))
             except Exception as problem:
@@ -75,7 +72,7 @@ def load(path: str | Path) -> Loaded:
     else:
         what = "no such file or folder" if not path.exists() else "not a model"
         raise ModelError(f"{path}: {what}; give {_FORMS}")
-    with _quiet(), _read_once():
+    with quiet(), _read_once():
         model = _model(path)
     if geometry is None:
         geometry = geometry_of(model, name)
@@ -138,23 +135,6 @@ def _source(path: Path) -> dict[str, Any]:
 def _first_line(problem: Exception) -> str:
     lines = str(problem).strip().splitlines() or [type(problem).__name__]
     return brief(lines[0], 160)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars, log lines and warnings of transformers."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    hidden = mock.patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items)
-    try:
-        with warnings.catch_warnings(), hidden:
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -9,9 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import nn
 
 from dipsim.errors import DipsimError, ModelError, brief
 from dipsim.files import read_json, umask, whole_file
+from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import find_structure
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -63,7 +62,7 @@ def add_adapter(model: nn.Module, rank: int, name: str, seed: int = 0) -> peft.P
         base_model_name_or_path=name,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         try:
             made = peft.PeftModelForCausalLM(model, config)
@@ -111,18 +110,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
             "other weights: give the one it was trained on"
         )
     try:
-        with _quiet():
+        with quiet():
             return peft.PeftModel.from_pretrained(model, str(folder)).eval()
     except Exception as problem:  # of any kind: the libraries check little and raise what comes
         raise ModelError(f"{folder}: not a readable adapter ({brief(problem, 160)})") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without word of what peft uses of transformers that will go away: no user can change it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def fuse(model: peft.PeftModel) -> Any:
@@ -142,8 +133,9 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     check_new(folder)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
+        with quiet():
+            model.save_pretrained(made)
+            tokenizer.save_pretrained(made)
         made.chmod(0o777 & ~umask())
         made.rename(folder)
     except Exception as problem:  # safetensors has errors of its own for a full disk

@@ -1,5 +1,6 @@
 """What `dipsim eval` prints: methods judged on a text, and where it pays to be."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from dipsim.units import BYTES
 def render(found: Evaluation) -> RenderableType:
     """The rows, the reasons of those without figures, and with a device the best rates."""
     where = "" if found.device is None else f", on {found.device}"
+    shared = _shared(found.rows)
     title = f"{found.model}: {found.tokens} tokens in windows of {found.window}{where}"
+    title += f", {_asked(shared)}" if shared else ""
     parts: list[RenderableType] = [Text(printable(title), style="bold"), _rows(found)]
     parts += [
-        Text(f"{_name(row)}: {printable(row.reason)}", style="dim")
+        Text(f"{_name(row, shared)}: {printable(row.reason)}", style="dim")
         for row in found.rows
         if row.reason is not None
     ]
@@ -31,10 +34,12 @@ def render(found: Evaluation) -> RenderableType:
         parts += [Text(), _best(found)]
     note = (
         "closed loop: masks act while the model runs. used: density; +: perplexity above dense; "
-        "kept: energy of each stage's scores; flash: missed bytes a token."
+        "kept: energy of each stage's scores; flash: "
     )
-    if found.device is not None:
-        note += " *: no other row is both faster and better."
+    if found.device is None:
+        note += "missed bytes a token."
+    else:
+        note += "bytes moved a token. *: no other row is both faster and better."
     parts.append(Text(note, style="dim"))
     return Group(*parts)
 
@@ -44,17 +49,19 @@ def _rows(found: Evaluation) -> Table:
     columns = ["method", "used", "ppl", "+", "kept", "hits", "flash", *["tok/s"] * timed]
     made = _named(*columns)
     best = frontier(found.rows) if timed else []
+    shared = _shared(found.rows)
+    again = any(row.method == "dense" for row in found.rows[1:])  # with caches, so with more to say
     for i, row in enumerate(found.rows):
-        if row.perplexity is None:
+        if row.perplexity is None or (i == 0 and again):
             continue
         cells = [
-            _name(row),
+            _name(row, shared),
             _show(row.density, "{:.3f}"),
             f"{row.perplexity:.2f}",
             f"{row.perplexity - found.dense:+.2f}",
             "/".join(f"{share:.3f}" for share in row.energy_kept.values()) or "-",
             _show(row.hit_rate, "{:.1%}"),
-            _bytes(row.flash_useful_bytes_per_token),
+            _bytes(row.flash_bytes_per_token if timed else row.flash_useful_bytes_per_token),
         ]
         if timed:
             cells.append(_show(row.tokens_per_second, "{:.4g}") + "*" * (i in best))
@@ -64,12 +71,13 @@ def _rows(found: Evaluation) -> Table:
 
 def _loops(found: Evaluation) -> Table:
     """What a trace of the dense model says of the same methods and caches."""
-    made = _named("open loop", "hits", "closed", "flash", "closed", "tok/s", "closed")
+    made = _named("open loop", "hits", "closed", "missed", "closed", "tok/s", "closed")
+    shared = _shared(found.rows)
     for row in found.rows:
         if row.open_loop is not None:
             opened = row.open_loop
             made.add_row(
-                _name(row),
+                _name(row, shared),
                 _show(opened["hit_rate"], "{:.1%}"),
                 _show(row.hit_rate, "{:.1%}"),
                 _bytes(opened["flash_useful_bytes_per_token"]),
@@ -101,14 +109,25 @@ def _best(found: Evaluation) -> Table:
     return made
 
 
-def _name(row: Row) -> str:
-    return " ".join([row.method, _asked(row)]).strip()
+def _shared(rows: Sequence[Row]) -> Mapping[str, Any]:
+    """Settings that all rows behind the first have in common: said once. The density stays."""
+    every = [row.settings for row in rows[1:]]
+    return {
+        name: value
+        for name, value in (every[0] if every else {}).items()
+        if name != "density" and all(name in other and other[name] == value for other in every)
+    }
 
 
-def _asked(row: Row) -> str:
-    """The settings in short: ``.7 g .5/.2 c .5``."""
+def _name(row: Row, shared: Mapping[str, Any]) -> str:
+    own = {name: value for name, value in row.settings.items() if name not in shared}
+    return " ".join([row.method, _asked(own)]).strip()
+
+
+def _asked(settings: Mapping[str, Any]) -> str:
+    """Settings in short: ``0.7 gamma 0.5/0.2 cache 0.5``."""
     parts = []
-    for name, value in row.settings.items():
+    for name, value in settings.items():
         if isinstance(value, dict):
             value = "/".join(f"{at:g}" for at in value.values())
         parts.append(f"{_SHORT.get(name, name + ' ')}{value}")
