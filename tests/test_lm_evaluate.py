@@ -28,6 +28,7 @@ from dipsim.analysis.evaluation import (
     grid,
 )
 from dipsim.cli import main
+from dipsim.cli.evaluate import _judged
 from dipsim.errors import DipsimError
 from dipsim.hardware import load_profile
 
@@ -72,6 +73,23 @@ def test_the_frontier_is_what_no_row_beats() -> None:
     assert frontier(rows) == [6, 1, 2]
 
 
+def test_rates_are_compared_in_the_same_memory() -> None:
+    rows = [
+        row("dense", 10.0, None),
+        row("dip", 11.0, 40.0, dram="70%"),
+        row("dip", 11.0, 90.0, dram="80%"),
+        row("gate", 10.5, 30.0, dram="70%"),
+        row("gate", 11.5, 80.0, dram="80%"),
+    ]
+    assert frontier(rows) == [1, 3, 2]
+    best = best_rates(rows, 10.0, [1.0])
+    rates = {
+        memory: {method: at[1.0].tokens_per_second for method, at in methods.items() if at[1.0]}
+        for memory, methods in best.items()
+    }
+    assert rates == {"dram 70%": {"dip": 40.0, "gate": 30.0}, "dram 80%": {"dip": 90.0}}
+
+
 def test_best_rates_at_a_loss() -> None:
     rows = [
         row("dense", 10.0, None),
@@ -80,7 +98,7 @@ def test_best_rates_at_a_loss() -> None:
         row("dip", 11.5, 90.0),
         row("gate", 12.0, 99.0),
     ]
-    found = best_rates(rows, 10.0)
+    found = best_rates(rows, 10.0)[""]
     assert list(found) == ["dip"]
     rates = {loss: at and at.tokens_per_second for loss, at in found["dip"].items()}
     assert rates == {0.1: 20.0, 0.2: 30.0, 0.5: 30.0, 1.0: 30.0}
@@ -203,6 +221,8 @@ def test_the_dense_model_is_judged_as_it_is(folder: Path) -> None:
     loaded = lm.load(folder)
     ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
     windows = lm.windows_of(ids, 16, 64)
+    fits = lm.evaluate(loaded, windows, [("dense", {})], profile=load_profile("paper-a18"))
+    assert [at.tokens_per_second is None for at in fits.rows] == [True, False]
     found = lm.evaluate(loaded, windows, [("dip", {"density": 1.0}), ("dense", {"policy": "lru"})])
     assert [at.perplexity for at in found.rows] == [lm.perplexity(loaded.model, windows).value] * 3
     assert found.rows[1].tokens_per_second is None
@@ -222,6 +242,22 @@ def test_thresholds_are_calibrated_on_tokens_that_are_not_judged(folder: Path) -
     assert found.rows[1].density == pytest.approx(0.7, abs=0.05)
 
 
+def test_no_window_goes_across_the_tokens_that_calibrate(folder: Path) -> None:
+    loaded = lm.load(folder)
+    ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
+    windows, apart = _judged(loaded, str(folder / "text.txt"), 16, None, "40:100")
+    assert apart.tolist() == ids[40:100].tolist()
+    parts = [ids[:32], ids[100 : 100 + 300 // 16 * 16]]
+    assert windows.tolist() == np.concatenate(parts).reshape(-1, 16).tolist()
+
+
+def test_a_damaged_model_is_refused(folder: Path) -> None:
+    loaded = lm.load(folder)
+    next(loaded.model.parameters()).data.fill_(np.nan)
+    with pytest.raises(DipsimError, match="its loss on this text is nan"):
+        lm.evaluate(loaded, np.arange(32).reshape(2, 16), [])
+
+
 def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 32]
     code, _, said = run(capsys, *command, "--requantise", "4:8")
@@ -232,7 +268,17 @@ def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--window", 1000], "fewer than a window of 1000"),
+        (["--window", 100], "this model reads at most 64 tokens"),
+        (["--window", 16, "--tokens", 5], "5 of its 400 tokens are asked for, fewer than a window"),
+        (
+            ["--window", 16, "--method", "cats", "--calibrate-tokens", "0:390"],
+            "less the tokens that",
+        ),
+        (["--window", 16, "--method", "predictor"], "is calibrated on tokens that are not judged"),
+        (["--window", 16, "--policy", "static"], "pins what a trace used most"),
+        (["--window", 16, "--method", "moe"], "has no experts: use another"),
+        (["--window", 16, "-s", "flash.bandwidth=2GB/s"], "add --profile"),
+        (["--window", 16, "--method", "dense", "--calibration", "c.json"], "methods that prune"),
         (["--window", 16, "--requantise", "4"], "write BITS:GROUP"),
         (["--window", 16, "--requantise", "4:7"], "give a group that divides"),
         (["--window", 16, "--dram", "50%"], "add --profile"),

@@ -265,7 +265,7 @@ def test_a_text_too_short(ids, tmp_path) -> None:
     refused("text that judges has 10 tokens", ids[:10], tmp_path / "a")
     few = ids[: RECIPE.judge_tokens + WINDOW - 1]
     refused("after the 128 tokens that judge has 15 tokens", few, tmp_path / "a")
-    refused("text that judges has 8 tokens", ids, tmp_path / "a", judge_tokens=8)
+    refused("judges: 8 of its 643 tokens are asked for", ids, tmp_path / "a", judge_tokens=8)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -388,6 +388,7 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
     [
         (["--steps", "2", "--minutes", "1"], "not both"),
         (["--fuse", "{text}"], "exists"),
+        (["--fuse", "{out}"], "the adapter's own folder"),
         (["--window", "1"], "--window 1"),
         (["--window", "16", "--judge-tokens", "128", "--split", "half"], "half"),
         (["--window", "128", "--judge-tokens", "128"], "reads at most 64 tokens"),
@@ -395,8 +396,9 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
     ],
 )
 def test_the_command_refuses(folder_of_a_model, text, tmp_path, args, match) -> None:
-    args = [text if at == "{text}" else at for at in args]
-    done = command(folder_of_a_model, "--text", text, "--out", tmp_path / "a", *args)
+    out = tmp_path / "a"
+    args = [{"{text}": text, "{out}": out}.get(at, at) for at in args]
+    done = command(folder_of_a_model, "--text", text, "--out", out, *args)
     assert isinstance(done.exception, DipsimError)
     assert match in str(done.exception)
     assert not (tmp_path / "a").exists()

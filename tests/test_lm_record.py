@@ -347,7 +347,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--prompt", "w5", "--text", str(text)], "either --prompt, or --text"),
         (["--prompt", "w5", "--chat"], "has no chat template"),
         (["--prompt", ""], "some text to go on from"),
-        (["--text", str(text), "--window", "100"], "fewer than a window"),
+        (["--text", str(text), "--window", "50"], "fewer than a window"),
+        (["--text", str(text), "--chat"], "--chat is for --prompt"),
+        (["--text", str(text), "--temperature", "0"], "--temperature is for --prompt"),
+        (["--prompt", "w5", "--window", "8"], "--window is for --text"),
+        (["--prompt", "w5 w6", "--generate", "63"], "after a prompt of 2 tokens: this model reads"),
         (["--text", str(tmp_path / "none")], "cannot be read"),
     ):
         failed = run(*options)

@@ -3,6 +3,7 @@
 Measuring is `dipsim.lm`; nothing here needs a model.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
@@ -81,8 +82,11 @@ class Evaluation:
         if self.device is not None:
             made["frontier"] = frontier(self.rows)
             made["best"] = {
-                method: {f"{loss:g}": row and row.to_dict() for loss, row in found.items()}
-                for method, found in best_rates(self.rows, self.dense).items()
+                memory: {
+                    method: {f"{loss:g}": row and row.to_dict() for loss, row in found.items()}
+                    for method, found in methods.items()
+                }
+                for memory, methods in best_rates(self.rows, self.dense).items()
             }
         return made
 
@@ -118,33 +122,56 @@ def grid(
     return cells
 
 
+def memory_of(row: Row) -> str:
+    """The memory a row was given, which rates are compared within: ``dram 70%``, ``cache 0.5``."""
+    names = {"dram": "dram", "cache_fraction": "cache"}
+    return " ".join(
+        f"{short} {row.settings[name]}" for name, short in names.items() if name in row.settings
+    )
+
+
 def frontier(rows: Sequence[Row]) -> list[int]:
-    """Which rows no other beats in perplexity and in rate, the fastest first."""
-    timed = [i for i, row in enumerate(rows) if row.perplexity and row.tokens_per_second]
-    order = sorted(timed, key=lambda i: (-_rate(rows[i]), _perplexity(rows[i]), i))
+    """Which rows no other with the same memory beats in perplexity and in rate, the fastest of each
+    memory first."""
     kept: list[int] = []
-    for i in order:
-        if not kept or _perplexity(rows[i]) < _perplexity(rows[kept[-1]]):
-            kept.append(i)
+    for these in _timed(rows).values():
+        best = math.inf
+        for i in sorted(these, key=lambda i: (-_rate(rows[i]), _perplexity(rows[i]), i)):
+            if _perplexity(rows[i]) < best:
+                kept.append(i)
+                best = _perplexity(rows[i])
     return kept
 
 
 def best_rates(
     rows: Sequence[Row], dense: float, losses: Sequence[float] = LOSSES
-) -> dict[str, dict[float, Row | None]]:
-    """Per method, the fastest row whose perplexity exceeds the dense model's by no more than each
-    loss; None where there is none."""
-    made: dict[str, dict[float, Row | None]] = {}
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if row.method == method and row.tokens_per_second]
-        own = [row for row in own if row.perplexity is not None]
-        made[method] = {
-            loss: max(
-                (row for row in own if _perplexity(row) <= dense + loss), key=_rate, default=None
-            )
-            for loss in losses
-        }
-    return {method: found for method, found in made.items() if any(found.values())}
+) -> dict[str, dict[str, dict[float, Row | None]]]:
+    """Per memory and method, the fastest row whose perplexity exceeds the dense model's by no more
+    than each loss; None where there is none."""
+    made: dict[str, dict[str, dict[float, Row | None]]] = {}
+    for memory, these in _timed(rows).items():
+        for method in dict.fromkeys(rows[i].method for i in these):
+            own = [rows[i] for i in these if rows[i].method == method]
+            found = {
+                loss: max(
+                    (row for row in own if _perplexity(row) <= dense + loss),
+                    key=_rate,
+                    default=None,
+                )
+                for loss in losses
+            }
+            if any(found.values()):
+                made.setdefault(memory, {})[method] = found
+    return made
+
+
+def _timed(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Per memory, the rows with a rate."""
+    made: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.perplexity is not None and row.tokens_per_second is not None:
+            made.setdefault(memory_of(row), []).append(i)
+    return made
 
 
 def calibration_of(found: Evaluation) -> dict[str, Any]:
@@ -160,7 +187,7 @@ def calibration_of(found: Evaluation) -> dict[str, Any]:
             "perplexity": row.perplexity,
         }
         for row in found.rows[1:]
-        if row.perplexity is not None and row.energy_kept
+        if row.perplexity is not None and row.energy_kept and row.method != "dense"
     ]
     if not points:
         raise DipsimError("no calibration: nothing was pruned; name methods, e.g. --method dip-ca")

@@ -79,6 +79,10 @@ def evaluate(
         raise DipsimError(
             "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
         )
+    if override and profile is None:
+        raise DipsimError("-s overrides a profile: add --profile")
+    if target is not None and set(methods) == {"dense"}:
+        raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
     bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluation import calibration_of, grid
@@ -151,7 +155,7 @@ def _loaded(model: str, geometry: str | None, adapter: str | None) -> Any:
 def _judged(
     loaded: Any, text: str, window: int, tokens: int | None, calibrate: str | None
 ) -> tuple[Any, Any]:
-    """The windows that are judged, and the tokens that are calibrated on."""
+    """The windows that are judged, none across a gap, and the tokens that are calibrated on."""
     import numpy as np
 
     from dipsim.lm.text import read_ids, windows_of
@@ -160,7 +164,9 @@ def _judged(
     apart = None
     if calibrate is not None:
         start, stop = _rows(calibrate, len(ids))
-        apart, ids = ids[start:stop], np.concatenate([ids[:start], ids[stop:]])
+        apart, sides = ids[start:stop], (ids[:start], ids[stop:])
+        ids = np.concatenate([at[: len(at) // window * window] for at in sides])
+        text = f"{text}, less the tokens that calibrate,"
     return windows_of(ids, window, tokens, text), apart
 
 

@@ -34,7 +34,7 @@ def lora(
         int, typer.Option(help="first tokens of the text, which judge and never train", min=1)
     ] = 8192,
     window: Annotated[int, typer.Option(help="tokens of a sequence")] = 512,
-    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="of every random draw", min=0, max=2**40)] = 0,
     fuse: Annotated[
         str | None, typer.Option(help="write the model with the adapter in it: a new folder")
     ] = None,
@@ -76,6 +76,8 @@ def lora(
     )
     if fuse is not None:
         check_new(Path(fuse))
+        if Path(fuse).resolve() == Path(out).resolve():
+            raise DipsimError(f"--fuse {fuse}: the adapter's own folder; give another")
     loaded = load(model)
     ids = read_ids(text, loaded.tokenizer)
     with Progress("trained", "steps") as progress:

@@ -19,12 +19,20 @@ def record(
     model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
     out: Out,
     prompt: Annotated[list[str] | None, typer.Option(help="to go on from; may repeat")] = None,
-    generate: Annotated[int, typer.Option(help="tokens after every prompt, at most", min=1)] = 64,
+    generate: Annotated[
+        int | None, typer.Option(help="tokens after every prompt, at most [64]", min=1)
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="prompts are a user's turns")] = False,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token", min=0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token [0]", min=0)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="of every random draw [0]", min=0, max=2**40)
+    ] = None,
     text: Annotated[str | None, typer.Option(help="a file to read instead, UTF-8")] = None,
-    window: Annotated[int, typer.Option(help="tokens of the text in a sequence")] = 512,
+    window: Annotated[
+        int | None, typer.Option(help="tokens of the text in a sequence [512]")
+    ] = None,
     tokens: Annotated[int | None, typer.Option(help="of the text, at most", min=1)] = None,
     signals: Annotated[
         str | None, typer.Option(help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]")
@@ -43,19 +51,32 @@ def record(
 
     if (text is None) == (not prompt):
         raise DipsimError("give either --prompt, or --text with a file")
+    of_prompts = {
+        "generate": generate,
+        "chat": chat or None,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    of_texts = {"window": window, "tokens": tokens}
+    for name, given in (of_texts if prompt else of_prompts).items():
+        if given is not None:
+            raise DipsimError(f"--{name} is for --{'text' if prompt else 'prompt'}: drop it")
     need_torch()
     from dipsim import lm
+    from dipsim.lm.quiet import quiet
 
     meta: dict[str, Any] = {} if license_ is None else {"license": license_}
     with Progress("recorded") as progress:
         loaded = lm.load(model)
         if prompt:
+            generate, temperature = generate or 64, temperature or 0.0
             what = (
                 f"{len(prompt)} prompts, up to {generate} tokens each, temperature {temperature:g}"
             )
-            calls = _answers(loaded, prompt, chat, generate, temperature, seed)
+            calls = _answers(loaded, prompt, chat, generate, temperature, seed or 0)
         else:
             assert text is not None, "asked for above"
+            window = 512 if window is None else window
             what = f"a text, windows of {window} tokens"
             calls = _windows(loaded, text, window, tokens)
         meta["source"] = f"{loaded.name}: {what}"
@@ -69,7 +90,7 @@ def record(
             meta=meta,
         )
         try:
-            with recorder:
+            with recorder, quiet():
                 for done, total in calls:
                     progress(done, total)
         except KeyboardInterrupt as stop:
@@ -93,6 +114,10 @@ def _answers(
     import torch
 
     given = [_prompt_ids(loaded, prompt, chat) for prompt in prompts]
+    longest = max(map(len, given))
+    loaded.check_reads(
+        longest + generate, f"--generate {generate}, after a prompt of {longest} tokens"
+    )
     total = sum(len(ids) + generate for ids in given)
     done = 0
     torch.manual_seed(seed)
@@ -134,9 +159,7 @@ def _windows(
     from dipsim.lm.text import read_ids, windows_of
 
     windows = windows_of(read_ids(text, loaded.tokenizer), window, tokens, text)
-    longest = (loaded.geometry or {}).get("context")
-    if longest is not None and window > longest:
-        raise DipsimError(f"--window {window}: this model reads at most {longest} tokens")
+    loaded.check_reads(window)
     with torch.no_grad():
         for at, ids in enumerate(windows):
             loaded.model(torch.from_numpy(ids)[None])

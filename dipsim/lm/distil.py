@@ -100,9 +100,7 @@ def train_adapter(
     about = json.loads(json.dumps(about))
     if found := _finished(folder, about):
         return found
-    longest = (loaded.geometry or {}).get("context")
-    if longest is not None and recipe.window > longest:
-        raise DipsimError(f"--window {recipe.window}: this model reads at most {longest} tokens")
+    loaded.check_reads(recipe.window)
     run = _Run(loaded, trained, recipe)
     if (folder / STATE).is_file():
         run.restore(folder / STATE, about)

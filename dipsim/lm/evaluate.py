@@ -56,7 +56,7 @@ def evaluate(
             if signals:
                 trace = stack.enter_context(dense_trace(loaded.model, windows, list(signals)))
         for method, settings in cells:
-            if method == "dense" and not settings:
+            if method == "dense" and not settings and profile is None:  # as the first row
                 continue
             row = _judged(loaded, windows, method, settings, profile, calibrate, trace)
             rows.append(row)
@@ -87,6 +87,7 @@ def _check(
         raise ModelError(
             f"{loaded.name}: its architecture's sizes are not known to dipsim: give --geometry"
         )
+    loaded.check_reads(windows.shape[1])
     few = None if calibrate is None else calibrate[:2]
     problems: list[DipsimError] = []
     for method, settings in cells:

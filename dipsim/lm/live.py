@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.active import NO_CODES, NO_SCORES, Chooser, Sets, no_shares, rows_of, uses
+from dipsim.active import NO_CODES, NO_SCORES, Chooser, Sets, no_shares, rows_of
 from dipsim.caches import Loop, ReplayedCache
 from dipsim.encoding import unpack_sets, words_for
 from dipsim.errors import DipsimError, PolicyError
@@ -40,10 +40,7 @@ class Live:
         self._admission = check_plan(self.method, job.policy, job.plan)
         self._loop = loop_for(self.method, job.policy, job.plan)
         self._layers = [_Layer(job, layer) for layer in range(self.probe.layers)]
-        pinned = None
-        if job.policy.preload:
-            found = profile_uses(job.work, job.policy, job.settings)
-            pinned = uses(self.probe, self.method) if found is None else found
+        pinned = profile_uses(job.work, job.policy, job.settings)
         for at in self._layers:
             at.fill(job, pinned)
         self._sequence: int | None = None  # of the last row, booked or not
@@ -250,6 +247,11 @@ def _refuse(job: Job) -> None:
         raise PolicyError(
             f"policy {job.policy.name} must know the future, which a running model does not: use "
             "an online policy, or record a trace and replay it"
+        )
+    if job.policy.preload and job.settings.static_from is None:
+        raise PolicyError(
+            f"policy {job.policy.name} pins what a trace used most: use another, or in Python give "
+            "a recording of this model (static_from=FILE)"
         )
     asked = {
         "--scope global": job.plan.scope == "global",

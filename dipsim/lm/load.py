@@ -34,6 +34,20 @@ class Loaded:
     name: str
     path: Path
 
+    def check_reads(self, tokens: int, said: str | None = None) -> None:
+        """That sequences are not longer than the model reads, where its config says.
+
+        Args:
+            said: what asks for so many; default: a window.
+
+        Raises:
+            ModelError: they are.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if isinstance(most, int) and tokens > most:
+            said = said or f"--window {tokens}"
+            raise ModelError(f"{said}: this model reads at most {most} tokens")
+
     @functools.cached_property
     def tokenizer(self) -> Any:
         """A ``transformers`` tokenizer, read when first used.

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dipsim.errors import ModelError
+
 _AT_ONCE = 1024
 """Tokens of a call; more do not run faster on a processor, and logits take memory."""
 
@@ -31,6 +33,9 @@ def perplexity(
     Args:
         windows: int64[n, window] token ids.
         progress: called with (tokens done, tokens).
+
+    Raises:
+        ModelError: what the model puts out is not finite.
     """
     total, count = 0.0, 0
     batch = max(1, _AT_ONCE // windows.shape[1])
@@ -47,4 +52,8 @@ def perplexity(
             if progress is not None:
                 progress(min(start + batch, len(windows)) * windows.shape[1], windows.size)
     mean = total / count
+    if not math.isfinite(mean):
+        raise ModelError(
+            f"{type(model).__name__}: its loss on this text is {mean}; its weights may be damaged"
+        )
     return Perplexity(math.exp(min(mean, 700.0)), mean, count)

@@ -14,6 +14,7 @@ from dipsim.encoding import Encoding
 from dipsim.errors import DipsimError, TraceError
 from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.load import geometry_of
+from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
 from dipsim.signal import SIGNALS
 from dipsim.writer import TraceWriter
@@ -85,7 +86,7 @@ def record_arrays(
     taps = _Taps(structure, dict.fromkeys(names, torch.float32), blocks.append)
     rows = torch.as_tensor(ids, device=next(model.parameters()).device)
     try:
-        with evaluating(model), torch.no_grad():
+        with quiet(), evaluating(model), torch.no_grad():
             model(input_ids=rows.reshape(-1, rows.shape[-1]))
     finally:
         taps.remove()

@@ -72,12 +72,14 @@ def sparsify(
     """
     structure = find_structure(model)
     thresholds = method in _WITH_THRESHOLDS or settings.get("selection") == "threshold"
-    if thresholds and calibrate is None:
-        raise MethodError(
-            f"method {method} has thresholds, which are calibrated on tokens that are not judged: "
-            "give some (calibrate=ids, --calibrate-tokens A:B)"
-        )
-    ids = calibrate if calibrate is not None and (thresholds or method == "predictor") else _SHORT
+    ids: Tensor | Sequence[int] = _SHORT
+    if thresholds or method == "predictor":
+        if calibrate is None:
+            raise MethodError(
+                f"method {method} is calibrated on tokens that are not judged: give some "
+                "(--calibrate-tokens A:B, in Python calibrate=ids)"
+            )
+        ids = calibrate
     made = _settings(capacity, profile is not None, settings)
     if thresholds:
         made["calibrate_tokens"] = f"0:{len(ids)}"
@@ -127,6 +129,11 @@ def _probe(
         known = ", ".join(name for name in BUILTIN if name != "recorded")
         raise MethodError(f"method {method!r} cannot prune a running model: use one of {known}")
     wanted = BUILTIN[method].signals or ("glu",)
+    routers = [layer.router for layer in structure.layers]
+    if all(routers) and "expert" not in wanted:
+        raise MethodError(f"method {method}: this model has experts, no MLP: use moe")
+    if not any(routers) and "expert" in wanted:
+        raise MethodError(f"method {method}: this model has no experts: use another, e.g. dip")
     arrays = record_arrays(model, torch.as_tensor(ids).reshape(1, -1), wanted, structure)
     if geometry is not None:
         arrays["meta"] = {**arrays.get("meta", {}), "model": geometry}

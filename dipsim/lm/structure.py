@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dipsim.errors import ModelError, brief
+from dipsim.lm.quiet import quiet
 
 _PROBES = 8  # tokens of the run; with one alone, attention would hand its values through
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -240,7 +241,7 @@ def _run(model: nn.Module) -> None:
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     rows, device = embedding.weight.shape[0], embedding.weight.device
     ids = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
-    with evaluating(model), torch.no_grad():
+    with quiet(), evaluating(model), torch.no_grad():
         model(input_ids=ids[None])
 
 

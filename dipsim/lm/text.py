@@ -47,6 +47,11 @@ def windows_of(
     if window < 2:
         raise DipsimError(f"--window {window}: at least 2 tokens, of which the last is predicted")
     used = len(ids) if tokens is None else min(tokens, len(ids))
+    if used < window <= len(ids):
+        raise DipsimError(
+            f"{name}: {used} of its {len(ids)} tokens are asked for, fewer than a window of "
+            f"{window}: ask for more, or give a smaller --window"
+        )
     if used < window:
         raise DipsimError(
             f"{name} has {used} tokens, fewer than a window of {window}: give a longer text, or a "

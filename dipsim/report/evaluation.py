@@ -8,7 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipsim.analysis.evaluation import LOSSES, Evaluation, Row, best_rates, frontier
+from dipsim.analysis.evaluation import (
+    LOSSES,
+    Evaluation,
+    Row,
+    best_rates,
+    frontier,
+    memory_of,
+)
 from dipsim.errors import printable
 from dipsim.report.files import check_series, write_flat
 from dipsim.report.plots import COLOURS, MARKERS, picture
@@ -39,7 +46,7 @@ def render(found: Evaluation) -> RenderableType:
     if found.device is None:
         note += "missed bytes a token."
     else:
-        note += "bytes moved a token. *: no other row is both faster and better."
+        note += "bytes moved a token. *: no other row in the same memory is both faster and better."
     parts.append(Text(note, style="dim"))
     return Group(*parts)
 
@@ -58,7 +65,7 @@ def _rows(found: Evaluation) -> Table:
             _name(row, shared),
             _show(row.density, "{:.3f}"),
             f"{row.perplexity:.2f}",
-            f"{row.perplexity - found.dense:+.2f}",
+            f"{round(row.perplexity - found.dense, 2) + 0.0:+.2f}",  # no -0.00
             "/".join(f"{share:.3f}" for share in row.energy_kept.values()) or "-",
             _show(row.hit_rate, "{:.1%}"),
             _bytes(row.flash_bytes_per_token if timed else row.flash_useful_bytes_per_token),
@@ -71,25 +78,29 @@ def _rows(found: Evaluation) -> Table:
 
 def _loops(found: Evaluation) -> Table:
     """What a trace of the dense model says of the same methods and caches."""
-    made = _named("open loop", "hits", "closed", "missed", "closed", "tok/s", "closed")
+    timed = found.device is not None
+    columns = ["open loop", "hits", "closed", "missed", "closed", *["tok/s", "closed"] * timed]
+    made = _named(*columns)
     shared = _shared(found.rows)
     for row in found.rows:
         if row.open_loop is not None:
             opened = row.open_loop
-            made.add_row(
+            cells = [
                 _name(row, shared),
                 _show(opened["hit_rate"], "{:.1%}"),
                 _show(row.hit_rate, "{:.1%}"),
                 _bytes(opened["flash_useful_bytes_per_token"]),
                 _bytes(row.flash_useful_bytes_per_token),
-                _show(opened.get("tokens_per_second"), "{:.4g}"),
-                _show(row.tokens_per_second, "{:.4g}"),
-            )
+            ]
+            if timed:
+                cells.append(_show(opened["tokens_per_second"], "{:.4g}"))
+                cells.append(_show(row.tokens_per_second, "{:.4g}"))
+            made.add_row(*cells)
     return made
 
 
 def _named(*columns: str) -> Table:
-    """A table whose first column may take two lines, and no other."""
+    """A table whose first column may take more than a line, and no other."""
     made = table(*columns, right=tuple(range(1, len(columns))))
     for column in made.columns[1:]:
         column.no_wrap = True
@@ -98,14 +109,16 @@ def _named(*columns: str) -> Table:
 
 def _best(found: Evaluation) -> Table:
     made = _named("best tok/s at", *(f"+{loss:g}" for loss in LOSSES))
-    for method, rates in best_rates(found.rows, found.dense).items():
-        made.add_row(
-            method,
-            *(
-                _show(None if at is None else at.tokens_per_second, "{:.4g}")
-                for at in rates.values()
-            ),
-        )
+    best = best_rates(found.rows, found.dense)
+    for memory, methods in best.items():
+        for method, rates in methods.items():
+            made.add_row(
+                f"{method} {memory}" if len(best) > 1 else method,
+                *(
+                    _show(None if at is None else at.tokens_per_second, "{:.4g}")
+                    for at in rates.values()
+                ),
+            )
     return made
 
 
@@ -187,15 +200,17 @@ def plot(found: Evaluation, path: Path) -> None:
             )
         if timed:
             best = [found.rows[i] for i in frontier(found.rows)]
-            axes.step(
-                [row.tokens_per_second for row in best],
-                [row.perplexity for row in best],
-                where="post",
-                color="0.5",
-                linewidth=1,
-                zorder=0,
-                label="frontier",
-            )
+            for memory in dict.fromkeys(map(memory_of, best)):
+                own = [row for row in best if memory_of(row) == memory]
+                axes.step(
+                    [row.tokens_per_second for row in own],
+                    [row.perplexity for row in own],
+                    where="post",
+                    color="0.5",
+                    linewidth=1,
+                    zorder=0,
+                    label=printable(f"frontier {memory}".strip()),
+                )
         axes.axhline(found.dense, color="0.5", linestyle=":", label="dense")
         axes.set_yscale("log")
         axes.set(
