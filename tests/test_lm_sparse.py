@@ -15,10 +15,11 @@ from tiny_lm import tiny  # noqa: E402
 
 from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.harness import harness  # noqa: E402
+from dipsim.lm.load import geometry_of  # noqa: E402
 from dipsim.lm.loops import dense_trace, open_loop  # noqa: E402
 from dipsim.lm.perplexity import perplexity  # noqa: E402
 from dipsim.lm.record import record_arrays  # noqa: E402
-from dipsim.lm.requantise import by_column, requantised  # noqa: E402
+from dipsim.lm.requantise import by_column, requantised, stored_by_column  # noqa: E402
 from dipsim.lm.sparse import sparsify  # noqa: E402
 from dipsim.lm.structure import find_structure  # noqa: E402
 from dipsim.lm.text import read_ids, windows_of  # noqa: E402
@@ -237,6 +238,20 @@ def test_weights_by_column() -> None:
     assert all(len(blocks[b, :, c].unique()) <= 16 for b in range(2) for c in range(5))
     constant = torch.full((32, 1), 0.25)
     assert torch.equal(by_column(constant, 4, 32), constant)
+
+
+def test_scales_of_what_is_stored_by_column_travel_with_a_column(llama) -> None:
+    rows = {**(geometry_of(llama) or {}), "quant": {"format": "x", "bits": 4.0, "zero_bytes": 2.0}}
+    budgets = []
+    for sizes in (rows, stored_by_column(rows, 4, 16)):
+        with sparsify(
+            llama, "dip", profile="paper-a18", geometry=sizes, dram="1 MB", density=0.5
+        ) as sparse:
+            budgets.append(sparse.live.job.work.budget)
+    kept, moved = budgets
+    assert kept.static.scales > 0 == moved.static.scales
+    # 4 bits, and 2 + 2 bytes for 16 weights: 6 bits for each of gate, up and down
+    assert moved.units_bytes == 3 * HIDDEN * INNER * LAYERS * 6 / 8
 
 
 def test_requantised_is_undone(llama) -> None:

@@ -91,7 +91,7 @@ def evaluate(
     from dipsim.report import evaluation
 
     device = None if profile is None else load_device(profile, override)
-    loaded = _loaded(model, geometry, adapter)
+    loaded = _loaded(model, geometry, adapter, bits)
     windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
     cells = grid(
         methods,
@@ -135,16 +135,22 @@ def _bits(said: str | None) -> tuple[int, int] | None:
     return int(bits), int(group)
 
 
-def _loaded(model: str, geometry: str | None, adapter: str | None) -> Any:
+def _loaded(
+    model: str, geometry: str | None, adapter: str | None, bits: tuple[int, int] | None
+) -> Any:
+    """The model, and how it is stored: as it says, as the user says, or by column."""
     from dataclasses import replace
 
     from dipsim.lm.load import load
+    from dipsim.lm.requantise import stored_by_column
     from dipsim.model import load_model
 
     loaded = load(model)
     if geometry is not None:
         sizes = load_model(geometry).model_dump(mode="json", exclude_unset=True)
         loaded = replace(loaded, geometry=sizes)
+    elif bits is not None and loaded.geometry is not None:
+        loaded = replace(loaded, geometry=stored_by_column(loaded.geometry, *bits))
     if adapter is not None:
         from dipsim.lm.lora import load_adapter
 

@@ -6,8 +6,9 @@ MLP's matrices that way, as integers with a scale and an offset in half precisio
 puts back what a device would compute with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,13 @@ def requantised(
     finally:
         for linear, weight in zip(linears, kept, strict=True):
             linear.weight.data = weight
+
+
+def stored_by_column(geometry: Mapping[str, Any], bits: int, group: int) -> dict[str, Any]:
+    """The geometry of a model whose weights are all stored as `requantised` stores the MLP's."""
+    own = {name: value for name, value in geometry.items() if name not in ("bits", "quant")}
+    quant = {"format": "by-column", "bits": float(bits), "group": group, "axis": "out"}
+    return {**own, "quant": {**quant, "scale_bytes": 2.0, "zero_bytes": 2.0}}
 
 
 def by_column(weight: Tensor, bits: int, group: int) -> Tensor:
