@@ -219,8 +219,8 @@ def same_capacity(arrays: Mapping[str, Any], **options: Any) -> tuple[package.Re
     ("method", "policy"),
     [
         ("dip", "lru"),
-        ("dip-ca", "lfu"),
         ("glu", "lfu"),
+        pytest.param("dip-ca", "lfu", marks=pytest.mark.slow),
         pytest.param("dip", "s3fifo", marks=pytest.mark.slow),
         pytest.param("dip-ca", "s3fifo", marks=pytest.mark.slow),
         pytest.param("dip", "opt", marks=pytest.mark.slow),

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dipsim import cli
+from dipsim.cli.output import Progress, say
 
 TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 12, 2, 16, 32
 MODEL = {
@@ -786,3 +787,21 @@ def test_a_reader_that_leaves_is_no_error(line: str, folder: Path) -> None:
         errors = running.stderr.read()
         code = running.wait(timeout=60)
     assert (code, errors) == (0, "")
+
+
+def test_a_line_on_standard_error_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what a long run says of its progress, from another thread, comes into it."""
+    pieces: list[str] = []
+
+    class Stream:
+        write, isatty = pieces.append, staticmethod(lambda: False)
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    say("two\nlines")
+    with Progress() as progress:
+        progress._say()
+    assert pieces[0] == "dipsim: two lines\n"
+    assert len(pieces) == 2
+    assert pieces[1].endswith("\n")

@@ -77,8 +77,16 @@ def options_of(budget: str) -> str:
         pytest.param(
             "t.npz --method dip-ca --cache 1kB --cache 2kB", "lfu mru lirs", marks=pytest.mark.slow
         ),
-        ("t.npz --scope global --dram 90% --cache-fraction 0.8", "lfu-decay arc belady"),
-        ("t.npz --access sequential --cache-fraction 0.6", "lru lfu s3fifo"),
+        pytest.param(
+            "t.npz --scope global --dram 90% --cache-fraction 0.8",
+            "lfu-decay arc belady",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "t.npz --access sequential --cache-fraction 0.6",
+            "lru lfu s3fifo",
+            marks=pytest.mark.slow,
+        ),
         ("t.npz --admission ranked --warmup 4 --cache-fraction 0.7", "lru lfu opt"),
         ("t.npz --allocate optimal --dram 90% --dram 95%", "lru lfu-decay"),
         ("marked.npz --prefill cache --reset sequence --cache-fraction 0.7", "lru window"),

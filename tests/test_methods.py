@@ -28,7 +28,7 @@ LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1
 ONLINE = ("lru", "lfu", "lfu-decay", "arc", "s3fifo", "sieve", "none")
 EACH_ONLINE = [
-    pytest.param(policy, marks=[] if policy in ("lru", "lfu", "s3fifo") else pytest.mark.slow)
+    pytest.param(policy, marks=[] if policy in ("lru", "lfu") else pytest.mark.slow)
     for policy in ONLINE
 ]
 """A cache-aware method compiles a loop for each, which takes seconds."""

@@ -21,7 +21,14 @@ def fail(message: str, code: int = 2) -> None:
 
 def say(message: str) -> None:
     """One line on standard error, without what could steer a terminal."""
-    print(f"dipsim: {printable(' '.join(message.split()))}", file=sys.stderr)
+    _write(f"dipsim: {printable(' '.join(message.split()))}\n")
+
+
+def _write(line: str) -> None:
+    """To standard error in one piece: `Progress` speaks from a thread of its own, and would come
+    between the text and the newline of a print."""
+    sys.stderr.write(line)
+    sys.stderr.flush()
 
 
 class _Console(Console):
@@ -80,7 +87,7 @@ class Progress:
             else "reading"
         )
         end = "\r" if sys.stderr.isatty() else "\n"
-        print(f"dipsim: {what} ...".ljust(78), file=sys.stderr, end=end, flush=True)
+        _write(f"dipsim: {what} ...".ljust(78) + end)
 
     def __enter__(self) -> "Progress":
         self._timer.start()
@@ -88,5 +95,6 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._timer.join()
         if self._said and sys.stderr.isatty():
-            print(" " * 78, file=sys.stderr, end="\r", flush=True)
+            _write(" " * 78 + "\r")
