@@ -18,7 +18,7 @@ from dipsim.analysis.evaluation import (
 )
 from dipsim.errors import printable
 from dipsim.report.files import check_series, write_flat
-from dipsim.report.plots import COLOURS, MARKERS, picture
+from dipsim.report.plots import COLOURS, DASHES, MARKERS, picture
 from dipsim.report.terminal import table
 from dipsim.units import BYTES
 
@@ -200,7 +200,7 @@ def plot(found: Evaluation, path: Path) -> None:
             )
         if timed:
             best = [found.rows[i] for i in frontier(found.rows)]
-            for memory in dict.fromkeys(map(memory_of, best)):
+            for i, memory in enumerate(dict.fromkeys(map(memory_of, best))):
                 own = [row for row in best if memory_of(row) == memory]
                 axes.step(
                     [row.tokens_per_second for row in own],
@@ -208,11 +208,14 @@ def plot(found: Evaluation, path: Path) -> None:
                     where="post",
                     color="0.5",
                     linewidth=1,
+                    linestyle=DASHES[i % len(DASHES)],
                     zorder=0,
                     label=printable(f"frontier {memory}".strip()),
                 )
-        axes.axhline(found.dense, color="0.5", linestyle=":", label="dense")
+        axes.axhline(found.dense, color="0.5", linestyle=":", label="dense model")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.set(
             xlabel=f"tokens per second on {found.device}" if timed else "density used",
             ylabel="perplexity",
