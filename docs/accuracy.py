@@ -213,7 +213,7 @@ def _best(rows: list[Row]) -> str:
     for methods in best_rates(on_device, rows[0].perplexity).values():
         for method, found in methods.items():
             figures = [
-                "-" if row is None else f"{row.tokens_per_second:.1f}{_density(row)}"
+                "-" if row is None else f"{row.tokens_per_second:.1f} {_bracketed(row)}".strip()
                 for row in found.values()
             ]
             dram = next(row.settings["dram"] for row in found.values() if row is not None)
@@ -221,8 +221,8 @@ def _best(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _density(row: Row) -> str:
-    return f" ({row.settings['density']:g})" if "density" in row.settings else ""
+def _bracketed(row: Row) -> str:
+    return f"({row.settings['density']:g})" if "density" in row.settings else ""
 
 
 def _frontier(rows: list[Row]) -> str:
@@ -253,7 +253,7 @@ def _loops(rows: list[Row]) -> str:
 
 def _name(row: Row) -> str:
     gamma = row.settings.get("gamma")
-    name = f"{row.method}{_density(row).replace('(', '').replace(')', '')}"
+    name = f"{row.method} {row.settings.get('density', '')}".strip()
     return f"{name}, gamma {gamma['mlp_input']:g} / {gamma['glu']:g}" if gamma else name
 
 

@@ -70,19 +70,12 @@ def evaluate(
 
     picture, sheet = files.check_plot(plot), files.check_csv(csv)
     target = files.check_text("--calibration", calibration, ".json")
+    methods = method or ["dip"]
     if dram and cache_fraction:
         raise DipsimError("give either --dram or --cache-fraction, not both")
-    if dram and profile is None:
-        raise DipsimError("--dram is of a device: add --profile")
-    methods = method or ["dip"]
-    if calibrate_tokens and not (selection or {"cats", "teal", "predictor"} & set(methods)):
-        raise DipsimError(
-            "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
-        )
-    if override and profile is None:
-        raise DipsimError("-s overrides a profile: add --profile")
-    if target is not None and set(methods) == {"dense"}:
-        raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
+    if profile is None:
+        _refuse_without_device(dram, override)
+    _refuse_without_method(methods, calibrate_tokens and not selection, calibration)
     bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluation import calibration_of, grid
@@ -121,6 +114,23 @@ def evaluate(
         print_json(found.to_dict())
     else:
         show(evaluation.render(found))
+
+
+def _refuse_without_device(dram: list[str] | None, override: list[str] | None) -> None:
+    if dram:
+        raise DipsimError("--dram is of a device: add --profile")
+    if override:
+        raise DipsimError("-s overrides a profile: add --profile")
+
+
+def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str | None) -> None:
+    """Options for methods of which none is judged."""
+    if calibrated and not {"cats", "teal", "predictor"} & set(methods):
+        raise DipsimError(
+            "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
+        )
+    if calibration is not None and set(methods) == {"dense"}:
+        raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
 
 
 def _bits(said: str | None) -> tuple[int, int] | None:

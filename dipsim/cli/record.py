@@ -51,16 +51,10 @@ def record(
 
     if (text is None) == (not prompt):
         raise DipsimError("give either --prompt, or --text with a file")
-    of_prompts = {
-        "generate": generate,
-        "chat": chat or None,
-        "temperature": temperature,
-        "seed": seed,
-    }
-    of_texts = {"window": window, "tokens": tokens}
-    for name, given in (of_texts if prompt else of_prompts).items():
-        if given is not None:
-            raise DipsimError(f"--{name} is for --{'text' if prompt else 'prompt'}: drop it")
+    if prompt:
+        _refuse("text", window=window, tokens=tokens)
+    else:
+        _refuse("prompt", generate=generate, chat=chat or None, temperature=temperature, seed=seed)
     need_torch()
     from dipsim import lm
     from dipsim.lm.quiet import quiet
@@ -100,6 +94,13 @@ def record(
         made = load_trace(Path(out))
     notes = [] if loaded.geometry is not None else ["the trace names no model: run with --model"]
     written(made, notes, as_json)
+
+
+def _refuse(source: str, **options: Any) -> None:
+    """Options that mean something to the other source only."""
+    for name, given in options.items():
+        if given is not None:
+            raise DipsimError(f"--{name} is for --{source}: drop it")
 
 
 def _answers(
