@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,16 @@ def evaluate(
         DipsimError: a model or a device nothing can be said of, or no cell that can run; what some
             cells cannot do is the ``reason`` of their rows.
     """
-    _check(loaded, windows, cells, profile, calibrate)
-    rows = [_dense(loaded, windows, done)]
+    judge = _Judge(loaded, windows, profile, calibrate)
+    judge.check(cells)
+    rows: list[Row] = []
+
+    def keep(row: Row) -> None:
+        rows.append(row)
+        if done is not None:
+            done(row)
+
+    keep(judge.dense())
     with ExitStack() as stack:
         trace = None
         if both_loops:
@@ -58,10 +67,7 @@ def evaluate(
         for method, settings in cells:
             if method == "dense" and not settings and profile is None:  # as the first row
                 continue
-            row = _judged(loaded, windows, method, settings, profile, calibrate, trace)
-            rows.append(row)
-            if done is not None:
-                done(row)
+            keep(judge.row(method, settings, trace))
     return Evaluation(
         model=str((loaded.geometry or {}).get("name", loaded.name)),
         tokens=windows.size,
@@ -75,90 +81,75 @@ def _signals(method: str) -> tuple[str, ...]:
     return BUILTIN[method].signals if method in BUILTIN else ()
 
 
-def _check(
-    loaded: Loaded,
-    windows: NDArray[np.int64],
-    cells: Sequence[Cell],
-    profile: Profile | None,
-    calibrate: NDArray[np.int64] | None,
-) -> None:
-    """Refuse what cannot run before anything long does; thresholds of two tokens tell as much."""
-    if loaded.geometry is None:
-        raise ModelError(
-            f"{loaded.name}: its architecture's sizes are not known to dipsim: give --geometry"
+@dataclass(frozen=True)
+class _Judge:
+    """What every cell is judged on; see `evaluate`."""
+
+    loaded: Loaded
+    windows: NDArray[np.int64]
+    profile: Profile | None
+    calibrate: NDArray[np.int64] | None
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Refuse what cannot run before anything long does; two tokens of thresholds will do."""
+        if self.loaded.geometry is None:
+            raise ModelError(
+                f"{self.loaded.name}: its architecture's sizes are not known to dipsim: give "
+                "--geometry"
+            )
+        self.loaded.check_reads(self.windows.shape[1])
+        few = self if self.calibrate is None else replace(self, calibrate=self.calibrate[:2])
+        problems: list[DipsimError] = []
+        for method, settings in cells:
+            try:
+                few.sparse(method, settings).remove()
+            except InfeasibleError as problem:  # of one density, which another may not have
+                problems.append(problem)
+        if cells and len(problems) == len(cells):
+            raise problems[0]
+
+    def sparse(self, method: str, settings: Mapping[str, Any]) -> Sparse:
+        """The model with a cell's masks in it."""
+        more = dict(settings)
+        return sparsify(
+            self.loaded.model,
+            method,
+            more.pop("policy", "lfu"),
+            profile=self.profile,
+            geometry=self.loaded.geometry,
+            calibrate=None if self.calibrate is None else self.calibrate.tolist(),
+            context=self.windows.shape[1],
+            **more,
         )
-    loaded.check_reads(windows.shape[1])
-    few = None if calibrate is None else calibrate[:2]
-    problems: list[DipsimError] = []
-    for method, settings in cells:
+
+    def dense(self) -> Row:
+        """The model without masks and caches."""
+        found = perplexity(self.loaded.model, self.windows)
+        return Row("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
+
+    def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None) -> Row:
+        """One cell; a reason in place of figures where its settings make no sense."""
         try:
-            _sparse(loaded, windows, method, settings, profile, few).remove()
-        except InfeasibleError as problem:  # of one density, which another may not have
-            problems.append(problem)
-    if cells and len(problems) == len(cells):
-        raise problems[0]
-
-
-def _sparse(
-    loaded: Loaded,
-    windows: NDArray[np.int64],
-    method: str,
-    settings: Mapping[str, Any],
-    profile: Profile | None,
-    calibrate: NDArray[np.int64] | None,
-) -> Sparse:
-    more = dict(settings)
-    return sparsify(
-        loaded.model,
-        method,
-        more.pop("policy", "lfu"),
-        profile=profile,
-        geometry=loaded.geometry,
-        calibrate=None if calibrate is None else calibrate.tolist(),
-        context=windows.shape[1],
-        **more,
-    )
-
-
-def _dense(loaded: Loaded, windows: NDArray[np.int64], done: Callable[[Row], None] | None) -> Row:
-    found = perplexity(loaded.model, windows)
-    row = Row("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
-    if done is not None:
-        done(row)
-    return row
-
-
-def _judged(
-    loaded: Loaded,
-    windows: NDArray[np.int64],
-    method: str,
-    settings: Mapping[str, Any],
-    profile: Profile | None,
-    calibrate: NDArray[np.int64] | None,
-    trace: Trace | None,
-) -> Row:
-    """One cell; a reason in place of figures where its settings make no sense."""
-    try:
-        sparse = _sparse(loaded, windows, method, settings, profile, calibrate)
-    except InfeasibleError as problem:
-        return Row(method, settings, reason=str(problem))
-    with sparse:
-        found = perplexity(loaded.model, windows)
-    result = sparse.live.result()
-    timed = profile is not None
-    return Row(
-        method,
-        settings,
-        perplexity=found.value,
-        loss=found.loss,
-        density=sparse.density,
-        hit_rate=result.hit_rate,
-        energy_kept=sparse.energy_kept,
-        flash_useful_bytes_per_token=result.flash_useful_bytes_per_token,
-        flash_bytes_per_token=result.flash_bytes_per_token if timed else None,
-        tokens_per_second=finite(result.tokens_per_second) if timed else None,
-        open_loop=None if trace is None else _open(sparse, trace, timed),
-    )
+            sparse = self.sparse(method, settings)
+        except InfeasibleError as problem:
+            return Row(method, settings, reason=str(problem))
+        with sparse:
+            found = perplexity(self.loaded.model, self.windows)
+        result = sparse.live.result()
+        timed = self.profile is not None
+        return Row(
+            method,
+            settings,
+            perplexity=found.value,
+            loss=found.loss,
+            density=sparse.density,
+            hit_rate=result.hit_rate,
+            energy_kept=sparse.energy_kept,
+            flash_useful_bytes_per_token=result.flash_useful_bytes_per_token,
+            flash_bytes_per_token=result.flash_bytes_per_token if timed else None,
+            tokens_per_second=finite(result.tokens_per_second) if timed else None,
+            open_loop=None if trace is None else _open(sparse, trace, timed),
+        )
 
 
 def _open(sparse: Sparse, trace: Trace, timed: bool) -> dict[str, float | None]:
