@@ -516,6 +516,7 @@ def test_sets_that_depend_on_the_cache_have_no_one_pass(dipsim: Dipsim, tmp_path
             assert done(dipsim(f"{run} --profile snapdragon8 --json")).json["unit_hit_rate"] == rate
 
 
+@pytest.mark.slow  # compiles a policy that nothing stores
 def test_a_policy_called_lru_is_not_taken_for_the_built_in() -> None:
     trace = random_trace(seed=5)
     newest = replace(BUILTIN["mru"], name="lru")

@@ -464,6 +464,7 @@ def test_a_policy_given_as_an_object_leaves_its_parameters_in_the_config() -> No
     assert result.config["settings"]["policy"] == "slru:segments=2"
 
 
+@pytest.mark.slow  # compiles policies that nothing stores
 def test_a_users_policy_keeps_the_contract_and_takes_parameters(files: Path) -> None:
     text = f"{files / 'fading.py'}:policy"
     policy = load_policy(f"{text}:half_life=3")

@@ -43,15 +43,22 @@ def tidy(text: str) -> str:
 LONG = (
     "docs/accuracy.md",
     "docs/calibrating.md",
+    "docs/comparing.md",
+    "docs/concepts.md",
+    "docs/exporting.md",
     "docs/growing.md",
     "docs/layout.md",
     "docs/lora.md",
     "docs/methods.md",
+    "docs/models.md",
     "docs/policies.md",
+    "docs/profiles.md",
     "docs/recording.md",
     "docs/searching.md",
     "docs/studies.md",
+    "docs/synth.md",
     "docs/time.md",
+    "docs/trace-format.md",
     "docs/writing-a-policy.md",
 )
 
