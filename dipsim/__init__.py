@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
     from dipsim.simulate import simulate
-    from dipsim.trace import Trace, load_trace
-    from dipsim.writer import TraceWriter, save_trace
+    from dipsim.trace import Trace, TraceWriter, load_trace, save_trace
 
 __all__ = [
     "DipsimError",
@@ -43,12 +42,12 @@ _HOMES = {
     "Profile": "hardware",
     "Result": "result",
     "Trace": "trace",
-    "TraceWriter": "writer",
+    "TraceWriter": "trace",
     "load_model": "model",
     "load_policy": "policies",
     "load_profile": "hardware",
     "load_trace": "trace",
-    "save_trace": "writer",
+    "save_trace": "trace",
     "simulate": "simulate",
 }
 

@@ -3,6 +3,8 @@
 The command line prints the message and exits with code 2; anything else that escapes is a bug.
 """
 
+from pydantic import ValidationError
+
 
 def printable(text: str) -> str:
     """Text from files made safe for a terminal: control characters become question marks."""
@@ -41,3 +43,18 @@ class PolicyError(DipsimError):
 
 class BudgetError(DipsimError):
     """A division of DRAM that does not add up."""
+
+
+def first_problem(problem: ValidationError) -> str:
+    """One line out of pydantic's report: where, what was given, what is allowed."""
+    first = problem.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {place!r}: remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"{place} is missing: add it"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problem.errors()) - 1} more)" if len(problem.errors()) > 1 else ""
+    given = "" if repr(first["input"])[:60] in message else f", given {str(first['input'])[:60]!r}"
+    given = "" if isinstance(first["input"], dict | list) else given
+    return f"{place}: {message[:1].lower() + message[1:]}{given}{more}"

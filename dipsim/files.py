@@ -24,7 +24,7 @@ _BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
 
 
 def shipped(folder: str) -> Path:
-    """The folder of shipped files: ``hardware_profiles``, ``traces`` or ``models``."""
+    """The folder of shipped files, e.g. ``hardware_profiles`` or ``model/presets``."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim import files
-from dipsim.errors import ProfileError
+from dipsim.errors import ProfileError, first_problem
 from dipsim.units import (
     Bandwidth,
     Bytes,
@@ -83,7 +83,7 @@ class Read(_Section):
 
 
 class Fit(_Section):
-    """A formula fitted to measured reads (timeline/speed.py)."""
+    """A formula fitted to measured reads (flash/speed.py)."""
 
     t0: Seconds = Field(description="what one read takes before its first byte")
     bandwidth: Bandwidth = Field(description="of one lane, once its bytes flow")
@@ -323,21 +323,6 @@ def profile_schema() -> dict[str, Any]:
 def profile_names() -> list[str]:
     """Names of the shipped profiles."""
     return files.shipped_names(FOLDER, SUFFIX)
-
-
-def first_problem(problem: ValidationError) -> str:
-    """One line out of pydantic's report: where, what was given, what is allowed."""
-    first = problem.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {place!r}: remove it or correct its spelling"
-    if first["type"] == "missing":
-        return f"{place} is missing: add it"
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problem.errors()) - 1} more)" if len(problem.errors()) > 1 else ""
-    given = "" if repr(first["input"])[:60] in message else f", given {str(first['input'])[:60]!r}"
-    given = "" if isinstance(first["input"], dict | list) else given
-    return f"{place}: {message[:1].lower() + message[1:]}{given}{more}"
 
 
 def _read(

@@ -2,11 +2,11 @@
 
 from dipsim.hardware import Profile
 from dipsim.policies import Policy
+from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import Timing
 from dipsim.trace import load_trace
-from dipsim.traffic import Traffic
 
 
 def estimates(device: Profile, timing: Timing, settings: Settings) -> tuple[str, ...]:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.active import largest_active, uses
-from dipsim.budget import Budget, GroupSize, Static, plan_budget
+from dipsim.budget.plan import Budget, GroupSize, Static, plan_budget
 from dipsim.errors import BudgetError, MethodError, ModelError, TraceError
 from dipsim.hardware import Profile
-from dipsim.methods import Method, Wish, build_method
+from dipsim.methods import Method, build_method
 from dipsim.model import ATTENTION, Model, load_model
 from dipsim.policies import Policy
+from dipsim.replay.active_sets import largest_active, uses
 from dipsim.settings import Settings
 from dipsim.timeline.closed import is_paper
 from dipsim.timeline.steps import Workload
@@ -63,25 +63,11 @@ def method_for(trace: Trace, model: Model | None, settings: Settings) -> Method:
     Raises:
         MethodError: see `build_method`.
     """
-    wish = Wish(
-        density=settings.density,
-        group_density=settings.group_density,
-        gamma=settings.gamma,
-        split=settings.split,
-        calibrate=settings.calibrate_tokens,
-        selection=settings.selection,
-        recall=settings.recall,
-        predictor_rank=settings.predictor_rank,
-        masking=settings.masking,
-        routing=settings.routing,
-        top_k=settings.top_k,
-        seed=settings.seed,
-    )
     if settings.cluster > 1 and settings.layout is not None:
         raise MethodError(
             f"--cluster {settings.cluster} joins units that lie side by side: drop --layout"
         )
-    method = build_method(settings.method, trace, wish, model)
+    method = build_method(settings.method, trace, settings, model)
     for group in method.groups if settings.cluster > 1 else ():
         there = trace.signals.get(group.signal)
         if there is not None and not group.of_experts and there.cluster != settings.cluster:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.budget import Budget
+from dipsim.budget.plan import Budget
+from dipsim.replay.traffic import Traffic
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
-from dipsim.traffic import Traffic
 from dipsim.units import BYTES
 
 Array = NDArray[Any]

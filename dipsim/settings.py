@@ -6,10 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dipsim.errors import BudgetError, DipsimError
-from dipsim.hardware import first_problem
-from dipsim.timeline.closed import Overlap
-from dipsim.timeline.layout import Layout
+from dipsim.errors import BudgetError, DipsimError, first_problem
 from dipsim.units import BYTES, parse_share
 
 _AUTHORS = {
@@ -27,6 +24,12 @@ MAPPED = {
 }
 """What ``io="mmap"`` leaves no choice of, and why."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
+Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
+Layout = Literal["column", "bundle", "expert", "row", "permuted"]
+Access = Literal["atomic", "sequential"]
+Scope = Literal["layer", "global"]
+Reset = Literal["never", "sequence"]
+Prefill = Literal["stream", "cache"]
 
 
 class Settings(BaseModel):

@@ -9,30 +9,30 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.active import plain_shares
-from dipsim.ahead import Guesses, parse_guesses
-from dipsim.allocate import allocate_optimal
-from dipsim.caches import Sizes
-from dipsim.config import make_config
-from dipsim.growing import grow, redivided
+from dipsim.budget.allocate import allocate_optimal
+from dipsim.budget.growth import grow, redivided
+from dipsim.flash.cost import FlashCost
+from dipsim.flash.layout import Places
+from dipsim.flash.order import learned_places, order_rows
+from dipsim.flash.page_cache import Paging, paged
 from dipsim.hardware import Profile, load_profile
 from dipsim.kernels import Requests
 from dipsim.marks import estimates, marks
 from dipsim.model import Model
-from dipsim.order import learned_places, order_rows
-from dipsim.pages import Paging, paged
 from dipsim.policies import Policy, load_policy
-from dipsim.replay import Capacity, Plan, Progress, replay_all
+from dipsim.repeat import make_config
+from dipsim.replay.active_sets import plain_shares
+from dipsim.replay.cache import Sizes
+from dipsim.replay.prefetch import Guesses, parse_guesses
+from dipsim.replay.replay import Capacity, Plan, Progress, replay_all
+from dipsim.replay.traffic import Traffic
 from dipsim.resolve import Source, profile_uses, resolve
 from dipsim.result import Result, mean_share
 from dipsim.settings import Settings, make_settings
 from dipsim.timeline.cold import cold_start
-from dipsim.timeline.flash import FlashCost
-from dipsim.timeline.layout import Places
 from dipsim.timeline.steps import Workload
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
-from dipsim.traffic import Traffic
 
 
 def simulate(

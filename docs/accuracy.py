@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dipsim.analysis.evaluation import LOSSES, Row, best_rates, frontier
+from dipsim.analysis.evaluate import LOSSES, Row, best_rates, frontier
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "accuracy.json", HERE / "accuracy.md"

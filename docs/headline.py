@@ -11,7 +11,7 @@ are therefore the real model's; nothing is known of Phi-3's own.
 import numpy as np
 
 import dipsim
-from dipsim.kernels.hashing import splitmix64
+from dipsim.kernels.draws import splitmix64
 
 MODEL = dipsim.load_model("phi-3-medium", bits=4)
 SHARE = "54%"
@@ -62,8 +62,8 @@ def by_dram(trace: dipsim.Trace) -> list[str]:
         for density in (0.5, 0.6, 0.7):
             cells, shown = [], None
             for options in [*CACHES.values(), {"method": "dip-ca", "policy": "lfu"}]:
-                wish = {"method": "dip", "density": density, "overlap": overlap, **COMMON}
-                found = dipsim.simulate(trace, device, **{**wish, **options})
+                settings = {"method": "dip", "density": density, "overlap": overlap, **COMMON}
+                found = dipsim.simulate(trace, device, **{**settings, **options})
                 shown = shown or found
                 speedup = found.tokens_per_second / dense.tokens_per_second
                 cells.append(f"{speedup:.2f} x ({found.hit_rate:.0%})")

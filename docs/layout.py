@@ -54,7 +54,7 @@ def table(trace: dipsim.Trace) -> list[str]:
         for name, options in CASES.items():
             reads, seconds = reads_and_seconds(rows, warmup=trace.tokens // 2, **options)
             permuted, shorter = reads_and_seconds(rows, layout="permuted", **options)
-            with mock.patch("dipsim.order.chain", lambda _, popular: popular):
+            with mock.patch("dipsim.flash.order.chain", lambda _, popular: popular):
                 popular, _ = reads_and_seconds(rows, layout="permuted", **options)
             lines.append(
                 f"| {columns} | {name} | {reads:.0f} | {permuted:.0f} | {reads / permuted:.2f} x "

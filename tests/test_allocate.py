@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipsim.allocate import PARTS, cheapest
-from dipsim.budget import GroupSize, Static, plan_budget
+from dipsim.budget.allocate import PARTS, cheapest
+from dipsim.budget.plan import GroupSize, Static, plan_budget
 from dipsim.errors import BudgetError, DipsimError
-from dipsim.replay import Plan, replay
+from dipsim.replay.replay import Plan, replay
 from dipsim.simulate import Job, prepare, simulate
 from dipsim.trace import load_trace
 

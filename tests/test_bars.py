@@ -11,7 +11,10 @@ import pytest
 from hostile import read_or_refused
 
 from dipsim import cli
-from dipsim.bars import (
+from dipsim.errors import DipsimError
+from dipsim.result import Result
+from dipsim.simulate import simulate
+from dipsim.validate.error_bars import (
     FORMAT,
     MAPPED,
     MEMORY,
@@ -25,9 +28,6 @@ from dipsim.bars import (
     load_bars,
     request_sizes,
 )
-from dipsim.errors import DipsimError
-from dipsim.result import Result
-from dipsim.simulate import simulate
 
 TRACE = "smollm2-chat"
 BARS = load_bars()

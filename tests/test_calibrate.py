@@ -10,12 +10,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from dipsim.analysis import flash_fit
-from dipsim.analysis.flash_fit import Measured, calibrate, fit_points, read_points
 from dipsim.cli.app import app
+from dipsim.disk import fit as flash_fit
+from dipsim.disk.fit import Measured, calibrate, fit_points, read_points
 from dipsim.errors import DipsimError
+from dipsim.flash.speed import speed_of
 from dipsim.hardware import Flash, load_profile
-from dipsim.timeline.speed import speed_of
 
 MIB = 2**20
 # OnePlus 15R, BigMoeOnEdge: MiB/s by size, with 2, 4 and 8 in flight; one point with one.

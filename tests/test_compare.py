@@ -17,7 +17,7 @@ from dipsim.cli.compare import USUAL
 from dipsim.cli.output import Progress
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.replay import Plan, replay
+from dipsim.replay.replay import Plan, replay
 from dipsim.resolve import method_for
 from dipsim.settings import make_settings
 from dipsim.trace import Trace, load_trace

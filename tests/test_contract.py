@@ -1,7 +1,7 @@
 """The contract of policies: `check_policy` on right and wrong ones, and the parameters of policies.
 
-The laws themselves stand in `dipsim.analysis.check`; here every built-in policy must keep them, and
-a policy that breaks one must be told which.
+The laws themselves stand in `dipsim.analysis.policy_laws`; here every built-in policy must
+keep them, and a policy that breaks one must be told which.
 """
 
 import json
@@ -17,13 +17,14 @@ from test_cli import Dipsim, done, program, refused
 from test_replay import PARAMETERS
 
 from dipsim import Policy, simulate
-from dipsim.analysis.check import LAWS, check_policy
+from dipsim.analysis.policy_laws import LAWS, check_policy
 from dipsim.cli.output import Progress
-from dipsim.config import make_config, read_config
 from dipsim.errors import PolicyError
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.replay import replay
+from dipsim.repeat import make_config, read_config
+from dipsim.replay.replay import replay
+from dipsim.settings import Settings
 from dipsim.simulate import Job, prepare
 from dipsim.trace import load_trace
 
@@ -472,7 +473,7 @@ def test_a_users_policy_keeps_the_contract_and_takes_parameters(files: Path) -> 
     assert check_policy(policy) == []
     sets = np.random.default_rng(5).random((80, 1, 100)) < np.linspace(0.05, 0.6, 100)
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Wish())
+    method = build_method("recorded", trace, Settings())
 
     def hits(given: Policy) -> int:
         return int(replay(trace, method, given, np.array([[60]])).hits.sum())
@@ -492,7 +493,7 @@ def test_hooks_may_allocate() -> None:
     policy = Policy("allocates", touch=allocating, rank=noted)
     sets = np.random.default_rng(5).random((60, 1, 100)) < np.linspace(0.05, 0.6, 100)
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Wish())
+    method = build_method("recorded", trace, Settings())
     found = [replay(trace, method, at, np.array([[60]])) for at in (policy, BUILTIN["lru"])]
     assert found[0].hits.tolist() == found[1].hits.tolist()
     assert found[0].hits.sum() > 0

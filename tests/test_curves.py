@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipsim.curves import AT_A_TIME, curve, lru_stack
 from dipsim.errors import MethodError, PolicyError, TraceError
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import load_profile
 from dipsim.kernels import Requests
-from dipsim.methods import Method, Wish, build_method
+from dipsim.methods import Method, build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, hold, replay, replay_all
-from dipsim.timeline.flash import FlashCost
+from dipsim.replay.curves import AT_A_TIME, curve, lru_stack
+from dipsim.replay.replay import Plan, hold, replay, replay_all
+from dipsim.replay.traffic import Traffic
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
-from dipsim.traffic import Traffic
 
 SIGNALS = ("mlp_input", "glu")
 BLIND = [name for name, policy in BUILTIN.items() if policy.blind]
@@ -40,7 +41,7 @@ def random_trace(seed: int, tokens: int = 40, layers: int = 2, scored: bool = Fa
 
 
 def recorded(trace: Trace) -> Method:
-    return build_method("recorded", trace, Wish())
+    return build_method("recorded", trace, Settings())
 
 
 def plan_for(trace: Trace, **given: Any) -> Plan:
@@ -83,7 +84,7 @@ def test_the_stack_has_the_hits_of_every_cache_that_holds_a_batch(
     method = recorded(trace)
     plan = plan_for(trace, prefill=prefill, reset=reset)
     plan = plan if warm else replace(plan, warmup=0)
-    with patch("dipsim.trace._BLOCK_BYTES", block_bytes):
+    with patch("dipsim.trace.trace._BLOCK_BYTES", block_bytes):
         stack = lru_stack(trace, method, plan)
     batches = replay(trace, method, BUILTIN["none"], np.zeros((2, 2), int), plan).active
     np.testing.assert_array_equal(stack.least, batches.max(axis=0))
@@ -99,7 +100,7 @@ def test_the_stack_has_the_hits_of_every_cache_that_holds_a_batch(
 def test_a_stack_from_held_sets_is_the_same() -> None:
     trace = random_trace(seed=1)
     plan = plan_for(trace, prefill="cache", reset="sequence")
-    with patch("dipsim.trace._BLOCK_BYTES", 500):
+    with patch("dipsim.trace.trace._BLOCK_BYTES", 500):
         held = hold(trace, recorded(trace), plan)
     assert len(held) > 3
     found = lru_stack(trace, recorded(trace), plan, held)
@@ -125,7 +126,7 @@ def test_a_cache_smaller_than_a_batch_is_no_stack(place: tuple[int, int]) -> Non
 def test_no_stack_where_sets_depend_on_the_cache() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        lru_stack(trace, build_method("dip-ca", trace, Wish()))
+        lru_stack(trace, build_method("dip-ca", trace, Settings()))
 
 
 def test_a_stack_needs_a_token_to_measure() -> None:
@@ -213,10 +214,10 @@ def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
     policy: str, gamma: dict[str, float]
 ) -> None:
     trace = random_trace(seed=6, scored=True)
-    method = build_method("dip-ca", trace, Wish(density=0.4, gamma=gamma))
+    method = build_method("dip-ca", trace, Settings(density=0.4, gamma=gamma))
     capacities = list(some_capacities(4))
     plan = plan_for(trace, prefill="cache")
-    with patch("dipsim.trace._BLOCK_BYTES", 3000):
+    with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
         found = replay_all(trace, method, BUILTIN[policy], capacities, plan)
     for traffic, capacity in zip(found, capacities, strict=True):
         assert_same(traffic, replay(trace, method, BUILTIN[policy], capacity, plan))
@@ -229,7 +230,7 @@ def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
 @pytest.mark.parametrize("policy", ["lru", "static", "s3fifo", "belady"])
 def test_budgets_of_other_methods_equal_replays_of_each(policy: str, scope: Any) -> None:
     trace = random_trace(seed=7, scored=True)
-    method = build_method("dip", trace, Wish(density=0.4))
+    method = build_method("dip", trace, Settings(density=0.4))
     several: list[Any] = list(some_capacities(4)) if scope == "layer" else [0.0, 60.0, 200.5, 1e4]
     plan = plan_for(trace, scope=scope)
     sizes = np.array([[1.0, 2.5], [1.5, 2.0]])
@@ -251,9 +252,9 @@ def test_budgets_of_other_methods_equal_replays_of_each(policy: str, scope: Any)
 @pytest.mark.parametrize("name", ["recorded", "dip"])
 def test_held_sets_are_the_sets(policy: str, name: str) -> None:
     trace = random_trace(seed=8, scored=name == "dip")
-    method = build_method(name, trace, Wish(density=0.4) if name == "dip" else Wish())
+    method = build_method(name, trace, Settings(density=0.4) if name == "dip" else Settings())
     plan = plan_for(trace, prefill="cache", reset="sequence")
-    with patch("dipsim.trace._BLOCK_BYTES", 3000):
+    with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
         held = hold(trace, method, plan)
     found = replay(trace, method, BUILTIN[policy], np.array([[30, 20]] * 2), plan, held=held)
     expected = replay(trace, method, BUILTIN[policy], np.array([[30, 20]] * 2), plan)
@@ -264,7 +265,7 @@ def test_held_sets_are_the_sets(policy: str, name: str) -> None:
 
 def test_held_sets_keep_their_shares() -> None:
     trace = random_trace(seed=8, scored=True)
-    method = build_method("dip", trace, Wish(density=0.4))
+    method = build_method("dip", trace, Settings(density=0.4))
     capacity = np.array([[30, 20]] * 2)
     found = replay(trace, method, BUILTIN["lru"], capacity, held=hold(trace, method))
     expected = replay(trace, method, BUILTIN["lru"], capacity)
@@ -275,4 +276,4 @@ def test_held_sets_keep_their_shares() -> None:
 def test_what_depends_on_the_cache_cannot_be_held() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        hold(trace, build_method("dip-ca", trace, Wish()))
+        hold(trace, build_method("dip-ca", trace, Settings()))

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipsim.convert import export_trace
-from dipsim.encoding import encode_log8, unpack_sets
 from dipsim.errors import TraceError
 from dipsim.trace import Trace, load_trace
-from dipsim.writer import save_trace
+from dipsim.trace.convert import export_trace
+from dipsim.trace.encoding import encode_log8, unpack_sets
+from dipsim.trace.writer import save_trace
 
 TOKENS, LAYERS, UNITS = 11, 4, 70
 RNG = np.random.default_rng(3)
@@ -71,7 +71,7 @@ def test_log8_again_is_the_same(source: Trace, tmp_path: Path) -> None:
 
 
 def test_sparse_scores_survive(tmp_path: Path) -> None:
-    from dipsim.writer import TraceWriter
+    from dipsim.trace.writer import TraceWriter
 
     with TraceWriter(tmp_path / "s.npz") as out:
         out.append({"expert": SETS, "expert.scores": SCORES})

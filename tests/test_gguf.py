@@ -10,8 +10,8 @@ import pytest
 from hostile import read_or_refused
 
 from dipsim.errors import ModelError
-from dipsim.gguf import check_whole
 from dipsim.model import load_model
+from dipsim.model.gguf import check_whole
 
 F32, F16, Q4_0, Q4_K, Q6_K = 0, 1, 2, 12, 14
 VALUES: dict[str, Any] = {

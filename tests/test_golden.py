@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, replay
+from dipsim.replay.replay import Plan, replay
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +36,7 @@ def check(trace: Trace, golden: Path, setting: str) -> None:
     density = {group["signal"]: args["density"] for group in expect["groups"]}
     gamma = {} if args["gamma"] is None else {"*": args["gamma"]}
     method = build_method(
-        "dip-ca" if gamma else "dip", trace, Wish(group_density=density, gamma=gamma)
+        "dip-ca" if gamma else "dip", trace, Settings(group_density=density, gamma=gamma)
     )
     capacity = [int(args["fraction"] * group.units + 1e-9) for group in method.groups]
     traffic = replay(

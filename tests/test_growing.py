@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dipsim
-from dipsim.caches import Sizes
-from dipsim.config import read_config
 from dipsim.errors import BudgetError, DipsimError, ModelError, PolicyError
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, replay, replay_all
+from dipsim.repeat import read_config
+from dipsim.replay.cache import Sizes
+from dipsim.replay.replay import Plan, replay, replay_all
+from dipsim.settings import Settings
 from dipsim.simulate import prepare
 from dipsim.trace import load_trace
 
@@ -150,9 +151,9 @@ def against_the_twin(
     sets = case.rng.random((tokens, 1, units)) < case.rng.random((tokens, 1, 1))
     found = load_trace({"glu": sets, **case.marks})
     plan = Plan(admission=admission, reset=reset, prefill=prefill, seed=seed)
-    method = build_method("recorded", found, Wish())
+    method = build_method("recorded", found, Settings())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dipsim.trace._BLOCK_BYTES", block)
+        patch.setattr("dipsim.trace.trace._BLOCK_BYTES", block)
         traffic = replay(found, method, BUILTIN[policy], held(case.capacities), plan)
     twin = naive_growing.replay_growing(
         [set(np.flatnonzero(row[0]).tolist()) for row in sets],
@@ -182,8 +183,10 @@ def test_masks_that_depend_on_the_cache_see_it_shrunk(
     case = Drawn(seed, tokens, units, 2, prefill)
     scores = case.rng.integers(0, 9, (tokens, 1, units)).astype(np.float32)
     found = load_trace({"mlp_input": scores, "glu": scores, **case.marks})
-    wish = Wish(None, {"mlp_input": 0.5, "glu": 0.5}, {"mlp_input": gamma, "glu": gamma})
-    method = build_method("dip-ca", found, wish)
+    settings = Settings(
+        group_density={"mlp_input": 0.5, "glu": 0.5}, gamma={"mlp_input": gamma, "glu": gamma}
+    )
+    method = build_method("dip-ca", found, settings)
     each = np.repeat(np.array(case.capacities, np.int64)[:, None, None], 2, axis=2)
     sizes = Sizes(each, np.arange(tokens))
     traffic = replay(found, method, BUILTIN["lfu"], sizes, Plan(prefill=prefill))
@@ -219,7 +222,7 @@ def test_one_global_cache_is_that_of_the_twin(
     whole = 2 * sum(n * b for n, b in zip(units, size, strict=True))
     room = rng.integers(0, int(whole) + 1, tokens).astype(float)
     found = load_trace(sets)
-    method = build_method("recorded", found, Wish())
+    method = build_method("recorded", found, Settings())
     traffic = replay_all(
         found,
         method,
@@ -320,7 +323,7 @@ def test_opt_is_the_optimum_also_where_capacities_change(data: st.DataObject) ->
     sets = [data.draw(st.sets(st.integers(0, 4), max_size=4)) for _ in range(tokens)]
     capacities = data.draw(st.lists(st.integers(0, 4), min_size=tokens, max_size=tokens))
     found = load_trace(trace(sets))
-    method = build_method("recorded", found, Wish())
+    method = build_method("recorded", found, Settings())
     hits = replay(found, method, BUILTIN["opt"], held(capacities), Plan()).hits
     assert hits.sum() == naive_growing.most_hits([frozenset(s) for s in sets], capacities)
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from hostile import read_or_refused
 
-from dipsim.config import read_config
 from dipsim.hardware import load_profile
 from dipsim.model import load_model
+from dipsim.repeat import read_config
 
 SECONDS, KILOBYTES = 5, 1_000_000
 RUN, INSPECT = ("run", "t.npz", "--profile", "snapdragon8"), ("inspect", "t.npz")

@@ -16,11 +16,11 @@ import pytest
 from hostile import read_or_refused
 from safetensors.numpy import save_file
 
-from dipsim.convert import import_arrays, import_routes
-from dipsim.encoding import unpack_sets
 from dipsim.errors import DipsimError, TraceError
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.convert import import_arrays, import_routes
+from dipsim.trace.encoding import unpack_sets
 
 TOKENS, LAYERS, UNITS = 9, 3, 20
 ROUTES = Path(__file__).resolve().parents[2] / "shared/validation/qwen.route.csv"

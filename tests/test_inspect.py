@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipsim.analysis.activity import activity
-from dipsim.analysis.inspection import CAPACITIES, Convergence, inspect_trace
+from dipsim.analysis.inspect import CAPACITIES, Convergence, inspect_trace
 from dipsim.errors import DipsimError
-from dipsim.report import files, inspection, plots
+from dipsim.report import files, plots
+from dipsim.report import inspect as inspection
 from dipsim.trace import Trace, load_trace
 
 TOKENS, LAYERS, UNITS = 10, 2, 12

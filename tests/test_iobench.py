@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dipsim.analysis import direct_io
-from dipsim.analysis.direct_io import PAGE, Done, Readers, made_file, open_file
-from dipsim.analysis.iobench import Bench, Cell, iobench
 from dipsim.cli.app import app
+from dipsim.disk import direct_io
+from dipsim.disk.bench import Bench, Cell, iobench
+from dipsim.disk.direct_io import PAGE, Done, Readers, made_file, open_file
 from dipsim.errors import DipsimError
 from dipsim.report.iobench import render
 

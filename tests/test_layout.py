@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from test_requests import cost, random_device, table
 
 import dipsim
-from dipsim.encoding import pack_sets
 from dipsim.errors import DipsimError
-from dipsim.kernels.neighbours import WINDOW
-from dipsim.order import LEAST, coactivation_places, order_rows
+from dipsim.flash.order import LEAST, coactivation_places, order_rows
+from dipsim.kernels.coactivation import WINDOW
 from dipsim.report.hints import warnings
 from dipsim.trace import load_trace
+from dipsim.trace.encoding import pack_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

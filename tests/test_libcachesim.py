@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from bench import workload
 
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.replay import Plan, replay
+from dipsim.replay.replay import Plan, replay
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 
 pytestmark = pytest.mark.skipif(
@@ -129,7 +130,7 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Stream]
 
 
 def dipsim_hits(stream: Stream, policy: str, capacity: int) -> int:
-    method = build_method("recorded", stream.trace, Wish())
+    method = build_method("recorded", stream.trace, Settings())
     plan = Plan(access="sequential", threads=1)
     held = np.array([[capacity]])
     traffic = replay(stream.trace, method, load_policy(policy), held, plan)

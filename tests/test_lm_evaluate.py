@@ -19,14 +19,7 @@ from tiny_lm import saved, tiny
 
 from dipsim import lm
 from dipsim.analysis.calibration import load_calibration
-from dipsim.analysis.evaluation import (
-    Evaluation,
-    Row,
-    best_rates,
-    calibration_of,
-    frontier,
-    grid,
-)
+from dipsim.analysis.evaluate import Evaluation, Row, best_rates, calibration_of, frontier, grid
 from dipsim.cli import main
 from dipsim.cli.evaluate import _judged
 from dipsim.errors import DipsimError

@@ -19,7 +19,7 @@ from dipsim import lm  # noqa: E402
 from dipsim.errors import DipsimError, ModelError, TraceError  # noqa: E402
 from dipsim.simulate import simulate  # noqa: E402
 from dipsim.trace import load_trace  # noqa: E402
-from dipsim.writer import TraceWriter  # noqa: E402
+from dipsim.trace.writer import TraceWriter  # noqa: E402
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
 ALL = ("mlp_input", "gate", "up", "glu", "attn_input", "attn_output")
@@ -185,7 +185,7 @@ class FullDisk:
         return sum(at.stat().st_size for at in self.folder.rglob("*") if at.is_file())
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from dipsim import writer
+        from dipsim.trace import writer
 
         write, copy = writer._Spool.write, writer._Spool.copy_into
 

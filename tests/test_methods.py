@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipsim.active import active_sets
-from dipsim.encoding import unpack_sets
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.model import Model, load_model
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, replay
+from dipsim.replay.active_sets import active_sets
+from dipsim.replay.replay import Plan, replay
+from dipsim.settings import Settings
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.encoding import unpack_sets
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
@@ -224,7 +225,7 @@ def joined(scores: np.ndarray, case: Case) -> np.ndarray:
 
 
 def small_blocks(case: Case) -> Any:
-    return patch("dipsim.trace._BLOCK_BYTES", case.block_bytes)
+    return patch("dipsim.trace.trace._BLOCK_BYTES", case.block_bytes)
 
 
 def found_sets(trace: Trace, method: Any) -> Sets:
@@ -269,7 +270,7 @@ def spanned(drawn: Drawn) -> tuple[int, int]:
 
 def check_dense_first(drawn: Drawn, name: str, density: float) -> None:
     """Methods gate and up, at an MLP density."""
-    method = build_method(name, drawn.trace, Wish(density=density))
+    method = build_method(name, drawn.trace, Settings(density=density))
     rows = drawn.scores[name].tolist()
     units = len(rows[0][0])
     k = naive.kept_units(twins.group_density(name, density), units)
@@ -294,7 +295,7 @@ def test_clusters_of_scores(name: str, case: Case) -> None:
     signals = SIGNALS[name]
     drawn = Drawn(case, *signals)
     density = dict(zip(signals, (case.density, case.other_density), strict=False))
-    method = build_method(name, drawn.trace, Wish(group_density=density))
+    method = build_method(name, drawn.trace, Settings(group_density=density))
 
     def chosen(t: int, layer: int, group: int) -> list[int]:
         row = drawn.scores[signals[group]][t, layer].tolist()
@@ -316,7 +317,7 @@ def test_clusters_of_sets(case: Case, packed: bool) -> None:
     def chosen(t: int, layer: int, group: int) -> list[int]:
         return sorted(twins.cluster_set(np.flatnonzero(sets[t, layer]).tolist(), case.cluster))
 
-    method = build_method("recorded", drawn.trace, Wish())
+    method = build_method("recorded", drawn.trace, Settings())
     compare_sets(drawn, method, per_row(case, 1, chosen))
 
 
@@ -358,15 +359,15 @@ def check_thresholds(
 ) -> None:
     """A method with thresholds; densities are those of the MLP where it has a dense part."""
     signals = SIGNALS[name]
-    wish: dict[str, Any] = {"calibrate": f"{span[0]}:{span[1]}"}
+    settings: dict[str, Any] = {"calibrate_tokens": f"{span[0]}:{span[1]}"}
     if name != "cats":
-        wish["selection"] = "threshold"
+        settings["selection"] = "threshold"
     if name in ("cats", "gate", "up"):
-        wish["density"] = density[0]
+        settings["density"] = density[0]
         density = (twins.group_density(name, density[0]), 0)
     else:
-        wish["group_density"] = dict(zip(signals, density, strict=False))
-    method = build_method(name, drawn.trace, Wish(**wish))
+        settings["group_density"] = dict(zip(signals, density, strict=False))
+    method = build_method(name, drawn.trace, Settings(**settings))
     expected = by_threshold(drawn, signals, span, [density] * drawn.case.layers)
     compare_sets(drawn, method, expected, *signals)
 
@@ -407,8 +408,8 @@ def check_teal(
 ) -> None:
     """Method teal with these signals."""
     case = drawn.case
-    wish = Wish(density=density, split=split, calibrate=f"{span[0]}:{span[1]}")
-    method = build_method("teal", drawn.trace, wish, model_of(case))
+    settings = Settings(density=density, split=split, calibrate_tokens=f"{span[0]}:{span[1]}")
+    method = build_method("teal", drawn.trace, settings, model_of(case))
     assert [group.signal for group in method.groups] == signals
     weights = twins.teal_weights(case.hidden, case.intermediate, 2, 1, case.hidden // 2)
     densities = [[density] * len(signals)] * case.layers
@@ -454,9 +455,9 @@ def check_predictor(
     """Method predictor on scores, on the rows and layers of the trace from these on."""
     case = drawn.case
     trace = drawn.trace.part(tokens=f"{first}:", layers=f"{layer0}:")
-    wish = Wish(group_density={"glu": density}, recall=recall, seed=case.seed)
+    settings = Settings(group_density={"glu": density}, recall=recall, seed=case.seed)
     model = load_model(geometry(trace.layers, case.hidden, case.intermediate))
-    method = build_method("predictor", trace, wish, model)
+    method = build_method("predictor", trace, settings, model)
     rows = drawn.values["glu"].tolist()
     units = len(rows[0][0])
     k = naive.kept_units(density, units)
@@ -497,8 +498,8 @@ def test_predictor_of_recorded_sets(case: Case, recall: float | None) -> None:
     sets = drawn.rng.random(shape) < drawn.rng.uniform(0, 0.5, (*shape[:2], 1))
     sets[0] = False
     drawn.arrays["glu"] = sets
-    wish = Wish(recall=recall, seed=case.seed)
-    method = build_method("predictor", drawn.trace, wish, model_of(case))
+    settings = Settings(recall=recall, seed=case.seed)
+    method = build_method("predictor", drawn.trace, settings, model_of(case))
     sigma = noise_of(method, case.layers)
     assert recall != 1 or sigma == [0.0] * case.layers
 
@@ -516,8 +517,8 @@ def test_the_predictor_recalls_what_it_shall(recall: float) -> None:
     scores = rng.lognormal(0, 1, (60, 2, 200)).astype(np.float32)
     trace = load_trace({"glu": scores})
     model = load_model(geometry(layers=2, hidden=8, intermediate=200))
-    wish = Wish(group_density={"glu": 0.3}, recall=recall, seed=4)
-    found = found_sets(trace, build_method("predictor", trace, wish, model))
+    settings = Settings(group_density={"glu": 0.3}, recall=recall, seed=4)
+    found = found_sets(trace, build_method("predictor", trace, settings, model))
     for layer in range(2):
         wanted = [naive.top_k(row.tolist(), 60) for row in scores[:, layer]]
         assert twins.recall([row[layer][0] for row in found], wanted) == pytest.approx(
@@ -577,12 +578,12 @@ def check_masking(
 ) -> None:
     """Method dip-ca with a masking rule."""
     signals = SIGNALS["dip-ca"]
-    wish = Wish(
+    settings = Settings(
         group_density=dict(zip(signals, density, strict=True)),
         gamma=gamma,
         masking=None if rule == "gamma" and not parameters else written(rule, parameters),
     )
-    method = build_method("dip-ca", drawn.trace, wish)
+    method = build_method("dip-ca", drawn.trace, settings)
 
     def choose(layer: int, group: int) -> naive.Choose:
         signal = signals[group]
@@ -678,7 +679,7 @@ def check_routing(
 ) -> None:
     """Method moe with a routing rule; the rows are the candidates' logits by token and layer."""
     routing = None if rule == "plain" else written(rule, parameters)
-    method = build_method("moe", drawn.trace, Wish(routing=routing, top_k=k))
+    method = build_method("moe", drawn.trace, Settings(routing=routing, top_k=k))
     drawn.compare(
         method,
         lambda layer, group: [
@@ -698,7 +699,7 @@ def check_routing(
 def test_random_fill(policy: str, data: st.DataObject) -> None:
     case = data.draw(cases(policy=policy, density=0.9, share=0.6))
     drawn = Drawn(case, "glu")
-    method = build_method("glu-oracle", drawn.trace, Wish(density=0.7))
+    method = build_method("glu-oracle", drawn.trace, Settings(density=0.7))
     k = naive.kept_units(0.7, case.intermediate)
     rows = drawn.scores["glu"].tolist()
     drawn.compare(

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import dipsim
-from dipsim.active import rows_of
 from dipsim.errors import DipsimError
+from dipsim.flash.page_cache import MOST
 from dipsim.hardware import load_profile
 from dipsim.kernels import COMMIT, SKIP, PageCache, Regions, use_pages
-from dipsim.kernels.sets import DECODE
-from dipsim.pages import MOST
+from dipsim.kernels.bits import DECODE
+from dipsim.replay.active_sets import rows_of
 from dipsim.report import hints
 from dipsim.timeline.closed import FLASH
 
@@ -437,8 +437,8 @@ def test_more_pages_than_can_be_followed() -> None:
 
 
 def test_bandwidths_are_searched_with_direct_reads() -> None:
-    from dipsim.analysis.variants import retimed
     from dipsim.simulate import prepare, run_all
+    from dipsim.sweep.vary import retimed
 
     arrays = {"glu": TURNS, "meta": {"model": {**MODEL, "bits": 8}}}
     job = prepare(arrays, PHONE, cache_fraction=0.5, io="buffered")

@@ -16,12 +16,12 @@ import test_timeline
 from test_cli import Dipsim, done, refused
 
 from dipsim import simulate
-from dipsim.analysis.timeline import Excerpt, excerpt
 from dipsim.errors import DipsimError
 from dipsim.report import latency, perfetto
 from dipsim.report.files import MOST_TOKENS, check_timeline
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, run_all
+from dipsim.timeline.excerpt import Excerpt, excerpt
 
 dipsim, folder = test_cli.dipsim, test_cli.folder
 

@@ -7,7 +7,8 @@ import pytest
 
 from dipsim import files
 from dipsim.errors import ModelError
-from dipsim.model import DEFAULT_BITS, FOLDER, SUFFIX, load_model, model_names
+from dipsim.model import DEFAULT_BITS, load_model, model_names
+from dipsim.model.model import FOLDER, SUFFIX
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/models.md"
 

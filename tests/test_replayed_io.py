@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dipsim.analysis import direct_io, replayed_io
-from dipsim.analysis.direct_io import PAGE, Done, Readers
-from dipsim.analysis.flash_fit import calibrated
-from dipsim.analysis.replayed_io import (
+from dipsim.cli.app import app
+from dipsim.disk import direct_io
+from dipsim.disk import replayed as replayed_io
+from dipsim.disk.direct_io import PAGE, Done, Readers
+from dipsim.disk.fit import calibrated
+from dipsim.disk.replayed import (
     Place,
     ReplayedIo,
     Wanted,
@@ -23,7 +25,6 @@ from dipsim.analysis.replayed_io import (
     scaled_to,
     validate_io,
 )
-from dipsim.cli.app import app
 from dipsim.errors import DipsimError
 from dipsim.model import load_model
 from dipsim.simulate import Job, prepare, run_all

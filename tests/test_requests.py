@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipsim.kernels import Requests
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Traffic, replay
+from dipsim.replay.replay import Traffic, replay
+from dipsim.settings import Settings
 from dipsim.trace import load_trace
 
 
@@ -50,7 +51,7 @@ def table(device: Device) -> Requests:
 def cost(sets: np.ndarray, requests: Requests) -> Traffic:
     """Replay recorded sets bool[tokens, 1, units] without a cache: every active unit is missed."""
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Wish())
+    method = build_method("recorded", trace, Settings())
     return replay(trace, method, BUILTIN["none"], np.zeros((1, 1), int), requests=[[requests]])
 
 

@@ -14,15 +14,15 @@ from test_cli import Dipsim, done, refused
 
 from dipsim import Profile, Result, Trace, load_profile, load_trace, simulate
 from dipsim.analysis import least as least_module
-from dipsim.analysis.allowed import Allowed, energy_of
 from dipsim.analysis.calibration import Calibration
 from dipsim.analysis.contours import contours
 from dipsim.analysis.least import PRECISION, search_least
+from dipsim.analysis.loss import Allowed, energy_of
 from dipsim.analysis.search import GAMMAS, search_rate
-from dipsim.analysis.variants import iops_of, scaled, with_iops
 from dipsim.cli.output import Progress
 from dipsim.errors import BudgetError, DipsimError, MethodError
-from dipsim.timeline.flash import FlashCost
+from dipsim.flash.cost import FlashCost
+from dipsim.sweep.vary import iops_of, scaled, with_iops
 
 dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
 

@@ -16,10 +16,11 @@ from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
-from dipsim.replay import replay
+from dipsim.replay.replay import replay
 from dipsim.simulate import simulate
-from dipsim.trace import Trace, load_trace, shard_name
-from dipsim.writer import TraceWriter
+from dipsim.trace import Trace, load_trace
+from dipsim.trace.trace import shard_name
+from dipsim.trace.writer import TraceWriter
 
 TOKENS, LAYERS, UNITS = 29, 4, 40
 RNG = np.random.default_rng(2)

@@ -13,11 +13,11 @@ from hostile import read_or_refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dipsim.encoding import unpack_sets
 from dipsim.errors import TraceError
 from dipsim.simulate import simulate
 from dipsim.trace import load_trace
-from dipsim.writer import TraceWriter
+from dipsim.trace.encoding import unpack_sets
+from dipsim.trace.writer import TraceWriter
 
 MODEL = {
     "layers": 3,

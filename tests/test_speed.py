@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dipsim
-from dipsim.analysis.variants import iops_of, scaled
 from dipsim.errors import ProfileError
+from dipsim.flash.cost import FlashCost
+from dipsim.flash.speed import Formula, Points, Steady
 from dipsim.hardware import Fit, load_profile, profile_schema
-from dipsim.timeline.flash import FlashCost
-from dipsim.timeline.speed import Formula, Points, Steady
+from dipsim.sweep.vary import iops_of, scaled
 
 MIB = 2.0**20
 # hardware.md 1.4(f), OnePlus 15R

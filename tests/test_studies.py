@@ -12,7 +12,6 @@ import test_cli
 from test_cli import Dipsim, done, refused
 
 from dipsim import Result, Trace, load_trace, simulate
-from dipsim.analysis import study as runner
 from dipsim.analysis.studies import (
     BANDWIDTHS,
     COMPRESSED,
@@ -24,11 +23,12 @@ from dipsim.analysis.studies import (
     STUDIES,
     study,
 )
-from dipsim.analysis.study import Cell, Found, whole
 from dipsim.cli.output import Progress
 from dipsim.errors import MethodError
 from dipsim.methods.dip import split_density
 from dipsim.report.hints import INPUT_ENERGY
+from dipsim.sweep import many as runner
+from dipsim.sweep.many import Cell, Found, whole
 
 dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
 

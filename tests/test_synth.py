@@ -15,11 +15,11 @@ from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
-from dipsim.replay import replay
-from dipsim.synth import Fit, Geometry, draw, fit_trace, geometry_of, synthesize
-from dipsim.synth.draw import _repeat
-from dipsim.synth.fit import Repeats
+from dipsim.replay.replay import replay
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.synth import Fit, Geometry, draw, fit_trace, geometry_of, synthesize
+from dipsim.trace.synth.draw import _repeat
+from dipsim.trace.synth.fit import Repeats
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHAT = Path(__file__).resolve().parents[2] / "shared/traces/smollm2-135m-chat-256.npz"
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_trace_and_another_another(fit: Fit) -> Non
 
 def test_blocks_and_length_change_nothing(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = joined(draw(fit, SMALL, 130, 1))
-    module = sys.modules["dipsim.synth.draw"]
+    module = sys.modules["dipsim.trace.synth.draw"]
     monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * 3 * 400 * 7)
     blocks = list(draw(fit, SMALL, 60, 1))
     assert len(blocks) == 9

@@ -5,8 +5,8 @@ import pytest
 
 import dipsim
 from dipsim.errors import BudgetError, MethodError
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import load_profile
-from dipsim.timeline.flash import FlashCost
 
 # One weight is one byte: attention 64 B, norms 24 B, lm_head (tied) 64 B: 152 B static.
 # A neuron (row of gate, row of up, column of down) is 12 B, eight of them. KV: 16 B a position.

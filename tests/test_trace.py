@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipsim import files
-from dipsim.encoding import encode_log8
 from dipsim.errors import DipsimError, TraceError
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace, trace_names
-from dipsim.writer import save_trace
+from dipsim.trace.encoding import encode_log8
+from dipsim.trace.writer import save_trace
 
 TOKENS, LAYERS, UNITS = 7, 3, 70
 STORED, DEFLATED = np.savez, np.savez_compressed

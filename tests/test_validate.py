@@ -11,20 +11,13 @@ import pytest
 from hostile import read_or_refused
 from validating import FEW, METRICS, ROOT, ROUTES, VALIDATION, few, of_a_phone, runner
 
-from dipsim.analysis.validate import (
-    Cases,
-    Validation,
-    error_bars,
-    judge,
-    judge_routes,
-    load_cases,
-)
-from dipsim.analysis.validate.cases import Case, shipped_cases
-from dipsim.analysis.validate.fit import constant, fit, line, search
-from dipsim.analysis.validate.setups import COMPUTER_MAPPED, MEMORY, device, notes, setup_of
-from dipsim.analysis.validate.work import Streaming
-from dipsim.bars import MAPPED, STREAMING, bars_text
 from dipsim.report.validation_page import page
+from dipsim.validate import Cases, Validation, bars_of, judge, judge_routes, load_cases
+from dipsim.validate.cases import Case, shipped_cases
+from dipsim.validate.error_bars import MAPPED, STREAMING, bars_text
+from dipsim.validate.fit import constant, fit, line, search
+from dipsim.validate.setups import COMPUTER_MAPPED, MEMORY, device, notes, setup_of
+from dipsim.validate.work import Streaming
 
 CASES = load_cases()
 BY_ID = {case.id: case for case in CASES.facts}
@@ -292,7 +285,7 @@ def test_the_page_with_the_routes_is_what_the_command_writes(
 
 
 def test_the_error_bars_are_what_the_command_writes(found: Validation) -> None:
-    same_text(bars_text(error_bars(found)), (ROOT / "dipsim/validation/bars.json").read_text())
+    same_text(bars_text(bars_of(found)), (ROOT / "dipsim/validate/data/bars.json").read_text())
 
 
 def test_the_page_says_where_a_trivial_predictor_is_closer(found: Validation) -> None:

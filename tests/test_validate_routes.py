@@ -25,13 +25,13 @@ from validating import (
     writer_of_runs,
 )
 
-from dipsim.analysis.validate import RoutesResult, judge_routes
-from dipsim.analysis.validate.cases import shipped_cases
-from dipsim.analysis.validate.metrics import load_metrics
-from dipsim.analysis.validate.routes import Speeds, fit_speeds, predict, replay_routes
-from dipsim.analysis.validate.setups import MEMORY
-from dipsim.bars import MAPPED
 from dipsim.errors import DipsimError
+from dipsim.validate import RoutesResult, judge_routes
+from dipsim.validate.cases import shipped_cases
+from dipsim.validate.error_bars import MAPPED
+from dipsim.validate.metrics import load_metrics
+from dipsim.validate.routes import Speeds, fit_speeds, predict, replay_routes
+from dipsim.validate.setups import MEMORY
 
 
 @pytest.fixture(scope="module")

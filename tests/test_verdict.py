@@ -16,7 +16,7 @@ from dipsim.analysis.verdict import Verdict, verdict_of
 from dipsim.cli.output import Progress
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
-from dipsim.replay import hold, replay_all
+from dipsim.replay.replay import hold, replay_all
 from dipsim.simulate import Job, prepare, run_all
 from dipsim.trace import Trace, load_trace
 

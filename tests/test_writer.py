@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipsim.encoding import unpack_sets
 from dipsim.errors import TraceError
 from dipsim.trace import Trace, load_trace
-from dipsim.writer import TraceWriter
+from dipsim.trace.encoding import unpack_sets
+from dipsim.trace.writer import TraceWriter
 
 TOKENS, LAYERS, UNITS = 23, 3, 70
 RNG = np.random.default_rng(5)
@@ -184,7 +184,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import numpy as np, sys\n"
-        "from dipsim.writer import TraceWriter\n"
+        "from dipsim.trace import TraceWriter\n"
         "from dipsim.errors import TraceError\n"
         "try:\n"
         "    with TraceWriter('t.npz') as out:\n"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dipsim import cli
-from dipsim.analysis.validate.cases import shipped_cases
-from dipsim.analysis.validate.metrics import load_metrics
-from dipsim.analysis.validate.routes import Speeds, predict, replay_routes
+from dipsim.validate.cases import shipped_cases
+from dipsim.validate.metrics import load_metrics
+from dipsim.validate.routes import Speeds, predict, replay_routes
 
 ROOT = Path(__file__).resolve().parents[1]
 VALIDATION = ROOT.parent / "shared" / "validation"

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.active import active_sets
-from dipsim.encoding import unpack_sets
 from dipsim.errors import ModelError
 from dipsim.methods.contract import Group, Method
 from dipsim.model import load_model
+from dipsim.replay.active_sets import active_sets
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.encoding import unpack_sets
 
 DENSITIES = (0.25, 0.5, 0.75)
 USUAL = 0.5

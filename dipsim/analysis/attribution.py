@@ -11,16 +11,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from dipsim.allocate import allocate_optimal
-from dipsim.analysis.variants import retimed
+from dipsim.budget.allocate import allocate_optimal
+from dipsim.budget.growth import grow, redivided
 from dipsim.errors import BudgetError, DipsimError
-from dipsim.growing import grow, redivided
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Profile
 from dipsim.resolve import profile_uses
 from dipsim.result import Result
 from dipsim.simulate import Job, result_of, run_all
+from dipsim.sweep.vary import retimed
 from dipsim.timeline.closed import RESOURCES, Step, token_times
-from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.steps import rates, steps
 
 STEP = 0.05

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim import files
-from dipsim.errors import DipsimError, brief
-from dipsim.hardware import first_problem
+from dipsim.errors import DipsimError, brief, first_problem
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from dipsim import kernels
-from dipsim.active import Sets
 from dipsim.policies import BUILTIN
-from dipsim.replay import hold
+from dipsim.replay.active_sets import Sets
+from dipsim.replay.replay import hold
 from dipsim.simulate import Job
 from dipsim.units import BYTES
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dipsim.active import Sets
 from dipsim.analysis.cliff import cliff_warning
 from dipsim.analysis.verdict import Verdict, judge, no_optimum, optimum
 from dipsim.hardware import Profile
 from dipsim.policies import Policy, load_policies
-from dipsim.replay import hold
+from dipsim.replay.active_sets import Sets
+from dipsim.replay.replay import hold
 from dipsim.resolve import Source
 from dipsim.result import Result, finite
 from dipsim.simulate import Job, prepare, run_all

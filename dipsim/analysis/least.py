@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dipsim.analysis.search import Figures, Progress
-from dipsim.analysis.variants import Axis, check_axes, dram_sizes, iops_of, retimed, with_iops
 from dipsim.hardware import Profile, load_profile
 from dipsim.resolve import Source
 from dipsim.result import Result
 from dipsim.simulate import prepare, run_all
+from dipsim.sweep.vary import Axis, check_axes, dram_sizes, iops_of, retimed, with_iops
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
 

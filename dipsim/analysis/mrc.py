@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.curves import Curve, LruStack, curve, lru_stack
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.methods import Method
 from dipsim.policies import BUILTIN, Policy, load_policies
-from dipsim.replay import Plan, hold
+from dipsim.replay.curves import Curve, LruStack, curve, lru_stack
+from dipsim.replay.replay import Plan, hold
 from dipsim.resolve import Source, method_for
 from dipsim.settings import make_settings
 from dipsim.trace import Trace, load_trace

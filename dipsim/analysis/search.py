@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dipsim.analysis.allowed import Allowed, energy_of
 from dipsim.analysis.calibration import Bounds
+from dipsim.analysis.loss import Allowed, energy_of
 from dipsim.errors import DipsimError, MethodError
 from dipsim.hardware import Profile, load_profile
 from dipsim.methods.contract import InfeasibleError

@@ -7,17 +7,6 @@ method at one stage, neither methods nor stages.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dipsim.analysis.study import (
-    TAKES,
-    Ask,
-    Figures,
-    Found,
-    Point,
-    Progress,
-    Study,
-    run_study,
-    served,
-)
 from dipsim.analysis.ttft import by_prompt
 from dipsim.analysis.ttft import points as prompts
 from dipsim.errors import DipsimError, MethodError
@@ -30,6 +19,7 @@ from dipsim.policies import load_policies, load_policy
 from dipsim.resolve import Source
 from dipsim.result import Result
 from dipsim.simulate import Job
+from dipsim.sweep.many import TAKES, Ask, Figures, Found, Point, Progress, Study, run_study, served
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BANDWIDTH, BYTES
 

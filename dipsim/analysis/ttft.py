@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from dipsim import kernels
-from dipsim.active import rows_of
-from dipsim.analysis.study import Ask, Figures, Point, whole
 from dipsim.errors import DipsimError, ModelError
+from dipsim.replay.active_sets import rows_of
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, result_of
+from dipsim.sweep.many import Ask, Figures, Point, whole
 from dipsim.timeline.steps import rates
 from dipsim.timeline.timing import prefill_seconds
 

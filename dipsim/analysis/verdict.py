@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dipsim.active import Sets
 from dipsim.policies import BUILTIN
-from dipsim.replay import Capacity, hold, replay_all
+from dipsim.replay.active_sets import Sets
+from dipsim.replay.replay import Capacity, hold, replay_all
+from dipsim.replay.traffic import Traffic
 from dipsim.simulate import Job
-from dipsim.traffic import Traffic
 
 MOST = 2 * 10**8
 """Accesses that a verdict replays without being asked: some seconds' worth."""

@@ -57,7 +57,7 @@ def policies(
     if check is None:
         show(catalogue.policies())
         return
-    from dipsim.analysis.check import LAWS, check_policy
+    from dipsim.analysis.policy_laws import LAWS, check_policy
 
     broken = 0
     for name in check:

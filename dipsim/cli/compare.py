@@ -60,7 +60,7 @@ def compare(
     device = load_device(profile, override)
     with Progress("compared", "policies") as progress:
         from dipsim.analysis.compare import compare as run_all
-        from dipsim.report import comparison
+        from dipsim.report import compare as comparison
         from dipsim.trace import load_trace
 
         opened = load_trace(trace)
@@ -115,7 +115,7 @@ def mrc(
         files.check_series("policies", policy or ())
     with Progress():
         from dipsim.analysis.mrc import GRID, miss_ratio_curves
-        from dipsim.report import curves
+        from dipsim.report import mrc as curves
         from dipsim.trace import load_trace
 
         opened = load_trace(trace)

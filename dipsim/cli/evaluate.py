@@ -78,10 +78,10 @@ def evaluate(
     _refuse_without_method(methods, calibrate_tokens and not selection, calibration)
     bits = _bits(requantise)
     need_torch()
-    from dipsim.analysis.evaluation import calibration_of, grid
+    from dipsim.analysis.evaluate import calibration_of, grid
     from dipsim.cli.run import load_device
     from dipsim.files import whole_file
-    from dipsim.report import evaluation
+    from dipsim.report import evaluate as evaluation
 
     device = None if profile is None else load_device(profile, override)
     loaded = _loaded(model, geometry, adapter, bits)

@@ -22,7 +22,7 @@ def iobench(
     as_json: Json = False,
 ) -> None:
     """Measure a disk: read bandwidth by size and reads in flight, past the page cache."""
-    from dipsim.analysis import iobench as bench
+    from dipsim.disk import bench
     from dipsim.report import files
     from dipsim.report import iobench as report
 
@@ -79,8 +79,8 @@ def calibrate(
     """Make measured reads the flash section of a profile, and say how far off it is."""
     from pathlib import Path
 
-    from dipsim.analysis import flash_fit
-    from dipsim.report import calibrated as report
+    from dipsim.disk import fit as flash_fit
+    from dipsim.report import calibrate as report
 
     target = report.check_out(out, extends)
     found, origin = flash_fit.calibrate(csv, fit, lanes), Path(csv).name

@@ -53,7 +53,7 @@ def lora(
     from dipsim.lm.lora import check_new, load_adapter, save_model
     from dipsim.lm.lora import fuse as fused
     from dipsim.lm.text import read_ids
-    from dipsim.report import recovery
+    from dipsim.report import lora as recovery
 
     settings: dict[str, Any] = {
         "density": density,

@@ -24,9 +24,10 @@ def measured(
     page_to = check_text("--page", page, ".md")
     bars_to = check_text("--bars", bars, ".json")
 
-    from dipsim.analysis.validate import error_bars, judge, judge_routes, load_cases
-    from dipsim.bars import bars_text
-    from dipsim.report import validation, validation_page
+    from dipsim.report import validate as validation
+    from dipsim.report import validation_page
+    from dipsim.validate import bars_of, judge, judge_routes, load_cases
+    from dipsim.validate.error_bars import bars_text
 
     with Progress("judged", "cases"):
         known = load_cases(cases)
@@ -38,7 +39,7 @@ def measured(
         validation.write_text("--page", page_to, validation_page.page(found, replayed))
         say(f"wrote {page_to}")
     if bars_to is not None:
-        validation.write_text("--bars", bars_to, bars_text(error_bars(found)))
+        validation.write_text("--bars", bars_to, bars_text(bars_of(found)))
         say(f"wrote {bars_to}")
     if as_json:
         print_json(validation.to_dict(found, replayed))

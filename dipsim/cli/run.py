@@ -59,7 +59,7 @@ def run(
     known = _calibration(calibration, options)
     with Progress() as progress:
         from dipsim.analysis import verdict
-        from dipsim.analysis.allowed import energy_of
+        from dipsim.analysis.loss import energy_of
         from dipsim.simulate import run_all
 
         job = _prepared(source, device, geometry, options, known, attribution)
@@ -113,14 +113,15 @@ def _prepared(
 
 def _say(result: Any, judged: Any, bounds: Any, attributed: Any, as_json: bool) -> None:
     """Warnings, hints and figures; ``bounds`` of perplexity and ``attributed`` when asked for."""
-    from dipsim.report import hints, search, terminal
+    from dipsim.report import hints, search
+    from dipsim.report import run as terminal
 
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        from dipsim.bars import bar_dict, bar_of
+        from dipsim.validate.error_bars import bar_dict, bar_of
 
         more = bar_dict(result, bar_of(result))
         if bounds is not None:
@@ -150,7 +151,7 @@ def _asked(
         DipsimError: no trace, or a file that holds no run.
     """
     if config is not None:
-        from dipsim.config import read_config
+        from dipsim.repeat import read_config
 
         saved = read_config(config)
         source = trace or saved.open_trace()
@@ -175,8 +176,8 @@ def _title(job: Any) -> str:
 
 def _write_timeline(job: Any, result: Any, tokens: int, path: Path) -> None:
     """Write what happened in the first tokens; say so where the run's own figures leave it out."""
-    from dipsim.analysis.timeline import excerpt, stretched
     from dipsim.report import perfetto
+    from dipsim.timeline.excerpt import excerpt, stretched
 
     shown = excerpt(job, result.traffic, tokens)
     longer = stretched(shown, result.timing.times.latency)

@@ -115,8 +115,8 @@ def _rate(
         if name in options:
             option = f"--{name.replace('_', '-')}"
             raise DipsimError(f"{option} is what --max-loss searches: drop one of them")
-    from dipsim.analysis.allowed import Allowed
     from dipsim.analysis.calibration import load_calibration, refuse_other_weights
+    from dipsim.analysis.loss import Allowed
     from dipsim.analysis.search import search_rate
 
     refuse_other_weights(options, "--max-loss")

@@ -47,7 +47,7 @@ def study(
     """Repeat a study of the DIP paper on TRACE: tables, and with --plot a picture."""
     from dipsim.analysis.studies import STUDIES, load_study
     from dipsim.report import files
-    from dipsim.report import studies as report
+    from dipsim.report import study as report
 
     if name not in STUDIES:
         if name is None and as_json:

@@ -33,8 +33,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what TRACE holds, how it caches, and whether it is long enough."""
-    from dipsim.analysis.inspection import inspect_trace
-    from dipsim.report import files, inspection, plots
+    from dipsim.analysis.inspect import inspect_trace
+    from dipsim.report import files, plots
+    from dipsim.report import inspect as inspection
     from dipsim.trace import load_trace
 
     picture = files.check_plot(plot)
@@ -73,9 +74,9 @@ def import_(
     """Make a trace out of arrays or of a phone's log of experts."""
     from pathlib import Path
 
-    from dipsim.convert import import_arrays, import_routes, is_routes
     from dipsim.model import load_model
     from dipsim.trace import load_trace
+    from dipsim.trace.convert import import_arrays, import_routes, is_routes
 
     meta = {}
     if model is not None:
@@ -110,8 +111,8 @@ def export(
     """Write a trace, or a part of it, in other encodings."""
     from pathlib import Path
 
-    from dipsim.convert import export_trace
     from dipsim.trace import load_trace
+    from dipsim.trace.convert import export_trace
 
     with Progress("written") as progress:
         lost = export_trace(
@@ -140,7 +141,7 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Make a trace of any geometry that caches and masks as a real one does."""
-    from dipsim.synth import synthesize
+    from dipsim.trace.synth import synthesize
 
     if iid:
         say("warning: --iid makes every policy hit C/N; no real model behaves so: for checks only")

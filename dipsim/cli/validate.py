@@ -83,7 +83,7 @@ def _replayed(
     if not {"dram", "cache", "cache_fraction"} & set(given):
         given["cache_fraction"] = 0.5
     with Progress("read", "tokens") as progress:
-        from dipsim.analysis.replayed_io import Wanted, validate_io
+        from dipsim.disk.replayed import Wanted, validate_io
         from dipsim.trace import load_trace
 
         opened = load_trace(trace)
@@ -99,7 +99,7 @@ def _replayed(
             model=device["model"],
             **given,
         )
-        from dipsim.report import replayed_io as report
+        from dipsim.report import replayed as report
     if not found.direct:
         say("warning: no direct reads on this file system; these are of the page cache too")
     if as_json:

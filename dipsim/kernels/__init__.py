@@ -6,6 +6,17 @@ of each of them.
 
 from dipsim.kernels import masking, routing
 from dipsim.kernels.bind import bind
+from dipsim.kernels.bits import (
+    AT_ONCE,
+    COMMIT,
+    DECODE,
+    JOIN,
+    NO_NEXT,
+    SKIP,
+    count_members,
+    count_uses,
+    next_uses,
+)
 from dipsim.kernels.cache import (
     ACTIVE,
     DRAWS,
@@ -21,25 +32,14 @@ from dipsim.kernels.cache import (
     Cache,
     Parts,
 )
+from dipsim.kernels.coactivation import chain
 from dipsim.kernels.codes import select_codes_of
-from dipsim.kernels.neighbours import chain
+from dipsim.kernels.eviction import BINS, LANES
 from dipsim.kernels.pages import PageCache, Regions, use_pages
-from dipsim.kernels.requests import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
+from dipsim.kernels.reads import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.routing import route_plainly
-from dipsim.kernels.select import errors_of, select_of, shares_of
-from dipsim.kernels.sets import (
-    AT_ONCE,
-    COMMIT,
-    DECODE,
-    JOIN,
-    NO_NEXT,
-    SKIP,
-    count_members,
-    count_uses,
-    next_uses,
-)
-from dipsim.kernels.stack import stack_distances
-from dipsim.kernels.victims import BINS, LANES
+from dipsim.kernels.stack_distance import stack_distances
+from dipsim.kernels.topk import errors_of, select_of, shares_of
 
 __all__ = [
     "ACTIVE",

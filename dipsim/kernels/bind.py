@@ -10,13 +10,13 @@ from numba import njit
 from numba.core.errors import NumbaError
 from numba.extending import register_jitable
 
-from dipsim.kernels.batches import chosen, given
+from dipsim.kernels.batch import chosen, given
+from dipsim.kernels.fingerprint import stamp
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
 from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked, same_size
-from dipsim.kernels.stamp import stamp
 
 # The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
-# numba's key for stored code (stamp.py).
+# numba's key for stored code (fingerprint.py).
 
 
 def _ranked(fingerprint):

@@ -8,10 +8,10 @@ from numba import njit
 
 from dipsim.kernels.cache import BATCHES
 from dipsim.kernels.codes import select_codes
+from dipsim.kernels.fingerprint import stamp
 from dipsim.kernels.masking import APPROXIMATE, PLAIN, RULE, mask
 from dipsim.kernels.routing import route
-from dipsim.kernels.select import kept_shares, select
-from dipsim.kernels.stamp import stamp
+from dipsim.kernels.topk import kept_shares, select
 
 
 def _choose_row(fingerprint):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from dipsim.encoding import LOG8_TABLE as TABLE
+from dipsim.trace.encoding import LOG8_TABLE as TABLE
 
 CODES = 256
 _LANES = 4

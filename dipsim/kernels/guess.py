@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from dipsim.kernels.hashing import splitmix64
-from dipsim.kernels.sets import bit, holds, ones
-from dipsim.kernels.stamp import stamp
+from dipsim.kernels.bits import bit, holds, ones
+from dipsim.kernels.draws import splitmix64
+from dipsim.kernels.fingerprint import stamp
 
 
 def _draw_guesses(fingerprint):

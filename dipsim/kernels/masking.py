@@ -24,9 +24,9 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from dipsim.kernels.select import LARGEST_BITS, choose
-from dipsim.kernels.sets import holds
-from dipsim.kernels.stamp import stamp
+from dipsim.kernels.bits import holds
+from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.topk import LARGEST_BITS, choose
 
 PLAIN, GAMMA, BLEND, APPROXIMATE = 0, 1, 2, 3
 """Rules; ``PLAIN`` is the rule gamma that `select` serves."""

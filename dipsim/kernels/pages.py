@@ -7,8 +7,8 @@ from numba import njit
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from dipsim.kernels.sets import COMMIT, bit, lowest_bit, without_lowest
-from dipsim.kernels.stamp import stamp
+from dipsim.kernels.bits import COMMIT, bit, lowest_bit, without_lowest
+from dipsim.kernels.fingerprint import stamp
 
 
 class Regions(NamedTuple):

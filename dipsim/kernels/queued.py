@@ -3,7 +3,7 @@
 import numpy as np
 from numba.extending import register_jitable
 
-from dipsim.kernels.batches import (
+from dipsim.kernels.batch import (
     batch_size,
     book,
     close,
@@ -14,9 +14,9 @@ from dipsim.kernels.batches import (
     room_for,
     use,
 )
+from dipsim.kernels.bits import COMMIT, SKIP, bit, lowest_bit, stamp
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
-from dipsim.kernels.sets import COMMIT, SKIP, bit, lowest_bit, stamp
-from dipsim.kernels.victims import order
+from dipsim.kernels.eviction import order
 
 
 @register_jitable

@@ -3,7 +3,7 @@
 import numpy as np
 from numba.extending import register_jitable
 
-from dipsim.kernels.batches import (
+from dipsim.kernels.batch import (
     batch_size,
     book,
     close,
@@ -14,10 +14,10 @@ from dipsim.kernels.batches import (
     room_for,
     use,
 )
+from dipsim.kernels.bits import COMMIT, SKIP, bit, list_units, lowest_bit, ones, stamp
 from dipsim.kernels.cache import DRAWS, FORCED, NEVER, RANKED, SEED, SLACK
-from dipsim.kernels.hashing import splitmix64
-from dipsim.kernels.sets import COMMIT, SKIP, bit, list_units, lowest_bit, ones, stamp
-from dipsim.kernels.victims import LANES, lowest, order, spread
+from dipsim.kernels.draws import splitmix64
+from dipsim.kernels.eviction import LANES, lowest, order, spread
 
 
 @register_jitable

@@ -19,9 +19,9 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
+from dipsim.kernels.bits import bit, holds
+from dipsim.kernels.fingerprint import stamp
 from dipsim.kernels.masking import PLAIN
-from dipsim.kernels.sets import bit, holds
-from dipsim.kernels.stamp import stamp
 
 CACHE_PRIOR, MAX_RANK, DROP_COLD, REUSE_DISTANCE = 10, 11, 12, 13
 """Rules, beside masking.PLAIN."""

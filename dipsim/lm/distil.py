@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dipsim.analysis.recovery import Recovery
+from dipsim.analysis.lora import Recovery
 from dipsim.errors import DipsimError, brief
 from dipsim.files import read_json, whole_file
 from dipsim.lm import lora

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.analysis.evaluation import Evaluation, Row
+from dipsim.analysis.evaluate import Evaluation, Row
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import Profile
 from dipsim.lm.load import Loaded

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.active import NO_CODES, NO_SCORES, Chooser, Sets, no_shares, rows_of
-from dipsim.caches import Loop, ReplayedCache
-from dipsim.encoding import unpack_sets, words_for
 from dipsim.errors import DipsimError, PolicyError
-from dipsim.kernels.hashing import seed_of
+from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method
-from dipsim.replay import check_plan, form_of, loop_for, measured_rows
+from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Chooser, Sets, no_shares, rows_of
+from dipsim.replay.cache import Loop, ReplayedCache
+from dipsim.replay.replay import check_plan, form_of, loop_for, measured_rows
+from dipsim.replay.traffic import Traffic, joined, no_traffic
 from dipsim.resolve import profile_uses
 from dipsim.result import Result, mean_share
 from dipsim.simulate import Job, result_of
 from dipsim.trace import Trace
-from dipsim.traffic import Traffic, joined, no_traffic
+from dipsim.trace.encoding import unpack_sets, words_for
 
 
 class Live:

@@ -15,9 +15,9 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from dipsim import gguf, hf_config
 from dipsim.errors import ModelError, brief
 from dipsim.lm.quiet import quiet
+from dipsim.model import gguf, hf_config
 
 _FORMS = "a Hugging Face folder (config.json, *.safetensors) or a .gguf file"
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dipsim.encoding import Encoding
 from dipsim.lm.live import Live
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.record import record
 from dipsim.result import Result
 from dipsim.simulate import run_all
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.encoding import Encoding
 
 _ENCODING: Encoding = "float16"
 

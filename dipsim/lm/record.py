@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dipsim.encoding import Encoding
 from dipsim.errors import DipsimError, TraceError
 from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.load import geometry_of
 from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
-from dipsim.signal import SIGNALS
-from dipsim.writer import TraceWriter
+from dipsim.trace.encoding import Encoding
+from dipsim.trace.signal import SIGNALS
+from dipsim.trace.writer import TraceWriter
 
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
 """What a recording may be stored in; its signals hold scores."""

@@ -31,11 +31,11 @@ from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
 from dipsim.methods import BUILTIN
 from dipsim.model import Model
 from dipsim.policies import Policy
+from dipsim.replay.traffic import Traffic
 from dipsim.resolve import Source
 from dipsim.result import Result
 from dipsim.simulate import prepare
 from dipsim.trace import Trace, load_trace
-from dipsim.traffic import Traffic
 
 _ANY_DEVICE = "paper-a18"  # where no time is asked for, any device divides a cache alike
 _CACHED = 0.5

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
-from dipsim.methods.contract import TAKES, Group, Method, Wish
+from dipsim.methods.contract import TAKES, Group, Method
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.gate import cats, gate, up
@@ -16,13 +16,14 @@ from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
 from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 
 class Entry(NamedTuple):
     """How a method is built, and one line on what it does."""
 
-    build: Callable[[Trace, Wish, Model | None], Method]
+    build: Callable[[Trace, Settings, Model | None], Method]
     summary: str
     signals: tuple[str, ...]
     """What it reads of a trace; none: any."""
@@ -47,7 +48,7 @@ BUILTIN: dict[str, Entry] = {
     "moe": Entry(moe, "the router's experts, or preferring those in DRAM", ("expert",)),
 }
 
-__all__ = ["BUILTIN", "Group", "Method", "Wish", "build_method", "default_method"]
+__all__ = ["BUILTIN", "Group", "Method", "Settings", "build_method", "default_method"]
 
 
 def default_method(trace: Trace) -> str:
@@ -71,7 +72,9 @@ def default_method(trace: Trace) -> str:
     )
 
 
-def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None = None) -> Method:
+def build_method(
+    name: str | None, trace: Trace, settings: Settings, model: Model | None = None
+) -> Method:
     """The method ``name`` (default: `default_method`) made ready for a trace.
 
     Args:
@@ -80,14 +83,16 @@ def build_method(name: str | None, trace: Trace, wish: Wish, model: Model | None
     Raises:
         MethodError: unknown name, missing signal, impossible density, gamma or rule.
     """
-    routed = wish.routing is not None or wish.top_k is not None
+    routed = settings.routing is not None or settings.top_k is not None
     name = name or ("moe" if routed and "expert" in trace.signals else default_method(trace))
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
-    made = BUILTIN[name].build(trace, wish, model)
-    if wish.selection == "threshold":
-        made = replace(made, groups=with_thresholds(trace, wish.calibrate, name, made.groups))
-    if wish.calibrate is not None and not made.calibrated:
+    made = BUILTIN[name].build(trace, settings, model)
+    if settings.selection == "threshold":
+        made = replace(
+            made, groups=with_thresholds(trace, settings.calibrate_tokens, name, made.groups)
+        )
+    if settings.calibrate_tokens is not None and not made.calibrated:
         more = ", or add --selection threshold" if name in TAKES["selection"] else ""
         raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
     return made

@@ -1,13 +1,13 @@
 """What a method is: its groups of units, the signal that chooses them, and what stays dense."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from dipsim.errors import MethodError
 from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
@@ -122,26 +122,6 @@ class Method:
         return any(group.choice == "threshold" for group in self.groups)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked of a method; None and empty mean the method's own defaults."""
-
-    density: float | None = None
-    group_density: Mapping[str, float] = field(default_factory=dict)
-    gamma: Mapping[str, float] = field(default_factory=dict)
-    """Per group; the key ``*`` stands for every group."""
-    split: str | None = None
-    calibrate: str | None = None
-    """Rows of the trace, "A:B", that thresholds are calibrated on."""
-    selection: Selection | None = None
-    recall: float | None = None
-    predictor_rank: int | None = None
-    masking: str | None = None
-    routing: str | None = None
-    top_k: int | None = None
-    seed: int = 0
-
-
 TAKES: dict[str, tuple[str, ...]] = {
     "gamma": ("dip-ca",),
     "masking": ("dip-ca",),
@@ -171,7 +151,7 @@ def scores(trace: Trace, signal: str, method: str) -> int:
     return found.units
 
 
-def check_wish(method: str, wish: Wish, signals: tuple[str, ...]) -> None:
+def check_settings(method: str, settings: Settings, signals: tuple[str, ...]) -> None:
     """Refuse what a method cannot use.
 
     Args:
@@ -180,24 +160,24 @@ def check_wish(method: str, wish: Wish, signals: tuple[str, ...]) -> None:
     Raises:
         MethodError: a density outside 0..1, an unknown group, an option where none applies.
     """
-    densities = {"density": wish.density} if wish.density is not None else {}
-    for what, value in [*densities.items(), *wish.group_density.items()]:
+    densities = {"density": settings.density} if settings.density is not None else {}
+    for what, value in [*densities.items(), *settings.group_density.items()]:
         if value is not None and not 0 <= value <= 1:
             raise MethodError(f"{what} {value:g}: the share that is kept, from 0 to 1")
-    for name, value in wish.gamma.items():
+    for name, value in settings.gamma.items():
         if not 0 <= value <= 1:
             which = "" if name == "*" else f"{name}="
             raise MethodError(f"gamma {which}{value:g}: from 0 to 1 (1 is plain top-k)")
-    for given in (*wish.group_density, *(name for name in wish.gamma if name != "*")):
+    for given in (*settings.group_density, *(name for name in settings.gamma if name != "*")):
         if given not in signals:
             groups = ", ".join(signals) or "none with a density"
             raise MethodError(f"method {method} has no group {given!r}: its groups are {groups}")
-    if wish.density is not None and wish.group_density:
+    if settings.density is not None and settings.group_density:
         raise MethodError("give either --density or --group-density, not both")
-    if wish.group_density and set(wish.group_density) != set(signals):
+    if settings.group_density and set(settings.group_density) != set(signals):
         raise MethodError(f"--group-density needs all groups of {method}: {', '.join(signals)}")
     for option, methods in TAKES.items():
-        if getattr(wish, option) not in (None, {}) and method not in methods:
+        if getattr(settings, option) not in (None, {}) and method not in methods:
             name = option.replace("_", "-")
             raise MethodError(f"--{name} is for {', '.join(methods)}, not for {method}: drop it")
 

@@ -1,20 +1,21 @@
 """dense: no sparsity. Every unit is active for every token: row of gate and up, column of down."""
 
 from dipsim.errors import MethodError
-from dipsim.methods.contract import NEURON, Group, Method, Wish, check_wish
+from dipsim.methods.contract import NEURON, Group, Method, check_settings
 from dipsim.model import Model
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 
-def dense(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def dense(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """All neurons, one group; as many as the model has, else the trace.
 
     Raises:
         MethodError: a density other than 1, or a trace that does not tell the number of neurons.
     """
-    check_wish("dense", wish, ())
-    if wish.density not in (None, 1.0):
-        raise MethodError(f"method dense keeps everything: density {wish.density:g} is not 1")
+    check_settings("dense", settings, ())
+    if settings.density not in (None, 1.0):
+        raise MethodError(f"method dense keeps everything: density {settings.density:g} is not 1")
     found = [trace.signals[name].units for name in ("glu", "gate", "up") if name in trace.signals]
     units = found[0] if model is None and found else 0 if model is None else model.intermediate
     if not units:

@@ -22,12 +22,12 @@ from dipsim.methods.contract import (
     DEFAULT_DENSITY,
     Group,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
     scores,
 )
 from dipsim.methods.rules import MASKING, Rule, parse_rule
 from dipsim.model import Model
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
@@ -50,30 +50,30 @@ def split_density(density: float, split: str) -> tuple[float, float]:
     return entering, min(max(3 * density - 2 * entering, 0.0), 1.0)
 
 
-def dip(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def dip(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """DIP: both groups by plain top-k, or by thresholds.
 
     Raises:
         MethodError: ``mlp_input`` or ``glu`` scores are missing, or a density is impossible.
     """
-    return _pruned("dip", trace, wish)
+    return _pruned("dip", trace, settings)
 
 
-def dip_ca(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """DIP-CA: as `dip`, preferring what is in DRAM, with a gamma per group.
 
     Raises:
         MethodError: as `dip`, a gamma outside 0..1, or a masking that is none.
     """
-    made = _pruned("dip-ca", trace, wish)
-    rule = parse_rule("--masking", wish.masking or "gamma", MASKING)
+    made = _pruned("dip-ca", trace, settings)
+    rule = parse_rule("--masking", settings.masking or "gamma", MASKING)
     if rule.name == "approximate":
-        if wish.gamma:
+        if settings.gamma:
             raise MethodError("--masking approximate has no gamma: drop --gamma")
         return replace(made, groups=tuple(_approximate(group, rule) for group in made.groups))
-    usual = wish.gamma.get("*")
+    usual = settings.gamma.get("*")
     gamma = {name: DEFAULT_GAMMA[name] if usual is None else usual for name in SIGNALS}
-    gamma |= {name: value for name, value in wish.gamma.items() if name != "*"}
+    gamma |= {name: value for name, value in settings.gamma.items() if name != "*"}
     groups = (replace(at, gamma=gamma[at.signal], rule=rule) for at in made.groups)
     return replace(made, groups=tuple(groups))
 
@@ -96,17 +96,17 @@ def _approximate(group: Group, rule: Rule) -> Group:
     return replace(group, rule=rule)
 
 
-def _pruned(name: str, trace: Trace, wish: Wish) -> Method:
+def _pruned(name: str, trace: Trace, settings: Settings) -> Method:
     """Both groups by top-k."""
     units = {signal: scores(trace, signal, name) for signal in SIGNALS}
-    check_wish(name, wish, SIGNALS)
-    if wish.group_density:
-        if wish.split is not None:
+    check_settings(name, settings, SIGNALS)
+    if settings.group_density:
+        if settings.split is not None:
             raise MethodError("give either --split or --group-density, not both")
-        entering, down = (wish.group_density[signal] for signal in SIGNALS)
+        entering, down = (settings.group_density[signal] for signal in SIGNALS)
     else:
-        density = DEFAULT_DENSITY if wish.density is None else wish.density
-        entering, down = split_density(density, wish.split or "authors")
+        density = DEFAULT_DENSITY if settings.density is None else settings.density
+        entering, down = split_density(density, settings.split or "authors")
     into, out = SIGNALS
     groups = (
         Group(into, units[into], COLUMN_OF_GATE_AND_UP, "top-k", entering),

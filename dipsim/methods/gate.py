@@ -14,52 +14,56 @@ from dipsim.methods.contract import (
     Group,
     InfeasibleError,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
     scores,
 )
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model, Slice
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 _OTHER: dict[str, Literal["gate", "up"]] = {"gate": "up", "up": "gate"}
 
 
-def gate(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def gate(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """abs(act(W_gate x)) drives rows of up and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
         MethodError: no ``gate`` scores, or D < 1/3.
     """
-    return _pruned_by("gate", "gate", trace, wish)
+    return _pruned_by("gate", "gate", trace, settings)
 
 
-def up(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def up(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """abs(W_up x) drives rows of gate and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
         MethodError: no ``up`` scores, or D < 1/3.
     """
-    return _pruned_by("up", "up", trace, wish)
+    return _pruned_by("up", "up", trace, settings)
 
 
-def cats(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def cats(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """As `gate`, with a threshold per layer; the density is that of the calibration tokens.
 
     Raises:
         MethodError: as `gate`, or no calibration tokens.
     """
-    made = _pruned_by("gate", "cats", trace, wish)
-    return replace(made, groups=with_thresholds(trace, wish.calibrate, "cats", made.groups))
+    made = _pruned_by("gate", "cats", trace, settings)
+    return replace(
+        made, groups=with_thresholds(trace, settings.calibrate_tokens, "cats", made.groups)
+    )
 
 
-def _pruned_by(signal: Literal["gate", "up"], name: str, trace: Trace, wish: Wish) -> Method:
+def _pruned_by(
+    signal: Literal["gate", "up"], name: str, trace: Trace, settings: Settings
+) -> Method:
     units = scores(trace, signal, name)
-    check_wish(name, wish, (signal,))
-    if wish.group_density:
-        kept = wish.group_density[signal]
+    check_settings(name, settings, (signal,))
+    if settings.group_density:
+        kept = settings.group_density[signal]
     else:
-        density = DEFAULT_DENSITY if wish.density is None else wish.density
+        density = DEFAULT_DENSITY if settings.density is None else settings.density
         kept = (3 * density - 1) / 2
         if kept < -1e-9:
             raise InfeasibleError(name, density, 1 / 3)

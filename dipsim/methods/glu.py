@@ -12,26 +12,26 @@ from dipsim.methods.contract import (
     Group,
     InfeasibleError,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
     scores,
 )
 from dipsim.model import Model
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 
-def glu(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def glu(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """The product drives the columns of down; at MLP density D the group keeps 3 D - 2.
 
     Raises:
         MethodError: no ``glu`` scores, or D < 2/3.
     """
     units = scores(trace, "glu", "glu")
-    check_wish("glu", wish, ("glu",))
-    if wish.group_density:
-        down = wish.group_density["glu"]
+    check_settings("glu", settings, ("glu",))
+    if settings.group_density:
+        down = settings.group_density["glu"]
     else:
-        density = DEFAULT_DENSITY if wish.density is None else wish.density
+        density = DEFAULT_DENSITY if settings.density is None else settings.density
         down = 3 * density - 2
         if down < -1e-9:
             raise InfeasibleError("glu", density, 2 / 3)
@@ -40,14 +40,14 @@ def glu(trace: Trace, wish: Wish, model: Model | None) -> Method:
     return Method("glu", (group,), dense=("gate", "up"), density=(2 + down) / 3)
 
 
-def glu_oracle(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def glu_oracle(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """The product drives all three slices of a neuron.
 
     Raises:
         MethodError: no ``glu`` scores.
     """
     units = scores(trace, "glu", "glu-oracle")
-    check_wish("glu-oracle", wish, ("glu",))
-    density = DEFAULT_DENSITY if wish.density is None else wish.density
-    density = wish.group_density.get("glu", density)
+    check_settings("glu-oracle", settings, ("glu",))
+    density = DEFAULT_DENSITY if settings.density is None else settings.density
+    density = settings.group_density.get("glu", density)
     return Method("glu-oracle", (Group("glu", units, NEURON, "top-k", density),), density=density)

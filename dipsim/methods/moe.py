@@ -3,14 +3,15 @@
 from contextlib import suppress
 
 from dipsim.errors import MethodError, ModelError
-from dipsim.methods.contract import Group, Method, Wish, check_wish, scores
+from dipsim.methods.contract import Group, Method, check_settings, scores
 from dipsim.methods.rules import ROUTING, Rule, parse_rule
 from dipsim.model import Model, load_model
-from dipsim.signal import Signal
+from dipsim.settings import Settings
 from dipsim.trace import Trace
+from dipsim.trace.signal import Signal
 
 
-def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """The k best experts of the router, or those a ``routing`` rule chooses.
 
     Raises:
@@ -18,18 +19,18 @@ def moe(trace: Trace, wish: Wish, model: Model | None) -> Method:
             none.
     """
     units = scores(trace, "expert", "moe")
-    check_wish("moe", wish, ())
-    if wish.density is not None:
+    check_settings("moe", settings, ())
+    if settings.density is not None:
         raise MethodError("method moe keeps whole experts: drop --density, give --top-k")
     usual = _experts_per_token(trace, model)
-    k = usual if wish.top_k is None else wish.top_k
+    k = usual if settings.top_k is None else settings.top_k
     if k is None:
         raise MethodError(
             f"{trace.name} does not say how many experts a token uses: give --top-k or --model"
         )
     if not 1 <= k <= units:
         raise MethodError(f"top-k {k}: from 1 to the {units} experts of a layer")
-    rule = None if wish.routing is None else parse_rule("--routing", wish.routing, ROUTING)
+    rule = None if settings.routing is None else parse_rule("--routing", settings.routing, ROUTING)
     if rule is not None and rule.name == "plain":
         rule = None
     _check_recorded(trace.signals["expert"], trace, k, rule)

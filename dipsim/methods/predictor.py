@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.encoding import unpack_sets
 from dipsim.errors import MethodError
 from dipsim.methods.contract import (
     DEFAULT_DENSITY,
@@ -21,12 +20,13 @@ from dipsim.methods.contract import (
     Group,
     InfeasibleError,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
     scores,
 )
 from dipsim.model import Model
+from dipsim.settings import Settings
 from dipsim.trace import Trace
+from dipsim.trace.encoding import unpack_sets
 
 DEFAULT_RECALL = 0.9
 _SAMPLE, _SAMPLE_BYTES = 32, 2**24
@@ -35,7 +35,7 @@ _LEAST, _MOST, _ROUNDS = 2.0**-10, 2.0**10, 20
 """Between which sigma is sought, and how often the span is halved."""
 
 
-def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def predictor(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """A noisy choice of neurons; at MLP density D the group keeps D less the predictor's share.
 
     Raises:
@@ -45,19 +45,19 @@ def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
     there = trace.signals.get("glu")
     recorded = there is not None and not there.scored
     units = there.units if there is not None and recorded else scores(trace, "glu", "predictor")
-    check_wish("predictor", wish, () if recorded else ("glu",))
-    recall = DEFAULT_RECALL if wish.recall is None else wish.recall
+    check_settings("predictor", settings, () if recorded else ("glu",))
+    recall = DEFAULT_RECALL if settings.recall is None else settings.recall
     if not 0 < recall <= 1:
         raise MethodError(f"recall {recall:g}: a share of the right neurons, above 0, at most 1")
-    weights, share = _size(trace, wish, model, units)
-    density = DEFAULT_DENSITY if wish.density is None else wish.density
-    kept = 1.0 if recorded else wish.group_density.get("glu", density - share)
-    if recorded and wish.density is not None:
+    weights, share = _size(trace, settings, model, units)
+    density = DEFAULT_DENSITY if settings.density is None else settings.density
+    kept = 1.0 if recorded else settings.group_density.get("glu", density - share)
+    if recorded and settings.density is not None:
         raise MethodError("method predictor keeps as many neurons as were recorded: drop --density")
     if kept <= 0:
         raise InfeasibleError("predictor", density, share)
-    group = Group("glu", units, NEURON, "predicted", kept, seed=wish.seed)
-    group = replace(group, noise=_solve(trace, group, wish.recall))
+    group = Group("glu", units, NEURON, "predicted", kept, seed=settings.seed)
+    group = replace(group, noise=_solve(trace, group, settings.recall))
     return Method(
         "predictor",
         (group,),
@@ -66,7 +66,7 @@ def predictor(trace: Trace, wish: Wish, model: Model | None) -> Method:
     )
 
 
-def _size(trace: Trace, wish: Wish, model: Model | None, units: int) -> tuple[int, float]:
+def _size(trace: Trace, settings: Settings, model: Model | None, units: int) -> tuple[int, float]:
     """Weights of a layer's predictor, and their share of the MLP's."""
     entering = trace.signals.get("mlp_input")
     hidden = model.hidden if model is not None else entering.units if entering is not None else None
@@ -75,7 +75,7 @@ def _size(trace: Trace, wish: Wish, model: Model | None, units: int) -> tuple[in
             f"method predictor is sized by the model, which {trace.name} does not name: "
             "pass --model"
         )
-    rank = max(1, hidden // 8) if wish.predictor_rank is None else wish.predictor_rank
+    rank = max(1, hidden // 8) if settings.predictor_rank is None else settings.predictor_rank
     if not 0 <= rank <= hidden:
         raise MethodError(f"predictor rank {rank}: from 0 to the hidden size, {hidden}")
     weights = rank * (hidden + units)

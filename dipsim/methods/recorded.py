@@ -7,18 +7,18 @@ from dipsim.methods.contract import (
     NEURON,
     Group,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
 )
 from dipsim.model import MATRICES, Model, Slice
-from dipsim.signal import Signal
+from dipsim.settings import Settings
 from dipsim.trace import Trace
+from dipsim.trace.signal import Signal
 
 RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu", "expert")
 """Signals whose recorded sets select weights of the MLP, in the order a layer computes them."""
 
 
-def recorded(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """One group per recorded signal, in the order a layer computes them.
 
     ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``
@@ -37,9 +37,9 @@ def recorded(trace: Trace, wish: Wish, model: Model | None) -> Method:
             f"{', '.join(RECORDED_SIGNALS)}, which {trace.name} does not hold"
         )
     names = {signal.name for signal in found}
-    if wish.density is not None or wish.group_density or wish.gamma or wish.split:
+    if settings.density is not None or settings.group_density or settings.gamma or settings.split:
         raise MethodError("recorded sets are fixed: drop --density, --group-density, --gamma")
-    check_wish("recorded", wish, ())
+    check_settings("recorded", settings, ())
     if names == {"expert"}:
         return Method("recorded", (Group("expert", found[0].units, (), "sets"),))
     if "expert" in names:

@@ -19,11 +19,11 @@ from dipsim.methods.contract import (
     DEFAULT_DENSITY,
     Group,
     Method,
-    Wish,
-    check_wish,
+    check_settings,
 )
 from dipsim.methods.thresholds import Calibration
 from dipsim.model import MATRICES, Model, Slice
+from dipsim.settings import Settings
 from dipsim.trace import Trace
 
 SLICES = {
@@ -37,7 +37,7 @@ STEP, MOST = 0.01, 0.99
 """Of the layer's weights a step of the greedy division prunes; and the sparsest a matrix gets."""
 
 
-def teal(trace: Trace, wish: Wish, model: Model | None) -> Method:
+def teal(trace: Trace, settings: Settings, model: Model | None) -> Method:
     """One group per recorded input, with thresholds at MLP-and-attention density D.
 
     Raises:
@@ -53,16 +53,18 @@ def teal(trace: Trace, wish: Wish, model: Model | None) -> Method:
         raise MethodError(
             f"method teal needs scores of {', '.join(SLICES)}, of which {trace.name} holds none"
         )
-    check_wish("teal", wish, tuple(found))
-    split = wish.split or ("equal" if wish.group_density else "greedy")
-    if split not in SPLITS or (split == "greedy" and wish.group_density):
+    check_settings("teal", settings, tuple(found))
+    split = settings.split or ("equal" if settings.group_density else "greedy")
+    if split not in SPLITS or (split == "greedy" and settings.group_density):
         raise MethodError(f"split {split!r}: teal has greedy or equal, or --group-density")
-    density = DEFAULT_DENSITY if wish.density is None else wish.density
+    density = DEFAULT_DENSITY if settings.density is None else settings.density
     groups = [
-        Group(name, units, SLICES[name], "threshold", wish.group_density.get(name, density))
+        Group(name, units, SLICES[name], "threshold", settings.group_density.get(name, density))
         for name, units in found.items()
     ]
-    calibrations = [Calibration(trace, wish.calibrate, "teal", group) for group in groups]
+    calibrations = [
+        Calibration(trace, settings.calibrate_tokens, "teal", group) for group in groups
+    ]
     kept = np.array([[group.density for group in groups]] * trace.layers)
     if split == "greedy" and len(groups) > 1:
         weights = _weights(found, model, trace)

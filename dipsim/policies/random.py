@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.kernels.hashing import splitmix64
+from dipsim.kernels.draws import splitmix64
 from dipsim.policies.contract import Policy
 
 

@@ -6,17 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import (
-    end,
-    info,
-    length,
-    linked,
-    oldest,
-    push,
-    remember,
-    renew,
-    unlink,
-)
+from dipsim.policies.lists import end, info, length, linked, oldest, push, remember, renew, unlink
 
 QUEUES = 3
 INNER, MAIN, GHOST, ABSENT, RETURNING = 0, 1, 2, 3, 4

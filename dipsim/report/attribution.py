@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.attribution import STEP, Attribution, Part
-from dipsim.report.terminal import table
+from dipsim.report.run import table
 from dipsim.timeline.closed import RESOURCES
 
 _NAMES = {

@@ -12,7 +12,7 @@ from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
-from dipsim.report.terminal import table
+from dipsim.report.run import table
 from dipsim.trace import Trace
 from dipsim.units import BANDWIDTH, BYTES
 

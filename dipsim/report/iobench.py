@@ -5,9 +5,9 @@ from statistics import median
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dipsim.analysis.iobench import Bench
+from dipsim.disk.bench import Bench
 from dipsim.errors import printable
-from dipsim.report.terminal import table
+from dipsim.report.run import table
 from dipsim.units import BANDWIDTH, BYTES
 
 

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dipsim.analysis.timeline import Excerpt
 from dipsim.errors import DipsimError
 from dipsim.files import whole_file
+from dipsim.timeline.excerpt import Excerpt
 
 PROCESS = 1
 LANES = ("token", "flash", "compute")

@@ -10,14 +10,14 @@ import numpy as np
 
 from dipsim.analysis.compare import Comparison
 from dipsim.analysis.contours import Contours
-from dipsim.analysis.inspection import SignalReport
+from dipsim.analysis.inspect import SignalReport
 from dipsim.analysis.least import Least
 from dipsim.analysis.mrc import Curves
 from dipsim.analysis.search import Frontier
-from dipsim.analysis.variants import Axis
 from dipsim.errors import DipsimError
 from dipsim.files import whole_file
 from dipsim.report.files import check_series
+from dipsim.sweep.vary import Axis
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's, told apart by colour-blind readers; with markers and dashes also in grey."""

@@ -12,10 +12,10 @@ from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.contours import Contours
 from dipsim.analysis.least import Least, Trial
 from dipsim.analysis.search import Figures, Frontier, Point
-from dipsim.analysis.variants import Axis
 from dipsim.errors import printable
 from dipsim.report.files import write_flat
-from dipsim.report.terminal import table
+from dipsim.report.run import table
+from dipsim.sweep.vary import Axis
 from dipsim.units import BYTES
 
 AXIS_NAMES: dict[Axis, str] = {"dram": "DRAM", "flash-bandwidth": "flash bandwidth", "iops": "IOPS"}

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dipsim.analysis.study import Cell, Found
 from dipsim.report.plots import picture, series_style
-from dipsim.report.studies import ENERGY, Figure, axis_text, figures_of, sections
+from dipsim.report.study import ENERGY, Figure, axis_text, figures_of, sections
+from dipsim.sweep.many import Cell, Found
 
 _ALIKE = ("hit_rate", ENERGY, "dram_bytes_per_token")
 """Figures that are the same on every device."""

@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from dipsim.analysis.validate import GroupResult, Judged, RoutesResult, Validation
-from dipsim.analysis.validate.setups import remark_on
-from dipsim.report import validation as tables
+from dipsim.report import validate as tables
+from dipsim.validate import GroupResult, Judged, RoutesResult, Validation
+from dipsim.validate.setups import remark_on
 
 _INTRO = (
     "# Validation\n",
@@ -15,10 +15,10 @@ _INTRO = (
     "shipped):\n",
     "```sh\n"
     "dipsim validate --routes qwen.route.csv --metrics qwen.metrics \\\n"
-    "    --page docs/validation.md --bars dipsim/validation/bars.json\n"
+    "    --page docs/validation.md --bars dipsim/validate/data/bars.json\n"
     "```\n",
-    "The cases are published measurements; `dipsim/validation/cases.json` names their sources. The "
-    "rules of the game:\n",
+    "The cases are published measurements; `dipsim/validate/data/cases.json` names their sources. "
+    "The rules of the game:\n",
     "* A prediction is made from numbers of the device and of the work. What was measured of a "
     "case is never an input of its own prediction.",
     "* What no source states (how fast an engine uses weights, how much of the reads it hides) is "

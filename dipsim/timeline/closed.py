@@ -6,12 +6,13 @@ step before has finished; a head step after the last layer (DESIGN section 8).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
+from dipsim.settings import Overlap
+
 RESOURCES = ("flash", "dram", "compute", "sync", "management")
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 Seconds = NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 import math
 
-from dipsim.timeline.flash import FlashCost
+from dipsim.flash.cost import FlashCost
 from dipsim.timeline.steps import Workload
 
 

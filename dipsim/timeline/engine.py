@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Backend, Profile
-from dipsim.timeline.closed import Overlap, Step, Times, is_paper, token_times
-from dipsim.timeline.flash import FlashCost
+from dipsim.replay.traffic import Traffic
+from dipsim.settings import Overlap
+from dipsim.timeline.closed import Step, Times, is_paper, token_times
 from dipsim.timeline.machine import Heat, Machine
 from dipsim.timeline.steps import Rates
-from dipsim.traffic import Traffic
 
 if TYPE_CHECKING:  # simpy loads when events happen
     from dipsim.timeline.events import Timeline

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event
 
+from dipsim.settings import Overlap
 from dipsim.timeline.closed import (
     COMPUTE,
     DRAM,
@@ -23,7 +24,6 @@ from dipsim.timeline.closed import (
     MANAGEMENT,
     RESOURCES,
     SYNC,
-    Overlap,
     Step,
     Times,
     hidden_seconds,

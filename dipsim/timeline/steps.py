@@ -7,14 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.budget import Budget
+from dipsim.budget.plan import Budget
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Backend, Profile
 from dipsim.methods import Method
 from dipsim.model import Model
-from dipsim.timeline.closed import Overlap, Step, is_paper
-from dipsim.timeline.flash import FlashCost
+from dipsim.replay.traffic import Traffic
+from dipsim.settings import Overlap
+from dipsim.timeline.closed import Step, is_paper
 from dipsim.trace import PREFILL, Trace
-from dipsim.traffic import Traffic
 
 
 @dataclass(frozen=True)

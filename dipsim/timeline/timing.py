@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import ProfileError
+from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Profile
-from dipsim.timeline.closed import Overlap, Step, Times, is_paper
+from dipsim.replay.traffic import Traffic
+from dipsim.settings import Overlap
+from dipsim.timeline.closed import Step, Times, is_paper
 from dipsim.timeline.engine import Chain, Clock, Engine, clock_for
-from dipsim.timeline.flash import FlashCost
 from dipsim.timeline.machine import Heat
 from dipsim.timeline.steps import Rates, Workload, rates, steps
 from dipsim.trace import DECODE, PREFILL
-from dipsim.traffic import Traffic
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import workload
 from bench_memory import watch
 from numpy.typing import NDArray
 
-from dipsim.methods import Wish, build_method
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, replay
+from dipsim.replay.replay import Plan, replay
+from dipsim.settings import Settings
 from dipsim.trace import load_trace
 
 LAYERS, UNITS = 40, {"mlp_input": 5_120, "glu": 17_920}
@@ -52,7 +53,7 @@ def draw(file: Path, tokens: int) -> None:
 def timed(file: str) -> None:
     """Replay a few tokens, then all, and print how long that took."""
     trace = load_trace(file)
-    method = build_method("dip-ca", trace, Wish())
+    method = build_method("dip-ca", trace, Settings())
     units = np.array([list(UNITS.values())] * LAYERS)
     capacity = (workload.FRACTION * units).astype(np.int64)
     plan = Plan(threads=2)

@@ -21,9 +21,9 @@ import workload
 from bench_replay import FITTED, LAYERS, Prepare, Row, as_bits, measure, recorded, show
 from numpy.typing import NDArray
 
-from dipsim.curves import lru_stack
 from dipsim.policies import BUILTIN
-from dipsim.replay import Plan, replay_all
+from dipsim.replay.curves import lru_stack
+from dipsim.replay.replay import Plan, replay_all
 
 COUNTERPARTS = {
     "lru": "LRU",

@@ -28,15 +28,15 @@ import numpy as np
 import workload
 from numpy.typing import NDArray
 
-from dipsim.active import scratch
-from dipsim.encoding import encode_log8, pack_sets
 from dipsim.kernels.codes import select_codes
-from dipsim.kernels.select import select
+from dipsim.kernels.topk import select
 from dipsim.methods import Group, Method
 from dipsim.methods.rules import MASKING, parse_rule
 from dipsim.policies import BUILTIN, Policy, load_policy
-from dipsim.replay import Access, Plan, replay
+from dipsim.replay.active_sets import scratch
+from dipsim.replay.replay import Access, Plan, replay
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.encoding import encode_log8, pack_sets
 
 USER_LRU = f"{Path(__file__).with_name('user_lru.py')}:policy"
 GAMMA = 0.5

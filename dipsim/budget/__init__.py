@@ -1,0 +1,1 @@
+"""How the DRAM given to a model is divided."""

@@ -1,0 +1,111 @@
+"""The division of the cache that makes flash fastest (``--allocate optimal``).
+
+Each (layer, group) has a curve: how long flash is busy for it, over the capacity of its cache. The
+division takes one point of every curve so that the sum of the times is least and the bytes fit: a
+multiple-choice knapsack. Curves come from the first half of the decode tokens; the other half
+judges.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.budget.plan import Budget
+from dipsim.errors import BudgetError
+from dipsim.kernels import Requests
+from dipsim.policies import Policy
+from dipsim.replay.curves import curve
+from dipsim.replay.replay import Plan
+from dipsim.timeline.steps import Workload
+from dipsim.trace import DECODE
+
+STEPS = 32
+"""Capacities tried per cache, beside none at all and the even share."""
+PARTS = 2**17
+"""Steps in which a budget is divided."""
+
+
+def allocate_optimal(
+    work: Workload,
+    policy: Policy,
+    plan: Plan,
+    requests: Sequence[Sequence[Requests]],
+    profile_uses: Sequence[NDArray[np.int64]] | None = None,
+) -> tuple[Budget, Plan]:
+    """The budget divided by what the first half of the decode tokens shows.
+
+    The returned plan leaves those tokens out of the measured ones.
+
+    Raises:
+        BudgetError: fewer than two decode tokens.
+        DipsimError: as a replay.
+    """
+    decode = np.flatnonzero(work.trace.phase == DECODE)
+    half = len(decode) // 2
+    if half == 0:
+        raise BudgetError(
+            "--allocate optimal divides by the first half of the decode tokens and is judged on "
+            f"the rest: {work.trace.name} has {len(decode)}; record more, or --allocate even"
+        )
+    part = work.trace.part(f"0:{decode[half - 1] + 1}", None, None)
+    units = np.array([group.units for group in work.method.groups])
+    grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
+    each = [np.tile(row, (work.trace.layers, 1)) for row in grid]
+    tried = np.stack([*each, work.budget.capacity]).astype(np.int64)
+    found = curve(
+        part,
+        work.method,
+        policy,
+        tried,
+        replace(plan, warmup=0),
+        requests=requests,
+        profile_uses=profile_uses,
+    )
+    index = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)[None]
+    chosen = np.take_along_axis(tried, index, axis=0)[0]
+    # Sizes are rounded up, so the even division, which may fill the budget, is looked at as it is.
+    if np.take_along_axis(found.seconds, index, axis=0).sum() >= found.seconds[-1].sum():
+        chosen = work.budget.capacity
+    return replace(work.budget, capacity=chosen), replace(plan, warmup=max(plan.warmup, half))
+
+
+def cheapest(
+    cost: NDArray[np.float64], size: NDArray[np.float64], budget: float
+) -> NDArray[np.int64]:
+    """Which of n choices each (layer, group) takes: the least total cost whose sizes fit.
+
+    Dynamic programming over the budget, place after place: ``least[b]`` is the least cost of the
+    places so far in b parts of it. Exact for whole sizes and budgets up to `PARTS`; beyond, sizes
+    are rounded up to 1 / `PARTS` of the budget.
+
+    Args:
+        cost, size: float64[n, layers, groups]; one choice of each must be of size 0.
+        budget: what the sizes may sum to.
+
+    Returns:
+        int64[layers, groups], indices of choices.
+    """
+    n, layers, groups = cost.shape
+    places = layers * groups
+    part = max(1.0, budget / PARTS)
+    parts = int(budget / part + 1e-9)
+    costs = cost.reshape(n, places)
+    sizes = np.ceil(size.reshape(n, places) / part - 1e-9).astype(np.int64)
+    least = np.zeros(parts + 1)
+    chosen = np.zeros((places, parts + 1), np.int16)
+    for place in range(places):
+        before, least = least, np.full(parts + 1, np.inf)
+        for choice in range(n):
+            taken = int(sizes[choice, place])
+            if taken <= parts:
+                total = before[: parts + 1 - taken] + costs[choice, place]
+                better = total < least[taken:]
+                least[taken:][better] = total[better]
+                chosen[place, taken:][better] = choice
+    found, left = np.empty(places, np.int64), parts
+    for place in range(places - 1, -1, -1):
+        found[place] = chosen[place, left]
+        left -= int(sizes[found[place], place])
+    return found.reshape(layers, groups)

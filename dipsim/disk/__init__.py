@@ -1,0 +1,1 @@
+"""This machine's disk: measured, fitted, and held against the flash model."""

@@ -1,0 +1,436 @@
+"""A replay's misses, read from a real disk: are the predicted flash times those of the disk?
+
+The runs of neighbouring misses that the replay reckons with are laid out over a local file and read
+directly, group by group, with as many threads as the flash has lanes. The disk is measured first
+(`dipsim iobench`), so the prediction rests on that measurement and on nothing the replay takes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.disk import bench as iobench
+from dipsim.disk.direct_io import PAGE, DirectFile, Readers, made_file, open_file
+from dipsim.disk.fit import Calibrated, Measured, calibrated
+from dipsim.errors import DipsimError, printable
+from dipsim.flash.cost import FlashCost
+from dipsim.hardware import Flash, Profile
+from dipsim.hardware import Source as Origin
+from dipsim.kernels import NO_REQUESTS, Requests
+from dipsim.model import Model, load_model
+from dipsim.replay.traffic import Traffic
+from dipsim.resolve import Source
+from dipsim.simulate import Job, prepare, run_all
+from dipsim.trace import Trace
+from dipsim.units import BYTES
+
+LEAST_TOKENS = 8
+"""Half of them fit the trivial predictors, the other half judges."""
+LARGEST_FILE = 4e9
+_LARGEST_READ = 2**23  # a longer run is read in parts
+_PROBED, _PROBE_SECONDS = 5, 0.01  # sizes up to 1 MiB, and how long each is read
+_SAVING = 1 - 1e-12  # as in kernels/requests.py
+Runs = list[tuple[int, int]]
+"""(first unit, units) of each read."""
+Ready = Callable[[str], None]
+
+
+class Judged(NamedTuple):
+    """How far a predictor of the seconds per token is off, on tokens it has not seen."""
+
+    name: str
+    median: float
+    """Of abs(predicted / measured - 1)."""
+    bias: float
+    """Median of predicted / measured - 1."""
+
+
+@dataclass(frozen=True)
+class ReplayedIo:
+    """Flash seconds per token, predicted and measured. Arrays are [tokens]."""
+
+    file: str
+    direct: bool
+    lanes: int
+    calibrated: Calibrated
+    predicted: NDArray[np.float64]
+    measured: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    """Bytes the prediction reckons with: whole pages."""
+    read: NDArray[np.float64]
+    """Bytes that were read: the pages the units lie in."""
+    reads: NDArray[np.int64]
+    pace: NDArray[np.float64]
+    """Seconds that reads of all sizes took just before and after the token, as a multiple of what
+    the calibration says: a disk that others use changes from second to second."""
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """predicted / measured - 1 of every token."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def paced_errors(self) -> NDArray[np.float64]:
+        """The same, with predictions slowed down by the disk's pace."""
+        return self.predicted * self.pace / self.measured - 1
+
+    def judged(self) -> list[Judged]:
+        """The prediction, and what knows only the first half of the tokens, on the second half."""
+        half = len(self.measured) // 2
+        first, rest = slice(half), slice(half, None)
+        line = _line(self.moved[first], self.measured[first], self.moved)
+        constant = np.full(len(self.measured), np.median(self.measured[first]))
+        known = {
+            "dipsim, from the disk's own figures": self.predicted,
+            "the same, at the disk's pace between tokens": self.predicted * self.pace,
+            "a constant of the first half": constant,
+            "a line in bytes of the first half": line,
+        }
+        return [_judge(name, at[rest], self.measured[rest]) for name, at in known.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "file": self.file,
+            "direct": self.direct,
+            "lanes": self.lanes,
+            "calibration": self.calibrated.to_dict(),
+            "tokens": len(self.measured),
+            "median_error": float(np.median(np.abs(self.errors))),
+            "median_bias": float(np.median(self.errors)),
+            "median_error_at_pace": float(np.median(np.abs(self.paced_errors))),
+            "second_half": [judged._asdict() for judged in self.judged()],
+            "predicted_ms": (1e3 * self.predicted).tolist(),
+            "measured_ms": (1e3 * self.measured).tolist(),
+            "pace": self.pace.tolist(),
+            "bytes": self.moved.tolist(),
+            "bytes_read": self.read.tolist(),
+            "reads": self.reads.tolist(),
+        }
+
+
+def _line(
+    x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The least-squares line of y in x, ``at`` other x; level where all x are the same."""
+    apart = x - x.mean()
+    square = float(apart @ apart)
+    slope = float(apart @ y) / square if square else 0.0
+    found: NDArray[np.float64] = y.mean() + slope * (at - x.mean())
+    return found
+
+
+def _judge(name: str, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Judged:
+    off = predicted / measured - 1
+    return Judged(name, float(np.median(np.abs(off))), float(np.median(off)))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is replayed on which file."""
+
+    path: str
+    file_size: float = 2e9
+    """Bytes of the file that is made when there is none at ``path``."""
+    lanes: int = 4
+    fit: bool = False
+    """Predict from the fitted formula, not from the points."""
+    scale_to: Source | None = None
+    """Model whose columns, neurons or experts the units are taken for."""
+    bench_seconds: float = 10.0
+    seconds: float = 60.0
+    """Begin no further token after that long."""
+
+
+def validate_io(
+    trace: Source | Trace,
+    profile: Source | Profile,
+    wanted: Wanted,
+    said: Ready = lambda text: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> ReplayedIo:
+    """Measure a disk, predict the flash time of a replay's tokens from that, and time them.
+
+    Args:
+        profile: the device; its flash becomes that of the disk.
+        said: told what happens before the first token.
+        progress: called with (tokens done, tokens).
+        options: of `prepare`.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line.
+    """
+    _check(wanted)
+    job = prepare(trace, profile, **options)  # refuses what is wrong before the disk is touched
+    model = None if wanted.scale_to is None else load_model(wanted.scale_to)
+    if model is not None:
+        scaled_to(job, model)
+    with _file(wanted) as file:
+        said(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
+        flash = _measured(file, wanted)
+        job = prepare(trace, _with_flash(job.device, flash, file.name), **options)
+        if model is not None:
+            job = scaled_to(job, model)
+        said("replaying")
+        return replay_io(job, file, flash, wanted.seconds, progress, model)
+
+
+def _check(wanted: Wanted) -> None:
+    if not 1 <= wanted.lanes <= 64:
+        raise DipsimError(f"--lanes {wanted.lanes}: reads in flight, from 1 to 64")
+    for option, given in (("bench-seconds", wanted.bench_seconds), ("seconds", wanted.seconds)):
+        if not 0.1 <= given <= 3600:
+            raise DipsimError(f"--{option} {given:g}: from 0.1 to 3600")
+    if not 2**20 <= wanted.file_size <= LARGEST_FILE:
+        raise DipsimError(
+            f"--file-size {BYTES.show(wanted.file_size)}: from 1 MiB to {BYTES.show(LARGEST_FILE)}"
+        )
+
+
+def _file(wanted: Wanted) -> AbstractContextManager[DirectFile]:
+    if Path(wanted.path).exists():
+        return open_file(wanted.path)
+    return made_file(wanted.path, int(wanted.file_size) // PAGE * PAGE)
+
+
+def _measured(file: DirectFile, wanted: Wanted) -> Calibrated:
+    """The disk as a flash section, from sizes the file has room for."""
+    sizes = _sizes(file)
+    if len(sizes) < 2:
+        raise DipsimError(
+            f"{printable(file.name)}: holds {BYTES.show(file.size)}, too few to measure reads: "
+            "give a larger file, or a name that is free"
+        )
+    lanes = sorted({1, wanted.lanes} | {n for n in iobench.THREADS if n < wanted.lanes})
+    bench = iobench.measure(file, sizes, lanes, wanted.bench_seconds)
+    points = [Measured(cell.size, cell.lanes, cell.bandwidth) for cell in bench.cells]
+    return calibrated(points, bench.direct, wanted.fit, wanted.lanes)
+
+
+def _sizes(file: DirectFile) -> list[int]:
+    return [size for size in iobench.SIZES if iobench.ROOM * size <= file.size]
+
+
+def _with_flash(device: Profile, found: Calibrated, origin: str) -> Profile:
+    """The device with another flash."""
+    made = found.section(origin)
+    sources = {key: at for key, at in device.sources.items() if not key.startswith("flash")}
+    sources |= {key: Origin.model_validate(at) for key, at in made["sources"].items()}
+    flash = Flash.model_validate(made["flash"])
+    return device.model_copy(update={"flash": flash, "sources": sources})
+
+
+def scaled_to(job: Job, model: Model) -> Job:
+    """The job with units as large as those of another model; the caches hold as many as before.
+
+    Raises:
+        DipsimError: the model has no such units, or the cache was given in bytes.
+    """
+    if job.settings.cache_fraction is None:
+        raise DipsimError("--scale-to changes the size of units: give --cache-fraction, no bytes")
+    if job.plan.scope == "global":
+        raise DipsimError("--scale-to changes the size of units: use --scope layer")
+    sizes = np.empty_like(job.work.unit_bytes)
+    for i, group in enumerate(job.work.method.groups):
+        if group.of_experts != (model.experts is not None):
+            has = "experts" if model.experts else "no experts"
+            raise DipsimError(
+                f"--scale-to {model.name}: it has {has}, unlike what {group.signal} chooses"
+            )
+        signal = job.work.trace.signals.get(group.signal)
+        cluster = 1 if signal is None else signal.cluster
+        size = model.mlp_bytes if group.of_experts else model.slice_bytes(group.slices)
+        sizes[:, i] = size * cluster
+    if not sizes.all():
+        raise DipsimError(f"--scale-to {model.name}: the trace does not say what its units are")
+    requests = job.flash.tables(job.work.method, model, sizes, job.settings.layout)
+    return replace(job, work=replace(job.work, unit_bytes=sizes), requests=requests)
+
+
+def replay_io(
+    job: Job,
+    file: DirectFile,
+    flash: Calibrated,
+    seconds: float = 60.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    model: Model | None = None,
+) -> ReplayedIo:
+    """Replay a job whose device has the disk's flash, and read its misses from the file.
+
+    Only misses count: static weights and the embedding row are read on neither side.
+
+    Args:
+        flash: what the disk was measured to be.
+        seconds: begin no further token after that long.
+        model: whose layers the file is laid out by; default: the job's own, if it has one.
+
+    Raises:
+        DipsimError: too few tokens or misses, or a file that is too small for a group.
+    """
+    settings = job.settings
+    if settings.layout == "permuted" or settings.io != "direct" or settings.prefetch is not None:
+        raise DipsimError(
+            "validate --replay reads each miss when it is needed, directly, units in the order of "
+            "their ids: drop layout permuted, io and prefetch"
+        )
+    traffic = run_all([job], keep_missed=True)[0].traffic
+    rows = np.flatnonzero(traffic.measured)
+    if len(rows) < LEAST_TOKENS:
+        raise DipsimError(f"{len(rows)} tokens to measure: give at least {LEAST_TOKENS}")
+    if not traffic.flash_seconds[rows].sum(axis=(1, 2)).all():
+        raise DipsimError("some tokens miss nothing, so there is nothing to time: give less cache")
+    places = layout(job, file.size, model or job.work.model)
+    lanes = job.device.flash.lanes
+    spent, read, paces = [], [], []
+    probe = Probe(job.flash, file)
+    with Readers(file, lanes, _LARGEST_READ) as readers:
+        for row in rows:
+            batches = [
+                list(_reads(runs, apart, size, base, file.size))
+                for runs, (base, apart, size) in _batches(job, traffic, int(row), places)
+            ]
+            if not file.direct:
+                file.forget()
+            paces.append(probe.pace(readers))
+            done = [readers.read(batch) for batch in batches]
+            spent.append(sum(batch.seconds for batch in done))
+            read.append(sum(batch.size for batch in done))
+            progress(len(spent), len(rows))
+            if sum(spent) > seconds and len(spent) >= LEAST_TOKENS:
+                break
+        paces.append(probe.pace(readers))
+    rows = rows[: len(spent)]
+    pace = np.array(paces)
+    return ReplayedIo(
+        file=file.name,
+        direct=file.direct,
+        lanes=lanes,
+        calibrated=flash,
+        predicted=traffic.flash_seconds[rows].sum(axis=(1, 2)),
+        measured=np.array(spent),
+        moved=traffic.moved[rows].sum(axis=(1, 2)),
+        read=np.array(read, np.float64),
+        reads=traffic.reads[rows].sum(axis=(1, 2)),
+        pace=(pace[:-1] + pace[1:]) / 2,
+    )
+
+
+class Probe:
+    """Reads of several sizes at random offsets, which show how fast the disk is just now."""
+
+    def __init__(self, flash: FlashCost, file: DirectFile) -> None:
+        lanes = flash.flash.lanes
+        rng = np.random.default_rng(1)
+        self.wanted: list[list[tuple[int, int]]] = []
+        self.expected = 0.0
+        for size in _sizes(file)[:_PROBED]:
+            each = float(flash.seconds(np.array([float(size)]), lanes)[0])
+            count = max(4 * lanes, int(_PROBE_SECONDS / each))
+            pages = rng.integers(0, (file.size - size) // PAGE, count, endpoint=True)
+            self.wanted.append([(page * PAGE, size) for page in pages.tolist()])
+            self.expected += count * each
+
+    def pace(self, readers: Readers) -> float:
+        """Seconds they take, as a multiple of what was to be expected."""
+        return sum(readers.read(wanted).seconds for wanted in self.wanted) / self.expected
+
+
+class Place(NamedTuple):
+    """Where the units of a group lie: offset of the first, from one to the next, and their size,
+    all in bytes."""
+
+    base: int
+    apart: float
+    size: float
+
+
+def layout(job: Job, room: int, model: Model | None) -> dict[tuple[int, int], Place]:
+    """Where each (layer, group) lies in a file of ``room`` bytes.
+
+    A layer takes as much as one of the model; what lies behind the end of the file starts over.
+
+    Raises:
+        DipsimError: a group is larger than the file.
+    """
+    found, sizes = {}, job.work.unit_bytes
+    own = 0.0 if model is None else model.attention_bytes + model.mlp_bytes
+    begin = 0.0
+    for layer, tables in enumerate(job.requests):
+        offset = begin
+        for i, (group, table) in enumerate(zip(job.work.method.groups, tables, strict=True)):
+            size = float(sizes[layer, i])
+            apart = size if table is NO_REQUESTS else float(table.whole[1]) / group.units
+            whole = int(np.ceil(apart * group.units / PAGE)) * PAGE
+            if whole > room:
+                raise DipsimError(
+                    f"group {group.signal} takes {BYTES.show(whole)} a layer, the file holds "
+                    f"{BYTES.show(room)}: give a larger one"
+                )
+            base = int(offset) // PAGE * PAGE % room
+            found[layer, i] = Place(min(base, room - whole), apart, size)
+            offset += whole
+        begin = max(offset, begin + own)
+    return found
+
+
+def _reads(
+    runs: Runs, apart: float, size: float, base: int, room: int
+) -> Iterator[tuple[int, int]]:
+    """(offset, size) in whole pages of each run; a long one in parts."""
+    for first, units in runs:
+        begin = int(base + first * apart) // PAGE * PAGE
+        last = base + (first + units - 1) * apart + size
+        end = min(int(np.ceil((last - 1e-6) / PAGE)) * PAGE, room)
+        for at in range(begin, end, _LARGEST_READ):
+            yield at, min(_LARGEST_READ, end - at)
+
+
+def _batches(
+    job: Job, traffic: Traffic, row: int, places: dict[tuple[int, int], Place]
+) -> Iterator[tuple[Runs, Place]]:
+    """What a token reads, group by group."""
+    lanes = job.device.flash.lanes
+    for layer, tables in enumerate(job.requests):
+        for i, table in enumerate(tables):
+            misses = traffic.missed_units(row, layer, i)
+            if not misses:
+                continue
+            group, place = job.work.method.groups[i], places[layer, i]
+            in_order = int(job.flash.sequential_read // place.apart) or 1
+            if table is NO_REQUESTS:
+                runs = _in_order(misses[0], len(misses), in_order, lanes)
+            else:
+                runs = merged(misses, table, lanes)
+                if traffic.moved[row, layer, i] == table.whole[1]:
+                    runs = _in_order(0, group.units, in_order, lanes)
+            yield runs, place
+
+
+def _in_order(first: int, units: int, at_once: int, lanes: int) -> Runs:
+    """Reads of at most ``at_once`` units, and at least as many as there are lanes: the bandwidth of
+    reading in order is that with all lanes busy."""
+    last, each = first + units, min(at_once, -(-units // lanes))
+    return [(at, min(each, last - at)) for at in range(first, last, each)]
+
+
+def merged(misses: list[int], table: Requests, lanes: int) -> Runs:
+    """The runs that ``kernels.requests.coalesce`` makes of ascending misses: greedily from the
+    left, a run and the next miss become one read when that takes less time."""
+    curve = table.seconds[table.curve_of[min(len(misses), lanes)]].tolist()
+    runs, first, length = [], misses[0], 1
+    for before, unit in pairwise(misses):
+        joined = length + unit - before
+        if curve[joined] < (curve[length] + curve[1]) * _SAVING:
+            length = joined
+        else:
+            runs.append((first, length))
+            first, length = unit, 1
+    runs.append((first, length))
+    return runs

@@ -1,0 +1,1 @@
+"""Flash: where units lie, and what reading them costs."""

@@ -1,0 +1,25 @@
+"""Models: their geometry, the bytes of every slice of weights, and the files that describe them."""
+
+from dipsim.model.model import (
+    ATTENTION,
+    DEFAULT_BITS,
+    MATRICES,
+    Matrix,
+    Model,
+    Quant,
+    Slice,
+    load_model,
+    model_names,
+)
+
+__all__ = [
+    "ATTENTION",
+    "DEFAULT_BITS",
+    "MATRICES",
+    "Matrix",
+    "Model",
+    "Quant",
+    "Slice",
+    "load_model",
+    "model_names",
+]

@@ -1,0 +1,354 @@
+"""Models: the geometry of a network and how its weights are stored; one function per quantity.
+
+Nothing here knows a device or a cache. Weights are counted in bytes as stored: ``bits`` per weight
+plus, with ``quant``, the scales. Which scales travel with a loaded slice and which must stay in
+DRAM depends on the axis they lie along, so a slice's bytes (`Model.slice_bytes`) and the scales
+left behind (`Model.static_scale_bytes`) are two functions.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dipsim import files
+from dipsim.errors import ModelError, first_problem
+from dipsim.model import gguf, hf_config
+
+FOLDER, SUFFIX = "model/presets", ".yaml"
+DEFAULT_BITS = 4.5
+NORM_BYTES = 2  # norms are kept in 16 bits by every format dipsim knows
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Matrix = Literal["gate", "up", "down", "q", "k", "v", "o"]
+MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
+"""Of a gated MLP; a plain one has no gate."""
+ATTENTION: tuple[Matrix, ...] = ("q", "k", "v", "o")
+INDEX_BITS = 2  # of every weight that 2:4 pruning keeps: which of the four it is
+
+
+class Slice(NamedTuple):
+    """A row (one output) or a column (one input) of a matrix of a layer."""
+
+    matrix: Matrix
+    part: Literal["row", "column"]
+
+
+class Quant(BaseModel):
+    """How quantised weights are stored.
+
+    ``axis`` is the direction in which the ``group`` weights that share a scale lie: ``in`` (along
+    a row: GPTQ, AWQ, GGUF), ``out`` (along a column), ``channel`` (one scale per output row).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field(min_length=1)
+    bits: float = Field(gt=0, le=32, strict=True)
+    group: Count = 32
+    axis: Literal["in", "out", "channel"] = "in"
+    scale_bytes: float = Field(default=2, ge=0, le=64)
+    zero_bytes: float = Field(default=0, ge=0, le=16)
+
+    @property
+    def scale_per_weight(self) -> float:
+        """Bytes of scales and zero points per weight (0 for ``channel``, which counts rows)."""
+        return 0.0 if self.axis == "channel" else (self.scale_bytes + self.zero_bytes) / self.group
+
+
+class Model(BaseModel):
+    """Geometry and storage of a transformer. Load one with `load_model`.
+
+    With ``experts`` a layer holds that many MLPs of width ``intermediate`` and a router, and
+    perhaps a shared MLP that every token uses. Every ``window_every``-th layer, the first one
+    included, attends to the last ``window`` positions only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "unnamed"
+    layers: Count
+    hidden: Count
+    intermediate: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    vocab: Count
+    tied_embeddings: bool = False
+    activation: str = "silu"
+    gated: bool = True
+    experts: Count | None = None
+    experts_per_token: Count | None = None
+    shared_intermediate: int = Field(default=0, ge=0, le=10**9, strict=True)
+    window: Count | None = None
+    window_every: Count = 1
+    context: Count | None = None
+    bits: float = Field(
+        default=DEFAULT_BITS, gt=0, le=32, strict=True, description="bits per weight, in all"
+    )
+    quant: Quant | None = None
+    weights: Literal["2:4"] | None = Field(
+        default=None, description="of every four weights of an MLP two are kept"
+    )
+    sources: Mapping[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_head_dim(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "head_dim" not in data:
+            hidden, heads = data.get("hidden"), data.get("heads")
+            if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+                return {**data, "head_dim": hidden // heads}
+        return data
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.kv_heads > self.heads:
+            raise ValueError(f"kv_heads {self.kv_heads} exceeds heads {self.heads}")
+        if (self.experts is None) != (self.experts_per_token is None):
+            raise ValueError("give both of experts and experts_per_token, or neither")
+        if (self.experts or 0) < (self.experts_per_token or 0):
+            raise ValueError(f"experts_per_token {self.experts_per_token} exceeds experts")
+        if self.shared_intermediate and self.experts is None:
+            raise ValueError("shared_intermediate is for models with experts")
+        if self.quant is not None and "bits" in self.model_fields_set:
+            raise ValueError("give bits or quant, not both")
+        return self
+
+    # Parameters
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of q, k, v and o of one layer."""
+        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices of an MLP."""
+        return MATRICES if self.gated else ("up", "down")
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of one matrix of an MLP, or of one expert."""
+        return self.hidden * self.intermediate
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Weights of one layer's MLP: all its experts, the router and the shared expert."""
+        mlp = len(self.matrices) * self.matrix_parameters
+        if self.experts is None:
+            return mlp
+        shared = len(self.matrices) * self.hidden * self.shared_intermediate
+        return self.experts * (mlp + self.hidden) + shared
+
+    @property
+    def norm_parameters(self) -> int:
+        """All norms: two per layer and the last one."""
+        return (2 * self.layers + 1) * self.hidden
+
+    @property
+    def embedding_parameters(self) -> int:
+        """The input embedding; lm_head has as many, and is the same matrix when tied."""
+        return self.vocab * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the model."""
+        layer = self.attention_parameters + self.mlp_parameters
+        embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
+        return self.layers * layer + self.norm_parameters + embeddings
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights one token uses: all, less the experts it is not sent to."""
+        idle = (self.experts or 0) - (self.experts_per_token or 0)
+        return self.parameters - self.layers * idle * len(self.matrices) * self.matrix_parameters
+
+    def _shape(self, matrix: Matrix) -> tuple[int, int]:
+        """(outputs, inputs) of a matrix of a layer, or of one expert."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "gate": (self.intermediate, self.hidden),
+            "up": (self.intermediate, self.hidden),
+            "down": (self.hidden, self.intermediate),
+            "q": (queries, self.hidden),
+            "k": (keys, self.hidden),
+            "v": (keys, self.hidden),
+            "o": (self.hidden, queries),
+        }[matrix]
+
+    # Bytes
+
+    def _weight_bits(self, mlp: bool) -> float:
+        """Bits of a weight, without the scales of a ``quant``; pruned ones count as nothing."""
+        bits = self.bits if self.quant is None else self.quant.bits
+        return (bits + INDEX_BITS) / 2 if mlp and self.weights == "2:4" else bits
+
+    def _stored(self, weights: int, outputs: int, *, mlp: bool = False) -> float:
+        """Bytes of ``weights`` that make up matrices with ``outputs`` output rows in all."""
+        packed = weights * self._weight_bits(mlp) / 8
+        if self.quant is None:
+            return packed
+        scales = weights * self.quant.scale_per_weight
+        if self.quant.axis == "channel":
+            scales = 2.0 * outputs
+        return packed + scales
+
+    @property
+    def attention_bytes(self) -> float:
+        """q, k, v and o of one layer."""
+        outputs = self.head_dim * (self.heads + 2 * self.kv_heads) + self.hidden
+        return self._stored(self.attention_parameters, outputs)
+
+    def matrix_bytes(self, matrix: Matrix) -> float:
+        """One whole matrix of a layer, or of one expert, its scales included."""
+        outputs, inputs = self._shape(matrix)
+        return self._stored(outputs * inputs, outputs, mlp=matrix in MATRICES)
+
+    @property
+    def mlp_bytes(self) -> float:
+        """One MLP, or one expert."""
+        return sum(self.matrix_bytes(matrix) for matrix in self.matrices)
+
+    @property
+    def static_mlp_bytes(self) -> float:
+        """Of one layer, what every token uses beside its experts: router and shared expert."""
+        if self.experts is None:
+            return 0.0
+        router = self._stored(self.experts * self.hidden, self.experts)
+        width = self.shared_intermediate
+        outputs = (len(self.matrices) - 1) * width + self.hidden if width else 0
+        shared = self._stored(len(self.matrices) * self.hidden * width, outputs, mlp=True)
+        return router + shared
+
+    @property
+    def norm_bytes(self) -> float:
+        """All norms of the model."""
+        return float(self.norm_parameters * NORM_BYTES)
+
+    @property
+    def head_bytes(self) -> float:
+        """lm_head (the tied embedding, when tied)."""
+        return self._stored(self.embedding_parameters, self.vocab)
+
+    @property
+    def embedding_row_bytes(self) -> float:
+        """One token's row of the input embedding, read from flash; 0 when tied to lm_head."""
+        return 0.0 if self.tied_embeddings else self.head_bytes / self.vocab
+
+    @property
+    def total_bytes(self) -> float:
+        """The whole model as stored, the input embedding included."""
+        mlp = (self.experts or 1) * self.mlp_bytes + self.static_mlp_bytes
+        embeddings = self.head_bytes * (1 if self.tied_embeddings else 2)
+        return self.layers * (self.attention_bytes + mlp) + self.norm_bytes + embeddings
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Stored bytes per weight that an MLP matrix computes with, its scales included."""
+        kept = 0.5 if self.weights == "2:4" else 1.0
+        return self.matrix_bytes("up") / (self.matrix_parameters * kept)
+
+    def slice_weights(self, slice_: Slice) -> int:
+        """Weights in a slice: a row holds one per input, a column one per output."""
+        outputs, inputs = self._shape(slice_.matrix)
+        return inputs if slice_.part == "row" else outputs
+
+    def slice_bytes(self, slices: Iterable[Slice]) -> float:
+        """Bytes that are loaded for one unit made of ``slices``: weights and the scales of groups
+        that lie inside the slice."""
+        total = 0.0
+        for slice_ in self._of_this_model(slices):
+            weights = self.slice_weights(slice_)
+            total += weights * self._weight_bits(slice_.matrix in MATRICES) / 8
+            if self.quant is not None and self._scales_inside(slice_):
+                total += weights * self.quant.scale_per_weight
+        return total
+
+    def static_scale_bytes(self, slices: Iterable[Slice]) -> float:
+        """Bytes of one layer's scales that stay in DRAM because they lie across ``slices``."""
+        if self.quant is None:
+            return 0.0
+        total = 0.0
+        for slice_ in self._of_this_model(slices):
+            if not self._scales_inside(slice_):
+                outputs, inputs = self._shape(slice_.matrix)
+                mlp = slice_.matrix in MATRICES
+                weights = outputs * inputs * self._weight_bits(mlp) / 8
+                total += self.matrix_bytes(slice_.matrix) - weights
+        return total
+
+    def _of_this_model(self, slices: Iterable[Slice]) -> list[Slice]:
+        """A plain MLP has no gate."""
+        return [slice_ for slice_ in slices if slice_.matrix in (*self.matrices, *ATTENTION)]
+
+    def _scales_inside(self, slice_: Slice) -> bool:
+        along = {"row": "in", "column": "out"}[slice_.part]
+        return self.quant is not None and self.quant.axis == along
+
+    def kv_bytes(self, positions: NDArray[Any] | int, kv_bits: float) -> Any:
+        """Keys and values of the first ``positions`` of a sequence, all layers: bytes, of the
+        shape of ``positions``. Layers with a window keep the last ``window`` of them."""
+        windowed = 0 if self.window is None else -(-self.layers // self.window_every)
+        kept = (self.layers - windowed) * np.asarray(positions, np.float64)
+        if self.window is not None:
+            kept = kept + windowed * np.minimum(positions, self.window)
+        return 2 * self.kv_heads * self.head_dim * kv_bits / 8 * kept
+
+
+def load_model(
+    given: str | os.PathLike[str] | Mapping[str, Any] | Model, bits: float | None = None
+) -> Model:
+    """A model by preset name, by YAML file, or from a mapping of its geometry.
+
+    Args:
+        given: a preset's name, a YAML file, a Hugging Face `config.json` or the folder it lies in,
+            a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``; one with
+            nothing but a ``name`` (and ``bits`` or ``quant``) names a preset.
+        bits: bits per weight, scales included; takes the place of the model's own storage.
+
+    Raises:
+        ModelError: unknown name, unreadable file, unknown or missing key, impossible value.
+    """
+    if isinstance(given, Model):
+        data, where = given.model_dump(mode="json", exclude_unset=True), given.name
+    elif isinstance(given, Mapping):
+        data, where = dict(given), str(given.get("name", "unnamed"))
+        if set(data) <= {"name", "bits", "quant"} and "name" in data:
+            data = {**_preset(str(data["name"])), **data}
+    else:
+        data, where = _read(given), str(given)
+    if bits is not None:
+        data = {**data, "bits": bits}
+        data.pop("quant", None)
+    try:
+        return Model.model_validate(data)
+    except ValidationError as problem:
+        raise ModelError(f"model {where}: {first_problem(problem)}") from None
+
+
+def model_names() -> list[str]:
+    """Names of the presets."""
+    return files.shipped_names(FOLDER, SUFFIX)
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in model_names():
+        raise ModelError(f"no model preset {name!r}: use one of {', '.join(model_names())}")
+    return files.read_yaml(files.shipped(FOLDER) / f"{name}{SUFFIX}", ModelError)
+
+
+def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
+    path = files.find(given, FOLDER, SUFFIX)
+    if path is None:
+        known = ", ".join(model_names())
+        raise ModelError(
+            f"no model {str(given)!r}: give a YAML file, a config.json, a GGUF, or one of {known}"
+        )
+    if path.suffix == gguf.SUFFIX:
+        return gguf.read_gguf(path)
+    if hf_config.is_hf_config(path):
+        return hf_config.read_hf_config(path)
+    return files.read_yaml(path, ModelError)

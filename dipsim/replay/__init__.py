@@ -1,0 +1,1 @@
+"""The replay: active sets through caches, to exact counts."""

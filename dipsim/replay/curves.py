@@ -1,0 +1,144 @@
+"""Curves: hits, and flash time, of a policy over the capacity of the caches (DESIGN section 5).
+
+For lru one pass gives the hits at every capacity that holds each batch (Mattson et al. 1970).
+Everything else is replayed, several capacities in one pass.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.errors import PolicyError
+from dipsim.methods import Method
+from dipsim.policies import Policy
+from dipsim.replay.active_sets import Sets
+from dipsim.replay.replay import USUAL, Plan, hold, measured_rows, replay_all
+from dipsim.trace import Trace
+from dipsim.trace.encoding import words_for
+
+AT_A_TIME = 8
+"""Capacities replayed in one pass: more would hold too much traffic at once."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a policy does with caches of n sizes, over the measured tokens."""
+
+    capacity: NDArray[np.int64]
+    """[n, layers, groups] in units."""
+    hits: NDArray[np.int64]
+    """[n, layers, groups]"""
+    accesses: NDArray[np.int64]
+    """[n, layers, groups]; the same for every n unless the method is cache-aware."""
+    seconds: NDArray[np.float64]
+    """[n, layers, groups] that the flash is busy; 0 when no costs were asked for."""
+
+
+def curve(
+    trace: Trace,
+    method: Method,
+    policy: Policy,
+    capacity: NDArray[np.int64],
+    plan: Plan = USUAL,
+    *,
+    requests: Sequence[Sequence[kernels.Requests]] | None = None,
+    profile_uses: Sequence[NDArray[np.int64]] | None = None,
+    held: Sequence[Sets] | None = None,
+) -> Curve:
+    """Hits and flash time of a policy at several capacities, by replay.
+
+    Args:
+        capacity: int64[n, layers, groups] in units.
+        requests, profile_uses: as of `replay_all`.
+        held: the active sets, from `hold`, when they were chosen before.
+
+    Raises:
+        DipsimError: as `replay_all`.
+    """
+    hits, accesses = np.zeros(capacity.shape, np.int64), np.zeros(capacity.shape, np.int64)
+    seconds = np.zeros(capacity.shape)
+    for start in range(0, len(capacity), AT_A_TIME):
+        some = list(capacity[start : start + AT_A_TIME])
+        traffics = replay_all(
+            trace,
+            method,
+            policy,
+            some,
+            plan,
+            requests=requests,
+            profile_uses=profile_uses,
+            held=held,
+        )
+        for n, traffic in enumerate(traffics, start):
+            rows = traffic.measured
+            hits[n] = traffic.hits[rows].sum(axis=0, dtype=np.int64)
+            accesses[n] = traffic.active[rows].sum(axis=0, dtype=np.int64)
+            seconds[n] = traffic.flash_seconds[rows].sum(axis=0)
+    return Curve(capacity, hits, accesses, seconds)
+
+
+@dataclass(frozen=True)
+class LruStack:
+    """Hits of lru, forced admission, at all capacities that hold every batch."""
+
+    depths: list[list[NDArray[np.int64]]]
+    """Per layer and group int64[units + 1]: hits of a cache of so many units, of the measured
+    tokens."""
+    least: NDArray[np.int64]
+    """[layers, groups] the smallest capacity for which that holds: the largest batch."""
+
+    def hits(self, capacity: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[layers, groups] -> [layers, groups] hits.
+
+        Raises:
+            PolicyError: a cache that does not hold the largest batch.
+        """
+        if (capacity < self.least).any():
+            raise PolicyError("a cache smaller than a batch is no stack: replay it")
+        found = np.empty(capacity.shape, np.int64)
+        for (layer, i), units in np.ndenumerate(capacity):
+            found[layer, i] = self.depths[layer][i][units]
+        return found
+
+
+def lru_stack(
+    trace: Trace,
+    method: Method,
+    plan: Plan = USUAL,
+    held: Iterable[Sets] | None = None,
+) -> LruStack:
+    """One pass of lru for all capacities (atomic access, one cache per layer and group).
+
+    Raises:
+        MethodError: the sets depend on the cache.
+        TraceError: bad scores met on the way, or no token left to measure.
+    """
+    blocks = hold(trace, method, plan) if held is None else held
+    measured = measured_rows(trace, plan.warmup, plan.unmeasured)
+    shape = trace.layers, len(method.groups)
+    least = np.zeros(shape, np.int64)
+    units = [group.units for group in method.groups]
+    found = [[np.zeros(n + 1, np.int64) for n in units] for _ in range(trace.layers)]
+    orders = [[np.empty(n + kernels.AT_ONCE, np.int64) for n in units] for _ in range(trace.layers)]
+    pending = [[np.zeros(words_for(n), np.uint64) for n in units] for _ in range(trace.layers)]
+    filled = np.zeros(shape, np.int64)
+    for at in blocks:
+        booked = at.actions != kernels.SKIP
+        for layer, i in np.ndindex(*shape):
+            sizes = kernels.count_members(at.sets[i], layer)[booked]
+            least[layer, i] = max(least[layer, i], sizes.max(initial=0))
+            filled[layer, i] = kernels.stack_distances(
+                at.sets[i],
+                layer,
+                at.actions,
+                at.resets,
+                measured[at.start : at.stop],
+                pending[layer][i],
+                orders[layer][i],
+                filled[layer, i],
+                found[layer][i][1:],
+            )
+    return LruStack([[np.cumsum(depth) for depth in row] for row in found], least)

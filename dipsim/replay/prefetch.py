@@ -1,0 +1,156 @@
+"""Reading ahead: which units are guessed before it is known what a token needs.
+
+Guesses do not touch the caches, but the buffer they are read into takes its bytes from them. A
+guess that is not resident is read (*issued*); if it is needed the read was of *use*, if not, flash
+time and buffer were wasted.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import MethodError, TraceError
+from dipsim.kernels.guess import draw_guesses
+from dipsim.methods import Group, Method
+from dipsim.replay.active_sets import Sets, active_sets
+from dipsim.trace import Trace, load_trace
+
+Bits = NDArray[np.uint64]
+_OF_THE_RESIDUAL = ("mlp_input", "attn_input")
+"""Signals that all layers take from one residual stream, so that unit u means the same in each."""
+
+
+class Guesses(NamedTuple):
+    """How a replay guesses; one of the four."""
+
+    previous: bool = False
+    """What the token before needed of the same group."""
+    next_layer: bool = False
+    """What the first group of the same token needed in the layer before."""
+    right: float | None = None
+    """As many units as are needed, this share of them rightly, drawn at random."""
+    recorded: Sequence[Bits] | None = None
+    """Per group uint64[tokens, layers, words]."""
+
+    def room(self, unit_bytes: NDArray[np.float64]) -> float:
+        """Bytes of the most that is guessed for one layer; 0 where that is never more than a token
+        may need.
+
+        Args:
+            unit_bytes: float64[layers, groups].
+        """
+        if self.recorded is None:
+            return 0.0
+        counts = [np.bitwise_count(sets).sum(axis=2, dtype=np.int64) for sets in self.recorded]
+        return float((np.stack(counts, axis=2) * unit_bytes).sum(axis=2).max())
+
+    def of(
+        self,
+        at: Sets,
+        group: Group,
+        i: int,
+        layer: int,
+        needed: Bits,
+        before: Bits,
+        seed: int,
+    ) -> Bits:
+        """uint64[n, words]: the guesses for group ``i`` of a layer.
+
+        Args:
+            needed: uint64[n, words] the masks of the rows.
+            before: uint64[words] the mask of the row before the first one.
+        """
+        if group.choice == "all":  # no guess: known beforehand
+            return needed
+        if self.previous:
+            shifted: Bits = np.vstack([before[None], needed[:-1]])
+            return shifted
+        if self.next_layer:
+            if group.signal not in _OF_THE_RESIDUAL or layer == 0 or i > 0:
+                return np.zeros_like(needed)  # when guesses go out, no other mask is known
+            below: Bits = at.sets[i][:, layer - 1]
+            return below
+        if self.recorded is not None:
+            return self.recorded[i][at.start : at.stop, layer]
+        guesses = np.empty_like(needed)
+        draw_guesses(np.ascontiguousarray(needed), group.units, self.right, seed, at.start, guesses)
+        return guesses
+
+
+def parse_guesses(text: str, trace: Trace, method: Method, cluster: int) -> Guesses:
+    """Guesses by their name on the command line.
+
+    Args:
+        text: ``previous``, ``next-layer``, ``right=SHARE``, or a trace file: its masks by the same
+            method are the guesses.
+
+    Raises:
+        MethodError: a share outside 0 to 1, or units that mean something else in each layer.
+        TraceError: a trace that cannot be read, or is of another shape.
+    """
+    if text == "previous":
+        return Guesses(previous=True)
+    if text == "next-layer":
+        first = method.groups[0]  # reads go out as its step begins
+        if first.signal not in _OF_THE_RESIDUAL:
+            raise MethodError(
+                f"--prefetch next-layer: units of {first.signal} mean something else in every "
+                "layer; use --prefetch previous, or a trace of predictions"
+            )
+        return Guesses(next_layer=True)
+    name, equals, share = text.partition("=")
+    if name == "right" and equals:
+        try:
+            right = float(share)
+        except ValueError:
+            right = math.nan
+        if not 0 <= right <= 1:
+            raise MethodError(f"--prefetch {text}: right=SHARE, a share from 0 to 1")
+        return Guesses(right=right)
+    if not os.path.exists(text) and not text.endswith(".npz"):
+        raise MethodError(
+            f"--prefetch {text!r}: use previous, next-layer, right=SHARE, or a trace file whose "
+            "masks are the predictions"
+        )
+    return Guesses(recorded=_recorded(text, trace, method, cluster))
+
+
+def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence[Bits]:
+    """Per group uint64[tokens, layers, words]: the masks of a trace of predictions, the same part
+    of it as ``trace`` is of its own."""
+    predicted = load_trace(path).clustered(cluster)
+    if (predicted.tokens, predicted.layers) != (trace.tokens, trace.layers):
+        needed = trace.first + trace.tokens, trace.first_layer + trace.layers
+        if predicted.tokens < needed[0] or predicted.layers < needed[1]:
+            raise TraceError(
+                f"--prefetch {path}: predictions of {predicted.tokens} tokens in "
+                f"{predicted.layers} layers, the run has {trace.tokens} in {trace.layers}: record "
+                "them of the same trace"
+            )
+        predicted = predicted.window(trace.first, trace.first + trace.tokens)
+        predicted = predicted.layer_window(trace.first_layer, trace.first_layer + trace.layers)
+    groups = []
+    for group in method.groups:
+        signal = predicted.signals.get(group.signal)
+        if group.choice != "all" and (signal is None or signal.units != group.units):
+            has = "none" if signal is None else str(signal.units)
+            raise TraceError(
+                f"--prefetch {path}: {has} of the {group.units} units of {group.signal} that "
+                "are to be guessed; give the signals of the trace itself"
+            )
+        if signal is None or signal.scored:
+            if group.choice == "sets" and signal is not None:
+                raise TraceError(
+                    f"--prefetch {path}: scores of {group.signal}, where {method.name} needs sets"
+                )
+            groups.append(replace(group, rule=None))
+        else:
+            groups.append(replace(group, choice="sets", rule=None))
+    plainly = replace(method, groups=tuple(groups))
+    blocks = [sets for _, _, sets in active_sets(predicted, plainly)]
+    return [np.concatenate([sets[i] for sets in blocks]) for i in range(len(groups))]

@@ -1,0 +1,175 @@
+"""The outcome of a replay: exact counts per token, layer and group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.methods import Method
+from dipsim.trace import Trace
+from dipsim.trace.encoding import unpack_sets, words_for
+
+_COUNTS = (
+    *("active", "hits", "kept", "reads", "moved", "flash_seconds"),
+    *("mass", "energy", "error", "outside"),
+)
+"""What is counted per token, layer and group."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Reads that went out before it was known what is needed; arrays [tokens, layers, groups]."""
+
+    issued: NDArray[np.int32]
+    """Units read ahead: those that were guessed and not resident."""
+    used: NDArray[np.int32]
+    """Of them, those that were needed."""
+    reads: NDArray[np.int32]
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves."""
+    flash_seconds: NDArray[np.float64]
+
+    @property
+    def wasted(self) -> NDArray[np.int32]:
+        """Of the issued units, those that were not needed."""
+        return self.issued - self.used
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a replay counted. All arrays are [tokens, layers, groups] unless said otherwise.
+
+    A streamed prefill row counts nothing; a cached prefill batch counts in its last row.
+    """
+
+    groups: tuple[str, ...]
+    units: tuple[int, ...]
+    capacity: NDArray[np.int64] | None
+    """[layers, groups] in units; None when one cache serves all of them."""
+    active: NDArray[np.int32]
+    hits: NDArray[np.int32]
+    kept: NDArray[np.int32]
+    """Misses that entered the cache."""
+    reads: NDArray[np.int32]
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves: whole pages, gaps, whole matrices."""
+    flash_seconds: NDArray[np.float64]
+    mass: NDArray[np.float32]
+    """Share of the score mass that was kept; 1 where nothing was chosen from scores."""
+    energy: NDArray[np.float32]
+    """Share of the sum of squared scores that was kept."""
+    error: NDArray[np.float32]
+    """Relative error of the layer's output, from scores and column norms; nan if not known."""
+    measured: NDArray[np.bool_]
+    """[tokens] decode tokens behind the warm-up."""
+    outside: NDArray[np.bool_]
+    """Whether a read was smaller or larger than every measured point of the flash curve."""
+    missed: NDArray[np.uint64] | None = None
+    """[tokens, words] the missed units as bits, the words of layer 0 first and in each layer those
+    of group 0; only when asked for."""
+
+    copied: NDArray[np.int64] | None = None
+    """Misses that the system's page cache held, so that flash did not deliver them; None without
+    one."""
+    ahead: Ahead | None = None
+    """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
+    that were not."""
+
+    def words_of(self, layer: int, group: int) -> slice:
+        """Where a group's words lie in `missed`."""
+        each = [words_for(units) for units in self.units]
+        first = layer * sum(each) + sum(each[:group])
+        return slice(first, first + each[group])
+
+    def missed_units(self, row: int, layer: int, group: int) -> list[int]:
+        """The units of a group that a token missed, ascending; of a replay that keeps them."""
+        assert self.missed is not None
+        words = self.missed[row, self.words_of(layer, group)]
+        found: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
+        return found
+
+    def of_layer(self, layer: int) -> "Traffic":
+        """The counts of one layer, as views: what is booked there is booked here."""
+        capacity = None if self.capacity is None else self.capacity[layer : layer + 1]
+        cut: dict[str, Any] = {name: getattr(self, name)[:, layer : layer + 1] for name in _COUNTS}
+        return replace(self, capacity=capacity, missed=None, copied=None, ahead=None, **cut)
+
+    @property
+    def all_moved(self) -> NDArray[np.float64]:
+        """Bytes the flash device moves, reads ahead included."""
+        return self.moved if self.ahead is None else self.moved + self.ahead.moved
+
+    @property
+    def all_reads(self) -> NDArray[np.int32]:
+        """Requests, reads ahead included."""
+        return self.reads if self.ahead is None else self.reads + self.ahead.reads
+
+    @property
+    def all_flash_seconds(self) -> NDArray[np.float64]:
+        """Seconds the flash is busy, reads ahead included."""
+        return (
+            self.flash_seconds
+            if self.ahead is None
+            else (self.flash_seconds + self.ahead.flash_seconds)
+        )
+
+    @property
+    def misses(self) -> NDArray[np.int32]:
+        """Units that had to be read from flash."""
+        return self.active - self.hits
+
+
+def no_traffic(
+    trace: Trace,
+    method: Method,
+    capacity: NDArray[np.int64] | None,
+    measured: NDArray[np.bool_],
+    shares: NDArray[np.float32],
+    reads_ahead: bool = False,
+) -> Traffic:
+    """A `Traffic` of zeros, to be filled in.
+
+    Args:
+        shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
+    """
+    shape = (trace.tokens, trace.layers, len(method.groups))
+    ahead = None
+    if reads_ahead:
+        ahead = Ahead(
+            issued=np.zeros(shape, np.int32),
+            used=np.zeros(shape, np.int32),
+            reads=np.zeros(shape, np.int32),
+            moved=np.zeros(shape),
+            flash_seconds=np.zeros(shape),
+        )
+    return Traffic(
+        groups=tuple(group.signal for group in method.groups),
+        units=tuple(group.units for group in method.groups),
+        capacity=capacity,
+        active=np.zeros(shape, np.int32),
+        hits=np.zeros(shape, np.int32),
+        kept=np.zeros(shape, np.int32),
+        reads=np.zeros(shape, np.int32),
+        moved=np.zeros(shape),
+        flash_seconds=np.zeros(shape),
+        mass=shares[..., 0],
+        energy=shares[..., 1],
+        error=shares[..., 2],
+        measured=measured,
+        outside=np.zeros(shape, np.bool_),
+        ahead=ahead,
+    )
+
+
+def joined(parts: Sequence[Traffic], measured: NDArray[np.bool_]) -> Traffic:
+    """Counts of tokens that came one part after another, as of one replay.
+
+    Args:
+        measured: [tokens] of all of them.
+    """
+    counts: dict[str, Any] = {
+        name: np.concatenate([getattr(at, name) for at in parts]) for name in _COUNTS
+    }
+    return replace(parts[0], measured=measured, **counts)

@@ -1,0 +1,1 @@
+"""Many runs: points in, cells out, replays shared."""

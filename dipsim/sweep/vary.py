@@ -1,0 +1,140 @@
+"""What a search varies: a run's DRAM, and the speed of its device's flash."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from dipsim.errors import DipsimError, ProfileError
+from dipsim.flash.cost import FlashCost
+from dipsim.flash.speed import Curve, Points
+from dipsim.hardware import Profile, Source
+from dipsim.result import Result
+from dipsim.simulate import Job, prepare, result_of
+from dipsim.trace import Trace
+
+Axis = Literal["dram", "flash-bandwidth", "iops"]
+AXES: tuple[Axis, ...] = ("dram", "flash-bandwidth", "iops")
+"""Bytes, a factor on the profile's bandwidth, reads of the smallest measured size per second."""
+
+
+def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse axes that are none, or the same, or that an option fixes.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    for axis in axes:
+        if axis not in AXES:
+            raise DipsimError(f"{axis!r} cannot be searched: use {', '.join(AXES)}")
+    if len(set(axes)) < len(axes):
+        raise DipsimError(f"{','.join(axes)}: name two different ones of {', '.join(AXES)}")
+    given = [name for name in ("dram", "cache", "cache_fraction") if options.get(name) is not None]
+    if given and "dram" in axes:
+        option = f"--{given[0].replace('_', '-')}"
+        raise DipsimError(f"{option} fixes the DRAM that is searched: drop it")
+
+
+def dram_sizes(
+    trace: Trace, device: Profile, options: Mapping[str, Any]
+) -> tuple[float, float, float]:
+    """Whole bytes of DRAM that a run needs: for KV alone, without a cache, and for everything.
+
+    Reads ahead need their buffer in any case, beside static weights.
+    """
+    budget = prepare(trace, device, **{**options, "cache_fraction": 1.0}).work.budget
+    cacheless = budget.kv + budget.static.total + budget.buffer
+    least = cacheless if budget.buffer else max(budget.kv, 1.0)
+    everything = cacheless + budget.units_bytes
+    return float(math.ceil(least)), float(math.ceil(cacheless)), float(math.ceil(everything))
+
+
+def scaled(device: Profile, factor: float) -> Profile:
+    """Flash ``factor`` times as fast at every size and number of lanes."""
+    flash, told = device.flash, f"{factor:.4g} times the profile's"
+    if flash.bandwidth is not None:
+        changed = {"bandwidth": flash.bandwidth * factor}
+        return _with_flash(device, changed, "flash.bandwidth", told)
+    if flash.fit is not None:
+        old = flash.fit
+        times = {"t0": old.t0 / factor, "iops": old.iops * factor}
+        rates = {"bandwidth": old.bandwidth * factor, "cap": old.cap * factor}
+        return _with_flash(
+            device, {"fit": old.model_copy(update={**times, **rates})}, "flash.fit", told
+        )
+    reads = [read.model_copy(update={"bandwidth": read.bandwidth * factor}) for read in flash.reads]
+    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", told)
+
+
+def with_iops(device: Profile, iops: float) -> Profile:
+    """Flash whose smallest measured read takes 1 / ``iops`` seconds at the flash's lanes.
+
+    The times t(s) of all points shift by the same amount, by what a command costs more or less;
+    none comes to less than its bytes take when they are read in order.
+
+    Raises:
+        ProfileError: the profile has no measured points.
+    """
+    in_order = FlashCost(device.flash).sequential_bandwidth
+    shift = 1 / iops - float(_curve(device).seconds[0])
+    reads = []
+    for read in device.flash.reads:
+        seconds = read.size / read.bandwidth
+        least = min(seconds, read.size / in_order)
+        bandwidth = read.size / max(seconds + shift, least)
+        reads.append(read.model_copy(update={"bandwidth": bandwidth}))
+    told = f"shifted to {iops:.6g} reads/s of the smallest size"
+    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", told)
+
+
+def iops_of(device: Profile) -> tuple[float, float]:
+    """Smallest reads per second: those of the profile, and the most its bandwidth allows.
+
+    Raises:
+        ProfileError: the profile has no measured points.
+    """
+    curve = _curve(device)
+    now = 1 / float(curve.seconds[0])
+    return now, max(now, FlashCost(device.flash).sequential_bandwidth / float(curve.sizes[0]))
+
+
+def retimed(job: Job, result: Result, factor: float) -> Result:
+    """The run on flash ``factor`` times as fast, without another replay.
+
+    Counts do not depend on the flash, and times that are all scaled alike leave every choice
+    between single reads, merged reads and whole matrices as it was.
+
+    Raises:
+        DipsimError: reads through the page cache, whose times are not all the flash's.
+    """
+    if job.settings.io != "direct":
+        raise DipsimError(
+            f"--io {job.settings.io}: the flash's bandwidth is varied with direct reads only; "
+            "drop it"
+        )
+    device, traffic = scaled(job.device, factor), result.traffic
+    ahead = traffic.ahead
+    if ahead is not None:
+        ahead = replace(ahead, flash_seconds=ahead.flash_seconds / factor)
+    traffic = replace(traffic, flash_seconds=traffic.flash_seconds / factor, ahead=ahead)
+    there = replace(job, device=device, flash=FlashCost(device.flash))
+    return result_of(there, traffic, plain=result.plain_kept)
+
+
+def _curve(device: Profile) -> Curve:
+    """Times of reads at the flash's own lanes."""
+    if not device.flash.reads:
+        fitted = device.flash.fit is not None
+        has = "a fitted flash" if fitted else "one flash.bandwidth for reads of any size"
+        raise ProfileError(
+            f"profile {device.name} has {has}, so its IOPS cannot be searched: use "
+            "flash-bandwidth, or a profile with flash.reads"
+        )
+    return Points(device.flash).curve_for(device.flash.lanes)
+
+
+def _with_flash(device: Profile, change: dict[str, Any], key: str, told: str) -> Profile:
+    source = Source(kind="given", origin=f"search: {told}")
+    flash = device.flash.model_copy(update=change)
+    sources = {**device.sources, key: source}
+    return device.model_copy(update={"flash": flash, "sources": sources})

@@ -1,0 +1,7 @@
+"""Traces out of other files, and traces in other encodings."""
+
+from dipsim.trace.convert.arrays import import_arrays
+from dipsim.trace.convert.export import export_trace
+from dipsim.trace.convert.routes import import_routes, is_routes
+
+__all__ = ["export_trace", "import_arrays", "import_routes", "is_routes"]

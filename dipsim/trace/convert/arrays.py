@@ -1,0 +1,159 @@
+"""Import of arrays: which of them is which signal, and how they become scores or sets."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dipsim.errors import TraceError, brief
+from dipsim.trace.convert.sources import open_arrays
+from dipsim.trace.encoding import Encoding
+from dipsim.trace.npz import Array, Member, evenly
+from dipsim.trace.signal import SIGNALS
+from dipsim.trace.writer import TraceWriter
+
+_MARKS = ("phase", "sequence", "token_id")
+_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The arrays that make a signal: one [tokens, layers, units], or [tokens, units] per layer."""
+
+    signal: str
+    members: tuple[Member, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.members[0].shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(
+            int(np.prod(member.shape[1:], dtype=object)) * max(member.dtype.itemsize, 4)
+            for member in self.members
+        )
+
+    def blocks(self, block: int) -> Iterator[Array]:
+        """[n, layers, units]"""
+        streams = [member.rows(0, evenly(self.tokens, block)) for member in self.members]
+        for rows in zip(*streams, strict=True):
+            yield rows[0] if rows[0].ndim == 3 else np.stack(rows, axis=1)
+
+
+def import_arrays(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    names: Mapping[str, str] | None = None,
+    encodings: Mapping[str, Encoding] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write the arrays of a file or folder as a trace.
+
+    Args:
+        source: `.npy`, `.npz`, `.safetensors`, or a folder of such files.
+        out: a `.npz` file, or a new folder of shards.
+        names: per signal (or phase, sequence, token_id) the array's name; one ``*`` stands for the
+            number of the layer: arrays [tokens, units] are then stacked. Default: arrays that are
+            named like signals.
+        encodings: see `TraceWriter`.
+        progress: called with (tokens done, tokens).
+
+    Returns:
+        What was done to the values, in sentences.
+
+    Raises:
+        TraceError: arrays that are missing, disagree, or are neither floats nor bool.
+    """
+    path = Path(source)
+    arrays = open_arrays(path)
+    chosen = dict(names or {key: key for key in (*SIGNALS, *_MARKS) if key in arrays})
+    stacks = [_stack(path, arrays, key, name) for key, name in chosen.items() if key not in _MARKS]
+    if not stacks:
+        listed = brief(", ".join(arrays), 200)
+        raise TraceError(
+            f"{path}: no array is named like a signal (has {listed}): say which is which, "
+            f"e.g. --map glu={brief(next(iter(arrays), 'NAME'))}"
+        )
+    tokens = {stack.signal: stack.tokens for stack in stacks}
+    if len(set(tokens.values())) > 1:
+        raise TraceError(f"{path}: signals disagree on tokens: {tokens}")
+    count = stacks[0].tokens
+    marks = {
+        key: _mark(path, arrays, key, name, count) for key, name in chosen.items() if key in _MARKS
+    }
+    block = max(1, min(count, _BLOCK_BYTES // max(sum(stack.row_bytes for stack in stacks), 1)))
+    signed: set[str] = set()
+    start = 0
+    with TraceWriter(out, meta=meta, encodings=encodings) as writer:
+        for parts in zip(*(stack.blocks(block) for stack in stacks), strict=True):
+            here: dict[str, Any] = {}
+            for stack, values in zip(stacks, parts, strict=True):
+                here[stack.signal] = values
+                if values.dtype.kind == "f" and stack.signal != "expert" and (values < 0).any():
+                    here[stack.signal] = np.abs(values)
+                    signed.add(stack.signal)
+            size = len(parts[0])
+            writer.append(here | {key: at[start : start + size] for key, at in marks.items()})
+            start += size
+            if progress is not None:
+                progress(start, count)
+    return [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
+
+
+def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> _Stack:
+    if signal not in SIGNALS:
+        known = ", ".join((*SIGNALS, *_MARKS))
+        raise TraceError(f"--map {signal}={name}: no signal {signal!r}; use one of {known}")
+    members = _members(path, arrays, signal, name)
+    for member in members:
+        if member.dtype.kind != "f" and member.dtype != np.bool_:
+            raise TraceError(
+                f"{path}: {name} is {member.dtype}: scores are float16, float32 or float64, sets "
+                "bool"
+            )
+        if len(member.shape) not in (2, 3) or 0 in member.shape[1:]:
+            raise TraceError(
+                f"{path}: {name} has shape {member.shape}: it must be [tokens, layers, units], or "
+                "[tokens, units] per layer"
+            )
+        if member.shape != members[0].shape or member.dtype != members[0].dtype:
+            raise TraceError(
+                f"{path}: layers of {name} differ: {members[0].dtype}{list(members[0].shape)} and "
+                f"{member.dtype}{list(member.shape)}"
+            )
+    if len(members) > 1 and len(members[0].shape) != 2:
+        raise TraceError(f"{path}: {name} stacks layers: each must be [tokens, units]")
+    return _Stack(signal, tuple(members))
+
+
+def _members(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> list[Member]:
+    listed = brief(", ".join(arrays), 200)
+    if "*" not in name:
+        if name not in arrays:
+            raise TraceError(f"{path}: no array {name!r} for {signal}: has {listed or 'nothing'}")
+        return [arrays[name]]
+    before, _, after = name.partition("*")
+    pattern = re.compile(re.escape(before) + r"(\d{1,6})" + re.escape(after), re.ASCII)
+    found = {int(hit[1]): arrays[key] for key in arrays if (hit := pattern.fullmatch(key))}
+    if not found:
+        raise TraceError(f"{path}: no array matches {name!r} for {signal}: has {listed}")
+    numbers = sorted(found)
+    for number in range(numbers[0], numbers[-1]):
+        if number not in found:
+            raise TraceError(f"{path}: layer {number} of {name!r} is missing")
+    return [found[number] for number in numbers]
+
+
+def _mark(path: Path, arrays: Mapping[str, Member], key: str, name: str, tokens: int) -> Array:
+    if name not in arrays:
+        raise TraceError(f"{path}: no array {name!r} for {key}")
+    if arrays[name].shape != (tokens,):
+        raise TraceError(f"{path}: {name} has shape {arrays[name].shape}: {key} is [{tokens}]")
+    return arrays[name].whole()

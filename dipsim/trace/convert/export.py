@@ -1,0 +1,98 @@
+"""A trace written anew: other encodings, fewer signals, a part of it, one file or shards."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from dipsim.errors import TraceError
+from dipsim.trace.encoding import Encoding, unpack_sets
+from dipsim.trace.npz import Array
+from dipsim.trace.signal import Signal
+from dipsim.trace.trace import Trace
+from dipsim.trace.writer import TraceWriter
+
+
+def export_trace(
+    trace: Trace,
+    out: str | os.PathLike[str],
+    *,
+    signals: tuple[str, ...] | None = None,
+    encodings: Mapping[str, Encoding] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write a trace, or the part of one that `Trace.part` gives.
+
+    Args:
+        out: a `.npz` file, or a new folder of shards.
+        signals: some of the trace's; default: all.
+        encodings: per signal; default: as they are.
+        progress: called with (tokens done, tokens).
+
+    Returns:
+        What could not be kept, in sentences.
+
+    Raises:
+        TraceError: an unknown signal, scores asked for as sets or sets as scores.
+    """
+    names = tuple(trace.signals) if signals is None else signals
+    for name in (*names, *(encodings or {})):
+        if name not in trace.signals:
+            raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(trace.signals)}")
+    stored: dict[str, Encoding] = {}
+    for name in names:
+        kept = trace.signals[name].encoding
+        stored[name] = (encodings or {}).get(name, "float32" if kept == "float64" else kept)
+    meta, lost = _meta(trace)
+    block = trace.block_size(names)
+    with TraceWriter(out, meta=meta, encodings=stored) as writer:
+        streams = [_rows(trace, trace.signals[name], stored[name], block) for name in names]
+        start = 0
+        for parts in zip(*streams, strict=True):
+            stop = start + len(next(iter(parts[0].values())))
+            marks: dict[str, Any] = {
+                "phase": trace.phase[start:stop],
+                "sequence": trace.sequence[start:stop],
+            }
+            if trace.token_id is not None:
+                marks["token_id"] = trace.token_id[start:stop]
+            writer.append({key: rows for part in parts for key, rows in part.items()} | marks)
+            start = stop
+            if progress is not None:
+                progress(start, trace.tokens)
+    return lost
+
+
+def _rows(
+    trace: Trace, signal: Signal, encoding: Encoding, block: int
+) -> Iterator[dict[str, Array]]:
+    """Blocks of a signal, as `TraceWriter.append` takes them."""
+    first, last = trace.first, trace.first + trace.tokens
+    if signal.holds == "scores":
+        for values in signal.values(first, last, block):
+            yield {signal.name: values}
+        return
+    sets = signal.blocks(first, last, block, "sets")
+    scored = signal.scored and encoding == "sparse"
+    scores = signal.blocks(first, last, block, "scores") if scored else None
+    for words in sets:
+        rows = {signal.name: unpack_sets(words, signal.units)}
+        if scores is not None:
+            rows[f"{signal.name}.scores"] = next(scores)
+        yield rows
+
+
+def _meta(trace: Trace) -> tuple[dict[str, Any], list[str]]:
+    meta: dict[str, Any] = dict(trace.meta)
+    if trace.layers == trace.recorded_layers:
+        return meta, []
+    window = slice(trace.first_layer, trace.first_layer + trace.layers)
+    signals = {key: dict(said) for key, said in meta.get("signals", {}).items()}
+    for said in signals.values():
+        if isinstance(said.get("unit_bytes"), list):
+            said["unit_bytes"] = said["unit_bytes"][window]
+    meta["signals"] = signals
+    if meta.pop("model", None) is None:
+        return meta, []
+    return meta, [
+        f"meta.model is left out: it has {trace.recorded_layers} layers, these are {trace.layers}"
+    ]

@@ -1,0 +1,424 @@
+"""Signals: the big arrays of a trace, read block by block from whatever encoding they have.
+
+A signal is a list of parts (one per shard). A part knows its raw rows; `Signal` checks and decodes
+them to what the kernels take: float32 scores, or sets as 64-bit words.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import TraceError
+from dipsim.trace.encoding import (
+    Encoding,
+    decode_log8,
+    join_scores,
+    join_sets,
+    pack_sets,
+    widen_bits,
+    widen_halves,
+)
+from dipsim.trace.npz import Array, Member, evenly
+
+SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
+Reading = Literal["scores", "sets", "codes", "values"]
+_PIECE = 2**18  # rows of indptr held at a time
+_ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
+_INFINITY_BITS = 0x7F800000  # of float32; with a sign the bits are more
+_BY_DTYPE: dict[str, Encoding] = {
+    "float16": "float16",
+    "float32": "float32",
+    "float64": "float64",
+    "bool": "bool",
+}
+
+
+class Part(Protocol):
+    """The tokens of a signal that lie in one file."""
+
+    @property
+    def tokens(self) -> int:
+        """How many."""
+
+    def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
+        """Tokens first..last-1 as raw arrays [n <= block, layers, units or bytes]."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A part stored as one array [tokens, layers, units]."""
+
+    member: Member
+    largest: Member | None = None
+    """Of log8: float32 [tokens, layers], what its codes are relative to."""
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the array."""
+        return self.member.shape[0]
+
+    def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
+        """The array's own rows, still encoded."""
+        return self.member.rows(first, evenly(last - first, block))
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A part stored as lists of active units, row after row (a row: one token, one layer)."""
+
+    what: str
+    shape: tuple[int, int, int]
+    indptr: Member
+    indices: Member
+    scores: Member | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the declared shape."""
+        return self.shape[0]
+
+    def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
+        """Dense bool, or float32 scores that are 0 where a unit is not listed."""
+        _, layers, units = self.shape
+        counts = [count * layers for count in evenly(last - first, block)]
+        begin = int(next(self.indptr.rows(first * layers, [1]))[0])
+        lists = self.indices.rows(begin, self._lengths(first * layers, counts))
+        values: Iterator[Array] | None = None
+        if reading == "scores" and self.scores is not None:
+            values = self.scores.rows(begin, self._lengths(first * layers, counts))
+        for sizes, listed in zip(self._sizes(first * layers, counts), lists, strict=True):
+            row = np.repeat(np.arange(len(sizes)), sizes)
+            self._check(listed, row)
+            dense: Array = np.zeros((len(sizes), units), np.bool_ if values is None else np.float32)
+            with np.errstate(over="ignore"):
+                dense[row, listed] = True if values is None else next(values)
+            yield dense.reshape(-1, layers, units)
+
+    def check(self) -> None:
+        """Read `indptr` once: it rises from 0 to the number of indices, by ``units`` a row at most.
+
+        Raises:
+            TraceError: it does not.
+        """
+        tokens, layers, units = self.shape
+        rows = tokens * layers
+        previous = np.zeros(1, np.int64)
+        for start, piece in zip(
+            range(0, rows + 1, _PIECE), self.indptr.rows(0, evenly(rows + 1, _PIECE)), strict=True
+        ):
+            steps = np.diff(piece.astype(np.int64, copy=False), prepend=previous)
+            wrong = (start == 0 and piece[0] != 0) or steps.min() < 0 or steps.max() > units
+            if wrong:
+                raise TraceError(
+                    f"{self.what}.indptr must rise from 0, by at most {units} units a row"
+                )
+            previous = piece[-1:].astype(np.int64)
+        if previous[0] != self.indices.shape[0]:
+            raise TraceError(
+                f"{self.what}.indptr ends at {previous[0]}, but there are "
+                f"{self.indices.shape[0]} indices"
+            )
+
+    def fewest(self) -> int:
+        """The least number of units a row lists, of rows that list any."""
+        rows = self.shape[0] * self.shape[1]
+        least = self.shape[2]
+        for sizes in self._sizes(0, list(evenly(rows, _PIECE))):
+            least = min(least, int(sizes[sizes > 0].min(initial=least)))
+        return least
+
+    def _sizes(self, row: int, counts: list[int]) -> Iterator[NDArray[np.int64]]:
+        """How many units the next rows list."""
+        pieces = self.indptr.rows(row, [1, *counts])
+        last = next(pieces)
+        for piece in pieces:
+            ends = np.concatenate([last, piece]).astype(np.int64)
+            yield ends[1:] - ends[:-1]
+            last = piece[-1:]
+
+    def _lengths(self, row: int, counts: list[int]) -> Iterator[int]:
+        for sizes in self._sizes(row, counts):
+            yield int(sizes.sum())
+
+    def _check(self, listed: Array, row: NDArray[np.int64]) -> None:
+        if listed.size == 0:
+            return
+        if int(listed.max()) >= self.shape[2] or int(listed.min()) < 0:
+            raise TraceError(f"{self.what}.indices holds a unit outside 0..{self.shape[2] - 1}")
+        rising = np.diff(listed.astype(np.int64)) > 0
+        if not (rising | (np.diff(row) > 0)).all():
+            raise TraceError(f"{self.what}.indices must ascend within each token and layer")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A vector per layer and token: scores, or sets of active units."""
+
+    name: str
+    encoding: Encoding
+    recorded_units: int
+    trace: str
+    """Name of the trace, for messages."""
+    declared: Mapping[str, Any]
+    """What ``meta.signals`` says of it: ``unit_bytes``, ``slices`` and more."""
+    scored: bool
+    """Whether scores can be read: true but for bare sets."""
+    parts: tuple[Part, ...] = field(repr=False)
+    layers: tuple[int, int]
+    """The layers (first, end) of the file that are read."""
+    cluster: int = 1
+    """Recorded units that are read as one."""
+    recorded_norms: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """[layers of the file, recorded units] norms of the columns that the scores weigh."""
+
+    @property
+    def units(self) -> int:
+        """What is read per token and layer."""
+        return self.recorded_units // self.cluster
+
+    @property
+    def norms(self) -> NDArray[np.float32] | None:
+        """float32[layers, units] norms of the columns, where the trace has them."""
+        if self.recorded_norms is None or self.cluster > 1:
+            return None
+        return self.recorded_norms[slice(*self.layers)]
+
+    @property
+    def coded(self) -> bool:
+        """Whether codes of log8 can be read instead of scores."""
+        return self.encoding == "log8" and self.cluster == 1
+
+    @cached_property
+    def fewest_listed(self) -> int:
+        """The least number of units that sparse sets list for a token and layer, empty ones (a
+        prompt's token may be missing in a layer) apart."""
+        listed = [part.fewest() for part in self.parts if isinstance(part, Sparse)]
+        return min(listed, default=0)
+
+    @property
+    def holds(self) -> Literal["scores", "sets"]:
+        """Scores leave the choice of units to a method; sets are already chosen."""
+        return "sets" if self.encoding in ("bool", "bits", "sparse") else "scores"
+
+    def blocks(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
+        """Tokens first..last-1, decoded and checked, at most ``block`` at a time.
+
+        Args:
+            reading: what is wanted; sparse sets may have both scores and sets, log8 scores and
+                codes, everything else has one.
+
+        Yields:
+            scores : float32[n, layers, units] (0 where sparse sets list no unit),
+            sets : uint64[n, layers, words],
+            codes : uint8[n, layers, units], to be looked up in `LOG8_TABLE`, or
+            values : as scores, but log8 in the units it was recorded in.
+
+        Raises:
+            TraceError: NaN, infinite or negative scores, bits beyond the units, bad lists.
+        """
+        if reading == "values":
+            yield from self.values(first, last, block)
+            return
+        begin, end = self.layers
+        start = 0
+        for part in self.parts:
+            here = max(first - start, 0), min(last - start, part.tokens)
+            token = start + here[0]
+            for raw in part.rows(*here, block, reading) if here[0] < here[1] else ():
+                rows = raw[:, begin:end]
+                if reading == "codes":
+                    yield np.array(rows, order="C")  # plain, writeable arrays
+                else:
+                    yield self._joined(self._decoded(rows, token))
+                token += len(raw)
+            start += part.tokens
+
+    def values(self, first: int, last: int, block: int) -> Iterator[NDArray[np.float32]]:
+        """As `blocks` of scores, but log8 in the units it was recorded in."""
+        begin, end = self.layers
+        scores = self.blocks(first, last, block, "scores")
+        if self.encoding != "log8":
+            yield from scores
+            return
+        start = 0
+        for part in self.parts:
+            here = max(first - start, 0), min(last - start, part.tokens)
+            start += part.tokens
+            if here[0] >= here[1]:
+                continue
+            assert isinstance(part, Dense), "log8 is dense"
+            assert part.largest is not None, "open_signal asks for it"
+            for largest in part.largest.rows(here[0], evenly(here[1] - here[0], block)):
+                scale = largest[:, begin:end, None].astype(np.float32)
+                if not (np.isfinite(scale).all() and (scale >= 0).all()):
+                    raise TraceError(f"{self.trace}: {self.name}.max must be finite and >= 0")
+                yield next(scores) * scale
+
+    def _joined(self, rows: Array) -> Array:
+        if self.cluster == 1:
+            return rows
+        if rows.dtype == np.uint64:
+            return join_sets(rows, self.recorded_units, self.cluster)
+        return join_scores(rows, self.cluster)
+
+    def _decoded(self, raw: Array, start: int) -> Array:
+        if raw.dtype == np.bool_:
+            if raw.size and np.ascontiguousarray(raw).view(np.uint8).max() > 1:
+                raise TraceError(
+                    f"{self.trace}: signal {self.name}: bool bytes other than 0 and 1; damaged file"
+                )
+            return pack_sets(raw)
+        if self.encoding == "bits":
+            spare = raw.shape[-1] * 8 - self.recorded_units
+            if spare and (raw[..., -1] >> (8 - spare)).any():
+                raise TraceError(
+                    f"{self.trace}: signal {self.name}: bits beyond its "
+                    f"{self.recorded_units} units are set"
+                )
+            return widen_bits(raw)
+        if self.encoding == "log8":
+            return decode_log8(np.ascontiguousarray(raw))
+        if self.encoding == "float16":
+            scores = widen_halves(np.ascontiguousarray(raw))
+        else:
+            with np.errstate(over="ignore"):
+                scores = np.array(raw, np.float32, order="C")  # plain, writeable arrays
+        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, and none has a sign
+            return scores
+        if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
+            self._refuse(scores, start)
+        if scores.size and not np.isfinite(scores).all():
+            self._refuse(scores, start)
+        if self.name != "expert":
+            np.abs(scores, out=scores)  # -0.0 is 0: kernels compare scores by their bits
+        return scores
+
+    def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
+        bad = ~np.isfinite(scores)
+        if self.name != "expert":
+            bad |= scores < 0
+        token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(
+            f"{self.trace}: signal {self.name}: score {scores[token, layer, unit]} at token "
+            f"{start + token}, layer {self.layers[0] + layer}, unit {unit}; scores are finite and "
+            ">= 0 (save the absolute value)"
+        )
+
+
+def open_signal(
+    trace: str, key: str, members: Mapping[str, Member], declared: Mapping[str, Any]
+) -> Signal:
+    """A signal of one file, its arrays checked against each other.
+
+    Raises:
+        TraceError: shapes, types or encoding that make no signal.
+    """
+    what = f"{trace}: signal {key}"
+    if f"{key}.indptr" in members:
+        return _open_sparse(trace, key, members, declared)
+    member = members[key]
+    if len(member.shape) != 3:
+        raise TraceError(f"{what} has shape {member.shape}: it must be [tokens, layers, units]")
+    units = member.shape[2]
+    encoding = _encoding(what, member, declared)
+    if encoding == "bits":
+        given = declared.get("units")
+        if not isinstance(given, int) or isinstance(given, bool) or -(-given // 8) != units:
+            raise TraceError(
+                f"{what} is bits in {units} bytes: meta.signals.{key}.units must be "
+                f"{units * 8 - 7} to {units * 8}, given {given!r}"
+            )
+        units = given
+    if encoding == "log8" and key == "expert":
+        raise TraceError(f"{what} is log8, which holds no logits: save float16 or float32")
+    if encoding == "log8":
+        largest = members.get(f"{key}.max")
+        if largest is None or largest.shape != member.shape[:2] or largest.dtype.kind != "f":
+            raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
+    _believable(what, member.shape[1], units)
+    scored = encoding not in ("bool", "bits")
+    part = Dense(member, members.get(f"{key}.max"))
+    layers = (0, member.shape[1])
+    norms = _norms(what, key, members, (member.shape[1], units))
+    return Signal(
+        key, encoding, units, trace, declared, scored, (part,), layers, recorded_norms=norms
+    )
+
+
+def _norms(
+    what: str, key: str, members: Mapping[str, Member], shape: tuple[int, int]
+) -> NDArray[np.float32] | None:
+    member = members.get(f"{key}.norms")
+    if member is None or key != "glu":
+        return None
+    if member.shape != shape or member.dtype.kind != "f":
+        raise TraceError(
+            f"{what}.norms is {member.dtype}{list(member.shape)}: it must be floats "
+            f"[layers, units], here {list(shape)}"
+        )
+    norms = np.array(member.whole(), np.float32)
+    if not (np.isfinite(norms).all() and (norms >= 0).all()):
+        raise TraceError(f"{what}.norms must be finite and >= 0")
+    return norms
+
+
+def _open_sparse(
+    trace: str, key: str, members: Mapping[str, Member], declared: Mapping[str, Any]
+) -> Signal:
+    what = f"{trace}: signal {key}"
+    if key in members:
+        raise TraceError(f"{what} stands there twice: as {key} and as {key}.indptr")
+    if declared.get("encoding", "sparse") != "sparse":
+        raise TraceError(f"{what} is sparse: encoding {declared['encoding']!r} does not fit")
+    for suffix in ("indices", "shape"):
+        if f"{key}.{suffix}" not in members:
+            raise TraceError(f"{what} is sparse: it needs {key}.indptr, .indices and .shape")
+    indptr, indices, shape = (members[f"{key}.{suffix}"] for suffix in _SPARSE[:3])
+    if shape.shape != (3,) or shape.dtype.kind not in "iu":
+        raise TraceError(f"{what}.shape must be three integers: tokens, layers, units")
+    tokens, layers, units = (int(n) for n in shape.whole())
+    if min(tokens, layers) < 0:
+        raise TraceError(f"{what}.shape is {tokens} x {layers} x {units}: negative")
+    _believable(what, layers, units)
+    if indptr.shape != (tokens * layers + 1,) or indptr.dtype.kind not in "iu":
+        rows = f"{tokens} tokens x {layers} layers + 1"
+        raise TraceError(f"{what}.indptr has shape {indptr.shape}: it must be integers [{rows}]")
+    if len(indices.shape) != 1 or indices.dtype.kind not in "iu":
+        raise TraceError(f"{what}.indices must be a list of integers (uint16 or uint32)")
+    scores = members.get(f"{key}.scores")
+    if scores is not None and (scores.shape != indices.shape or scores.dtype.kind != "f"):
+        raise TraceError(f"{what}.scores must be floats, one for each of {key}.indices")
+    part = Sparse(what, (tokens, layers, units), indptr, indices, scores)
+    part.check()
+    return Signal(key, "sparse", units, trace, declared, scores is not None, (part,), (0, layers))
+
+
+_SPARSE = ("indptr", "indices", "shape", "scores")
+
+
+def arrays_of(key: str) -> tuple[str, ...]:
+    """Names of all arrays a signal may be stored in."""
+    norms = (f"{key}.norms",) if key == "glu" else ()
+    return (key, f"{key}.max", *norms, *(f"{key}.{suffix}" for suffix in _SPARSE))
+
+
+def _believable(what: str, layers: int, units: int) -> None:
+    if units <= 0 or layers * units * 4 > _ROW_BYTES:
+        raise TraceError(f"{what} has {layers} x {units} units a token: not believable")
+
+
+def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encoding:
+    given = declared.get("encoding")
+    if member.dtype == np.uint8:
+        if given == "bits" or given == "log8":
+            return "bits" if given == "bits" else "log8"
+        raise TraceError(f"{what} is uint8: say encoding 'bits' or 'log8' in meta, given {given!r}")
+    if member.dtype.name not in _BY_DTYPE:
+        raise TraceError(f"{what} is {member.dtype}: save float16, float32, bool or uint8")
+    if given is not None and not (what.endswith("expert") and given == "prob"):
+        raise TraceError(f"{what} is {member.dtype}: encoding {given!r} does not fit")
+    return _BY_DTYPE[member.dtype.name]

@@ -1,0 +1,240 @@
+"""Drawing a trace from a fit: block by block, every random number seeded by what it is for."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import TraceError
+from dipsim.model import Model
+from dipsim.trace.signal import SIGNALS
+from dipsim.trace.synth.fit import MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
+from dipsim.trace.trace import DECODE, MAX_TOKENS, PREFILL
+
+_BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
+_TOKEN, _SEQUENCE, _DRIFT, _NOISE, _UNITS, _LEVEL, _ORDER = range(7)
+_TRIES = 20
+_TINY = np.float32(1e-30)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Layers, and the units of every signal."""
+
+    layers: int
+    units: Mapping[str, int]
+    experts_per_token: int | None = None
+    """How many a token uses; None: as many as in the source."""
+
+
+def geometry_of(fit: Fit, model: Model | None) -> Geometry:
+    """The geometry of a model for the signals of a fit; without a model the source's own.
+
+    Raises:
+        TraceError: experts of a model that has none.
+    """
+    if model is None:
+        first = next(iter(fit.signals.values()))
+        return Geometry(len(first.layers), {key: at.units for key, at in fit.signals.items()})
+    known = {"attn_input": model.hidden, "attn_output": model.heads * model.head_dim}
+    if model.experts is not None:
+        known["expert"] = model.experts
+    else:
+        known["mlp_input"] = model.hidden
+        known |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
+    missing = [key for key in fit.signals if key not in known]
+    if missing:
+        raise TraceError(
+            f"model {model.name} has no units of {missing[0]} (experts or one MLP, not both): "
+            "choose others with --signals, or another model"
+        )
+    units = {key: known[key] for key in fit.signals}
+    return Geometry(model.layers, units, model.experts_per_token)
+
+
+def draw(
+    fit: Fit, geometry: Geometry, tokens: int, seed: int = 0, *, iid: bool = False
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks of a synthetic trace, as `TraceWriter.append` takes them.
+
+    A longer trace begins with the shorter one. Layers take the fit of the source's layer at the
+    same relative depth; where the number of units differs, units are drawn from the source's.
+
+    Args:
+        iid: every score independent of every other and all units alike. All policies then hit
+            C / N, which no real model shows: for checks only.
+
+    Yields:
+        per signal float32[n, layers, units] or bool sets, ``sequence``, ``phase``, ``token_id``.
+
+    Raises:
+        TraceError: no tokens, or more than a trace may have.
+    """
+    if not 0 < tokens <= MAX_TOKENS:
+        raise TraceError(f"{tokens} tokens: from 1 to {MAX_TOKENS}")
+    marks = _marks(fit, tokens, seed)
+    sources = {
+        key: [_Source(fitted, geometry, key, layer, seed, iid) for layer in range(geometry.layers)]
+        for key, fitted in fit.signals.items()
+    }
+    row = 4 * geometry.layers * sum(geometry.units.values())
+    block = max(1, _BLOCK_BYTES // row)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, tokens, block):
+            here = {key: values[start : start + block] for key, values in marks.items()}
+            drawn: dict[str, NDArray[Any]] = {
+                key: np.stack(list(pool.map(lambda at: at.draw(here), layers)), axis=1)  # noqa: B023
+                for key, layers in sources.items()
+            }
+            yield {**drawn, **{key: at for key, at in here.items() if key != "kind"}}
+
+
+class _Source:
+    """One signal of one layer: draws token after token."""
+
+    def __init__(
+        self, signal: SignalFit, geometry: Geometry, key: str, layer: int, seed: int, iid: bool
+    ) -> None:
+        depth = layer / max(geometry.layers - 1, 1)
+        self.fit: LayerFit = signal.layers[round(depth * (len(signal.layers) - 1))]
+        self.signal, self.iid, units = signal, iid, geometry.units[key]
+        self.key = (seed, SIGNALS.index(key), layer)
+        chosen = np.arange(units)
+        if units != signal.units:
+            chosen = self._rng(_UNITS).integers(0, signal.units, units)
+        self.spread, self.shape = self.fit.spread[chosen], self.fit.shape[chosen]
+        self.noise, self.steps = self._rng(_NOISE), self._rng(_DRIFT)
+        self.levels = self._rng(_LEVEL)
+        self.experts_per_token = geometry.experts_per_token
+        self.drift = self.mood = np.zeros(units, np.float32)
+        self.last = -1
+
+    def _rng(self, part: int, which: int = 0) -> np.random.Generator:
+        """The random numbers of one part; ``which`` token or sequence they belong to."""
+        return np.random.default_rng(np.random.SeedSequence((*self.key, part, which)))
+
+    def draw(self, marks: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """[n, units] scores or sets of the next n tokens."""
+        shape = len(marks["kind"]), len(self.spread)
+        if self.iid:
+            any_score = self.noise.random(shape, np.float32)
+            return self._chosen(any_score) if len(self.fit.active) else self._marginal(any_score)
+        z = self.noise.standard_normal(shape, np.float32)
+        self._add_parts(z, marks)
+        if self.signal.folded:
+            np.abs(z, out=z)
+            np.log(np.maximum(z, _TINY, out=z), out=z)
+            z -= np.float32(MEAN_LOG)
+        z *= self.shape
+        z += self.spread
+        return self._chosen(z) if len(self.fit.active) else self._scores(z)
+
+    def _add_parts(self, z: NDArray[np.float32], marks: Mapping[str, NDArray[Any]]) -> None:
+        fit, units = self.fit, len(self.spread)
+        token, sequence, drift = (
+            np.float32(np.sqrt(share)) for share in (fit.token, fit.sequence, fit.drift)
+        )
+        z *= np.float32(np.sqrt(max(1 - fit.token - fit.sequence - fit.drift, 0)))
+        if fit.token:
+            kinds, where = np.unique(marks["kind"], return_inverse=True)
+            vectors = [
+                self._rng(_TOKEN, int(kind)).standard_normal(units, np.float32) for kind in kinds
+            ]
+            for row, kind in enumerate(where):
+                z[row] += token * vectors[kind]
+        memory = np.float32(fit.memory)
+        fresh = np.float32(np.sqrt(1 - fit.memory**2))
+        for row, now in enumerate(marks["sequence"]):
+            step = self.steps.standard_normal(units, np.float32)
+            if now != self.last:
+                self.drift, self.last = step, int(now)
+                mood = self._rng(_SEQUENCE, int(now)).standard_normal(units, np.float32)
+                self.mood = sequence * mood
+            else:
+                self.drift = memory * self.drift + fresh * step
+            z[row] += drift * self.drift + self.mood
+
+    def _scores(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's quantiles become the source's; what lies beyond them is shifted."""
+        model, source = self.fit.knots
+        y += np.interp(y, model, source - model).astype(np.float32)
+        return self._levelled(y)
+
+    def _marginal(self, quantile: NDArray[np.float32]) -> NDArray[np.float32]:
+        source = self.fit.knots[1]
+        at = np.interp(quantile, np.linspace(0, 1, len(source)), source)
+        return self._levelled(at.astype(np.float32))
+
+    def _levelled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        levels = self.fit.level
+        y += levels[self.levels.integers(len(levels), size=len(y))][:, None]
+        return np.exp(y, out=y) if self.signal.logarithmic else y
+
+    def _chosen(self, y: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """The largest y; how many, as in some token of the source, scaled to these units."""
+        sizes, units = self.fit.active, y.shape[1]
+        wanted = sizes[self.levels.integers(len(sizes), size=len(y))]
+        if self.signal.name == "expert":
+            if self.experts_per_token is not None:
+                wanted = np.where(wanted > 0, self.experts_per_token, 0)
+        else:  # the same share of neurons
+            wanted = np.rint(wanted * (units / self.signal.units)).astype(int)
+        ranks = np.argsort(np.argsort(-y, axis=1, kind="stable"), axis=1)
+        return ranks < np.minimum(wanted, units)[:, None]
+
+
+def _marks(fit: Fit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
+    """Sequences as long as the source's, in random order; tokens that repeat as its do."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
+    sequence, phase = np.zeros(tokens, np.int32), np.full(tokens, DECODE, np.uint8)
+    start = number = 0
+    while start < tokens:
+        prefill, length = fit.lengths[rng.integers(len(fit.lengths))]
+        sequence[start : start + length] = number
+        phase[start : start + prefill] = PREFILL
+        start, number = start + int(length), number + 1
+    marks: dict[str, NDArray[Any]] = {"sequence": sequence, "phase": phase}
+    if fit.repeats is None:
+        return {**marks, "kind": np.arange(tokens)}
+    kind = _repeat(tokens, fit.repeats, seed)
+    return {**marks, "kind": kind, "token_id": kind.astype(np.int32)}
+
+
+def _repeat(tokens: int, repeats: Repeats, seed: int) -> NDArray[np.int64]:
+    """A new kind of token, or that of an earlier one."""
+    kinds = np.zeros(tokens, np.int64)
+    first = [0]  # where every kind appeared first
+    draws = np.random.default_rng((seed, _TOKEN, 0)).random(tokens)
+    again = np.random.default_rng((seed, _TOKEN, 1))
+    for t in range(1, tokens):
+        new = (repeats.strength + repeats.discount * len(first)) / (repeats.strength + t)
+        kind = len(first) if draws[t] < new else _earlier(kinds, t, first, repeats, again)
+        if kind == len(first):
+            first.append(t)
+        kinds[t] = kind
+    return kinds
+
+
+def _earlier(
+    kinds: NDArray[np.int64],
+    t: int,
+    first: list[int],
+    repeats: Repeats,
+    rng: np.random.Generator,
+) -> int:
+    """The kind of a token before t, in proportion to its tokens less the discount; a new one if
+    all that come up are too recent."""
+    for _ in range(_TRIES):
+        where, keep, accept = int(rng.random() * t), rng.random(), rng.random()
+        kind = int(kinds[where])
+        if where == first[kind] and keep < repeats.discount:
+            continue
+        latest = [
+            lag for lag in range(1, min(len(repeats.recent), t) + 1) if kinds[t - lag] == kind
+        ]
+        if not latest or accept < repeats.recent[latest[0] - 1]:
+            return kind
+    return len(first)

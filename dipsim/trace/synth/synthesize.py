@@ -1,0 +1,73 @@
+"""`dipsim synth`: fit a trace, draw another, write it."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dipsim.model import Model, load_model
+from dipsim.trace.encoding import Encoding
+from dipsim.trace.synth.draw import draw, geometry_of
+from dipsim.trace.synth.fit import Fit, fit_trace
+from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.writer import TraceWriter
+
+
+def synthesize(
+    path: str | os.PathLike[str],
+    like: str | os.PathLike[str] | Mapping[str, Any] | Trace = "smollm2-chat",
+    *,
+    model: str | os.PathLike[str] | Mapping[str, Any] | Model | None = None,
+    tokens: int | None = None,
+    signals: tuple[str, ...] | None = None,
+    encodings: Mapping[str, Encoding] | None = None,
+    seed: int = 0,
+    iid: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Write a synthetic trace and open it.
+
+    Args:
+        path: a `.npz` file, or a new folder of shards (for gigabytes).
+        like: the trace that is fitted.
+        model: the geometry; default: the fitted trace's own.
+        tokens: how many; default: as many as the fitted trace has.
+        signals: some of the fitted trace's; default: all.
+        encodings: per signal; default: the fitted trace's.
+        iid: see `draw`.
+        progress: called with (tokens done, tokens).
+
+    Raises:
+        DipsimError: a trace that cannot be fitted, an unknown model, a path that cannot be written.
+    """
+    source = load_trace(like)
+    fit = fit_trace(source, signals)
+    target = None if model is None else load_model(model)
+    count = source.tokens if tokens is None else tokens
+    stored = {key: at.encoding for key, at in fit.signals.items()} | dict(encodings or {})
+    blocks = draw(fit, geometry_of(fit, target), count, seed, iid=iid)
+    with TraceWriter(path, meta=_meta(source, fit, target, seed, iid), encodings=stored) as out:
+        for block in blocks:
+            out.append({key: values for key, values in block.items() if key != "kind"})
+            if progress is not None:
+                progress(out.tokens, count)
+    return load_trace(Path(path))
+
+
+def _meta(source: Trace, fit: Fit, model: Model | None, seed: int, iid: bool) -> dict[str, Any]:
+    how = "independent random scores with the marginals of" if iid else "synthetic, fitted to"
+    meta: dict[str, Any] = {
+        "source": f"{how} {fit.source} (hash {fit.hash[:16]}), seed {seed}: dipsim synth"
+    }
+    if model is not None:
+        meta["model"] = model.model_dump(mode="json", exclude_unset=True)
+    elif source.model is not None:
+        meta["model"] = source.model
+    kept = {}
+    for key in fit.signals:
+        declared = dict(source.signals[key].declared)
+        if model is not None:
+            declared.pop("unit_bytes", None)
+        kept[key] = declared
+    meta["signals"] = kept
+    return meta

@@ -1,0 +1,331 @@
+"""A phone's own record of expert routes, replayed and timed, against what it measured per token.
+
+The phone (Helldez/BigMoeOnEdge) read missed experts in the background on several lanes while its
+processor used resident ones. It booked, per decode token: compute; ``stall``, what its processor
+waited for reads; ``mgmt``, what it spent on moving experts into the cache; ``io``, the time its
+reading lanes were busy, added up. wall = compute + stall + mgmt.
+
+Four parameters of the device are fitted on the first half of the tokens and judged on the second.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import DipsimError
+from dipsim.hardware import Profile
+from dipsim.simulate import prepare, run_all
+from dipsim.timeline.closed import FLASH, Step, token_times
+from dipsim.timeline.steps import rates
+from dipsim.trace import Trace, load_trace
+from dipsim.trace.convert import import_routes
+from dipsim.validate.fit import search
+from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
+from dipsim.validate.work import using
+
+PROFILE = "oneplus15r"
+"""The profile of the phone."""
+_PAGE, _TENSORS = 4096, 3
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the replay of the routes counts per decode token and layer: [tokens, layers]."""
+
+    device: Profile
+    hit_bytes: Floats
+    miss_bytes: Floats
+    kept_bytes: Floats
+    requests: Floats
+    flash: Floats
+    """Seconds, at the profile's measured points."""
+    dense: Floats
+    """[layers] bytes of weights every token uses."""
+    misses: NDArray[np.int64]
+    hit_pct: float
+    """Look-ups that hit, prefill included, in percent: what the phone counts."""
+
+    @property
+    def read_bytes(self) -> Floats:
+        """[tokens] bytes the phone reads: every expert is three tensors, and direct reads take
+        whole pages, one more each than the tensor fills."""
+        read: Floats = self.miss_bytes.sum(axis=1) + _TENSORS * _PAGE * self.misses.sum(axis=1)
+        return read
+
+
+def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
+    """Replay a route trace with the phone's own policy: one LRU over all layers.
+
+    Raises:
+        DipsimError: no route trace, or not the run that was measured.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "routes.npz"
+        import_routes(routes, whole)
+        trace = load_trace(whole)
+        job = prepare(
+            trace, PROFILE, policy="lru", scope="global", cache=f"{metrics.cache_mib!r} MiB"
+        )
+        traffic = run_all([job])[0].traffic
+        dense = _dense(trace)
+    rows = traffic.measured
+    if rows.sum() != metrics.tokens:
+        raise DipsimError(
+            f"{routes} has {rows.sum()} decode tokens, the metrics have {metrics.tokens}: give the "
+            "two files of one run"
+        )
+    size = job.work.unit_bytes[:, 0]
+    misses = traffic.misses[rows, :, 0].astype(np.int64)
+    return Replay(
+        device=job.device,
+        hit_bytes=traffic.hits[rows, :, 0] * size,
+        miss_bytes=misses * size,
+        kept_bytes=traffic.kept[rows, :, 0] * size,
+        requests=traffic.reads[rows, :, 0].astype(np.float64),
+        flash=traffic.flash_seconds[rows, :, 0],
+        dense=dense,
+        misses=misses,
+        hit_pct=100 * float(traffic.hits.sum() / traffic.active.sum()),
+    )
+
+
+def _dense(trace: Trace) -> Floats:
+    return np.array(trace.meta["dense_bytes"], np.float64)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """The parameters of the device that are fitted."""
+
+    flash: float
+    """How many times faster than the profile's points."""
+    cache_copy: float
+    """Bytes per second."""
+    gemv: float
+    """Weight bytes per second."""
+    overlap_factor: float
+
+
+def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
+    """[tokens] milliseconds of stall, mgmt, io and wall, by dipsim's rule of a step.
+
+    Copies into the cache are made while further reads are under way, so reads hide behind them as
+    behind the use of weights. The sync of a layer (profile) is waited for where it reads.
+    """
+    name, backend = replay.device.backend()
+    engine, model = using(backend, speeds.gemv)
+    rate = rates(replay.device, name, engine, model, "pipelined")
+    flash = replay.flash / speeds.flash
+    copied = replay.kept_bytes / speeds.cache_copy
+    hit, miss = replay.hit_bytes / rate.weights, replay.miss_bytes / rate.weights
+    nothing = np.zeros(len(hit))
+    steps = [
+        Step(flash[:, at], (hit + copied)[:, at], miss[:, at], nothing, replay.requests[:, at])
+        for at in range(hit.shape[1])
+    ]
+    a = speeds.overlap_factor
+    exposed = token_times(steps, len(hit), "pipelined", a, rate.compute_bound).exposed[:, FLASH]
+    waits = (replay.requests > 0).sum(axis=1)
+    stall = exposed + backend.sync * waits
+    compute = replay.dense.sum() / rate.weights + (hit + miss).sum(axis=1)
+    compute += backend.sync * (hit.shape[1] - waits)
+    management = copied.sum(axis=1)
+    lanes = replay.device.flash.lanes
+    return {
+        "stall": 1e3 * stall,
+        "mgmt": 1e3 * management,
+        "io": 1e3 * lanes * flash.sum(axis=1),
+        "wall": 1e3 * (compute + stall + management),
+    }
+
+
+def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
+    """The four parameters, from the tokens of ``part`` alone: lanes were busy and copies took as
+    long in total as measured; the least mean relative error of stall; wall as long in total.
+
+    Raises:
+        DipsimError: what was measured leaves nothing to fit them on.
+    """
+    lanes = replay.device.flash.lanes
+    _, backend = replay.device.backend()
+    if not replay.flash[part].any() or not replay.kept_bytes[part].any():
+        raise DipsimError(
+            "the cache of the metrics reads or keeps nothing while speeds are fitted: give metrics "
+            "of a cache that holds some experts and not all"
+        )
+    flash = 1e3 * lanes * replay.flash[part].sum() / metrics["io_ms"][part].sum()
+    copy = 1e3 * replay.kept_bytes[part].sum() / metrics["mgmt_ms"][part].sum()
+    speeds = Speeds(float(flash), float(copy), next(iter(backend.gemv.values())), 0.5)
+    used = (replay.hit_bytes + replay.miss_bytes)[part].sum()
+    used += replay.dense.sum() * len(metrics["wall_ms"][part])
+    for _ in range(8):  # the rate of use and what hides behind it settle within three rounds
+        speeds = _overlapped(replay, metrics, part, speeds)
+        now = predict(replay, speeds)
+        left = used / speeds.gemv * 1e3 + metrics["wall_ms"][part].sum() - now["wall"][part].sum()
+        if left <= 0:
+            raise DipsimError("the metrics leave no time for compute: give those of the routes")
+        speeds = replace(speeds, gemv=float(used / left * 1e3))
+    return speeds
+
+
+def _overlapped(replay: Replay, metrics: Metrics, part: slice, speeds: Speeds) -> Speeds:
+    """The overlap factor that leaves the least mean relative error of stall."""
+
+    def at(a: float) -> Speeds:
+        return replace(speeds, overlap_factor=a)
+
+    def loss(a: Any) -> float:
+        stall = predict(replay, at(a[0]))["stall"][part]
+        return float(np.abs(stall / metrics["stall_ms"][part] - 1).mean())
+
+    return at(search(loss, 1)[0])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity, on the tokens that nothing was fitted on."""
+
+    name: str
+    bar: float | None
+    """Largest median relative error; None where nothing is promised."""
+    median: float
+    line: float
+    """That of a straight line in the bytes read, fitted on the same tokens."""
+    correlation: float | None
+    """None over windows, which are too few."""
+    line_correlation: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is within its bar, and correlates; None without a bar."""
+        if self.bar is None:
+            return None
+        return self.median <= self.bar and (
+            self.correlation is None or self.correlation >= LEAST_CORRELATION
+        )
+
+
+LEAST_CORRELATION = 0.98
+_STALL, _MGMT, _IO, _WALL = "stall", "mgmt", "io", "wall"
+_MEASURES = (
+    (_STALL, _STALL, 0.05),
+    (_MGMT, _MGMT, 0.035),
+    (_IO, _IO, 0.035),
+    (f"{_WALL} of {WINDOW} tokens", _WALL, 0.06),
+    (f"{_WALL} of one token", _WALL, None),
+)
+
+
+@dataclass(frozen=True)
+class RoutesResult:
+    """How well a phone's run is predicted."""
+
+    tokens: int
+    fitted_on: int
+    """The first so many tokens."""
+    speeds: Speeds
+    measures: tuple[Measure, ...]
+    exact: int
+    """Tokens whose bytes read are those the phone recorded, to the byte."""
+    bytes_error: float
+    """Of the bytes of all tokens, relative."""
+    worst_bytes: float
+    """Of one token, relative."""
+    hit_pct: float
+    recorded_hit_pct: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "tokens": self.tokens,
+            "fitted_on": self.fitted_on,
+            "speeds": vars(self.speeds),
+            "measures": [{**vars(measure), "met": measure.met} for measure in self.measures],
+            "bytes": {
+                "exact_tokens": self.exact,
+                "error": self.bytes_error,
+                "worst_token": self.worst_bytes,
+            },
+            "hit_pct": self.hit_pct,
+            "recorded_hit_pct": self.recorded_hit_pct,
+        }
+
+
+def judge_routes(
+    routes: str | os.PathLike[str], metrics_path: str | os.PathLike[str]
+) -> RoutesResult:
+    """Replay, fit on the first half of the decode tokens, judge on the second.
+
+    Raises:
+        DipsimError: a file is damaged, or the two are not of one run.
+    """
+    metrics = load_metrics(metrics_path)
+    replay = replay_routes(routes, metrics)
+    half = metrics.tokens // 2
+    first, second = slice(0, half), slice(half, metrics.tokens)
+    speeds = fit_speeds(replay, metrics, first)
+    predicted = predict(replay, speeds)
+    read = replay.read_bytes
+    measures = []
+    for name, column, bar in _MEASURES:
+        took = metrics[f"{column}_ms"]
+        windows = column == _WALL and bar is not None
+        ours, theirs, right = (
+            _windows(x[second]) if windows else x[second]
+            for x in (predicted[column], _line(read, took, first), took)
+        )
+        measures.append(
+            Measure(
+                name=name,
+                bar=bar,
+                median=_off(ours, right),
+                line=_off(theirs, right),
+                correlation=None if windows else _correlation(ours, right),
+                line_correlation=None if windows else _correlation(theirs, right),
+            )
+        )
+    recorded = metrics["read_bytes"]
+    per_token = np.abs(read / np.maximum(recorded, 1) - 1)
+    return RoutesResult(
+        tokens=metrics.tokens,
+        fitted_on=half,
+        speeds=speeds,
+        measures=tuple(measures),
+        exact=int((read == recorded).sum()),
+        bytes_error=float(read.sum() / max(recorded.sum(), 1) - 1),
+        worst_bytes=float(per_token.max()),
+        hit_pct=replay.hit_pct,
+        recorded_hit_pct=float(metrics["cache_hit_pct"][-1]),
+    )
+
+
+def _line(size: Floats, took: Floats, part: slice) -> Floats:
+    """A straight line in ``size``, fitted on ``part``, everywhere; level if sizes are equal."""
+    if np.ptp(size[part]) == 0:
+        return np.full_like(size, took[part].mean())
+    megabytes = size / 1e6
+    slope, start = np.polyfit(megabytes[part], took[part], 1)
+    line: Floats = start + slope * megabytes
+    return line
+
+
+def _windows(values: Floats) -> Floats:
+    """Sums over windows of tokens; what is left over at the end is not counted."""
+    whole = len(values) // WINDOW * WINDOW
+    sums: Floats = values[:whole].reshape(-1, WINDOW).sum(axis=1)
+    return sums
+
+
+def _off(predicted: Floats, measured: Floats) -> float:
+    return float(np.median(np.abs(predicted / measured - 1)))
+
+
+def _correlation(predicted: Floats, measured: Floats) -> float:
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return 0.0
+    return float(np.corrcoef(predicted, measured)[0, 1])

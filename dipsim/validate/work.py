@@ -1,0 +1,190 @@
+"""How long the work of a case takes by dipsim's rules, for given device parameters.
+
+The rules are those of every run: `rates` for how fast weights are used, `FlashCost` for reads,
+`token_times` for how flash, DRAM and compute add up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.flash.cost import FlashCost
+from dipsim.hardware import Backend, Profile
+from dipsim.model import Model, Quant
+from dipsim.timeline.closed import Step, token_times
+from dipsim.timeline.steps import Rates, rates
+
+PAGE = 4096
+"""Bytes a page fault brings in."""
+_FORMAT = "weights"
+
+
+class Parameter(NamedTuple):
+    """A number of a device that is fitted; ``log`` if it is searched on a logarithmic scale."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    log: bool
+
+
+RATE = Parameter("gemv", "GB/s", 0.05, 2000.0, True)
+OVERLAP = Parameter("overlap_factor", "", 0.0, 1.0, False)
+SHARE = Parameter("dram_efficiency", "", 0.01, 1.0, True)
+FAULT = Parameter("page fault", "us", 0.1, 1e5, True)
+
+
+Values = Mapping[str, float]
+"""Parameters by name, in their units."""
+
+
+class Work(Protocol):
+    """What a token of a case takes."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What must be known of the device beside the numbers the case states."""
+        ...
+
+    def seconds(self, at: Values) -> float:
+        """Seconds per token with these values of the parameters."""
+        ...
+
+
+def using(backend: Backend, rate: float) -> tuple[Backend, Model]:
+    """The backend when it uses weights at ``rate`` bytes/s, and a model in the format that this is
+    stated for; of the model nothing else matters."""
+    return backend.model_copy(update={"gemv": {_FORMAT: rate}}), _model()
+
+
+@cache
+def _model() -> Model:
+    quant = Quant(format=_FORMAT, bits=4)
+    sizes = dict.fromkeys(("layers", "hidden", "intermediate", "heads", "kv_heads", "vocab"), 1)
+    return Model.model_validate({**sizes, "head_dim": 1, "quant": quant})
+
+
+def one(value: float) -> NDArray[np.float64]:
+    """A step's array for a single token."""
+    return np.array([value])
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Experts read from flash: layers alike, each of static weights and of one group.
+
+    A cost per layer is not fitted: cases of one model cannot tell it from the rate of use.
+    """
+
+    device: Profile
+    layers: float
+    dense: float
+    """Bytes of static weights a token uses."""
+    touched: float
+    """Bytes of experts a token uses."""
+    missed: float
+    """Bytes of them that come from flash."""
+    read: float
+    """Bytes of one read request."""
+    overlap: Literal["serial", "pipelined"] = "serial"
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What is fitted; reads that hide nothing say nothing about the overlap factor."""
+        return (RATE, OVERLAP) if self.overlap == "pipelined" else (RATE,)
+
+    @cached_property
+    def _reads(self) -> float:
+        """Read requests per layer."""
+        return self.missed / self.layers / self.read
+
+    @cached_property
+    def _flash(self) -> float:
+        """Seconds of flash per layer."""
+        cost = FlashCost(self.device.flash)
+        alone = cost.seconds(cost.pages(one(self.read)), max(1, round(self._reads)))
+        return self._reads * float(alone[0])
+
+    def seconds(self, at: Values) -> float:
+        """Seconds per token at a rate of use and an overlap factor."""
+        name, backend = self.device.backend()
+        engine, model = using(backend, at[RATE.name] * 1e9)
+        rate = rates(self.device, name, engine, model, self.overlap)
+        per_layer = 1 / self.layers / rate.weights
+        nothing = one(0.0)
+        static = Step(nothing, one(self.dense * per_layer), nothing, nothing, nothing, static=True)
+        group = Step(
+            flash=one(self._flash),
+            hit=one((self.touched - self.missed) * per_layer),
+            miss=one(self.missed * per_layer),
+            kv=nothing,
+            reads=one(max(1.0, self._reads)),
+            sync=backend.sync,
+            management=self.missed / self.layers / backend.cache_copy,
+        )
+        a = at.get(OVERLAP.name, 0.0)
+        return self.layers * _latency([static, group], self.overlap, a, rate)
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Everything in memory: bytes over the share of DRAM's peak that the backend reaches."""
+
+    device: Profile
+    size: float
+    parameters: ClassVar[tuple[Parameter, ...]] = (SHARE,)
+
+    def seconds(self, at: Values) -> float:
+        """Seconds per token when that share of the peak is reached."""
+        name, backend = self.device.backend()
+        engine = backend.model_copy(update={"dram_efficiency": at[SHARE.name]})
+        rate = rates(self.device, name, engine, None, "serial")
+        nothing = one(0.0)
+        used = one(self.size / rate.weights)
+        step = Step(nothing, used, nothing, nothing, nothing, static=True)
+        return _latency([step], "serial", 0.0, rate)
+
+
+@dataclass(frozen=True)
+class Faulting:
+    """Weights brought in page by page as they are touched, then used at DRAM's rate."""
+
+    device: Profile
+    size: float
+    """Bytes a token uses."""
+    faulted: float
+    """Bytes that are brought in."""
+    parameters: ClassVar[tuple[Parameter, ...]] = (FAULT,)
+
+    def seconds(self, at: Values) -> float:
+        """Seconds per token at this cost of a page fault (microseconds)."""
+        name, backend = self.device.backend()
+        rate = rates(self.device, name, backend, None, "serial")
+        faults = self.faulted / PAGE
+        waited, used = faults * at[FAULT.name] * 1e-6, self.size / rate.weights
+        step = Step(one(waited), one(used), one(0.0), one(0.0), one(faults))
+        return _latency([step], "serial", 0.0, rate)
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Every weight read from flash in order; nothing is fitted."""
+
+    device: Profile
+    size: float
+    parameters: ClassVar[tuple[Parameter, ...]] = ()
+
+    def seconds(self, at: Values) -> float:
+        """Seconds per token."""
+        return self.size / FlashCost(self.device.flash).sequential_bandwidth
+
+
+def _latency(
+    steps: Sequence[Step], overlap: Literal["serial", "pipelined"], a: float, rate: Rates
+) -> float:
+    return float(token_times(steps, 1, overlap, a, rate.compute_bound).latency[0])
