@@ -1,4 +1,4 @@
-"""The caches of a replay: made for a method and a policy, fed block by block, booked as traffic.
+"""The caches of a replay: made for a method and a policy, and fed block by block.
 
 In layer scope each (layer, group) has a cache of its own; in global scope one cache serves them
 all. Several capacities share one cache where the policy allows it.
@@ -7,21 +7,22 @@ all. Several capacities share one cache where the policy allows it.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.errors import PolicyError
+from dipsim.flash.cost import Costs, InOrder
 from dipsim.methods import Group, Method
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets, plain_scores, scratch
 from dipsim.replay.prefetch import Guesses
-from dipsim.replay.traffic import Traffic
 from dipsim.trace.encoding import words_for
 
 Loop = Callable[..., None]
+"""A compiled replay loop: (block, layer, first row, admission, parts, cache)."""
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
@@ -38,27 +39,6 @@ _NUMBA_NOISE += (
     "<source",
     "def ",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Sizes:
-    """What caches hold where that changes from row to row."""
-
-    each: NDArray[Any]
-    """[n, layers, groups] in units, or in global scope [n] in bytes."""
-    row: NDArray[np.int64]
-    """[tokens] which of the n holds; the rows of a batch have the same."""
-
-    def of(self, place: tuple[int, int] | None) -> NDArray[np.float64]:
-        """[tokens] of one cache; ``place`` is its layer and group, in global scope None."""
-        at: NDArray[Any] = self.each if place is None else self.each[:, place[0], place[1]]
-        return at[self.row].astype(np.float64)
-
-    @property
-    def least(self) -> NDArray[Any]:
-        """The smallest of every cache."""
-        found: NDArray[Any] = self.each.min(axis=0)
-        return found
 
 
 def parts_of(
@@ -117,17 +97,59 @@ def _exact(size: float) -> float:
     return max(float(np.round(size * 1024)), 1.0) / 1024
 
 
+class Reads(NamedTuple):
+    """Reads of one part's misses; arrays are [rows]."""
+
+    requests: NDArray[np.int32]
+    outside: NDArray[np.bool_]
+    """Whether a read lay outside the measured points of the flash curve."""
+    moved: NDArray[np.float64]
+    """Bytes the flash device moves."""
+    seconds: NDArray[np.float64]
+    """Seconds the flash is busy."""
+
+
+class ReadAhead(NamedTuple):
+    """Units of one part that were read before they were known to be needed; arrays are [rows]."""
+
+    issued: NDArray[np.int32]
+    used: NDArray[np.int32]
+    reads: Reads
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a cache did with one part of a block, at one of its capacities; arrays are [rows]."""
+
+    layer: int
+    group: int
+    active: NDArray[np.int32]
+    hits: NDArray[np.int32]
+    kept: NDArray[np.int32]
+    missed: NDArray[np.uint64] | None
+    """[rows, words] the misses that must be read when they are needed; None unless asked for."""
+    reads: Reads | None
+    """None where no costs were given."""
+    ahead: ReadAhead | None
+    kept_shares: NDArray[np.float32] | None
+    """[rows, 2] of score mass and energy; None where the sets do not depend on the cache."""
+    error: NDArray[np.float32] | None
+    """Relative error of the layer's output; None where it is not known, or as ``kept_shares``."""
+
+
 class ReplayedCache:
-    """One cache, perhaps of several capacities at once, and where its counts go.
+    """One cache, perhaps of several capacities at once.
 
     Args:
+        method, policy: whose sets are looked up, and what decides which units stay.
         places: (layer, group) of each part.
         capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
-        traffics: n of them; the counts of each capacity.
         seed: of the policy's draws.
-        uses: int64[ids] by which a preloaded policy ranks its units.
+        unit_bytes: float64[layers, groups] of a cache that counts in bytes (global scope).
+        uses: per group int64[layers, units], by which a preloaded policy ranks its units.
         draws: misses are kept at random, not the first ones, where not all fit beside the hits.
-        sizes: float64[tokens], of a cache of one capacity that changes: that of every row.
+        capacity_of_row: float64[tokens], of a cache of one capacity that changes.
+        costs: per layer and group what reads cost; None leaves costs out.
         guesses: what is read ahead; None for nothing.
     """
 
@@ -137,20 +159,24 @@ class ReplayedCache:
         policy: Policy,
         places: Sequence[tuple[int, int]],
         capacities: Sequence[float],
-        traffics: Sequence[Traffic],
         seed: int,
+        *,
         unit_bytes: NDArray[np.float64] | None = None,
         uses: Sequence[NDArray[np.int64]] | None = None,
         draws: bool = False,
-        sizes: NDArray[np.float64] | None = None,
+        capacity_of_row: NDArray[np.float64] | None = None,
+        costs: Costs | None = None,
         guesses: Guesses | None = None,
     ) -> None:
-        self.method, self.policy, self.places, self.traffics = method, policy, places, traffics
+        self.method, self.policy, self.places = method, policy, places
+        self.costs, self.guesses, self.seed = costs, guesses, seed
         self.parts = parts = parts_of(method, places, unit_bytes)
         words = int(parts.word[-1])
         whole = float((parts.units * parts.size).sum())
         capacity = np.minimum(np.array(capacities, np.float64), whole)
-        self.sizes = _SAME_SIZE if sizes is None else np.minimum(sizes, whole)
+        self.capacity_of_row = _SAME_SIZE
+        if capacity_of_row is not None:
+            self.capacity_of_row = np.minimum(capacity_of_row, whole)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
         mean = whole / parts.units.sum()
         fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
@@ -171,13 +197,10 @@ class ReplayedCache:
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
-        self.guesses, self.seed = guesses, seed
-        self.booked_from = 0
-        """The row that is row 0 of the traffics: those of a running model hold one call each."""
         self._last_mask = np.zeros(words, np.uint64)
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
-        """The most used units that fit, ties to the lower id."""
+        """Return the most used units that fit, ties to the lower id."""
         parts = self.parts
         ids = np.concatenate(
             [64 * parts.word[p] + np.arange(parts.units[p]) for p in range(len(self.places))]
@@ -195,179 +218,215 @@ class ReplayedCache:
         blocks: Sequence[Sets],
         loop: Loop,
         admission: int,
-        requests: Sequence[Sequence[kernels.Requests]] | None,
-    ) -> None:
+        missed: bool = False,
+    ) -> list[list[list[Counts]]]:
         """Replay blocks, in order; a clairvoyant policy must be given all there are.
 
         Args:
-            requests: per layer and group, what reads cost; None leaves costs out.
+            loop: of `kernels.bind`, for the policy; admission: kernels.FORCED, RANKED or NEVER.
+            missed: hand on which units were missed.
+
+        Returns:
+            For each block, capacity and part its `Counts`.
+
+        Raises:
+            PolicyError: hooks of the policy that fail or break the contract.
         """
-        joined = [self._joined(at) for at in blocks] if len(self.places) > 1 else None
-        ahead = self._look_ahead(blocks, joined) if self.policy.future else []
-        for i, at in enumerate(blocks):
-            n, several = at.stop - at.start, (len(self.traffics), at.stop - at.start)
+        joined = [self._joined(block) for block in blocks] if len(self.places) > 1 else None
+        behind = self._next_uses_behind(blocks, joined) if self.policy.future else []
+        watched = missed or self.costs is not None
+        results = []
+        for i, block in enumerate(blocks):
             if joined is None:
-                sets, scores, codes, layer = self._inputs(at)
+                sets, scores, codes, layer = self._inputs(block)
             else:
                 sets, scores, codes, layer = *joined[i], NO_CODES, 0
-            missed = _NO_MISSES
-            if requests is not None:
-                missed = np.zeros((*several, int(self.parts.word[-1])), np.uint64)
-            resets = at.resets
-            if self._empty_before_the_first_row:
-                resets = resets.copy()
-                resets[0], self._empty_before_the_first_row = True, False
-            block = kernels.Block(
-                sets=sets,
-                scores=scores,
-                codes=codes,
-                actions=at.actions,
-                resets=resets,
-                uses=self._next_uses(sets, layer, at, ahead[i]) if ahead else _NO_USES,
-                counts=np.zeros((*several, len(self.places), 3), np.int32),
-                shares=np.ones((n, len(self.places), 2), np.float32),
-                missed=missed,
-                capacity=self.sizes[at.start : at.stop],
-                before=_NO_MISSES if self.guesses is None else np.zeros_like(missed),
-            )
-            self._run(loop, block, layer, at.start, admission)
-            if self.guesses is not None and requests is not None:
-                self._read_ahead(at, block, requests)
-            first = self.booked_from
-            self._book(block, slice(at.start - first, at.stop - first), requests)
-            self._book_errors(at, block, layer)
+            next_uses = self._next_uses(sets, layer, block, behind[i]) if behind else _NO_USES
+            rows = self._rows(block, sets, scores, codes, next_uses, watched)
+            self._run(loop, rows, layer, block.start, admission)
+            counts = []
+            for c in range(len(self.cache.capacity)):
+                of_parts = [self._counts(block, rows, layer, c, p) for p in range(len(self.places))]
+                counts.append(of_parts)
+            self._last_mask = rows.sets[-1, layer].copy()
+            results.append(counts)
+        return results
+
+    def _rows(
+        self,
+        block: Sets,
+        sets: NDArray[np.uint64],
+        scores: NDArray[np.float32],
+        codes: NDArray[np.uint8],
+        next_uses: NDArray[np.int64],
+        watched: bool,
+    ) -> kernels.Block:
+        """Lay out what the loop reads and writes for one block."""
+        rows, parts = block.stop - block.start, len(self.places)
+        several = len(self.cache.capacity), rows
+        words = int(self.parts.word[-1])
+        missed = np.zeros((*several, words), np.uint64) if watched else _NO_MISSES
+        resets = block.resets
+        if self._empty_before_the_first_row:
+            resets = resets.copy()
+            resets[0], self._empty_before_the_first_row = True, False
+        return kernels.Block(
+            sets=sets,
+            scores=scores,
+            codes=codes,
+            actions=block.actions,
+            resets=resets,
+            uses=next_uses,
+            counts=np.zeros((*several, parts, 3), np.int32),
+            shares=np.ones((rows, parts, 2), np.float32),
+            missed=missed,
+            capacity=self.capacity_of_row[block.start : block.stop],
+            before=_NO_MISSES if self.guesses is None else np.zeros_like(missed),
+        )
 
     def _inputs(
-        self, at: Sets
+        self, block: Sets
     ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.uint8], int]:
         ((layer, group),) = self.places
-        return at.sets[group], at.scores[group], at.codes[group], layer
+        return block.sets[group], block.scores[group], block.codes[group], layer
 
-    def _joined(self, at: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-        """The sets, and in a cache-aware method the scores, of all parts side by side."""
-        sets = np.concatenate([at.sets[group][:, layer] for layer, group in self.places], axis=1)
+    def _joined(self, block: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """Put the sets, and in a cache-aware method the scores, of all parts side by side."""
+        sets = np.concatenate([block.sets[group][:, layer] for layer, group in self.places], axis=1)
         if not self.method.cache_aware:
             return sets[:, None], NO_SCORES
         words = self.parts.word
         scores = np.zeros((len(sets), 1, 64 * int(words[-1])), np.float32)
         for p, (layer, group) in enumerate(self.places):
             first = 64 * int(words[p])
-            scores[:, 0, first : first + int(self.parts.units[p])] = at.scores[group][:, layer]
+            last = first + int(self.parts.units[p])
+            coded = len(block.codes[group]) > 0
+            rows = block.codes[group] if coded else block.scores[group]
+            scores[:, 0, first:last] = plain_scores(rows[:, layer])
         return sets[:, None], scores
 
-    def _book(
-        self,
-        block: kernels.Block,
-        rows: slice,
-        requests: Sequence[Sequence[kernels.Requests]] | None,
-    ) -> None:
-        for (c, traffic), (p, (layer, group)) in (
-            (at, part) for at in enumerate(self.traffics) for part in enumerate(self.places)
-        ):
-            here = rows, layer, group
-            counts = block.counts[c, :, p]
-            traffic.active[here] = counts[:, kernels.ACTIVE]
-            traffic.hits[here] = counts[:, kernels.HITS]
-            traffic.kept[here] = counts[:, kernels.KEPT]
-            if traffic.missed is not None:
-                bits = block.missed[c, :, self.parts.word[p] : self.parts.word[p + 1]]
-                traffic.missed[rows, traffic.words_of(layer, group)] = bits
-            if len(block.scores) or len(block.codes):
-                traffic.mass[here], traffic.energy[here] = block.shares[:, p].T
-            if requests is None or requests[layer][group] is kernels.NO_REQUESTS:
-                continue
-            reads, outside, moved, seconds = self._price(block.missed[c], p, requests)
-            traffic.reads[here] = reads
-            traffic.outside[here] |= outside
-            traffic.moved[here] = moved
-            traffic.flash_seconds[here] = seconds
+    def _counts(self, block: Sets, rows: kernels.Block, column: int, c: int, p: int) -> Counts:
+        """Gather what the loop wrote for capacity ``c`` and part ``p``, and price its reads.
 
-    def _price(
-        self,
-        misses: NDArray[np.uint64],
-        p: int,
-        requests: Sequence[Sequence[kernels.Requests]],
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-        """Per row: reads, whether one lay outside the measured points, bytes moved, seconds."""
+        Args:
+            column: where the part's layer stands in the inputs of the loop.
+        """
         layer, group = self.places[p]
-        reads, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
-        start, stop, units = self.parts.word[p], self.parts.word[p + 1], self.parts.units[p]
-        kernels.price(misses, start, stop, units, *requests[layer][group], reads, costs)
-        outside = reads[:, kernels.OUTSIDE].astype(np.bool_)
-        return reads[:, kernels.READS], outside, costs[:, kernels.MOVED], costs[:, kernels.SECONDS]
+        words = slice(self.parts.word[p], self.parts.word[p + 1])
+        counts = rows.counts[c, :, p]
+        missed = rows.missed[c][:, words] if len(rows.missed) else None
+        reads = ahead = None
+        if self.guesses is not None and missed is not None:
+            guessed = self._guessed(block, rows, layer, group)
+            ahead = self._read_ahead(guessed, rows.before[c], missed)
+            missed = missed & ~guessed
+        if self.costs is not None and missed is not None:
+            reads = self._price(missed, p)
+        aware = bool(len(rows.scores) or len(rows.codes))
+        return Counts(
+            layer=layer,
+            group=group,
+            active=counts[:, kernels.ACTIVE],
+            hits=counts[:, kernels.HITS],
+            kept=counts[:, kernels.KEPT],
+            missed=missed,
+            reads=reads,
+            ahead=ahead,
+            kept_shares=rows.shares[:, p] if aware else None,
+            error=self._error(block, rows, column, p) if aware else None,
+        )
+
+    def _price(self, misses: NDArray[np.uint64], p: int) -> Reads:
+        """Return what reading the misses of part ``p`` costs; uint64[rows, words]."""
+        assert self.costs is not None
+        layer, group = self.places[p]
+        cost, words = self.costs[layer][group], misses.shape[1]
+        if isinstance(cost, InOrder):
+            units = np.bitwise_count(misses).sum(axis=1, dtype=np.int64)
+            return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
+        counts, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
+        units = self.parts.units[p]
+        kernels.price(np.ascontiguousarray(misses), 0, words, units, *cost, counts, costs)
+        return Reads(
+            requests=counts[:, kernels.READS],
+            outside=counts[:, kernels.OUTSIDE].astype(np.bool_),
+            moved=costs[:, kernels.MOVED],
+            seconds=costs[:, kernels.SECONDS],
+        )
+
+    def _guessed(
+        self, block: Sets, rows: kernels.Block, layer: int, group: int
+    ) -> NDArray[np.uint64]:
+        """Return uint64[rows, words], the units that were guessed for each decode token."""
+        assert self.guesses is not None
+        needed = rows.sets[:, layer]
+        of_the_row_before = self.guesses.previous and self.method.groups[group].choice != "all"
+        follows = block.follows if of_the_row_before else np.ones(len(needed), np.bool_)
+        guessed = self.guesses.of(
+            block, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
+        )
+        decode = (block.actions == kernels.DECODE) & follows
+        return np.where(decode[:, None], guessed, np.uint64(0))
 
     def _read_ahead(
-        self, at: Sets, block: kernels.Block, requests: Sequence[Sequence[kernels.Requests]]
-    ) -> None:
-        """Book what was read ahead, and take it from the misses that must be read when needed."""
-        assert self.guesses is not None
-        ((layer, group),) = self.places
-        needed = block.sets[:, layer]
-        of_the_row_before = self.guesses.previous and self.method.groups[group].choice != "all"
-        follows = at.follows if of_the_row_before else np.ones(len(needed), np.bool_)
-        guessed = self.guesses.of(
-            at, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
+        self,
+        guessed: NDArray[np.uint64],
+        resident: NDArray[np.uint64],
+        missed: NDArray[np.uint64],
+    ) -> ReadAhead:
+        """Return what was read before it was known to be needed; arrays are uint64[rows, words]."""
+        issued = guessed & ~resident
+        return ReadAhead(
+            issued=np.bitwise_count(issued).sum(axis=1, dtype=np.int32),
+            used=np.bitwise_count(issued & missed).sum(axis=1, dtype=np.int32),
+            reads=self._price(issued, 0),
         )
-        guessed = np.where(((at.actions == kernels.DECODE) & follows)[:, None], guessed, 0)
-        self._last_mask = needed[-1].copy()
-        here = slice(at.start, at.stop), layer, group
-        for c, traffic in enumerate(self.traffics):
-            ahead = traffic.ahead
-            assert ahead is not None
-            issued = guessed & ~block.before[c]
-            ahead.issued[here] = np.bitwise_count(issued).sum(axis=1)
-            ahead.used[here] = np.bitwise_count(issued & block.missed[c]).sum(axis=1)
-            block.missed[c] &= ~guessed
-            if requests[layer][group] is not kernels.NO_REQUESTS:
-                reads, outside, moved, seconds = self._price(issued, 0, requests)
-                ahead.reads[here], ahead.moved[here] = reads, moved
-                ahead.flash_seconds[here] = seconds
-                traffic.outside[here] |= outside
 
-    def _book_errors(self, at: Sets, block: kernels.Block, layer: int) -> None:
-        """Of cache-aware parts: what the masks that were just chosen make of the output."""
-        rows: NDArray[Any] = block.codes if len(block.codes) else block.scores
-        for p, (of, group) in enumerate(self.places if len(rows) else ()):
-            norms = at.norms[group]
-            if norms is None:
-                continue
-            start, stop = self.parts.word[p], self.parts.word[p + 1]
-            units = slice(64 * start, 64 * start + self.parts.units[p])
-            scores = plain_scores(np.ascontiguousarray(rows[:, layer, None, units]))
-            sets = np.ascontiguousarray(block.sets[:, layer, None, start:stop])
-            errors = np.zeros((len(rows), 1), np.float32)
-            kernels.errors_of(scores, sets, norms[of, None], errors)
-            for traffic in self.traffics:
-                traffic.error[at.start : at.stop, of, group] = errors[:, 0]
+    def _error(
+        self, block: Sets, rows: kernels.Block, column: int, p: int
+    ) -> NDArray[np.float32] | None:
+        """Return the relative error that the masks just chosen make; None where it is not known."""
+        layer, group = self.places[p]
+        norms = block.norms[group]
+        if norms is None:
+            return None
+        inputs: NDArray[Any] = rows.codes if len(rows.codes) else rows.scores
+        start, stop = self.parts.word[p], self.parts.word[p + 1]
+        units = slice(64 * start, 64 * start + self.parts.units[p])
+        scores = plain_scores(np.ascontiguousarray(inputs[:, column, None, units]))
+        sets = np.ascontiguousarray(rows.sets[:, column, None, start:stop])
+        errors = np.zeros((len(inputs), 1), np.float32)
+        kernels.errors_of(scores, sets, norms[layer, None], errors)
+        return errors[:, 0]
 
-    def _look_ahead(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
-        """For every block, the next use of each unit behind that block."""
+    def _next_uses_behind(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
+        """Return, for every block, the next use of each unit behind that block."""
         after = np.full(len(self.cache.last), kernels.NO_NEXT, np.int64)
-        ahead = []
+        behind = []
         for i in range(len(blocks) - 1, -1, -1):
-            ahead.append(after.copy())
+            behind.append(after.copy())
             if joined is None:
                 sets, _, _, layer = self._inputs(blocks[i])
             else:
                 sets, layer = joined[i][0], 0
             self._next_uses(sets, layer, blocks[i], after)
-        return ahead[::-1]
+        return behind[::-1]
 
     def _next_uses(
-        self, sets: NDArray[np.uint64], layer: int, at: Sets, after: NDArray[np.int64]
+        self, sets: NDArray[np.uint64], layer: int, block: Sets, after: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         sizes = kernels.count_members(sets, layer)
         uses: NDArray[np.int64] = kernels.next_uses(
-            sets, layer, at.actions, at.resets, at.start, after, sizes
+            sets, layer, block.actions, block.resets, block.start, after, sizes
         )
         return uses
 
     def _run(
-        self, loop: Loop, block: kernels.Block, layer: int, first: int, admission: int
+        self, loop: Loop, rows: kernels.Block, layer: int, first: int, admission: int
     ) -> None:
         name, numbers = self.policy.name, self.cache.numbers
         try:
-            loop(block, layer, first, admission, self.parts, self.cache)
+            loop(rows, layer, first, admission, self.parts, self.cache)
         except Exception as problem:
             if is_builtin(self.policy):
                 raise

@@ -1,11 +1,13 @@
 """Traces: what a model did, token by token, independent of device, method and cache."""
 
-from dipsim.trace.trace import DECODE, PREFILL, Trace, load_trace, trace_names
+from dipsim.trace.tokens import DECODE, PREFILL, Tokens
+from dipsim.trace.trace import Trace, load_trace, trace_names
 from dipsim.trace.writer import TraceWriter, save_trace
 
 __all__ = [
     "DECODE",
     "PREFILL",
+    "Tokens",
     "Trace",
     "TraceWriter",
     "load_trace",

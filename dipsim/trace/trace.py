@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
+from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
 
 FOLDER, SUFFIX = "traces", ".npz"
@@ -26,7 +27,6 @@ FORMAT, VERSION = "dipsim-trace", 1
 _MARKS = ("phase", "sequence", "token_id", "meta")
 _BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
 MAX_TOKENS = 2**22
-PREFILL, DECODE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,10 @@ class Trace:
     """
 
     name: str
-    tokens: int
+    rows: Tokens
+    """Phases, sequences and positions."""
     layers: int
     signals: Mapping[str, Signal]
-    phase: NDArray[np.uint8]
-    sequence: NDArray[np.int32]
-    position: NDArray[np.int64]
     token_id: NDArray[np.int32] | None
     meta: Mapping[str, Any]
     hash: str
@@ -56,6 +54,26 @@ class Trace:
     """The row of the file that is token 0 here (after `window`)."""
     first_layer: int = 0
     """The layer of the file that is layer 0 here (after `layer_window`)."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it holds."""
+        return len(self.rows)
+
+    @property
+    def phase(self) -> NDArray[np.uint8]:
+        """[tokens] 0 prefill, 1 decode."""
+        return self.rows.phase
+
+    @property
+    def sequence(self) -> NDArray[np.int32]:
+        """[tokens] number of the sequence, non-decreasing."""
+        return self.rows.sequence
+
+    @property
+    def position(self) -> NDArray[np.int64]:
+        """[tokens] tokens of the same sequence before each."""
+        return self.rows.position
 
     @property
     def model(self) -> Any:
@@ -92,7 +110,7 @@ class Trace:
         """
         cut = self
         if sequence is not None:
-            starts = [*np.flatnonzero(self.begins_sequence()), self.tokens]
+            starts = [*np.flatnonzero(self.rows.begins_sequence()), self.tokens]
             start, stop = _range("sequence", sequence, len(starts) - 1)
             cut = cut.window(int(starts[start]), int(starts[stop]))
         if tokens is not None:
@@ -128,10 +146,7 @@ class Trace:
         _check_range("tokens", start, stop, self.tokens)
         return replace(
             self,
-            tokens=stop - start,
-            phase=self.phase[start:stop],
-            sequence=self.sequence[start:stop],
-            position=self.position[start:stop],
+            rows=self.rows.window(start, stop),
             token_id=None if self.token_id is None else self.token_id[start:stop],
             first=self.first + start,
         )
@@ -183,11 +198,6 @@ class Trace:
             "meta": dict(self.meta),
             "hash": self.hash,
         }
-
-    def begins_sequence(self) -> NDArray[np.bool_]:
-        """[tokens] whether a token is the first of its sequence here."""
-        begins: NDArray[np.bool_] = np.diff(self.sequence, prepend=self.sequence[0] - 1) != 0
-        return begins
 
 
 def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
@@ -259,8 +269,8 @@ def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
     ids = [shard.token_id for shard in shards if shard.token_id is not None]
     if len(ids) not in (0, len(shards)):
         raise TraceError(f"{name}: token_id must be in every shard or in none")
-    tokens = len(sequence)
-    _check_tokens(name, tokens, sequence)
+    _check_tokens(name, len(sequence), sequence)
+    phase = np.concatenate([shard.phase for shard in shards])
     signals = {
         key: replace(
             signal,
@@ -273,11 +283,8 @@ def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
     return replace(
         first,
         name=name,
-        tokens=tokens,
+        rows=Tokens.of(phase, sequence),
         signals=signals,
-        phase=np.concatenate([shard.phase for shard in shards]),
-        sequence=sequence,
-        position=_positions(sequence),
         token_id=np.concatenate(ids) if ids else None,
         hash=digest.hexdigest(),
         warnings=tuple(text for shard in shards for text in shard.warnings) + warnings,
@@ -356,12 +363,9 @@ def _assemble(
         digest.update(f"{key} {member.dtype.str} {member.shape} {member.crc}\n".encode())
     return Trace(
         name=name,
-        tokens=tokens,
+        rows=Tokens.of(phase, sequence),
         layers=layers,
         signals=signals,
-        phase=phase,
-        sequence=sequence,
-        position=_positions(sequence),
         token_id=token_id if "token_id" in members else None,
         meta=meta,
         hash=digest.hexdigest(),
@@ -376,13 +380,6 @@ def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
     if (np.diff(sequence.astype(np.int64)) < 0).any():
         raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
 
-
-def _positions(sequence: NDArray[np.int32]) -> NDArray[np.int64]:
-    """int64[tokens], tokens of the same sequence before each."""
-    starts = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
-    lengths = np.diff(starts, append=len(sequence))
-    positions: NDArray[np.int64] = np.arange(len(sequence)) - np.repeat(starts, lengths)
-    return positions
 
 
 def _range(what: str, text: str, count: int) -> tuple[int, int]:

@@ -112,7 +112,7 @@ def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
     for name in wanted:
         if name not in trace.signals:
             raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(trace.signals)}")
-    starts = [*np.flatnonzero(trace.begins_sequence()), trace.tokens]
+    starts = [*np.flatnonzero(trace.rows.begins_sequence()), trace.tokens]
     lengths = [
         (int((trace.phase[start:stop] == PREFILL).sum()), stop - start)
         for start, stop in itertools.pairwise(starts)
