@@ -8,10 +8,9 @@ from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.files import read_json
-from dipsim.hardware import Profile
 from dipsim.model import Model
+from dipsim.run import Run
 from dipsim.settings import MAPPED, Settings
-from dipsim.timeline.steps import Workload
 from dipsim.trace import Trace, load_trace
 
 _OF_A_METHOD = (
@@ -74,37 +73,35 @@ class SavedRun:
         return {**saved, **given}
 
 
-def make_config(
-    work: Workload, device: Profile, wanted_model: bool, settings: Settings
-) -> dict[str, Any]:
+def make_config(run: Run) -> dict[str, Any]:
     """Everything that repeats the run; ``resolved`` says what the defaults came to.
 
     Files are named by their full path, so that a run can be repeated from another folder.
     """
-    said = settings.model_dump(mode="json", exclude_none=True)
+    said = run.settings.model_dump(mode="json", exclude_none=True)
     if "static_from" in said:
         said["static_from"] = _full(said["static_from"])
     if said.get("prefetch", "previous") not in ("previous", "next-layer"):
         said["prefetch"] = _full(said["prefetch"])
-    file, suffix, attribute = settings.policy.rpartition(".py:")
+    file, suffix, attribute = run.settings.policy.rpartition(".py:")
     if suffix:
         said["policy"] = _full(file + ".py") + ":" + attribute
-    model: Model | None = work.model
+    model: Model | None = run.model
     if model is not None:  # the whole one: --layers is among the settings
-        model = model.model_copy(update={"layers": work.trace.recorded_layers})
-    groups = work.method.groups
+        model = model.model_copy(update={"layers": run.trace.recorded_layers})
+    groups = run.method.groups
     return {
-        "trace": {"name": _full(work.trace.name), "hash": work.trace.hash},
-        "profile": device.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        "trace": {"name": _full(run.trace.name), "hash": run.trace.hash},
+        "profile": run.device.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
-        "model_given": wanted_model,
+        "model_given": run.model_given,
         "settings": said,
         "resolved": {
-            "density": work.method.density,
+            "density": run.method.density,
             "group_density": {group.signal: group.density for group in groups},
             "kept": {group.signal: group.kept for group in groups},
             "gamma": {group.signal: group.gamma for group in groups if group.gamma is not None},
-            "context": work.context,
+            "context": run.context,
         },
     }
 

@@ -3,16 +3,20 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.budget.plan import Budget
+from dipsim.budget.divide import Budget
+from dipsim.marks import estimates, marks
+from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
+from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
 from dipsim.units import BYTES
@@ -27,31 +31,84 @@ class Result:
     Figures cover the measured decode tokens: those behind the warm-up.
     """
 
+    run: Run = field(repr=False)
     traffic: Traffic
-    budget: Budget
     timing: Timing
-    unit_bytes: NDArray[np.float64]
-    """[layers, groups]"""
-    break_even: NDArray[np.float64]
-    """[layers, groups] q*: miss density above which reading whole matrices is faster."""
-    plain_kept: NDArray[np.float64] | None
-    """[groups, 3] score mass and energy that plain top-k would keep, and its error; None unless the
-    method is cache-aware."""
-    marks: tuple[str, ...]
-    estimates: tuple[str, ...]
-    """Keys of the profile that the times rest on and that are estimates or have no source."""
-    method: str
-    policy: str
-    other_admission: Literal["forced", "ranked"] | None
-    """The other way the policy could admit misses."""
-    model_bytes: float | None
-    cold_start: float | None
-    """Seconds to bring static weights and what the caches start with from flash; None without a
-    model."""
-    config: Mapping[str, Any]
-    version: str
-    page_cache: float | None = None
-    """Bytes the system's page cache may hold; None with direct reads."""
+
+    # What was run
+
+    @property
+    def budget(self) -> Budget:
+        """How DRAM was divided."""
+        return self.run.budget
+
+    @property
+    def unit_bytes(self) -> NDArray[np.float64]:
+        """[layers, groups] bytes of a unit."""
+        return self.run.unit_bytes
+
+    @cached_property
+    def break_even(self) -> NDArray[np.float64]:
+        """[layers, groups] q*: miss density above which reading whole matrices is faster."""
+        return self.run.placement.break_even(self.run.flash)
+
+    @cached_property
+    def plain_kept(self) -> NDArray[np.float64] | None:
+        """[groups, 3] score mass and energy that plain top-k would keep, and its error; None unless
+        the method is cache-aware."""
+        plain = self.traffic.plain
+        return None if plain is None else mean_share(plain[self._rows])
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """Words for what a reader must know before believing the figures (docs/concepts.md)."""
+        return marks(self.run, self.traffic, self.timing, self.estimates)
+
+    @cached_property
+    def estimates(self) -> tuple[str, ...]:
+        """Keys of the profile that the times rest on and that are estimates or have no source."""
+        return estimates(self.run, self.timing)
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.run.method.name
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy, with its parameters."""
+        return self.run.policy.label
+
+    @property
+    def other_admission(self) -> Literal["forced", "ranked"] | None:
+        """The other way the policy could admit misses."""
+        return self.run.other_admission
+
+    @property
+    def model_bytes(self) -> float | None:
+        """Bytes of the whole model; None where nothing says them."""
+        return None if self.run.model is None else self.run.model.total_bytes
+
+    @property
+    def page_cache(self) -> float | None:
+        """Bytes the system's page cache may hold; None with direct reads."""
+        return None if self.run.page_cache is None else self.run.page_cache.size
+
+    @property
+    def cold_start(self) -> float | None:
+        """Seconds to bring static weights and what the caches start with from flash; None without
+        a model."""
+        return self.timing.cold_start
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Everything that repeats the run."""
+        return make_config(self.run)
+
+    @property
+    def version(self) -> str:
+        """Version of dipsim."""
+        return version("dipsim")
 
     # Counts
 

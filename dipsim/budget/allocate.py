@@ -6,20 +6,21 @@ multiple-choice knapsack. Curves come from the first half of the decode tokens; 
 judges.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.budget.plan import Budget
+from dipsim.budget.divide import Budget
 from dipsim.errors import BudgetError
-from dipsim.kernels import Requests
+from dipsim.flash.cost import Placement
 from dipsim.policies import Policy
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Contender, measured_rows
 from dipsim.replay.curves import curve
-from dipsim.replay.replay import Plan
-from dipsim.timeline.steps import Workload
-from dipsim.trace import DECODE
+from dipsim.settings import Settings
+from dipsim.trace import DECODE, Trace
 
 STEPS = 32
 """Capacities tried per cache, beside none at all and the even share."""
@@ -28,47 +29,46 @@ PARTS = 2**17
 
 
 def allocate_optimal(
-    work: Workload,
+    budget: Budget,
+    trace: Trace,
+    placement: Placement,
     policy: Policy,
-    plan: Plan,
-    requests: Sequence[Sequence[Requests]],
-    profile_uses: Sequence[NDArray[np.int64]] | None = None,
-) -> tuple[Budget, Plan]:
-    """The budget divided by what the first half of the decode tokens shows.
+    settings: Settings,
+    **more: Any,
+) -> Budget:
+    """Return the budget divided by what the first half of the decode tokens shows.
 
-    The returned plan leaves those tokens out of the measured ones.
+    Args:
+        more: ``costs`` and ``profile_uses``, see `Contender`.
 
     Raises:
         BudgetError: fewer than two decode tokens.
         DipsimError: as a replay.
     """
-    decode = np.flatnonzero(work.trace.phase == DECODE)
+    decode = np.flatnonzero(trace.phase == DECODE)
     half = len(decode) // 2
     if half == 0:
         raise BudgetError(
             "--allocate optimal divides by the first half of the decode tokens and is judged on "
-            f"the rest: {work.trace.name} has {len(decode)}; record more, or --allocate even"
+            f"the rest: {trace.name} has {len(decode)}; record more, or --allocate even"
         )
-    part = work.trace.part(f"0:{decode[half - 1] + 1}", None, None)
-    units = np.array([group.units for group in work.method.groups])
+    part = trace.part(f"0:{decode[half - 1] + 1}", None, None)
+    method = placement.method
+    units = np.array([group.units for group in method.groups])
     grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
-    each = [np.tile(row, (work.trace.layers, 1)) for row in grid]
-    tried = np.stack([*each, work.budget.capacity]).astype(np.int64)
-    found = curve(
-        part,
-        work.method,
-        policy,
-        tried,
-        replace(plan, warmup=0),
-        requests=requests,
-        profile_uses=profile_uses,
-    )
-    index = cheapest(found.seconds, tried * work.unit_bytes, work.budget.cache)[None]
+    each = [np.tile(row, (trace.layers, 1)) for row in grid]
+    tried = np.stack([*each, budget.capacity]).astype(np.int64)
+    learned = trace.calibration_rows(settings.calibrate_tokens)
+    measured = measured_rows(part.name, part.rows, 0, [learned])
+    sets = ActiveSets(part, method, settings)
+    held = sets if method.cache_aware else sets.hold()
+    seconds = curve(held, Contender(policy, (), settings, measured, **more), tried).seconds
+    index = cheapest(seconds, tried * placement.unit_bytes, budget.cache)[None]
     chosen = np.take_along_axis(tried, index, axis=0)[0]
     # Sizes are rounded up, so the even division, which may fill the budget, is looked at as it is.
-    if np.take_along_axis(found.seconds, index, axis=0).sum() >= found.seconds[-1].sum():
-        chosen = work.budget.capacity
-    return replace(work.budget, capacity=chosen), replace(plan, warmup=max(plan.warmup, half))
+    if np.take_along_axis(seconds, index, axis=0).sum() >= seconds[-1].sum():
+        chosen = budget.capacity
+    return replace(budget, capacity=chosen, learned_from=half)
 
 
 def cheapest(

@@ -1,160 +1,247 @@
-"""The budget: how the DRAM given to a model is divided (DESIGN section 6).
+"""The budget of a run, planned once: what DRAM holds, and what is left for the caches."""
 
-Static weights, KV, staging and overhead come first; what remains is cache. ``even`` shares it so
-that every group of every layer holds an equal fraction of its units (the division of the DIP
-paper), ``equal`` so that each has as many bytes. allocate.py finds the fastest division.
-"""
-
-import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import BudgetError
+from dipsim.budget.allocate import allocate_optimal
+from dipsim.budget.divide import Budget, GroupSize, Static, divide
+from dipsim.budget.growth import grow, tokens_held
+from dipsim.errors import BudgetError, ModelError
+from dipsim.flash.cost import Costs, Placement
+from dipsim.flash.page_cache import Paging, page_size, pages_of
+from dipsim.hardware import Profile
+from dipsim.methods import Method
+from dipsim.model import ATTENTION, Model
+from dipsim.policies import Policy
+from dipsim.replay.active_sets import largest_active, prefill_of, rows_of
+from dipsim.replay.prefetch import Guesses
+from dipsim.settings import Settings
+from dipsim.trace import Trace
 from dipsim.units import BYTES
 
 
-class GroupSize(NamedTuple):
-    """What the budget must know of a group."""
-
-    units: int
-    unit_bytes: NDArray[np.float64]
-    """[layers]"""
-
-
-class Static(NamedTuple):
-    """Weights every token reads, in bytes of the whole model."""
-
-    attention: float = 0.0
-    norms: float = 0.0
-    head: float = 0.0
-    dense_parts: float = 0.0
-    scales: float = 0.0
-    predictors: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return float(sum(self))
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A division of DRAM, in bytes; capacities in units."""
-
-    dram: float | None
-    """What weights, KV and buffers may take; None when the cache was given directly."""
-    static: Static
-    streamed: float
-    """Static weights that do not fit and are read from flash for every token."""
-    kv: float
-    staging: float
-    overhead: float
-    buffer: float
-    """For reads ahead; taken from the cache."""
-    cache: float
-    """Bytes offered to the caches; at most what the units take."""
-    units_bytes: float
-    """Bytes of all units of all groups."""
-    capacity: NDArray[np.int64]
-    """[layers, groups]"""
-    start: tuple[float, float] | None = None
-    """KV and cache before KV grew; None where it does not (``--kv fixed``). All else is of the time
-    when it is largest."""
-
-    @property
-    def fraction(self) -> float:
-        """Share of the units' bytes that fits."""
-        return self.cache / self.units_bytes if self.units_bytes else 1.0
-
-    @property
-    def fits(self) -> bool:
-        """Whether everything stays in DRAM once it was loaded."""
-        return self.fraction >= 1 and self.streamed == 0
-
-
 def plan_budget(
-    static: Static,
-    groups: list[GroupSize],
-    *,
-    dram: float | None = None,
-    cache: float | None = None,
-    fraction: float | None = None,
-    kv: float = 0.0,
-    staging: float = 0.0,
-    overhead: float = 0.0,
-    equal: bool = False,
-    buffer: float = 0.0,
+    trace: Trace,
+    device: Profile,
+    placement: Placement,
+    policy: Policy,
+    costs: Costs,
+    guesses: Guesses | None,
+    uses: Sequence[NDArray[np.int64]] | None,
+    settings: Settings,
 ) -> Budget:
-    """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
-    static weights are taken as resident) and ``fraction`` (of the units; likewise).
+    """Divide the DRAM of a run.
+
+    Args:
+        costs: what reads cost; only an optimal division looks at them, as at the policy.
+        uses: of `Contender.profile_uses`, likewise.
 
     Raises:
-        BudgetError: KV and buffers alone exceed DRAM, the buffer of reads ahead the cache, or the
-            fraction is not in 0..1.
+        BudgetError: DRAM that does not hold what must be in it, or more than the device has.
+        ModelError: a model that flash does not hold, or none where KV grows.
     """
-    units_bytes = float(sum(group.units * group.unit_bytes.sum() for group in groups))
-    streamed = 0.0
-    if fraction is not None:
-        if not 0 <= fraction <= 1:
-            raise BudgetError(f"cache fraction {fraction:g}: a share of the units, from 0 to 1")
-        cache = fraction * units_bytes
-    elif cache is None:
-        assert dram is not None, "one of dram, cache and fraction"
-        fixed = kv + staging + overhead
-        if fixed > dram:
-            raise BudgetError(
-                f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
-                f"({BYTES.show(staging)}) and overhead ({BYTES.show(overhead)}): "
-                "give more --dram or a smaller --context"
-            )
-        room = dram - fixed
-        streamed = max(0.0, static.total - room)
-        cache = max(0.0, room - static.total)
-    if buffer > cache:
-        raise BudgetError(
-            f"reads ahead need a buffer of {BYTES.show(buffer)}, more than the "
-            f"{BYTES.show(cache)} for caches: give more, or do not --prefetch"
-        )
-    if buffer:
-        cache, fraction = cache - buffer, None
-    share = fraction if fraction is not None else cache / units_bytes if units_bytes else 1.0
-    share = min(share, 1.0)
-    capacity = _equal(cache, groups) if equal else _even(share, groups)
-    return Budget(
+    model = placement.model
+    _check_flash(device, model)
+    groups = group_sizes(placement)
+    kv = 0.0
+    if model is not None:
+        kv = float(model.kv_bytes(context_of(trace, model, settings), settings.kv_bits))
+    static = _static(model, placement.method, settings.compat == "authors")
+    dram, cache = _asked(device, model, settings)
+    staging = overhead = 0.0
+    if dram is None and cache is None and settings.cache_fraction is None:
+        dram, overhead = device.dram.available, device.runtime_overhead
+        staging = _staging(trace, device, placement, settings)
+    budget = divide(
+        static,
+        groups,
         dram=dram,
-        static=static,
-        streamed=streamed,
+        cache=cache,
+        fraction=settings.cache_fraction,
         kv=kv,
         staging=staging,
         overhead=overhead,
-        buffer=buffer,
-        cache=min(cache, units_bytes),
-        units_bytes=units_bytes,
-        capacity=capacity,
+        equal=settings.allocate == "equal",
+        buffer=_buffer(trace, placement, guesses, settings),
+    )
+    if settings.io == "mmap":  # mapped weights lie in no cache but that of the pages
+        return replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
+    if settings.allocate == "optimal":
+        return allocate_optimal(
+            budget, trace, placement, policy, settings, costs=costs, profile_uses=uses
+        )
+    if settings.kv == "grow":
+        return _grown(budget, trace, placement, settings)
+    return budget
+
+
+def redivided(
+    budget: Budget,
+    placement: Placement,
+    settings: Settings,
+    *,
+    dram: float | None = None,
+    cache: float | None = None,
+    kv: float | None = None,
+) -> Budget:
+    """Return the budget with another size of DRAM, of the caches, or of KV, in bytes.
+
+    Args:
+        cache: what the caches and the buffer of reads ahead may take together.
+
+    Raises:
+        BudgetError: KV and buffers alone exceed DRAM, or the buffer of reads ahead the cache.
+    """
+    again = divide(
+        budget.static,
+        group_sizes(placement),
+        dram=budget.dram if dram is None and cache is None else dram,
+        cache=cache,
+        kv=budget.kv if kv is None else kv,
+        staging=budget.staging,
+        overhead=budget.overhead,
+        equal=settings.allocate == "equal",
+        buffer=budget.buffer,
+    )
+    return replace(again, start=budget.start)
+
+
+def plan_page_cache(
+    device: Profile, placement: Placement, budget: Budget, settings: Settings
+) -> Paging | None:
+    """Return the system's page cache of a run; None with direct reads.
+
+    Raises:
+        ProfileError: the profile does not say what a copy takes.
+    """
+    if settings.io == "direct":
+        return None
+    page = page_size(device.flash)
+    if settings.io == "buffered":
+        section = device.page_cache
+        assert section is not None, "refused when the flash was looked up"
+        size = _left(budget, device) if section.size is None else section.size
+        return Paging("buffered", page, size, section.bandwidth, 0.0, (0, 0), placement)
+    fault = device.flash.fault
+    assert fault is not None, "refused when the flash was looked up"
+    if budget.dram is not None:
+        size = budget.dram - budget.kv - budget.staging - budget.overhead
+    else:  # a cache given directly leaves static weights resident
+        size = budget.cache
+        if budget.fits:  # so do their pages, of which a few are not full
+            units = np.array([group.units for group in placement.method.groups])
+            size = max(size, page * float(pages_of(units * placement.strides(), page).sum()))
+    static = _mapped_static(budget, len(placement.unit_bytes))
+    return Paging("mmap", page, size, 0.0, fault.seconds, static, placement)
+
+
+def group_sizes(placement: Placement) -> list[GroupSize]:
+    """Return the units of each group, and their bytes in every layer."""
+    sizes = placement.unit_bytes
+    return [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(placement.method.groups)]
+
+
+def context_of(trace: Trace, model: Model | None, settings: Settings) -> int:
+    """Return the tokens the budget holds KV for: those of the option, else the longest sequence,
+    at most the model's context."""
+    if settings.context is not None:
+        return settings.context
+    longest = int(trace.position.max()) + 1
+    return longest if model is None or model.context is None else min(longest, model.context)
+
+
+def _check_flash(device: Profile, model: Model | None) -> None:
+    """Refuse a model that the flash does not hold."""
+    stored, capacity = 0.0 if model is None else model.total_bytes, device.flash.capacity
+    if capacity is not None and stored > capacity:
+        raise ModelError(
+            f"the model takes {BYTES.show(stored)}, flash of {device.name} holds "
+            f"{BYTES.show(capacity)}: give fewer --bits or another device"
+        )
+
+
+def _asked(
+    device: Profile, model: Model | None, settings: Settings
+) -> tuple[float | None, float | None]:
+    """Return bytes of ``--dram`` and of ``--cache``; None where it was not given."""
+    cache = settings.cache_bytes()
+    dram = settings.dram_bytes(None if model is None else model.total_bytes)
+    for option, size in (("--dram", dram), ("--cache", cache)):
+        if size is not None and size > device.dram.capacity:
+            raise BudgetError(
+                f"{option} {BYTES.show(size)} exceeds the {BYTES.show(device.dram.capacity)} of "
+                f"{device.name}: give less, or override dram.capacity with -s"
+            )
+    return dram, cache
+
+
+def _static(model: Model | None, method: Method, authors: bool) -> Static:
+    """Return the weights every token reads; the authors' simulator leaves norms out."""
+    if model is None:
+        return Static()
+    slices = [slice_ for group in method.groups for slice_ in group.slices]
+    pruned = {slice_.matrix for slice_ in slices if slice_.matrix in ATTENTION}
+    attention = model.attention_bytes - sum(model.matrix_bytes(matrix) for matrix in pruned)
+    dense = sum(model.matrix_bytes(matrix) for matrix in method.dense if matrix in model.matrices)
+    return Static(
+        attention=model.layers * attention,
+        norms=0.0 if authors else model.norm_bytes,
+        head=model.head_bytes,
+        dense_parts=model.layers * (model.static_mlp_bytes + dense),
+        scales=model.layers * model.static_scale_bytes(slices),
+        predictors=model.layers * method.predictor_weights * model.bytes_per_weight,
     )
 
 
-def _even(share: float, groups: list[GroupSize]) -> NDArray[np.int64]:
-    """[layers, groups] the same fraction of every group, in whole units."""
-    each = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
-    return np.tile(np.array(each, np.int64), (len(groups[0].unit_bytes), 1))
+def _staging(trace: Trace, device: Profile, placement: Placement, settings: Settings) -> float:
+    """Return bytes of the buffer that reads go through: of the largest set of any one group."""
+    if settings.io == "mmap":  # pages are mapped, not copied
+        return 0.0
+    if device.staging is not None:
+        return device.staging
+    return float((largest_active(trace, placement.method) * placement.unit_bytes).max())
 
 
-def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
-    """[layers, groups] as many bytes for each; what one cannot use goes to the others."""
-    size = np.stack([group.unit_bytes for group in groups], axis=1)
-    units = np.array([group.units for group in groups])
-    whole = np.sort((units * size).ravel())
-    # With the smallest filled, the rest share what is left of the cache.
-    for filled, smallest in enumerate(whole):
-        share = cache / (len(whole) - filled)
-        if smallest > share:
-            break
-        cache -= smallest
-    else:
-        share = float(whole[-1])
-    found: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
-    return found
+def _buffer(
+    trace: Trace, placement: Placement, guesses: Guesses | None, settings: Settings
+) -> float:
+    """Return bytes for reads ahead: one layer's units, as many as a token needs or is guessed."""
+    if settings.overlap != "prefetch":
+        return 0.0
+    largest = largest_active(trace, placement.method) * placement.unit_bytes
+    needed = float(largest.sum(axis=1).max())
+    return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
+
+
+def _grown(budget: Budget, trace: Trace, placement: Placement, settings: Settings) -> Budget:
+    """Return the budget with what KV takes from the caches as it grows."""
+    model = placement.model
+    if model is None:
+        raise ModelError(
+            f"--kv grow: {trace.name} does not say which model it is from, so the size of its "
+            "KV is not known; pass --model NAME or FILE"
+        )
+    actions, _ = rows_of(trace.rows, prefill_of(settings, placement.method), settings.reset)
+    held = tokens_held(trace.rows, actions, context_of(trace, model, settings))
+    kv_bytes = np.asarray(model.kv_bytes(held, settings.kv_bits))
+    return grow(kv_bytes, lambda kv: redivided(budget, placement, settings, kv=kv), settings.scope)
+
+
+def _left(budget: Budget, device: Profile) -> float:
+    """Return bytes of the DRAM an app may use that a run did not ask for."""
+    asked = budget.dram
+    if asked is None:
+        asked = budget.cache + budget.static.total + budget.kv
+    return max(0.0, device.dram.available - asked)
+
+
+def _mapped_static(budget: Budget, layers: int) -> tuple[float, float]:
+    """Return bytes of static weights that are used in each layer, and behind the last one."""
+    static = budget.static
+    if budget.dram is None:
+        return 0.0, 0.0
+    last = static.head + static.norms / (2 * layers + 1)
+    return (static.total - last) / layers, last

@@ -4,7 +4,9 @@ What one read takes is in speed.py; here reads are made of misses, in whole page
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +14,9 @@ from numpy.typing import NDArray
 from dipsim.flash.layout import Places, laid_out, reads_whole, stride
 from dipsim.flash.speed import speed_of
 from dipsim.hardware import Flash
-from dipsim.kernels import NO_REQUESTS, Requests
+from dipsim.kernels import Requests
 from dipsim.methods.contract import Method
 from dipsim.model import Model
-from dipsim.replay.traffic import Ahead, Traffic
 from dipsim.settings import Layout
 
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
@@ -84,69 +85,84 @@ class FlashCost:
         alone = float(self.seconds(pages, self.flash.lanes)[0])
         return min(1.0, apart / self.sequential_bandwidth / alone)
 
-    def tables(
-        self,
-        method: Method,
-        model: Model | None,
-        unit_bytes: NDArray[np.float64],
-        layout: Layout | None,
-        places: Places | None = None,
-    ) -> list[list[Requests]]:
-        """What reads cost, per layer and group; groups of equal units share one table.
 
-        Groups that every token reads whole need none: see `book_in_order`.
+class InOrder(NamedTuple):
+    """Reads of a group that every token needs whole: known beforehand, so read in order."""
 
-        Args:
-            places: of the layout permuted, where each unit lies.
+    unit_bytes: float
+    bandwidth: float
+    """Bytes per second."""
+    read: float
+    """Bytes of one request."""
+
+    def requests(self, units: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return how many requests each number of units takes."""
+        count: NDArray[np.int32]
+        count = np.ceil(units * self.unit_bytes / self.read - _SLACK).astype(np.int32)
+        return count
+
+    def price(self, units: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the bytes moved, and the seconds the flash is busy."""
+        moved = np.asarray(units * self.unit_bytes, np.float64)
+        return moved, moved / self.bandwidth
+
+
+Costs = Sequence[Sequence[Requests | InOrder]]
+"""Per layer and group, what reads cost."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the units of a run lie in flash."""
+
+    method: Method
+    model: Model | None
+    unit_bytes: NDArray[np.float64]
+    """[layers, groups]"""
+    layout: Layout | None
+    places: Places | None = None
+    """Of the layout permuted, where each unit lies; None is the order of their ids."""
+
+    def strides(self) -> NDArray[np.float64]:
+        """[layers, groups] bytes from one unit to the next.
 
         Raises:
             MethodError: a layout that scatters the slices of a unit.
         """
-        made: dict[tuple[int, float, float], Requests] = {}
-        tables: list[list[Requests]] = []
-        for layer, sizes in enumerate(unit_bytes):
-            tables.append([])
-            for i, group in enumerate(method.groups):
-                size = float(sizes[i])
-                key = (group.units, size, stride(layout, group, model, size))
-                if key not in made:
-                    made[key] = self.requests(*key)
-                place = None if places is None else places[i][layer]
-                table = laid_out(made[key], layout, group, place)
-                tables[-1].append(NO_REQUESTS if group.choice == "all" else table)
-        return tables
-
-    def break_even_of(
-        self,
-        method: Method,
-        model: Model | None,
-        unit_bytes: NDArray[np.float64],
-        layout: Layout | None,
-    ) -> NDArray[np.float64]:
-        """[layers, groups] the break-even miss density of every group; 0 where nothing can be
-        read alone."""
-        found = np.zeros_like(unit_bytes)
-        for (layer, i), size in np.ndenumerate(unit_bytes):
-            group = method.groups[i]
-            if not reads_whole(layout, group):
-                apart = stride(layout, group, model, float(size))
-                found[layer, i] = self.break_even(float(size), apart)
+        found = np.empty_like(self.unit_bytes)
+        for (layer, i), size in np.ndenumerate(self.unit_bytes):
+            found[layer, i] = stride(self.layout, self.method.groups[i], self.model, float(size))
         return found
 
-    def book_in_order(
-        self, traffic: Traffic, method: Method, unit_bytes: NDArray[np.float64]
-    ) -> None:
-        """Book the reads of groups that are needed whole: known beforehand, so read in order."""
-        ahead = traffic.ahead
-        for i, group in enumerate(method.groups):
-            if group.choice != "all":
-                continue
-            late = traffic.misses[:, :, i]
-            booked: list[tuple[Traffic | Ahead, Any]] = [(traffic, late)]
-            if ahead is not None:
-                booked = [(traffic, late - ahead.used[:, :, i]), (ahead, ahead.used[:, :, i])]
-            for to, units in booked:
-                missed = units * unit_bytes[:, i]
-                to.moved[:, :, i] = missed
-                to.flash_seconds[:, :, i] = missed / self.sequential_bandwidth
-                to.reads[:, :, i] = np.ceil(missed / self.sequential_read - _SLACK)
+    def costs(self, flash: FlashCost) -> Costs:
+        """Return what reads cost; groups of equal units share one table.
+
+        Raises:
+            MethodError: a layout that scatters the slices of a unit.
+        """
+        tables: dict[tuple[int, float, float], Requests] = {}
+        costs: list[list[Requests | InOrder]] = []
+        for layer, (sizes, strides) in enumerate(zip(self.unit_bytes, self.strides(), strict=True)):
+            costs.append([])
+            for i, group in enumerate(self.method.groups):
+                size = float(sizes[i])
+                if group.choice == "all":
+                    bandwidth, read = flash.sequential_bandwidth, flash.sequential_read
+                    costs[-1].append(InOrder(size, bandwidth, read))
+                    continue
+                key = (group.units, size, float(strides[i]))
+                if key not in tables:
+                    tables[key] = flash.requests(*key)
+                place = None if self.places is None else self.places[i][layer]
+                costs[-1].append(laid_out(tables[key], self.layout, group, place))
+        return costs
+
+    def break_even(self, flash: FlashCost) -> NDArray[np.float64]:
+        """[layers, groups] the break-even miss density of every group; 0 where nothing can be
+        read alone."""
+        found = np.zeros_like(self.unit_bytes)
+        strides = self.strides()
+        for (layer, i), size in np.ndenumerate(self.unit_bytes):
+            if not reads_whole(self.layout, self.method.groups[i]):
+                found[layer, i] = flash.break_even(float(size), float(strides[layer, i]))
+        return found

@@ -6,13 +6,14 @@ is used about as often; among equally popular units the next shares most tokens 
 (kernels/coactivation.py). A chain by co-activation alone merges fewer reads (docs/layout.md).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.kernels import chain
 from dipsim.methods import Method
-from dipsim.replay.active_sets import active_sets
 from dipsim.trace import DECODE, Trace
 from dipsim.trace.encoding import pack_sets, unpack_sets
 
@@ -44,10 +45,13 @@ def order_rows(trace: Trace, tokens: str | None) -> tuple[int, int]:
     return rows
 
 
-def learned_places(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
+def learned_places(
+    every_set: Callable[[Trace, Method], list[NDArray[np.uint64]]], trace: Trace, method: Method
+) -> list[NDArray[np.int64]]:
     """Per group int64[layers, units]: the place of each unit in address order.
 
     Args:
+        every_set: chooses per group uint64[tokens, layers, words], the sets of all tokens.
         trace: what to learn from; of more than `MOST` tokens the first ones.
 
     Raises:
@@ -55,16 +59,16 @@ def learned_places(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
     """
     if all(group.choice == "all" for group in method.groups):
         raise MethodError(f"--layout permuted: {method.name} needs all units anyway; drop it")
-    blocks = [sets for _, _, sets in active_sets(trace.window(0, min(trace.tokens, MOST)), method)]
-    found = []
-    for i, group in enumerate(method.groups):
-        held = [block[i] for block in blocks]
-        places = [
-            coactivation_places(np.concatenate([sets[:, layer] for sets in held]), group.units)
-            for layer in range(trace.layers)
-        ]
-        found.append(np.stack(places))
-    return found
+    sets_of_group = every_set(trace.window(0, min(trace.tokens, MOST)), method)
+    return [
+        np.stack(
+            [
+                coactivation_places(np.ascontiguousarray(sets[:, layer]), group.units)
+                for layer in range(trace.layers)
+            ]
+        )
+        for group, sets in zip(method.groups, sets_of_group, strict=True)
+    ]
 
 
 def coactivation_places(sets: NDArray[np.uint64], units: int) -> NDArray[np.int64]:

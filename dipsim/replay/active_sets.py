@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.errors import TraceError
+from dipsim.errors import MethodError, TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import COLUMN_OF_DOWN, Group
 from dipsim.methods.predictor import noise_of, predicted
-from dipsim.settings import Prefill, Reset
-from dipsim.trace import DECODE, PREFILL, Trace
+from dipsim.settings import Prefill, Reset, Settings
+from dipsim.trace import DECODE, PREFILL, Tokens, Trace
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
 from dipsim.trace.signal import Reading
 
@@ -41,9 +41,12 @@ class Sets:
     follows: NDArray[np.bool_]
     """Whether the row before is a decode row of the same sequence."""
     norms: list[NDArray[np.float32] | None]
-    """Of the columns that a group's scores weigh; None where the trace has none."""
-    shares: NDArray[np.float32] | None = None
-    """[n, layers, groups, 3] of what the sets keep and miss (`no_shares`), when they are held."""
+    """Norms of the columns that a group's scores weigh; None where the trace has none."""
+
+    @property
+    def accesses(self) -> int:
+        """Units that the rows use, where the sets are known."""
+        return sum(int(np.bitwise_count(sets).sum(dtype=np.int64)) for sets in self.sets)
 
 
 class Chooser:
@@ -123,65 +126,107 @@ class Chooser:
             sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
 
 
-class Blocks:
-    """A trace as blocks of active sets under a method.
+class ActiveSets:
+    """The active sets of a trace under a method, block by block; each pass reads the trace once.
 
-    ``decoded``: cache-aware groups are handed on as scores, also where codes could be read.
-    ``shares`` : of `no_shares`; takes what the sets chosen here keep and miss.
+    Where a set is known beforehand, a prefill batch that is cached is united in its last row.
+
+    Args:
+        settings: ``prefill`` and ``reset`` are looked at.
     """
 
-    def __init__(
-        self,
-        trace: Trace,
-        method: Method,
-        actions: NDArray[np.uint8],
-        resets: NDArray[np.bool_],
-        shares: NDArray[np.float32] | None = None,
-        decoded: bool = False,
-    ) -> None:
-        self.trace, self.method, self.shares, self.decoded = trace, method, shares, decoded
-        self.actions, self.resets = actions, resets
-        self.follows = np.roll(trace.phase == DECODE, 1) & ~trace.begins_sequence()
-        self.chooser = Chooser(method, trace.layers, trace.first, trace.first_layer)
+    def __init__(self, trace: Trace, method: Method, settings: Settings) -> None:
+        self.trace, self.method = trace, method
+        prefill = prefill_of(settings, method)
+        self.actions, self.resets = rows_of(trace.rows, prefill, settings.reset)
+        self.shares = no_shares(trace, method)
+        """float32[tokens, layers, groups, 3] of `no_shares`, of the sets chosen so far."""
+        self.plain_shares = self.shares
+        """The same as if no group preferred what is resident; of `blocks` with ``plain``."""
+        self._held: list[Sets] | None = None
+        self._chooser = Chooser(method, trace.layers, trace.first, trace.first_layer)
+        self._follows = np.roll(trace.rows.decode, 1) & ~trace.rows.begins_sequence()
 
-    def all(self) -> Iterator[Sets]:
-        """Sets where they are known beforehand, scores where they depend on the cache."""
-        for rows, data in self._data(self.decoded):
-            made = self._sets(rows)
+    def check_known(self) -> None:
+        """Refuse sets that depend on the cache.
+
+        Raises:
+            MethodError: they do.
+        """
+        if self.method.cache_aware:
+            raise MethodError(f"the sets of method {self.method.name} depend on the cache")
+
+    def hold(self) -> "ActiveSets":
+        """Keep all sets in memory, as bits, for several passes; return the same object.
+
+        Raises:
+            MethodError: they depend on the cache.
+        """
+        self.check_known()
+        self._held = list(self.blocks())
+        return self
+
+    def blocks(self, plain: bool = False) -> Iterator[Sets]:
+        """Yield sets where they are known beforehand, scores where they depend on the cache.
+
+        Args:
+            plain: fill in ``plain_shares`` of cache-aware groups too.
+        """
+        if self._held is not None:
+            yield from self._held
+            return
+        if plain and self.method.cache_aware:
+            self.plain_shares = no_shares(self.trace, self.method)
+        pending = self._nothing_pending()
+        for rows, signals in self._data():
+            block = self._block(rows)
             for i, group in enumerate(self.method.groups):
-                found = data.get(group.signal)
+                data = self._input(group, signals)
                 if not group.aware:
-                    made.sets[i] = self._choose(i, group, rows, found)
+                    block.sets[i] = self._choose(i, rows, data, self.shares)
+                    self._unite_prefill(block, i, pending)
                     continue
-                assert found is not None, "a cache-aware group has scores"
+                if self.plain_shares is not self.shares:
+                    self._choose(i, rows, data, self.plain_shares)
                 shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
-                made.sets[i] = np.empty(shape, np.uint64)
-                if found.dtype == np.uint8:
-                    made.codes[i] = found
+                block.sets[i] = np.empty(shape, np.uint64)
+                if data.dtype == np.uint8:
+                    block.codes[i] = data
                 else:
-                    made.scores[i] = self._logits(found) if group.of_experts else found
-            yield made
+                    block.scores[i] = data
+            if self.plain_shares is not self.shares:
+                self._share_plainly(rows)
+            yield block
 
-    def plain(self) -> Iterator[Sets]:
-        """All sets, cache-aware groups without their preference; a prefill batch that is cached
-        is united in its last row."""
-        pending: list[Any] = [0 for _ in self.method.groups]
-        for rows, data in self._data():
-            actions = self.actions[rows]
-            made = self._sets(rows)
-            sets = made.sets
+    def plainly(self) -> Iterator[Sets]:
+        """Yield all sets, cache-aware groups without their preference for what is resident."""
+        pending = self._nothing_pending()
+        for rows, signals in self._data():
+            block = self._block(rows)
             for i, group in enumerate(self.method.groups):
-                sets[i] = self._choose(i, group, rows, data.get(group.signal))
-            for r in np.flatnonzero(
-                (self.trace.phase[rows] == PREFILL) & (actions != kernels.SKIP)
-            ):
-                for i, chosen in enumerate(sets):
-                    chosen[r] |= pending[i]
-                    pending[i] = chosen[r].copy() if actions[r] == kernels.JOIN else 0
-            yield made
+                block.sets[i] = self._choose(i, rows, self._input(group, signals), self.shares)
+                self._unite_prefill(block, i, pending)
+            yield block
 
-    def _sets(self, rows: slice) -> Sets:
-        """A block without sets."""
+    def _nothing_pending(self) -> list[Any]:
+        return [np.uint64(0) for _ in self.method.groups]
+
+    def _unite_prefill(self, block: Sets, i: int, pending: list[Any]) -> None:
+        """Unite the sets of group ``i`` in the last row of each prefill batch that is cached."""
+        sets, actions = block.sets[i], block.actions
+        cached = (self.trace.phase[block.start : block.stop] == PREFILL) & (actions != kernels.SKIP)
+        for r in np.flatnonzero(cached):
+            sets[r] |= pending[i]
+            pending[i] = sets[r].copy() if actions[r] == kernels.JOIN else np.uint64(0)
+
+    def _share_plainly(self, rows: slice) -> None:
+        """Copy the shares of groups that prefer nothing: they are the plain ones."""
+        for i, group in enumerate(self.method.groups):
+            if not group.aware:
+                self.plain_shares[rows, :, i] = self.shares[rows, :, i]
+
+    def _block(self, rows: slice) -> Sets:
+        """Return a block without sets."""
         count = len(self.method.groups)
         return Sets(
             start=rows.start,
@@ -191,14 +236,14 @@ class Blocks:
             sets=[np.empty((0, 0, 0), np.uint64)] * count,
             scores=[NO_SCORES] * count,
             codes=[NO_CODES] * count,
-            follows=self.follows[rows],
+            follows=self._follows[rows],
             norms=[self._norms(group) for group in self.method.groups],
-            shares=None if self.shares is None else self.shares[rows],
         )
 
-    def _data(self, decoded: bool = False) -> Iterator[tuple[slice, dict[str, Any]]]:
+    def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
+        """Yield the rows of each block, and what the trace holds of the signals needed."""
         groups = [group for group in self.method.groups if group.choice != "all"]
-        wanted = {group.signal: self._reading(group, decoded) for group in groups}
+        wanted = {group.signal: self._reading(group) for group in groups}
         if wanted:
             for start, stop, data in self.trace.blocks(wanted):
                 yield slice(start, stop), data
@@ -206,15 +251,21 @@ class Blocks:
         for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
             yield slice(start, min(start + _ROWS_WITHOUT_SIGNAL, self.trace.tokens)), {}
 
-    def _reading(self, group: Group, decoded: bool) -> Reading:
-        """As what a group's signal is read: codes of log8 only where their order decides."""
+    def _reading(self, group: Group) -> Reading:
+        """Return how a group's signal is read: as codes of log8 only where their order decides."""
         signal = self.trace.signals[group.signal]
         if group.choice == "sets" or (group.choice == "predicted" and not signal.scored):
             return "sets"
         if group.choice == "threshold":
             return "values"
         ordered = group.choice == "top-k" and (group.rule is None or group.selects)
-        return "codes" if signal.coded and ordered and not decoded else "scores"
+        return "codes" if signal.coded and ordered else "scores"
+
+    def _input(self, group: Group, signals: dict[str, Any]) -> Any:
+        """Return what a group chooses by; None where every unit is active."""
+        if group.of_experts and group.choice == "top-k":
+            return self._logits(signals[group.signal])
+        return signals.get(group.signal)
 
     def _logits(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Router scores as logits; minus infinity for experts that are no candidates."""
@@ -226,16 +277,16 @@ class Blocks:
         with np.errstate(divide="ignore"):
             return np.log(scores)
 
-    def _choose(self, i: int, group: Group, rows: slice, data: Any) -> NDArray[np.uint64]:
-        if group.of_experts and group.choice == "top-k":
-            data = self._logits(data)
-        shares = None if self.shares is None else self.shares[rows, :, i]
-        return self.chooser.choose(i, rows, data, shares, self._norms(group))
+    def _choose(
+        self, i: int, rows: slice, data: Any, shares: NDArray[np.float32]
+    ) -> NDArray[np.uint64]:
+        norms = self._norms(self.method.groups[i])
+        return self._chooser.choose(i, rows, data, shares[rows, :, i], norms)
 
     def _norms(self, group: Group) -> NDArray[np.float32] | None:
         """Norms of the columns whose sum, weighed by the scores, is what the layer puts out."""
-        there = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
-        return self.trace.signals["glu"].norms if there and group.choice != "all" else None
+        weighed = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
+        return self.trace.signals["glu"].norms if weighed and group.choice != "all" else None
 
 
 def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -251,19 +302,26 @@ def no_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
     return shares
 
 
+def prefill_of(settings: Settings, method: Method) -> Prefill:
+    """Return how prompts are replayed: columns and neurons stream through, experts are admitted,
+    unless told otherwise."""
+    of_experts = any(group.of_experts for group in method.groups)
+    return settings.prefill or ("cache" if of_experts else "stream")
+
+
 def rows_of(
-    trace: Trace, prefill: Prefill = "stream", reset: Reset = "never"
+    tokens: Tokens, prefill: Prefill = "stream", reset: Reset = "never"
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """What every row does, and where the cache is emptied before it."""
-    decode = trace.phase == DECODE
-    new_sequence = trace.begins_sequence()
+    """Return what every row does (kernels.SKIP, JOIN, COMMIT or DECODE), and where the cache is
+    emptied before it."""
+    decode, new_sequence = tokens.decode, tokens.begins_sequence()
     new_sequence[0] = False
-    last = np.ones(trace.tokens, np.bool_)  # a prefill row that ends its batch
-    last[:-1] = decode[1:] | new_sequence[1:]
-    ends = np.where(last, kernels.COMMIT, kernels.JOIN)
+    ends_batch = np.ones(len(tokens), np.bool_)  # of prefill rows
+    ends_batch[:-1] = decode[1:] | new_sequence[1:]
+    ends = np.where(ends_batch, kernels.COMMIT, kernels.JOIN)
     otherwise = ends if prefill == "cache" else kernels.SKIP
     actions = np.where(decode, kernels.DECODE, otherwise).astype(np.uint8)
-    resets = new_sequence if reset == "sequence" else np.zeros(trace.tokens, np.bool_)
+    resets = new_sequence if reset == "sequence" else np.zeros(len(tokens), np.bool_)
     return actions, resets
 
 
@@ -272,26 +330,23 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
 
     A cache-aware method is counted without its preference for resident units.
     """
-    blocks = Blocks(trace, method, *rows_of(trace))
-    return count_uses(blocks.plain(), method, trace.layers, trace.phase, trace.tokens)
-
-
-def plain_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
-    """`no_shares`, filled as if no group preferred what is resident."""
-    shares = no_shares(trace, method)
-    for _ in Blocks(trace, method, *rows_of(trace), shares).plain():
-        pass
-    return shares
+    blocks = ActiveSets(trace, method, Settings(prefill="stream")).plainly()
+    return count_uses(blocks, method, trace.layers, trace.phase, trace.tokens)
 
 
 def active_sets(
     trace: Trace, method: Method
 ) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
-    """Blocks (first token, end, per group uint64[n, layers, words]) of every token's own sets,
-    prefill included; cache-aware groups without their preference for resident units."""
-    blocks = Blocks(trace, method, *rows_of(trace))
-    for at in blocks.plain():
-        yield at.start, at.stop, at.sets
+    """Yield blocks (first token, end, per group uint64[n, layers, words]) of every token's own
+    sets, prefill included; cache-aware groups without their preference for resident units."""
+    for block in ActiveSets(trace, method, Settings(prefill="stream")).plainly():
+        yield block.start, block.stop, block.sets
+
+
+def every_set(trace: Trace, method: Method) -> list[NDArray[np.uint64]]:
+    """Per group uint64[tokens, layers, words]: every token's own set, all of them held."""
+    blocks = [sets for _, _, sets in active_sets(trace, method)]
+    return [np.concatenate([sets[i] for sets in blocks]) for i in range(len(method.groups))]
 
 
 def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:

@@ -421,9 +421,7 @@ class ReplayedCache:
         )
         return uses
 
-    def _run(
-        self, loop: Loop, rows: kernels.Block, layer: int, first: int, admission: int
-    ) -> None:
+    def _run(self, loop: Loop, rows: kernels.Block, layer: int, first: int, admission: int) -> None:
         name, numbers = self.policy.name, self.cache.numbers
         try:
             loop(rows, layer, first, admission, self.parts, self.cache)

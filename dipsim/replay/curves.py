@@ -1,22 +1,19 @@
-"""Curves: hits, and flash time, of a policy over the capacity of the caches (DESIGN section 5).
+"""Curves: hits, and flash time, of a policy over the capacity of the caches.
 
 For lru one pass gives the hits at every capacity that holds each batch (Mattson et al. 1970).
 Everything else is replayed, several capacities in one pass.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.errors import PolicyError
-from dipsim.methods import Method
-from dipsim.policies import Policy
-from dipsim.replay.active_sets import Sets
-from dipsim.replay.replay import USUAL, Plan, hold, measured_rows, replay_all
-from dipsim.trace import Trace
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Contender
+from dipsim.replay.replay import replay_policies
 from dipsim.trace.encoding import words_for
 
 AT_A_TIME = 8
@@ -38,41 +35,24 @@ class Curve:
 
 
 def curve(
-    trace: Trace,
-    method: Method,
-    policy: Policy,
-    capacity: NDArray[np.int64],
-    plan: Plan = USUAL,
-    *,
-    requests: Sequence[Sequence[kernels.Requests]] | None = None,
-    profile_uses: Sequence[NDArray[np.int64]] | None = None,
-    held: Sequence[Sets] | None = None,
+    sets: ActiveSets, contender: Contender, capacity: NDArray[np.int64], threads: int | None = None
 ) -> Curve:
-    """Hits and flash time of a policy at several capacities, by replay.
+    """Return hits and flash time of a policy at several capacities, by replay.
 
     Args:
+        sets: best held, as they are needed once for every `AT_A_TIME` capacities.
+        contender: the policy; its capacities do not matter.
         capacity: int64[n, layers, groups] in units.
-        requests, profile_uses: as of `replay_all`.
-        held: the active sets, from `hold`, when they were chosen before.
 
     Raises:
-        DipsimError: as `replay_all`.
+        DipsimError: as `replay_policies`.
     """
     hits, accesses = np.zeros(capacity.shape, np.int64), np.zeros(capacity.shape, np.int64)
     seconds = np.zeros(capacity.shape)
     for start in range(0, len(capacity), AT_A_TIME):
-        some = list(capacity[start : start + AT_A_TIME])
-        traffics = replay_all(
-            trace,
-            method,
-            policy,
-            some,
-            plan,
-            requests=requests,
-            profile_uses=profile_uses,
-            held=held,
-        )
-        for n, traffic in enumerate(traffics, start):
+        some = replace(contender, capacities=list(capacity[start : start + AT_A_TIME]))
+        (traffics,) = replay_policies(sets, [some], threads=threads)
+        for n, traffic in enumerate(traffics or (), start):
             rows = traffic.measured
             hits[n] = traffic.hits[rows].sum(axis=0, dtype=np.int64)
             accesses[n] = traffic.active[rows].sum(axis=0, dtype=np.int64)
@@ -104,20 +84,18 @@ class LruStack:
         return found
 
 
-def lru_stack(
-    trace: Trace,
-    method: Method,
-    plan: Plan = USUAL,
-    held: Iterable[Sets] | None = None,
-) -> LruStack:
-    """One pass of lru for all capacities (atomic access, one cache per layer and group).
+def lru_stack(sets: ActiveSets, measured: NDArray[np.bool_]) -> LruStack:
+    """Return the hits of lru at all capacities, in one pass (atomic access, layer scope).
+
+    Args:
+        measured: bool[tokens], see `measured_rows`.
 
     Raises:
         MethodError: the sets depend on the cache.
-        TraceError: bad scores met on the way, or no token left to measure.
+        TraceError: bad scores met on the way.
     """
-    blocks = hold(trace, method, plan) if held is None else held
-    measured = measured_rows(trace, plan.warmup, plan.unmeasured)
+    sets.check_known()
+    trace, method = sets.trace, sets.method
     shape = trace.layers, len(method.groups)
     least = np.zeros(shape, np.int64)
     units = [group.units for group in method.groups]
@@ -125,17 +103,17 @@ def lru_stack(
     orders = [[np.empty(n + kernels.AT_ONCE, np.int64) for n in units] for _ in range(trace.layers)]
     pending = [[np.zeros(words_for(n), np.uint64) for n in units] for _ in range(trace.layers)]
     filled = np.zeros(shape, np.int64)
-    for at in blocks:
-        booked = at.actions != kernels.SKIP
+    for block in sets.blocks():
+        booked = block.actions != kernels.SKIP
         for layer, i in np.ndindex(*shape):
-            sizes = kernels.count_members(at.sets[i], layer)[booked]
+            sizes = kernels.count_members(block.sets[i], layer)[booked]
             least[layer, i] = max(least[layer, i], sizes.max(initial=0))
             filled[layer, i] = kernels.stack_distances(
-                at.sets[i],
+                block.sets[i],
                 layer,
-                at.actions,
-                at.resets,
-                measured[at.start : at.stop],
+                block.actions,
+                block.resets,
+                measured[block.start : block.stop],
                 pending[layer][i],
                 orders[layer][i],
                 filled[layer, i],

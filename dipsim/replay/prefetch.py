@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from dipsim.errors import MethodError, TraceError
 from dipsim.kernels.guess import draw_guesses
 from dipsim.methods import Group, Method
-from dipsim.replay.active_sets import Sets, active_sets
+from dipsim.replay.active_sets import Sets, every_set
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 
 Bits = NDArray[np.uint64]
@@ -82,17 +83,19 @@ class Guesses(NamedTuple):
         return guesses
 
 
-def parse_guesses(text: str, trace: Trace, method: Method, cluster: int) -> Guesses:
-    """Guesses by their name on the command line.
+def find_guesses(trace: Trace, method: Method, settings: Settings) -> Guesses | None:
+    """Return the guesses of a run; None where nothing is read ahead.
 
-    Args:
-        text: ``previous``, ``next-layer``, ``right=SHARE``, or a trace file: its masks by the same
-            method are the guesses.
+    The option is ``previous``, ``next-layer``, ``right=SHARE``, or a trace file: its masks by the
+    same method are the guesses.
 
     Raises:
         MethodError: a share outside 0 to 1, or units that mean something else in each layer.
         TraceError: a trace that cannot be read, or is of another shape.
     """
+    text = settings.prefetch
+    if text is None:
+        return None
     if text == "previous":
         return Guesses(previous=True)
     if text == "next-layer":
@@ -117,7 +120,7 @@ def parse_guesses(text: str, trace: Trace, method: Method, cluster: int) -> Gues
             f"--prefetch {text!r}: use previous, next-layer, right=SHARE, or a trace file whose "
             "masks are the predictions"
         )
-    return Guesses(recorded=_recorded(text, trace, method, cluster))
+    return Guesses(recorded=_recorded(text, trace, method, settings.cluster))
 
 
 def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence[Bits]:
@@ -151,6 +154,4 @@ def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence
             groups.append(replace(group, rule=None))
         else:
             groups.append(replace(group, choice="sets", rule=None))
-    plainly = replace(method, groups=tuple(groups))
-    blocks = [sets for _, _, sets in active_sets(predicted, plainly)]
-    return [np.concatenate([sets[i] for sets in blocks]) for i in range(len(groups))]
+    return every_set(predicted, replace(method, groups=tuple(groups)))

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.methods import Method
-from dipsim.trace import Trace
+from dipsim.methods import Group
 from dipsim.trace.encoding import unpack_sets, words_for
 
 _COUNTS = (
@@ -73,6 +72,9 @@ class Traffic:
     copied: NDArray[np.int64] | None = None
     """Misses that the system's page cache held, so that flash did not deliver them; None without
     one."""
+    plain: NDArray[np.float32] | None = None
+    """[tokens, layers, groups, 3] mass, energy and error that plain top-k would keep; None unless
+    the method is cache-aware and it was asked for."""
     ahead: Ahead | None = None
     """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
     that were not."""
@@ -89,12 +91,6 @@ class Traffic:
         words = self.missed[row, self.words_of(layer, group)]
         found: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
         return found
-
-    def of_layer(self, layer: int) -> "Traffic":
-        """The counts of one layer, as views: what is booked there is booked here."""
-        capacity = None if self.capacity is None else self.capacity[layer : layer + 1]
-        cut: dict[str, Any] = {name: getattr(self, name)[:, layer : layer + 1] for name in _COUNTS}
-        return replace(self, capacity=capacity, missed=None, copied=None, ahead=None, **cut)
 
     @property
     def all_moved(self) -> NDArray[np.float64]:
@@ -121,20 +117,24 @@ class Traffic:
         return self.active - self.hits
 
 
-def no_traffic(
-    trace: Trace,
-    method: Method,
+def empty_traffic(
+    tokens: int,
+    groups: Sequence[Group],
     capacity: NDArray[np.int64] | None,
     measured: NDArray[np.bool_],
     shares: NDArray[np.float32],
+    *,
     reads_ahead: bool = False,
+    keeps_missed: bool = False,
 ) -> Traffic:
-    """A `Traffic` of zeros, to be filled in.
+    """Return counts of zero, for a replay to fill in before it hands them on.
 
     Args:
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
+        reads_ahead: there will be reads ahead; keeps_missed: and which units were missed.
     """
-    shape = (trace.tokens, trace.layers, len(method.groups))
+    layers = shares.shape[1]
+    shape = (tokens, layers, len(groups))
     ahead = None
     if reads_ahead:
         ahead = Ahead(
@@ -144,9 +144,10 @@ def no_traffic(
             moved=np.zeros(shape),
             flash_seconds=np.zeros(shape),
         )
+    words = layers * sum(words_for(group.units) for group in groups)
     return Traffic(
-        groups=tuple(group.signal for group in method.groups),
-        units=tuple(group.units for group in method.groups),
+        groups=tuple(group.signal for group in groups),
+        units=tuple(group.units for group in groups),
         capacity=capacity,
         active=np.zeros(shape, np.int32),
         hits=np.zeros(shape, np.int32),
@@ -159,12 +160,13 @@ def no_traffic(
         error=shares[..., 2],
         measured=measured,
         outside=np.zeros(shape, np.bool_),
+        missed=np.zeros((tokens, words), np.uint64) if keeps_missed else None,
         ahead=ahead,
     )
 
 
 def joined(parts: Sequence[Traffic], measured: NDArray[np.bool_]) -> Traffic:
-    """Counts of tokens that came one part after another, as of one replay.
+    """Return the counts of parts that came one after another, as of one replay.
 
     Args:
         measured: [tokens] of all of them.

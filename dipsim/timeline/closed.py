@@ -1,7 +1,7 @@
 """Time in closed form: a token is a chain of steps, each with flash, DRAM and compute work.
 
 Per layer: attention weights, KV and dense parts; then each group, whose mask is known only when the
-step before has finished; a head step after the last layer (DESIGN section 8).
+step before has finished; a head step after the last layer (docs/time.md).
 """
 
 from collections.abc import Iterable
@@ -51,6 +51,31 @@ class Step(NamedTuple):
     """What the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
     """Whether it is the first group of a layer: then reads for the next layer may go out."""
+
+
+class Heat(NamedTuple):
+    """A device that throttles: shares of its cold speed that are left, from ``after`` on."""
+
+    after: float
+    """Seconds of simulated time."""
+    flash: float
+    compute: float
+    """Of kernels; what DRAM limits stays as it is."""
+
+
+class Machine(NamedTuple):
+    """What the steps of a token share."""
+
+    dram: float
+    """Bytes per second for all who read or write DRAM; infinite: they never meet."""
+    background: float
+    """Bytes per second that other programs want of it."""
+    weights: float
+    """Bytes per second at which weights are used, and ``kv``, keys and values."""
+    kv: float
+    compute_bound: bool
+    """Whether the kernel, not DRAM, limits the use of weights."""
+    heat: Heat | None = None
 
 
 @dataclass(frozen=True)

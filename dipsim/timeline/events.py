@@ -24,13 +24,13 @@ from dipsim.timeline.closed import (
     MANAGEMENT,
     RESOURCES,
     SYNC,
+    Machine,
     Step,
     Times,
     hidden_seconds,
     is_paper,
     used_weights,
 )
-from dipsim.timeline.machine import Machine
 
 Steps = Generator[Event, Any, None]
 DMA, USE, COPY = range(3)

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.replay.traffic import Traffic
-from dipsim.simulate import Job
+from dipsim.run import Run
+from dipsim.timeline.clock import clock_for
 from dipsim.timeline.events import Draw, Span
-from dipsim.timeline.timing import clock_and_chain
+from dipsim.timeline.steps import rates, steps
 
 
 @dataclass(frozen=True)
@@ -17,43 +18,43 @@ class Excerpt:
     beginning of the first one."""
 
     rows: NDArray[np.int64]
-    """Of the trace, of each token; and of the one behind them, if there is one."""
+    """Row in the trace of each token, and of the one behind them, if there is one."""
     begins: NDArray[np.float64]
-    """[tokens + 1] when each of them begins, and when the last one is done."""
+    """[tokens + 1] when each token begins, and when the last one is done."""
     spans: list[Span]
     """``token`` counts from 0; reads ahead for the token behind the last one are among them."""
     draws: list[Draw]
 
 
-def excerpt(job: Job, traffic: Traffic, tokens: int) -> Excerpt:
+def excerpt(run: Run, traffic: Traffic, tokens: int) -> Excerpt:
     """Let the first measured tokens of a replay happen, as many as there are up to ``tokens``."""
-    settings = job.settings
-    clock, chain, _ = clock_and_chain(
-        job.work,
-        traffic,
-        job.device,
-        job.backend,
-        job.flash,
-        settings.overlap,
-        settings.engine,
-        settings.thermal == "sustained",
-    )
-    a = job.device.backend(job.backend)[1].overlap_factor
+    rate = rates(run)
+    clock = clock_for(run, traffic, rate)
     rows = np.flatnonzero(traffic.measured)[: tokens + 1]  # one more: it is read ahead for
-    found = clock.timeline(chain(rows), len(rows), a, len(rows))
+    chain = steps(run, traffic, rows, rate)
+    timeline = clock.timeline(chain, len(rows), run.backend.overlap_factor, len(rows))
     shown = min(tokens, len(rows))
-    begins = np.concatenate([[0.0], np.cumsum(found.times.latency[:shown])])
+    begins = np.concatenate([[0.0], np.cumsum(timeline.times.latency[:shown])])
     end = float(begins[-1])
     return Excerpt(
         rows=rows,
         begins=begins,
-        spans=[at for at in found.spans if at.token < shown or (at.early and at.start < end)],
-        draws=[at for at in found.draws if at.start < end],
+        spans=[
+            span
+            for span in timeline.spans
+            if span.token < shown or (span.early and span.start < end)
+        ],
+        draws=[draw for draw in timeline.draws if draw.start < end],
     )
 
 
-def stretched(shown: Excerpt, latency: NDArray[np.float64]) -> float:
-    """Times as long as by the engine of the run (``latency``, seconds of the measured tokens) the
-    tokens take here: 1 unless the closed form left out what gets into each other's way."""
-    told = float(latency[: len(shown.begins) - 1].sum())
-    return float(shown.begins[-1]) / told if told else 1.0
+def stretch(shown: Excerpt, latency: NDArray[np.float64]) -> float:
+    """Return how many times as long as by the engine of the run the tokens take here.
+
+    It is 1 unless the closed form left out what gets in each other's way.
+
+    Args:
+        latency: float64[measured], seconds by that engine.
+    """
+    timed = float(latency[: len(shown.begins) - 1].sum())
+    return float(shown.begins[-1]) / timed if timed else 1.0

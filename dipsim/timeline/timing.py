@@ -1,32 +1,16 @@
 """The timing of a replay: latencies, the band of overlap, prefill, energy."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import ProfileError
-from dipsim.flash.cost import FlashCost
-from dipsim.hardware import Profile
 from dipsim.replay.traffic import Traffic
-from dipsim.settings import Overlap
-from dipsim.timeline.closed import Step, Times, is_paper
-from dipsim.timeline.engine import Chain, Clock, Engine, clock_for
-from dipsim.timeline.machine import Heat
-from dipsim.timeline.steps import Rates, Workload, rates, steps
-from dipsim.trace import DECODE, PREFILL
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """Prefill batches: tokens in all, accesses and hits (cached prefill only), seconds in all."""
-
-    tokens: int
-    accesses: int
-    hits: int
-    seconds: float
+from dipsim.run import Run
+from dipsim.timeline.clock import Clock, Engine, clock_for
+from dipsim.timeline.closed import Heat, Times, is_paper
+from dipsim.timeline.prefill import Prefill, time_prefill
+from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
 
 
 @dataclass(frozen=True)
@@ -42,16 +26,19 @@ class Timing:
     dram_bytes: NDArray[np.float64]
     """[measured] static weights and KV read from DRAM per token."""
     static_flash_bytes: float
-    """Per token: static weights that do not fit, and the embedding row."""
+    """Bytes per token of static weights that do not fit, and of the embedding row."""
     static_flash_reads: int
     prefill: Prefill | None
     ttft: float | None
     """Seconds to the first token: mean over the prefill batches that a decode token follows."""
+    cold_start: float | None
+    """Seconds to bring static weights and what the caches start with from flash; None without a
+    model."""
     energy: tuple[float, float] | None
     """Joules per token: bytes moved and idle power; the same plus the backend's active power.
     None unless the profile has all of these."""
     engine: Engine
-    """That told the time."""
+    """The engine that was used."""
     thermal: tuple[float, float] | None
     """Tokens per second of a cold and of a hot device; None when the profile does not say."""
     rests_on: tuple[str, ...]
@@ -60,228 +47,117 @@ class Timing:
     """Whether the embedding row is read outside the measured points."""
 
 
-def time_traffic(
-    work: Workload,
-    traffic: Traffic,
-    device: Profile,
-    backend_name: str,
-    flash: FlashCost,
-    overlap: Overlap,
-    cached_prefill: bool = False,
-    engine: Literal["auto", "closed", "events"] = "auto",
-    sustained: bool = False,
-) -> Timing:
-    """Time a replay on one backend of a device.
-
-    Args:
-        cached_prefill: prefill batches went through the caches instead of being streamed.
-        sustained: the device throttles once it has decoded for a while.
-
-    Raises:
-        ProfileError: it should throttle, and the profile does not say how.
-    """
-    _, backend = device.backend(backend_name)
-    clock, chain, rate = clock_and_chain(
-        work, traffic, device, backend_name, flash, overlap, engine, sustained
-    )
-
-    def timed(rows: NDArray[np.int64], a: float) -> Times:
-        return clock.times(chain(rows), len(rows), a)
-
-    rows = np.flatnonzero(traffic.measured)
-    times = timed(rows, backend.overlap_factor)
-    bounds = [times, times]
-    if overlap in ("pipelined", "prefetch"):
-        bounds = [timed(rows, 0.0), timed(rows, 1.0)]
-    slow, fast = (_rate(work, rows, bound) for bound in bounds)
-    embedding = flash.pages(np.array([work.embedding_row_bytes(overlap)]))
-    one = steps(work, traffic, rows[:1], flash, rate, backend, overlap)
-    static_reads = sum(int(step.reads[0]) for step in one if step.static)
-    prefill, ttft = _prefill(
-        work, traffic, flash, rate, lambda at: timed(at, backend.overlap_factor), cached_prefill
-    )
-    timing = Timing(
-        times=times,
-        rate=_rate(work, rows, times),
-        rate_range=(slow, fast),
-        dram_bytes=work.kv_bytes(rows) + work.budget.static.total,
-        static_flash_bytes=work.budget.streamed + float(embedding[0]),
-        static_flash_reads=static_reads,
-        prefill=prefill,
-        ttft=ttft,
-        energy=None,
-        engine=clock.engine,
-        thermal=_thermal(work, device, clock, chain, rows, backend.overlap_factor),
-        rests_on=_rests_on(rate, device, backend_name, overlap, sustained),
-        extrapolated=bool(embedding[0]) and bool(flash.outside(embedding, 1)[0]),
-    )
-    return replace(timing, energy=_energy(work, traffic, device, backend_name, timing))
-
-
-def clock_and_chain(
-    work: Workload,
-    traffic: Traffic,
-    device: Profile,
-    backend_name: str,
-    flash: FlashCost,
-    overlap: Overlap,
-    engine: Literal["auto", "closed", "events"],
-    sustained: bool,
-) -> tuple[Clock, Chain, Rates]:
-    """The clock of a run, the steps it times, and the rates at which they use weights.
+def time_traffic(run: Run, traffic: Traffic) -> Timing:
+    """Time what a replay counted.
 
     Raises:
         ProfileError: the device should throttle, and the profile does not say how.
     """
-    _, backend = device.backend(backend_name)
-    rate = rates(device, backend_name, backend, work.model, overlap)
-    heat = _heat(device, sustained)
-    clock = clock_for(engine, overlap, device, backend, rate, traffic, flash, heat)
+    rate = rates(run)
+    clock = clock_for(run, traffic, rate)
+    overlap, usual = run.settings.overlap, run.backend.overlap_factor
 
-    def chain(rows: NDArray[np.int64]) -> Iterable[Step]:
-        return steps(work, traffic, rows, flash, rate, backend, overlap)
+    def timed(rows: NDArray[np.int64], a: float, clock: Clock = clock) -> Times:
+        return clock.times(steps(run, traffic, rows, rate), len(rows), a)
 
-    return clock, chain, rate
+    rows = np.flatnonzero(traffic.measured)
+    times = timed(rows, usual)
+    bounds = [times, times]
+    if overlap in ("pipelined", "prefetch"):
+        bounds = [timed(rows, 0.0), timed(rows, 1.0)]
+    slow, fast = (_rate(run, rows, bound) for bound in bounds)
+    prefill, ttft = time_prefill(
+        run, traffic, rate, lambda row: float(timed(np.array([row]), usual).latency[0])
+    )
+    thermal = None
+    heat = run.device.thermal
+    if heat is not None and not is_paper(overlap):
+        hot = clock.at(Heat(0.0, heat.flash, heat.compute))
+        cold_times, hot_times = (timed(rows, usual, each) for each in (clock.at(None), hot))
+        thermal = _rate(run, rows, cold_times), _rate(run, rows, hot_times)
+    embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    dram_bytes = kv_bytes(run, rows) + run.budget.static.total
+    static_flash_bytes = run.budget.streamed + float(embedding[0])
+    one = steps(run, traffic, rows[:1], rate)
+    return Timing(
+        times=times,
+        rate=_rate(run, rows, times),
+        rate_range=(slow, fast),
+        dram_bytes=dram_bytes,
+        static_flash_bytes=static_flash_bytes,
+        static_flash_reads=sum(int(step.reads[0]) for step in one if step.static),
+        prefill=prefill,
+        ttft=ttft,
+        cold_start=cold_start(run),
+        energy=_energy(run, traffic, times, dram_bytes, static_flash_bytes),
+        engine=clock.engine,
+        thermal=thermal,
+        rests_on=_rests_on(run, rate),
+        extrapolated=bool(embedding[0]) and bool(run.flash.outside(embedding, 1)[0]),
+    )
 
 
-def _rate(work: Workload, rows: NDArray[np.int64], times: Times) -> float:
-    borders = np.flatnonzero(np.diff(work.trace.sequence[rows])) + 1 if work.authors else ()
-    rates = []
+def cold_start(run: Run) -> float | None:
+    """Return the seconds to bring static weights, and what the caches start with, from flash.
+
+    Both are known beforehand, so they are read in order. Static weights that do not fit are no part
+    of it: every token reads them. Prompt and first token come on top.
+
+    Returns:
+        None where no model says how large static weights are.
+    """
+    if run.model is None:
+        return None
+    resident = run.budget.static.total - run.budget.streamed
+    if run.page_cache is not None:
+        resident = min(resident, run.page_cache.static_room)
+    return (resident + run.first_content) / run.flash.sequential_bandwidth
+
+
+def _rate(run: Run, rows: NDArray[np.int64], times: Times) -> float:
+    """Return tokens per second; of the authors' simulator the mean over the sequences."""
+    borders = np.flatnonzero(np.diff(run.tokens.sequence[rows])) + 1 if run.authors else ()
+    sequences = []
     for latency in np.split(times.latency, borders):
         spent = float(latency.sum())
-        rates.append(len(latency) / spent if spent else float("inf"))
-    return float(np.mean(rates))
+        sequences.append(len(latency) / spent if spent else float("inf"))
+    return float(np.mean(sequences))
 
 
-def _heat(device: Profile, sustained: bool) -> Heat | None:
-    if not sustained:
-        return None
-    if device.thermal is None:
-        raise ProfileError(
-            f"--thermal sustained: profile {device.name} does not say how it throttles; give it "
-            "thermal: {after, flash, compute}, e.g. -s thermal.after=60s -s thermal.flash=0.67"
-        )
-    return Heat(device.thermal.after, device.thermal.flash, device.thermal.compute)
-
-
-def _thermal(
-    work: Workload,
-    device: Profile,
-    clock: Clock,
-    chain: Chain,
-    rows: NDArray[np.int64],
-    a: float,
-) -> tuple[float, float] | None:
-    """Tokens per second of a device that stays cold, and of one that is hot from the start."""
-    heat = device.thermal
-    if heat is None or is_paper(clock.overlap):
-        return None
-    hot = Heat(0.0, heat.flash, heat.compute)
-    cold, throttled = (
-        _rate(work, rows, clock.at(heat).times(chain(rows), len(rows), a)) for heat in (None, hot)
-    )
-    return cold, throttled
-
-
-def _rests_on(
-    rate: Rates, device: Profile, backend: str, overlap: Overlap, sustained: bool
-) -> tuple[str, ...]:
-    at = f"backends.{backend}"
+def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
+    """Return the keys of the profile that the times and energies depend on."""
+    overlap, device, backend = run.settings.overlap, run.device, f"backends.{run.settings.backend}"
     keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
     keys += [f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops")]
     if not is_paper(overlap):
-        keys += [f"{at}.sync", f"{at}.cache_copy"]
+        keys += [f"{backend}.sync", f"{backend}.cache_copy"]
         keys.append("dram.background")
     if overlap in ("pipelined", "prefetch"):
-        keys.append(f"{at}.overlap_factor")
+        keys.append(f"{backend}.overlap_factor")
     if device.thermal is not None and not is_paper(overlap):  # the rate of a hot device is told
         keys += ["thermal.flash", "thermal.compute"]
-        keys += ["thermal.after"] if sustained else []
-    if device.energy is not None and device.backend(backend)[1].active_power is not None:
-        keys += ["energy.dram", "energy.flash", "energy.idle", f"{at}.active_power"]
+        keys += ["thermal.after"] if run.settings.thermal == "sustained" else []
+    if device.energy is not None and run.backend.active_power is not None:
+        keys += ["energy.dram", "energy.flash", "energy.idle", f"{backend}.active_power"]
     return tuple(keys)
 
 
-def prefill_seconds(
-    work: Workload,
-    flash: FlashCost,
-    rate: Rates,
-    tokens: int,
-    loaded: float | None = None,
-    used: float | None = None,
-) -> float:
-    """A batch of prefill: flash in order, then the slower of DRAM and compute (DESIGN section 5).
-
-    Args:
-        loaded, used: bytes of units read from flash, and used; all of them unless given.
-    """
-    budget = work.budget
-    loaded = budget.units_bytes if loaded is None else loaded
-    used = budget.units_bytes if used is None else used
-    # The authors count what is resident once, and what comes from flash once.
-    resident = budget.static.total - budget.streamed
-    weights = resident if work.authors else budget.static.total + used
-    parameters = 0 if work.model is None else work.model.active_parameters
-    flops = 0 if work.authors else 2 * parameters * tokens
-    read = (loaded + budget.streamed) / flash.sequential_bandwidth
-    return read + max(weights / rate.dram, flops / rate.flops)
-
-
-def _prefill(
-    work: Workload,
-    traffic: Traffic,
-    flash: FlashCost,
-    rate: Rates,
-    timed: Callable[[NDArray[np.int64]], Times],
-    cached: bool,
-) -> tuple[Prefill | None, float | None]:
-    """Each prefill batch: flash in order, then the slower of DRAM and compute (DESIGN section 5).
-
-    A streamed batch reads every matrix with pruned groups once, whole; a cached one its misses.
-    """
-    trace, budget = work.trace, work.budget
-    prefill = trace.phase == PREFILL
-    if not prefill.any():
-        return None, None
-    new = trace.begins_sequence()
-    begins = np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | (np.arange(len(new)) == 0)))
-    seconds, firsts = [], []
-    for begin in begins:
-        end = begin + 1
-        while end < trace.tokens and prefill[end] and not new[end]:
-            end += 1
-        loaded = traffic.moved[end - 1].sum() if cached else budget.units_bytes
-        used = budget.units_bytes
-        if cached:
-            used = float((traffic.active[end - 1] * work.unit_bytes).sum())
-        tokens = int(end - begin)
-        seconds.append(prefill_seconds(work, flash, rate, tokens, float(loaded), used))
-        if work.authors:
-            firsts.append(seconds[-1])
-        elif end < trace.tokens and trace.phase[end] == DECODE and not new[end]:
-            firsts.append(seconds[-1] + float(timed(np.array([end])).latency[0]))
-    found = Prefill(
-        tokens=int(prefill.sum()),
-        accesses=int(traffic.active[prefill].sum(dtype=np.int64)),
-        hits=int(traffic.hits[prefill].sum(dtype=np.int64)),
-        seconds=float(sum(seconds)),
-    )
-    return found, float(np.mean(firsts)) if firsts else None
-
-
 def _energy(
-    work: Workload, traffic: Traffic, device: Profile, backend_name: str, timing: Timing
+    run: Run,
+    traffic: Traffic,
+    times: Times,
+    dram_bytes: NDArray[np.float64],
+    static_flash_bytes: float,
 ) -> tuple[float, float] | None:
     """Joules per token, low and high; None without energies per byte or the backend's power."""
-    power = device.backend(backend_name)[1].active_power
-    if device.energy is None or power is None:
+    power, energy = run.backend.active_power, run.device.energy
+    if energy is None or power is None:
         return None
-    rows, size = traffic.measured, work.unit_bytes
-    tokens = len(timing.times.latency)
-    flash = traffic.all_moved[rows].sum() / tokens + timing.static_flash_bytes
-    dram = timing.dram_bytes.mean() + (traffic.active[rows].sum(axis=0) * size).sum() / tokens
-    seconds = float(timing.times.latency.mean())
-    low = float(
-        dram * device.energy.dram + flash * device.energy.flash + device.energy.idle * seconds
-    )
+    rows = traffic.measured
+    tokens = len(times.latency)
+    flash = traffic.all_moved[rows].sum() / tokens + static_flash_bytes
+    used = (traffic.active[rows].sum(axis=0) * run.unit_bytes).sum() / tokens
+    dram = dram_bytes.mean() + used
+    seconds = float(times.latency.mean())
+    low = float(dram * energy.dram + flash * energy.flash + energy.idle * seconds)
     return low, low + power * seconds

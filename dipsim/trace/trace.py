@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
-from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
+from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"
 FORMAT, VERSION = "dipsim-trace", 1
@@ -379,7 +379,6 @@ def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
         raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
     if (np.diff(sequence.astype(np.int64)) < 0).any():
         raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
-
 
 
 def _range(what: str, text: str, count: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from dipsim.errors import TraceError
-from dipsim.trace.trace import DECODE
+from dipsim.trace.tokens import DECODE
 from dipsim.trace.writer import TraceWriter
 
 FIRST_LINE = b"# route_trace v1"

@@ -12,7 +12,8 @@ from dipsim.errors import TraceError
 from dipsim.model import Model
 from dipsim.trace.signal import SIGNALS
 from dipsim.trace.synth.fit import MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
-from dipsim.trace.trace import DECODE, MAX_TOKENS, PREFILL
+from dipsim.trace.tokens import DECODE, PREFILL
+from dipsim.trace.trace import MAX_TOKENS
 
 _BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
 _TOKEN, _SEQUENCE, _DRIFT, _NOISE, _UNITS, _LEVEL, _ORDER = range(7)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.trace.encoding import Encoding, unpack_sets
 from dipsim.trace.signal import Signal
-from dipsim.trace.trace import PREFILL, Trace
+from dipsim.trace.tokens import PREFILL
+from dipsim.trace.trace import Trace
 
 Floats = NDArray[np.float64]
 Correlation = Callable[[NDArray[np.bool_]], float]

@@ -1,4 +1,4 @@
-"""Which engine tells the time: the closed form, or discrete events where things meet."""
+"""The clock of a run: the closed form, or discrete events where things get in each other's way."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.flash.cost import FlashCost
-from dipsim.hardware import Backend, Profile
+from dipsim.errors import ProfileError
+from dipsim.hardware import Profile
 from dipsim.replay.traffic import Traffic
+from dipsim.run import Run
 from dipsim.settings import Overlap
-from dipsim.timeline.closed import Step, Times, is_paper, token_times
-from dipsim.timeline.machine import Heat, Machine
+from dipsim.timeline.closed import Heat, Machine, Step, Times, is_paper, token_times
 from dipsim.timeline.steps import Rates
 
 if TYPE_CHECKING:  # simpy loads when events happen
@@ -25,7 +25,7 @@ Chain = Callable[[NDArray[np.int64]], Iterable[Step]]
 
 @dataclass(frozen=True)
 class Clock:
-    """Tells how long tokens take: steps in, `Times` out."""
+    """How long tokens take: steps in, `Times` out."""
 
     engine: Engine
     overlap: Overlap
@@ -60,24 +60,17 @@ def hot_step(step: Step, heat: Heat, compute_bound: bool) -> Step:
     )
 
 
-def clock_for(
-    wanted: Literal["auto", "closed", "events"],
-    overlap: Overlap,
-    device: Profile,
-    backend: Backend,
-    rate: Rates,
-    traffic: Traffic,
-    flash: FlashCost,
-    heat: Heat | None,
-) -> Clock:
-    """The clock of a run; ``auto`` takes the closed form where nothing gets into another's way.
+def clock_for(run: Run, traffic: Traffic, rate: Rates) -> Clock:
+    """Return the clock of a run; ``auto`` is the closed form where nothing is in another's way.
 
-    Args:
-        heat: of a device that may get hot; None of one that stays cold.
+    Raises:
+        ProfileError: the device should throttle, and the profile does not say how.
     """
+    wanted, overlap = run.settings.engine, run.settings.overlap
+    heat = _heat(run.device) if run.settings.thermal == "sustained" else None
     machine = Machine(
-        dram=device.dram.bandwidth,
-        background=device.dram.background,
+        dram=run.device.dram.bandwidth,
+        background=run.device.dram.background,
         weights=rate.weights,
         kv=rate.dram,
         compute_bound=rate.compute_bound,
@@ -86,20 +79,29 @@ def clock_for(
     engine: Engine = "closed" if wanted == "auto" else wanted
     if wanted == "auto" and not is_paper(overlap):
         meets = overlap == "prefetch" or heat is not None
-        if meets or _contends(machine, overlap, backend, traffic, flash):
+        if meets or _contends(machine, run, traffic):
             engine = "events"
     return Clock(engine, overlap, machine)
 
 
-def _contends(
-    machine: Machine, overlap: Overlap, backend: Backend, traffic: Traffic, flash: FlashCost
-) -> bool:
-    """Whether DRAM may be asked for more than it has."""
-    rows = traffic.measured
+def _heat(device: Profile) -> Heat:
+    """Return how a device throttles."""
+    if device.thermal is None:
+        raise ProfileError(
+            f"--thermal sustained: profile {device.name} does not say how it throttles; give it "
+            "thermal: {after, flash, compute}, e.g. -s thermal.after=60s -s thermal.flash=0.67"
+        )
+    return Heat(device.thermal.after, device.thermal.flash, device.thermal.compute)
+
+
+def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
+    """Return whether DRAM may be asked for more than it has."""
+    rows, backend, flash = traffic.measured, run.backend, run.flash
     seconds, moved = traffic.flash_seconds[rows], traffic.moved[rows]
     read = seconds > 0
     fastest = float((moved[read] / seconds[read]).max(initial=flash.sequential_bandwidth))
     used = max(machine.weights, machine.kv)
     copied = 2 * backend.cache_copy if np.isfinite(backend.cache_copy) else 0.0
-    together = used + fastest if overlap == "pipelined" and backend.overlap_factor > 0 else 0.0
+    hides = run.settings.overlap == "pipelined" and backend.overlap_factor > 0
+    together = used + fastest if hides else 0.0
     return machine.background + max(used, fastest, copied, together) > machine.dram

@@ -1,0 +1,165 @@
+"""Division of DRAM: static weights, KV, staging and overhead first; what remains is cache.
+
+``even`` shares the cache so that every group of every layer holds an equal fraction of its units
+(the division of the DIP paper), ``equal`` so that each has as many bytes. allocate.py finds the
+fastest division.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError
+from dipsim.replay.contender import CapacityByRow
+from dipsim.units import BYTES
+
+
+class GroupSize(NamedTuple):
+    """Units of a group, and their bytes in every layer."""
+
+    units: int
+    unit_bytes: NDArray[np.float64]
+    """[layers]"""
+
+
+class Static(NamedTuple):
+    """Weights every token reads, in bytes of the whole model."""
+
+    attention: float = 0.0
+    norms: float = 0.0
+    head: float = 0.0
+    dense_parts: float = 0.0
+    scales: float = 0.0
+    predictors: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return float(sum(self))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A division of DRAM, in bytes; capacities in units."""
+
+    dram: float | None
+    """What weights, KV and buffers may take; None when the cache was given directly."""
+    static: Static
+    streamed: float
+    """Static weights that do not fit and are read from flash for every token."""
+    kv: float
+    staging: float
+    overhead: float
+    buffer: float
+    """For reads ahead; taken from the cache."""
+    cache: float
+    """Bytes offered to the caches; at most what the units take."""
+    units_bytes: float
+    """Bytes of all units of all groups."""
+    capacity: NDArray[np.int64]
+    """[layers, groups]"""
+    start: tuple[float, float] | None = None
+    """KV and cache before KV grew; None where it does not (``--kv fixed``). All else is of the time
+    when it is largest."""
+    growth: CapacityByRow | None = None
+    """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
+    learned_from: int = 0
+    """Decode tokens that an optimal division was learned from: they are not measured."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the units' bytes that fits."""
+        return self.cache / self.units_bytes if self.units_bytes else 1.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether everything stays in DRAM once it was loaded."""
+        return self.fraction >= 1 and self.streamed == 0
+
+
+def divide(
+    static: Static,
+    groups: list[GroupSize],
+    *,
+    dram: float | None = None,
+    cache: float | None = None,
+    fraction: float | None = None,
+    kv: float = 0.0,
+    staging: float = 0.0,
+    overhead: float = 0.0,
+    equal: bool = False,
+    buffer: float = 0.0,
+) -> Budget:
+    """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
+    static weights are taken as resident) and ``fraction`` (of the units; likewise).
+
+    Raises:
+        BudgetError: KV and buffers alone exceed DRAM, the buffer of reads ahead the cache, or the
+            fraction is not in 0..1.
+    """
+    units_bytes = float(sum(group.units * group.unit_bytes.sum() for group in groups))
+    streamed = 0.0
+    if fraction is not None:
+        if not 0 <= fraction <= 1:
+            raise BudgetError(f"cache fraction {fraction:g}: a share of the units, from 0 to 1")
+        cache = fraction * units_bytes
+    elif cache is None:
+        assert dram is not None, "one of dram, cache and fraction"
+        fixed = kv + staging + overhead
+        if fixed > dram:
+            raise BudgetError(
+                f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
+                f"({BYTES.show(staging)}) and overhead ({BYTES.show(overhead)}): "
+                "give more --dram or a smaller --context"
+            )
+        room = dram - fixed
+        streamed = max(0.0, static.total - room)
+        cache = max(0.0, room - static.total)
+    if buffer > cache:
+        raise BudgetError(
+            f"reads ahead need a buffer of {BYTES.show(buffer)}, more than the "
+            f"{BYTES.show(cache)} for caches: give more, or do not --prefetch"
+        )
+    if buffer:
+        cache, fraction = cache - buffer, None
+    share = fraction if fraction is not None else cache / units_bytes if units_bytes else 1.0
+    share = min(share, 1.0)
+    capacity = _equal(cache, groups) if equal else _even(share, groups)
+    return Budget(
+        dram=dram,
+        static=static,
+        streamed=streamed,
+        kv=kv,
+        staging=staging,
+        overhead=overhead,
+        buffer=buffer,
+        cache=min(cache, units_bytes),
+        units_bytes=units_bytes,
+        capacity=capacity,
+    )
+
+
+def _even(share: float, groups: list[GroupSize]) -> NDArray[np.int64]:
+    """[layers, groups] the same fraction of every group, in whole units."""
+    each = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
+    return np.tile(np.array(each, np.int64), (len(groups[0].unit_bytes), 1))
+
+
+def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
+    """[layers, groups] as many bytes for each; what one cannot use goes to the others."""
+    size = np.stack([group.unit_bytes for group in groups], axis=1)
+    units = np.array([group.units for group in groups])
+    whole = np.sort((units * size).ravel())
+    # With the smallest filled, the rest share what is left of the cache.
+    for filled, smallest in enumerate(whole):
+        share = cache / (len(whole) - filled)
+        if smallest > share:
+            break
+        cache -= smallest
+    else:
+        share = float(whole[-1])
+    found: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
+    return found

@@ -1,0 +1,215 @@
+"""A run worked out, and its replay: `Run` -> `Traffic`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.budget.divide import Budget
+from dipsim.flash.cost import Costs, FlashCost, Placement
+from dipsim.flash.page_cache import Paging
+from dipsim.hardware import Backend, Profile
+from dipsim.methods import Method
+from dipsim.model import Model
+from dipsim.policies import Policy
+from dipsim.replay.active_sets import ActiveSets, prefill_of, rows_of
+from dipsim.replay.contender import Capacity, Contender
+from dipsim.replay.prefetch import Guesses
+from dipsim.replay.replay import Progress, replay_policies
+from dipsim.replay.traffic import Traffic
+from dipsim.settings import Prefill, Settings
+from dipsim.trace import Tokens, Trace
+
+KvRead = Literal["grows", "average", "context"]
+"""How many positions a token reads: those before it; the average over the tokens of its sequence,
+as the DIP authors count; or always the context."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run worked out: everything that its replay and its timing need."""
+
+    settings: Settings
+    """With the method and the backend that their defaults came to."""
+    trace: Trace
+    """The part that is replayed."""
+    device: Profile
+    model: Model | None
+    """None where the trace says what a unit takes, and nothing says more."""
+    model_given: bool
+    """Whether it was an option of the run; otherwise the trace named it."""
+    method: Method
+    policy: Policy
+    placement: Placement
+    """Bytes of the units, and where they lie in flash."""
+    flash: FlashCost
+    costs: Costs
+    """Per layer and group, what reads cost."""
+    guesses: Guesses | None
+    """What is read ahead; None for nothing."""
+    profile_uses: Sequence[NDArray[np.int64]] | None
+    """Uses on the trace of ``--static-from``, see `Contender`."""
+    budget: Budget
+    page_cache: Paging | None
+    """The system's page cache; None with direct reads."""
+    context: int
+    """Tokens the budget holds KV for."""
+    kv_read: KvRead
+    warmup: int
+    """Decode tokens that are replayed but not measured."""
+    measured: NDArray[np.bool_]
+    """[tokens] decode tokens that are measured."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Phases, sequences and positions."""
+        return self.trace.rows
+
+    @property
+    def unit_bytes(self) -> NDArray[np.float64]:
+        """[layers, groups] bytes of a unit."""
+        return self.placement.unit_bytes
+
+    @property
+    def backend(self) -> Backend:
+        """What computes."""
+        return self.device.backend(self.settings.backend)[1]
+
+    @property
+    def prefill(self) -> Prefill:
+        """How prompts are replayed."""
+        return prefill_of(self.settings, self.method)
+
+    @property
+    def authors(self) -> bool:
+        """Whether rates and the time to the first token are the DIP authors'."""
+        return self.settings.compat == "authors"
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the caches hold: units of each, or in global scope bytes."""
+        budget = self.budget
+        if budget.growth is not None:
+            return budget.growth
+        return budget.cache if self.settings.scope == "global" else budget.capacity
+
+    @property
+    def other_admission(self) -> Literal["forced", "ranked"] | None:
+        """The other way the policy could admit misses; None when it has one way only."""
+        policy, settings = self.policy, self.settings
+        if not policy.ranks or policy.admit == "never" or settings.access != "atomic":
+            return None
+        usual = settings.admission or policy.admit
+        return "ranked" if usual == "forced" else "forced"
+
+    @property
+    def first_content(self) -> float:
+        """Bytes in the caches before the first token: of policies that start full."""
+        if not self.policy.preload:
+            return 0.0
+        if self.settings.scope == "global":
+            return self.budget.cache
+        return float((self.budget.capacity * self.unit_bytes).sum())
+
+    def sets(self) -> ActiveSets:
+        """Return the active sets that are replayed."""
+        return ActiveSets(self.trace, self.method, self.settings)
+
+    def contender(self, keep_missed: bool = False) -> Contender:
+        """Return what takes part in a replay: the run's policy and caches."""
+        return Contender(
+            policy=self.policy,
+            capacities=[self.capacity],
+            settings=self.settings,
+            measured=self.measured,
+            unit_bytes=self.unit_bytes,
+            costs=self.costs,
+            profile_uses=self.profile_uses,
+            warmup=self.warmup,
+            guesses=self.guesses,
+            keep_missed=keep_missed or self.page_cache is not None,
+        )
+
+
+def kv_read(settings: Settings) -> KvRead:
+    """Return how many positions a token reads under the settings."""
+    if settings.compat == "authors" and settings.context is None:
+        return "average"
+    return "context" if settings.overlap.startswith("paper-") else "grows"
+
+
+def replay(
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    threads: int | None = None,
+    keep_missed: bool = False,
+) -> Traffic:
+    """Count what a run does: its misses, and what their reads cost.
+
+    Args:
+        progress: called with (tokens done, tokens).
+        threads: caches replayed at a time; changes no count.
+        keep_missed: hand on which units were missed (`Traffic.missed`).
+
+    Raises:
+        DipsimError: bad scores, or a policy that cannot do what is asked of it, in one line.
+    """
+    return replay_beside(run, (), progress, threads=threads, keep_missed=keep_missed)[0]
+
+
+def replay_beside(
+    run: Run,
+    others: Sequence[Contender],
+    progress: Progress | None = None,
+    *,
+    most: int | None = None,
+    threads: int | None = None,
+    keep_missed: bool = False,
+) -> tuple[Traffic, list[list[Traffic] | None]]:
+    """Count what a run does, and other contenders on the same sets, in one pass over the trace.
+
+    Args:
+        most: see `replay_policies`; the other arguments as of `replay`.
+
+    Returns:
+        The traffic of the run, and per contender one for each of its capacities.
+    """
+    first, *rest = replay_policies(
+        run.sets(),
+        [run.contender(keep_missed), *others],
+        plain=True,
+        most=most,
+        threads=threads,
+        progress=progress,
+    )
+    assert first is not None, "the run itself is not optional"
+    return behind_page_cache(run, first[0]), rest
+
+
+def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:
+    """Return the traffic with what the system's page cache makes of its misses."""
+    paging = run.page_cache
+    if paging is None:
+        return traffic
+    assert traffic.missed is not None, "a replay that keeps what was missed"
+    actions, resets = rows_of(run.tokens, run.prefill, run.settings.reset)
+    served = paging.serve(traffic.missed, actions, resets, run.costs)
+    traffic = replace(
+        traffic,
+        reads=served.requests,
+        moved=served.moved,
+        flash_seconds=served.seconds,
+        missed=None,
+    )
+    if paging.io == "mmap":  # what is mapped is used where it lies
+        return replace(traffic, hits=(traffic.active - served.read).astype(np.int32))
+    copied = traffic.misses - served.read
+    return replace(
+        traffic,
+        outside=served.outside,
+        flash_seconds=served.seconds + copied * run.unit_bytes / paging.copy,
+        copied=copied,
+    )

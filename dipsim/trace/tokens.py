@@ -1,0 +1,50 @@
+"""Tokens: which rows of a trace are a prompt, where sequences begin, and what came before each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PREFILL, DECODE = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens of a trace, or of a model that ran, in their order."""
+
+    phase: NDArray[np.uint8]
+    """[tokens] PREFILL or DECODE."""
+    sequence: NDArray[np.int32]
+    """[tokens], non-decreasing."""
+    position: NDArray[np.int64]
+    """[tokens] how many tokens of the same sequence came before."""
+
+    @classmethod
+    def of(cls, phase: NDArray[np.uint8], sequence: NDArray[np.int32]) -> "Tokens":
+        """Return tokens whose sequences begin here."""
+        return cls(phase, sequence, positions(sequence))
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+    @property
+    def decode(self) -> NDArray[np.bool_]:
+        """[tokens] whether a token is a decode token."""
+        decode: NDArray[np.bool_] = self.phase == DECODE
+        return decode
+
+    def begins_sequence(self) -> NDArray[np.bool_]:
+        """[tokens] whether a token is the first of its sequence here."""
+        begins: NDArray[np.bool_] = np.diff(self.sequence, prepend=self.sequence[0] - 1) != 0
+        return begins
+
+    def window(self, start: int, stop: int) -> "Tokens":
+        """Return the tokens start..stop-1; their positions stay."""
+        return Tokens(self.phase[start:stop], self.sequence[start:stop], self.position[start:stop])
+
+
+def positions(sequence: NDArray[np.int32]) -> NDArray[np.int64]:
+    """[tokens] how many tokens of the same sequence come before each."""
+    starts = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+    lengths = np.diff([*starts, len(sequence)])
+    return np.arange(len(sequence)) - np.repeat(starts, lengths)
