@@ -1,5 +1,6 @@
 """Is a trace any good for comparing caches, and is it long enough? (`dipsim inspect`)"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,12 @@ from numpy.typing import NDArray
 from dipsim.analysis.activity import Activity, activity
 from dipsim.methods.contract import Group, Method
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import Plan, replay
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Contender, measured_rows
+from dipsim.replay.replay import replay_policies
 from dipsim.replay.traffic import Traffic
-from dipsim.trace import DECODE, Trace
+from dipsim.settings import Settings
+from dipsim.trace import Trace
 
 CAPACITIES = (0.4, 0.6, 0.8, 0.9)
 """Shares of the units that a cache holds."""
@@ -100,29 +104,38 @@ def inspect_trace(trace: Trace) -> dict[str, SignalReport]:
 
 
 def _inspect(found: Activity, name: str) -> SignalReport:
-    curves: dict[str, dict[float, float]] = {"lru": {}, "opt": {}}
-    settled = None
     shares = SMALL_CAPACITIES if found.active < FEW_ACTIVE else CAPACITIES
-    for policy, curve in curves.items():
-        for i, share in enumerate(shares):
-            traffic = _replay(found.sets, name, policy, share)
-            if traffic is None:
-                continue
-            curve[share] = float(traffic.hits.sum() / traffic.active.sum())
-            if policy == "lru" and i == _JUDGED:
-                settled = converge(found.sets, traffic)
-    return SignalReport(found, curves["lru"], curves["opt"], settled)
+    traffics = _replayed(found.sets, name, shares)
+    rates = {
+        policy: {
+            share: float(traffic.hits.sum() / traffic.active.sum())
+            for share, traffic in zip(shares, of_shares, strict=False)
+        }
+        for policy, of_shares in traffics.items()
+    }
+    judged = traffics["lru"][_JUDGED:]
+    settled = converge(found.sets, judged[0]) if judged else None
+    return SignalReport(found, rates["lru"], rates["opt"], settled)
 
 
-def _replay(sets: Trace, name: str, policy: str, share: float) -> Traffic | None:
-    """Hits of the decode tokens; None when nothing is accessed."""
-    if not (sets.phase == DECODE).any():
-        return None
+def _replayed(sets: Trace, name: str, shares: Sequence[float]) -> dict[str, list[Traffic]]:
+    """Per policy the counts at each share of the units; none when nothing is accessed."""
+    nothing: dict[str, list[Traffic]] = {"lru": [], "opt": []}
+    if not sets.rows.decode.any():
+        return nothing
     units = sets.signals[name].units
     method = Method("inspect", (Group(name, units, (), "sets"),))
-    capacity = np.full((sets.layers, 1), int(share * units + 1e-9), np.int64)
-    traffic = replay(sets, method, BUILTIN[policy], capacity, Plan())
-    return traffic if traffic.active.any() else None
+    capacities = [
+        np.full((sets.layers, 1), int(share * units + 1e-9), np.int64) for share in shares
+    ]
+    settings = Settings(prefill="stream")
+    measured = measured_rows(sets.name, sets.rows, 0)
+    results = replay_policies(
+        ActiveSets(sets, method, settings),
+        [Contender(BUILTIN[policy], capacities, settings, measured) for policy in nothing],
+    )
+    traffics = dict(zip(nothing, (result or [] for result in results), strict=True))
+    return traffics if traffics["lru"][0].active.any() else nothing
 
 
 def converge(sets: Trace, traffic: Traffic) -> Convergence:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dipsim.errors import PolicyError
 from dipsim.methods import Group, Method
 from dipsim.policies import BUILTIN, Policy
-from dipsim.replay.replay import Plan, replay, replay_all
+from dipsim.replay.replay import replay_policy
 from dipsim.replay.traffic import Traffic
+from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 
 TOKENS, LAYERS, UNITS = 60, 2, 130
@@ -63,10 +64,17 @@ def _trace(sets: NDArray[np.bool_]) -> Trace:
     return load_trace({"glu": sets})
 
 
-def _replayed(policy: Policy, sets: NDArray[np.bool_], capacity: int, **plan: Any) -> Traffic:
-    trace = _trace(sets)
+def _replayed(
+    policy: Policy,
+    sets: NDArray[np.bool_],
+    capacity: int,
+    threads: int | None = None,
+    **options: Any,
+) -> Traffic:
+    """Return the counts of a replay; the options are fields of `Settings`."""
     each = np.full((LAYERS, 1), capacity, np.int64)
-    return replay(trace, _method(), policy, each, Plan(**plan))
+    settings = Settings(**options)
+    return replay_policy(_trace(sets), _method(), policy, [each], settings, threads=threads)[0]
 
 
 def _method() -> Method:
@@ -177,9 +185,9 @@ def _blind_is_true(policy: Policy) -> Iterator[str]:
     """Several capacities in one pass give what each gives alone."""
     trace = _trace(_sets())
     sizes = [np.full((LAYERS, 1), capacity, np.int64) for capacity in (30, 60, 90)]
-    together = replay_all(trace, _method(), policy, sizes)
+    together = replay_policy(trace, _method(), policy, sizes)
     for size, found in zip(sizes, together, strict=True):
-        alone = replay(trace, _method(), replace(policy, blind=False), size)
+        alone = replay_policy(trace, _method(), replace(policy, blind=False), [size])[0]
         if (alone.hits != found.hits).any():
             yield "is `blind` and yet looks at `hit`: capacities that share a state differ"
             return

@@ -19,14 +19,15 @@ from dipsim.disk import bench as iobench
 from dipsim.disk.direct_io import PAGE, DirectFile, Readers, made_file, open_file
 from dipsim.disk.fit import Calibrated, Measured, calibrated
 from dipsim.errors import DipsimError, printable
-from dipsim.flash.cost import FlashCost
+from dipsim.flash.cost import FlashCost, InOrder
 from dipsim.hardware import Flash, Profile
 from dipsim.hardware import Source as Origin
-from dipsim.kernels import NO_REQUESTS, Requests
+from dipsim.kernels import Requests
 from dipsim.model import Model, load_model
 from dipsim.replay.traffic import Traffic
-from dipsim.resolve import Source
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.resolve import Input
+from dipsim.run import Run, replay
+from dipsim.simulate import prepare
 from dipsim.trace import Trace
 from dipsim.units import BYTES
 
@@ -141,7 +142,7 @@ class Wanted:
     lanes: int = 4
     fit: bool = False
     """Predict from the fitted formula, not from the points."""
-    scale_to: Source | None = None
+    scale_to: Input | None = None
     """Model whose columns, neurons or experts the units are taken for."""
     bench_seconds: float = 10.0
     seconds: float = 60.0
@@ -149,8 +150,8 @@ class Wanted:
 
 
 def validate_io(
-    trace: Source | Trace,
-    profile: Source | Profile,
+    trace: Input | Trace,
+    profile: Input | Profile,
     wanted: Wanted,
     said: Ready = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -168,18 +169,18 @@ def validate_io(
         DipsimError: anything wrong with the input, in one line.
     """
     _check(wanted)
-    job = prepare(trace, profile, **options)  # refuses what is wrong before the disk is touched
+    run = prepare(trace, profile, **options)  # refuses what is wrong before the disk is touched
     model = None if wanted.scale_to is None else load_model(wanted.scale_to)
     if model is not None:
-        scaled_to(job, model)
+        scaled_to(run, model)
     with _file(wanted) as file:
         said(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
         flash = _measured(file, wanted)
-        job = prepare(trace, _with_flash(job.device, flash, file.name), **options)
+        run = prepare(trace, _with_flash(run.device, flash, file.name), **options)
         if model is not None:
-            job = scaled_to(job, model)
+            run = scaled_to(run, model)
         said("replaying")
-        return replay_io(job, file, flash, wanted.seconds, progress, model)
+        return replay_io(run, file, flash, wanted.seconds, progress, model)
 
 
 def _check(wanted: Wanted) -> None:
@@ -227,74 +228,74 @@ def _with_flash(device: Profile, found: Calibrated, origin: str) -> Profile:
     return device.model_copy(update={"flash": flash, "sources": sources})
 
 
-def scaled_to(job: Job, model: Model) -> Job:
-    """The job with units as large as those of another model; the caches hold as many as before.
+def scaled_to(run: Run, model: Model) -> Run:
+    """The run with units as large as those of another model; the caches hold as many as before.
 
     Raises:
         DipsimError: the model has no such units, or the cache was given in bytes.
     """
-    if job.settings.cache_fraction is None:
+    if run.settings.cache_fraction is None:
         raise DipsimError("--scale-to changes the size of units: give --cache-fraction, no bytes")
-    if job.plan.scope == "global":
+    if run.settings.scope == "global":
         raise DipsimError("--scale-to changes the size of units: use --scope layer")
-    sizes = np.empty_like(job.work.unit_bytes)
-    for i, group in enumerate(job.work.method.groups):
+    sizes = np.empty_like(run.unit_bytes)
+    for i, group in enumerate(run.method.groups):
         if group.of_experts != (model.experts is not None):
             has = "experts" if model.experts else "no experts"
             raise DipsimError(
                 f"--scale-to {model.name}: it has {has}, unlike what {group.signal} chooses"
             )
-        signal = job.work.trace.signals.get(group.signal)
+        signal = run.trace.signals.get(group.signal)
         cluster = 1 if signal is None else signal.cluster
         size = model.mlp_bytes if group.of_experts else model.slice_bytes(group.slices)
         sizes[:, i] = size * cluster
     if not sizes.all():
         raise DipsimError(f"--scale-to {model.name}: the trace does not say what its units are")
-    requests = job.flash.tables(job.work.method, model, sizes, job.settings.layout)
-    return replace(job, work=replace(job.work, unit_bytes=sizes), requests=requests)
+    placement = replace(run.placement, model=model, unit_bytes=sizes, places=None)
+    return replace(run, placement=placement, costs=placement.costs(run.flash))
 
 
 def replay_io(
-    job: Job,
+    run: Run,
     file: DirectFile,
     flash: Calibrated,
     seconds: float = 60.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
     model: Model | None = None,
 ) -> ReplayedIo:
-    """Replay a job whose device has the disk's flash, and read its misses from the file.
+    """Replay a run whose device has the disk's flash, and read its misses from the file.
 
     Only misses count: static weights and the embedding row are read on neither side.
 
     Args:
         flash: what the disk was measured to be.
         seconds: begin no further token after that long.
-        model: whose layers the file is laid out by; default: the job's own, if it has one.
+        model: whose layers the file is laid out by; default: the run's own, if it has one.
 
     Raises:
         DipsimError: too few tokens or misses, or a file that is too small for a group.
     """
-    settings = job.settings
+    settings = run.settings
     if settings.layout == "permuted" or settings.io != "direct" or settings.prefetch is not None:
         raise DipsimError(
             "validate --replay reads each miss when it is needed, directly, units in the order of "
             "their ids: drop layout permuted, io and prefetch"
         )
-    traffic = run_all([job], keep_missed=True)[0].traffic
+    traffic = replay(run, keep_missed=True)
     rows = np.flatnonzero(traffic.measured)
     if len(rows) < LEAST_TOKENS:
         raise DipsimError(f"{len(rows)} tokens to measure: give at least {LEAST_TOKENS}")
     if not traffic.flash_seconds[rows].sum(axis=(1, 2)).all():
         raise DipsimError("some tokens miss nothing, so there is nothing to time: give less cache")
-    places = layout(job, file.size, model or job.work.model)
-    lanes = job.device.flash.lanes
+    places = layout(run, file.size, model or run.model)
+    lanes = run.device.flash.lanes
     spent, read, paces = [], [], []
-    probe = Probe(job.flash, file)
+    probe = Probe(run.flash, file)
     with Readers(file, lanes, _LARGEST_READ) as readers:
         for row in rows:
             batches = [
                 list(_reads(runs, apart, size, base, file.size))
-                for runs, (base, apart, size) in _batches(job, traffic, int(row), places)
+                for runs, (base, apart, size) in _batches(run, traffic, int(row), places)
             ]
             if not file.direct:
                 file.forget()
@@ -351,7 +352,7 @@ class Place(NamedTuple):
     size: float
 
 
-def layout(job: Job, room: int, model: Model | None) -> dict[tuple[int, int], Place]:
+def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Place]:
     """Where each (layer, group) lies in a file of ``room`` bytes.
 
     A layer takes as much as one of the model; what lies behind the end of the file starts over.
@@ -359,14 +360,15 @@ def layout(job: Job, room: int, model: Model | None) -> dict[tuple[int, int], Pl
     Raises:
         DipsimError: a group is larger than the file.
     """
-    found, sizes = {}, job.work.unit_bytes
+    found, sizes = {}, run.unit_bytes
     own = 0.0 if model is None else model.attention_bytes + model.mlp_bytes
     begin = 0.0
-    for layer, tables in enumerate(job.requests):
+    for layer, costs in enumerate(run.costs):
         offset = begin
-        for i, (group, table) in enumerate(zip(job.work.method.groups, tables, strict=True)):
+        for i, (group, cost) in enumerate(zip(run.method.groups, costs, strict=True)):
             size = float(sizes[layer, i])
-            apart = size if table is NO_REQUESTS else float(table.whole[1]) / group.units
+            in_order = isinstance(cost, InOrder)
+            apart = size if in_order else float(cost.whole[1]) / group.units
             whole = int(np.ceil(apart * group.units / PAGE)) * PAGE
             if whole > room:
                 raise DipsimError(
@@ -393,22 +395,22 @@ def _reads(
 
 
 def _batches(
-    job: Job, traffic: Traffic, row: int, places: dict[tuple[int, int], Place]
+    run: Run, traffic: Traffic, row: int, places: dict[tuple[int, int], Place]
 ) -> Iterator[tuple[Runs, Place]]:
     """What a token reads, group by group."""
-    lanes = job.device.flash.lanes
-    for layer, tables in enumerate(job.requests):
-        for i, table in enumerate(tables):
+    lanes = run.device.flash.lanes
+    for layer, costs in enumerate(run.costs):
+        for i, cost in enumerate(costs):
             misses = traffic.missed_units(row, layer, i)
             if not misses:
                 continue
-            group, place = job.work.method.groups[i], places[layer, i]
-            in_order = int(job.flash.sequential_read // place.apart) or 1
-            if table is NO_REQUESTS:
+            group, place = run.method.groups[i], places[layer, i]
+            in_order = int(run.flash.sequential_read // place.apart) or 1
+            if isinstance(cost, InOrder):
                 runs = _in_order(misses[0], len(misses), in_order, lanes)
             else:
-                runs = merged(misses, table, lanes)
-                if traffic.moved[row, layer, i] == table.whole[1]:
+                runs = merged(misses, cost, lanes)
+                if traffic.moved[row, layer, i] == cost.whole[1]:
                     runs = _in_order(0, group.units, in_order, lanes)
             yield runs, place
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.verdict import Verdict
-from dipsim.budget.plan import Budget
+from dipsim.budget.divide import Budget
 from dipsim.report.hints import hints
 from dipsim.result import Result
 from dipsim.units import BYTES

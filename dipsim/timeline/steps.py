@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.hardware import Backend, Profile
+from dipsim.model import Model
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
+from dipsim.settings import Overlap
 from dipsim.timeline.closed import Step, is_paper
 from dipsim.trace import PREFILL, Tokens
 
@@ -26,21 +29,29 @@ class Rates:
 
 
 def rates(run: Run) -> Rates:
-    """Return how fast the backend uses the model's weights.
+    """Return how fast the backend of a run uses the model's weights."""
+    name = str(run.settings.backend)
+    return rates_of(run.device, name, run.backend, run.model, run.settings.overlap)
+
+
+def rates_of(
+    device: Profile, name: str, backend: Backend, model: Model | None, overlap: Overlap
+) -> Rates:
+    """Return how fast a backend uses a model's weights.
 
     A ``gemv`` entry for the model's weight format is a measured rate and decides; otherwise it is
     the slower of DRAM and of 2 FLOP per weight. The paper's modes know only DRAM at its peak.
     """
-    peak, key, backend = run.device.dram.bandwidth, f"backends.{run.settings.backend}", run.backend
-    if is_paper(run.settings.overlap):
+    peak, key = device.dram.bandwidth, f"backends.{name}"
+    if is_paper(overlap):
         return Rates(peak, peak, np.inf, False, ("dram.bandwidth",))
     dram = backend.dram_efficiency * peak
     used: tuple[str, ...] = ("dram.bandwidth", f"{key}.dram_efficiency")
-    quant = run.model.quant if run.model is not None else None
+    quant = model.quant if model is not None else None
     if quant is not None and quant.format in backend.gemv:
         gemv = backend.gemv[quant.format]
         return Rates(gemv, dram, backend.compute, True, (*used, f"{key}.gemv.{quant.format}"))
-    per_weight = run.model.bytes_per_weight if run.model is not None else 0.5
+    per_weight = model.bytes_per_weight if model is not None else 0.5
     kernel = backend.compute * per_weight / 2
     return Rates(min(dram, kernel), dram, backend.compute, kernel < dram, (*used, f"{key}.compute"))
 

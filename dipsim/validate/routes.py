@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
-from dipsim.simulate import prepare, run_all
+from dipsim.run import replay as replay_run
+from dipsim.simulate import prepare
 from dipsim.timeline.closed import FLASH, Step, token_times
-from dipsim.timeline.steps import rates
+from dipsim.timeline.steps import rates_of
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
 from dipsim.validate.fit import search
@@ -68,10 +69,10 @@ def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
         whole = Path(folder) / "routes.npz"
         import_routes(routes, whole)
         trace = load_trace(whole)
-        job = prepare(
+        run = prepare(
             trace, PROFILE, policy="lru", scope="global", cache=f"{metrics.cache_mib!r} MiB"
         )
-        traffic = run_all([job])[0].traffic
+        traffic = replay_run(run)
         dense = _dense(trace)
     rows = traffic.measured
     if rows.sum() != metrics.tokens:
@@ -79,10 +80,10 @@ def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
             f"{routes} has {rows.sum()} decode tokens, the metrics have {metrics.tokens}: give the "
             "two files of one run"
         )
-    size = job.work.unit_bytes[:, 0]
+    size = run.unit_bytes[:, 0]
     misses = traffic.misses[rows, :, 0].astype(np.int64)
     return Replay(
-        device=job.device,
+        device=run.device,
         hit_bytes=traffic.hits[rows, :, 0] * size,
         miss_bytes=misses * size,
         kept_bytes=traffic.kept[rows, :, 0] * size,
@@ -119,7 +120,7 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
     """
     name, backend = replay.device.backend()
     engine, model = using(backend, speeds.gemv)
-    rate = rates(replay.device, name, engine, model, "pipelined")
+    rate = rates_of(replay.device, name, engine, model, "pipelined")
     flash = replay.flash / speeds.flash
     copied = replay.kept_bytes / speeds.cache_copy
     hit, miss = replay.hit_bytes / rate.weights, replay.miss_bytes / rate.weights

@@ -16,7 +16,7 @@ from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Backend, Profile
 from dipsim.model import Model, Quant
 from dipsim.timeline.closed import Step, token_times
-from dipsim.timeline.steps import Rates, rates
+from dipsim.timeline.steps import Rates, rates_of
 
 PAGE = 4096
 """Bytes a page fault brings in."""
@@ -114,7 +114,7 @@ class Streaming:
         """Seconds per token at a rate of use and an overlap factor."""
         name, backend = self.device.backend()
         engine, model = using(backend, at[RATE.name] * 1e9)
-        rate = rates(self.device, name, engine, model, self.overlap)
+        rate = rates_of(self.device, name, engine, model, self.overlap)
         per_layer = 1 / self.layers / rate.weights
         nothing = one(0.0)
         static = Step(nothing, one(self.dense * per_layer), nothing, nothing, nothing, static=True)
@@ -143,7 +143,7 @@ class Resident:
         """Seconds per token when that share of the peak is reached."""
         name, backend = self.device.backend()
         engine = backend.model_copy(update={"dram_efficiency": at[SHARE.name]})
-        rate = rates(self.device, name, engine, None, "serial")
+        rate = rates_of(self.device, name, engine, None, "serial")
         nothing = one(0.0)
         used = one(self.size / rate.weights)
         step = Step(nothing, used, nothing, nothing, nothing, static=True)
@@ -164,7 +164,7 @@ class Faulting:
     def seconds(self, at: Values) -> float:
         """Seconds per token at this cost of a page fault (microseconds)."""
         name, backend = self.device.backend()
-        rate = rates(self.device, name, backend, None, "serial")
+        rate = rates_of(self.device, name, backend, None, "serial")
         faults = self.faulted / PAGE
         waited, used = faults * at[FAULT.name] * 1e-6, self.size / rate.weights
         step = Step(one(waited), one(used), one(0.0), one(0.0), one(faults))
