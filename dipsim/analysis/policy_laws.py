@@ -146,7 +146,7 @@ def _small_caches_agree(policy: Policy) -> Iterator[str]:
         return
     sets = _sets()
     capacity = int(sets.sum(axis=2).min())
-    plan = {"admission": "forced"} if policy.ranks else {}
+    plan: dict[str, Any] = {"admission": "forced"} if policy.ranks else {}
     same = _replayed(BUILTIN["lru"], sets, capacity).hits
     if (_replayed(policy, sets, capacity, **plan).hits != same).any():
         yield (

@@ -367,8 +367,9 @@ def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Pl
         offset = begin
         for i, (group, cost) in enumerate(zip(run.method.groups, costs, strict=True)):
             size = float(sizes[layer, i])
-            in_order = isinstance(cost, InOrder)
-            apart = size if in_order else float(cost.whole[1]) / group.units
+            apart = size
+            if not isinstance(cost, InOrder):
+                apart = float(cost.whole[1]) / group.units
             whole = int(np.ceil(apart * group.units / PAGE)) * PAGE
             if whole > room:
                 raise DipsimError(
