@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done, refused
-from test_growth import DEVICE, KV, NEURON, STATIC, TINY, trace
 
 import dipsim as package
 from dipsim.analysis.attribution import SPEEDS, Attribution, attribute, check_attribution
@@ -17,20 +14,10 @@ from dipsim.analysis.studies import study
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import Job, prepare, run_all
+from tools.cli import Dipsim, done, refused
+from tools.one_layer import DEVICE, KV, NEURON, SETS, STATIC, TINY, device, trace
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
-
-SETS = [{0, 1}, {0, 1}, {1, 2}]  # with room for two, lru: 2 misses; 2 hits; 1 hit, 1 miss
 BACKEND = {"dram_efficiency": 0.5, "sync": "1 s", "cache_copy": "30 B/s", "overlap_factor": 0.4}
-
-
-def device(**backend: object) -> dict[str, Any]:
-    return {
-        "name": "slow",
-        "dram": {"capacity": "1 kB", "bandwidth": "100 B/s"},
-        "flash": {"bandwidth": "10 B/s"},
-        "backends": {"cpu": backend},
-    }
 
 
 def run(profile: dict[str, Any], sets: list[set[int]] = SETS, **options: Any) -> Any:

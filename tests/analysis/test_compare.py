@@ -8,21 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done, refused
 
 from dipsim.analysis.compare import compare
 from dipsim.analysis.mrc import GRID, miss_ratio_curves
 from dipsim.cli.compare import USUAL
-from dipsim.cli.output import Progress
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN, load_policy
 from dipsim.replay.replay import Plan, replay
 from dipsim.resolve import method_for
 from dipsim.settings import make_settings
 from dipsim.trace import Trace, load_trace
+from tools.cli import Dipsim, done, refused
+from tools.folder import RECENCY
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
+pytestmark = pytest.mark.usefixtures("quiet")
 
 SHARED = {
     "hit_rate", "unit_hit_rate", "tokens_per_second", "tokens_per_second_range",
@@ -30,12 +29,6 @@ SHARED = {
 }  # fmt: skip
 """What a row of a comparison and the result of a run both say."""
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line on progress: when one is printed depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)
 
 
 def random_trace(seed: int, tokens: int = 60, layers: int = 2, units: int = 90) -> Trace:
@@ -533,5 +526,5 @@ def test_a_policy_called_lru_is_not_taken_for_the_built_in() -> None:
 def test_two_policies_with_one_name_are_not_mixed_up(
     dipsim: Dipsim, folder: Path, names: list[str]
 ) -> None:
-    (folder / "newest.py").write_text(test_cli.RECENCY.replace('"mine"', '"lru"'))
+    (folder / "newest.py").write_text(RECENCY.replace('"mine"', '"lru"'))
     refused(dipsim(f"mrc t.npz {' '.join(names)}"), "two policies are called")

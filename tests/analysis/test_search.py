@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done, refused
 
 from dipsim import Profile, Result, Trace, load_profile, load_trace, simulate
 from dipsim.analysis import least as least_module
@@ -19,14 +17,15 @@ from dipsim.analysis.contours import contours
 from dipsim.analysis.least import PRECISION, search_least
 from dipsim.analysis.loss import Allowed, energy_of
 from dipsim.analysis.search import GAMMAS, search_rate
-from dipsim.cli.output import Progress
 from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.flash.cost import FlashCost
 from dipsim.sweep.vary import iops_of, scaled, with_iops
+from tools.cli import Dipsim, done, refused
+from tools.devices import PHONE
+from tools.folder import MODEL as SMALL
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
+pytestmark = pytest.mark.usefixtures("quiet")
 
-PHONE = test_cli.PHONE
 READS = {
     **PHONE,
     "flash": {
@@ -52,12 +51,6 @@ CALIBRATION = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line on progress: when one is printed depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)
-
-
 @pytest.fixture(scope="module")
 def trace() -> Trace:
     """Scores that resemble those before, some units more used than others."""
@@ -67,7 +60,7 @@ def trace() -> Trace:
     for name, units in (("mlp_input", 64), ("glu", 128)):
         popular = rng.random((layers, units)) ** 2
         arrays[name] = (rng.random((tokens, layers, units)) * popular).astype(np.float32)
-    model = {**test_cli.MODEL, "hidden": 64, "intermediate": 128}
+    model = {**SMALL, "hidden": 64, "intermediate": 128}
     return load_trace({**arrays, "meta": {"model": model}})
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done, refused
 
 from dipsim import Result, Trace, load_trace, simulate
 from dipsim.analysis.studies import (
@@ -23,32 +21,27 @@ from dipsim.analysis.studies import (
     STUDIES,
     study,
 )
-from dipsim.cli.output import Progress
 from dipsim.errors import MethodError
 from dipsim.methods.dip import split_density
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.sweep import many as runner
 from dipsim.sweep.many import Cell, Found, whole
+from tools.cli import Dipsim, done, refused
+from tools.devices import PHONE
+from tools.folder import MODEL as SMALL
+from tools.paths import DOCS, LONG_CHAT
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
+pytestmark = pytest.mark.usefixtures("quiet")
 
 TOKENS, LAYERS, HIDDEN, NEURONS = 24, 2, 40, 80
-MODEL = {**test_cli.MODEL, "hidden": HIDDEN, "intermediate": NEURONS}
-ROOT = Path(__file__).resolve().parents[3]
-CHAT = ROOT / "shared/traces/smollm2-135m-chat-256.npz"
+MODEL = {**SMALL, "hidden": HIDDEN, "intermediate": NEURONS}
 MAGIC = b"\x89PNG\r\n\x1a\n"
 BROAD = {
     "phone": {
-        **test_cli.PHONE,
+        **PHONE,
         "flash": {"bandwidth": "1 GB/s", "align": "64 B"},
     }
 }
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line on progress: when one is printed depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)
 
 
 def arrays(*signals: str, seed: int = 0) -> dict[str, Any]:
@@ -158,12 +151,12 @@ def test_the_hit_rate_is_monotone_in_gamma() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHAT.exists(), reason="the shared trace is not here")
+@pytest.mark.skipif(not LONG_CHAT.exists(), reason="the shared trace is not here")
 def test_the_hit_rate_is_monotone_in_gamma_on_the_long_trace() -> None:
-    found = study("gamma", CHAT, density=0.7, cache_fraction=0.6)
+    found = study("gamma", LONG_CHAT, density=0.7, cache_fraction=0.6)
     assert len(found.cells) == 32
     hits_fall_with_gamma(found)
-    page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
+    page = (DOCS / "studies.md").read_text()
     paper, phone = found.cells[:16], found.cells[16:]
     for one, other in zip(paper, phone, strict=True):
         figures, rates = one.figures, (one, other)

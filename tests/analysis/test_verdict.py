@@ -6,33 +6,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done
 
 from dipsim.analysis import verdict
 from dipsim.analysis.cliff import cliff, cliff_warning
 from dipsim.analysis.compare import compare
 from dipsim.analysis.verdict import Verdict, verdict_of
-from dipsim.cli.output import Progress
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
 from dipsim.replay.replay import hold, replay_all
 from dipsim.simulate import Job, prepare, run_all
 from dipsim.trace import Trace, load_trace
+from tools.cli import Dipsim, done
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
+pytestmark = pytest.mark.usefixtures("quiet")
 
 KEYS = {
     "accesses", "misses", "first_uses", "unavoidable", "lost", "admission", "admission_misses",
 }  # fmt: skip
 BYTES = 1000
 """Of a unit."""
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line on progress: when one is printed depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)
 
 
 def trace_of(sets: np.ndarray, unit_bytes: Any = BYTES, **marks: Any) -> Trace:

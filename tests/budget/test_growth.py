@@ -18,41 +18,14 @@ from dipsim.replay.replay import Plan, replay, replay_all
 from dipsim.settings import Settings
 from dipsim.simulate import prepare
 from dipsim.trace import load_trace
-from naive import growth as naive_growing
+from naive import growth as naive_growth
 from naive import replay as naive
+from tools.one_layer import DEVICE, KV, NEURON, STATIC, TINY, trace
 
 COMPILED = ["lru", "lfu", "opt"]
 """Policies whose loops with changing capacities other tests here need too."""
 OTHERS = ["lfu-decay", "random", "belady", "fifo", "mru", "lfu-resident", "lru-k"]
 ACTION = {True: "commit", False: "join"}
-
-# One weight is one byte: attention 64 B, norms 24 B, lm_head (tied) 64 B: 152 B static.
-# A neuron (row of gate, row of up, column of down) is 12 B, eight a layer. KV: 16 B a position.
-TINY = {
-    "name": "tiny",
-    "layers": 1,
-    "hidden": 4,
-    "intermediate": 8,
-    "heads": 1,
-    "kv_heads": 1,
-    "vocab": 16,
-    "tied_embeddings": True,
-    "bits": 8,
-}
-STATIC, NEURON, KV = 152, 12, 16
-DEVICE = {
-    "name": "slow",
-    "dram": {"capacity": "1 kB", "bandwidth": "100 B/s"},
-    "flash": {"bandwidth": "10 B/s"},
-    "compute": "unlimited",
-}
-
-
-def trace(sets: list[set[int]], **marks: object) -> dict[str, object]:
-    glu = np.zeros((len(sets), 1, 8), np.bool_)
-    for token, active in enumerate(sets):
-        glu[token, 0, sorted(active)] = True
-    return {"glu": glu, "meta": {"model": TINY}, **marks}
 
 
 def run(sets: list[set[int]], marks: dict[str, object] | None = None, **options: Any) -> Any:
@@ -155,7 +128,7 @@ def against_the_twin(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dipsim.trace.trace._BLOCK_BYTES", block)
         traffic = replay(found, method, BUILTIN[policy], held(case.capacities), plan)
-    twin = naive_growing.replay_growing(
+    twin = naive_growth.replay_growing(
         [set(np.flatnonzero(row[0]).tolist()) for row in sets],
         units,
         case.capacities,
@@ -190,7 +163,7 @@ def test_masks_that_depend_on_the_cache_see_it_shrunk(
     each = np.repeat(np.array(case.capacities, np.int64)[:, None, None], 2, axis=2)
     sizes = Sizes(each, np.arange(tokens))
     traffic = replay(found, method, BUILTIN["lfu"], sizes, Plan(prefill=prefill))
-    twin = naive_growing.replay_growing(
+    twin = naive_growth.replay_growing(
         [row[0].tolist() for row in scores],
         units,
         case.capacities,
@@ -237,7 +210,7 @@ def test_one_global_cache_is_that_of_the_twin(
         for (layer, i), base in first.items():
             batches.append({int(base) + int(u) for u in np.flatnonzero(sets[names[i]][t, layer])})
             bytes_of |= dict.fromkeys(range(int(base), int(base) + units[i]), size[i])
-    twin = naive_growing.replay_growing_global(
+    twin = naive_growth.replay_growing_global(
         batches, bytes_of, np.repeat(room, 4).tolist(), [i % 4 == 0 for i in range(4 * tokens)],
         policy,
     )  # fmt: skip
@@ -297,12 +270,12 @@ def test_the_whole_run_is_that_of_the_twins(
     )
     starts = [0, *case.borders, tokens]
     positions = [at for a, b in pairwise(starts) for at in range(b - a)]
-    tokens_held = naive_growing.tokens_held(positions, case.actions, context or max(positions) + 1)
+    tokens_held = naive_growth.tokens_held(positions, case.actions, context or max(positions) + 1)
     capacities = [
-        naive_growing.division(dram - STATIC - KV * n, [8], [NEURON], equal=equal)[0]
+        naive_growth.division(dram - STATIC - KV * n, [8], [NEURON], equal=equal)[0]
         for n in tokens_held
     ]
-    twin = naive_growing.replay_growing(
+    twin = naive_growth.replay_growing(
         [set(np.flatnonzero(row[0]).tolist()) for row in sets],
         8,
         capacities,
@@ -325,7 +298,7 @@ def test_opt_is_the_optimum_also_where_capacities_change(data: st.DataObject) ->
     found = load_trace(trace(sets))
     method = build_method("recorded", found, Settings())
     hits = replay(found, method, BUILTIN["opt"], held(capacities), Plan()).hits
-    assert hits.sum() == naive_growing.most_hits([frozenset(s) for s in sets], capacities)
+    assert hits.sum() == naive_growth.most_hits([frozenset(s) for s in sets], capacities)
 
 
 @pytest.mark.parametrize(

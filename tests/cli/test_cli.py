@@ -3,70 +3,19 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from dipsim import cli
 from dipsim.cli.output import Progress, say
+from tools.cli import PROGRAM, Dipsim, done, program, refused
+from tools.folder import HIDDEN, RECENCY, TOKENS
 
-TOKENS, LAYERS, HIDDEN, INTERMEDIATE = 12, 2, 16, 32
-MODEL = {
-    "layers": LAYERS,
-    "hidden": HIDDEN,
-    "intermediate": INTERMEDIATE,
-    "heads": 2,
-    "kv_heads": 1,
-    "vocab": 50,
-    "bits": 4,
-}
-PHONE = {
-    "name": "phone",
-    "dram": {"capacity": "8 GB", "bandwidth": "60 GB/s"},
-    "flash": {"bandwidth": "1 GB/s"},
-    "compute": "2 TFLOP/s",
-}
-RECENCY = '''"""Evicts the unit that was used longest ago."""
-from dipsim import Policy
-
-
-def touch(state, unit, token, hit):
-    state[unit] = token + 1
-
-
-def rank(state, unit, token):
-    return state[unit]
-
-
-policy = Policy("mine", "least recently used", touch=touch, rank=rank)
-'''
-BROKEN = '''"""Policies that break the contract."""
-from dipsim import Policy
-
-
-def first(state, unit, evictable, token):
-    return 0
-
-
-def nothing(state, unit, token):
-    state[unit] = token
-
-
-def no_state(units, capacity, seed):
-    return units // 0
-
-
-evicts_anything = Policy("careless", evict=first, insert=nothing)
-stateless = Policy("stateless", state=no_state, rank=nothing)
-number = 5
-'''
 STABLE_KEYS = {
     "tokens", "accesses", "hits", "unit_hit_rate", "hit_rate", "flash_bytes_per_token",
     "flash_useful_bytes_per_token", "flash_reads_per_token", "dram_bytes_per_token",
@@ -74,108 +23,6 @@ STABLE_KEYS = {
     "time_share", "energy_mj_per_token", "marks", "config", "version",
 }  # fmt: skip
 GROUP_KEYS = {"name", "layers", "units", "unit_bytes", "capacity", "active", "accesses", "hits"}
-
-
-class Outcome(NamedTuple):
-    """What a command did; ``err`` are the lines on standard error, without those on progress."""
-
-    code: int
-    out: str
-    err: list[str]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-
-
-Dipsim = Callable[..., Outcome]
-
-
-@pytest.fixture
-def dipsim(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
-) -> Dipsim:
-    """Run a command line in this process, in ``folder``."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(line: str, *more: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dipsim", *shlex.split(line), *more])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        verbs = "preparing|replayed|compared|checked|reading"
-        progress = re.compile(rf"dipsim: (({verbs}) ?.*\.\.\. *|hint: .*)")
-        lines = [line for line in captured.err.splitlines() if not progress.fullmatch(line)]
-        assert isinstance(stop.value.code, int)
-        return Outcome(stop.value.code, captured.out, lines)
-
-    return call
-
-
-def done(outcome: Outcome) -> Outcome:
-    """The outcome, which must be a success with nothing but warnings on standard error."""
-    assert outcome.code == 0
-    assert [line for line in outcome.err if not line.startswith("dipsim: warning: ")] == []
-    return outcome
-
-
-def refused(outcome: Outcome, *said: str) -> None:
-    """One line on standard error that says what is wrong, nothing else, exit code 2."""
-    assert outcome.code == 2
-    assert outcome.out == ""
-    assert len(outcome.err) == 1
-    assert outcome.err[0].startswith("dipsim: ")
-    for text in said:
-        assert text in outcome.err[0]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small traces, good and bad, a model, profiles and policies."""
-    path = tmp_path_factory.mktemp("cli")
-    rng = np.random.default_rng(0)
-    x = rng.random((TOKENS, LAYERS, HIDDEN)).astype(np.float32)
-    glu = rng.random((TOKENS, LAYERS, INTERMEDIATE)).astype(np.float32)
-
-    def save(name: str, meta: Any = None, **arrays: Any) -> None:
-        if meta is not None:
-            arrays["meta"] = np.array(json.dumps(meta))
-        np.savez(path / name, **arrays)
-
-    save("t.npz", {"model": MODEL}, mlp_input=x, glu=glu)
-    save("glu.npz", {"model": MODEL}, glu=glu)
-    save("no-model.npz", mlp_input=x, glu=glu)
-    marks = {"phase": np.arange(TOKENS) % 6 > 2, "sequence": np.arange(TOKENS) // 6}
-    marks = {key: value.astype(np.int32) for key, value in marks.items()}
-    save("marked.npz", {"model": MODEL}, mlp_input=x, glu=glu, **marks)
-    save("prompt.npz", {"model": MODEL}, glu=glu, phase=np.zeros(TOKENS, np.uint8))
-    save("sets.npz", {"model": MODEL}, glu=glu > 0.5)
-    save("sized.npz", {"signals": {"glu": {"unit_bytes": 3e6}}}, glu=glu > 0.5)
-    save("idle.npz", {"signals": {"glu": {"unit_bytes": 3e6}}}, glu=glu > 2)
-    save("escapes.npz", {"source": "\x1b[31mred\a"}, glu=glu)
-    save("surrogate.npz", {"source": "half \ud800"}, glu=glu)
-    np.savez(path / "infinite.npz", glu=glu, meta=np.array('{"model": null, "x": Infinity}'))
-    nan, negative = glu.copy(), glu.copy()
-    nan[3, 1, 2], negative[3, 1, 2] = np.nan, -1
-    save("nan.npz", {"model": MODEL}, glu=nan)
-    save("negative.npz", {"model": MODEL}, glu=negative)
-    save("objects.npz", glu=glu.astype(object))
-    save("shapes.npz", mlp_input=x[1:], glu=glu)
-    (path / "text.npz").write_text("not a zip")
-    (path / "cut.npz").write_bytes((path / "t.npz").read_bytes()[:-100])
-    (path / "model.yaml").write_text(
-        yaml.safe_dump({key: value for key, value in MODEL.items() if key != "bits"})
-    )
-    (path / "phone.yaml").write_text(yaml.safe_dump(PHONE))
-    (path / "typo.yaml").write_text(yaml.safe_dump({**PHONE, "dramm": {}}))
-    (path / "mine.py").write_text(RECENCY)
-    (path / "broken.py").write_text(BROKEN)
-    (path / "fails.py").write_text("import no_such_module\n")
-    (path / "syntax.py").write_text("def policy(:\n")
-    (path / "text.json").write_text("tokens_per_second: 5")
-    (path / "other.json").write_text('{"tokens": 5}')
-    return path
 
 
 # The headline -------------------------------------------------------------------------------------
@@ -737,14 +584,6 @@ def test_a_bad_line_is_refused_with_what_is_allowed(dipsim: Dipsim, line: str) -
 
 
 # As a program -------------------------------------------------------------------------------------
-
-PROGRAM = [sys.executable, "-c", "from dipsim.cli import main; main()"]
-
-
-def program(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=120, **more
-    )
 
 
 def test_the_script_runs(folder: Path) -> None:

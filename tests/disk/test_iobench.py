@@ -8,14 +8,13 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from dipsim.cli.app import app
 from dipsim.disk import direct_io
 from dipsim.disk.bench import Bench, Cell, iobench
 from dipsim.disk.direct_io import PAGE, Done, Readers, made_file, open_file
 from dipsim.errors import DipsimError
 from dipsim.report.iobench import render
+from tools.cli import invoke, refusal
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +22,6 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("disk") / "disk.bin"
     path.write_bytes(os.urandom(2**20 + 1000))  # the last page is not whole
     return str(path)
-
-
-def refused(*arguments: str) -> str:
-    """The line a command fails with."""
-    done = CliRunner().invoke(app, list(arguments))
-    assert isinstance(done.exception, DipsimError), done.output
-    return str(done.exception)
 
 
 def test_every_combination_is_measured_in_bounded_time(disk: str) -> None:
@@ -96,9 +88,7 @@ def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
 
 def test_without_direct_reads_it_says_so(disk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_io, "_FLAG", 0)
-    done = CliRunner().invoke(
-        app, ["iobench", disk, "--sizes", "4KiB", "--threads", "1", "--seconds", ".1"]
-    )
+    done = invoke("iobench", disk, "--sizes", "4KiB", "--threads", "1", "--seconds", ".1")
     assert "BUFFERED" in done.stdout
     assert "warning: no direct reads" in done.stderr
 
@@ -106,7 +96,7 @@ def test_without_direct_reads_it_says_so(disk: str, monkeypatch: pytest.MonkeyPa
 def test_the_table_and_the_csv(disk: str, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     command = ["iobench", disk, "--sizes", "4KiB,8 KiB", "--threads", "1,2", "--seconds", ".2"]
-    done = CliRunner().invoke(app, [*command, "--csv", str(out), "--json"])
+    done = invoke(*command, "--csv", str(out), "--json")
     shown = json.loads(done.stdout)
     assert [(at["size"], at["lanes"]) for at in shown["cells"]] == [
         (4096, 1), (8192, 1), (4096, 2), (8192, 2),
@@ -152,21 +142,21 @@ def test_bandwidths_stand_at_their_size_and_lanes(capsys: pytest.CaptureFixture[
     ],
 )
 def test_figures_that_are_none(disk: str, options: list[str], told: str) -> None:
-    assert told in refused("iobench", disk, *options)
+    assert told in refusal("iobench", disk, *options)
 
 
 def test_files_that_cannot_serve(tmp_path: Path) -> None:
-    assert "not a regular file" in refused("iobench", str(tmp_path))
-    assert "No such file" in refused("iobench", str(tmp_path / "none"))
-    assert "not a regular file" in refused("iobench", "/dev/null")
+    assert "not a regular file" in refusal("iobench", str(tmp_path))
+    assert "No such file" in refusal("iobench", str(tmp_path / "none"))
+    assert "not a regular file" in refusal("iobench", "/dev/null")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    assert "not a regular file" in refused("iobench", str(pipe))  # and does not wait for a writer
+    assert "not a regular file" in refusal("iobench", str(pipe))  # and does not wait for a writer
     (tmp_path / "empty").touch()
-    assert "holds 0 B" in refused("iobench", str(tmp_path / "empty"))
+    assert "holds 0 B" in refusal("iobench", str(tmp_path / "empty"))
     with (tmp_path / "sparse").open("wb") as sparse:
         sparse.truncate(2**30)
-    assert "half of it is holes" in refused("iobench", str(tmp_path / "sparse"))
+    assert "half of it is holes" in refusal("iobench", str(tmp_path / "sparse"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -174,7 +164,7 @@ def test_a_file_one_may_not_read(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(bytes(PAGE))
     path.chmod(0)
-    assert "Permission denied" in refused("iobench", str(path))
+    assert "Permission denied" in refusal("iobench", str(path))
 
 
 def test_a_file_is_made_of_real_blocks_and_leaves_no_trace(tmp_path: Path) -> None:

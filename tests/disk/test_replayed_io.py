@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from dipsim.cli.app import app
 from dipsim.disk import direct_io
 from dipsim.disk import replayed as replayed_io
 from dipsim.disk.direct_io import PAGE, Done, Readers
@@ -28,6 +26,7 @@ from dipsim.disk.replayed import (
 from dipsim.errors import DipsimError
 from dipsim.model import load_model
 from dipsim.simulate import Job, prepare, run_all
+from tools.cli import invoke, refusal
 
 READS = [
     {"size": size, "lanes": lanes, "bandwidth": f"{rate} MB/s"}
@@ -308,10 +307,10 @@ def test_the_command(tmp_path: Path) -> None:
     made = tmp_path / "made"
     command = ["validate", "--replay", "smollm2-chat", str(made), "--file-size", "32MiB"]
     more = ["--bench-seconds", ".1", "--tokens", "0:8"]
-    shown = CliRunner().invoke(app, [*command, *more])
+    shown = invoke(*command, *more)
     assert "flash time of 8 tokens" in shown.stdout
     assert "a line in bytes of the first half" in shown.stdout
-    figures = json.loads(CliRunner().invoke(app, [*command, *more, "--json"]).stdout)
+    figures = json.loads(invoke(*command, *more, "--json").stdout)
     assert len(figures["measured_ms"]) == 8
     assert figures["median_error"] >= 0
     assert not made.exists()
@@ -324,9 +323,7 @@ def test_the_command(tmp_path: Path) -> None:
         ([*command[:-1], "32"], "--file-size '32' has no unit"),
         ([*command, "--cache-fraction", "7"], "--cache-fraction"),
     ):
-        problem = CliRunner().invoke(app, wrong).exception
-        assert isinstance(problem, DipsimError)
-        assert told in str(problem)
+        assert told in refusal(*wrong)
 
 
 def test_a_short_trace_is_replayed_whole(tmp_path: Path) -> None:
@@ -337,7 +334,7 @@ def test_a_short_trace_is_replayed_whole(tmp_path: Path) -> None:
     command = ["validate", "--replay", str(tmp_path / "short.npz"), str(tmp_path / "made")]
     more = ["--file-size", "32MiB", "--bench-seconds", ".1", "--json"]
     for options, tokens in (([], 20), (["--sequence", "1:2"], 10)):
-        done = CliRunner().invoke(app, [*command, *more, *options])
+        done = invoke(*command, *more, *options)
         assert len(json.loads(done.stdout)["measured_ms"]) == tokens
 
 
@@ -345,6 +342,6 @@ def test_buffered_reads_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(direct_io, "_FLAG", 0)
     command = ["validate", "--replay", "smollm2-chat", str(tmp_path / "made")]
     more = ["--file-size", "32MiB", "--bench-seconds", ".1", "--tokens", "0:8"]
-    done = CliRunner().invoke(app, [*command, *more])
+    done = invoke(*command, *more)
     assert "BUFFERED reads" in done.stdout
     assert "no direct reads" in done.stderr

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_reads import cost, random_device, table
 
 import dipsim
 from dipsim.errors import DipsimError
@@ -21,9 +20,9 @@ from dipsim.report.hints import warnings
 from dipsim.trace import load_trace
 from dipsim.trace.encoding import pack_sets
 from naive import replay as naive
+from tools.paths import DOCS, ROOT, shared
+from tools.reads import cost, random_device, table
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared"
 TINY = {"layers": 1, "hidden": 4, "intermediate": 8, "heads": 1, "kv_heads": 1, "vocab": 16}
 SLOW = {
     "name": "slow",
@@ -230,7 +229,7 @@ def times_fewer(lines: list[str]) -> dict[tuple[str, str], float]:
 
 @pytest.mark.slow
 def test_the_table_of_orders_is_what_the_script_prints() -> None:
-    page = (ROOT / "docs/layout.md").read_text()
+    page = (DOCS / "layout.md").read_text()
     lines = printed()
     assert "\n".join(lines) in page
     assert times_fewer(lines)["Phi-3-Medium's", "dip, ranked, 60 %"] >= 1.3
@@ -238,10 +237,8 @@ def test_the_table_of_orders_is_what_the_script_prints() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_the_longer_trace_is_what_the_script_prints() -> None:
-    path = SHARED / "traces" / "smollm2-135m-chat-256.npz"
-    if not path.exists():
-        pytest.skip(f"no {path}: it is not part of the repository")
-    page = (ROOT / "docs/layout.md").read_text()
+    path = shared("traces/smollm2-135m-chat-256.npz")
+    page = (DOCS / "layout.md").read_text()
     lines = printed(str(path))
     assert "\n".join(lines) in page
     assert re.search(r"^\| Phi-3-Medium's \| dip, ranked, 80 % ", "\n".join(lines), re.MULTILINE)

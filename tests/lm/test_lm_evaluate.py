@@ -18,13 +18,12 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'dipsim
 from dipsim import lm
 from dipsim.analysis.calibration import load_calibration
 from dipsim.analysis.evaluate import Evaluation, Row, best_rates, calibration_of, frontier, grid
-from dipsim.cli import main
 from dipsim.cli.evaluate import _judged
 from dipsim.errors import DipsimError
 from dipsim.hardware import load_profile
+from tools.cli import Dipsim
+from tools.paths import DOCS
 from tools.tiny_models import saved, tiny
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def row(method: str, perplexity: float | None, rate: float | None, **more: Any) -> Row:
@@ -120,24 +119,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def run(capsys: pytest.CaptureFixture[str], *command: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["dipsim", *map(str, command)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-    shown = capsys.readouterr()
-    return int(stop.value.code or 0), shown.out, shown.err
-
-
-def test_eval_judges_a_grid(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_eval_judges_a_grid(folder: Path, tmp_path: Path, dipsim: Dipsim) -> None:
     out, calibration, sheet = (tmp_path / name for name in ("e.png", "c.json", "e.csv"))
     command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 64]
     command += ["--method", "dip-ca", "--method", "glu", "--density", 0.5, "--density", 0.8]
     command += ["--profile", "paper-a18", "--cache-fraction", 0.5, "--open-loop"]
     command += ["--plot", out, "--calibration", calibration, "--csv", sheet]
-    code, shown, said = run(capsys, *command, "--json")
+    code, shown, said = dipsim(*command, "--json")
     assert code == 0, said
     found = json.loads(shown)
     assert (found["tokens"], found["window"], found["device"]) == (64, 16, "paper-a18")
@@ -157,28 +145,26 @@ def test_eval_judges_a_grid(
     assert set(load_calibration(str(calibration)).methods) == {"dip-ca", "glu"}
     assert out.stat().st_size > 1000
     assert sheet.read_text().count("\n") == 6
-    code, shown, said = run(capsys, *command)
+    code, shown, said = dipsim(*command)
     assert code == 0
     assert re.search(r"^open loop +hits +closed", shown, re.MULTILINE)
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "cannot reach density 0.5" in " ".join(shown.split())
 
 
-def test_a_device_says_all_that_its_flash_moves(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_device_says_all_that_its_flash_moves(folder: Path, dipsim: Dipsim) -> None:
     """gate reads all of W_gate; what does not fit in DRAM is streamed, and no unit's miss."""
     command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 32]
     command += ["--method", "dense", "--method", "gate", "--density", 0.8]
     command += ["--profile", "paper-a18", "--dram", "40%"]
-    code, shown, said = run(capsys, *command, "--json")
+    code, shown, said = dipsim(*command, "--json")
     assert code == 0, said
     _, dense, gate = json.loads(shown)["rows"]
     for at in (dense, gate):
         moved = at["flash_bytes_per_token"]
         assert moved > at["flash_useful_bytes_per_token"] > 0
         assert at["tokens_per_second"] <= 1e9 / moved  # 1 GB/s, and nothing hides behind it
-    code, shown, _ = run(capsys, *command)
+    code, shown, _ = dipsim(*command)
     title, *rest = shown.splitlines()
     assert title.endswith("on paper-a18, dram 40%")
     assert [line.split()[0] for line in rest if line.startswith(("dense ", "gate "))][:2] == [
@@ -187,9 +173,7 @@ def test_a_device_says_all_that_its_flash_moves(
     assert "bytes moved a token" in " ".join(shown.split())
 
 
-def test_a_calibration_serves_the_search(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_calibration_serves_the_search(folder: Path, tmp_path: Path, dipsim: Dipsim) -> None:
     """Of the model that the trace names, whatever the model's folder is called."""
     loaded, made, trace = lm.load(folder), tmp_path / "c.json", tmp_path / "t.npz"
     sizes = {**(loaded.geometry or {}), "name": "tiny-7"}
@@ -197,14 +181,14 @@ def test_a_calibration_serves_the_search(
     command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 64]
     command += ["--method", "dip-ca", "--density", 0.5, "--density", 0.8]
     command += ["--geometry", tmp_path / "sizes.yaml", "--calibration", made]
-    code, _, said = run(capsys, *command)
+    code, _, said = dipsim(*command)
     assert code == 0, said
     windows = lm.windows_of(lm.read_ids(folder / "text.txt", loaded.tokenizer), 16, 64)
     with lm.record(loaded.model, trace, meta={"model": sizes}):
         lm.perplexity(loaded.model, windows)
     command = ["search", trace, "--profile", "paper-a18", "--cache-fraction", 0.5]
     command += ["--method", "dip-ca", "--max-loss", 1000, "--calibration", made, "--json"]
-    code, shown, said = run(capsys, *command)
+    code, shown, said = dipsim(*command)
     assert code == 0, said
     assert json.loads(shown)
 
@@ -250,11 +234,13 @@ def test_a_damaged_model_is_refused(folder: Path) -> None:
         lm.evaluate(loaded, np.arange(32).reshape(2, 16), [])
 
 
-def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_requantise_says_what_it_costs(folder: Path, dipsim: Dipsim) -> None:
     command = ["eval", folder, "--text", folder / "text.txt", "--window", 16, "--tokens", 32]
-    code, _, said = run(capsys, *command, "--requantise", "4:8")
+    code, _, said = dipsim(*command, "--requantise", "4:8")
     assert code == 0
-    assert re.search(r"4 bits by column, groups of 8: .* goes from [\d.]+ to [\d.]+", said)
+    assert re.search(
+        r"4 bits by column, groups of 8: .* goes from [\d.]+ to [\d.]+", " ".join(said)
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,25 +280,25 @@ def test_requantise_says_what_it_costs(folder: Path, capsys: pytest.CaptureFixtu
 def test_bad_input_is_one_line(
     folder: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    dipsim: Dipsim,
     monkeypatch: pytest.MonkeyPatch,
     options: list[object],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, shown, said = run(capsys, "eval", folder, "--text", folder / "text.txt", *options)
+    code, shown, said = dipsim("eval", folder, "--text", folder / "text.txt", *options)
     assert (code, shown) == (2, "")
-    assert message in said
-    assert said.strip().count("\n") == 0
+    assert len(said) == 1
+    assert message in said[0]
 
 
 def test_without_the_extra_it_says_what_to_install(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
-    code, _, said = run(capsys, "eval", folder, "--text", folder / "text.txt")
+    code, _, said = dipsim("eval", folder, "--text", folder / "text.txt")
     assert code == 2
-    assert "pip install 'dipsim[torch]'" in said
+    assert "pip install 'dipsim[torch]'" in said[0]
 
 
 # The page

@@ -18,6 +18,8 @@ from dipsim.errors import DipsimError, ModelError, TraceError  # noqa: E402
 from dipsim.simulate import simulate  # noqa: E402
 from dipsim.trace import load_trace  # noqa: E402
 from dipsim.trace.writer import TraceWriter  # noqa: E402
+from tools.cli import invoke, refusal  # noqa: E402
+from tools.paths import ROOT  # noqa: E402
 from tools.tiny_models import saved, tiny  # noqa: E402
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
@@ -314,15 +316,11 @@ def test_a_missing_tokenizer_is_said_when_it_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from typer.testing import CliRunner
-
-    from dipsim.cli import app
-
     folder = saved(tiny(), tmp_path / "m")
     out = tmp_path / "t.npz"
 
     def run(*options: str) -> Any:
-        return CliRunner().invoke(app, ["record", str(folder), str(out), *options])
+        return invoke("record", folder, out, *options)
 
     done = run("--prompt", "w5 w6 w7", "--prompt", "w8 w9", "--generate", "4", "--license", "MIT")
     assert done.exit_code == 0, done
@@ -353,22 +351,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--prompt", "w5 w6", "--generate", "63"], "after a prompt of 2 tokens: this model reads"),
         (["--text", str(tmp_path / "none")], "cannot be read"),
     ):
-        failed = run(*options)
-        assert isinstance(failed.exception, DipsimError), options
-        assert said in str(failed.exception)
+        assert said in refusal("record", folder, out, *options)
 
 
 def test_without_the_extra_one_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from typer.testing import CliRunner
-
-    from dipsim.cli import app
-
     monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
-    failed = CliRunner().invoke(app, ["record", "m", str(tmp_path / "t.npz"), "--prompt", "x"])
-    assert isinstance(failed.exception, DipsimError)
-    assert "pip install 'dipsim[torch]'" in str(failed.exception)
+    line = refusal("record", "m", tmp_path / "t.npz", "--prompt", "x")
+    assert "pip install 'dipsim[torch]'" in line
 
 
 # The real model
@@ -384,7 +375,7 @@ def smollm() -> Path:
     return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-CHAT = Path(__file__).resolve().parents[2] / "traces" / "smollm2-chat.npz"
+CHAT = ROOT / "traces" / "smollm2-chat.npz"
 PROMPTS = (
     "Explain how a computer keeps frequently used data close to the processor.",
     "Write a short story about a fisherman who finds a strange bottle.",

@@ -23,8 +23,8 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
 from naive import methods as twins
 from naive import replay as naive
+from tools.paths import shared
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1
 ONLINE = ("lru", "lfu", "lfu-decay", "arc", "s3fifo", "sieve", "none")
@@ -879,7 +879,4 @@ def test_routing_by_recorded_scores(rule: str, policy: str) -> None:
 
 
 def recorded(name: str) -> Path:
-    path = SHARED / "traces" / f"{name}.npz"
-    if not path.exists():
-        pytest.skip(f"no {path}: it is not part of the repository")
-    return path
+    return shared(f"traces/{name}.npz")

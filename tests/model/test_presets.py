@@ -1,7 +1,6 @@
 """Presets: every model in the folder against the parameter count its authors published."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,7 @@ from dipsim import files
 from dipsim.errors import ModelError
 from dipsim.model import DEFAULT_BITS, load_model, model_names
 from dipsim.model.model import FOLDER, SUFFIX
-
-PAGE = Path(__file__).resolve().parents[2] / "docs/models.md"
+from tools.paths import DOCS
 
 # Independent of dipsim: totals of the published safetensors files.
 PUBLISHED = {
@@ -76,7 +74,9 @@ def test_bytes_at_the_usual_bits_are_plausible(name: str) -> None:
 
 def test_the_page_has_every_preset_with_both_counts() -> None:
     rows = re.findall(
-        r"^\| `([\w.-]+)` \| ([\d,]+) \| ([\d,]+) \| (.+?) \|", PAGE.read_text(), re.M
+        r"^\| `([\w.-]+)` \| ([\d,]+) \| ([\d,]+) \| (.+?) \|",
+        (DOCS / "models.md").read_text(),
+        re.M,
     )
     assert [row[0] for row in rows] == model_names()
     for name, computed, published, origin in rows:

@@ -1,8 +1,8 @@
 """Naive twins of the methods: which units a token needs, by the rules of docs/methods.md.
 
-As in `naive.replay`, all is made of plain dicts, lists and floats and shares no code with dipsim; numpy
-rounds to float32 and draws the predictor's noise. A row is a list of scores, or of an expert's
-router the logits of its candidates as a dict.
+As in `naive.replay`, all is made of plain dicts, lists and floats and shares no code with dipsim;
+numpy rounds to float32 and draws the predictor's noise. A row is a list of scores, or of an
+expert's router the logits of its candidates as a dict.
 
 * `group_density`, `calibrate`, `above`, `greedy_densities`: densities and thresholds.
 * `noise`, `predicted`, `recall`: the predictor.

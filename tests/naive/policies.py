@@ -1,8 +1,8 @@
 """Naive twins of the policies that keep their units in queues: plain lists, sets and dicts.
 
 Nothing here comes from dipsim. Every queue is a list, its oldest unit first; to push is to append.
-The engine (naive/replay.py) calls `touch` for every unit of a batch, then `expel` until it returns None,
-and for each miss it keeps `evict` and `leave` while there is no room, then `insert`.
+The engine (naive/replay.py) calls `touch` for every unit of a batch, then `expel` until it returns
+None, and for each miss it keeps `evict` and `leave` while there is no room, then `insert`.
 """
 
 from collections.abc import Callable, Collection

@@ -12,13 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-from test_cli import Dipsim, done, program, refused
-from test_replay import PARAMETERS
 
 from dipsim import Policy, simulate
 from dipsim.analysis.policy_laws import LAWS, check_policy
-from dipsim.cli.output import Progress
 from dipsim.errors import PolicyError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
@@ -27,8 +23,10 @@ from dipsim.replay.replay import replay
 from dipsim.settings import Settings
 from dipsim.simulate import Job, prepare
 from dipsim.trace import load_trace
+from tools.cli import Dipsim, done, program, refused
+from tools.policies import PARAMETERS
 
-dipsim, folder = test_cli.dipsim, test_cli.folder  # fixtures: a command line, and where it runs
+pytestmark = pytest.mark.usefixtures("quiet")
 
 FADING = '''"""Evicts the coldest; a use counts half after half_life tokens."""
 import numpy as np
@@ -80,12 +78,6 @@ def table(units, capacity, seed):
 shared = Policy("shared", state=shared_state, rank=rank)
 flat = Policy("flat", state=table, rank=rank)
 '''
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line on progress: when one is printed depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)
 
 
 @pytest.fixture(scope="module")

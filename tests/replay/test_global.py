@@ -3,7 +3,6 @@
 import csv
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -22,12 +21,12 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
 from naive import replay as naive
+from tools.paths import VALIDATION
 
 SIGNALS = ("mlp_input", "glu")
 CLOSED = [name for name in BUILTIN if name != "opt"]  # those that have a global scope
 TWINNED = [name for name in CLOSED if name != "static"]
 RANKING = [name for name in TWINNED if BUILTIN[name].ranks and BUILTIN[name].admit != "never"]
-VALIDATION = Path(__file__).resolve().parents[3] / "shared" / "validation"
 MIB = 2**20
 
 of_a_phone = pytest.mark.skipif(

@@ -11,10 +11,9 @@ from dipsim.policies import BUILTIN
 from dipsim.replay.replay import Plan, replay
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
+from tools.paths import GOLDEN, shared
 
-TESTS = Path(__file__).resolve().parents[1]
-SHARED = TESTS.parents[1] / "shared"
-SETTINGS = tuple(json.loads((TESTS / "golden" / "smollm2-chat.json").read_text()))
+SETTINGS = tuple(json.loads((GOLDEN / "smollm2-chat.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,7 @@ def chat() -> Trace:
 
 @pytest.fixture(scope="module")
 def news() -> Trace:
-    path = SHARED / "traces" / "smollm2-135m-news-128.npz"
-    if not path.exists():
-        pytest.skip(f"no {path}: it is not part of the repository")
-    return load_trace(path)
+    return load_trace(shared("traces/smollm2-135m-news-128.npz"))
 
 
 def check(trace: Trace, golden: Path, setting: str) -> None:
@@ -64,9 +60,9 @@ def check(trace: Trace, golden: Path, setting: str) -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_counts_of_an_independent_program(setting: str, news: Trace) -> None:
-    check(news, SHARED / "golden" / "news-128.json", setting)
+    check(news, shared("golden/news-128.json"), setting)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_counts_of_the_twins_on_the_shipped_trace(setting: str, chat: Trace) -> None:
-    check(chat, TESTS / "golden" / "smollm2-chat.json", setting)
+    check(chat, GOLDEN / "smollm2-chat.json", setting)

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import Dipsim, done, refused
 
 import dipsim as package
 from dipsim.errors import DipsimError
@@ -18,49 +16,10 @@ from dipsim.hardware import load_profile
 from dipsim.settings import make_settings
 from naive import replay as naive
 from naive import time as naive_time
+from tools.cli import Dipsim, done, refused
+from tools.three_layers import DEVICE, HIDDEN, LAYERS, MODEL, POINTS, UNIT_BYTES, UNITS, scores
 
-dipsim, folder = test_cli.dipsim, test_cli.folder
-
-HIDDEN, INTERMEDIATE, LAYERS = 12, 20, 3
-UNITS = {"mlp_input": HIDDEN, "glu": INTERMEDIATE}
-UNIT_BYTES = {"mlp_input": 2 * INTERMEDIATE, "glu": HIDDEN}
-"""One byte a weight: a column of gate and of up, a column of down."""
-MODEL = {
-    "name": "small",
-    "layers": LAYERS,
-    "hidden": HIDDEN,
-    "intermediate": INTERMEDIATE,
-    "heads": 1,
-    "kv_heads": 1,
-    "vocab": 16,
-    "tied_embeddings": True,
-    "bits": 8,
-}
-POINTS = [(16, 1.0), (64, 1.4), (256, 3.0)]
-"""Bytes of a read, and the seconds it takes."""
-DEVICE = {
-    "name": "slow",
-    "dram": {"capacity": "1 MB", "bandwidth": "1 kB/s"},
-    "flash": {
-        "align": "16 B",
-        "reads": [{"size": f"{s} B", "lanes": 1, "bandwidth": f"{s / t} B/s"} for s, t in POINTS],
-    },
-    "backends": {"cpu": {"overlap_factor": 0.5, "sync": "0.1 s"}},
-}
 CURVE = [(size, size / (size / seconds)) for size, seconds in POINTS]
-
-
-def scores(seed: int, tokens: int) -> dict[str, Any]:
-    """Scores that last for a while, of two sequences that begin with a prompt of two tokens."""
-    rng = np.random.default_rng(seed)
-    half = tokens // 2
-    arrays: dict[str, Any] = {"meta": {"model": MODEL}}
-    for name, units in UNITS.items():
-        steady = rng.random((1, LAYERS, units)) + 0.7 * rng.random((tokens, LAYERS, units))
-        arrays[name] = steady.astype(np.float32)
-    arrays["sequence"] = (np.arange(tokens) >= half).astype(np.int32)
-    arrays["phase"] = (np.arange(tokens) % half >= 2).astype(np.uint8)
-    return arrays
 
 
 def run(arrays: Mapping[str, Any], **options: Any) -> package.Result:

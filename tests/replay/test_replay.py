@@ -19,6 +19,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 from naive import replay as naive
+from tools.policies import PARAMETERS
 
 SIGNALS = ("mlp_input", "glu")
 CACHING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
@@ -26,18 +27,6 @@ RANKING = [name for name in CACHING if BUILTIN[name].ranks]
 ALWAYS_FULL = [name for name in CACHING if name != "window"]  # it lets go although there is room
 FORCED = [name for name in ALWAYS_FULL if BUILTIN[name].admit == "forced"]
 ONE_BY_ONE = [name for name, policy in BUILTIN.items() if not policy.atomic_only]
-PARAMETERS = {
-    "lfu-decay": {"half_life": 3.0},
-    "lru-k": {"k": 3},
-    "window": {"window": 2},
-    "slru": {"segments": 2},
-    "2q": {"inner": 0.5, "ghost": 1.0},
-    "clock": {"bits": 2},
-    "s3fifo": {"small": 0.3, "ghost": 0.5, "threshold": 1},
-    "w-tinylfu": {"window": 0.2, "protected": 0.5, "sample": 2},
-    "lirs": {"hir": 0.3},
-}
-"""A second setting of every policy that has parameters."""
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1: gamma makes them tie
 

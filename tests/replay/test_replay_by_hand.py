@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import dipsim
+from tools.devices import BY_HAND
 
 SCORES = [
     [5, 4, 3, 2, 1],
@@ -13,12 +14,6 @@ SCORES = [
     [1, 5, 2, 4, 3],
 ]
 MODEL = {"layers": 1, "hidden": 5, "intermediate": 5, "heads": 1, "kv_heads": 1, "vocab": 10}
-DEVICE = {
-    "name": "by hand",
-    "dram": {"capacity": "1 MB", "bandwidth": "1 kB/s"},
-    "flash": {"bandwidth": "100 B/s"},
-    "compute": "unlimited",
-}
 
 
 def run(method: str, policy: str, **options: object) -> dipsim.Result:
@@ -26,7 +21,7 @@ def run(method: str, policy: str, **options: object) -> dipsim.Result:
     arrays = {signal: np.array(SCORES, np.float32)[:, None] for signal in ("mlp_input", "glu")}
     return dipsim.simulate(
         {**arrays, "meta": {"model": {**MODEL, "bits": 8}}},
-        DEVICE,
+        BY_HAND,
         method=method,
         policy=policy,
         group_density={"mlp_input": 0.4, "glu": 0.4},

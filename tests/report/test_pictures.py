@@ -10,10 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_cli
-import test_prefetch
-import test_timeline
-from test_cli import Dipsim, done, refused
 
 from dipsim import simulate
 from dipsim.errors import DipsimError
@@ -22,8 +18,8 @@ from dipsim.report.files import MOST_TOKENS, check_timeline
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, run_all
 from dipsim.timeline.excerpt import Excerpt, excerpt
-
-dipsim, folder = test_cli.dipsim, test_cli.folder
+from tools import one_layer, three_layers
+from tools.cli import Dipsim, done, refused
 
 ENGINES: list[dict[str, Any]] = [
     {},
@@ -42,7 +38,7 @@ ENGINES: list[dict[str, Any]] = [
 def replayed(**options: Any) -> tuple[Job, Result]:
     """A small run of two sequences with prompts."""
     given = {"group_density": {"mlp_input": 0.5, "glu": 0.4}, "cache": "900 B", "policy": "lru"}
-    job = prepare(test_prefetch.scores(1, 16), test_prefetch.DEVICE, **{**given, **options})
+    job = prepare(three_layers.scores(1, 16), three_layers.DEVICE, **{**given, **options})
     return job, run_all([job])[0]
 
 
@@ -89,11 +85,11 @@ def complete(shown: Excerpt) -> list[dict[str, Any]]:
 
 
 def test_a_timeline_by_hand() -> None:
-    # The second token of test_timeline.SETS finds two units of 12 B in DRAM: .24 s. The third
+    # The second token of one_layer.SETS finds two units of 12 B in DRAM: .24 s. The third
     # misses one of them: 1.2 s of flash. They read KV of one and two positions, .16 s each.
-    profile = test_timeline.device(sync="0.5 s")
+    profile = one_layer.device(sync="0.5 s")
     options: dict[str, Any] = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
-    job = prepare(test_timeline.trace(test_timeline.SETS), profile, **options, warmup=1)
+    job = prepare(one_layer.trace(one_layer.SETS), profile, **options, warmup=1)
     shown = excerpt(job, run_all([job])[0].traffic, 5)
     bars = [
         (at["name"], at["cat"], at["tid"], at["ts"] / 1e6, at["dur"] / 1e6, at["args"]["token"])
@@ -280,8 +276,8 @@ def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
 
 def test_many_tokens_share_bars(tmp_path: Path) -> None:
     sets = np.random.default_rng(0).random((10_000, 1, 8)) < 0.3
-    arrays = {"glu": sets, "meta": {"model": test_timeline.TINY}}
-    result = simulate(arrays, test_timeline.device(), policy="lru", cache_fraction=0.5)
+    arrays = {"glu": sets, "meta": {"model": one_layer.TINY}}
+    result = simulate(arrays, one_layer.device(), policy="lru", cache_fraction=0.5)
     text = drawn(result, tmp_path / "p.svg")
     assert "<!-- measured token (bars: means of 50) -->" in text
     assert "<!-- slowest -->" in text

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import dipsim
-from dipsim.cli.app import app
 from dipsim.errors import DipsimError
+from tools.cli import invoke
+from tools.devices import BY_HAND
 
 MODELS = ("phi-3-medium", "llama-3-8b", "mistral-7b")
 SERIAL = (0.2574, 0.4886, 0.4894)
@@ -47,12 +47,6 @@ def test_dense_models_in_half_of_their_size(at: int, overlap: str, rates: tuple[
 # By hand ---------------------------------------------------------------------------------------
 
 TINY = {"layers": 1, "hidden": 4, "intermediate": 8, "heads": 1, "kv_heads": 1, "vocab": 10}
-DEVICE = {
-    "name": "by hand",
-    "dram": {"capacity": "1 MB", "bandwidth": "1 kB/s"},
-    "flash": {"bandwidth": "100 B/s"},
-    "compute": "unlimited",
-}
 MLP_INPUT = [[4, 3, 2, 1], [4, 3, 2, 1], [1, 2, 3, 4], [9, 1, 8, 1]]
 GLU = [
     [8, 7, 6, 5, 4, 3, 2, 1],
@@ -78,7 +72,7 @@ def run(method: str, overlap: str = "paper-concurrent", **more: Any) -> dipsim.R
     }
     return dipsim.simulate(
         arrays,
-        DEVICE,
+        BY_HAND,
         method=method,
         group_density={"mlp_input": 0.5, "glu": 0.5},  # two input columns, four down columns
         compat="authors",
@@ -133,7 +127,7 @@ def test_what_does_not_fit_beside_the_hits_is_drawn() -> None:
         }
         found = dipsim.simulate(
             arrays,
-            DEVICE,
+            BY_HAND,
             method="dip",
             group_density={"mlp_input": 0.75, "glu": 0.5},
             compat="authors",
@@ -153,7 +147,7 @@ def test_the_prompt_is_read_once_and_warms_nothing() -> None:
         "meta": {"model": {**TINY, "bits": 8}},
     }
     found = dipsim.simulate(
-        arrays, DEVICE, method="dip", compat="authors", policy="lru", cache_fraction=0.5
+        arrays, BY_HAND, method="dip", compat="authors", policy="lru", cache_fraction=0.5
     )
     assert found.hits == 0
     # all of the MLP, 3 x 32 B, from flash once, and what is static from DRAM once
@@ -162,7 +156,7 @@ def test_the_prompt_is_read_once_and_warms_nothing() -> None:
 
 def test_a_run_is_not_compared_with_an_optimum() -> None:
     line = "run smollm2-chat --profile paper-a18 --dram 60% --tokens 0:4 --compat authors --json"
-    done = CliRunner().invoke(app, line.split())
+    done = invoke(*line.split())
     assert json.loads(done.stdout)["verdict"] is None
 
 

@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import test_prefetch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from dipsim.timeline.events import COPY, DMA, USE, Timeline, simulate_events
 from dipsim.timeline.machine import Heat, Machine
 from naive import time as naive_time
 from naive.time import Phone, Piece
+from tools import three_layers
 
 MODES = [
     ("paper-serial", 0.0),
@@ -465,8 +465,8 @@ def test_auto_leaves_out_no_contention(
         "flash": {"align": "8 B", "reads": reads},
         "backends": {"cpu": backend},
     }
-    arrays = test_prefetch.scores(seed, 8)
-    arrays["meta"] = {"model": {**test_prefetch.MODEL, "tied_embeddings": not untied}}
+    arrays = three_layers.scores(seed, 8)
+    arrays["meta"] = {"model": {**three_layers.MODEL, "tied_embeddings": not untied}}
     room = {"dram": "1800 B", "context": 1} if small else {"cache": "900 B"}
     closed_or_not, happened = (
         dipsim.simulate(arrays, profile, overlap=overlap, engine=engine, policy="lru", **room)

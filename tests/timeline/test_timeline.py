@@ -7,37 +7,7 @@ import dipsim
 from dipsim.errors import BudgetError, MethodError
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import load_profile
-
-# One weight is one byte: attention 64 B, norms 24 B, lm_head (tied) 64 B: 152 B static.
-# A neuron (row of gate, row of up, column of down) is 12 B, eight of them. KV: 16 B a position.
-TINY = {
-    "name": "tiny",
-    "layers": 1,
-    "hidden": 4,
-    "intermediate": 8,
-    "heads": 1,
-    "kv_heads": 1,
-    "vocab": 16,
-    "tied_embeddings": True,
-    "bits": 8,
-}
-SETS = [{0, 1}, {0, 1}, {1, 2}]  # with room for two, lru: 2 misses; 2 hits; 1 hit, 1 miss
-
-
-def device(**backend: object) -> dict[str, object]:
-    return {
-        "name": "slow",
-        "dram": {"capacity": "1 kB", "bandwidth": "100 B/s"},
-        "flash": {"bandwidth": "10 B/s"},
-        "backends": {"cpu": backend},
-    }
-
-
-def trace(sets: list[set[int]], **marks: object) -> dict[str, object]:
-    glu = np.zeros((len(sets), 1, 8), np.bool_)
-    for token, active in enumerate(sets):
-        glu[token, 0, sorted(active)] = True
-    return {"glu": glu, "meta": {"model": TINY}, **marks}
+from tools.one_layer import SETS, TINY, device, trace
 
 
 def run(profile: dict[str, object], sets: list[set[int]] = SETS, **options: object):

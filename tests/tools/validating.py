@@ -1,25 +1,18 @@
-"""What tests of `dipsim validate` share: the command in this process, cases, a small phone."""
+"""What tests of `dipsim validate` share: a few cases, and a small phone's routes and metrics."""
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from dipsim import cli
 from dipsim.validate.cases import shipped_cases
 from dipsim.validate.metrics import load_metrics
 from dipsim.validate.routes import Speeds, predict, replay_routes
+from tools.paths import VALIDATION
 
-ROOT = Path(__file__).resolve().parents[2]
-VALIDATION = ROOT.parent / "shared" / "validation"
 ROUTES, METRICS = VALIDATION / "qwen.route.csv", VALIDATION / "qwen.metrics"
-of_a_phone = pytest.mark.skipif(
-    not VALIDATION.exists(), reason="the phone's routes are third-party, not shipped"
-)
 FEW = ("bmoe-gptoss-mmap-k2", "bmoe-gptoss-mmap-k4", "orinnano-1.5b", "liaf-naive")
 LAYERS, EXPERTS, USED, TOKENS = 3, 8, 2, 70
 BYTES = 3_000_000
@@ -62,25 +55,6 @@ def writer_of_runs(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         return route, metrics
 
     return write
-
-
-def runner(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, list[str]]]:
-    """Runs ``dipsim validate`` in an empty folder; exit code, output, lines of errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*options: object) -> tuple[int, str, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["dipsim", "validate", *map(str, options)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        errors = [line for line in shown.err.splitlines() if "reading ..." not in line]
-        return stop.value.code, shown.out, errors
-
-    return call
 
 
 def few(tmp_path: Path, *ids: str) -> Path:

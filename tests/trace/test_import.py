@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,10 +19,12 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_arrays, import_routes
 from dipsim.trace.encoding import unpack_sets
+from tools.cli import PROGRAM, program
 from tools.hostile import read_or_refused
+from tools.paths import VALIDATION, of_a_phone
 
 TOKENS, LAYERS, UNITS = 9, 3, 20
-ROUTES = Path(__file__).resolve().parents[3] / "shared/validation/qwen.route.csv"
+ROUTES = VALIDATION / "qwen.route.csv"
 
 
 def values(seed: int = 0) -> np.ndarray:
@@ -257,7 +258,7 @@ def test_routes_against_an_independent_count(tmp_path: Path) -> None:
     check_routes(load_trace(tmp_path / "t.npz"), text)
 
 
-@pytest.mark.skipif(not ROUTES.exists(), reason="the phone's routes are third-party, not shipped")
+@of_a_phone
 def test_routes_of_a_phone_against_an_independent_count(tmp_path: Path) -> None:
     import_routes(ROUTES, tmp_path / "t.npz")
     trace = load_trace(tmp_path / "t.npz")
@@ -345,19 +346,14 @@ def test_mutated_routes_are_refused_or_read(tmp_path: Path) -> None:
 # The command --------------------------------------------------------------------------------------
 
 
-def dipsim(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dipsim.cli import main; main()", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-
-
 def test_the_command(tmp_path: Path) -> None:
     np.save(tmp_path / "acts.npy", values())
-    done = dipsim("import", "acts.npy", "t.npz", "--map", "glu=acts", "--json", folder=tmp_path)
+    done = program("import", "acts.npy", "t.npz", "--map", "glu=acts", "--json", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == "dipsim: took absolute values of glu"
     assert json.loads(done.stdout)["signals"]["glu"]["units"] == UNITS
     for words in (["acts.npy", "u.npz"], ["acts.npy", "u.npz", "--map", "glu"], ["no", "u.npz"]):
-        failed = dipsim("import", *words, folder=tmp_path)
+        failed = program("import", *words, cwd=tmp_path)
         assert (failed.returncode, failed.stdout) == (2, "")
         assert len(failed.stderr.splitlines()) == 1
     assert not (tmp_path / "u.npz").exists()
@@ -375,10 +371,9 @@ def test_killed_at_any_moment_nothing_stands_under_the_final_name(
         "export": ["export", "a.npz", "out", "--encoding", "glu=log8"],
         "synth": ["synth", "out", "--tokens", "2000"],
     }[command]
-    program = [sys.executable, "-c", "from dipsim.cli import main; main()", *words]
     killed = 0
     for moment in rng.uniform(0.1, 2.0, 10):
-        with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.DEVNULL,
+        with subprocess.Popen([*PROGRAM, *words], cwd=tmp_path, stderr=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL) as process:  # fmt: skip
             time.sleep(moment)
             process.send_signal(signal.SIGKILL)

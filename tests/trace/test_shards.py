@@ -3,9 +3,6 @@
 import itertools
 import json
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.trace import shard_name
 from dipsim.trace.writer import TraceWriter
+from tools.cli import program
 
 TOKENS, LAYERS, UNITS = 29, 4, 40
 RNG = np.random.default_rng(2)
@@ -166,35 +164,30 @@ def test_bad_parts_are_refused(option: str, text: str) -> None:
         trace.part(**{option: text})
 
 
-def dipsim(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dipsim.cli import main; main()", *shlex.split(line)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-
-
 def test_a_run_of_shards_repeats_from_its_result(tmp_path: Path) -> None:
     shards(tmp_path / "t", "bits")
     (tmp_path / "m.yaml").write_text(json.dumps(MODEL))
     line = "run t --profile oneplus15r --cache-fraction .5 --layers 1:3 --sequence 0:2 --json"
     line += " --model m.yaml"
-    first = dipsim(line, tmp_path)
+    first = program(line, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "layers 1:3 alone" in first.stderr
     (tmp_path / "r.json").write_text(first.stdout)
-    again = dipsim("run --config r.json --json", tmp_path)
+    again = program("run --config r.json --json", cwd=tmp_path)
     assert again.stdout == first.stdout
     assert json.loads(first.stdout)["hits"] > 0
-    bad = dipsim("run t --profile oneplus15r --layers 3:9", tmp_path)
+    bad = program("run t --profile oneplus15r --layers 3:9", cwd=tmp_path)
     assert (bad.returncode, bad.stdout, len(bad.stderr.splitlines())) == (2, "", 1)
 
 
 def test_devices_have_a_size(tmp_path: Path) -> None:
     write(tmp_path / "t.npz", slice(None), "bits")
-    more = dipsim("run t.npz --profile apple-a18 --dram 9GB", tmp_path)
+    more = program("run t.npz --profile apple-a18 --dram 9GB", cwd=tmp_path)
     assert "exceeds the 8 GB of apple-a18" in more.stderr
     assert more.returncode == 2
-    granted = dipsim("run t.npz --profile apple-a18 --dram 4GB --json", tmp_path)
+    granted = program("run t.npz --profile apple-a18 --dram 4GB --json", cwd=tmp_path)
     assert "more DRAM than the device leaves to an app" in granted.stderr
     assert "over-available" in json.loads(granted.stdout)["marks"]
-    small = dipsim("run t.npz --profile apple-a18 -s flash.capacity=1kB", tmp_path)
+    small = program("run t.npz --profile apple-a18 -s flash.capacity=1kB", cwd=tmp_path)
     assert "flash of apple-a18 holds 1 kB" in small.stderr
     assert small.returncode == 2

@@ -1,8 +1,6 @@
 """Sparse sets: every reading equals naive lists, and every lie is refused."""
 
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import load_trace
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.writer import TraceWriter
+from tools.cli import program
 from tools.hostile import read_or_refused
 
 MODEL = {
@@ -197,13 +196,11 @@ def test_sparse_and_dense_at_once_is_refused() -> None:
 def test_a_claim_takes_no_memory(tmp_path: Path) -> None:
     huge = {**lists_of(random_sets(0)), "glu.shape": np.array([2**40, 10, 30])}
     np.savez(tmp_path / "t.npz", **huge)
-    code = "from dipsim.cli import main; main()"
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 
-    done = subprocess.run([sys.executable, "-c", code, "inspect", "t.npz"], cwd=tmp_path,
-                          capture_output=True, text=True, preexec_fn=limit, timeout=30)  # fmt: skip
+    done = program("inspect", "t.npz", cwd=tmp_path, preexec_fn=limit, timeout=30)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
 

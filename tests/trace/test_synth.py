@@ -20,9 +20,9 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import Fit, Geometry, draw, fit_trace, geometry_of, synthesize
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats
+from tools.paths import LONG_CHAT
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-CHAT = Path(__file__).resolve().parents[3] / "shared/traces/smollm2-135m-chat-256.npz"
 
 
 def joined(blocks: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -67,10 +67,10 @@ def test_fitted_on_one_half_of_the_shipped_trace_judged_on_the_other(key: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHAT.exists(), reason="the longer trace is not part of the repository")
+@pytest.mark.skipif(not LONG_CHAT.exists(), reason="the longer trace is not part of the repository")
 @pytest.mark.parametrize("key", ["mlp_input", "glu"])
 def test_fitted_on_one_half_of_the_shared_trace_judged_on_the_other(key: str) -> None:
-    trace = load_trace(CHAT)
+    trace = load_trace(LONG_CHAT)
     fit = fit_trace(trace.window(0, 128))
     for seed in range(3):
         judge(fit, geometry_of(fit, None), trace.window(128, 256), key, seed)
@@ -79,7 +79,7 @@ def test_fitted_on_one_half_of_the_shared_trace_judged_on_the_other(key: str) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["mlp_input", "glu"])
 def test_another_geometry_has_the_normalised_figures_of_the_source(key: str) -> None:
-    trace = load_trace(CHAT if CHAT.exists() else "smollm2-chat")
+    trace = load_trace(LONG_CHAT if LONG_CHAT.exists() else "smollm2-chat")
     half = trace.tokens // 2
     fit = fit_trace(trace.window(0, half))
     phi = Geometry(40, {"mlp_input": 5120, "glu": 17920})  # phi-3-medium

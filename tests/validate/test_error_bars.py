@@ -1,7 +1,6 @@
 """Error bars: which run has which, what it says, and that no other run has one."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dipsim import cli
 from dipsim.errors import DipsimError
 from dipsim.result import Result
 from dipsim.simulate import simulate
@@ -27,6 +25,7 @@ from dipsim.validate.error_bars import (
     load_bars,
     request_sizes,
 )
+from tools.cli import Dipsim
 from tools.hostile import read_or_refused
 
 TRACE = "smollm2-chat"
@@ -150,33 +149,20 @@ def test_the_text_names_cases_and_device(results: Callable[..., Result]) -> None
     assert sizes == ("request sizes", "extrapolated")
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, *line: str) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys, "argv", ["dipsim", "run", TRACE, *line])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-
-
-def test_run_prints_the_bar_below_its_rate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran(monkeypatch, "--profile", "snapdragon8", "--dram", "50%", "--tokens", "0:4")
-    lines = capsys.readouterr().out.splitlines()
-    rate = next(at for at, line in enumerate(lines) if line.startswith("rate "))
+def test_run_prints_the_bar_below_its_rate(dipsim: Dipsim) -> None:
+    outcome = dipsim(f"run {TRACE} --profile snapdragon8 --dram 50% --tokens 0:4")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    rate = next(row for row, line in enumerate(lines) if line.startswith("rate "))
     assert lines[rate + 1].startswith("error bar  ")
     assert lines[rate + 2].split() == ["request", "sizes", "extrapolated"]
 
 
 @pytest.mark.parametrize(("profile", "there"), [("snapdragon8", True), ("paper-a18", False)])
-def test_json_holds_the_bar(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    profile: str,
-    there: bool,
-) -> None:
-    ran(monkeypatch, "--profile", profile, "--dram", "50%", "--tokens", "0:4", "--json")
-    found = json.loads(capsys.readouterr().out)
+def test_json_holds_the_bar(dipsim: Dipsim, profile: str, there: bool) -> None:
+    outcome = dipsim(f"run {TRACE} --profile {profile} --dram 50% --tokens 0:4 --json")
+    assert outcome.code == 0
+    found = outcome.json
     assert found["request_sizes"] == ("extrapolated" if there else "inside")
     if there:
         assert {"class", "median", "cases"} <= set(found["error_bar"])

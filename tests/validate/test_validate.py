@@ -17,7 +17,8 @@ from dipsim.validate.fit import constant, fit, line, search
 from dipsim.validate.setups import COMPUTER_MAPPED, MEMORY, device, notes, setup_of
 from dipsim.validate.work import Streaming
 from tools.hostile import read_or_refused
-from tools.validating import FEW, METRICS, ROOT, ROUTES, VALIDATION, few, of_a_phone, runner
+from tools.paths import DOCS, ROOT, VALIDATION, of_a_phone
+from tools.validating import FEW, METRICS, ROUTES, few
 
 CASES = load_cases()
 BY_ID = {case.id: case for case in CASES.facts}
@@ -272,7 +273,7 @@ def without_routes(text: str) -> str:
 
 
 def test_the_page_is_what_the_command_writes(found: Validation) -> None:
-    written = (ROOT / "docs/validation.md").read_text()
+    written = (DOCS / "validation.md").read_text()
     same_text(without_routes(page(found, None)), without_routes(written))
 
 
@@ -281,7 +282,7 @@ def test_the_page_with_the_routes_is_what_the_command_writes(
     found: Validation,
 ) -> None:
     routes = judge_routes(ROUTES, METRICS)
-    same_text(page(found, routes), (ROOT / "docs/validation.md").read_text())
+    same_text(page(found, routes), (DOCS / "validation.md").read_text())
 
 
 def test_the_error_bars_are_what_the_command_writes(found: Validation) -> None:
@@ -300,13 +301,6 @@ def test_the_page_says_where_a_trivial_predictor_is_closer(found: Validation) ->
 
 
 # The command line --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ran(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, list[str]]]:
-    return runner(monkeypatch, capsys, tmp_path)
 
 
 def test_files_are_written_whole(ran: Any, tmp_path: Path) -> None:

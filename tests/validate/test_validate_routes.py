@@ -18,6 +18,7 @@ from dipsim.validate.metrics import load_metrics
 from dipsim.validate.routes import Speeds, fit_speeds, predict, replay_routes
 from dipsim.validate.setups import MEMORY
 from tools.hostile import read_or_refused
+from tools.paths import of_a_phone
 from tools.validating import (
     BYTES,
     DENSE,
@@ -28,27 +29,12 @@ from tools.validating import (
     TOKENS,
     USED,
     few,
-    of_a_phone,
-    runner,
-    writer_of_runs,
 )
 
 
 @pytest.fixture(scope="module")
 def routes() -> RoutesResult:
     return judge_routes(ROUTES, METRICS)
-
-
-@pytest.fixture
-def ran(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[int, str, list[str]]]:
-    return runner(monkeypatch, capsys, tmp_path)
-
-
-@pytest.fixture
-def run_of(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
-    return writer_of_runs(tmp_path)
 
 
 # A phone's routes --------------------------------------------------------------------------------
