@@ -1,6 +1,37 @@
-"""Settings of the whole suite: hypothesis draws the same examples every time, however slow."""
+"""Fixtures of all tests; hypothesis draws the same examples every time, however slow."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tools")
+
+from dipsim.cli.output import Progress  # noqa: E402
+from tools.cli import Dipsim, runner  # noqa: E402
+from tools.folder import fill  # noqa: E402
 
 settings.register_profile("dipsim", derandomize=True, deadline=None)
 settings.load_profile("dipsim")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small traces, good and bad, a model, profiles and policies."""
+    path = tmp_path_factory.mktemp("folder")
+    fill(path)
+    return path
+
+
+@pytest.fixture
+def dipsim(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> Dipsim:
+    """Run a command line in this process, in ``folder``."""
+    return runner(monkeypatch, capsys, folder)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print no line on progress: when one comes depends on the speed of the machine."""
+    monkeypatch.setattr(Progress, "_say", lambda self: None)

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "traces/README.md", *(ROOT / "docs").glob("*.md")])
+from tools.paths import DOCS, ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "traces/README.md", *DOCS.glob("*.md")])
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = {
     **os.environ,
@@ -95,7 +96,7 @@ def test_every_fence_is_of_a_known_kind() -> None:
 
 def recipes(kind: str) -> list[str]:
     """Exporters for libraries that are not here: only their syntax is checked."""
-    page = (ROOT / "docs/exporting.md").read_text()
+    page = (DOCS / "exporting.md").read_text()
     return [body for language, _, body in BLOCK.findall(page) if language == kind]
 
 
@@ -132,7 +133,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_table_of_synth_is_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/synth.py", ROOT)
-    page = (ROOT / "docs/synth.md").read_text()
+    page = (DOCS / "synth.md").read_text()
     for line in printed.splitlines()[2:]:
         head, *cells = (cell.strip() for cell in line.strip("|").split("|"))
         row = next(at for at in page.splitlines() if at.startswith(f"| {head} |"))
@@ -144,11 +145,11 @@ def test_the_table_of_synth_is_what_the_script_prints() -> None:
 @pytest.mark.slow
 def test_the_table_of_divisions_is_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/allocation.py", ROOT)
-    assert tidy(printed) in (ROOT / "docs/comparing.md").read_text()
+    assert tidy(printed) in (DOCS / "comparing.md").read_text()
 
 
 @pytest.mark.slow
 def test_headline_tables_are_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/headline.py", ROOT)
-    page = (ROOT / "docs/headline.md").read_text()
+    page = (DOCS / "headline.md").read_text()
     assert all(tidy(table) in page for table in printed.split("\n\n"))

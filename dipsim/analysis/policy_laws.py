@@ -1,7 +1,7 @@
 """The contract of a policy, tested: what `dipsim policies --check` runs on a user's file.
 
-The same laws hold for every built-in policy (tests/test_contract.py). Each fault is one sentence
-that says what the policy did, and what the contract asks for.
+The same laws hold for every built-in policy (tests/policies/test_contract.py). Each fault is
+one sentence that says what the policy did, and what the contract asks for.
 """
 
 from collections.abc import Callable, Iterator

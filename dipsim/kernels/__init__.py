@@ -1,7 +1,7 @@
 """The hot loops: choose top-k, replay a cache, coalesce misses. No validation, no input or output.
 
-Everything works on one cache and one block of tokens. tests/naive.py holds the slow, obvious form
-of each of them.
+Everything works on one cache and one block of tokens. tests/naive/replay.py holds the slow,
+obvious form of each of them.
 """
 
 from dipsim.kernels import masking, routing

