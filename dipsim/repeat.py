@@ -10,92 +10,74 @@ from dipsim.errors import DipsimError
 from dipsim.files import read_json
 from dipsim.model import Model
 from dipsim.run import Run
-from dipsim.settings import MAPPED, Settings
+from dipsim.settings import FIXED_BY_MMAP, Settings, discarded
 from dipsim.trace import Trace, load_trace
-
-_OF_A_METHOD = (
-    "masking",
-    "routing",
-    "top_k",
-    "selection",
-    "calibrate_tokens",
-    "recall",
-    "predictor_rank",
-    "weights",
-    "cluster",
-)
-_TOGETHER = (
-    ({"dram", "cache", "cache_fraction"}, {"dram", "cache", "cache_fraction"}),
-    ({"density", "group_density", "split"}, {"density", "group_density", "split"}),
-    ({"method"}, {"density", "group_density", "split", "gamma", *_OF_A_METHOD}),
-    ({"policy"}, {"static_from", "admission"}),
-    ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
-    ({"layout"}, {"order_from"}),
-    ({"overlap", "prefetch"}, {"overlap", "prefetch"}),
-)
-"""Who gives one of the first starts anew with the second."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a result says about how it was made."""
+    """Configuration of a run, as its result states it."""
 
     file: str
     trace: Mapping[str, Any]
     profile: Mapping[str, Any]
     model: Mapping[str, Any] | None
-    """Only when it was an option of the run; otherwise the trace says it again."""
+    """Geometry, where it was an option of the run; None where the trace tells it."""
     settings: Mapping[str, Any]
 
     def open_trace(self) -> Trace:
-        """The very trace of that run.
+        """Open the trace of that run.
 
         Raises:
             DipsimError: it is gone, or its contents changed.
         """
         name = str(self.trace.get("name"))
-        found = load_trace(name)
-        if found.hash != self.trace.get("hash"):
+        trace = load_trace(name)
+        if trace.hash != self.trace.get("hash"):
             raise DipsimError(
                 f"{self.file}: trace {name} is not the one of that run (its contents changed); "
                 "name the TRACE you want to run with these settings"
             )
-        return found
+        return trace
 
     def settings_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The saved settings; options that are given take their place."""
+        """Return the saved settings, overridden by the options that are given.
+
+        An option also discards the saved values that refine or restate it (`discarded`): those of
+        dip-ca do not outlive another ``method``.
+        """
         given = {key: value for key, value in options.items() if value is not None}
-        dropped = {name for first, second in _TOGETHER if first & set(given) for name in second}
+        dropped = discarded(given)
         io = self.settings.get("io"), given.get("io", self.settings.get("io"))
-        if "mmap" in io and io[0] != io[1]:  # what it left no choice of starts anew
-            dropped |= {*MAPPED, "prefetch", "admission", "static_from"}
+        if "mmap" in io and io[0] != io[1]:  # what mmap fixed was nobody's choice
+            dropped |= {*FIXED_BY_MMAP, *discarded(FIXED_BY_MMAP)}
         saved = {key: value for key, value in self.settings.items() if key not in dropped}
         return {**saved, **given}
 
 
 def make_config(run: Run) -> dict[str, Any]:
-    """Everything that repeats the run; ``resolved`` says what the defaults came to.
+    """Return all that repeats the run; ``resolved`` holds what the defaults came to.
 
     Files are named by their full path, so that a run can be repeated from another folder.
     """
-    said = run.settings.model_dump(mode="json", exclude_none=True)
-    if "static_from" in said:
-        said["static_from"] = _full(said["static_from"])
-    if said.get("prefetch", "previous") not in ("previous", "next-layer"):
-        said["prefetch"] = _full(said["prefetch"])
+    saved = run.settings.model_dump(mode="json", exclude_none=True)
+    if "static_from" in saved:
+        saved["static_from"] = _full_path(saved["static_from"])
+    if saved.get("prefetch", "previous") not in ("previous", "next-layer"):
+        saved["prefetch"] = _full_path(saved["prefetch"])
     file, suffix, attribute = run.settings.policy.rpartition(".py:")
     if suffix:
-        said["policy"] = _full(file + ".py") + ":" + attribute
+        saved["policy"] = _full_path(file + ".py") + ":" + attribute
     model: Model | None = run.model
     if model is not None:  # the whole one: --layers is among the settings
         model = model.model_copy(update={"layers": run.trace.recorded_layers})
     groups = run.method.groups
     return {
-        "trace": {"name": _full(run.trace.name), "hash": run.trace.hash},
+        "trace": {"name": _full_path(run.trace.name), "hash": run.trace.hash},
         "profile": run.device.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
         "model_given": run.model_given,
-        "settings": said,
+        "settings": saved,
         "resolved": {
             "density": run.method.density,
             "group_density": {group.signal: group.density for group in groups},
@@ -131,5 +113,6 @@ def read_config(file: str) -> SavedRun:
     return SavedRun(file, data["trace"], data["profile"], model, data["settings"])
 
 
-def _full(name: str) -> str:
+def _full_path(name: str) -> str:
+    """Return the full path of a file that exists, any other name as it is."""
     return os.path.abspath(name) if os.path.exists(name) else name

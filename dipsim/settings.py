@@ -1,15 +1,20 @@
-"""What a run is asked to do: one frozen, validated record, the same from the command line, from
-Python and from a result's ``config``."""
+"""Settings of a run: one frozen, validated record, the same from the command line, from Python and
+from a result's ``config``.
 
-from collections.abc import Mapping
+Every option is declared once, as a field of `Settings`. The command line's options, what
+``--config`` discards and which methods take an option are read off these declarations.
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim.errors import BudgetError, DipsimError, first_problem
+from dipsim.option import Concern, declarations, flag, option
 from dipsim.units import BYTES, parse_share
 
-_AUTHORS = {
+_FIXED_BY_AUTHORS = {
     "reset": "sequence",
     "prefill": "stream",
     "access": "atomic",
@@ -17,12 +22,12 @@ _AUTHORS = {
     "allocate": "even",
     "kv": "fixed",
 }
-"""What the DIP authors' simulator does (docs/methods.md)."""
-MAPPED = {
+"""Settings of the DIP authors' simulator (docs/methods.md)."""
+FIXED_BY_MMAP = {
     "policy": ("none", "the system's page cache holds the weights, an LRU of pages"),
     "overlap": ("serial", "a page fault stops the thread that computes"),
 }
-"""What ``io="mmap"`` leaves no choice of, and why."""
+"""Settings that ``io="mmap"`` leaves no choice of, and why."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 Layout = Literal["column", "bundle", "expert", "row", "permuted"]
@@ -30,6 +35,21 @@ Access = Literal["atomic", "sequential"]
 Scope = Literal["layer", "global"]
 Reset = Literal["never", "sequence"]
 Prefill = Literal["stream", "cache"]
+CURVE_CONCERNS: tuple[Concern, ...] = (
+    "method",
+    "pruning",
+    "calibration",
+    "experts",
+    "units",
+    "replay",
+    "trace",
+    "draws",
+)
+"""Subjects of the options that mean something without a device and a budget."""
+PRUNING = ("glu", "glu-oracle", "gate", "up", "cats", "predictor", "teal", "dip", "dip-ca")
+"""Methods that have a density."""
+_SELECTING = ("glu", "glu-oracle", "gate", "up", "dip")
+"""Methods that keep the best scores, or those above a threshold."""
 
 
 class Settings(BaseModel):
@@ -37,57 +57,164 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str | None = None
-    density: float | None = None
-    group_density: Mapping[str, float] = {}
-    split: str | None = None
-    gamma: Mapping[str, float] = {}
-    masking: str | None = None
-    routing: str | None = None
-    top_k: int | None = Field(default=None, ge=1, le=2**16)
-    selection: Literal["top-k", "threshold"] | None = None
-    calibrate_tokens: str | None = None
-    recall: float | None = None
-    predictor_rank: int | None = Field(default=None, ge=0, le=2**20)
-    cluster: int = Field(default=1, ge=1, le=2**16)
-    weights: Literal["2:4"] | None = None
-    compat: Literal["authors"] | None = None
-    policy: str = "lfu"
-    admission: Literal["forced", "ranked"] | None = None
-    static_from: str | None = None
-    dram: str | None = None
-    cache: str | None = None
-    cache_fraction: float | None = Field(default=None, ge=0, le=1)
-    bits: float | None = Field(default=None, gt=0, le=32)
-    context: Count | None = None
-    kv: Literal["fixed", "grow"] = "fixed"
-    kv_bits: float = Field(default=16, gt=0, le=32)
-    layout: Layout | None = None
-    order_from: str | None = None
-    io: Literal["direct", "buffered", "mmap"] = "direct"
-    overlap: Overlap = "pipelined"
-    prefetch: str | None = None
-    engine: Literal["auto", "closed", "events"] = "auto"
-    thermal: Literal["cold", "sustained"] = "cold"
-    backend: str | None = None
-    scope: Literal["layer", "global"] = "layer"
-    access: Literal["atomic", "sequential"] = "atomic"
-    allocate: Literal["even", "equal", "optimal"] = "even"
-    warmup: Count = 0
-    reset: Literal["never", "sequence"] = "never"
-    prefill: Literal["stream", "cache"] | None = None
-    tokens: str | None = None
-    layers: str | None = None
-    sequence: str | None = None
-    seed: Count = 0
+    method: str | None = option(None, "see dipsim methods", "method")
+    density: float | None = option(
+        None,
+        "share of MLP weights kept [0.7]",
+        "pruning",
+        family="density",
+        methods=PRUNING,
+        own_check=True,
+    )
+    group_density: Mapping[str, float] = option(
+        {},
+        "per group, e.g. mlp_input=.75,glu=.6",
+        "pruning",
+        family="density",
+        methods=PRUNING,
+        own_check=True,
+    )
+    split: str | None = option(
+        None,
+        "of dip: authors or equal; of teal: greedy or equal",
+        "pruning",
+        family="density",
+        methods=("dip", "dip-ca", "teal"),
+    )
+    gamma: Mapping[str, float] = option(
+        {}, "of dip-ca: a number, or mlp_input=.5,glu=.2", "pruning", methods=("dip-ca",)
+    )
+    masking: str | None = option(
+        None,
+        "of dip-ca: gamma, blend or approximate:top_m=.9 [gamma]",
+        "pruning",
+        methods=("dip-ca",),
+    )
+    routing: str | None = option(
+        None,
+        "of moe: cache-prior, max-rank, drop-cold or reuse-distance",
+        "experts",
+        methods=("moe",),
+    )
+    top_k: int | None = option(
+        None,
+        "of moe: experts a token uses [the model's]",
+        "experts",
+        methods=("moe",),
+        ge=1,
+        le=2**16,
+    )
+    selection: Literal["top-k", "threshold"] | None = option(
+        None,
+        "top-k, or threshold, a static one per layer [top-k]",
+        "calibration",
+        family="threshold",
+        methods=_SELECTING,
+    )
+    calibrate_tokens: str | None = option(
+        None,
+        "tokens A:B for thresholds; they are not measured",
+        "calibration",
+        family="threshold",
+        methods=(*_SELECTING, "cats", "teal"),
+        own_check=True,
+    )
+    recall: float | None = option(
+        None, "of predictor: right neurons it finds [0.9]", "calibration", methods=("predictor",)
+    )
+    predictor_rank: int | None = option(
+        None,
+        "of predictor: its width [hidden / 8]",
+        "calibration",
+        methods=("predictor",),
+        ge=0,
+        le=2**20,
+    )
+    cluster: int = option(
+        1, "neighbouring units read as one [1]", "units", of="method", ge=1, le=2**16
+    )
+    weights: Literal["2:4"] | None = option(
+        None,
+        "of dense: 2:4, two of four MLP weights kept",
+        "comparison",
+        methods=("dense",),
+        own_check=True,
+    )
+    compat: Literal["authors"] | None = option(
+        None, "authors: rule for rule as the DIP authors' simulator", "comparison"
+    )
+    policy: str = option("lfu", "see dipsim policies, or file.py:attribute [lfu]", "policy")
+    admission: Literal["forced", "ranked"] | None = option(
+        None, "forced or ranked", "replay", of="policy"
+    )
+    static_from: str | None = option(
+        None, "trace whose most used units static pins", "pins", of="policy"
+    )
+    dram: str | None = option(
+        None, "for weights and KV: 3.5GB, or 50% of the model", "budget", family="budget"
+    )
+    cache: str | None = option(None, "for the caches alone: 400MiB", "budget", family="budget")
+    cache_fraction: float | None = option(
+        None, "share of the units the caches hold", "budget", family="budget", ge=0, le=1
+    )
+    bits: float | None = option(None, "bits per weight, scales included", "storage", gt=0, le=32)
+    context: Count | None = option(None, "tokens of KV in the budget", "storage")
+    kv: Literal["fixed", "grow"] = option(
+        "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
+    )
+    kv_bits: float = option(16, "bits per key or value [16]", "storage", gt=0, le=32)
+    layout: Layout | None = option(
+        None, "in flash: column, bundle, expert, row or permuted", "flash"
+    )
+    order_from: str | None = option(
+        None, "of permuted: tokens A:B it learns from [the first half]", "flash", of="layout"
+    )
+    io: Literal["direct", "buffered", "mmap"] = option(
+        "direct", "direct, buffered (page cache) or mmap (page faults) [direct]", "flash"
+    )
+    overlap: Overlap = option(
+        "pipelined",
+        "paper-serial, paper-concurrent, serial, pipelined or prefetch [pipelined]",
+        "time",
+        family="overlap",
+    )
+    prefetch: str | None = option(
+        None,
+        "guesses: previous, next-layer, right=SHARE, a trace of predictions",
+        "time",
+        family="overlap",
+    )
+    engine: Literal["auto", "closed", "events"] = option(
+        "auto", "of time: auto, closed or events [auto]", "time"
+    )
+    thermal: Literal["cold", "sustained"] = option(
+        "cold", "cold, or sustained: throttles as it gets hot [cold]", "time"
+    )
+    backend: str | None = option(None, "engine of the profile", "device")
+    scope: Scope = option(
+        "layer", "layer: a cache per layer and group; or global: one for all [layer]", "caches"
+    )
+    access: Access = option("atomic", "atomic or sequential [atomic]", "replay")
+    allocate: Literal["even", "equal", "optimal"] = option(
+        "even", "divide the cache: even, equal (bytes) or optimal [even]", "caches"
+    )
+    warmup: Count = option(0, "decode tokens not measured [0]", "replay")
+    reset: Reset = option("never", "empty caches: never or sequence", "replay")
+    prefill: Prefill | None = option(
+        None, "prefill tokens: stream or cache [experts: cache]", "replay"
+    )
+    tokens: str | None = option(None, "a part of the trace, A:B", "trace")
+    layers: str | None = option(None, "a part of the layers, A:B", "trace")
+    sequence: str | None = option(None, "a part of the sequences, A:B", "trace")
+    seed: Count = option(0, "of every random draw [0]", "draws")
 
     @model_validator(mode="before")
     @classmethod
-    def _as_the_authors(cls, given: Any) -> Any:
-        """``compat="authors"`` fixes what their simulator does in one way only."""
+    def _apply_compat(cls, given: Any) -> Any:
+        """Set what the authors' simulator does in one way only, for ``compat="authors"``."""
         if not isinstance(given, dict) or given.get("compat") != "authors":
             return given
-        for name, value in _AUTHORS.items():
+        for name, value in _FIXED_BY_AUTHORS.items():
             if given.get(name, value) != value:
                 raise ValueError(
                     f"--compat authors and --{name} {given[name]}: the authors' simulator has "
@@ -103,26 +230,28 @@ class Settings(BaseModel):
             raise ValueError(
                 f"--compat authors and --overlap {overlap}: use paper-concurrent or paper-serial"
             )
-        return {**given, **_AUTHORS, "overlap": overlap}
+        return {**given, **_FIXED_BY_AUTHORS, "overlap": overlap}
 
     @model_validator(mode="before")
     @classmethod
-    def _mapped(cls, given: Any) -> Any:
-        """``io="mmap"`` leaves some things no choice."""
+    def _apply_mmap(cls, given: Any) -> Any:
+        """Set what page faults leave no choice of, for ``io="mmap"``."""
         if not isinstance(given, dict) or given.get("io") != "mmap" or given.get("compat"):
             return given
-        for name, (value, why) in MAPPED.items():
+        for name, (value, why) in FIXED_BY_MMAP.items():
             if given.get(name, value) != value:
                 raise ValueError(
                     f"--io mmap and --{name} {given[name]}: {why}; use {value}, or drop --{name}"
                 )
-        return {**given, **{name: value for name, (value, _) in MAPPED.items()}}
+        return {**given, **{name: value for name, (value, _) in FIXED_BY_MMAP.items()}}
 
     @model_validator(mode="before")
     @classmethod
-    def _what_is_read_ahead(cls, given: Any) -> Any:
-        """``prefetch`` names the guesses of ``overlap="prefetch"``, which guesses by default what
-        the token before needed."""
+    def _apply_prefetch(cls, given: Any) -> Any:
+        """Make ``prefetch`` (the guesses) and ``overlap="prefetch"`` imply each other.
+
+        Guesses are by default what the token before needed.
+        """
         if not isinstance(given, dict):
             return given
         overlap = given.get("overlap")
@@ -136,11 +265,12 @@ class Settings(BaseModel):
         return {**given, "overlap": "prefetch"}
 
     @model_validator(mode="after")
-    def _one_engine(self) -> "Settings":
+    def _check_engine(self) -> "Settings":
+        """Refuse what the engine or the overlap cannot time."""
         if self.engine == "closed" and (self.overlap == "prefetch" or self.thermal == "sustained"):
-            what = "--overlap prefetch" if self.overlap == "prefetch" else "--thermal sustained"
+            other = "--overlap prefetch" if self.overlap == "prefetch" else "--thermal sustained"
             raise ValueError(
-                f"--engine closed and {what}: the closed form knows no clock; use --engine events"
+                f"--engine closed and {other}: the closed form knows no clock; use --engine events"
             )
         if self.overlap == "prefetch" and self.allocate == "optimal":
             raise ValueError(
@@ -160,12 +290,16 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _one_budget(self) -> "Settings":
-        sizes = (self.dram, self.cache, self.cache_fraction)
-        names = ("--dram", "--cache", "--cache-fraction")
-        given = [name for name, size in zip(names, sizes, strict=True) if size is not None]
+    def _check_budget(self) -> "Settings":
+        """Refuse several sizes of DRAM."""
+        given = [flag(name) for name in concerning("budget") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_division(self) -> "Settings":
+        """Refuse reads, and divisions of DRAM, that do not go together."""
         if self.io != "direct" and (self.allocate == "optimal" or self.compat == "authors"):
             other = "--compat authors" if self.compat else "--allocate optimal"
             raise ValueError(f"{other} knows direct reads only: drop it, or --io {self.io}")
@@ -179,8 +313,9 @@ class Settings(BaseModel):
                 "drop one of them"
             )
         if self.kv == "grow" and (self.cache, self.cache_fraction) != (None, None):
+            size = flag("cache" if self.cache is not None else "cache_fraction")
             raise ValueError(
-                f"--kv grow takes DRAM from the caches, but {given[0]} gives them without it: give "
+                f"--kv grow takes DRAM from the caches, but {size} gives them without it: give "
                 "--dram, or --kv fixed"
             )
         if self.kv == "grow" and self.allocate == "optimal":
@@ -191,7 +326,7 @@ class Settings(BaseModel):
         return self
 
     def dram_bytes(self, model_bytes: float | None) -> float | None:
-        """``dram`` in bytes; a percentage is a share of the model's bytes.
+        """Return ``dram`` in bytes; a percentage is a share of the model's bytes.
 
         Raises:
             BudgetError: neither a size nor a share, or a share of an unknown model.
@@ -210,7 +345,7 @@ class Settings(BaseModel):
         return share * model_bytes
 
     def cache_bytes(self) -> float | None:
-        """``cache`` in bytes.
+        """Return ``cache`` in bytes.
 
         Raises:
             BudgetError: not a size.
@@ -221,8 +356,30 @@ class Settings(BaseModel):
             raise BudgetError(f"--cache {problem}") from None
 
 
+OPTIONS = declarations(Settings)
+"""Declaration of every option, by name."""
+TAKES = {entry.name: entry.methods for entry in OPTIONS.values() if entry.methods}
+"""Methods that take an option, of options that only some take."""
+
+
+def concerning(*concerns: Concern) -> tuple[str, ...]:
+    """Return the names of the options that concern these subjects, subject by subject."""
+    entries = [
+        entry for concern in concerns for entry in OPTIONS.values() if entry.concerns == concern
+    ]
+    return tuple(entry.name for entry in entries)
+
+
+def discarded(given: Collection[str]) -> set[str]:
+    """Return the options whose saved values are discarded when the named ones are given anew."""
+    families = {entry.family for entry in OPTIONS.values() if entry.name in given} - {None}
+    return {
+        entry.name for entry in OPTIONS.values() if entry.of in given or entry.family in families
+    }
+
+
 def make_settings(options: Mapping[str, Any]) -> Settings:
-    """Settings from plain values; None counts as not given.
+    """Make settings of plain values; None counts as not given.
 
     Raises:
         DipsimError: an unknown option or an impossible value, in one line.
@@ -239,5 +396,6 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
             raise DipsimError(f"unknown option {first['loc'][0]!r}: use one of {known}") from None
         text = first_problem(problem)
         place, _, message = text.partition(": ")
-        option = f"--{place.replace('_', '-')}: {message}"
-        raise DipsimError(message if place == "the whole" else option) from None
+        raise DipsimError(
+            message if place == "the whole" else f"{flag(place)}: {message}"
+        ) from None

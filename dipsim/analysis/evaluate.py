@@ -10,14 +10,11 @@ from itertools import product
 from typing import Any
 
 from dipsim.errors import DipsimError
-from dipsim.methods.contract import TAKES
+from dipsim.option import flag
+from dipsim.settings import TAKES
 
 LOSSES = (0.1, 0.2, 0.5, 1.0)
 """Perplexity above the dense model's, at which the paper reads off rates."""
-_OF_METHODS = {
-    **TAKES,
-    "density": ("glu", "glu-oracle", "gate", "up", "cats", "predictor", "teal", "dip", "dip-ca"),
-}
 
 
 @dataclass(frozen=True)
@@ -102,18 +99,17 @@ def grid(
         DipsimError: values for an axis that none of the methods has.
     """
     for name, values in axes.items():
-        takers = _OF_METHODS.get(name, methods)
+        takers = TAKES.get(name, methods)
         if values and not set(methods) & set(takers):
             raise DipsimError(
-                f"--{name.replace('_', '-')} is for {', '.join(takers)}, none of which is judged: "
-                "drop it"
+                f"{flag(name)} is for {', '.join(takers)}, none of which is judged: drop it"
             )
     cells: list[tuple[str, dict[str, Any]]] = []
     for method in methods:
         own = {
             name: values
             for name, values in axes.items()
-            if values and method in _OF_METHODS.get(name, (method,))
+            if values and method in TAKES.get(name, (method,))
         }
         for values in product(*own.values()):
             cell = method, dict(zip(own, values, strict=True))

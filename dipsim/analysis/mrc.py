@@ -9,20 +9,16 @@ from numpy.typing import NDArray
 
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.methods import Method
+from dipsim.option import flag
 from dipsim.policies import BUILTIN, Policy, load_policies
 from dipsim.replay.curves import Curve, LruStack, curve, lru_stack
 from dipsim.replay.replay import Plan, hold
 from dipsim.resolve import Source, method_for
-from dipsim.settings import make_settings
+from dipsim.settings import CURVE_CONCERNS, concerning, make_settings
 from dipsim.trace import Trace, load_trace
 
 GRID = tuple(i / 20 for i in range(1, 21))
 """Shares of the units that a cache holds."""
-CONCERNS = {"method", "density", "group_density", "split", "gamma", "admission", "access", "warmup"}
-CONCERNS |= {"reset", "prefill", "tokens", "layers", "sequence", "seed"}
-CONCERNS |= {"masking", "selection", "calibrate_tokens", "recall", "predictor_rank", "routing"}
-CONCERNS |= {"top_k", "cluster"}
-"""Settings that mean something without a device and a budget."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,10 @@ def miss_ratio_curves(
     for share in shares:
         if not 0 <= share <= 1:
             raise BudgetError(f"cache fraction {share:g}: a share of the units, from 0 to 1")
-    foreign = sorted(set(options) - CONCERNS)
+    foreign = sorted(set(options) - set(concerning(*CURVE_CONCERNS)))
     if foreign:
-        option = foreign[0].replace("_", "-")
-        raise DipsimError(f"option {foreign[0]} does not concern a curve: drop --{option}")
+        option = foreign[0]
+        raise DipsimError(f"option {option} does not concern a curve: drop {flag(option)}")
     settings = make_settings(options)
     whole = load_trace(source).clustered(settings.cluster)
     trace = whole.part(settings.tokens, settings.layers, settings.sequence)

@@ -15,11 +15,13 @@ from dipsim.methods import BUILTIN, default_method
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.methods.dip import split_density
 from dipsim.model import Model
+from dipsim.option import flag
 from dipsim.policies import load_policies, load_policy
 from dipsim.resolve import Source
 from dipsim.result import Result
+from dipsim.settings import PRUNING, concerning
 from dipsim.simulate import Job
-from dipsim.sweep.many import TAKES, Ask, Figures, Found, Point, Progress, Study, run_study, served
+from dipsim.sweep.many import Ask, Figures, Found, Point, Progress, Study, run_study, served
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BANDWIDTH, BYTES
 
@@ -82,7 +84,7 @@ def _flash(ask: Ask) -> Iterator[Point]:
 
 def _policies(ask: Ask) -> Iterator[Point]:
     (method,) = ask.methods
-    if method not in TAKES["density"]:
+    if method not in PRUNING:
         raise MethodError(f"method {method} has no density to vary: use dipsim compare instead")
     for policy in ask.policies:
         for density in DENSITIES:
@@ -161,7 +163,7 @@ def _by_layer(job: Job, result: Result) -> Iterator[tuple[Mapping[str, Any], Fig
 
 def _pruning(trace: Trace) -> tuple[str, ...]:
     """All that have a density, and dense."""
-    return ("dense", *TAKES["density"])
+    return ("dense", *PRUNING)
 
 
 def _usual(trace: Trace) -> tuple[str, ...]:
@@ -234,7 +236,7 @@ STUDIES = {
             series="method",
             grid=True,
             methods=_competing,
-            varies=("dram", "cache", "cache_fraction"),
+            varies=concerning("budget"),
             repeats="method",
         ),
         Study(
@@ -395,9 +397,9 @@ def _serves(trace: Trace, method: str) -> bool:
 def _fixed(found: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[str, Any]:
     """Options of all runs, with the defaults that studies have."""
     fixed = dict(given)
-    if not {*given, *found.varies} & {"dram", "cache", "cache_fraction"}:
+    if not {*given, *found.varies} & set(concerning("budget")):
         fixed |= found.budget
-    prunes = any(method in TAKES["density"] for method in runs)
+    prunes = any(method in PRUNING for method in runs)
     if prunes and "density" not in found.varies and not {"density", "group_density"} & set(given):
         fixed["density"] = DEFAULT_DENSITY
     return fixed
@@ -417,8 +419,7 @@ def _refuse(
     """
     for name in found.varies:
         if name in given or (name == "method" and methods):
-            option = f"--{name.replace('_', '-')}"
-            raise DipsimError(f"{option}: study {found.name} sets it itself; drop it")
+            raise DipsimError(f"{flag(name)}: study {found.name} sets it itself; drop it")
     if found.name == "gamma" and str(given.get("masking", "")).startswith("approximate"):
         raise DipsimError("--masking approximate has no gamma for study gamma to vary; drop it")
     if found.name == "flash" and any(at.strip().startswith("flash.bandwidth") for at in overrides):

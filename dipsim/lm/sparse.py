@@ -34,6 +34,7 @@ from dipsim.policies import Policy
 from dipsim.replay.traffic import Traffic
 from dipsim.resolve import Source
 from dipsim.result import Result
+from dipsim.settings import concerning
 from dipsim.simulate import prepare
 from dipsim.trace import Trace, load_trace
 
@@ -107,7 +108,7 @@ def _settings(
     made = {key: value for key, value in settings.items() if value is not None}
     if isinstance(capacity, int | float):
         made["cache_fraction"] = float(capacity)
-    elif not timed and not {"dram", "cache", "cache_fraction"} & set(made):
+    elif not timed and not set(concerning("budget")) & set(made):
         made["cache_fraction"] = _CACHED
     return made
 

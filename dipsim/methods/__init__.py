@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
-from dipsim.methods.contract import TAKES, Group, Method
+from dipsim.methods.contract import Group, Method
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.gate import cats, gate, up
@@ -16,7 +16,7 @@ from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
 from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model
-from dipsim.settings import Settings
+from dipsim.settings import TAKES, Settings
 from dipsim.trace import Trace
 
 

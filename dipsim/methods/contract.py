@@ -7,7 +7,7 @@ from typing import Literal
 from dipsim.errors import MethodError
 from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
-from dipsim.settings import Settings
+from dipsim.settings import OPTIONS, Settings
 from dipsim.trace import Trace
 
 Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
@@ -122,19 +122,6 @@ class Method:
         return any(group.choice == "threshold" for group in self.groups)
 
 
-TAKES: dict[str, tuple[str, ...]] = {
-    "gamma": ("dip-ca",),
-    "masking": ("dip-ca",),
-    "split": ("dip", "dip-ca", "teal"),
-    "selection": ("glu", "glu-oracle", "gate", "up", "dip"),
-    "recall": ("predictor",),
-    "predictor_rank": ("predictor",),
-    "routing": ("moe",),
-    "top_k": ("moe",),
-}
-"""Options that only some methods have."""
-
-
 def scores(trace: Trace, signal: str, method: str) -> int:
     """Units of a signal that must be there as scores.
 
@@ -176,10 +163,13 @@ def check_settings(method: str, settings: Settings, signals: tuple[str, ...]) ->
         raise MethodError("give either --density or --group-density, not both")
     if settings.group_density and set(settings.group_density) != set(signals):
         raise MethodError(f"--group-density needs all groups of {method}: {', '.join(signals)}")
-    for option, methods in TAKES.items():
-        if getattr(settings, option) not in (None, {}) and method not in methods:
-            name = option.replace("_", "-")
-            raise MethodError(f"--{name} is for {', '.join(methods)}, not for {method}: drop it")
+    for option in OPTIONS.values():
+        if not option.methods or option.own_check or method in option.methods:
+            continue
+        if getattr(settings, option.name) != option.default:
+            raise MethodError(
+                f"{option.flag} is for {', '.join(option.methods)}, not for {method}: drop it"
+            )
 
 
 class InfeasibleError(MethodError):

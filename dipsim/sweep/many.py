@@ -13,27 +13,19 @@ from numpy.typing import NDArray
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN
-from dipsim.methods.contract import TAKES as METHODS_TAKE
 from dipsim.methods.thresholds import most_rows
 from dipsim.model import Model
+from dipsim.option import flag
 from dipsim.replay.replay import replay_all
 from dipsim.resolve import Source, profile_uses
 from dipsim.result import Result, finite
+from dipsim.settings import TAKES
 from dipsim.simulate import Job, plain_kept, prepare, result_of
 from dipsim.trace import DECODE, Trace
 
 Progress = Callable[[int, int], None]
 Figures = Mapping[str, Any]
 Plain = dict[Any, NDArray[np.float64]]
-_PRUNES = ("glu", "glu-oracle", "gate", "up", "cats", "predictor", "teal", "dip", "dip-ca")
-TAKES: dict[str, tuple[str, ...]] = {
-    **METHODS_TAKE,
-    "density": _PRUNES,
-    "group_density": _PRUNES,
-    "calibrate_tokens": (*METHODS_TAKE["selection"], "cats", "teal"),
-    "weights": ("dense",),
-}
-"""Options that only some methods have: they hold for these methods of a study."""
 _IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
 """What makes a run of a study impossible, and leaves the others."""
 
@@ -278,9 +270,8 @@ def _check_used(study: Study, ask: Ask, points: list[Point]) -> None:
     methods = {point.options["method"] for point in points}
     for name in TAKES.keys() & ask.options.keys():
         if not methods & set(TAKES[name]):
-            option = f"--{name.replace('_', '-')}"
             raise DipsimError(
-                f"{option} is for {', '.join(TAKES[name])}, none of which study {study.name} "
+                f"{flag(name)} is for {', '.join(TAKES[name])}, none of which study {study.name} "
                 "runs here: drop it"
             )
     told = "calibrate_tokens" in ask.options

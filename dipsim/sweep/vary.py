@@ -9,7 +9,9 @@ from dipsim.errors import DipsimError, ProfileError
 from dipsim.flash.cost import FlashCost
 from dipsim.flash.speed import Curve, Points
 from dipsim.hardware import Profile, Source
+from dipsim.option import flag
 from dipsim.result import Result
+from dipsim.settings import concerning
 from dipsim.simulate import Job, prepare, result_of
 from dipsim.trace import Trace
 
@@ -29,10 +31,9 @@ def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
             raise DipsimError(f"{axis!r} cannot be searched: use {', '.join(AXES)}")
     if len(set(axes)) < len(axes):
         raise DipsimError(f"{','.join(axes)}: name two different ones of {', '.join(AXES)}")
-    given = [name for name in ("dram", "cache", "cache_fraction") if options.get(name) is not None]
+    given = [name for name in concerning("budget") if options.get(name) is not None]
     if given and "dram" in axes:
-        option = f"--{given[0].replace('_', '-')}"
-        raise DipsimError(f"{option} fixes the DRAM that is searched: drop it")
+        raise DipsimError(f"{flag(given[0])} fixes the DRAM that is searched: drop it")
 
 
 def dram_sizes(
