@@ -11,7 +11,7 @@ import pytest
 from hostile import read_or_refused
 from validating import FEW, METRICS, ROOT, ROUTES, VALIDATION, few, of_a_phone, runner
 
-from dipsim.report.validation_page import page
+from dipsim.report.validate import page
 from dipsim.validate import Cases, Validation, bars_of, judge, judge_routes, load_cases
 from dipsim.validate.cases import Case, shipped_cases
 from dipsim.validate.error_bars import MAPPED, STREAMING, bars_text

@@ -77,9 +77,7 @@ def compare(
             **{name: value for name, value in options.items() if value is not None},
         )
         if picture is not None:
-            from dipsim.report import plots
-
-            plots.comparison(found, opened.name, picture)
+            comparison.plot(found, opened.name, picture)
         if table is not None:
             comparison.write_csv(found, table)
     from dipsim.report import hints
@@ -128,9 +126,7 @@ def mrc(
             **{name: value for name, value in options.items() if value is not None},
         )
         if picture is not None:
-            from dipsim.report import plots
-
-            plots.curves(found, picture)
+            curves.plot(found, picture)
         if table is not None:
             curves.write_csv(found, table)
     if as_json:

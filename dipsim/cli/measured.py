@@ -17,7 +17,7 @@ def measured(
     Raises:
         DipsimError: half a pair of files, a file that cannot be read or written.
     """
-    from dipsim.report.files import check_text
+    from dipsim.report.files import check_text, write_text
 
     if (routes is None) != (metrics is None):
         raise DipsimError("--routes and --metrics are two files of one run: give both, or neither")
@@ -25,7 +25,6 @@ def measured(
     bars_to = check_text("--bars", bars, ".json")
 
     from dipsim.report import validate as validation
-    from dipsim.report import validation_page
     from dipsim.validate import bars_of, judge, judge_routes, load_cases
     from dipsim.validate.error_bars import bars_text
 
@@ -36,10 +35,10 @@ def measured(
             replayed = judge_routes(routes, metrics)
         found = judge(known)
     if page_to is not None:
-        validation.write_text("--page", page_to, validation_page.page(found, replayed))
+        write_text("--page", page_to, validation.page(found, replayed))
         say(f"wrote {page_to}")
     if bars_to is not None:
-        validation.write_text("--bars", bars_to, bars_text(bars_of(found)))
+        write_text("--bars", bars_to, bars_text(bars_of(found)))
         say(f"wrote {bars_to}")
     if as_json:
         print_json(validation.to_dict(found, replayed))

@@ -70,9 +70,9 @@ def run(
     if bars is not None:
         _write_timeline(job, result, timeline_tokens or 8, bars)
     if drawing is not None:
-        from dipsim.report.latency import latency
+        from dipsim.report.run import plot as draw
 
-        latency(result, _title(job), drawing)
+        draw(result, _title(job), drawing)
     _say(result, judged, bounds, attributed, as_json)
 
 
@@ -113,29 +113,17 @@ def _prepared(
 
 def _say(result: Any, judged: Any, bounds: Any, attributed: Any, as_json: bool) -> None:
     """Warnings, hints and figures; ``bounds`` of perplexity and ``attributed`` when asked for."""
-    from dipsim.report import hints, search
-    from dipsim.report import run as terminal
+    from dipsim.report import hints
+    from dipsim.report import run as report
 
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        from dipsim.validate.error_bars import bar_dict, bar_of
-
-        more = bar_dict(result, bar_of(result))
-        if bounds is not None:
-            more["perplexity"] = bounds._asdict()
-        if attributed is not None:
-            more["attribution"] = attributed.to_dict()
-        print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})
-        return
-    rows = [] if bounds is None else [search.perplexity_row(bounds)]
-    show(terminal.render(result, judged, rows))
-    if attributed is not None:
-        from dipsim.report.attribution import render
-
-        show(render(attributed))
+        print_json(report.to_dict(result, judged, bounds, attributed))
+    else:
+        show(report.render(result, judged, bounds, attributed))
 
 
 def _asked(

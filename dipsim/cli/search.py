@@ -82,16 +82,11 @@ def search(
             found = _least(opened, device, target_rate, least or "dram", options)
         else:
             found = _contours(opened, device, str(axes), 6 if points is None else points, options)
-        from dipsim.report import hints, plots
+        from dipsim.report import hints
         from dipsim.report import search as report
 
         if picture is not None:
-            draws: dict[str, Any] = {
-                "--max-loss": plots.frontier,
-                "--target-rate": plots.least,
-                "--axes": plots.contours,
-            }
-            draws[asked](found, opened.name, picture)
+            report.plot(found, opened.name, picture)
         if table is not None:
             report.write_csv(found, table)
     result = getattr(found, "result", None)

@@ -82,9 +82,7 @@ def study(
             **options,
         )
         if picture is not None:
-            from dipsim.report import study_plots
-
-            study_plots.draw(found, picture)
+            report.plot(found, picture)
         if rows is not None:
             report.write_csv(found, rows)
     if as_json:

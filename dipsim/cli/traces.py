@@ -34,7 +34,7 @@ def inspect(
 ) -> None:
     """Show what TRACE holds, how it caches, and whether it is long enough."""
     from dipsim.analysis.inspect import inspect_trace
-    from dipsim.report import files, plots
+    from dipsim.report import files
     from dipsim.report import inspect as inspection
     from dipsim.trace import load_trace
 
@@ -43,7 +43,7 @@ def inspect(
         opened = load_trace(trace).part(tokens, layers, sequence)
         reports = inspect_trace(opened)
         if picture is not None:
-            plots.inspection(reports, opened.name, picture)
+            inspection.plot(reports, opened.name, picture)
     for warning in opened.warnings:
         say(f"warning: {warning}")
     if as_json:
@@ -175,11 +175,11 @@ def pairs_of(given: list[str] | None, option: str, example: str) -> dict[str, An
 
 def written(made: "Trace", notes: list[str], as_json: bool) -> None:
     """What was written, and what to do with it."""
-    from dipsim.report import catalogue
+    from dipsim.report import convert
 
     for note in notes:
         say(note)
     if as_json:
         print_json(made.describe())
     else:
-        show(catalogue.written(made))
+        show(convert.render(made))
