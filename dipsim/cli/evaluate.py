@@ -146,7 +146,7 @@ def _bits(text: str | None) -> tuple[int, int] | None:
 def _loaded(
     model: str, geometry: str | None, adapter: str | None, bits: tuple[int, int] | None
 ) -> Any:
-    """Return the model, its storage as it says, as the user says, or by column."""
+    """Return the model, with the sizes and the storage that it, the user or ``bits`` names."""
     from dataclasses import replace
 
     from dipsim.lm.load import load

@@ -30,7 +30,7 @@ def inspect(
     for warning in opened.warnings:
         say(f"warning: {warning}")
     if as_json:
-        inspection = {signal: found.to_dict() for signal, found in reports.items()}
+        inspection = {signal: each.to_dict() for signal, each in reports.items()}
         print_json({**opened.describe(), "inspection": inspection})
     else:
         show(report.render(opened, reports))

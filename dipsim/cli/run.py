@@ -128,7 +128,7 @@ def _prepared(
     known: Any,
     attribution: bool,
 ) -> Any:
-    """Return the run worked out, once all that is wrong with it is said.
+    """Return the run worked out; warnings are printed, and errors raised, before the replay.
 
     Args:
         known: a calibration, or None.

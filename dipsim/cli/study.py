@@ -62,7 +62,7 @@ def study(
     with Progress("compared", "runs") as progress:
         from dipsim.analysis.studies import study as run
 
-        found = run(
+        results = run(
             str(name),
             open_trace(trace),
             profile or (),
@@ -74,13 +74,13 @@ def study(
             **options,
         )
         if picture is not None:
-            report.plot(found, picture)
+            report.plot(results, picture)
         if table is not None:
-            report.write_csv(found, table)
+            report.write_csv(results, table)
     if as_json:
-        print_json(found.to_dict())
+        print_json(results.to_dict())
     else:
-        show(report.render(found))
+        show(report.render(results))
 
 
 def _list_studies(name: str | None, as_json: bool) -> None:

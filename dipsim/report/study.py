@@ -39,7 +39,7 @@ class Wording(NamedTuple):
 
 WORDING = {
     "tokens_per_second": Wording("tok/s", "tokens per second"),
-    "hit_rate": Wording("hits", "active bytes found in DRAM", "%", 100),
+    "hit_rate": Wording("hits", "active bytes results in DRAM", "%", 100),
     "flash_bytes_per_token": Wording("flash", "flash per token", "B"),
     "flash_reads_per_token": Wording("reads", "flash reads per token"),
     "flash_ms_per_token": Wording("flash ms", "flash time per token", "ms"),
@@ -97,9 +97,9 @@ class Figure(NamedTuple):
         return f"{value:.4g}" if value >= 0.1 or scale is None else f"{value:.3f}"
 
 
-def _figures(found: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
+def _figures(results: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
     """Yield the figures of a study; the energy once for each stage that the cells have."""
-    for key in found.study.figures:
+    for key in results.study.figures:
         if key == ENERGY:
             yield from (Figure(key, stage) for stage in _stages(cells))
         else:
@@ -126,14 +126,14 @@ def _axis_text(axis: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
-def _sections(found: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
+def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
     """Yield the cells by device, by the axes that are told apart, and by ``more`` axes."""
-    outer = ("profile", *found.study.apart, *more)
+    outer = ("profile", *results.study.apart, *more)
 
     def place(cell: Cell) -> list[str]:
         return [_axis_text(axis, cell.at.get(axis, "")) for axis in outer]
 
-    for names, cells in groupby(found.cells, place):
+    for names, cells in groupby(results.cells, place):
         yield names, list(cells)
 
 
@@ -148,27 +148,27 @@ def listing() -> Table:
     return rows
 
 
-def render(found: Found) -> RenderableType:
+def render(results: Found) -> RenderableType:
     """Return a table for each device and figure, or for each device; then notes."""
-    study = found.study
+    study = results.study
     title = f"{study.name}: {study.summary}"
-    fixed = ", ".join(f"{name}={_setting(value)}" for name, value in found.fixed.items())
+    fixed = ", ".join(f"{name}={_setting(value)}" for name, value in results.fixed.items())
     parts: list[RenderableType] = [
         Text(title, style="bold"),
-        Text(printable(f"{found.trace.name}; {fixed}")),
+        Text(printable(f"{results.trace.name}; {fixed}")),
     ]
     groups = ["group"] if "group" in study.axes else []
-    for place, cells in _sections(found, *groups):
+    for place, cells in _sections(results, *groups):
         if study.grid:
             for key in study.figures:
                 title, scale = Figure(key).title(cells)
                 heading = printable(", ".join([*place, title]))
-                grid = _grid(found, key, cells, scale)
+                grid = _grid(results, key, cells, scale)
                 parts += [Text(), Text(heading, style="bold"), grid]
         else:
             heading = ", ".join([*place, *_cache(cells)])
-            parts += [Text(), Text(printable(heading), style="bold"), _list(found, cells)]
-    return Group(*parts, Text(), *_notes(found))
+            parts += [Text(), Text(printable(heading), style="bold"), _list(results, cells)]
+    return Group(*parts, Text(), *_notes(results))
 
 
 def _setting(value: Any) -> str:
@@ -184,9 +184,9 @@ def _cache(cells: list[Cell]) -> list[str]:
     return [] if size is None else [f"{BYTES.show(size)} of cache"]
 
 
-def _grid(found: Found, key: str, cells: list[Cell], scale: float) -> Table:
+def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
     """Return one figure: a row for each value of the series, and of the energy for each stage."""
-    down, x = str(found.study.series), found.study.x
+    down, x = str(results.study.series), results.study.x
     energy = key == ENERGY
     if energy:
         cells = [cell for cell in cells if cell.at[down] != "dense"]  # it keeps all of it
@@ -204,10 +204,10 @@ def _grid(found: Found, key: str, cells: list[Cell], scale: float) -> Table:
     return _first_unfolded(rows)
 
 
-def _list(found: Found, cells: list[Cell]) -> Table:
+def _list(results: Found, cells: list[Cell]) -> Table:
     """Return a row for each cell."""
-    axes = [axis for axis in found.study.axes if axis != "group"]
-    figures = list(_figures(found, cells))
+    axes = [axis for axis in results.study.axes if axis != "group"]
+    figures = list(_figures(results, cells))
     heads = [axis.replace(".", "\n") for axis in axes]
     heads += [figure.head for figure in figures]
     numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].at.get(axis), str)]
@@ -224,45 +224,45 @@ def _first_unfolded(rows: Table) -> Table:
     return rows
 
 
-def _notes(found: Found) -> Iterator[Text]:
-    if found.study.note:
-        yield Text(found.study.note, style="dim")
-    for reason in _reasons(found):
+def _notes(results: Found) -> Iterator[Text]:
+    if results.study.note:
+        yield Text(results.study.note, style="dim")
+    for reason in _reasons(results):
         yield Text(f"-: {printable(reason)}", style="dim")
-    if found.left_out:
-        names = ", ".join(found.left_out)
+    if results.left_out:
+        names = ", ".join(results.left_out)
         yield Text(f"not in this trace: the signals of {names}", style="dim")
-    if found.unmeasured:
+    if results.unmeasured:
         yield Text(
-            f"The first {found.unmeasured} decode tokens are measured by no run: thresholds are "
+            f"The first {results.unmeasured} decode tokens are measured by no run: thresholds are "
             "calibrated on them.",
             style="dim",
         )
-    if ENERGY in found.study.figures:
+    if ENERGY in results.study.figures:
         yield Text(
             "energy kept: a proxy, never accuracy; it compares runs of one method at one stage, "
             "neither methods nor stages.",
             style="dim",
         )
-    if any(_loses_input(cell) for cell in found.cells):
+    if any(_loses_input(cell) for cell in results.cells):
         yield Text(
             f"!: less than {INPUT_ENERGY} of what plain top-k keeps; perplexity rises steeply.",
             style="dim",
         )
-    yield from marks_of(cell.marks for cell in found.cells)
+    yield from marks_of(cell.marks for cell in results.cells)
 
 
-def _reasons(found: Found) -> list[str]:
-    """Return why cells are empty, once for each device and value of the series."""
-    key = found.study.series or found.study.x
+def _reasons(results: Found) -> list[str]:
+    """Return the reasons of empty cells, one for each device and value of the series."""
+    key = results.study.series or results.study.x
     first: dict[Any, str] = {}
-    for cell in found.cells:
+    for cell in results.cells:
         if cell.why is not None:
             first.setdefault((cell.at["profile"], cell.at.get(key)), cell.why)
     return list(dict.fromkeys(first.values()))
 
 
-def write_csv(found: Found, path: Path) -> None:
+def write_csv(results: Found, path: Path) -> None:
     """Write a row for every cell, numbers in base units.
 
     Raises:
@@ -272,7 +272,7 @@ def write_csv(found: Found, path: Path) -> None:
         path,
         (
             {**cell.at, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
-            for cell in found.cells
+            for cell in results.cells
         ),
     )
 
@@ -317,7 +317,7 @@ class _Panel(NamedTuple):
         return [scale * self.figure.value(cell) for cell in cells]
 
 
-def plot(found: Found, path: Path) -> None:
+def plot(results: Found, path: Path) -> None:
     """Draw a panel for each figure, and for each device where it matters.
 
     Energies of several methods, which do not compare, are left out.
@@ -325,12 +325,12 @@ def plot(found: Found, path: Path) -> None:
     Raises:
         DipsimError: the file cannot be written.
     """
-    named = found.study.x == "variant"
-    rows = _rows_of_panels(found, named)
+    named = results.study.x == "variant"
+    rows = _rows_of_panels(results, named)
     down, across = len(rows), max(map(len, rows))
     width, height = 4 * across + 1.6, 3.1 * down + 0.6
     if named:
-        names = {cell.at["variant"] for cell in found.cells}
+        names = {cell.at["variant"] for cell in results.cells}
         width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
     with picture(path, width, height) as figure:
         grid = figure.subplots(down, across, squeeze=False, sharey=named)
@@ -339,33 +339,35 @@ def plot(found: Found, path: Path) -> None:
             if named:
                 _draw_variants(axes, panel)
             else:
-                _draw_series(axes, found, panel)
+                _draw_series(axes, results, panel)
             lines, texts = axes.get_legend_handles_labels()
             labels = {**dict(zip(texts, lines, strict=True)), **labels}
         if labels:
-            series = None if found.study.series is None else _axis_label(found.study.series)
+            series = None if results.study.series is None else _axis_label(results.study.series)
             figure.legend(labels.values(), labels, title=series, **BESIDE)
-        title = f"{found.study.name}: {Path(found.trace.name).name}, {', '.join(_devices(found))}"
+        title = (
+            f"{results.study.name}: {Path(results.trace.name).name}, {', '.join(_devices(results))}"
+        )
         figure.suptitle(title)
 
 
-def _done(found: Found) -> list[Cell]:
-    return [cell for cell in found.cells if cell.figures is not None]
+def _done(results: Found) -> list[Cell]:
+    return [cell for cell in results.cells if cell.figures is not None]
 
 
-def _devices(found: Found) -> list[str]:
-    return list(dict.fromkeys(cell.at["profile"] for cell in found.cells))
+def _devices(results: Found) -> list[str]:
+    return list(dict.fromkeys(cell.at["profile"] for cell in results.cells))
 
 
-def _rows_of_panels(found: Found, named: bool) -> list[list[_Panel]]:
+def _rows_of_panels(results: Found, named: bool) -> list[list[_Panel]]:
     """Return a row of panels that are the same on all devices, then a row for each device."""
     alike: list[_Panel] = []
     own: dict[str, list[_Panel]] = {}
-    devices = _devices(found)
-    for (profile, *place), cells in _sections(found):
+    devices = _devices(results)
+    for (profile, *place), cells in _sections(results):
         of_device = own.setdefault(profile, [])
-        for figure in _figures(found, cells):
-            if figure.key == ENERGY and found.study.grid:
+        for figure in _figures(results, cells):
+            if figure.key == ENERGY and results.study.grid:
                 continue
             if figure.key not in _ALIKE:
                 title = [profile, *place] if len(devices) > 1 else place
@@ -389,10 +391,10 @@ def _placed(grid: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
     return placed
 
 
-def _draw_series(axes: Any, found: Found, panel: _Panel) -> None:
+def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
     """Draw a line for each value of the series."""
-    x, series = found.study.x, found.study.series
-    names = [None] if series is None else list(dict.fromkeys(c.at[series] for c in _done(found)))
+    x, series = results.study.x, results.study.series
+    names = [None] if series is None else list(dict.fromkeys(c.at[series] for c in _done(results)))
     for i, name in enumerate(names):
         cells = [cell for cell in panel.known if series is None or cell.at[series] == name]
         if cells:
@@ -408,13 +410,13 @@ def _draw_series(axes: Any, found: Found, panel: _Panel) -> None:
     axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=panel.place)
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
-        _scale_figure(axes, found, panel.figure)
-    _scale_axis(axes, found)
+        _scale_figure(axes, results, panel.figure)
+    _scale_axis(axes, results)
 
 
-def _scale_figure(axes: Any, found: Found, figure: Figure) -> None:
+def _scale_figure(axes: Any, results: Found, figure: Figure) -> None:
     """Scale rates that span much in logarithms, alike in all panels; all else from zero."""
-    values = [value for cell in found.cells if (value := figure.value(cell)) is not None]
+    values = [value for cell in results.cells if (value := figure.value(cell)) is not None]
     low, high = min(values, default=0.0), max(values, default=0.0)
     if figure.key != "tokens_per_second" or not 0 < _SPAN * low < high:
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
@@ -428,12 +430,12 @@ def _scale_figure(axes: Any, found: Found, figure: Figure) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _scale_axis(axes: Any, found: Found) -> None:
+def _scale_axis(axes: Any, results: Found) -> None:
     """Scale lengths of prompts and bandwidths in logarithms, with ticks at what was run."""
-    x = found.study.x
+    x = results.study.x
     if x not in ("prompt", "flash_bandwidth"):
         return
-    values = sorted({cell.at[x] for cell in _done(found)})
+    values = sorted({cell.at[x] for cell in _done(results)})
     if x == "prompt":
         ticks = values[:: 1 + len(values) // 6]
         axes.set_xscale("log", base=2)
