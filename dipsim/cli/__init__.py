@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. The only place that imports typer, and that prints."""
+"""The command line: parse, call, print. The only package that imports typer, and that prints."""
 
 import sys
 
@@ -8,15 +8,18 @@ from dipsim.cli.app import app
 from dipsim.cli.output import fail
 from dipsim.errors import DipsimError
 
-# The help lists the commands in this order.
+# One module for each question; the help lists their commands in this order.
 # isort: off
-from dipsim.cli import run, compare, search, study, iobench, validate, traces  # noqa: F401
-from dipsim.cli import record, evaluate, lora, catalogue  # noqa: F401
+from dipsim.cli import run, compare, mrc, search, study  # noqa: F401
+from dipsim.cli import iobench, calibrate, validate  # noqa: F401
+from dipsim.cli import inspect, convert, synth  # noqa: F401
+from dipsim.cli import record, evaluate, lora  # noqa: F401
+from dipsim.cli import catalogue  # noqa: F401
 # isort: on
 
 
 def main() -> None:
-    """Entry point: exit 0 when done, 2 with one line on standard error for wrong input."""
+    """Run the program: exit 0 when done, 2 with one line on standard error for wrong input."""
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:

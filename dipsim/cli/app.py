@@ -1,4 +1,4 @@
-"""The program: its commands hang on ``app``; ``main`` turns errors into exit codes."""
+"""The program that all commands hang on, and options that most of them have."""
 
 from typing import Annotated
 

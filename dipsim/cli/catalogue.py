@@ -21,12 +21,12 @@ def profiles(
     if schema:
         print_json(profile_schema())
         return
-    found = [load_profile(one) for one in ([name] if name else profile_names())]
+    known = [load_profile(each) for each in ([name] if name else profile_names())]
     if as_json:
-        dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in found]
+        dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in known]
         print_json(dumps[0] if name else {p["name"]: p for p in dumps})
     else:
-        show(catalogue.profile(found[0]) if name else catalogue.profiles(found))
+        show(catalogue.profile(known[0]) if name else catalogue.profiles(known))
 
 
 @app.command()
@@ -35,12 +35,12 @@ def models(name: Name = None, as_json: Json = False) -> None:
     from dipsim.model import load_model, model_names
     from dipsim.report import catalogue
 
-    found = [load_model(one) for one in ([name] if name else model_names())]
+    known = [load_model(each) for each in ([name] if name else model_names())]
     if as_json:
-        dumps = {m.name: m.model_dump(mode="json", exclude_none=True) for m in found}
-        print_json(dumps[found[0].name] if name else dumps)
+        dumps = {m.name: m.model_dump(mode="json", exclude_none=True) for m in known}
+        print_json(dumps[known[0].name] if name else dumps)
     else:
-        show(catalogue.model(found[0]) if name else catalogue.models(found))
+        show(catalogue.model(known[0]) if name else catalogue.models(known))
 
 
 @app.command()

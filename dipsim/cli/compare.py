@@ -1,10 +1,11 @@
-"""Commands that ask one question of many caches: `dipsim compare`, `dipsim mrc`."""
+"""`dipsim compare`: policies against budgets."""
 
 from typing import Annotated, Any
 
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import given_only, load_device, open_trace
 from dipsim.cli.options import (
     HOW,
     METHOD,
@@ -19,10 +20,10 @@ from dipsim.cli.options import (
     takes,
 )
 from dipsim.cli.output import Progress, print_json, say, show
-from dipsim.cli.run import load_device
+from dipsim.cli.trace_files import TraceName
 
 USUAL = ["none", "lru", "lfu", "lfu-decay", "arc", "belady", "opt"]
-Shares = Annotated[
+CacheFractions = Annotated[
     list[float] | None,
     typer.Option("--cache-fraction", help="share of the units the caches hold; repeat it"),
 ]
@@ -31,7 +32,7 @@ Shares = Annotated[
 @app.command()
 @takes(METHOD, WHAT, HOW, WHERE)
 def compare(
-    trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
+    trace: TraceName,
     profile: ProfileOption = None,
     model: ModelOption = None,
     policy: Policies = None,
@@ -41,7 +42,7 @@ def compare(
     cache: Annotated[
         list[str] | None, typer.Option(help="for the caches alone: 400MiB; repeat it")
     ] = None,
-    cache_fraction: Shares = None,
+    cache_fraction: CacheFractions = None,
     override: Override = None,
     plot: Plot = None,
     csv: Csv = None,
@@ -60,103 +61,29 @@ def compare(
     device = load_device(profile, override)
     with Progress("compared", "policies") as progress:
         from dipsim.analysis.compare import compare as run_all
-        from dipsim.report import compare as comparison
-        from dipsim.trace import load_trace
+        from dipsim.analysis.default_policies import policies_that_apply
+        from dipsim.report import compare as report
+        from dipsim.report import hints
 
-        opened = load_trace(trace)
-        for warning in opened.warnings:
-            say(f"warning: {warning}")
-        found = run_all(
+        opened = open_trace(trace)
+        comparison = run_all(
             opened,
             device,
-            policy or _that_apply(USUAL, opened, options),
+            policy or policies_that_apply(USUAL, opened, options),
             budgets or [{}],
             model=model,
             warn=lambda text: say(f"warning: {text}"),
             progress=progress,
-            **{name: value for name, value in options.items() if value is not None},
+            **given_only(options),
         )
         if picture is not None:
-            from dipsim.report import plots
-
-            plots.comparison(found, opened.name, picture)
+            report.plot(comparison, opened.name, picture)
         if table is not None:
-            comparison.write_csv(found, table)
-    from dipsim.report import hints
-
-    told = {text: None for cell in found.cells for text in hints.warnings(cell.result)}
-    for text in told:
-        say(f"warning: {text}")
+            report.write_csv(comparison, table)
+    warnings = [text for cell in comparison.cells for text in hints.warnings(cell.result)]
+    for warning in dict.fromkeys(warnings):
+        say(f"warning: {warning}")
     if as_json:
-        print_json(found.to_dict())
+        print_json(comparison.to_dict())
     else:
-        show(comparison.render(found))
-
-
-@app.command()
-@takes(METHOD, WHAT, HOW)
-def mrc(
-    trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
-    policy: Policies = None,
-    cache_fraction: Shares = None,
-    plot: Plot = None,
-    csv: Csv = None,
-    as_json: Json = False,
-    **options: Any,
-) -> None:
-    """Hit rate of TRACE against cache size; by default of lru, lfu and opt at 20 sizes.
-
-    One cache per layer and group, each holding the same share of its units.
-    """
-    from dipsim.report import files
-
-    picture, table = files.check_plot(plot), files.check_csv(csv)
-    if picture is not None:
-        files.check_series("policies", policy or ())
-    with Progress():
-        from dipsim.analysis.mrc import GRID, miss_ratio_curves
-        from dipsim.report import mrc as curves
-        from dipsim.trace import load_trace
-
-        opened = load_trace(trace)
-        for warning in opened.warnings:
-            say(f"warning: {warning}")
-        found = miss_ratio_curves(
-            opened,
-            policy or _that_apply(["lru", "lfu", "opt"], opened, options),
-            tuple(cache_fraction or GRID),
-            **{name: value for name, value in options.items() if value is not None},
-        )
-        if picture is not None:
-            from dipsim.report import plots
-
-            plots.curves(found, picture)
-        if table is not None:
-            curves.write_csv(found, table)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        show(curves.render(found))
-
-
-def _that_apply(names: list[str], trace: Any, options: dict[str, Any]) -> list[str]:
-    """Of the usual policies those that mean something with these options."""
-    from dipsim.policies import BUILTIN
-    from dipsim.resolve import method_for
-    from dipsim.settings import make_settings
-
-    settings = make_settings(options)
-    aware = method_for(trace, None, settings).cache_aware
-    found = []
-    for name in names:
-        policy = BUILTIN[name]
-        if policy.future and (aware or (policy.atomic_only and settings.scope == "global")):
-            continue
-        if settings.access == "sequential" and (policy.atomic_only or policy.admit == "ranked"):
-            continue
-        if settings.admission is not None and policy.admit == "never":
-            continue
-        if settings.admission == "ranked" and not policy.ranks:
-            continue
-        found.append(name)
-    return found
+        show(report.render(comparison))

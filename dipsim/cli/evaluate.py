@@ -1,4 +1,4 @@
-"""The command that judges a model under methods."""
+"""`dipsim eval`: a model under methods, judged on a text."""
 
 import json
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import load_device
 from dipsim.cli.options import Csv, Override, Plot, ProfileOption, pairs
 from dipsim.cli.output import print_json, say, show
 from dipsim.errors import DipsimError
@@ -68,8 +69,8 @@ def evaluate(
     from dipsim.lm.extra import need_torch
     from dipsim.report import files
 
-    picture, sheet = files.check_plot(plot), files.check_csv(csv)
-    target = files.check_text("--calibration", calibration, ".json")
+    picture, table = files.check_plot(plot), files.check_csv(csv)
+    calibration_file = files.check_text("--calibration", calibration, ".json")
     methods = method or ["dip"]
     if dram and cache_fraction:
         raise DipsimError("give either --dram or --cache-fraction, not both")
@@ -79,9 +80,7 @@ def evaluate(
     bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluate import calibration_of, grid
-    from dipsim.cli.run import load_device
-    from dipsim.files import whole_file
-    from dipsim.report import evaluate as evaluation
+    from dipsim.report import evaluate as report
 
     device = None if profile is None else load_device(profile, override)
     loaded = _loaded(model, geometry, adapter, bits)
@@ -92,7 +91,7 @@ def evaluate(
             "density": density or [],
             "split": split or [],
             "selection": [selection] if selection else [],
-            "gamma": [pairs(at, "--gamma") for at in gamma or []],
+            "gamma": [pairs(each, "--gamma") for each in gamma or []],
             "masking": masking or [],
             "recall": [] if recall is None else [recall],
             "routing": routing or [],
@@ -101,19 +100,18 @@ def evaluate(
             "dram": dram or [],
         },
     )
-    found = _run(loaded, windows, cells, device, calibrate, both_loops, bits)
-    if target is not None:
-        made = calibration_of(found)
-        with whole_file(target) as handle:
-            handle.write(json.dumps(made, indent=1).encode())
-    if sheet is not None:
-        evaluation.write_csv(found, sheet)
+    evaluation = _judge(loaded, windows, cells, device, calibrate, both_loops, bits)
+    if calibration_file is not None:
+        points = json.dumps(calibration_of(evaluation), indent=1)
+        files.write_text("--calibration", calibration_file, points)
+    if table is not None:
+        report.write_csv(evaluation, table)
     if picture is not None:
-        evaluation.plot(found, picture)
+        report.plot(evaluation, picture)
     if as_json:
-        print_json(found.to_dict())
+        print_json(evaluation.to_dict())
     else:
-        show(evaluation.render(found))
+        show(report.render(evaluation))
 
 
 def _refuse_without_device(dram: list[str] | None, override: list[str] | None) -> None:
@@ -124,7 +122,7 @@ def _refuse_without_device(dram: list[str] | None, override: list[str] | None) -
 
 
 def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str | None) -> None:
-    """Options for methods of which none is judged."""
+    """Refuse options for methods of which none is judged."""
     if calibrated and not {"cats", "teal", "predictor"} & set(methods):
         raise DipsimError(
             "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
@@ -133,22 +131,22 @@ def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str
         raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
 
 
-def _bits(said: str | None) -> tuple[int, int] | None:
-    """``"4:32"`` -> bits and group."""
-    if said is None:
+def _bits(text: str | None) -> tuple[int, int] | None:
+    """``"4:32"`` -> bits per weight, and weights of a group; None stays None."""
+    if text is None:
         return None
-    bits, colon, group = said.partition(":")
+    bits, colon, group = text.partition(":")
     if not (colon and bits.isdecimal() and group.isdecimal() and 1 <= int(bits) <= 8):
-        raise DipsimError(f"--requantise {said!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
+        raise DipsimError(f"--requantise {text!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
     if not 1 <= int(group) <= 2**16:
-        raise DipsimError(f"--requantise {said!r}: a group has 1 to 65536 weights")
+        raise DipsimError(f"--requantise {text!r}: a group has 1 to 65536 weights")
     return int(bits), int(group)
 
 
 def _loaded(
     model: str, geometry: str | None, adapter: str | None, bits: tuple[int, int] | None
 ) -> Any:
-    """The model, and how it is stored: as it says, as the user says, or by column."""
+    """Return the model, with the sizes and the storage that it, the user or ``bits`` names."""
     from dataclasses import replace
 
     from dipsim.lm.load import load
@@ -171,7 +169,10 @@ def _loaded(
 def _judged(
     loaded: Any, text: str, window: int, tokens: int | None, calibrate: str | None
 ) -> tuple[Any, Any]:
-    """The windows that are judged, none across a gap, and the tokens that are calibrated on."""
+    """Return the windows that are judged, and the tokens that are calibrated on.
+
+    No window reaches across the tokens that are taken out for calibration.
+    """
     import numpy as np
 
     from dipsim.lm.text import read_ids, windows_of
@@ -181,23 +182,23 @@ def _judged(
     if calibrate is not None:
         start, stop = _rows(calibrate, len(ids))
         apart, sides = ids[start:stop], (ids[:start], ids[stop:])
-        ids = np.concatenate([at[: len(at) // window * window] for at in sides])
+        ids = np.concatenate([side[: len(side) // window * window] for side in sides])
         text = f"{text}, less the tokens that calibrate,"
     return windows_of(ids, window, tokens, text), apart
 
 
-def _rows(said: str, tokens: int) -> tuple[int, int]:
-    first, colon, last = said.partition(":")
+def _rows(text: str, tokens: int) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
     try:
         start, stop = int(first or 0), int(last or tokens)
     except ValueError:
         start, stop = 0, -1
     if not colon or not 0 <= start < stop <= tokens:
-        raise DipsimError(f"--calibrate-tokens {said}: write A:B within the text's {tokens} tokens")
+        raise DipsimError(f"--calibrate-tokens {text}: write A:B within the text's {tokens} tokens")
     return start, stop
 
 
-def _run(
+def _judge(
     loaded: Any,
     windows: Any,
     cells: Any,
@@ -206,6 +207,7 @@ def _run(
     both_loops: bool,
     bits: tuple[int, int] | None,
 ) -> Any:
+    """Return the evaluation of all cells, with weights stored by column where that is asked for."""
     from contextlib import nullcontext
 
     from dipsim.lm.evaluate import evaluate as judge
@@ -226,7 +228,7 @@ def _run(
         before = perplexity(loaded.model, windows).value
         stored = requantised(find_structure(loaded.model), *bits)
     with stored:
-        found = judge(
+        evaluation = judge(
             loaded,
             windows,
             cells,
@@ -238,6 +240,6 @@ def _run(
     if bits is not None:
         say(
             f"MLP weights in {bits[0]} bits by column, groups of {bits[1]}: the dense model's "
-            f"perplexity goes from {before:.4g} to {found.dense:.4g}"
+            f"perplexity goes from {before:.4g} to {evaluation.dense:.4g}"
         )
-    return found
+    return evaluation

@@ -1,4 +1,4 @@
-"""`dipsim iobench` and `dipsim calibrate`: measure a disk, and make it the flash of a profile."""
+"""`dipsim iobench`: how fast a disk reads."""
 
 from typing import Annotated, Any
 
@@ -33,15 +33,15 @@ def iobench(
     if threads is not None:
         wanted["threads"] = [_count(text) for text in threads.split(",")]
     with Progress("measured", "cells") as progress:
-        found = bench.iobench(file, seconds=seconds, progress=progress, **wanted)
+        measured = bench.iobench(file, seconds=seconds, progress=progress, **wanted)
         if table is not None:
-            files.write_rows(table, found.rows())
-    if not found.direct:
+            files.write_rows(table, measured.rows())
+    if not measured.direct:
         say("warning: no direct reads on this file system; these are of the page cache too")
     if as_json:
-        print_json(found.to_dict())
+        print_json(measured.to_dict())
     else:
-        show(report.render(found))
+        show(report.render(measured))
 
 
 def _size(text: str) -> int:
@@ -57,40 +57,7 @@ def _size(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    plain = text.strip()
-    if not (plain.isascii() and plain.isdecimal() and len(plain) < 6):
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 6):
         raise DipsimError(f"--threads {text!r}: numbers of reads in flight, e.g. 1,2,4,8")
-    return int(plain)
-
-
-@app.command()
-def calibrate(
-    csv: Annotated[str, typer.Argument(help="a table of size, lanes, bandwidth; see iobench")],
-    fit: Annotated[bool, typer.Option("--fit", help="a formula instead of the points")] = False,
-    lanes: Annotated[
-        int | None, typer.Option(help="reads the runtime keeps in flight [the most measured]")
-    ] = None,
-    extends: Annotated[
-        str | None, typer.Option(help="the profile that --out takes the rest from")
-    ] = None,
-    out: Annotated[str | None, typer.Option(help="write a profile: a .yaml file")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make measured reads the flash section of a profile, and say how far off it is."""
-    from pathlib import Path
-
-    from dipsim.disk import fit as flash_fit
-    from dipsim.report import calibrate as report
-
-    target = report.check_out(out, extends)
-    found, origin = flash_fit.calibrate(csv, fit, lanes), Path(csv).name
-    if not found.direct:
-        say("warning: not all of these were direct reads: the source is marked estimate")
-    if target is not None:
-        report.write(target, found, origin, str(extends))
-        for line in report.lines(found):
-            say(line)
-    if as_json:
-        print_json(found.to_dict())
-    elif target is None:
-        print_json(report.text(found, origin).rstrip("\n"))
+    return int(digits)

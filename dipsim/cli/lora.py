@@ -1,10 +1,11 @@
-"""The command that trains adapters."""
+"""`dipsim lora`: adapters that bring back what masks cost."""
 
 from typing import Annotated, Any
 
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import given_only
 from dipsim.cli.options import pairs
 from dipsim.cli.output import Progress, print_json, say, show
 from dipsim.errors import DipsimError
@@ -53,7 +54,7 @@ def lora(
     from dipsim.lm.lora import check_new, load_adapter, save_model
     from dipsim.lm.lora import fuse as fused
     from dipsim.lm.text import read_ids
-    from dipsim.report import lora as recovery
+    from dipsim.report import lora as report
 
     settings: dict[str, Any] = {
         "density": density,
@@ -64,7 +65,7 @@ def lora(
     }
     recipe = Recipe(
         method=method,
-        settings={name: value for name, value in settings.items() if value is not None},
+        settings=given_only(settings),
         rank=rank,
         steps=200 if steps is None and minutes is None else steps,
         minutes=minutes,
@@ -81,11 +82,11 @@ def lora(
     loaded = load(model)
     ids = read_ids(text, loaded.tokenizer)
     with Progress("trained", "steps") as progress:
-        found = train_adapter(loaded, ids, out, recipe, progress)
+        recovery = train_adapter(loaded, ids, out, recipe, progress)
     if fuse is not None:
         save_model(fused(load_adapter(loaded.model, out)), loaded.tokenizer, Path(fuse))
         say(f"{fuse}: the model with the adapter in it")
     if as_json:
-        print_json({**found.to_dict(), "adapter": out, "fused": fuse})
+        print_json({**recovery.to_dict(), "adapter": out, "fused": fuse})
     else:
-        show(recovery.render(found, out))
+        show(report.render(recovery, out))

@@ -1,4 +1,4 @@
-"""Where the command line prints: figures to standard output, all else to standard error."""
+"""Output of the command line: figures to standard output, all else to standard error."""
 
 import json
 import os
@@ -14,25 +14,28 @@ from dipsim.errors import printable
 
 
 def fail(message: str, code: int = 2) -> None:
-    """Say what is wrong and leave with an exit code."""
+    """Print what is wrong and leave with an exit code."""
     say(message)
     sys.exit(code)
 
 
 def say(message: str) -> None:
-    """One line on standard error, without what could steer a terminal."""
+    """Print one line on standard error, without characters that could steer a terminal."""
     _write(f"dipsim: {printable(' '.join(message.split()))}\n")
 
 
 def _write(line: str) -> None:
-    """To standard error in one piece: `Progress` speaks from a thread of its own, and would come
-    between the text and the newline of a print."""
+    """Write to standard error in one piece.
+
+    `Progress` writes from a thread of its own, which would come between the text and the newline
+    of a print.
+    """
     sys.stderr.write(line)
     sys.stderr.flush()
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `_output`."""
+    """A console that leaves a closed pipe to `_output`, which treats it as no error."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -40,7 +43,7 @@ class _Console(Console):
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """Around all that prints: a reader that has seen enough is no error, a full disk is one."""
+    """Wrap all that prints: a reader that closes the pipe is no error, a full disk is one."""
     try:
         yield
         sys.stdout.flush()
@@ -50,44 +53,49 @@ def _output() -> Iterator[None]:
             fail(f"cannot write the output: {problem.strerror}")
 
 
-def show(what: Any) -> None:
-    """A table or text of rich, to standard output."""
+def show(renderable: Any) -> None:
+    """Print a table or text of rich to standard output."""
     with _output():
-        _Console().print(what)
+        _Console().print(renderable)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object (or JSON text) to standard output."""
+    """Print one JSON object, or a text as it is, to standard output."""
     with _output():
         print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
 
 
 class Progress:
-    """One line on standard error when a run takes longer than a second."""
+    """A line on standard error, once a run takes longer than a second.
+
+    Args:
+        verb: what is done to the things, in the past tense.
+        things: what is counted.
+    """
 
     def __init__(self, verb: str = "replayed", things: str = "tokens") -> None:
         self.verb, self.things, self.done, self.total = verb, things, 0, 0
         self._timer = threading.Timer(1.0, self._say)
         self._timer.daemon = True
-        self._said = False
+        self._shown = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Tokens done, and in all."""
+        """Note how many things are done, and how many there are in all."""
         self.done, self.total = done, total
-        if self._said and sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             self._say()
 
     def _say(self) -> None:
-        self._said = True
-        what = (
+        self._shown = True
+        text = (
             f"{self.verb} {self.done} of {self.total} {self.things}"
             if self.done
             else "preparing (the first run compiles its kernels, which takes some seconds)"
-            if self.verb in ("replayed", "compared", "checked")
+            if self.verb in ("replayed", "compared", "checked")  # these compile kernels
             else "reading"
         )
         end = "\r" if sys.stderr.isatty() else "\n"
-        _write(f"dipsim: {what} ...".ljust(78) + end)
+        _write(f"dipsim: {text} ...".ljust(78) + end)
 
     def __enter__(self) -> "Progress":
         self._timer.start()
@@ -96,5 +104,5 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self._timer.join()
-        if self._said and sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             _write(" " * 78 + "\r")

@@ -1,4 +1,4 @@
-"""The command that records a trace of a running model."""
+"""`dipsim record`: a trace of a running model."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from dipsim.cli.app import Json, app
 from dipsim.cli.output import Progress, say
-from dipsim.cli.traces import Encodings, Out, pairs_of, written
+from dipsim.cli.trace_files import Encodings, Out, encodings_of, names_of, show_written
 from dipsim.errors import DipsimError
 
 if TYPE_CHECKING:
@@ -64,23 +64,21 @@ def record(
         loaded = lm.load(model)
         if prompt:
             generate, temperature = generate or 64, temperature or 0.0
-            what = (
-                f"{len(prompt)} prompts, up to {generate} tokens each, temperature {temperature:g}"
-            )
+            source = f"{len(prompt)} prompts, up to {generate} tokens each, "
+            source += f"temperature {temperature:g}"
             calls = _answers(loaded, prompt, chat, generate, temperature, seed or 0)
         else:
-            assert text is not None, "asked for above"
             window = 512 if window is None else window
-            what = f"a text, windows of {window} tokens"
-            calls = _windows(loaded, text, window, tokens)
-        meta["source"] = f"{loaded.name}: {what}"
+            source = f"a text, windows of {window} tokens"
+            calls = _windows(loaded, str(text), window, tokens)
+        meta["source"] = f"{loaded.name}: {source}"
         if loaded.geometry is not None:
             meta["model"] = loaded.geometry
         recorder = lm.record(
             loaded.model,
             out,
-            signals=None if signals is None else tuple(signals.split(",")),
-            encodings=pairs_of(encoding, "--encoding", "glu=log8"),
+            signals=names_of(signals),
+            encodings=encodings_of(encoding),
             meta=meta,
         )
         try:
@@ -91,13 +89,13 @@ def record(
             for note in getattr(stop, "__notes__", []):
                 say(note)
             raise
-        made = load_trace(Path(out))
+        trace = load_trace(Path(out))
     notes = [] if loaded.geometry is not None else ["the trace names no model: run with --model"]
-    written(made, notes, as_json)
+    show_written(trace, notes, as_json)
 
 
 def _refuse(source: str, **options: Any) -> None:
-    """Options that mean something to the other source only."""
+    """Refuse options that mean something to the other source only."""
     for name, given in options.items():
         if given is not None:
             raise DipsimError(f"--{name} is for --{source}: drop it")
@@ -111,28 +109,33 @@ def _answers(
     temperature: float,
     seed: int,
 ) -> Iterator[tuple[int, int]]:
-    """Go on from every prompt; yields the tokens done, and in all."""
+    """Go on from every prompt; yield the tokens done, and in all."""
     import torch
 
-    given = [_prompt_ids(loaded, prompt, chat) for prompt in prompts]
-    longest = max(map(len, given))
+    prompt_ids = [_prompt_ids(loaded, prompt, chat) for prompt in prompts]
+    longest = max(map(len, prompt_ids))
     loaded.check_reads(
         longest + generate, f"--generate {generate}, after a prompt of {longest} tokens"
     )
-    total = sum(len(ids) + generate for ids in given)
+    total = sum(len(ids) + generate for ids in prompt_ids)
     done = 0
     torch.manual_seed(seed)
-    how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling: dict[str, Any] = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
     if temperature > 0:  # of the whole distribution
-        how = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    for ids in given:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+    for ids in prompt_ids:
         row = torch.tensor([ids])
         loaded.model.generate(  # the last token is put out, never taken in: one more than recorded
             row,
             attention_mask=torch.ones_like(row),
             max_new_tokens=generate + 1,
             pad_token_id=0,
-            **how,
+            **sampling,
         )
         done += len(ids) + generate
         yield done, total
@@ -154,7 +157,7 @@ def _prompt_ids(loaded: "Loaded", prompt: str, chat: bool) -> list[int]:
 def _windows(
     loaded: "Loaded", text: str, window: int, tokens: int | None
 ) -> Iterator[tuple[int, int]]:
-    """Read a text; yields the tokens done, and in all."""
+    """Read a text; yield the tokens done, and in all."""
     import torch
 
     from dipsim.lm.text import read_ids, windows_of
@@ -162,6 +165,6 @@ def _windows(
     windows = windows_of(read_ids(text, loaded.tokenizer), window, tokens, text)
     loaded.check_reads(window)
     with torch.no_grad():
-        for at, ids in enumerate(windows):
+        for i, ids in enumerate(windows, 1):
             loaded.model(torch.from_numpy(ids)[None])
-            yield (at + 1) * window, windows.size
+            yield i * window, windows.size

@@ -1,4 +1,4 @@
-"""`dipsim run`."""
+"""`dipsim run`: one replay on one device."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import load_device, open_trace
 from dipsim.cli.options import (
     BUDGET,
     HOW,
@@ -51,10 +52,11 @@ def run(
     **options: Any,
 ) -> None:
     """Replay TRACE on a device: tokens per second, bytes moved, where the time goes."""
-    from dipsim.report.files import check_plot, check_timeline
+    from dipsim.report import files
 
-    bars, drawing = check_timeline(timeline, timeline_tokens), check_plot(plot)
-    source, device, geometry, options = _asked(config, trace, profile, model, options)
+    timeline_file = files.check_timeline(timeline, timeline_tokens)
+    picture = files.check_plot(plot)
+    source, device, geometry, options = _inputs(config, trace, profile, model, options)
     device = load_device(device, override)
     known = _calibration(calibration, options)
     with Progress() as progress:
@@ -67,85 +69,31 @@ def run(
         judged = verdict.verdict_of(job, result.traffic)
         bounds = None if known is None else known.bounds(result.method, energy_of(result))
         attributed = _attributed(job, result) if attribution else None
-    if bars is not None:
-        _write_timeline(job, result, timeline_tokens or 8, bars)
-    if drawing is not None:
-        from dipsim.report.latency import latency
+    if timeline_file is not None:
+        _write_timeline(job, result, timeline_tokens or 8, timeline_file)
+    from dipsim.report import hints
+    from dipsim.report import run as report
 
-        latency(result, _title(job), drawing)
-    _say(result, judged, bounds, attributed, as_json)
-
-
-def _prepared(
-    source: Any,
-    device: Any,
-    geometry: Any,
-    options: dict[str, Any],
-    known: Any,
-    attribution: bool,
-) -> Any:
-    """The run worked out; what is wrong with it is said before it takes its time.
-
-    Args:
-        known: a calibration, or None.
-    """
-    from dipsim.analysis import cliff
-    from dipsim.simulate import prepare
-    from dipsim.trace import load_trace
-
-    opened = load_trace(source)
-    for warning in opened.warnings:
-        say(f"warning: {warning}")
-    job = prepare(opened, device, model=geometry, **options)
-    if known is not None:
-        stages = [group.signal for group in job.work.method.groups]
-        name = None if job.work.model is None else job.work.model.name
-        known.check(job.work.method.name, stages, name)
-    if attribution:
-        from dipsim.analysis.attribution import check_attribution
-
-        check_attribution(job)
-    falls = cliff.cliff_warning(job)
-    if falls is not None:
-        say(f"warning: {falls}")
-    return job
-
-
-def _say(result: Any, judged: Any, bounds: Any, attributed: Any, as_json: bool) -> None:
-    """Warnings, hints and figures; ``bounds`` of perplexity and ``attributed`` when asked for."""
-    from dipsim.report import hints, search
-    from dipsim.report import run as terminal
-
+    if picture is not None:
+        report.plot(result, _title(job), picture)
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
         for hint in hints.hints(result)[:2]:
             say(f"hint: {hint}")
-        from dipsim.validate.error_bars import bar_dict, bar_of
-
-        more = bar_dict(result, bar_of(result))
-        if bounds is not None:
-            more["perplexity"] = bounds._asdict()
-        if attributed is not None:
-            more["attribution"] = attributed.to_dict()
-        print_json({**result.to_dict(), "verdict": judged and judged.to_dict(), **more})
-        return
-    rows = [] if bounds is None else [search.perplexity_row(bounds)]
-    show(terminal.render(result, judged, rows))
-    if attributed is not None:
-        from dipsim.report.attribution import render
-
-        show(render(attributed))
+        print_json(report.to_dict(result, judged, bounds, attributed))
+    else:
+        show(report.render(result, judged, bounds, attributed))
 
 
-def _asked(
+def _inputs(
     config: str | None,
     trace: str | None,
     profile: str | None,
     model: str | None,
     options: dict[str, Any],
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Trace, device, model and options: those given, else those of a saved run.
+    """Return trace, device, model and options: those given, else those of a saved run.
 
     Raises:
         DipsimError: no trace, or a file that holds no run.
@@ -162,8 +110,49 @@ def _asked(
     return trace, profile, model, options
 
 
+def _calibration(path: str | None, options: dict[str, Any]) -> Any:
+    """Return the calibration of a file; None without one."""
+    if path is None:
+        return None
+    from dipsim.analysis.calibration import load_calibration, refuse_other_weights
+
+    refuse_other_weights(options, "--calibration")
+    return load_calibration(path)
+
+
+def _prepared(
+    source: Any,
+    device: Any,
+    geometry: Any,
+    options: dict[str, Any],
+    known: Any,
+    attribution: bool,
+) -> Any:
+    """Return the run worked out; warnings are printed, and errors raised, before the replay.
+
+    Args:
+        known: a calibration, or None.
+        attribution: whether the run's time will be attributed.
+    """
+    from dipsim.analysis import cliff
+    from dipsim.simulate import prepare
+
+    job = prepare(open_trace(source), device, model=geometry, **options)
+    if known is not None:
+        stages = [group.signal for group in job.work.method.groups]
+        name = None if job.work.model is None else job.work.model.name
+        known.check(job.work.method.name, stages, name)
+    if attribution:
+        from dipsim.analysis.attribution import check_attribution
+
+        check_attribution(job)
+    warning = cliff.cliff_warning(job)
+    if warning is not None:
+        say(f"warning: {warning}")
+    return job
+
+
 def _attributed(job: Any, result: Any) -> Any:
-    """Where the time of a run goes."""
     from dipsim.analysis.attribution import attribute
 
     return attribute(job, result)
@@ -175,7 +164,10 @@ def _title(job: Any) -> str:
 
 
 def _write_timeline(job: Any, result: Any, tokens: int, path: Path) -> None:
-    """Write what happened in the first tokens; say so where the run's own figures leave it out."""
+    """Write what happened in the first tokens.
+
+    A warning says so where the figures of the run leave out what the timeline shows.
+    """
     from dipsim.report import perfetto
     from dipsim.timeline.excerpt import excerpt, stretched
 
@@ -187,26 +179,3 @@ def _write_timeline(job: Any, result: Any, tokens: int, path: Path) -> None:
             "figures: the closed form knows no contention; use --engine events"
         )
     perfetto.write(shown, _title(job), path)
-
-
-def _calibration(path: str | None, options: dict[str, Any]) -> Any:
-    """The calibration of a file; None without one."""
-    if path is None:
-        return None
-    from dipsim.analysis.calibration import load_calibration, refuse_other_weights
-
-    refuse_other_weights(options, "--calibration")
-    return load_calibration(path)
-
-
-def load_device(given: Any, override: list[str] | None) -> Any:
-    """The profile, with what was overridden.
-
-    Raises:
-        DipsimError: none was named, or it is wrong.
-    """
-    from dipsim.hardware import load_profile, profile_names
-
-    if given is None:
-        raise DipsimError(f"no profile: add --profile with one of {', '.join(profile_names())}")
-    return load_profile(given, override or ())

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import given_only, load_device, open_trace
 from dipsim.cli.options import (
     BUDGET,
     HOW,
@@ -22,14 +23,14 @@ from dipsim.cli.options import (
     takes,
 )
 from dipsim.cli.output import Progress, print_json, say, show
-from dipsim.cli.run import load_device
+from dipsim.cli.trace_files import TraceName
 from dipsim.errors import DipsimError
 
 
 @app.command()
 @takes(POLICY, BUDGET, WHAT, HOW, WHERE)
 def search(
-    trace: Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")],
+    trace: TraceName,
     profile: ProfileOption = None,
     model: ModelOption = None,
     method: Annotated[
@@ -58,52 +59,61 @@ def search(
     from dipsim.report import files
 
     picture, table = files.check_plot(plot), files.check_csv(csv)
-    questions = {"--max-loss": max_loss, "--target-rate": target_rate, "--axes": axes}
-    asked = _one_of(questions)
-    _belongs({"--calibration": calibration, "--method twice": (method or [])[1:] or None},
-             "--max-loss", asked)  # fmt: skip
-    _belongs({"--least": least}, "--target-rate", asked)
-    _belongs({"--points": points}, "--axes", asked)
+    question = _one_of({"--max-loss": max_loss, "--target-rate": target_rate, "--axes": axes})
+    again = (method or [])[1:] or None
+    _belongs({"--calibration": calibration, "--method twice": again}, "--max-loss", question)
+    _belongs({"--least": least}, "--target-rate", question)
+    _belongs({"--points": points}, "--axes", question)
     device = load_device(profile, override)
     with Progress("compared", "runs") as progress:
-        from dipsim.trace import load_trace
-
-        opened = load_trace(trace)
-        for warning in opened.warnings:
-            say(f"warning: {warning}")
-        options = {name: value for name, value in options.items() if value is not None}
-        options |= {"model": model, "progress": progress}
-        if asked != "--max-loss":
-            options["method"] = method[0] if method else None
-        found: Any
-        if max_loss is not None:
-            found = _rate(opened, device, max_loss, calibration, method, options)
-        elif target_rate is not None:
-            found = _least(opened, device, target_rate, least or "dram", options)
-        else:
-            found = _contours(opened, device, str(axes), 6 if points is None else points, options)
-        from dipsim.report import hints, plots
+        from dipsim.report import hints
         from dipsim.report import search as report
 
+        opened = open_trace(trace)
+        options = {**given_only(options), "model": model, "progress": progress}
+        if question != "--max-loss":
+            options["method"] = method[0] if method else None
+        answer: Any
+        if max_loss is not None:
+            answer = _search_rate(opened, device, max_loss, calibration, method, options)
+        elif target_rate is not None:
+            answer = _search_least(opened, device, target_rate, least or "dram", options)
+        else:
+            answer = _contours(opened, device, str(axes), 6 if points is None else points, options)
         if picture is not None:
-            draws: dict[str, Any] = {
-                "--max-loss": plots.frontier,
-                "--target-rate": plots.least,
-                "--axes": plots.contours,
-            }
-            draws[asked](found, opened.name, picture)
+            report.plot(answer, opened.name, picture)
         if table is not None:
-            report.write_csv(found, table)
-    result = getattr(found, "result", None)
-    for text in hints.warnings(result) if result is not None else ():
-        say(f"warning: {text}")
+            report.write_csv(answer, table)
+    result = getattr(answer, "result", None)
+    for warning in hints.warnings(result) if result is not None else ():
+        say(f"warning: {warning}")
     if as_json:
-        print_json(found.to_dict())
+        print_json(answer.to_dict())
     else:
-        show(report.render(found))
+        show(report.render(answer))
 
 
-def _rate(
+def _one_of(questions: Mapping[str, Any]) -> str:
+    """Return the question that is asked.
+
+    Raises:
+        DipsimError: no question is asked, or several are.
+    """
+    asked = list(given_only(dict(questions)))
+    if len(asked) != 1:
+        given = " and ".join(asked) or "nothing to search for"
+        raise DipsimError(f"{given}: give one of {', '.join(questions)}")
+    return asked[0]
+
+
+def _belongs(given: Mapping[str, Any], to: str, question: str) -> None:
+    """Refuse options that belong to another question."""
+    for name, value in given.items():
+        if value is not None and question != to:
+            raise DipsimError(f"{name} goes with {to}, not with {question}: drop it")
+
+
+def _search_rate(
     trace: Any,
     device: Any,
     max_loss: str,
@@ -127,12 +137,12 @@ def _rate(
     return search_rate(trace, device, allowed, methods or [None], **options)
 
 
-def _least(trace: Any, device: Any, target: float, what: str, options: dict[str, Any]) -> Any:
+def _search_least(trace: Any, device: Any, target: float, what: str, options: Any) -> Any:
     from dipsim.analysis.least import search_least
 
     if not 0 < target < math.inf:
         raise DipsimError(f"--target-rate {target:g}: tokens per second, more than 0")
-    axis: Any = what  # checked there
+    axis: Any = what  # search_least checks it
     return search_least(trace, device, axis, target, **options)
 
 
@@ -148,10 +158,14 @@ def _contours(trace: Any, device: Any, axes: str, points: int, options: dict[str
 
 
 def _losses(text: str, perplexity: bool) -> float | Mapping[str, float]:
-    """``.02`` or ``mlp_input=.003,glu=.1``; of perplexity one number.
+    """Return the loss in ``.02``, or the losses by stage in ``mlp_input=.003,glu=.1``.
+
+    Args:
+        text: as the user wrote it.
+        perplexity: whether the loss is one of perplexity, which is one number.
 
     Raises:
-        DipsimError: it is neither.
+        DipsimError: not of that form.
     """
     allowed = "a perplexity above dense, 0 or more" if perplexity else (
         "a share of the energy from 0 to 1, e.g. .02, or mlp_input=.003,glu=.1"
@@ -161,31 +175,11 @@ def _losses(text: str, perplexity: bool) -> float | Mapping[str, float]:
     named = "=" in text and not perplexity
     names = [name.strip() for name, _, _ in pairs]
     try:
-        numbers = [float(value) for _, _, value in pairs] if named else [float(text)]
+        losses = [float(value) for _, _, value in pairs] if named else [float(text)]
     except ValueError:
-        numbers = [math.nan]
-    if not all(0 <= number <= most and math.isfinite(number) for number in numbers) or (
+        losses = [math.nan]
+    if not all(0 <= loss <= most and math.isfinite(loss) for loss in losses) or (
         named and len(set(names)) < len(names)
     ):
         raise DipsimError(f"--max-loss {text!r}: write {allowed}")
-    return dict(zip(names, numbers, strict=True)) if named else numbers[0]
-
-
-def _one_of(questions: Mapping[str, Any]) -> str:
-    """The question that is asked.
-
-    Raises:
-        DipsimError: none, or several.
-    """
-    asked = [name for name, value in questions.items() if value is not None]
-    if len(asked) != 1:
-        what = " and ".join(asked) or "nothing to search for"
-        raise DipsimError(f"{what}: give one of {', '.join(questions)}")
-    return asked[0]
-
-
-def _belongs(given: Mapping[str, Any], to: str, asked: str) -> None:
-    """Refuse an option of another question."""
-    for name, value in given.items():
-        if value is not None and asked != to:
-            raise DipsimError(f"{name} goes with {to}, not with {asked}: drop it")
+    return dict(zip(names, losses, strict=True)) if named else losses[0]

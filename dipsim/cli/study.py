@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
+from dipsim.cli.inputs import open_trace
 from dipsim.cli.options import (
     BUDGET,
     HOW,
@@ -15,9 +16,10 @@ from dipsim.cli.options import (
     Override,
     Plot,
     Policies,
+    TraceArgument,
     takes,
 )
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import Progress, print_json, show
 from dipsim.errors import DipsimError
 
 
@@ -25,9 +27,7 @@ from dipsim.errors import DipsimError
 @takes(BUDGET, WHAT, HOW, WHERE)
 def study(
     name: Annotated[str | None, typer.Argument(help="which; without it they are listed")] = None,
-    trace: Annotated[
-        str | None, typer.Argument(help="an .npz file, a folder of shards, or a shipped name")
-    ] = None,
+    trace: TraceArgument = None,
     profile: Annotated[
         list[str] | None,
         typer.Option("--profile", "-p", help="a name or a YAML file; repeat it [paper-a18]"),
@@ -50,29 +50,21 @@ def study(
     from dipsim.report import study as report
 
     if name not in STUDIES:
-        if name is None and as_json:
-            print_json({"studies": {key: at.summary for key, at in STUDIES.items()}})
-            return
-        if not as_json:
-            show(report.listing())
+        _list_studies(name, as_json)
         if name is None:
             return
     load_study(str(name))
-    picture, rows = files.check_plot(plot), files.check_csv(csv)
+    picture, table = files.check_plot(plot), files.check_csv(csv)
     if trace is None:
         raise DipsimError(f"no trace: dipsim study {name} TRACE (see dipsim study --help)")
     if picture is not None:
         files.check_series("policies", policy or ())
     with Progress("compared", "runs") as progress:
         from dipsim.analysis.studies import study as run
-        from dipsim.trace import load_trace
 
-        opened = load_trace(trace)
-        for warning in opened.warnings:
-            say(f"warning: {warning}")
-        found = run(
+        results = run(
             str(name),
-            opened,
+            open_trace(trace),
             profile or (),
             methods=method or (),
             policies=policy or (),
@@ -82,12 +74,21 @@ def study(
             **options,
         )
         if picture is not None:
-            from dipsim.report import study_plots
-
-            study_plots.draw(found, picture)
-        if rows is not None:
-            report.write_csv(found, rows)
+            report.plot(results, picture)
+        if table is not None:
+            report.write_csv(results, table)
     if as_json:
-        print_json(found.to_dict())
+        print_json(results.to_dict())
     else:
-        show(report.render(found))
+        show(report.render(results))
+
+
+def _list_studies(name: str | None, as_json: bool) -> None:
+    """Print all studies; with ``--json`` only when none was named, as an error follows else."""
+    from dipsim.analysis.studies import STUDIES
+    from dipsim.report import study as report
+
+    if not as_json:
+        show(report.listing())
+    elif name is None:
+        print_json({"studies": {key: one.summary for key, one in STUDIES.items()}})

@@ -1,1 +1,1 @@
-"""What people read: tables on a terminal."""
+"""Reports for people: text, CSV and a picture, in one file for each question."""

@@ -1,4 +1,4 @@
-"""What `dipsim run --attribution` prints: what binds each layer, and what would be faster."""
+"""Report of `dipsim run --attribution`: what binds each layer, and what would be faster."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.attribution import STEP, Attribution, Part
-from dipsim.report.run import table
+from dipsim.report.tables import table
 from dipsim.timeline.closed import RESOURCES
 
 _NAMES = {
@@ -22,52 +22,51 @@ _NAMES = {
 }
 
 
-def render(found: Attribution) -> RenderableType:
-    """Elasticities, the largest first; then which layers each resource binds."""
-    sizes = dict(found.elasticity)
-    known = [(name, size) for name, size in sizes.items() if size is not None]
-    made = table("1 % more of", "rate", right=(1,))
-    for name, size in sorted(known, key=lambda at: -abs(at[1])):
-        made.add_row(_NAMES[name], f"{_signed(size)} %")
-    unknown = [_NAMES[name] for name, size in sizes.items() if size is None]
+def render(attribution: Attribution) -> RenderableType:
+    """Return elasticities, the largest first; then which layers each resource binds."""
+    elasticity = dict(attribution.elasticity)
+    known = [(name, per_cent) for name, per_cent in elasticity.items() if per_cent is not None]
+    rows = table("1 % more of", "rate", right=(1,))
+    for name, per_cent in sorted(known, key=lambda pair: -abs(pair[1])):
+        rows.add_row(_NAMES[name], f"{_signed(per_cent)} %")
+    unknown = [_NAMES[name] for name, per_cent in elasticity.items() if per_cent is None]
     parts: list[RenderableType] = [
         Text(),
         Text(f"what would be faster (changes of {STEP:.0%} either way)", style="bold"),
-        made,
+        rows,
     ]
     if unknown:
         parts.append(Text(f"not known here: {', '.join(unknown)}", style="dim"))
-    if not found.parts:
+    if not attribution.parts:
         return Group(*parts)
     title = "exposed time, ms per token"
-    if found.contends:
+    if attribution.contends:
         title += " (in closed form: as if nothing contended)"
-    return Group(*parts, Text(), Text(title, style="bold"), _bound(found))
+    return Group(*parts, Text(), Text(title, style="bold"), _bound(attribution))
 
 
-def _signed(size: float) -> str:
-    text = f"{size:+.3f}"
+def _signed(per_cent: float) -> str:
+    text = f"{per_cent:+.3f}"
     return text[1:] if float(text) == 0 else text
 
 
-def _bound(found: Attribution) -> Table:
-    """The layers that each resource binds, and what comes before and after them."""
-    shown = [at for at in RESOURCES if any(part.exposed[at] for part in found.parts)]
-    made = table("bound by", "", *shown, right=tuple(range(2, 2 + len(shown))))
-    rows = [
+def _bound(attribution: Attribution) -> Table:
+    """Return the layers that each resource binds, and what comes before and after them."""
+    parts, layers = attribution.parts, attribution.layers
+    shown = [name for name in RESOURCES if any(part.exposed[name] for part in parts)]
+    rows = table("bound by", "", *shown, right=tuple(range(2, 2 + len(shown))))
+    groups: list[tuple[str, str, Sequence[Part]]] = [
         (resource, f"layers {_ranges([int(part.name) for part in bound])}", bound)
         for resource in RESOURCES
-        if (bound := [part for part in found.layers if part.binding == resource])
+        if (bound := [part for part in layers if part.binding == resource])
     ]
-    rows += [
-        (part.binding, str(part.name), [part]) for part in found.parts if part not in found.layers
-    ]
-    for resource, name, some in rows:
-        made.add_row(resource, name, *(_ms(some, at) for at in shown))
-    return made
+    groups += [(part.binding, str(part.name), [part]) for part in parts if part not in layers]
+    for resource, name, group in groups:
+        rows.add_row(resource, name, *(_milliseconds(group, other) for other in shown))
+    return rows
 
 
-def _ms(parts: Sequence[Part], resource: str) -> str:
+def _milliseconds(parts: Sequence[Part], resource: str) -> str:
     return f"{1e3 * sum(part.exposed[resource] for part in parts):.4g}"
 
 

@@ -1,4 +1,4 @@
-"""What `dipsim calibrate` prints and writes: YAML, its errors in comments."""
+"""Report of `dipsim calibrate`: flash as YAML of a profile, with its errors in comments."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,16 +7,20 @@ import yaml
 
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
-from dipsim.files import whole_file
 from dipsim.hardware import load_profile
+from dipsim.report.files import write_text
 from dipsim.units import BYTES
 
 
 def check_out(path: str | None, extends: str | None) -> Path | None:
-    """A path a profile can be written to; None stays None.
+    """Return a path a profile can be written to; None without one.
+
+    Args:
+        path: file to write.
+        extends: the profile that the rest is taken from.
 
     Raises:
-        DipsimError: no profile to extend or one that is not there, another suffix, no such folder.
+        DipsimError: no profile to extend, no file to write, another suffix, no such folder.
     """
     if path is None:
         if extends is not None:
@@ -36,50 +40,49 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
     return target
 
 
-def text(found: Calibrated, origin: str, head: Mapping[str, str] | None = None) -> str:
-    """YAML, with what it is off by in comments above it.
+def text(calibrated: Calibrated, origin: str, head: Mapping[str, str] | None = None) -> str:
+    """Return YAML, with the calibration's errors in comments above it.
 
     Args:
+        calibrated: points or formula, and their errors.
+        origin: name of the table of measurements.
         head: keys of a profile that come first.
     """
-    data = {**(head or {}), **found.section(origin)}
-    body = yaml.safe_dump(data, sort_keys=False, width=1000, default_flow_style=None)
-    return "".join(f"# {line}\n" for line in lines(found)) + body
+    keys = {**(head or {}), **calibrated.section(origin)}
+    body = yaml.safe_dump(keys, sort_keys=False, width=1000, default_flow_style=None)
+    return "".join(f"# {line}\n" for line in lines(calibrated)) + body
 
 
-def lines(found: Calibrated) -> list[str]:
-    """How many points, and how far off what became of them is."""
-    sizes = [point.size for point in found.points]
-    lanes = sorted({point.lanes for point in found.points})
-    told = [
+def lines(calibrated: Calibrated) -> list[str]:
+    """Return how many points there are, and how far off the calibration is, a text for each."""
+    sizes = [point.size for point in calibrated.points]
+    lanes = sorted({point.lanes for point in calibrated.points})
+    texts = [
         f"{len(sizes)} points, {BYTES.exact(min(sizes))} to {BYTES.exact(max(sizes))}, "
         f"{', '.join(map(str, lanes))} in flight"
     ]
-    if found.errors is not None:
-        told.append(f"formula: {_told(found.errors)}")
-    if found.left_out is not None:
-        which = "each point" if found.errors is not None else "each point between two others"
-        told.append(f"{which} left out in turn: {_told(found.left_out)}")
-    return told
+    if calibrated.errors is not None:
+        texts.append(f"formula: {_errors(calibrated.errors)}")
+    if calibrated.left_out is not None:
+        which = "each point" if calibrated.errors is not None else "each point between two others"
+        texts.append(f"{which} left out in turn: {_errors(calibrated.left_out)}")
+    return texts
 
 
-def _told(errors: Errors) -> str:
+def _errors(errors: Errors) -> str:
     where = f"{BYTES.exact(errors.at.size)}, {errors.at.lanes} in flight"
     return f"rms log error {errors.rms:.1%}, worst {errors.worst:+.1%} ({where})"
 
 
-def write(path: Path, found: Calibrated, origin: str, extends: str) -> None:
-    """A profile, checked before it is written.
+def write(path: Path, calibrated: Calibrated, origin: str, extends: str) -> None:
+    """Write a profile, once it is known to be valid.
 
     Raises:
-        DipsimError: it would not be one, or cannot be written.
+        DipsimError: the profile would not be valid, or the file cannot be written.
     """
     parent = Path(extends)
     base = str(parent.resolve()) if parent.is_file() else extends
     head = {"name": path.stem, "extends": base, "summary": f"{extends} with flash of {origin}"}
-    load_profile({**head, **found.section(origin)})
-    try:
-        with whole_file(path) as handle:
-            handle.write(text(found, origin, {k: printable(v) for k, v in head.items()}).encode())
-    except OSError as problem:
-        raise DipsimError(f"--out {path}: cannot be written ({problem.strerror})") from None
+    load_profile({**head, **calibrated.section(origin)})
+    head = {key: printable(value) for key, value in head.items()}
+    write_text("--out", path, text(calibrated, origin, head))

@@ -1,58 +1,67 @@
-"""What there is: profiles with the marks of their numbers, models, policies, methods, a trace."""
-
-import shlex
-from pathlib import Path
+"""Reports that list what there is: profiles, models, policies, methods."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipsim.errors import printable
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
-from dipsim.report.run import table
-from dipsim.trace import Trace
+from dipsim.report.tables import table
 from dipsim.units import BANDWIDTH, BYTES
 
 
 def profiles(known: list[Profile]) -> Table:
-    """One line per profile."""
-    made = table("profile", "DRAM", "bandwidth", "summary")
+    """Return a line for each profile."""
+    rows = table("profile", "DRAM", "bandwidth", "summary")
     for profile in known:
-        made.add_row(
+        rows.add_row(
             profile.name,
             BYTES.show(profile.dram.capacity),
             BANDWIDTH.show(profile.dram.bandwidth),
             profile.summary,
         )
-    return made
+    return rows
 
 
-def profile(found: Profile) -> RenderableType:
-    """Every number of a profile with its kind and source."""
-    made = table("key", "value", "kind", "from")
-    for column in made.columns[:3]:
+def profile(shown: Profile) -> RenderableType:
+    """Return every number of a profile with its kind and source."""
+    rows = table("key", "value", "kind", "from")
+    for column in rows.columns[:3]:
         column.no_wrap = True
     previous = ""
-    for key, value in found.numbers():
-        source = found.source(key)
+    for key, value in shown.numbers():
+        source = shown.source(key)
         kind, origin = (source.kind, source.origin) if source else ("no source", "")
         for i, text in enumerate(_texts(value)):
-            said = "" if i or origin == previous else origin
-            made.add_row("" if i else _short(key), text, "" if i else kind, said)
+            repeated = i or origin == previous
+            rows.add_row(
+                "" if i else key.removeprefix("backends."),  # cpu.sync says enough
+                text,
+                "" if i else kind,
+                "" if repeated else origin,
+            )
             previous = origin
-    return Group(Text(f"{found.name}: {found.summary}", style="bold"), made)
+    return Group(Text(f"{shown.name}: {shown.summary}", style="bold"), rows)
+
+
+def _texts(value: object) -> list[str]:
+    """Return a value as text; of measured reads, a line each."""
+    if isinstance(value, list) and isinstance(value[0], dict):
+        return [f"{read['size']} x{read['lanes']} {read['bandwidth']}" for read in value]
+    if isinstance(value, list):
+        return [" to ".join(map(str, value))]
+    return [str(value)]
 
 
 def models(known: list[Model]) -> Table:
-    """One line per model preset."""
-    made = table(
+    """Return a line for each model preset."""
+    rows = table(
         "model", "layers", "hidden", "intermediate", "parameters", "bytes", right=(1, 2, 3, 4, 5)
     )
     for model in known:
-        made.add_row(
+        rows.add_row(
             model.name,
             str(model.layers),
             str(model.hidden),
@@ -60,30 +69,30 @@ def models(known: list[Model]) -> Table:
             f"{model.parameters:,}",
             f"{BYTES.show(model.total_bytes)} at {_storage(model)}",
         )
-    return made
+    return rows
 
 
-def model(found: Model) -> Table:
-    """The geometry and the byte counts of a model."""
-    made = table(found.name, "")
+def model(shown: Model) -> Table:
+    """Return the geometry and the byte counts of a model."""
+    rows = table(shown.name, "")
     hidden = {"name", "sources", "bits", "quant"}
     usual = {"gated": True, "shared_intermediate": 0, "window_every": 1}
-    for key, value in found.model_dump(exclude=hidden, exclude_none=True).items():
+    for key, value in shown.model_dump(exclude=hidden, exclude_none=True).items():
         if usual.get(key) != value:
-            made.add_row(key, str(value))
-    made.add_row("weights", _storage(found))
+            rows.add_row(key, str(value))
+    rows.add_row("weights", _storage(shown))
     for label, size in (
-        ("attention, one layer", found.attention_bytes),
-        ("one expert" if found.experts else "MLP, one layer", found.mlp_bytes),
-        ("lm_head", found.head_bytes),
-        ("KV, one position (16 bit)", float(found.kv_bytes(1, 16))),
-        ("whole model", found.total_bytes),
+        ("attention, one layer", shown.attention_bytes),
+        ("one expert" if shown.experts else "MLP, one layer", shown.mlp_bytes),
+        ("lm_head", shown.head_bytes),
+        ("KV, one position (16 bit)", float(shown.kv_bytes(1, 16))),
+        ("whole model", shown.total_bytes),
     ):
-        made.add_row(label, BYTES.show(size))
-    made.add_row("parameters", f"{found.parameters:,}")
-    for key, source in found.sources.items():
-        made.add_row(f"source of {key}", source)
-    return made
+        rows.add_row(label, BYTES.show(size))
+    rows.add_row("parameters", f"{shown.parameters:,}")
+    for key, source in shown.sources.items():
+        rows.add_row(f"source of {key}", source)
+    return rows
 
 
 def _storage(model: Model) -> str:
@@ -94,49 +103,22 @@ def _storage(model: Model) -> str:
 
 
 def policies() -> RenderableType:
-    """A row per built-in policy, its parameters below what it does."""
-    made = table("policy", "admission", "what it does", "source")
+    """Return a row for each built-in policy, its parameters below what it does."""
+    rows = table("policy", "admission", "what it does", "source")
     for policy in POLICIES.values():
-        what = [policy.summary]
+        lines = [policy.summary]
         if policy.parameters:
-            what.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
-        made.add_row(policy.name, policy.admit, "\n".join(what), policy.source)
+            lines.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
+        rows.add_row(policy.name, policy.admit, "\n".join(lines), policy.source)
     hint = "hint: set a parameter as in --policy lfu-decay:half_life=8; yours is file.py:attribute"
-    return Group(made, Text(hint, style="cyan"))
+    return Group(rows, Text(hint, style="cyan"))
 
 
 def methods() -> Table:
-    """One line per method."""
-    made = table("method", "signals", "what it does")
+    """Return a line for each method."""
+    rows = table("method", "signals", "what it does")
     for name, entry in METHODS.items():
         first, *rest = entry.signals or ("any",)
-        among = ", ..., " if len(rest) > 1 else ", "
-        made.add_row(name, among.join([first, *rest[-1:]]), entry.summary)
-    return made
-
-
-def written(made: Trace) -> RenderableType:
-    """A trace that was just written, in one line, and the command to go on with."""
-    kinds = ", ".join(f"{at.name} {at.units} ({at.encoding})" for at in made.signals.values())
-    path = Path(made.name)
-    files = [path] if path.is_file() else list(path.iterdir())
-    size = BYTES.show(sum(file.stat().st_size for file in files))
-    lines = [
-        f"{made.name}: {made.tokens} tokens of {made.layers} layers, {kinds}; {size}",
-        f"hint: dipsim inspect {shlex.quote(made.name)}",
-    ]
-    return Group(*(Text(printable(line)) for line in lines))
-
-
-def _short(key: str) -> str:
-    """``backends.cpu.sync`` -> ``cpu.sync``: the section is clear, and lines are short."""
-    return key.removeprefix("backends.")
-
-
-def _texts(value: object) -> list[str]:
-    """A value as text; of measured reads, one line each."""
-    if isinstance(value, list) and isinstance(value[0], dict):
-        return [f"{at['size']} x{at['lanes']} {at['bandwidth']}" for at in value]
-    if isinstance(value, list):
-        return [" to ".join(map(str, value))]
-    return [str(value)]
+        between = ", ..., " if len(rest) > 1 else ", "
+        rows.add_row(name, between.join([first, *rest[-1:]]), entry.summary)
+    return rows

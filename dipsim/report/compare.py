@@ -1,57 +1,55 @@
-"""What `dipsim compare` prints: a table per budget, the fastest policy first."""
+"""Report of `dipsim compare`: policies by budget, the fastest first, as tables, CSV, picture."""
 
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.compare import Cell, Comparison
 from dipsim.errors import printable
-from dipsim.report.files import write_rows
-from dipsim.report.run import table
+from dipsim.report.files import check_series, write_rows
+from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture
+from dipsim.report.tables import marks_of, number, table
 from dipsim.units import BYTES
 
 
-def render(found: Comparison) -> RenderableType:
-    """Tables, verdicts, notes."""
+def render(comparison: Comparison) -> RenderableType:
+    """Return a table and a verdict for each budget, then notes and marks."""
     parts: list[RenderableType] = []
-    for budget, cells in _by_budget(found):
+    for budget, cells in _by_budget(comparison).items():
         cache = BYTES.show(cells[0].result.budget.cache)
         parts += [Text(f"{budget}: {cache} of cache", style="bold"), _table(cells), Text()]
-        judged = next((cell for cell in cells if _online(cell)), None)
-        if judged is not None and judged.verdict is not None:
-            parts += [Text(f"{printable(judged.policy)}: {judged.verdict.sentence}."), Text()]
+        best = next((cell for cell in cells if _runs_on_a_device(cell)), None)
+        if best is not None and best.verdict is not None:
+            parts += [Text(f"{printable(best.policy)}: {best.verdict.sentence}."), Text()]
     note = "band: rates with no and with full overlap. "
-    if found.no_optimum is None:
+    if comparison.no_optimum is None:
         note += (
             "to opt: hit rate of the optimum less that of the policy, of units over all tokens; "
             "other adm.: what the other way to admit misses would change."
         )
     else:
-        note += f"No distance to the optimum: {found.no_optimum}."
+        note += f"No distance to the optimum: {comparison.no_optimum}."
     parts.append(Text(note, style="dim"))
-    marks = sorted({mark for cell in found.cells for mark in cell.result.marks})
-    if marks:
-        parts.append(Text(f"marks: {', '.join(marks)}"))
-    return Group(*parts)
+    return Group(*parts, *marks_of(cell.result.marks for cell in comparison.cells))
 
 
-def _by_budget(found: Comparison) -> Iterator[tuple[str, list[Cell]]]:
-    for budget, cells in groupby(found.cells, lambda cell: cell.budget):
-        yield budget, list(cells)
+def _by_budget(comparison: Comparison) -> dict[str, list[Cell]]:
+    groups = groupby(comparison.cells, lambda cell: cell.budget)
+    return {budget: list(cells) for budget, cells in groups}
 
 
-def _online(cell: Cell) -> bool:
-    """Whether a device could run the policy, and it keeps something."""
+def _runs_on_a_device(cell: Cell) -> bool:
+    """Tell whether the policy keeps something and knows neither the future nor the whole trace."""
     return not {"clairvoyant", "preloaded"} & set(cell.result.marks) and cell.policy != "none"
 
 
 def _table(cells: list[Cell]) -> Table:
-    made = table(
+    rows = table(
         "policy", "hits", "to opt", "other adm.", "tok/s", "band", "flash", "reads",
         right=tuple(range(1, 8)),
     )  # fmt: skip
@@ -59,26 +57,26 @@ def _table(cells: list[Cell]) -> Table:
         result, verdict = cell.result, cell.verdict
         slow, fast = result.timing.rate_range
         changed = None if verdict is None else verdict.admission
-        made.add_row(
+        rows.add_row(
             printable(cell.policy),
             f"{result.hit_rate:.1%}",
-            "-" if cell.to_optimum is None else f"{cell.to_optimum:.1%}",
+            number(cell.to_optimum, "{:.1%}"),
             f"{verdict.gained / max(verdict.accesses, 1):+.1%}" if verdict and changed else "-",
             f"{result.tokens_per_second:.4g}",
             f"{slow:.4g}-{fast:.4g}",
             BYTES.show(result.flash_bytes_per_token),
             f"{result.flash_reads_per_token:.4g}",
         )
-    return made
+    return rows
 
 
-def write_csv(found: Comparison, path: Path) -> None:
-    """A row per policy and budget.
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """Write a row for each policy and budget.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_rows(path, (_row(cell) for cell in found.cells))
+    write_rows(path, (_row(cell) for cell in comparison.cells))
 
 
 def _row(cell: Cell) -> dict[str, Any]:
@@ -92,3 +90,38 @@ def _row(cell: Cell) -> dict[str, Any]:
         **{name: verdict.get(name) for name in ("accesses", "misses", "unavoidable", "first_uses")},
         "marks": " ".join(row["marks"]),
     }
+
+
+def plot(comparison: Comparison, title: str, path: Path) -> None:
+    """Draw tokens per second and hit rate of every policy, a series for each budget.
+
+    Policies stand one below the other, the fastest at the last budget on top.
+
+    Raises:
+        DipsimError: too many budgets, a rate is infinite, or the file cannot be written.
+    """
+    series = _by_budget(comparison)
+    budgets = list(series)
+    check_series("budgets", budgets)
+    fastest = finite_rates([cell.result.timing.rate_range[1] for cell in comparison.cells])
+    rows = {cell.policy: row for row, cell in enumerate(reversed(series[budgets[-1]]))}
+    spread = 0.5 / max(len(budgets), 2)
+    with picture(path, 9, 1.6 + 0.34 * len(rows)) as figure:
+        rate, hits = figure.subplots(1, 2, sharey=True)
+        for i, (budget, cells) in enumerate(series.items()):
+            offset = spread * (len(budgets) - 1 - 2 * i) / 2
+            heights = [rows[cell.policy] + offset for cell in cells]
+            style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": ""}
+            middle = np.array([cell.result.tokens_per_second for cell in cells])
+            band = np.array([cell.result.timing.rate_range for cell in cells])
+            sides = np.maximum(np.stack([middle - band[:, 0], band[:, 1] - middle]), 0)
+            rate.errorbar(middle, heights, xerr=sides, capsize=2, label=budget, **style)
+            hits.plot([100 * cell.result.hit_rate for cell in cells], heights, **style)
+        rate.set_yticks(list(rows.values()), list(rows))
+        across = "tokens per second (bar: overlap none to full)"
+        rate.set(xlabel=across, xlim=(0, 1.05 * max(fastest)))
+        hits.set(xlabel="active bytes found in DRAM (%)", xlim=(-3, 103))
+        figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+        for axes in (rate, hits):
+            axes.grid(alpha=0.3, axis="x")
+        figure.suptitle(title)

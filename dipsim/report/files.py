@@ -1,4 +1,4 @@
-"""Files that a report is written to: checked before the work, written whole after it."""
+"""Files that reports are written to: checked before the work, written whole after it."""
 
 import csv
 import os
@@ -12,13 +12,13 @@ from dipsim.files import whole_file
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
-"""In one picture."""
+"""Series in one picture."""
 MOST_TOKENS = 1000
-"""In one timeline: each is some hundreds of bars."""
+"""Tokens in one timeline, each of some hundreds of bars."""
 
 
 def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
-    """A path a picture can be written to; None stays None.
+    """Return a path a picture can be written to; None without one.
 
     Raises:
         DipsimError: another suffix, or no such folder.
@@ -31,10 +31,14 @@ def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 def check_series(option: str, names: Sequence[object]) -> None:
-    """As many series as a picture can hold.
+    """Refuse more series than a picture can hold.
+
+    Args:
+        option: what the series are, in the plural.
+        names: the series.
 
     Raises:
-        DipsimError: there are more.
+        DipsimError: more than `MOST_SERIES`.
     """
     if len(names) > MOST_SERIES:
         raise DipsimError(
@@ -43,7 +47,7 @@ def check_series(option: str, names: Sequence[object]) -> None:
 
 
 def check_csv(path: str | os.PathLike[str] | None) -> Path | None:
-    """A path a table can be written to; None stays None.
+    """Return a path a table can be written to; None without one.
 
     Raises:
         DipsimError: another suffix, or no such folder.
@@ -56,7 +60,12 @@ def check_csv(path: str | os.PathLike[str] | None) -> Path | None:
 
 
 def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) -> Path | None:
-    """A path a text with this suffix can be written to; None stays None.
+    """Return a path a text can be written to; None without one.
+
+    Args:
+        option: as the user wrote it, for the error.
+        path: given file, or None.
+        suffix: the only one allowed.
 
     Raises:
         DipsimError: another suffix, or no such folder.
@@ -69,7 +78,11 @@ def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) ->
 
 
 def check_timeline(path: str | os.PathLike[str] | None, tokens: int | None) -> Path | None:
-    """A path a timeline of so many tokens (None: not said) can be written to; None stays None.
+    """Return a path a timeline can be written to; None without one.
+
+    Args:
+        path: given file, or None.
+        tokens: number of tokens in the timeline; None for the default.
 
     Raises:
         DipsimError: another suffix, no such folder, too many tokens, or tokens of no timeline.
@@ -95,33 +108,36 @@ def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of plain values: a mapping becomes a column for each key, a band its two ends, a list
-    of texts one text."""
-    found: dict[str, Any] = {}
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of plain values.
+
+    A mapping becomes a column for each key, a band two columns for its ends, a list of texts one
+    text.
+    """
+    columns: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+            columns |= {f"{name}.{key}": inner for key, inner in value.items()}
         elif name == "tokens_per_second_range":
-            found["tokens_per_second_slow"], found["tokens_per_second_fast"] = value
+            columns["tokens_per_second_slow"], columns["tokens_per_second_fast"] = value
         else:
-            found[name] = " ".join(value) if isinstance(value, list | tuple) else value
-    return found
+            columns[name] = " ".join(value) if isinstance(value, list | tuple) else value
+    return columns
 
 
 def write_flat(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A CSV of `flat` rows, which need not have the same columns.
+    """Write a CSV of rows made flat, which need not have the same columns.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    listed = [flat(row) for row in rows]
+    listed = [_flat(row) for row in rows]
     columns = dict.fromkeys(name for row in listed for name in row)
     write_rows(path, ({name: row.get(name) for name in columns} for row in listed))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A CSV of plain values, numbers in base units; the first row names the columns.
+    """Write a CSV of plain values, numbers in base units; the first row names the columns.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -136,3 +152,21 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             text.detach()
     except OSError as problem:
         raise DipsimError(f"--csv {path}: cannot be written ({problem.strerror})") from None
+
+
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write a text, whole or not at all.
+
+    Args:
+        option: as the user wrote it, for the error.
+        path: the file.
+        text: its content.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    try:
+        with whole_file(path) as handle:
+            handle.write(text.encode())
+    except OSError as problem:
+        raise DipsimError(f"{option} {path}: cannot be written ({problem.strerror})") from None

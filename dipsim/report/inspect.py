@@ -1,4 +1,7 @@
-"""What `dipsim inspect` prints: marks, signals, how they overlap, hit, and whether that settled."""
+"""Report of `dipsim inspect`: signals, overlap, hit rates, and whether these have settled."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -8,14 +11,20 @@ from rich.text import Text
 from dipsim.analysis.activity import DENSITIES, USUAL
 from dipsim.analysis.inspect import SignalReport
 from dipsim.errors import printable
-from dipsim.report.run import table
+from dipsim.report.pictures import picture
+from dipsim.report.tables import number, table
 from dipsim.trace import PREFILL, Trace
 
 
 def render(trace: Trace, reports: dict[str, SignalReport]) -> RenderableType:
-    """A trace in four small tables."""
+    """Return what a trace says of itself, three small tables and notes.
+
+    Args:
+        trace: the trace that was inspected.
+        reports: findings by signal.
+    """
     parts: list[RenderableType] = [Text(printable(trace.name), style="bold")]
-    parts += [Text(printable(line)) for line in _marks(trace)]
+    parts += [Text(printable(line)) for line in _head(trace)]
     sections = {
         "signals": _signals(trace),
         "active sets": _sets(reports),
@@ -27,14 +36,14 @@ def render(trace: Trace, reports: dict[str, SignalReport]) -> RenderableType:
     return Group(*parts)
 
 
-def _marks(trace: Trace) -> list[str]:
+def _head(trace: Trace) -> list[str]:
     sequences = len(np.unique(trace.sequence))
     prefill = int((trace.phase == PREFILL).sum())
     model = trace.model
     named = model.get("name", "a geometry") if isinstance(model, dict) else model or "not said"
     return [
-        f"{_many(trace.tokens, 'token')} ({prefill} prefill) of {_many(trace.layers, 'layer')}, "
-        f"{_many(sequences, 'sequence')}",
+        f"{_counted(trace.tokens, 'token')} ({prefill} prefill) of "
+        f"{_counted(trace.layers, 'layer')}, {_counted(sequences, 'sequence')}",
         f"model {named}",
         f"hash {trace.hash[:16]}",
         *(f"{key} {trace.meta[key]}" for key in ("source", "license") if key in trace.meta),
@@ -42,43 +51,42 @@ def _marks(trace: Trace) -> list[str]:
 
 
 def _signals(trace: Trace) -> Table:
-    made = table("signal", "holds", "encoding", "units", right=(3,))
+    rows = table("signal", "holds", "encoding", "units", right=(3,))
     for signal in trace.signals.values():
         holds = "sets, scores" if signal.holds == "sets" and signal.scored else signal.holds
-        made.add_row(signal.name, holds, signal.encoding, str(signal.units))
-    return made
+        rows.add_row(signal.name, holds, signal.encoding, str(signal.units))
+    return rows
 
 
 def _sets(reports: dict[str, SignalReport]) -> Table:
     columns = [f"at {density:.0%}" for density in DENSITIES]
-    made = table(
+    rows = table(
         "overlap", *columns, "as used", "active", "top 10%", "Gini", right=tuple(range(1, 8))
     )
     for name, report in reports.items():
-        found = report.activity
-        chosen = len(found.overlap) > 1  # of scores; else sets, or experts whose number is known
-        shares = [_share(found.overlap.get(d) if chosen else None) for d in DENSITIES]
-        used = None if chosen else next(iter(found.overlap.values()), None)
-        made.add_row(
+        activity = report.activity
+        chosen = len(activity.overlap) > 1  # of scores; else sets, or experts of a known number
+        shares = [_share(activity.overlap.get(d) if chosen else None) for d in DENSITIES]
+        used = None if chosen else next(iter(activity.overlap.values()), None)
+        rows.add_row(
             name,
             *shares,
             _share(used),
-            _share(found.active),
-            _share(found.top_share),
-            f"{found.gini:.3f}",
+            _share(activity.active),
+            _share(activity.top_share),
+            f"{activity.gini:.3f}",
         )
-    return made
+    return rows
 
 
 def _hits(reports: dict[str, SignalReport]) -> Table:
     shares = sorted({share for report in reports.values() for share in report.lru})
     columns = [f"{share:.0%}" for share in shares]
-    made = table("signal", "policy", *columns, right=tuple(range(2, 2 + len(columns))))
+    rows = table("signal", "policy", *columns, right=tuple(range(2, 2 + len(columns))))
     for name, report in reports.items():
-        for policy, curve in (("lru", report.lru), ("opt", report.opt)):
-            made.add_row(name, policy, *(_share(curve.get(share)) for share in shares))
-            name = ""
-    return made
+        rows.add_row(name, "lru", *(_share(report.lru.get(share)) for share in shares))
+        rows.add_row("", "opt", *(_share(report.opt.get(share)) for share in shares))
+    return rows
 
 
 def _notes(trace: Trace, reports: dict[str, SignalReport]) -> list[Text]:
@@ -102,9 +110,61 @@ def _notes(trace: Trace, reports: dict[str, SignalReport]) -> list[Text]:
     return [Text(note) for note in notes]
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+    return number(value, "{:.1%}")
+
+
+def plot(reports: dict[str, SignalReport], title: str, path: Path) -> None:
+    """Draw four panels: overlap, popularity, hit rates, convergence.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    with picture(path, 9, 7) as figure:
+        (overlap, popular), (hits, settled) = figure.subplots(2, 2)
+        for i, (name, report) in enumerate(reports.items()):
+            _draw_activity(overlap, popular, name, f"C{i}", report)
+            _draw_hits(hits, settled, name, f"C{i}", report)
+        for axes in (overlap, popular):
+            alike = "units alike, tokens independent"
+            axes.plot([0, 100], [0, 100], ":", color="grey", label=alike)
+        up, units = "hits / accesses (%)", "active units (%)"
+        panels = (
+            (overlap, "overlap of successive tokens", units, "used by the token before (%)"),
+            (popular, "popularity", "most used units (%)", "share of all uses (%)"),
+            (hits, "hit rate", "units in the cache (%)", up),
+            (settled, "lru hit rate, and 90 % interval", "decode tokens", up),
+        )
+        for axes, heading, xlabel, ylabel in panels:
+            axes.set(title=heading, xlabel=xlabel, ylabel=ylabel)
+            axes.grid(alpha=0.3)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize=8)
+        figure.suptitle(title)
+
+
+def _draw_activity(
+    overlap: Any, popular: Any, name: str, colour: str, report: SignalReport
+) -> None:
+    activity = report.activity
+    active = [100 * (activity.active if density == 1 else density) for density in activity.overlap]
+    overlap.plot(active, [100 * share for share in activity.overlap.values()], "o-", label=name)
+    lorenz = activity.lorenz()
+    label = f"{name}, Gini {activity.gini:.2f}"
+    popular.plot(np.linspace(0, 100, len(lorenz)), 100 * lorenz, color=colour, label=label)
+
+
+def _draw_hits(hits: Any, settled: Any, name: str, colour: str, report: SignalReport) -> None:
+    for policy, style, curve in (("opt", "--", report.opt), ("lru", "-", report.lru)):
+        shares, rates = [100 * share for share in curve], [100 * rate for rate in curve.values()]
+        label = f"{name}, {policy}"
+        hits.plot(shares, rates, style, marker="o", color=colour, label=label)
+    if report.convergence is not None:
+        prefixes = report.convergence.prefixes
+        settled.plot(list(prefixes), [100 * rate for rate in prefixes.values()], "o-", label=name)
+        low, high = report.convergence.interval
+        settled.axhspan(100 * low, 100 * high, color=colour, alpha=0.15, lw=0)

@@ -1,4 +1,4 @@
-"""What `dipsim iobench` prints."""
+"""Report of `dipsim iobench`: bandwidth by size of a read and number of reads in flight."""
 
 from statistics import median
 
@@ -7,23 +7,23 @@ from rich.text import Text
 
 from dipsim.disk.bench import Bench
 from dipsim.errors import printable
-from dipsim.report.run import table
+from dipsim.report.tables import table
 from dipsim.units import BANDWIDTH, BYTES
 
 
 def render(bench: Bench) -> RenderableType:
-    """Bandwidths: a row per size, a column per number of reads in flight."""
+    """Return a row for each size, a column for each number of reads in flight."""
     lanes = list(dict.fromkeys(cell.lanes for cell in bench.cells))
     sizes = list(dict.fromkeys(cell.size for cell in bench.cells))
-    at = {(cell.size, cell.lanes): cell for cell in bench.cells}
+    cells = {(cell.size, cell.lanes): cell for cell in bench.cells}
     names = [f"{n} in flight" for n in lanes]
-    made = table("size", *names, right=tuple(range(len(lanes) + 1)))
+    rows = table("size", *names, right=tuple(range(len(lanes) + 1)))
     for size in sizes:
-        rates = [BANDWIDTH.show(at[size, n].bandwidth) for n in lanes]
-        made.add_row(BYTES.exact(size), *rates)
+        rates = [BANDWIDTH.show(cells[size, n].bandwidth) for n in lanes]
+        rows.add_row(BYTES.exact(size), *rates)
     how = "direct reads" if bench.direct else "BUFFERED reads"
     title = f"{printable(bench.path)}: {how} at random offsets"
-    parts: list[RenderableType] = [Text(title, style="bold"), made]
+    parts: list[RenderableType] = [Text(title, style="bold"), rows]
     worst = max(bench.cells, key=lambda cell: cell.spread)
     usual = median(cell.spread for cell in bench.cells)
     parts.append(

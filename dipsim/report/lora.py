@@ -1,33 +1,40 @@
-"""What `dipsim lora` prints: what masks cost, and how much of it an adapter brings back."""
+"""Report of `dipsim lora`: what masks cost, and how much of it an adapter brings back."""
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipsim.analysis.lora import Recovery
 from dipsim.errors import printable
-from dipsim.report.run import table
+from dipsim.report.tables import table
 from dipsim.units import BYTES
 
 
-def render(found: Recovery, folder: str) -> RenderableType:
-    """A sentence, the four perplexities, and what training and keeping the adapter take."""
-    what = "masks cost no perplexity here: there is nothing to bring back"
-    if found.recovered is not None:
-        what = f"the adapter brings back {found.recovered:.1%} of the log-perplexity masks cost"
+def render(recovery: Recovery, folder: str) -> RenderableType:
+    """Return a sentence, the four perplexities, and what training and keeping the adapter take.
+
+    Args:
+        recovery: the adapter, judged.
+        folder: where the adapter is kept.
+    """
+    answer = "masks cost no perplexity here: there is nothing to bring back"
+    if recovery.recovered is not None:
+        share = f"{recovery.recovered:.1%}"
+        answer = f"the adapter brings back {share} of the log-perplexity masks cost"
     rows = table("", "masks off", "masks on", right=(1, 2))
-    rows.add_row("without the adapter", f"{found.dense:.3f}", f"{found.sparse:.3f}")
-    rows.add_row("with the adapter", f"{found.masks_off:.3f}", f"{found.adapted:.3f}")
+    rows.add_row("without the adapter", f"{recovery.dense:.3f}", f"{recovery.sparse:.3f}")
+    rows.add_row("with the adapter", f"{recovery.masks_off:.3f}", f"{recovery.adapted:.3f}")
     took = (
-        f"trained on {found.trained_tokens} tokens in {found.steps} steps, {found.cpu_minutes:.1f} "
-        f"minutes of processor time ({found.wall_minutes:.1f} on the clock)"
+        f"trained on {recovery.trained_tokens} tokens in {recovery.steps} steps, "
+        f"{recovery.cpu_minutes:.1f} minutes of processor time "
+        f"({recovery.wall_minutes:.1f} on the clock)"
     )
     size = (
-        f"{folder}: {BYTES.show(found.adapter_bytes)} kept apart, "
-        f"{found.adapter_bytes / found.model_bytes:.1%} of the model's weights; fused, none"
+        f"{folder}: {BYTES.show(recovery.adapter_bytes)} kept apart, "
+        f"{recovery.adapter_bytes / recovery.model_bytes:.1%} of the model's weights; fused, none"
     )
-    note = f"perplexity on {found.judged_tokens} tokens that did not train."
+    note = f"perplexity on {recovery.judged_tokens} tokens that did not train."
     return Group(
-        Text(printable(f"{found.model}: {what}"), style="bold"),
+        Text(printable(f"{recovery.model}: {answer}"), style="bold"),
         rows,
         Text(took),
         Text(printable(size)),

@@ -1,4 +1,4 @@
-"""What `dipsim mrc` prints and writes."""
+"""Report of `dipsim mrc`: hit rates against cache size, as tables, CSV and picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,30 +10,31 @@ from rich.text import Text
 
 from dipsim.analysis.mrc import Curves
 from dipsim.errors import printable
-from dipsim.report.files import write_rows
-from dipsim.report.run import table
+from dipsim.report.files import check_series, write_rows
+from dipsim.report.pictures import picture, series_style
+from dipsim.report.tables import table
 
 
-def render(found: Curves) -> RenderableType:
-    """Hit rates by cache size: of all units, then of each group."""
-    names = list(found.curves)
+def render(curves: Curves) -> RenderableType:
+    """Return hit rates by cache size: those of all units, then those of each group."""
+    names = list(curves.curves)
     titles = ["all units"]
-    rates = [[found.rates(name) for name in names]]
-    if len(found.method.groups) > 1:
-        for i, group in enumerate(found.method.groups):
+    rates = [[curves.rates(name) for name in names]]
+    if len(curves.method.groups) > 1:
+        for i, group in enumerate(curves.method.groups):
             titles.append(group.signal)
-            rates.append([found.by_group(name)[:, i] for name in names])
+            rates.append([curves.by_group(name)[:, i] for name in names])
     parts: list[RenderableType] = [
-        Text(f"{printable(found.trace)}, {found.method.name}: hits / accesses", style="bold")
+        Text(f"{printable(curves.trace)}, {curves.method.name}: hits / accesses", style="bold")
     ]
     for title, columns in zip(titles, rates, strict=True):
-        made = table("cache", *map(printable, names), right=tuple(range(len(names) + 1)))
-        for n, share in enumerate(found.shares):
-            made.add_row(f"{share:.0%}", *(f"{column[n]:.1%}" for column in columns))
-        parts += [Text(), Text(title, style="bold"), made]
+        rows = table("cache", *map(printable, names), right=tuple(range(len(names) + 1)))
+        for n, share in enumerate(curves.shares):
+            rows.add_row(f"{share:.0%}", *(f"{column[n]:.1%}" for column in columns))
+        parts += [Text(), Text(title, style="bold"), rows]
     exact = [
         f"{signal} from {least} of {len(rates) + least - 1} units"
-        for signal, (least, rates) in found.lru_exact().items()
+        for signal, (least, rates) in curves.lru_exact().items()
     ]
     if exact:
         parts += [
@@ -47,17 +48,19 @@ def render(found: Curves) -> RenderableType:
     return Group(*parts)
 
 
-def write_csv(found: Curves, path: Path) -> None:
-    """A row per policy, layer, group and capacity; lru also at every capacity of its one pass.
+def write_csv(curves: Curves, path: Path) -> None:
+    """Write a row for each policy, layer, group and capacity.
+
+    The rows of ``lru, one pass`` follow: every capacity that the one pass of lru is exact for.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_rows(path, _rows(found))
+    write_rows(path, _rows(curves))
 
 
-def _rows(found: Curves) -> Iterator[dict[str, Any]]:
-    groups = found.method.groups
+def _rows(curves: Curves) -> Iterator[dict[str, Any]]:
+    groups = curves.method.groups
 
     def row(policy: str, layer: int, i: int, capacity: Any, hits: Any, accesses: Any) -> Any:
         return {
@@ -70,14 +73,50 @@ def _rows(found: Curves) -> Iterator[dict[str, Any]]:
             "accesses": int(accesses),
         }
 
-    for name, at in found.curves.items():
-        for (n, layer, i), hits in np.ndenumerate(at.hits):
+    for name, curve in curves.curves.items():
+        for (n, layer, i), hits in np.ndenumerate(curve.hits):
             place = n, layer, i
-            yield row(name, layer, i, at.capacity[place], hits, at.accesses[place])
-    if found.stack is None:
+            yield row(name, layer, i, curve.capacity[place], hits, curve.accesses[place])
+    if curves.stack is None:
         return
-    accesses = next(iter(found.curves.values())).accesses[0]
-    for (layer, i), least in np.ndenumerate(found.stack.least):
-        depths = found.stack.depths[layer][i]
+    accesses = next(iter(curves.curves.values())).accesses[0]
+    for (layer, i), least in np.ndenumerate(curves.stack.least):
+        depths = curves.stack.depths[layer][i]
         for capacity in range(int(least), len(depths)):
             yield row("lru, one pass", layer, i, capacity, depths[capacity], accesses[layer, i])
+
+
+def plot(curves: Curves, path: Path) -> None:
+    """Draw hit rate against cache size: a panel for all units, and one for each group.
+
+    Raises:
+        DipsimError: too many policies, or the file cannot be written.
+    """
+    names = list(curves.curves)
+    check_series("policies", names)
+    groups = [group.signal for group in curves.method.groups]
+    titles = ["all units", *groups] if len(groups) > 1 else groups
+    exact = curves.lru_exact()
+    shares = [100 * share for share in curves.shares]
+    every = 1 if len(shares) <= 10 else 4
+    with picture(path, 4.2 * len(titles) + 0.6, 4) as figure:
+        panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        for panel, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+            for i, name in enumerate(names):
+                rates = curves.rates(name)
+                if len(groups) > 1 and panel:
+                    rates = curves.by_group(name)[:, panel - 1]
+                style = series_style(i) | {"markevery": (i % every, every), "markersize": 5}
+                axes.plot(shares, 100 * rates, label=name, **style)
+                if name == "lru" and title in exact:  # every capacity, from its one pass
+                    least, all_rates = exact[title]
+                    sizes = np.arange(least, least + len(all_rates))
+                    across = 100 * sizes / sizes[-1]
+                    axes.plot(across, 100 * all_rates, color=style["color"], linewidth=1)
+            blind = "a cache blind to use"
+            axes.plot([0, 100], [0, 100], color="0.7", linewidth=1, zorder=0, label=blind)
+            axes.set(title=title, xlabel="units in the cache (%)", xlim=(0, 100), ylim=(0, 100))
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("hits / accesses (%)")
+        panels[0].legend(fontsize=8)
+        figure.suptitle(f"{curves.trace}, {curves.method.name}")

@@ -1,4 +1,4 @@
-"""A timeline in the Chrome trace event format, which ui.perfetto.dev opens.
+"""Timeline of a run in the Chrome trace event format, which ui.perfetto.dev opens.
 
 The format is Google's "Trace Event Format", see perfetto.dev/docs/getting-started/other-formats.
 Metadata events (``M``) name the process and its threads, complete events (``X``) have a start and a
@@ -17,9 +17,9 @@ from dipsim.timeline.excerpt import Excerpt
 
 PROCESS = 1
 LANES = ("token", "flash", "compute")
-"""Threads, from the top; compute is also where sync and management happen."""
+"""Threads, from the top; sync and management stand in the lane of compute."""
 READERS = ("flash DMA", "weights and KV", "cache copies")
-"""Who draws on DRAM, in the order of `Draw.reader`."""
+"""Readers of DRAM, in the order of `Draw.reader`."""
 COUNTER = "DRAM (bytes/s)"
 Event = dict[str, Any]
 
@@ -27,8 +27,13 @@ Event = dict[str, Any]
 def write(shown: Excerpt, title: str, path: Path) -> None:
     """Write the file, whole.
 
+    Args:
+        shown: the first tokens of a run.
+        title: name of the process.
+        path: a .json file.
+
     Raises:
-        DipsimError: it cannot be written.
+        DipsimError: the file cannot be written.
     """
     try:
         with whole_file(path) as handle:
@@ -42,36 +47,39 @@ def write(shown: Excerpt, title: str, path: Path) -> None:
 
 
 def events(shown: Excerpt, title: str) -> Iterator[Event]:
-    """All events: names, then tokens and what was busy, then DRAM."""
-    yield _named("process_name", 0, {"name": title})
+    """Yield all events: names, then tokens and what was busy, then DRAM."""
+    yield _name("process_name", 0, {"name": title})
     for thread, lane in enumerate(LANES, 1):
-        yield _named("thread_name", thread, {"name": lane})
-        yield _named("thread_sort_index", thread, {"sort_index": thread})
+        yield _name("thread_name", thread, {"name": lane})
+        yield _name("thread_sort_index", thread, {"sort_index": thread})
     numbers = [int(row) for row in shown.rows]
     for token, (start, end) in zip(numbers, pairwise(shown.begins), strict=False):
         yield from _complete("token", f"token {token}", "token", start, end, {"token": token})
-    for at in shown.spans:
-        more: Event = {"token": numbers[at.token], "place": at.place, "bytes": at.bytes}
-        if at.lane == "flash":
-            name = f"{at.place} (ahead)" if at.early else at.place
-            more["early"] = at.early
-            yield from _complete("flash", name, "flash", at.start, at.end, more)
+    for span in shown.spans:
+        args: Event = {"token": numbers[span.token], "place": span.place, "bytes": span.bytes}
+        if span.lane == "flash":
+            name = f"{span.place} (ahead)" if span.early else span.place
+            args["early"] = span.early
+            yield from _complete("flash", name, "flash", span.start, span.end, args)
         else:
-            name = at.place if at.lane == "compute" else at.lane
-            kind = "use" if at.lane == "compute" else at.lane
-            yield from _complete("compute", name, kind, at.start, at.end, more)
-    yield from _drawn(shown)
+            name = span.place if span.lane == "compute" else span.lane
+            kind = "use" if span.lane == "compute" else span.lane
+            yield from _complete("compute", name, kind, span.start, span.end, args)
+    yield from _draws(shown)
 
 
-def _named(what: str, thread: int, args: Event) -> Event:
-    return {"ph": "M", "name": what, "pid": PROCESS, "tid": thread, "args": args}
+def _name(kind: str, thread: int, args: Event) -> Event:
+    return {"ph": "M", "name": kind, "pid": PROCESS, "tid": thread, "args": args}
 
 
 def _complete(
     lane: str, name: str, kind: str, start: float, end: float, args: Event
 ) -> Iterator[Event]:
-    """An event, unless it is shorter than a nanosecond. Both ends are whole nanoseconds, so that
-    one that begins where another ends does not overlap it."""
+    """Yield an event, unless it is shorter than a nanosecond.
+
+    Both ends are whole nanoseconds, so that an event that begins where another ends does not
+    overlap it.
+    """
     first, last = _nanoseconds(start), _nanoseconds(end)
     if last > first:
         yield {
@@ -86,8 +94,8 @@ def _complete(
         }
 
 
-def _drawn(shown: Excerpt) -> Iterator[Event]:
-    """Bytes per second that each reader draws, wherever that changes; 0 at the end."""
+def _draws(shown: Excerpt) -> Iterator[Event]:
+    """Yield the bytes per second that each reader draws, wherever that changes; 0 at the end."""
     changes: dict[int, list[tuple[int, int, float]]] = {0: []}
     end = _nanoseconds(float(shown.begins[-1]))
     for draw in shown.draws:

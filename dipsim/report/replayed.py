@@ -1,4 +1,4 @@
-"""What `dipsim validate --replay` prints."""
+"""Report of `dipsim validate --replay`: predicted flash times beside those of a disk here."""
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -7,42 +7,43 @@ from rich.text import Text
 from dipsim.disk.replayed import ReplayedIo
 from dipsim.errors import printable
 from dipsim.report.calibrate import lines
-from dipsim.report.run import table
+from dipsim.report.tables import table
 from dipsim.units import BYTES, TIME
 
 _SHOWN = 8
+"""Tokens that are shown, spread over the run."""
 
 
-def render(found: ReplayedIo) -> RenderableType:
-    """The median error, beside what is trivial; tokens spread over the run; the calibration."""
-    errors = found.errors
+def render(replayed: ReplayedIo) -> RenderableType:
+    """Return the median error, trivial predictors, some tokens and the calibration."""
+    errors = replayed.errors
     tokens = len(errors)
-    how = "direct" if found.direct else "BUFFERED"
+    how = "direct" if replayed.direct else "BUFFERED"
     title = (
-        f"flash time of {tokens} tokens on {printable(found.file)}: median error "
+        f"flash time of {tokens} tokens on {printable(replayed.file)}: median error "
         f"{np.median(np.abs(errors)):.1%}, at the disk's pace "
-        f"{np.median(np.abs(found.paced_errors)):.1%}"
+        f"{np.median(np.abs(replayed.paced_errors)):.1%}"
     )
     predictors = table(
         "predictor, on the second half of the tokens", "median", "bias", right=(1, 2)
     )
-    for judged in found.judged():
+    for judged in replayed.judged():
         predictors.add_row(judged.name, f"{judged.median:.1%}", f"{judged.bias:+.1%}")
     rows = table("token", "reads", "bytes", "predicted", "measured", "error", right=tuple(range(6)))
     for i in np.unique(np.linspace(0, tokens - 1, _SHOWN).astype(int)):
         rows.add_row(
             str(i),
-            str(found.reads[i]),
-            BYTES.show(found.moved[i]),
-            TIME.show(found.predicted[i]),
-            TIME.show(found.measured[i]),
+            str(replayed.reads[i]),
+            BYTES.show(replayed.moved[i]),
+            TIME.show(replayed.predicted[i]),
+            TIME.show(replayed.measured[i]),
             f"{errors[i]:+.1%}",
         )
-    told = f"{how} reads, {found.lanes} in flight; calibrated on the same file:"
+    source = f"{how} reads, {replayed.lanes} in flight; calibrated on the same file:"
     parts: list[RenderableType] = [Text(title, style="bold"), Text(), predictors, Text(), rows]
-    parts += [Text(), Text(told, style="dim")]
-    parts += [Text(line, style="dim") for line in lines(found.calibrated)]
-    low, high = np.quantile(found.pace, [0.1, 0.9])
+    parts += [Text(), Text(source, style="dim")]
+    parts += [Text(line, style="dim") for line in lines(replayed.calibrated)]
+    low, high = np.quantile(replayed.pace, [0.1, 0.9])
     pace = f"between the tokens reads took {low:.2f} to {high:.2f} times as long as calibrated"
     parts.append(Text(f"{pace} (p10 to p90)", style="dim"))
     return Group(*parts)

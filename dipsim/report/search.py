@@ -1,20 +1,34 @@
-"""What `dipsim search` prints and writes: a sentence that answers, then what was run."""
+"""Report of `dipsim search`: a sentence that answers, then what was run, as tables, CSV, picture.
+
+The three questions, each with an answer of its own kind: the highest rate at a loss (`Frontier`),
+the least hardware for a rate (`Least`), rates over two axes (`Contours`).
+"""
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.contours import Contours
 from dipsim.analysis.least import Least, Trial
-from dipsim.analysis.search import Figures, Frontier, Point
-from dipsim.errors import printable
-from dipsim.report.files import write_flat
-from dipsim.report.run import table
+from dipsim.analysis.search import Frontier, Point
+from dipsim.errors import DipsimError
+from dipsim.report.files import check_series, write_flat
+from dipsim.report.pictures import (
+    BESIDE,
+    COLOURS,
+    MARKERS,
+    RING,
+    finite_rates,
+    picture,
+    series_style,
+)
+from dipsim.report.tables import marks_of, table
 from dipsim.sweep.vary import Axis
 from dipsim.units import BYTES
 
@@ -23,170 +37,306 @@ _ACROSS = 8
 """Columns of rates that fit in 80 characters."""
 
 
-def render(found: Frontier | Least | Contours) -> RenderableType:
-    """The answer in a sentence, a table of runs, marks."""
-    if isinstance(found, Frontier):
-        return _rate(found)
-    return _least(found) if isinstance(found, Least) else _contours(found)
+def render(answer: Frontier | Least | Contours) -> RenderableType:
+    """Return the answer in a sentence, a table of runs, and marks."""
+    if isinstance(answer, Frontier):
+        return _render_frontier(answer)
+    return _render_least(answer) if isinstance(answer, Least) else _render_contours(answer)
 
 
-def _rate(found: Frontier) -> RenderableType:
-    """The fastest point of each method and gamma."""
-    calibrated = found.allowed.calibration is not None
-    stages = "/".join(found.points[0].figures.energy_kept) if found.points else ""
-    if len({point.method for point in found.points}) > 1:
+def write_csv(answer: Frontier | Least | Contours, path: Path) -> None:
+    """Write a row for every run, numbers in base units.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    rows: Iterable[Mapping[str, Any]]
+    if isinstance(answer, Contours):
+        rows = answer.rows()
+    elif isinstance(answer, Least):
+        rows = ({"what": answer.what, **trial.to_dict()} for trial in answer.trials)
+    else:
+        rows = (point.to_dict() for point in answer.points)
+    write_flat(path, rows)
+
+
+def plot(answer: Frontier | Least | Contours, title: str, path: Path) -> None:
+    """Draw rate against loss, rate against hardware, or lines of equal rate.
+
+    Raises:
+        DipsimError: too many methods and gammas, nothing to draw, a rate is infinite, or the file
+            cannot be written.
+    """
+    if isinstance(answer, Frontier):
+        _plot_frontier(answer, title, path)
+    elif isinstance(answer, Least):
+        _plot_least(answer, title, path)
+    else:
+        _plot_contours(answer, title, path)
+
+
+# The highest rate at a loss -----------------------------------------------------------------------
+
+
+def _render_frontier(frontier: Frontier) -> RenderableType:
+    """Return the fastest point of each method and gamma."""
+    calibrated = frontier.allowed.calibration is not None
+    stages = "/".join(frontier.points[0].figures.energy_kept) if frontier.points else ""
+    if len({point.method for point in frontier.points}) > 1:
         stages = "each stage"
     columns = ["method", "gamma", "density", "lost", "hits", "flash", "tok/s"]
-    made = table(*columns, *(["perplexity"] if calibrated else []), right=(2, *range(4, 8)))
-    best = best_of_each(found)
+    rows = table(*columns, *(["perplexity"] if calibrated else []), right=(2, *range(4, 8)))
+    best = _best_of_each(frontier)
     for point in best:
         figures = point.figures
-        lost = "/".join(f"{max(0.0, 1 - kept):.2%}" for kept in figures.energy_kept.values())
         row = [
             point.method,
             "/".join(f"{gamma:g}" for gamma in point.gamma.values()) or "-",
             f"{point.density:g}",
-            lost,
+            "/".join(f"{max(0.0, 1 - kept):.2%}" for kept in figures.energy_kept.values()),
             f"{figures.hit_rate:.1%}",
             BYTES.show(figures.flash_bytes),
             f"{figures.rate:.4g}",
         ]
-        made.add_row(*row, *([perplexity(point.bounds)] if point.bounds else []))
-    missing = len({point.series for point in found.points}) - len(best)
+        rows.add_row(*row, *([_perplexity(point.bounds)] if point.bounds else []))
+    missing = len({point.series for point in frontier.points}) - len(best)
+    run = "1 point was" if len(frontier.points) == 1 else f"{len(frontier.points)} points were"
     note = f"lost: energy of {stages}, replayed open loop. "
     if calibrated:
         note += "perplexity: calibrated, bounds under monotonicity. "
     else:
         note += "It compares runs of one method; it is no accuracy. "
-    note += f"{counted(len(found.points))} run; the fastest of each method and gamma are shown"
+    note += f"{run} run; the fastest of each method and gamma are shown"
     note += f", {missing} had none that loses so little." if missing else "."
-    parts: list[RenderableType] = [Text(_rate_sentence(found), style="bold"), Text()]
-    if found.best is not None:
-        parts += [Text(f"options: {options(found.best)}"), Text(), made, Text()]
-    return Group(*parts, Text(note, style="dim"), *_marks(point.figures for point in best))
+    parts: list[RenderableType] = [Text(_frontier_sentence(frontier), style="bold"), Text()]
+    if frontier.best is not None:
+        parts += [Text(f"options: {_options(frontier.best)}"), Text(), rows, Text()]
+    return Group(*parts, Text(note, style="dim"), *marks_of(point.figures.marks for point in best))
 
 
-def best_of_each(found: Frontier) -> list[Point]:
-    """The fastest point of each method and gamma that loses no more than allowed, fastest first."""
-    meeting = sorted((at for at in found.points if at.meets), key=lambda at: at.series)
+def _best_of_each(frontier: Frontier) -> list[Point]:
+    """Return the fastest point of each method and gamma that loses no more than allowed.
+
+    The fastest comes first.
+    """
+    meeting = sorted((point for point in frontier.points if point.meets), key=lambda p: p.series)
     fastest = [
-        max(points, key=lambda at: at.figures.rate)
-        for _, points in groupby(meeting, lambda at: at.series)
+        max(points, key=lambda point: point.figures.rate)
+        for _, points in groupby(meeting, lambda point: point.series)
     ]
-    return sorted(fastest, key=lambda at: -at.figures.rate)
+    return sorted(fastest, key=lambda point: -point.figures.rate)
 
 
-def options(point: Point) -> str:
-    """What `dipsim run` takes to repeat a point."""
+def _options(point: Point) -> str:
+    """Return the options of `dipsim run` that repeat a point."""
     gamma = ",".join(f"{name}={value:g}" for name, value in point.gamma.items())
-    said = f"--method {point.method} --density {point.density:g}"
-    return f"{said} --gamma {gamma}" if gamma else said
+    options = f"--method {point.method} --density {point.density:g}"
+    return f"{options} --gamma {gamma}" if gamma else options
 
 
-def perplexity(bounds: Bounds) -> str:
-    """Bounds in few characters."""
+def _perplexity(bounds: Bounds) -> str:
     low, high = bounds
     if high is None:
         return f">= {low:.4g}"
     return f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}"
 
 
-def perplexity_row(bounds: Bounds) -> tuple[str, str]:
-    """A row of `dipsim run`: label and text."""
-    low, high = bounds
-    text = f"{low:.4g} or more: no calibrated point loses as much"
-    if high is not None:
-        text = f"{low:.4g} to {high:.4g} (bounds, nothing is fitted)"
-    return "perplexity (calibrated)", text
-
-
-def _rate_sentence(found: Frontier) -> str:
-    most = found.allowed.most
-    if found.allowed.calibration is not None:
+def _frontier_sentence(frontier: Frontier) -> str:
+    most = frontier.allowed.most
+    if frontier.allowed.calibration is not None:
         bound = f"at most {most:g} of perplexity above dense"
     elif isinstance(most, Mapping):
         each = ", ".join(f"{share:.3g} of {stage}" for stage, share in most.items())
         bound = f"at most these shares of the energy: {each}"
     else:
         bound = f"at most {most:.3g} of the energy at every stage"
-    if found.best is None:
+    if frontier.best is None:
         return f"No density that was tried loses {bound}."
-    slow, fast = found.best.figures.band
+    slow, fast = frontier.best.figures.band
     band = "" if slow == fast else f" ({slow:.3g} to {fast:.3g}, overlap none to full)"
     return (
-        f"{found.best.figures.rate:.4g} tokens/s{band} is the highest rate found that loses "
+        f"{frontier.best.figures.rate:.4g} tokens/s{band} is the highest rate found that loses "
         f"{bound}."
     )
 
 
-def _least(found: Least) -> RenderableType:
-    """The least value, and every value that was run."""
-    name = "factor" if found.what == "flash-bandwidth" else AXIS_NAMES[found.what]
-    made = table(name, "cache", "hits", "flash", "tok/s", "", right=tuple(range(5)))
-    for trial in found.trials:
+def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
+    """Draw rate against loss of the points that were run, and the Pareto front.
+
+    A colour for each method and first gamma, a marker for each other gamma. Points that lose more
+    than three times what they may are counted, not drawn.
+    """
+    limit = frontier.allowed.limit
+    known = [p for p in frontier.points if np.isfinite([p.loss, p.figures.rate]).all()]
+    shown = [point for point in known if point.loss <= 3 * limit] or known
+    if not shown:
+        raise DipsimError("--plot: no point has both a loss and a rate that are known")
+    with picture(path, 8, 5) as figure:
+        axes = figure.subplots()
+        _draw_points(axes, shown)
+        front = [point for point in frontier.front() if point in shown]
+        steps = [point.loss for point in front], [point.figures.rate for point in front]
+        style = {"where": "post", "color": "0.5", "linewidth": 1, "zorder": 0}
+        axes.step(*steps, label="Pareto front", **style)
+        axes.axvline(limit, color="0.5", linestyle=":", label="what may be lost")
+        if frontier.best is not None:
+            axes.plot(frontier.best.loss, frontier.best.figures.rate, label="answer", **RING)
+        beyond = len(frontier.points) - len(shown)
+        more = f"\n(not shown, as they lose more: {beyond})" if beyond else ""
+        axes.set(xlabel=frontier.allowed.meaning + more, ylabel="tokens per second")
+        axes.grid(alpha=0.3)
+        stages = "/".join(next((point.gamma for point in shown if point.gamma), {}))
+        figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
+        figure.suptitle(title)
+
+
+def _draw_points(axes: Any, shown: list[Point]) -> None:
+    series = list(dict.fromkeys(point.series for point in shown))
+    heads = list(dict.fromkeys((method, gamma[:1]) for method, gamma in series))
+    tails = list(dict.fromkeys(gamma[1:] for _, gamma in series))
+    check_series("methods and gammas", heads)
+    check_series("gammas", tails)
+    for method, gamma in series:
+        points = [point for point in shown if point.series == (method, gamma)]
+        head, tail = heads.index((method, gamma[:1])), tails.index(gamma[1:])
+        axes.plot(
+            [point.loss for point in points],
+            [point.figures.rate for point in points],
+            linestyle="",
+            color=COLOURS[head],
+            marker=MARKERS[tail if len(tails) > 1 else head],
+            markersize=5,
+            label=" ".join([method, "/".join(f"{value:g}" for value in gamma)]).strip(),
+        )
+
+
+# The least hardware for a rate --------------------------------------------------------------------
+
+
+def _render_least(least: Least) -> RenderableType:
+    """Return the least value, and every value that was run."""
+    name = "factor" if least.what == "flash-bandwidth" else AXIS_NAMES[least.what]
+    rows = table(name, "cache", "hits", "flash", "tok/s", "", right=tuple(range(5)))
+    for trial in least.trials:
         figures = trial.figures
-        made.add_row(
-            show_value(found.what, trial.value, 4),
+        rows.add_row(
+            _value(least.what, trial.value, 4),
             BYTES.show(figures.cache),
             f"{figures.hit_rate:.1%}",
             BYTES.show(figures.flash_bytes),
             f"{figures.rate:.4g}",
-            "<- least" if trial is found.found else "",
+            "<- least" if trial is least.found else "",
         )
-    return Group(
-        Text(_least_sentence(found), style="bold"),
-        Text(),
-        made,
-        Text(),
-        *_marks(trial.figures for trial in found.trials),
-    )
+    marks = marks_of(trial.figures.marks for trial in least.trials)
+    return Group(Text(_least_sentence(least), style="bold"), Text(), rows, Text(), *marks)
 
 
-def _least_sentence(found: Least) -> str:
-    span = found.span
+def _least_sentence(least: Least) -> str:
+    span = least.span
 
-    def told(trial: Trial) -> str:
-        value = show_value(found.what, trial.value, 4)
-        if found.what == "dram":
+    def hardware(trial: Trial) -> str:
+        value = _value(least.what, trial.value, 4)
+        if least.what == "dram":
             return f"{value} of DRAM"
-        if found.what == "iops":
-            return f"{value} reads/s of {span.size} (the profile: {show_value('iops', span.now)})"
+        if least.what == "iops":
+            return f"{value} reads/s of {span.size} (the profile: {_value('iops', span.now)})"
         return f"{value} the profile's flash bandwidth"
 
-    target, answer, below = f"{found.target:g} tokens/s", found.found, found.below
+    target, answer, below = f"{least.target:g} tokens/s", least.found, least.below
     if answer is None:
-        fastest = found.fastest
+        fastest = least.fastest
         return (
             f"{target} are out of reach: even with {span.most} it is "
             f"{fastest.figures.rate:.4g} tokens/s."
         )
-    reached = f"{answer.figures.rate:.4g} tokens/s with {told(answer)}"
+    reached = f"{answer.figures.rate:.4g} tokens/s with {hardware(answer)}"
     if below is None:
         return f"{target} need no more than the least that was tried: {reached}."
     return (
-        f"{target} need {told(answer)}: {answer.figures.rate:.4g} tokens/s, but "
-        f"{below.figures.rate:.4g} with {show_value(found.what, below.value, 4)}."
+        f"{target} need {hardware(answer)}: {answer.figures.rate:.4g} tokens/s, but "
+        f"{below.figures.rate:.4g} with {_value(least.what, below.value, 4)}."
     )
 
 
-def _contours(found: Contours) -> RenderableType:
-    """Rates: the first axis goes down, the second across."""
-    down, across = found.axes
-    names = [AXIS_NAMES[axis] for axis in found.axes]
+def _plot_least(least: Least, title: str, path: Path) -> None:
+    """Draw the rate of every value that was run."""
+    rates = finite_rates([trial.figures.rate for trial in least.trials])
+    with picture(path, 7, 4.5) as figure:
+        axes = figure.subplots()
+        values, label = _in_unit(least.what, [trial.value for trial in least.trials])
+        axes.plot(values, rates, **series_style(0))
+        axes.axhline(least.target, color="0.5", linestyle=":", label="wanted")
+        if least.found is not None:
+            place = least.trials.index(least.found)
+            axes.plot(values[place], rates[place], label="least", **RING)
+        axes.set(xlabel=label, ylabel="tokens per second", xscale=_scale(least.what))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        axes.set_title(title)
+
+
+# Rates over two axes ------------------------------------------------------------------------------
+
+
+def _render_contours(contours: Contours) -> RenderableType:
+    """Return rates: the first axis goes down, the second across."""
+    down, across = contours.axes
+    names = [AXIS_NAMES[axis] for axis in contours.axes]
     title = f"tokens per second, by {names[0]} (down) and {names[1]} (across)"
     parts: list[RenderableType] = [Text(title, style="bold")]
-    for start in range(0, len(found.values[1]), _ACROSS):
+    for start in range(0, len(contours.values[1]), _ACROSS):
         part = slice(start, start + _ACROSS)
-        heads = [show_value(across, value) for value in found.values[1][part]]
-        made = table("", *heads, right=tuple(range(len(heads) + 1)))
-        for value, rates in zip(found.values[0], found.rates, strict=True):
-            made.add_row(show_value(down, value), *(f"{rate:.3g}" for rate in rates[part]))
-        parts += [Text(), made]
-    return Group(*parts, Text(), *_marks(cell for row in found.cells for cell in row))
+        heads = [_value(across, value) for value in contours.values[1][part]]
+        rows = table("", *heads, right=tuple(range(len(heads) + 1)))
+        for value, rates in zip(contours.values[0], contours.rates, strict=True):
+            rows.add_row(_value(down, value), *(f"{rate:.3g}" for rate in rates[part]))
+        parts += [Text(), rows]
+    marks = marks_of(cell.marks for row in contours.cells for cell in row)
+    return Group(*parts, Text(), *marks)
 
 
-def show_value(axis: Axis, value: float, digits: int = 3) -> str:
-    """A value of an axis for people."""
+def _plot_contours(contours: Contours, title: str, path: Path) -> None:
+    """Draw lines of equal tokens per second; a dot is a run."""
+    rates = np.array([finite_rates(row) for row in contours.rates]).T
+    (across, xlabel), (up, ylabel) = map(_in_unit, contours.axes, contours.values)
+    with picture(path, 7, 5) as figure:
+        axes = figure.subplots()
+        axes.plot(*np.meshgrid(across, up), ".", color="0.6", markersize=4, clip_on=False)
+        levels = _levels(float(rates.min()), float(rates.max()))
+        if levels:  # in logarithms, as rates span decades
+            lines = axes.contour(
+                across, up, np.log(rates), np.log(levels), colors=COLOURS[0], linewidths=1.2
+            )
+            axes.clabel(lines, fontsize=9, fmt=lambda level: f"{np.exp(level):.4g}")
+        axes.set(xlabel=xlabel, xscale=_scale(contours.axes[0]))
+        axes.set(ylabel=ylabel, yscale=_scale(contours.axes[1]))
+        for axis, name, values in (
+            (axes.xaxis, contours.axes[0], across),
+            (axes.yaxis, contours.axes[1], up),
+        ):
+            if name != "dram":
+                ticks = values[:: -(-len(values) // 8)]
+                axis.set_ticks(ticks, [f"{value:.3g}" for value in ticks])
+                axis.set_ticks([], minor=True)
+        axes.set_title(f"{title}: tokens per second")
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """Return about ten round rates between two."""
+    from matplotlib.ticker import MaxNLocator
+
+    levels = list(MaxNLocator(10).tick_values(low, high))
+    if high > 5 * low > 0:
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))))
+        levels = [step * 10.0**decade for decade in decades for step in (1, 1.5, 2, 3, 5, 7)]
+    return [float(level) for level in levels if low < level < high]
+
+
+# Values of an axis --------------------------------------------------------------------------------
+
+
+def _value(axis: Axis, value: float, digits: int = 3) -> str:
+    """Return a value of an axis with its unit."""
     if axis == "dram":
         return BYTES.show(value, digits)
     if axis == "iops":
@@ -195,27 +345,15 @@ def show_value(axis: Axis, value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}x"
 
 
-def _marks(figures: Iterable[Figures]) -> list[RenderableType]:
-    marks = sorted({mark for at in figures for mark in at.marks})
-    return [Text(f"marks: {printable(', '.join(marks))}")] if marks else []
+def _scale(axis: Axis) -> str:
+    return "linear" if axis == "dram" else "log"
 
 
-def write_csv(found: Frontier | Least | Contours, path: Path) -> None:
-    """A row for every run, numbers in base units.
-
-    Raises:
-        DipsimError: the file cannot be written.
-    """
-    rows: Iterable[Mapping[str, Any]]
-    if isinstance(found, Contours):
-        rows = found.rows()
-    elif isinstance(found, Least):
-        rows = ({"what": found.what, **trial.to_dict()} for trial in found.trials)
-    else:
-        rows = (point.to_dict() for point in found.points)
-    write_flat(path, rows)
-
-
-def counted(points: int) -> str:
-    """``1 point was``, ``2 points were``."""
-    return "1 point was" if points == 1 else f"{points} points were"
+def _in_unit(axis: Axis, values: list[float]) -> tuple[list[float], str]:
+    """Return values in a handy unit, and the label of their axis in a picture."""
+    if axis == "flash-bandwidth":
+        return values, "flash bandwidth (times the profile's)"
+    if axis == "iops":
+        return [value / 1e3 for value in values], "smallest reads per second (thousands)"
+    unit, size = ("GB", 1e9) if values[-1] >= 1e9 else ("MB", 1e6)
+    return [value / size for value in values], f"DRAM ({unit})"

@@ -1,4 +1,4 @@
-"""What `dipsim study` prints and writes: tables, what was left out and why, what holds for all."""
+"""Report of `dipsim study`: tables, notes on what was left out, CSV, a picture of panels."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -13,7 +13,8 @@ from dipsim.analysis.studies import STUDIES
 from dipsim.errors import printable
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
-from dipsim.report.run import table
+from dipsim.report.pictures import BESIDE, picture, series_style
+from dipsim.report.tables import marks_of, table
 from dipsim.sweep.many import Cell, Found
 from dipsim.units import BANDWIDTH, BYTES
 
@@ -21,69 +22,74 @@ ENERGY = "energy_kept"
 _INPUT = "mlp_input"
 
 
-class Shown(NamedTuple):
-    """A figure for people: over a column, and over a table or beside an axis."""
+# Figures ------------------------------------------------------------------------------------------
+
+
+class Wording(NamedTuple):
+    """Words and unit of a figure."""
 
     head: str
+    """Name over a column."""
     meaning: str
+    """Name over a table or beside an axis."""
     unit: str = ""
     scale: float = 1.0
-    """From base units to the unit; of bytes it depends on how many there are."""
+    """Factor from base units to the unit; of bytes it depends on how many there are."""
 
 
-SHOWN = {
-    "tokens_per_second": Shown("tok/s", "tokens per second"),
-    "hit_rate": Shown("hits", "active bytes found in DRAM", "%", 100),
-    "flash_bytes_per_token": Shown("flash", "flash per token", "B"),
-    "flash_reads_per_token": Shown("reads", "flash reads per token"),
-    "flash_ms_per_token": Shown("flash ms", "flash time per token", "ms"),
-    "prefill_ms": Shown("prefill ms", "prefill", "ms"),
-    "first_token_ms": Shown("token ms", "first token behind it", "ms"),
-    "ttft_ms": Shown("ttft ms", "time to first token", "ms"),
-    "cold_ttft_ms": Shown("cold ttft ms", "time to first token, cold", "ms"),
-    "dram_bytes_per_token": Shown("active", "weights and KV a token uses", "B"),
-    ENERGY: Shown("energy", "energy kept"),
+WORDING = {
+    "tokens_per_second": Wording("tok/s", "tokens per second"),
+    "hit_rate": Wording("hits", "active bytes results in DRAM", "%", 100),
+    "flash_bytes_per_token": Wording("flash", "flash per token", "B"),
+    "flash_reads_per_token": Wording("reads", "flash reads per token"),
+    "flash_ms_per_token": Wording("flash ms", "flash time per token", "ms"),
+    "prefill_ms": Wording("prefill ms", "prefill", "ms"),
+    "first_token_ms": Wording("token ms", "first token behind it", "ms"),
+    "ttft_ms": Wording("ttft ms", "time to first token", "ms"),
+    "cold_ttft_ms": Wording("cold ttft ms", "time to first token, cold", "ms"),
+    "dram_bytes_per_token": Wording("active", "weights and KV a token uses", "B"),
+    ENERGY: Wording("energy", "energy kept"),
 }
 
 
 class Figure(NamedTuple):
-    """A figure that is shown; of the energy, that of one stage."""
+    """A figure of a study; of the energy, that of one stage."""
 
     key: str
     stage: str | None = None
 
     @property
     def head(self) -> str:
-        """Over a column."""
-        head = SHOWN[self.key].head
+        """Name over a column."""
+        head = WORDING[self.key].head
         return f"{head}\n{self.stage}" if self.stage else head
 
-    def of(self, cell: Cell) -> Any:
-        """Its value; None where there is none."""
-        found = None if cell.figures is None else cell.figures.get(self.key)
-        return found if self.stage is None or found is None else found.get(self.stage)
+    def value(self, cell: Cell) -> Any:
+        """Return the figure of a cell; None where it has none."""
+        value = None if cell.figures is None else cell.figures.get(self.key)
+        return value if self.stage is None or value is None else value.get(self.stage)
 
-    def scaled(self, cells: Iterable[Cell]) -> tuple[str, float]:
-        """What stands over a table or beside an axis of some cells, and the scale to its unit."""
-        _, meaning, unit, scale = SHOWN[self.key]
+    def title(self, cells: Iterable[Cell]) -> tuple[str, float]:
+        """Return the title of a table or an axis of some cells, and the scale to its unit."""
+        _, meaning, unit, scale = WORDING[self.key]
         if unit == "B":
-            most = max((self.of(cell) or 0.0 for cell in cells), default=0.0)
-            power = next((at for at in (9, 6, 3) if most >= 10**at), 0)
+            most = max((self.value(cell) or 0.0 for cell in cells), default=0.0)
+            power = next((power for power in (9, 6, 3) if most >= 10**power), 0)
             unit, scale = {9: "GB", 6: "MB", 3: "kB", 0: "B"}[power], 10.0**-power
         title = f"{meaning} ({unit})" if unit else meaning
         return f"{title}, {self.stage}" if self.stage else title, scale
 
     def text(self, cell: Cell, scale: float | None = None) -> str:
-        """Its value for people; without its unit where a ``scale`` to it is given."""
-        value = self.of(cell)
+        """Return the figure of a cell as text; without its unit where a ``scale`` is given."""
+        value = self.value(cell)
         if value is None:
             return "-"
         if self.key == ENERGY:
-            number = f"{value:.4f}" if scale is None else f"{value:.4f}".removeprefix("0")
-            return number + ("!" if self.stage == _INPUT and is_low(cell) else "")
+            share = f"{value:.4f}" if scale is None else f"{value:.4f}".removeprefix("0")
+            return share + ("!" if self.stage == _INPUT and _loses_input(cell) else "")
         if self.key == "hit_rate":
             return f"{100 * value:.1f}" + ("%" if scale is None else "")
-        if SHOWN[self.key].unit == "B" and scale is None:
+        if WORDING[self.key].unit == "B" and scale is None:
             return BYTES.show(value)
         value *= scale or 1.0
         if value >= 1e3:
@@ -91,9 +97,9 @@ class Figure(NamedTuple):
         return f"{value:.4g}" if value >= 0.1 or scale is None else f"{value:.3f}"
 
 
-def figures_of(found: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
-    """The figures of a study; the energy once for each stage that the cells have."""
-    for key in found.study.figures:
+def _figures(results: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
+    """Yield the figures of a study; the energy once for each stage that the cells have."""
+    for key in results.study.figures:
         if key == ENERGY:
             yield from (Figure(key, stage) for stage in _stages(cells))
         else:
@@ -105,15 +111,14 @@ def _stages(cells: Iterable[Cell]) -> dict[str, None]:
     return {stage: None for figures in done for stage in figures.get(ENERGY, {})}
 
 
-def is_low(cell: Cell) -> bool:
-    """Whether a cache-aware run keeps less at the input stage than perplexity stands."""
+def _loses_input(cell: Cell) -> bool:
+    """Tell whether a cache-aware run keeps so little at the input stage that perplexity rises."""
     figures = cell.figures or {}
     plain = figures.get("energy_kept_plain", {}).get(_INPUT)
     return plain is not None and bool(figures[ENERGY][_INPUT] < INPUT_ENERGY * plain)
 
 
-def axis_text(axis: str, value: Any) -> str:
-    """A value of an axis."""
+def _axis_text(axis: str, value: Any) -> str:
     if axis == "dram":
         return f"{value:.0%}"
     if axis == "flash_bandwidth":
@@ -121,143 +126,144 @@ def axis_text(axis: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
+def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
+    """Yield the cells by device, by the axes that are told apart, and by ``more`` axes."""
+    outer = ("profile", *results.study.apart, *more)
+
+    def place(cell: Cell) -> list[str]:
+        return [_axis_text(axis, cell.at.get(axis, "")) for axis in outer]
+
+    for names, cells in groupby(results.cells, place):
+        yield names, list(cells)
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
 def listing() -> Table:
-    """A line for every study."""
-    made = table("study", "what it varies")
+    """Return a line for every study."""
+    rows = table("study", "what it varies")
     for name, study in STUDIES.items():
-        made.add_row(name, study.summary)
-    return made
+        rows.add_row(name, study.summary)
+    return rows
 
 
-def render(found: Found) -> RenderableType:
-    """A table per device and figure, or per device; then notes."""
-    study = found.study
+def render(results: Found) -> RenderableType:
+    """Return a table for each device and figure, or for each device; then notes."""
+    study = results.study
     title = f"{study.name}: {study.summary}"
-    fixed = ", ".join(f"{name}={_said(value)}" for name, value in found.fixed.items())
+    fixed = ", ".join(f"{name}={_setting(value)}" for name, value in results.fixed.items())
     parts: list[RenderableType] = [
         Text(title, style="bold"),
-        Text(printable(f"{found.trace.name}; {fixed}")),
+        Text(printable(f"{results.trace.name}; {fixed}")),
     ]
     groups = ["group"] if "group" in study.axes else []
-    for place, cells in sections(found, *groups):
+    for place, cells in _sections(results, *groups):
         if study.grid:
             for key in study.figures:
-                title, scale = Figure(key).scaled(cells)
+                title, scale = Figure(key).title(cells)
                 heading = printable(", ".join([*place, title]))
-                grid = _grid(found, key, cells, scale)
+                grid = _grid(results, key, cells, scale)
                 parts += [Text(), Text(heading, style="bold"), grid]
         else:
             heading = ", ".join([*place, *_cache(cells)])
-            parts += [Text(), Text(printable(heading), style="bold"), _list(found, cells)]
-    return Group(*parts, Text(), *_notes(found))
+            parts += [Text(), Text(printable(heading), style="bold"), _list(results, cells)]
+    return Group(*parts, Text(), *_notes(results))
 
 
-def _said(value: Any) -> str:
+def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "/".join(f"{inner:g}" for inner in value.values())
+        return "/".join(f"{number:g}" for number in value.values())
     return " ".join(value) if isinstance(value, list) else f"{value}"
 
 
 def _cache(cells: list[Cell]) -> list[str]:
-    """The size of the cache, where all runs have the same."""
+    """Return the size of the cache where all runs have the same, else nothing."""
     sizes = {cell.figures.get("cache_bytes") for cell in cells if cell.figures is not None}
     size = sizes.pop() if len(sizes) == 1 else None
     return [] if size is None else [f"{BYTES.show(size)} of cache"]
 
 
-def sections(found: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
-    """The cells by device, by the axes that are told apart, and by ``more`` axes."""
-    outer = ("profile", *found.study.apart, *more)
-
-    def place(cell: Cell) -> list[str]:
-        return [axis_text(axis, cell.at.get(axis, "")) for axis in outer]
-
-    for at, cells in groupby(found.cells, place):
-        yield at, list(cells)
-
-
-def _grid(found: Found, key: str, cells: list[Cell], scale: float) -> Table:
-    """One figure: a row for each value of the series, and of the energy for each stage."""
-    down, x = str(found.study.series), found.study.x
+def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
+    """Return one figure: a row for each value of the series, and of the energy for each stage."""
+    down, x = str(results.study.series), results.study.x
     energy = key == ENERGY
     if energy:
         cells = [cell for cell in cells if cell.at[down] != "dense"]  # it keeps all of it
     across = sorted({cell.at[x] for cell in cells})
-    heads = [down, *(["stage"] if energy else []), *(axis_text(x, value) for value in across)]
-    made = table(*heads, right=tuple(range(1 + energy, len(heads))))
-    for value, row in groupby(cells, lambda cell: cell.at[down]):
-        there = {cell.at[x]: cell for cell in row}
-        stages: Iterable[str | None] = _stages(there.values()) if energy else [None]
+    heads = [down, *(["stage"] if energy else []), *(_axis_text(x, value) for value in across)]
+    rows = table(*heads, right=tuple(range(1 + energy, len(heads))))
+    for name, row in groupby(cells, lambda cell: cell.at[down]):
+        by_x = {cell.at[x]: cell for cell in row}
+        stages: Iterable[str | None] = _stages(by_x.values()) if energy else [None]
         for n, stage in enumerate(stages):
             figure = Figure(key, stage)
-            texts = (figure.text(there[at], scale) if at in there else "-" for at in across)
-            name = axis_text(down, value) if n == 0 else ""
-            made.add_row(name, *([str(stage)] if energy else []), *texts)
-    return _unfolded(made)
+            texts = (figure.text(by_x[v], scale) if v in by_x else "-" for v in across)
+            label = _axis_text(down, name) if n == 0 else ""
+            rows.add_row(label, *([str(stage)] if energy else []), *texts)
+    return _first_unfolded(rows)
 
 
-def _list(found: Found, cells: list[Cell]) -> Table:
-    """A row for each cell."""
-    axes = [axis for axis in found.study.axes if axis != "group"]
-    figures = list(figures_of(found, cells))
+def _list(results: Found, cells: list[Cell]) -> Table:
+    """Return a row for each cell."""
+    axes = [axis for axis in results.study.axes if axis != "group"]
+    figures = list(_figures(results, cells))
     heads = [axis.replace(".", "\n") for axis in axes]
     heads += [figure.head for figure in figures]
     numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].at.get(axis), str)]
-    made = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
+    rows = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
     for cell in cells:
-        places = (axis_text(axis, cell.at.get(axis, "-")) for axis in axes)
-        made.add_row(*places, *(figure.text(cell) for figure in figures))
-    return _unfolded(made)
+        places = (_axis_text(axis, cell.at.get(axis, "-")) for axis in axes)
+        rows.add_row(*places, *(figure.text(cell) for figure in figures))
+    return _first_unfolded(rows)
 
 
-def _unfolded(made: Table) -> Table:
-    """The table, its first column on one line."""
-    made.columns[0].no_wrap = True
-    return made
+def _first_unfolded(rows: Table) -> Table:
+    """Return the table, its first column kept on one line."""
+    rows.columns[0].no_wrap = True
+    return rows
 
 
-def _notes(found: Found) -> Iterator[Text]:
-    if found.study.note:
-        yield Text(found.study.note, style="dim")
-    for why in _impossible(found):
-        yield Text(f"-: {printable(why)}", style="dim")
-    if found.left_out:
-        names = ", ".join(found.left_out)
+def _notes(results: Found) -> Iterator[Text]:
+    if results.study.note:
+        yield Text(results.study.note, style="dim")
+    for reason in _reasons(results):
+        yield Text(f"-: {printable(reason)}", style="dim")
+    if results.left_out:
+        names = ", ".join(results.left_out)
         yield Text(f"not in this trace: the signals of {names}", style="dim")
-    if found.unmeasured:
+    if results.unmeasured:
         yield Text(
-            f"The first {found.unmeasured} decode tokens are measured by no run: thresholds are "
+            f"The first {results.unmeasured} decode tokens are measured by no run: thresholds are "
             "calibrated on them.",
             style="dim",
         )
-    if ENERGY in found.study.figures:
+    if ENERGY in results.study.figures:
         yield Text(
             "energy kept: a proxy, never accuracy; it compares runs of one method at one stage, "
             "neither methods nor stages.",
             style="dim",
         )
-    if any(is_low(cell) for cell in found.cells):
+    if any(_loses_input(cell) for cell in results.cells):
         yield Text(
             f"!: less than {INPUT_ENERGY} of what plain top-k keeps; perplexity rises steeply.",
             style="dim",
         )
-    marks = sorted({mark for cell in found.cells for mark in cell.marks})
-    if marks:
-        yield Text(f"marks: {printable(', '.join(marks))}")
+    yield from marks_of(cell.marks for cell in results.cells)
 
 
-def _impossible(found: Found) -> list[str]:
-    """Why cells are empty, once for each device and value of the series."""
-    key = found.study.series or found.study.x
+def _reasons(results: Found) -> list[str]:
+    """Return the reasons of empty cells, one for each device and value of the series."""
+    key = results.study.series or results.study.x
     first: dict[Any, str] = {}
-    for cell in found.cells:
+    for cell in results.cells:
         if cell.why is not None:
             first.setdefault((cell.at["profile"], cell.at.get(key)), cell.why)
     return list(dict.fromkeys(first.values()))
 
 
-def write_csv(found: Found, path: Path) -> None:
-    """A row for every cell, numbers in base units.
+def write_csv(results: Found, path: Path) -> None:
+    """Write a row for every cell, numbers in base units.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -266,6 +272,190 @@ def write_csv(found: Found, path: Path) -> None:
         path,
         (
             {**cell.at, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
-            for cell in found.cells
+            for cell in results.cells
         ),
     )
+
+
+# Picture ------------------------------------------------------------------------------------------
+
+_ALIKE = ("hit_rate", ENERGY, "dram_bytes_per_token")
+"""Figures that are the same on every device."""
+_SPAN = 10
+"""Ratio of the highest rate to the lowest above which rates are drawn in logarithms."""
+_WIDTHS = {4: 2, 5: 3, 6: 3}
+"""Panels in a row, by the number of panels of one device; of any other number, all of them."""
+_AXIS_LABELS = {
+    "dram": "DRAM (share of the model)",
+    "flash_bandwidth": "flash bandwidth (GB/s)",
+    "density": "MLP density",
+    "prompt": "prompt (tokens)",
+}
+
+
+class _Panel(NamedTuple):
+    """One figure of some cells."""
+
+    figure: Figure
+    cells: list[Cell]
+    place: str
+    """Title that tells the panel from others of the same figure."""
+
+    @property
+    def known(self) -> list[Cell]:
+        """Cells that have the figure."""
+        return [cell for cell in self.cells if self.figure.value(cell) is not None]
+
+    @property
+    def label(self) -> str:
+        """Label of the axis of the figure."""
+        return self.figure.title(self.cells)[0]
+
+    def values(self, cells: list[Cell]) -> list[float]:
+        """Return the figure of some of the cells, in the unit of the panel."""
+        scale = self.figure.title(self.cells)[1]
+        return [scale * self.figure.value(cell) for cell in cells]
+
+
+def plot(results: Found, path: Path) -> None:
+    """Draw a panel for each figure, and for each device where it matters.
+
+    Energies of several methods, which do not compare, are left out.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    named = results.study.x == "variant"
+    rows = _rows_of_panels(results, named)
+    down, across = len(rows), max(map(len, rows))
+    width, height = 4 * across + 1.6, 3.1 * down + 0.6
+    if named:
+        names = {cell.at["variant"] for cell in results.cells}
+        width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
+    with picture(path, width, height) as figure:
+        grid = figure.subplots(down, across, squeeze=False, sharey=named)
+        labels: dict[str, Any] = {}
+        for axes, panel in _placed(grid, rows):
+            if named:
+                _draw_variants(axes, panel)
+            else:
+                _draw_series(axes, results, panel)
+            lines, texts = axes.get_legend_handles_labels()
+            labels = {**dict(zip(texts, lines, strict=True)), **labels}
+        if labels:
+            series = None if results.study.series is None else _axis_label(results.study.series)
+            figure.legend(labels.values(), labels, title=series, **BESIDE)
+        title = (
+            f"{results.study.name}: {Path(results.trace.name).name}, {', '.join(_devices(results))}"
+        )
+        figure.suptitle(title)
+
+
+def _done(results: Found) -> list[Cell]:
+    return [cell for cell in results.cells if cell.figures is not None]
+
+
+def _devices(results: Found) -> list[str]:
+    return list(dict.fromkeys(cell.at["profile"] for cell in results.cells))
+
+
+def _rows_of_panels(results: Found, named: bool) -> list[list[_Panel]]:
+    """Return a row of panels that are the same on all devices, then a row for each device."""
+    alike: list[_Panel] = []
+    own: dict[str, list[_Panel]] = {}
+    devices = _devices(results)
+    for (profile, *place), cells in _sections(results):
+        of_device = own.setdefault(profile, [])
+        for figure in _figures(results, cells):
+            if figure.key == ENERGY and results.study.grid:
+                continue
+            if figure.key not in _ALIKE:
+                title = [profile, *place] if len(devices) > 1 else place
+                of_device.append(_Panel(figure, cells, ", ".join(title)))
+            elif profile == devices[0]:
+                alike.append(_Panel(figure, cells, ", ".join(place)))
+    if len(devices) > 1:
+        return [row for row in (alike, *own.values()) if row]
+    panels = [*alike, *own[devices[0]]]
+    width = len(panels) if named else _WIDTHS.get(len(panels), len(panels))
+    return [panels[i : i + width] for i in range(0, len(panels), width)]
+
+
+def _placed(grid: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
+    """Return each panel with its axes; axes without a panel are removed from the picture."""
+    placed = []
+    for row, panels in zip(grid, rows, strict=True):
+        placed += list(zip(row, panels, strict=False))
+        for axes in row[len(panels) :]:
+            axes.remove()
+    return placed
+
+
+def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
+    """Draw a line for each value of the series."""
+    x, series = results.study.x, results.study.series
+    names = [None] if series is None else list(dict.fromkeys(c.at[series] for c in _done(results)))
+    for i, name in enumerate(names):
+        cells = [cell for cell in panel.known if series is None or cell.at[series] == name]
+        if cells:
+            across = [cell.at[x] for cell in cells]
+            label = {} if series is None else {"label": _axis_text(series, name)}
+            style = {"markersize": 5, **label, **series_style(i)}
+            axes.plot(across, panel.values(cells), **style)
+    for cell in panel.known:
+        if cell.at.get("split"):
+            split = {"equal": "equal split", "authors": "authors' split"}[cell.at["split"]]
+            colour = "0.6" if cell.at["split"] == "equal" else "k"
+            axes.axvline(cell.at[x], color=colour, linestyle=":", label=split, zorder=0)
+    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=panel.place)
+    axes.grid(alpha=0.3)
+    if panel.figure.key != ENERGY:
+        _scale_figure(axes, results, panel.figure)
+    _scale_axis(axes, results)
+
+
+def _scale_figure(axes: Any, results: Found, figure: Figure) -> None:
+    """Scale rates that span much in logarithms, alike in all panels; all else from zero."""
+    values = [value for cell in results.cells if (value := figure.value(cell)) is not None]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if figure.key != "tokens_per_second" or not 0 < _SPAN * low < high:
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
+        return
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.2, high * 1.2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _scale_axis(axes: Any, results: Found) -> None:
+    """Scale lengths of prompts and bandwidths in logarithms, with ticks at what was run."""
+    x = results.study.x
+    if x not in ("prompt", "flash_bandwidth"):
+        return
+    values = sorted({cell.at[x] for cell in _done(results)})
+    if x == "prompt":
+        ticks = values[:: 1 + len(values) // 6]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{value}" for value in ticks])
+    else:
+        axes.set_xscale("log")
+        axes.set_xticks(values, [f"{value / 1e9:g}" for value in values])
+        axes.set_xticks([], minor=True)
+
+
+def _draw_variants(axes: Any, panel: _Panel) -> None:
+    """Draw named cells one below the other."""
+    rows = {cell.at["variant"]: -i for i, cell in enumerate(panel.cells)}
+    heights = [rows[cell.at["variant"]] for cell in panel.known]
+    axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set(xlabel=panel.label, title=panel.place)
+    axes.grid(alpha=0.3)
+
+
+def _axis_label(axis: str) -> str:
+    name, _, stage = axis.partition(".")
+    return f"{name} of {stage}" if stage else _AXIS_LABELS.get(name, name)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dipsim.analysis.activity import activity
 from dipsim.analysis.inspect import CAPACITIES, Convergence, inspect_trace
 from dipsim.errors import DipsimError
-from dipsim.report import files, plots
+from dipsim.report import files
 from dipsim.report import inspect as inspection
 from dipsim.trace import Trace, load_trace
 from naive import replay as naive
@@ -175,7 +175,7 @@ def numbers(value: Any) -> list[float]:
 @pytest.mark.parametrize("kind", ["all alike", "prefill only", "negative logits"])
 def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
     path = files.check_plot(tmp_path / f"p{suffix}")
-    plots.inspection(inspect_trace(load_trace(NOTHING[kind])), kind, path)
+    inspection.plot(inspect_trace(load_trace(NOTHING[kind])), kind, path)
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(head)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -435,10 +435,10 @@ def test_tables_files_and_pictures(dipsim: Dipsim, tiny: str, tmp_path: Path, na
 def test_a_picture_of_many_methods_and_policies(
     dipsim: Dipsim, all_signals: Trace, tiny: str, tmp_path: Path
 ) -> None:
-    from dipsim.report.study_plots import draw
+    from dipsim.report.study import plot
 
     found = study("density", all_signals, tokens="0:8")
-    draw(found, tmp_path / "many.svg")
+    plot(found, tmp_path / "many.svg")
     assert (tmp_path / "many.svg").read_text().count("dip-ca") == 1
     names = ["none", "lru", "lfu", "arc", "slru", "sieve", "fifo", "clock", "mru"]
     line = " ".join(f"--policy {name}" for name in names)

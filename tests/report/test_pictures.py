@@ -13,7 +13,8 @@ import pytest
 
 from dipsim import simulate
 from dipsim.errors import DipsimError
-from dipsim.report import latency, perfetto
+from dipsim.report import perfetto
+from dipsim.report import run as report
 from dipsim.report.files import MOST_TOKENS, check_timeline
 from dipsim.result import Result
 from dipsim.simulate import Job, prepare, run_all
@@ -252,12 +253,12 @@ def test_a_timeline_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_bars_are_means() -> None:
     values = np.arange(14.0).reshape(7, 2)
-    assert latency.binned(values, 3).tolist() == [[2, 3], [8, 9], [12, 13]]
-    assert latency.binned(values, 1).tolist() == values.tolist()
+    assert report.means_of(values, 3).tolist() == [[2, 3], [8, 9], [12, 13]]
+    assert report.means_of(values, 1).tolist() == values.tolist()
 
 
 def drawn(result: Result, path: Path) -> str:
-    latency.latency(result, "some run", path)
+    report.plot(result, "some run", path)
     return path.read_text()
 
 

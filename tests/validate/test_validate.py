@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dipsim.report.validation_page import page
+from dipsim.report.validate import page
 from dipsim.validate import Cases, Validation, bars_of, judge, judge_routes, load_cases
 from dipsim.validate.cases import Case, shipped_cases
 from dipsim.validate.error_bars import MAPPED, STREAMING, bars_text

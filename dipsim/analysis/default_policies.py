@@ -1,0 +1,34 @@
+"""Choice of the policies that a command runs when the user names none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dipsim.policies import BUILTIN
+from dipsim.resolve import method_for
+from dipsim.settings import make_settings
+from dipsim.trace import Trace
+
+
+def policies_that_apply(
+    names: Sequence[str], trace: Trace, options: Mapping[str, Any]
+) -> list[str]:
+    """Return the built-in policies among ``names`` that mean something with these options.
+
+    Raises:
+        DipsimError: an option is wrong.
+    """
+    settings = make_settings(options)
+    aware = method_for(trace, None, settings).cache_aware
+    applicable = []
+    for name in names:
+        policy = BUILTIN[name]
+        if policy.future and (aware or (policy.atomic_only and settings.scope == "global")):
+            continue
+        if settings.access == "sequential" and (policy.atomic_only or policy.admit == "ranked"):
+            continue
+        if settings.admission is not None and policy.admit == "never":
+            continue
+        if settings.admission == "ranked" and not policy.ranks:
+            continue
+        applicable.append(name)
+    return applicable

@@ -1,0 +1,54 @@
+"""`dipsim mrc`: hit rate against cache size."""
+
+from typing import Any
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.compare import CacheFractions
+from dipsim.cli.inputs import given_only, open_trace
+from dipsim.cli.options import HOW, METHOD, WHAT, Csv, Plot, Policies, takes
+from dipsim.cli.output import Progress, print_json, show
+from dipsim.cli.trace_files import TraceName
+
+USUAL = ["lru", "lfu", "opt"]
+
+
+@app.command()
+@takes(METHOD, WHAT, HOW)
+def mrc(
+    trace: TraceName,
+    policy: Policies = None,
+    cache_fraction: CacheFractions = None,
+    plot: Plot = None,
+    csv: Csv = None,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Hit rate of TRACE against cache size; by default of lru, lfu and opt at 20 sizes.
+
+    One cache per layer and group, each holding the same share of its units.
+    """
+    from dipsim.report import files
+
+    picture, table = files.check_plot(plot), files.check_csv(csv)
+    if picture is not None:
+        files.check_series("policies", policy or ())
+    with Progress():
+        from dipsim.analysis.default_policies import policies_that_apply
+        from dipsim.analysis.mrc import GRID, miss_ratio_curves
+        from dipsim.report import mrc as report
+
+        opened = open_trace(trace)
+        curves = miss_ratio_curves(
+            opened,
+            policy or policies_that_apply(USUAL, opened, options),
+            tuple(cache_fraction or GRID),
+            **given_only(options),
+        )
+        if picture is not None:
+            report.plot(curves, picture)
+        if table is not None:
+            report.write_csv(curves, table)
+    if as_json:
+        print_json(curves.to_dict())
+    else:
+        show(report.render(curves))

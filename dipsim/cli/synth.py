@@ -1,0 +1,50 @@
+"""`dipsim synth`: a trace of any geometry."""
+
+from typing import Annotated
+
+import typer
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.output import Progress, say
+from dipsim.cli.trace_files import (
+    Encodings,
+    Out,
+    SomeSignals,
+    encodings_of,
+    names_of,
+    show_written,
+)
+
+
+@app.command()
+def synth(
+    out: Out,
+    like: Annotated[str, typer.Option(help="the trace to fit")] = "smollm2-chat",
+    model: Annotated[str | None, typer.Option(help="its geometry [that of --like]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="how many [as --like]")] = None,
+    signals: SomeSignals = None,
+    encoding: Encodings = None,
+    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    iid: Annotated[
+        bool, typer.Option("--iid", help="independent scores: every policy then hits C/N")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a trace of any geometry that caches and masks as a real one does."""
+    from dipsim.trace.synth import synthesize
+
+    if iid:
+        say("warning: --iid makes every policy hit C/N; no real model behaves so: for checks only")
+    with Progress("drawn") as progress:
+        trace = synthesize(
+            out,
+            like,
+            model=model,
+            tokens=tokens,
+            signals=names_of(signals),
+            encodings=encodings_of(encoding),
+            seed=seed,
+            iid=iid,
+            progress=progress,
+        )
+    show_written(trace, [], as_json)

@@ -1,0 +1,63 @@
+"""Options of the commands that read or write trace files, and what they print of a new one."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dipsim.cli.output import print_json, say, show
+from dipsim.errors import DipsimError
+
+if TYPE_CHECKING:
+    from dipsim.trace import Trace
+
+TraceName = Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")]
+Out = Annotated[str, typer.Argument(help="an .npz file, or a new folder of shards")]
+Encodings = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="float16, float32, log8, bool, bits or sparse; may repeat", metavar="SIGNAL=ENCODING"
+    ),
+]
+SomeSignals = Annotated[str | None, typer.Option(help="some of its signals, e.g. mlp_input")]
+Tokens = Annotated[str | None, typer.Option(help="a part of the tokens, A:B")]
+Layers = Annotated[str | None, typer.Option(help="a part of the layers, A:B")]
+Sequences = Annotated[str | None, typer.Option(help="a part of the sequences, A:B")]
+
+
+def names_of(signals: str | None) -> tuple[str, ...] | None:
+    """``"mlp_input,glu"`` -> ``("mlp_input", "glu")``; None stays None."""
+    return None if signals is None else tuple(signals.split(","))
+
+
+def encodings_of(given: list[str] | None) -> dict[str, Any]:
+    """Return encodings by signal; whoever writes the trace checks their names.
+
+    Raises:
+        DipsimError: not written as SIGNAL=ENCODING.
+    """
+    return text_pairs(given, "--encoding", "glu=log8")
+
+
+def text_pairs(given: list[str] | None, option: str, example: str) -> dict[str, str]:
+    """``["glu=log8"]`` -> ``{"glu": "log8"}``.
+
+    Raises:
+        DipsimError: not of that form.
+    """
+    pairs = [text.partition("=") for text in given or []]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise DipsimError(f"{option} {key + equals!r}: write it as {option} {example}")
+    return {key: value for key, _, value in pairs}
+
+
+def show_written(trace: "Trace", notes: list[str], as_json: bool) -> None:
+    """Print notes on what was written, then the trace."""
+    from dipsim.report import convert as report
+
+    for note in notes:
+        say(note)
+    if as_json:
+        print_json(trace.describe())
+    else:
+        show(report.render(trace))

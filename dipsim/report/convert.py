@@ -1,0 +1,25 @@
+"""Report on a trace that was written, for every command that writes one."""
+
+import shlex
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dipsim.errors import printable
+from dipsim.trace import Trace
+from dipsim.units import BYTES
+
+
+def render(trace: Trace) -> RenderableType:
+    """Return a line about the trace, and the command to go on with."""
+    signals = [f"{s.name} {s.units} ({s.encoding})" for s in trace.signals.values()]
+    path = Path(trace.name)
+    files = [path] if path.is_file() else list(path.iterdir())
+    size = BYTES.show(sum(file.stat().st_size for file in files))
+    lines = [
+        f"{trace.name}: {trace.tokens} tokens of {trace.layers} layers, {', '.join(signals)}; "
+        f"{size}",
+        f"hint: dipsim inspect {shlex.quote(trace.name)}",
+    ]
+    return Group(*(Text(printable(line)) for line in lines))
