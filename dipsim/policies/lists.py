@@ -5,9 +5,9 @@ unit, on the newer side the oldest. Node n has its links in ``state[2 * n]`` (ol
 ``state[2 * n + 1]`` (newer). Nodes are units; where a unit is in two queues at once, the second one
 has nodes of its own, ``shift`` higher.
 
-`linked` lays a state out as: the links; per queue the links of its end node, the last token at which
-nothing in it could leave, and its length; ``per_unit`` numbers for every unit; ``fields`` numbers
-of the policy, the last of which is the number of nodes.
+`linked` lays a state out as: the links; per queue the links of its end node, the last token at
+which nothing in it could leave, and its length; ``per_unit`` numbers for every unit; ``fields``
+numbers of the policy, the last of which is the number of nodes.
 """
 
 from typing import Any
