@@ -94,7 +94,7 @@ def _replayed(
             opened,
             device["profile"] or "paper-a18",
             Wanted(file, size, **wanted),
-            said=say,
+            announce=say,
             progress=progress,
             model=device["model"],
             **given,
