@@ -37,7 +37,7 @@ _BY_DTYPE: dict[str, Encoding] = {
 }
 
 
-class Part(Protocol):
+class SignalPart(Protocol):
     """The tokens of a signal that lie in one file."""
 
     @property
@@ -49,7 +49,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Dense:
+class DensePart:
     """A part stored as one array [tokens, layers, units]."""
 
     member: Member
@@ -67,7 +67,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Sparse:
+class SparsePart:
     """A part stored as lists of active units, row after row (a row: one token, one layer)."""
 
     what: str
@@ -171,7 +171,7 @@ class Signal:
     """Entry of the signal in ``meta.signals``: ``unit_bytes``, ``slices`` and more."""
     scored: bool
     """True if scores can be read; False for sets without scores."""
-    parts: tuple[Part, ...] = field(repr=False)
+    parts: tuple[SignalPart, ...] = field(repr=False)
     layers: tuple[int, int]
     """Layers (first, end) of the file that are read."""
     cluster: int = 1
@@ -202,7 +202,7 @@ class Signal:
 
         Empty lists do not count: a prompt's token may be missing in a layer. 0 without sparse sets.
         """
-        listed = [part.fewest() for part in self.parts if isinstance(part, Sparse)]
+        listed = [part.fewest() for part in self.parts if isinstance(part, SparsePart)]
         return min(listed, default=0)
 
     @property
@@ -261,7 +261,7 @@ class Signal:
             start += part.tokens
             if span[0] >= span[1]:
                 continue
-            assert isinstance(part, Dense), "log8 is dense"
+            assert isinstance(part, DensePart), "log8 is dense"
             assert part.largest is not None, "open_signal asks for it"
             for largest in part.largest.rows(span[0], evenly(span[1] - span[0], block)):
                 scale = largest[:, begin:end, None].astype(np.float32)
@@ -361,7 +361,7 @@ def open_signal(
             raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
     _believable(what, member.shape[1], units)
     scored = encoding not in ("bool", "bits")
-    part = Dense(member, members.get(f"{key}.max"))
+    part = DensePart(member, members.get(f"{key}.max"))
     layers = (0, member.shape[1])
     norms = _norms(what, key, members, (member.shape[1], units))
     return Signal(
@@ -412,7 +412,7 @@ def _open_sparse(
     scores = members.get(f"{key}.scores")
     if scores is not None and (scores.shape != indices.shape or scores.dtype.kind != "f"):
         raise TraceError(f"{what}.scores must be floats, one for each of {key}.indices")
-    part = Sparse(what, (tokens, layers, units), indptr, indices, scores)
+    part = SparsePart(what, (tokens, layers, units), indptr, indices, scores)
     part.check()
     return Signal(key, "sparse", units, trace, declared, scores is not None, (part,), (0, layers))
 

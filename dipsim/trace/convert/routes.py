@@ -47,7 +47,7 @@ class Preamble:
     dense_bytes: tuple[int, ...]
 
 
-class _Row(NamedTuple):
+class _RouteRow(NamedTuple):
     """A row; ``place`` = layer * experts + expert, ``slot`` = layer * experts per token + slot."""
 
     turn: int
@@ -59,7 +59,7 @@ class _Row(NamedTuple):
 
 
 @dataclass
-class _Rows:
+class _RouteRows:
     """Rows of one turn and phase, not yet written."""
 
     first_line: int = 0
@@ -95,7 +95,7 @@ def import_routes(
         raise TraceError(f"{path}: not a regular file; give a route_trace CSV")
     try:
         with open(path, "rb") as file:
-            reader = _Reader(path, file)
+            reader = _RouteReader(path, file)
             full_meta = _meta(path, reader.preamble) | dict(meta or {})
             with TraceWriter(out, meta=full_meta) as writer:
                 size = max(path.stat().st_size, 1)
@@ -113,7 +113,7 @@ def _meta(path: Path, preamble: Preamble) -> dict[str, Any]:
     }
 
 
-class _Reader:
+class _RouteReader:
     """Reads a route trace line by line and knows the current line for error messages."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
@@ -176,7 +176,7 @@ class _Reader:
 
     def write_to(self, writer: TraceWriter, progress: Callable[[], Any]) -> None:
         """Write all rows, batch by batch."""
-        rows, now = _Rows(), (0, 0)
+        rows, now = _RouteRows(), (0, 0)
         next_step = 0  # the first step of the turn that is not written yet
         while text := self._next():
             row = self._row(text)
@@ -187,7 +187,7 @@ class _Reader:
                 next_step = self._write(writer, rows, now, next_step)
                 progress()
                 next_step = next_step if row.turn == now[0] else 0
-                now, rows = (row.turn, row.phase), _Rows()
+                now, rows = (row.turn, row.phase), _RouteRows()
             if not rows.step:
                 rows.first_line = self.line
             if len(rows.step) >= _BATCH_ROWS:
@@ -200,7 +200,7 @@ class _Reader:
             raise self._fail("an empty line")
         self._write(writer, rows, now, next_step)
 
-    def _row(self, text: bytes) -> _Row:
+    def _row(self, text: bytes) -> _RouteRow:
         pre = self.preamble
         fields = text.decode("utf-8", "replace").split(",")
         if len(fields) != 9:
@@ -213,7 +213,7 @@ class _Reader:
             raise self._fail(
                 f"expert_bytes {loaded}: layer {layer} has {pre.expert_bytes[layer]}, or 0"
             )
-        return _Row(
+        return _RouteRow(
             turn=self._integer(fields[0], "turn", 2**31 - 1),
             phase=self._integer(fields[1], "phase", 1),
             step=self._integer(fields[2], "step", _MOST_STEPS),
@@ -231,7 +231,9 @@ class _Reader:
             raise self._fail(f"weight {text[:40]!r}: a number >= 0")
         return weight
 
-    def _write(self, writer: TraceWriter, rows: _Rows, now: tuple[int, int], start: int) -> int:
+    def _write(
+        self, writer: TraceWriter, rows: _RouteRows, now: tuple[int, int], start: int
+    ) -> int:
         """Append the tokens of ``rows``, whose steps go on from ``start``; return the next step."""
         if not rows.step:
             return start

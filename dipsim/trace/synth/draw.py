@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.model import Model
 from dipsim.trace.signal import SIGNALS
-from dipsim.trace.synth.fit import MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
+from dipsim.trace.synth.fit import MEAN_LOG, LayerFit, Repeats, SignalFit, TraceFit
 from dipsim.trace.trace import DECODE, MAX_TOKENS, PREFILL
 
 _BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
@@ -30,7 +30,7 @@ class Geometry:
     """Experts that a token uses; None: as many as in the source."""
 
 
-def geometry_of(fit: Fit, model: Model | None) -> Geometry:
+def geometry_of(fit: TraceFit, model: Model | None) -> Geometry:
     """Return a model's geometry for the signals of a fit; without a model the source's own.
 
     Raises:
@@ -58,7 +58,7 @@ def geometry_of(fit: Fit, model: Model | None) -> Geometry:
 
 
 def draw(
-    fit: Fit, geometry: Geometry, tokens: int, seed: int = 0, *, iid: bool = False
+    fit: TraceFit, geometry: Geometry, tokens: int, seed: int = 0, *, iid: bool = False
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield blocks of a synthetic trace; without ``kind`` they suit `TraceWriter.append`.
 
@@ -84,7 +84,10 @@ def draw(
         raise TraceError(f"{tokens} tokens: from 1 to {MAX_TOKENS}")
     marks = _marks(fit, tokens, seed)
     sources = {
-        key: [_Source(fitted, geometry, key, layer, seed, iid) for layer in range(geometry.layers)]
+        key: [
+            _LayerSource(fitted, geometry, key, layer, seed, iid)
+            for layer in range(geometry.layers)
+        ]
         for key, fitted in fit.signals.items()
     }
     row = 4 * geometry.layers * sum(geometry.units.values())
@@ -99,7 +102,7 @@ def draw(
             yield {**drawn, **{key: mark for key, mark in now.items() if key != "kind"}}
 
 
-class _Source:
+class _LayerSource:
     """The source of one signal of one layer: draws its scores or sets token after token."""
 
     def __init__(
@@ -196,7 +199,7 @@ class _Source:
         return ranks < np.minimum(wanted, units)[:, None]
 
 
-def _marks(fit: Fit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
+def _marks(fit: TraceFit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
     """Draw sequences as long as the source's, in random order, and tokens that repeat as often."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
     sequence, phase = np.zeros(tokens, np.int32), np.full(tokens, DECODE, np.uint8)

@@ -86,7 +86,7 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class Fit:
+class TraceFit:
     """Statistics of a trace, from which `draw` makes another."""
 
     source: str
@@ -98,7 +98,7 @@ class Fit:
     """Repetition of tokens; None without ``token_id``."""
 
 
-def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
+def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> TraceFit:
     """Fit the statistics to a trace, or to some of its signals; a long trace is sampled.
 
     Raises:
@@ -117,7 +117,7 @@ def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
         (int((trace.phase[start:stop] == PREFILL).sum()), stop - start)
         for start, stop in itertools.pairwise(starts)
     ]
-    return Fit(
+    return TraceFit(
         source=trace.name,
         hash=trace.hash,
         signals={name: _fit_signal(trace, trace.signals[name]) for name in wanted},

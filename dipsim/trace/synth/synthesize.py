@@ -8,7 +8,7 @@ from typing import Any
 from dipsim.model import Model, load_model
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.synth.draw import draw, geometry_of
-from dipsim.trace.synth.fit import Fit, fit_trace
+from dipsim.trace.synth.fit import TraceFit, fit_trace
 from dipsim.trace.trace import Trace, load_trace
 from dipsim.trace.writer import TraceWriter
 
@@ -55,7 +55,9 @@ def synthesize(
     return load_trace(Path(path))
 
 
-def _meta(source: Trace, fit: Fit, model: Model | None, seed: int, iid: bool) -> dict[str, Any]:
+def _meta(
+    source: Trace, fit: TraceFit, model: Model | None, seed: int, iid: bool
+) -> dict[str, Any]:
     origin = "independent random scores with the marginals of" if iid else "synthetic, fitted to"
     meta: dict[str, Any] = {
         "source": f"{origin} {fit.source} (hash {fit.hash[:16]}), seed {seed}: dipsim synth"
