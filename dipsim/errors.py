@@ -1,18 +1,18 @@
-"""The errors a user can cause: one line on what was given, what is allowed, what to do.
+"""Errors that a user can cause: one line on what was given, what is allowed, what to do.
 
-The command line prints the message and exits with code 2; anything else that escapes is a bug.
+The command line prints the message and exits with code 2; any other exception is a bug.
 """
 
 from pydantic import ValidationError
 
 
 def printable(text: str) -> str:
-    """Text from files made safe for a terminal: control characters become question marks."""
+    """Make text from files safe for a terminal: control characters become question marks."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def brief(text: object, longest: int = 80) -> str:
-    """Text out of a file nobody vouches for, short and printable enough to quote."""
+    """Make text out of an untrusted file short and printable enough to quote."""
     line = printable(str(text)).replace("\n", " ")
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
@@ -46,7 +46,7 @@ class BudgetError(DipsimError):
 
 
 def first_problem(problem: ValidationError) -> str:
-    """One line out of pydantic's report: where, what was given, what is allowed."""
+    """Return one line out of pydantic's report: the key, the value given, the values allowed."""
     first = problem.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "the whole"
     if first["type"] == "extra_forbidden":

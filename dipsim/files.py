@@ -1,4 +1,4 @@
-"""Files: where shipped data lies, how YAML is read safely, how results are written whole or not.
+"""Files: shipped data, safe reading of YAML and JSON, writing whole or not at all.
 
 Shipped profiles and traces sit at the top of the repository; a wheel carries them inside the
 package. Both places are searched, so an editable install and a wheel behave alike.
@@ -24,28 +24,28 @@ _BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
 
 
 def shipped(folder: str) -> Path:
-    """The folder of shipped files, e.g. ``hardware_profiles`` or ``model/presets``."""
+    """Return a folder of shipped files, e.g. ``hardware_profiles`` or ``model/presets``."""
     inside = _PACKAGE / folder
     return inside if inside.is_dir() else _PACKAGE.parent / folder
 
 
 def shipped_names(folder: str, suffix: str) -> list[str]:
-    """Names (without ``suffix``) of the shipped files in ``folder``, sorted."""
+    """Return the names (without ``suffix``) of the shipped files in ``folder``, sorted."""
     return sorted(path.name[: -len(suffix)] for path in shipped(folder).glob(f"*{suffix}"))
 
 
 def find(given: str | os.PathLike[str], folder: str, suffix: str) -> Path | None:
-    """A file by path, or by the name of a shipped one; None when neither exists."""
+    """Find a file by its path, or by the name of a shipped one; None when neither exists."""
     if not os.path.isfile(given) and str(given) in shipped_names(folder, suffix):
         return shipped(folder) / f"{given}{suffix}"
     return Path(given) if os.path.lexists(given) else None
 
 
 def read_text(path: Path, error: type[DipsimError]) -> str:
-    """A small UTF-8 text file.
+    """Read a small UTF-8 text file.
 
     Raises:
-        DipsimError: of the given class, when it is no regular file, too large or unreadable.
+        DipsimError: an ``error``, for a file that is not regular, too large or unreadable.
     """
     try:
         if not path.is_file():
@@ -58,7 +58,7 @@ def read_text(path: Path, error: type[DipsimError]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases (they multiply) and without silently repeated keys."""
+    """SafeLoader that refuses aliases (they can grow without bound) and repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -74,10 +74,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, error: type[DipsimError]) -> dict[str, Any]:
-    """A YAML file that holds one mapping; tags that build objects and aliases are refused.
+    """Read a YAML file that holds one mapping; tags that build objects and aliases are refused.
 
     Raises:
-        DipsimError: of the given class, in one line, for anything else.
+        DipsimError: an ``error`` of one line, for anything else.
     """
     text = read_text(path, error)
     try:
@@ -90,10 +90,10 @@ def read_yaml(path: Path, error: type[DipsimError]) -> dict[str, Any]:
 
 
 def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
-    """A JSON file that holds one object.
+    """Read a JSON file that holds one object.
 
     Raises:
-        DipsimError: of the given class, in one line, for anything else.
+        DipsimError: an ``error`` of one line, for anything else.
     """
     try:
         data = json.loads(read_text(path, error))
@@ -123,14 +123,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def umask() -> int:
-    """The permissions this process withholds from new files."""
+    """Return the permission bits that this process withholds from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def _reason(problem: BaseException) -> str:
-    """The first line of what went wrong, without the position lines YAML adds."""
+    """Return the first line of an error's text, without the position lines that YAML adds."""
     mark = getattr(problem, "problem_mark", None)
     text = getattr(problem, "problem", None) or getattr(problem, "strerror", None) or str(problem)
     where = f", line {mark.line + 1}" if mark is not None else ""

@@ -1,8 +1,8 @@
 """Hardware profiles: DRAM, flash, backends, energy; every number with a source and a kind.
 
-A profile is one YAML file in ``hardware_profiles/`` (docs/profiles.md). ``extends:`` states only
-what differs, unknown keys are errors, and ``-s key=value`` overrides single numbers. All of that is
-resolved here: the simulator sees one frozen, complete `Profile`.
+A profile is one YAML file in ``hardware_profiles/`` (docs/profiles.md). With ``extends:`` it states
+only the keys that differ, unknown keys are errors, and ``-s key=value`` overrides single numbers.
+All of that is resolved here: the simulator sees one frozen, complete `Profile`.
 """
 
 import os
@@ -31,9 +31,9 @@ _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
 _LARGEST_PAGE = 2.0**30
-"""Bytes. Of pages far larger than a unit, a read would round to none."""
+"""Largest page of a read, in bytes: pages far larger than a unit would round reads to none."""
 _SPEEDS = ("bandwidth", "reads", "fit")
-"""Keys of flash that state its speed; one takes the place of another."""
+"""Keys of flash that state its speed; each replaces the others."""
 
 
 class _Section(BaseModel):
@@ -44,10 +44,10 @@ class Dram(_Section):
     """Main memory. ``available`` is what an app may use; it defaults to ``capacity``."""
 
     capacity: Bytes = Field(description="size of DRAM")
-    available: Bytes = Field(description="what weights and KV may take; default: capacity")
+    available: Bytes = Field(description="DRAM for weights and KV; default: capacity")
     bandwidth: Bandwidth = Field(description="peak read bandwidth")
     background: Bandwidth = Field(
-        default="0 B/s", validate_default=True, description="what other programs take of it"
+        default="0 B/s", validate_default=True, description="bandwidth that other programs take"
     )
 
     @model_validator(mode="before")
@@ -69,7 +69,7 @@ class Dram(_Section):
 
 
 class Read(_Section):
-    """One measured point: reads of ``size`` with ``lanes`` in flight reach ``bandwidth`` in all."""
+    """One measured point: reads of ``size``, ``lanes`` in flight, reach ``bandwidth`` together."""
 
     size: Bytes
     lanes: int = Field(ge=1, strict=True)
@@ -85,15 +85,17 @@ class Read(_Section):
 class Fit(_Section):
     """A formula fitted to measured reads (flash/speed.py)."""
 
-    t0: Seconds = Field(description="what one read takes before its first byte")
-    bandwidth: Bandwidth = Field(description="of one lane, once its bytes flow")
-    cap: Bandwidth = Field(description="of the whole device")
+    t0: Seconds = Field(description="time from a read's start to its first byte")
+    bandwidth: Bandwidth = Field(description="bandwidth of one lane once its bytes flow")
+    cap: Bandwidth = Field(description="bandwidth of the whole device")
     iops: UnlimitedIops = Field(
         default="unlimited", validate_default=True, description="reads per second of the device"
     )
     p: float = Field(ge=0.5, le=100, strict=True, description="how sharply the limits meet")
-    sizes: tuple[Bytes, Bytes] = Field(description="smallest and largest read it was made from")
-    lanes: tuple[Lanes, Lanes] = Field(description="fewest and most in flight, likewise")
+    sizes: tuple[Bytes, Bytes] = Field(description="smallest and largest read that was fitted")
+    lanes: tuple[Lanes, Lanes] = Field(
+        description="fewest and most reads in flight that were fitted"
+    )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -106,10 +108,12 @@ class Fit(_Section):
 
 
 class Fault(_Section):
-    """Touching a page of a mapped file that is not in DRAM."""
+    """A page fault: touching a page of a mapped file that is not in DRAM (``--io mmap``)."""
 
-    seconds: Seconds = Field(description="from the touch until the page is there")
-    page: Bytes = Field(default="4 KiB", validate_default=True, description="what it loads")
+    seconds: Seconds = Field(description="time from the touch until the page is in DRAM")
+    page: Bytes = Field(
+        default="4 KiB", validate_default=True, description="bytes that one fault loads"
+    )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -119,15 +123,15 @@ class Fault(_Section):
 
 
 class Flash(_Section):
-    """Storage: one ``bandwidth`` for every size, or measured ``reads``, or a ``fit`` to such."""
+    """Storage; its speed is one ``bandwidth``, measured ``reads``, or a ``fit`` to such."""
 
-    capacity: Bytes | None = Field(default=None, description="size; a model must fit")
+    capacity: Bytes | None = Field(default=None, description="size of flash; a model must fit")
     lanes: int = Field(default=1, ge=1, strict=True, description="reads kept in flight")
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
     fit: Fit | None = None
-    fault: Fault | None = Field(default=None, description="of --io mmap")
+    fault: Fault | None = Field(default=None, description="page faults of --io mmap")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -148,17 +152,23 @@ class Flash(_Section):
 
 
 class Backend(_Section):
-    """An engine on a compute unit: its speed belongs to the pair, not to the chip."""
+    """An engine on a compute unit; its numbers belong to the pair, not to the chip."""
 
     gemv: Mapping[str, Bandwidth] = Field(
         default={}, description="matrix-vector rate in weight bytes/s, per weight format"
     )
     dram_efficiency: Share = Field(default=1.0, description="share of peak DRAM bandwidth reached")
     compute: UnlimitedCompute = Field(default="unlimited", validate_default=True)
-    sync: Seconds = Field(default="0 s", validate_default=True, description="per dependent group")
-    overlap_factor: Share = Field(default=0.0, description="a of DESIGN section 8, 0 to 1")
+    sync: Seconds = Field(
+        default="0 s", validate_default=True, description="fixed cost per masked group"
+    )
+    overlap_factor: Share = Field(
+        default=0.0, description="share of reading that compute can hide, 0 to 1"
+    )
     cache_copy: UnlimitedBandwidth = Field(
-        default="unlimited", validate_default=True, description="copying kept weights into cache"
+        default="unlimited",
+        validate_default=True,
+        description="rate of copying kept weights into the cache",
     )
     active_power: Watts | None = None
 
@@ -173,11 +183,11 @@ class Backend(_Section):
 
 
 class Thermal(_Section):
-    """How a device throttles: the shares of its speed that are left once it is hot."""
+    """Throttling of a device: the shares of its speed that are left once it is hot."""
 
     after: Seconds = Field(description="decoding time until it throttles")
-    flash: Share = Field(default=1.0, description="of the flash's speed")
-    compute: Share = Field(default=1.0, description="of the speed of kernels, not of DRAM")
+    flash: Share = Field(default=1.0, description="share of the flash's speed that is left")
+    compute: Share = Field(default=1.0, description="share of the kernels' speed that is left")
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -187,11 +197,11 @@ class Thermal(_Section):
 
 
 class PageCache(_Section):
-    """The operating system's cache of file pages, of ``--io buffered``."""
+    """The operating system's cache of file pages, for ``--io buffered``."""
 
-    bandwidth: Bandwidth = Field(description="copying pages from it to the reader")
+    bandwidth: Bandwidth = Field(description="rate of copying its pages to the reader")
     size: Bytes | None = Field(
-        default=None, description="default: what is available and not asked for by the run"
+        default=None, description="its size; default: available DRAM that the run leaves free"
     )
 
     @model_validator(mode="after")
@@ -202,7 +212,7 @@ class PageCache(_Section):
 
 
 class Energy(_Section):
-    """Energy per byte moved, and the power of a device that waits."""
+    """Energy per byte moved, and the power of an idle device."""
 
     dram: JoulesPerByte
     flash: JoulesPerByte
@@ -210,7 +220,7 @@ class Energy(_Section):
 
 
 class Source(BaseModel):
-    """Where a number comes from, and how far to trust it."""
+    """The origin of a number, and its kind, which says how far to trust it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     kind: Kind
@@ -246,7 +256,7 @@ class Profile(_Section):
         return self
 
     def backend(self, name: str | None = None) -> tuple[str, Backend]:
-        """The backend of that name; the first one is the default.
+        """Return (name, backend) by its name; None means the first one.
 
         Raises:
             ProfileError: no such backend.
@@ -258,14 +268,14 @@ class Profile(_Section):
         return chosen, self.backends[chosen]
 
     def numbers(self) -> Iterator[tuple[str, Any]]:
-        """Every number that was stated, as (dotted key, text): what `sources` may name."""
+        """Yield every number that the profile states, as (dotted key, text)."""
         dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
         for key, value in _leaves(dump):
             if key.split(".")[0] not in ("name", "summary"):
                 yield key, value
 
     def source(self, path: str) -> Source | None:
-        """The source of a key: its own, or that of the nearest section above it."""
+        """Return the source of a dotted key, or of the nearest section above it that has one."""
         for prefix in reversed(_prefixes(path)):
             if prefix in self.sources:
                 return self.sources[prefix]
@@ -275,10 +285,10 @@ class Profile(_Section):
 def load_profile(
     given: str | os.PathLike[str] | Mapping[str, Any] | Profile, overrides: Sequence[str] = ()
 ) -> Profile:
-    """A profile by the name of a shipped one, by path, or from a mapping of its keys.
+    """Load a profile by the name of a shipped one, by its path, or from a mapping of its keys.
 
     Args:
-        given: e.g. ``"snapdragon8"``, ``"my/phone.yaml"``, or the mapping such a file holds.
+        given: e.g. ``"snapdragon8"``, ``"my/phone.yaml"``, or a mapping such as the file holds.
         overrides: ``key=value`` texts, e.g. ``"flash.bandwidth=2GB/s"``.
 
     Raises:
@@ -300,7 +310,7 @@ def load_profile(
 
 
 def profile_schema() -> dict[str, Any]:
-    """The JSON Schema of a profile file: of `Profile`, and of what is short for parts of it."""
+    """Return the JSON Schema of a profile file: `Profile`, ``extends``, the short ``compute``."""
     schema = Profile.model_json_schema(by_alias=True)
     schema["$defs"]["Dram"]["required"].remove("available")
     schema["properties"]["extends"] = {"type": "string", "description": "start from this profile"}
@@ -314,20 +324,21 @@ def profile_schema() -> dict[str, Any]:
         {"required": ["name", "dram", "flash", "backends"]},
         {"required": ["name", "dram", "flash", "compute"]},
     ]
-    for section in schema["$defs"].values():  # a profile that extends another may give a part
+    for section in schema["$defs"].values():  # one that extends another may state a part of it
         if section["title"] not in ("Profile", "Source", "Read"):
             section.pop("required", None)
     return schema
 
 
 def profile_names() -> list[str]:
-    """Names of the shipped profiles."""
+    """Return the names of the shipped profiles."""
     return files.shipped_names(FOLDER, SUFFIX)
 
 
 def _read(
     given: str | os.PathLike[str], seen: tuple[str, ...], beside: Path | None = None
 ) -> dict[str, Any]:
+    """Read a profile and those it extends; ``seen`` are the files that led here."""
     path = files.find(given, FOLDER, SUFFIX)
     if beside is not None and (beside / given).is_file():
         path = beside / given
@@ -342,7 +353,7 @@ def _read(
 
 
 def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
-    """``compute:`` at the top is short for a single backend ``default`` with that rate."""
+    """Expand ``compute:`` at the top, short for a single backend ``default`` with that rate."""
     if "compute" not in data:
         return data
     if "backends" in data:
@@ -361,6 +372,7 @@ def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
 def _extended(
     data: dict[str, Any], where: str, seen: tuple[str, ...], beside: Path | None = None
 ) -> dict[str, Any]:
+    """Lay ``data`` over the profile that it extends, if any."""
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -370,16 +382,16 @@ def _extended(
 
 
 def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` without a speed of flash, and its sources, that ``change`` states otherwise."""
+    """Return ``base`` without the flash speed that ``change`` states in another form."""
     old, new = base.get("flash"), change.get("flash")
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return base
     stated = [key for key in _SPEEDS if key in new]
-    gone = [key for key in _SPEEDS if stated and key in old and key not in new]
-    result = {**base, "flash": {key: value for key, value in old.items() if key not in gone}}
+    replaced = [key for key in _SPEEDS if stated and key in old and key not in new]
+    result = {**base, "flash": {key: value for key, value in old.items() if key not in replaced}}
     sources = base.get("sources")
     if isinstance(sources, dict):
-        dropped = tuple(f"flash.{key}" for key in gone)
+        dropped = tuple(f"flash.{key}" for key in replaced)
         result["sources"] = {
             key: value
             for key, value in sources.items()
@@ -389,7 +401,7 @@ def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """``change`` laid over ``base``; sections merge, lists and numbers replace."""
+    """Lay ``change`` over ``base``: sections merge, lists and numbers replace."""
     result = dict(base)
     for key, value in change.items():
         old = result.get(key)
@@ -399,6 +411,7 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    """Lay one ``key=value`` of ``-s`` over a profile's data, and mark it as given."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not value.strip():
@@ -422,11 +435,12 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
         parsed = {part: parsed}
     data = _merged(_without_rivals(data, parsed), parsed)
     if not isinstance(data.get("sources", {}), dict):
-        return data  # refused when it is validated
+        return data  # validation refuses it
     return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of all values that are no sections."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
@@ -435,6 +449,6 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _prefixes(path: str) -> list[str]:
-    """``a.b.c`` -> ``["a", "a.b", "a.b.c"]``."""
+    """Return ``["a", "a.b", "a.b.c"]`` for ``a.b.c``."""
     parts = path.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]

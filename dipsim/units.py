@@ -22,7 +22,7 @@ _BITS = re.compile(r"^[kKMGT]?i?b(it)?(/s|ps)?$")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One kind of quantity: its accepted units (suffix -> base units) and how to print it."""
+    """One kind of quantity: its accepted units (suffix -> base units) and those for printing."""
 
     name: str
     example: str
@@ -59,7 +59,7 @@ class Dimension:
         return value
 
     def exact(self, value: float) -> str:
-        """The shortest text that parses back to exactly ``value``: 131072 is ``128 KiB``."""
+        """Return the shortest text that parses back to exactly ``value``: 131072 is ``128 KiB``."""
         if math.isinf(value):
             return "unlimited"
         if value == 0:
@@ -73,7 +73,7 @@ class Dimension:
         return min(texts, key=len, default=f"{value!r} {base}")
 
     def show(self, value: float, digits: int = 3) -> str:
-        """Text for people: ``digits`` significant figures in the largest unit that fits."""
+        """Return text for people: ``digits`` significant figures in the largest unit that fits."""
         if math.isinf(value):
             return "unlimited"
         suffix = self.shown[0]
@@ -88,6 +88,7 @@ class Dimension:
 
 
 def _scaled(unit: str, binary: bool = False) -> dict[str, float]:
+    """Return the unit with all decimal prefixes, and the binary ones if wanted."""
     prefixes = {**_DECIMAL, **_BINARY, "K": 1e3} if binary else _DECIMAL
     return {prefix + unit: scale for prefix, scale in prefixes.items()}
 
@@ -110,7 +111,7 @@ ENERGY_PER_BYTE = Dimension(
 
 
 def parse_share(text: str) -> float | None:
-    """``"50%"`` -> 0.5; None when the text is not a percentage.
+    """Read ``"50%"`` as 0.5, and return None for text that is not a percentage.
 
     Raises:
         ValueError: a percentage that is no number from 0 to 1000.
@@ -125,6 +126,8 @@ def parse_share(text: str) -> float | None:
 
 
 def _field(dimension: Dimension, unlimited: bool = False) -> Any:
+    """Return pydantic's metadata of a field that is read and written as text with a unit."""
+
     def parse(given: Any) -> float:
         return dimension.parse(given, unlimited=unlimited)
 

@@ -1,4 +1,4 @@
-"""What the active sets of a trace are like: overlap of successive tokens, popularity of units."""
+"""Statistics of a trace's active sets: overlap of successive tokens, popularity of units."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,26 +15,32 @@ from dipsim.trace.encoding import unpack_sets
 
 DENSITIES = (0.25, 0.5, 0.75)
 USUAL = 0.5
-"""Of scores, the share of the units that counts as active."""
+"""Share of the units with the largest scores that counts as active."""
 TOP = 0.1
-SETS_BYTES = 48 * 2**20  # of packed sets that are held for replays
+"""Share of the units that `Activity.top_share` calls most used."""
+SETS_BYTES = 48 * 2**20  # packed sets that are held for replays
 
 
 @dataclass(frozen=True)
 class Activity:
-    """Active sets of one signal. Of scores the largest share (a density) counts as active."""
+    """Statistics of the active sets of one signal.
+
+    Where the trace holds scores, units with the largest ones, a share called density, are active.
+    """
 
     units: int
     overlap: dict[float, float]
-    """Per density, the share of a token's active units that the token before used too. Recorded
-    sets (1.0) and experts whose number per token is known have this one density. Pairs across a
-    border of sequences are left out; empty without pairs."""
+    """Share of a token's active units that the token before used too, per density.
+
+    Recorded sets (1.0) and experts whose number per token is known have one density only. Pairs of
+    tokens of different sequences are left out; empty without pairs.
+    """
     active: float
     """Mean share of the units that are active (recorded sets, or scores at the usual density)."""
     uses: NDArray[np.int64]
-    """[layers, units] how often each unit is active, over all tokens."""
+    """int64[layers, units], number of tokens that use each unit."""
     sets: Trace
-    """The first tokens' active sets as a trace of their own, for replays."""
+    """Active sets of the first tokens as a trace of their own, for replays."""
 
     @property
     def top_share(self) -> float:
@@ -51,7 +57,7 @@ class Activity:
         return float(((ranked * weight).sum(axis=1) / (self.units * self._totals)).mean())
 
     def lorenz(self) -> NDArray[np.float64]:
-        """[units + 1] share of the uses that goes to the most used units, mean over layers."""
+        """Return float64[units + 1]: share of all uses of the most used units, mean over layers."""
         ranked = -np.sort(-self.uses, axis=1) / self._totals[:, None]
         return np.concatenate([[0.0], np.cumsum(ranked.mean(axis=0))])
 
@@ -62,10 +68,10 @@ class Activity:
 
 
 def activity(trace: Trace, name: str) -> Activity:
-    """Read one signal of a trace once.
+    """Read one signal of a trace once and return the statistics of its active sets.
 
     Raises:
-        TraceError: bad values met on the way.
+        TraceError: invalid values in the trace.
     """
     signal = trace.signals[name]
     densities = _densities(trace, name)
@@ -83,8 +89,8 @@ def activity(trace: Trace, name: str) -> Activity:
     kept = np.zeros((min(trace.tokens, most), trace.layers, octets), np.uint8)
     for start, stop, sets in active_sets(trace, Method("inspect", groups)):
         inside = np.diff(trace.sequence[max(start - 1, 0) : stop]) == 0
-        for i, here in enumerate(sets):
-            rows = np.concatenate([previous[i], here]) if previous else here
+        for i, words in enumerate(sets):
+            rows = np.concatenate([previous[i], words]) if previous else words
             both = np.bitwise_count(rows[1:] & rows[:-1]).sum(axis=(1, 2), dtype=np.int64)
             size = np.bitwise_count(rows[1:]).sum(axis=(1, 2), dtype=np.int64)
             shared[i] += both[inside].sum()
@@ -96,7 +102,7 @@ def activity(trace: Trace, name: str) -> Activity:
         if start < end:
             packed = np.ascontiguousarray(sets[usual][: end - start]).view(np.uint8)
             kept[start:end] = packed[..., :octets]
-        previous = [here[-1:] for here in sets]
+        previous = [words[-1:] for words in sets]
     overlap = {
         density: float(shared[i] / active[i]) for i, density in enumerate(densities) if active[i]
     }
@@ -110,7 +116,7 @@ def activity(trace: Trace, name: str) -> Activity:
 
 
 def _densities(trace: Trace, name: str) -> tuple[float, ...]:
-    """Densities that count as active; 1 stands for sets as recorded."""
+    """Return the densities to look at; 1 stands for sets as recorded."""
     signal = trace.signals[name]
     if signal.holds == "sets":
         return (1.0,)
@@ -119,14 +125,14 @@ def _densities(trace: Trace, name: str) -> tuple[float, ...]:
 
 
 def _experts_per_token(trace: Trace) -> int | None:
-    """What the trace, or the model it names, says."""
-    said = trace.meta.get("experts_per_token")
-    if said is None and trace.model is not None:
+    """Return the number of experts per token that the trace or its model states, if any."""
+    count = trace.meta.get("experts_per_token")
+    if count is None and trace.model is not None:
         named = {"name": trace.model} if isinstance(trace.model, str) else trace.model
-        with suppress(ModelError):  # inspect shows what is there, whatever the model
-            said = load_model(named).experts_per_token
+        with suppress(ModelError):  # a trace of an unknown model can be inspected too
+            count = load_model(named).experts_per_token
     units = trace.signals["expert"].units
-    return said if isinstance(said, int) and 0 < said < units else None
+    return count if isinstance(count, int) and 0 < count < units else None
 
 
 def _as_trace(trace: Trace, name: str, packed: NDArray[np.uint8]) -> Trace:

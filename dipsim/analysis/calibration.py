@@ -1,9 +1,9 @@
-"""Calibrations: what a method's losses cost in perplexity, measured in closed loop.
+"""Calibrations: the perplexity that a method's loss of energy costs, measured in closed loop.
 
-A calibration is a JSON file of measured points: for a method the share of the energy that each
-stage kept, and the perplexity that came of it. Between points nothing is fitted. `bounds` says what
-the points imply if perplexity grows with the energy lost at every stage: bounds under monotonicity,
-not predictions.
+A calibration is a JSON file of measured points: a method, the share of the energy that each stage
+kept, and the resulting perplexity. Nothing is fitted between points. `Calibration.bounds` gives the
+bounds that the points imply if perplexity grows with the energy lost at every stage; they are
+bounds under monotonicity, not predictions.
 """
 
 import math
@@ -22,11 +22,11 @@ Name = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class Bounds(NamedTuple):
-    """Perplexity under monotonicity."""
+    """Bounds of the perplexity under monotonicity."""
 
     low: float
     high: float | None
-    """None: more is lost than at any point, so nothing bounds it from above."""
+    """Upper bound; None if more is lost than at any point."""
 
 
 class _Section(BaseModel):
@@ -38,15 +38,15 @@ class CalibrationPoint(_Section):
 
     method: Name
     energy_kept: Mapping[Name, Share] = Field(min_length=1)
-    """Per stage: the mean share of the squared scores that was kept."""
+    """Mean share of the squared scores that was kept, per stage."""
     perplexity: Positive
 
     def loses_at_most(self, kept: Mapping[str, float]) -> bool:
-        """Whether it keeps at least ``kept`` at every stage."""
+        """Return True if the point keeps at least ``kept`` at every stage."""
         return all(self.energy_kept[stage] >= share for stage, share in kept.items())
 
     def loses_at_least(self, kept: Mapping[str, float]) -> bool:
-        """Whether it keeps at most ``kept`` at every stage."""
+        """Return True if the point keeps at most ``kept`` at every stage."""
         return all(self.energy_kept[stage] <= share for stage, share in kept.items())
 
 
@@ -63,8 +63,8 @@ class Calibration(_Section):
     def _same_stages(self) -> Self:
         stages: dict[str, set[str]] = {}
         for point in self.points:
-            own = set(point.energy_kept)
-            if stages.setdefault(point.method, own) != own:
+            named = set(point.energy_kept)
+            if stages.setdefault(point.method, named) != named:
                 raise ValueError(f"points of method {brief(point.method)} differ in their stages")
         return self
 
@@ -74,13 +74,15 @@ class Calibration(_Section):
         return list(dict.fromkeys(point.method for point in self.points))
 
     def check(self, method: str, stages: Sequence[str], model: str | None) -> None:
-        """Refuse what `bounds` can say nothing of, before the run.
+        """Refuse, before the run, a run that `bounds` knows nothing about.
 
         Args:
-            model: its name; None, unknown, passes.
+            method: the run's method.
+            stages: names of its stages.
+            model: name of its model; None, unknown, passes.
 
         Raises:
-            DipsimError: of another model, or as `bounds`.
+            DipsimError: a run of another model, or as `bounds`.
         """
         if model is not None and model != self.model:
             raise DipsimError(
@@ -90,15 +92,16 @@ class Calibration(_Section):
         self.bounds(method, dict.fromkeys(stages, 1.0))
 
     def bounds(self, method: str, energy_kept: Mapping[str, float]) -> Bounds:
-        """What perplexity can be, if it grows with the energy lost at every stage.
+        """Return bounds of the perplexity, if it grows with the energy lost at every stage.
 
-        At most the least of the points that lose at least as much at every stage, at least the
-        greatest of those that lose at most as much; the dense model, which loses nothing, is a
-        point of every method. Where measured points contradict monotonicity, noise for instance,
-        the bounds span both.
+        The upper bound is the least perplexity of the points that lose at least as much at every
+        stage, the lower bound the greatest of those that lose at most as much. The dense model,
+        which loses nothing, is a point of every method. Where measured points contradict
+        monotonicity, for instance by noise, the bounds span both.
 
         Args:
-            energy_kept: per stage, 0 to 1.
+            method: the method's name.
+            energy_kept: share of the energy kept, 0 to 1, per stage.
 
         Raises:
             DipsimError: no point of that method, or points of other stages.
@@ -108,9 +111,9 @@ class Calibration(_Section):
             known = ", ".join(brief(name, 20) for name in self.methods[:8])
             raise DipsimError(f"--calibration has no point of method {method}: it knows {known}")
         if set(points[0].energy_kept) != set(energy_kept):
-            there = ", ".join(brief(stage, 20) for stage in list(points[0].energy_kept)[:8])
+            stages = ", ".join(brief(stage, 20) for stage in list(points[0].energy_kept)[:8])
             raise DipsimError(
-                f"--calibration of method {method} has stages {there}; this run has "
+                f"--calibration of method {method} has stages {stages}; this run has "
                 f"{', '.join(energy_kept)}"
             )
         dense = self.dense_perplexity
@@ -124,10 +127,14 @@ class Calibration(_Section):
 
 
 def refuse_other_weights(options: Mapping[str, Any], beside: str) -> None:
-    """Refuse weights that were pruned or stored in other bits: what they lose is in no figure.
+    """Refuse weights that are pruned or stored in other bits: no figure includes their loss.
+
+    Args:
+        options: the run's options.
+        beside: the option that states a loss, for the message.
 
     Raises:
-        DipsimError: in one line.
+        DipsimError: such an option is given, in one line.
     """
     for name in ("weights", "bits"):
         if options.get(name) is not None:

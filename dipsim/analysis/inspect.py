@@ -1,4 +1,4 @@
-"""Is a trace any good for comparing caches, and is it long enough? (`dipsim inspect`)"""
+"""Inspection of a trace: its active sets, its hit rates, and whether it is long enough."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from dipsim.trace import Trace
 CAPACITIES = (0.4, 0.6, 0.8, 0.9)
 """Shares of the units that a cache holds."""
 FEW_ACTIVE, SMALL_CAPACITIES = 0.2, (0.1, 0.2, 0.4, 0.8)
-"""Where fewer units than that are active, as with experts, smaller caches are of interest."""
-_JUDGED = 1  # which of the capacities must have a hit rate that has settled
-_FEW_SEQUENCES = 8  # too few to resample: stretches of tokens are
+"""With a smaller share of active units than that, as with experts, smaller caches matter."""
+_JUDGED = 1  # index of the capacity whose hit rate must have settled
+_FEW_SEQUENCES = 8  # fewer sequences are too few to resample: stretches of tokens are drawn
 PREFIXES = (0.125, 0.25, 0.5, 1.0)
 _RESAMPLES, _LEVEL = 1000, 0.90
 _STRETCHES = 16
@@ -33,55 +33,56 @@ interval is no wider to either side."""
 
 @dataclass(frozen=True)
 class Convergence:
-    """Whether the hit rate of lru, at the second of the capacities, has settled."""
+    """Convergence of the hit rate of lru, at the second of the capacities."""
 
     prefixes: dict[int, float]
-    """Hit rate of the first so many decode tokens."""
+    """Hit rate of the first decode tokens, by their number."""
     interval: tuple[float, float]
     """90 % bootstrap interval of the hit rate."""
     resampled: str
-    """What was drawn with replacement: sequences, or where there are few, stretches of tokens."""
+    """Parts drawn with replacement: sequences or, where these are few, stretches of tokens."""
 
     @property
     def moved(self) -> float:
-        """How much the second half of the tokens changed the hit rate."""
+        """Change of the hit rate by the second half of the tokens."""
         rates = list(self.prefixes.values())
         return abs(rates[-1] - rates[-2]) if len(rates) > 1 else 1.0
 
     @property
     def settled(self) -> bool:
-        """Whether the trace is long enough."""
+        """True if the trace is long enough."""
         return self.moved <= _SETTLED and (self.interval[1] - self.interval[0]) / 2 <= _SETTLED
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The verdict in words."""
         half = (self.interval[1] - self.interval[0]) / 2
-        said = f"the second half moves it by {self.moved:.2%}, 90 % interval +-{half:.2%}"
-        return f"{'long enough' if self.settled else 'too short to settle'}: {said}"
+        reason = f"the second half moves it by {self.moved:.2%}, 90 % interval +-{half:.2%}"
+        return f"{'long enough' if self.settled else 'too short to settle'}: {reason}"
 
 
 @dataclass(frozen=True)
 class SignalReport:
-    """What `inspect` says of one signal."""
+    """Findings on one signal."""
 
     activity: Activity
     lru: dict[float, float]
-    """Per share of the units, hits / accesses of the decode tokens of `Activity.sets`."""
+    """Hits / accesses of the decode tokens of `Activity.sets`, by share of the units held."""
     opt: dict[float, float]
+    """The same for the optimum, policy `opt`."""
     convergence: Convergence | None
-    """None when there is nothing to hit: no decode tokens, or empty sets."""
+    """None without accesses: no decode tokens, or empty sets."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        found = self.activity
+        """Return plain values."""
+        activity = self.activity
         settled = self.convergence
         return {
-            "overlap": {f"{density:g}": share for density, share in found.overlap.items()},
-            "active": found.active,
-            "top_share": found.top_share,
-            "gini": found.gini,
-            "replayed_tokens": found.sets.tokens,
+            "overlap": {f"{density:g}": share for density, share in activity.overlap.items()},
+            "active": activity.active,
+            "top_share": activity.top_share,
+            "gini": activity.gini,
+            "replayed_tokens": activity.sets.tokens,
             "lru": {f"{share:g}": rate for share, rate in self.lru.items()},
             "opt": {f"{share:g}": rate for share, rate in self.opt.items()},
             "convergence": settled
@@ -95,17 +96,17 @@ class SignalReport:
 
 
 def inspect_trace(trace: Trace) -> dict[str, SignalReport]:
-    """Look into every signal of a trace.
+    """Return a report on every signal of a trace, by name.
 
     Raises:
-        TraceError: bad values met on the way.
+        TraceError: invalid values in the trace.
     """
     return {name: _inspect(activity(trace, name), name) for name in trace.signals}
 
 
-def _inspect(found: Activity, name: str) -> SignalReport:
-    shares = SMALL_CAPACITIES if found.active < FEW_ACTIVE else CAPACITIES
-    traffics = _replayed(found.sets, name, shares)
+def _inspect(statistics: Activity, name: str) -> SignalReport:
+    shares = SMALL_CAPACITIES if statistics.active < FEW_ACTIVE else CAPACITIES
+    traffics = _replayed(statistics.sets, name, shares)
     rates = {
         policy: {
             share: float(traffic.hits.sum() / traffic.active.sum())
@@ -114,8 +115,8 @@ def _inspect(found: Activity, name: str) -> SignalReport:
         for policy, of_shares in traffics.items()
     }
     judged = traffics["lru"][_JUDGED:]
-    settled = converge(found.sets, judged[0]) if judged else None
-    return SignalReport(found, rates["lru"], rates["opt"], settled)
+    settled = converge(statistics.sets, judged[0]) if judged else None
+    return SignalReport(statistics, rates["lru"], rates["opt"], settled)
 
 
 def _replayed(sets: Trace, name: str, shares: Sequence[float]) -> dict[str, list[Traffic]]:
@@ -139,7 +140,7 @@ def _replayed(sets: Trace, name: str, shares: Sequence[float]) -> dict[str, list
 
 
 def converge(sets: Trace, traffic: Traffic) -> Convergence:
-    """How the hit rate grew, and how sure it is."""
+    """Return the hit rate of growing parts of the trace, and its bootstrap interval."""
     decode = traffic.measured
     hits = traffic.hits.sum(axis=(1, 2))[decode].astype(np.float64)
     accesses = traffic.active.sum(axis=(1, 2))[decode].astype(np.float64)
@@ -160,7 +161,10 @@ def converge(sets: Trace, traffic: Traffic) -> Convergence:
 def _interval(
     hits: NDArray[np.float64], accesses: NDArray[np.float64], part: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """Bootstrap over parts: draw as many as there are, with replacement; the rate of each draw."""
+    """Return the bootstrap interval of the hit rate.
+
+    Every draw takes as many parts as there are, with replacement.
+    """
     of_part = np.stack([np.bincount(part, hits), np.bincount(part, accesses)])
     draws = np.random.default_rng(0).integers(0, of_part.shape[1], (_RESAMPLES, of_part.shape[1]))
     sums = of_part[:, draws].sum(axis=2)

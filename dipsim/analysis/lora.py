@@ -1,4 +1,4 @@
-"""What an adapter brought back of what masks cost; measuring is `dipsim.lm`."""
+"""Figures of an adapter: the part of the masks' loss that it recovers. `dipsim.lm` measures it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recovery:
-    """An adapter judged on text it was not trained on, and what it took.
+    """Figures of an adapter on text it was not trained on, and the cost of its training.
 
     ``dense``, ``sparse``, ``adapted`` (sparse, with the adapter) and ``masks_off`` (dense, with the
     adapter) are perplexities.
@@ -22,20 +22,20 @@ class Recovery:
     trained_tokens: int
     steps: int
     cpu_minutes: float
-    """Of training, over all cores."""
+    """Processor time of the training, over all cores."""
     wall_minutes: float
     adapter_parameters: int
     adapter_bytes: int
-    """Kept apart, as its folder holds it; fused it takes none."""
+    """Bytes of the adapter's weights in its folder; a fused one takes none."""
     model_bytes: int
-    """Of all weights, in float32 as the adapter is."""
+    """Bytes of all weights of the model, in float32 like the adapter."""
 
     @property
     def recovered(self) -> float | None:
-        """Share of the log-perplexity lost that is there again; None where none was lost."""
+        """Share of the lost log-perplexity that the adapter recovers; None if none was lost."""
         lost = math.log(self.sparse) - math.log(self.dense)
         return (math.log(self.sparse) - math.log(self.adapted)) / lost if lost > 0 else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         return {**asdict(self), "recovered": self.recovered}

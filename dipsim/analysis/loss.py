@@ -1,7 +1,7 @@
-"""How much a run may lose: energy at every stage, or with a calibration perplexity.
+"""Loss that a run may have: energy at every stage, or with a calibration perplexity.
 
-Energy is a proxy of one method's own: what another method keeps does not compare with it. With a
-calibration the loss is the upper bound of perplexity above dense, which does.
+Shares of energy compare runs of one method only, not different methods. With a calibration the loss
+is the upper bound of perplexity above dense, which compares them too.
 """
 
 import math
@@ -14,37 +14,38 @@ from dipsim.result import Result
 
 
 def energy_of(result: Result) -> dict[str, float]:
-    """Per stage, the mean share of the squared scores that was kept."""
+    """Return the mean share of the squared scores that a run kept, per stage."""
     return dict(zip(result.traffic.groups, result.energy_kept, strict=True))
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The most that may be lost."""
+    """The loss that is allowed."""
 
     most: float | Mapping[str, float]
-    """Share of the energy at every stage, or per stage; with a calibration, perplexity."""
+    """Largest share of the energy lost at every stage, or per stage; with a calibration, largest
+    perplexity above dense."""
     calibration: Calibration | None = None
 
     @property
     def limit(self) -> float:
-        """What `loss` may be."""
+        """Largest value of `loss` that is allowed."""
         return 1.0 if isinstance(self.most, Mapping) else self.most
 
     @property
     def meaning(self) -> str:
-        """What `loss` is, in words."""
+        """Meaning of `loss`, in words."""
         if self.calibration is not None:
             return "perplexity above dense, upper bound"
         worst = "energy lost at the worst stage"
         return f"{worst}, over what it may lose" if isinstance(self.most, Mapping) else worst
 
     def bounds(self, method: str, kept: Mapping[str, float]) -> Bounds | None:
-        """Of the perplexity; None without a calibration."""
+        """Return bounds of the perplexity; None without a calibration."""
         return None if self.calibration is None else self.calibration.bounds(method, kept)
 
     def loss(self, method: str, kept: Mapping[str, float]) -> float:
-        """One number for what a run lost."""
+        """Return the loss of a run as one number, to be compared with `limit`."""
         if self.calibration is not None:
             high = self.calibration.bounds(method, kept).high
             return math.inf if high is None else high - self.calibration.dense_perplexity
@@ -55,10 +56,10 @@ class Allowed:
         return max(shares)
 
     def check(self, method: str, stages: Sequence[str], model: str | None) -> None:
-        """Refuse what does not fit a run.
+        """Refuse bounds that do not fit a run.
 
         Raises:
-            DipsimError: stages without a bound or bounds without a stage, another calibration.
+            DipsimError: stages without a bound, bounds without a stage, or as `Calibration.check`.
         """
         if self.calibration is not None:
             self.calibration.check(method, stages, model)
@@ -70,6 +71,7 @@ class Allowed:
 
 
 def _share(lost: float, most: float) -> float:
+    """Return the loss relative to the most allowed; infinite if nothing is allowed."""
     if most:
         return lost / most
     return math.inf if lost else 0.0

@@ -1,7 +1,7 @@
-"""The contract of a policy, tested: what `dipsim policies --check` runs on a user's file.
+"""Laws that every policy must obey: `dipsim policies --check` tests them on a user's file.
 
-The same laws hold for every built-in policy (tests/policies/test_contract.py). Each fault is
-one sentence that says what the policy did, and what the contract asks for.
+They hold for every built-in policy, as the tests check. A fault is one sentence that says what the
+policy did and what the contract asks for.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,10 +24,10 @@ Law = Callable[[Policy], Iterator[str]]
 
 
 def check_policy(policy: Policy) -> list[str]:
-    """All laws on small random sets, from a fixed seed: the faults, one sentence each.
+    """Test all laws on small random sets from a fixed seed; return the faults, a sentence each.
 
-    What breaks a law so that the replay stops (a wrong victim, memory out of range, a function that
-    does not compile) ends the check.
+    The first broken law ends the check, as does a fault that stops the replay: a wrong victim,
+    memory out of range, a function that does not compile.
     """
     try:
         for law in LAWS:
@@ -40,6 +40,7 @@ def check_policy(policy: Policy) -> list[str]:
 
 
 def _sentence(problem: str) -> str:
+    """Return an engine's error as a fault of the policy."""
     if "IndexError" in problem or "out of bounds" in problem:
         return f"touches memory out of range: {problem}"
     if "evict returned" in problem or "expel returned" in problem:
@@ -48,7 +49,7 @@ def _sentence(problem: str) -> str:
 
 
 def _sets(seed: int = 1, tokens: int = TOKENS, share: float = 0.35) -> NDArray[np.bool_]:
-    """bool[tokens, layers, units]: some units are popular, and sets resemble the one before."""
+    """Draw bool[tokens, layers, units]: some units are popular, successive sets are alike."""
     rng = np.random.default_rng(seed)
     popular = rng.random((LAYERS, UNITS)) ** 2
     sets = np.empty((tokens, LAYERS, UNITS), np.bool_)
@@ -82,7 +83,7 @@ def _method() -> Method:
 
 
 def _plans(policy: Policy) -> Iterator[dict[str, Any]]:
-    """Every way the policy can be run."""
+    """Yield every combination of access and admission that the policy can run with."""
     yield {}
     if policy.ranks and policy.admit != "never":
         yield {"admission": "forced"}
@@ -92,12 +93,12 @@ def _plans(policy: Policy) -> Iterator[dict[str, Any]]:
 
 
 def _counts_add_up(policy: Policy) -> Iterator[str]:
-    """Never more resident than fits, at every capacity: also what finds a wrong victim."""
+    """At every capacity the engine accepts each victim, and hits and kept misses are bounded."""
     sets = _sets()
     for plan in _plans(policy):
         for capacity in (0, 1, 7, 40, 60, 100, UNITS):
-            found = _replayed(policy, sets, capacity, **plan)
-            if (found.hits > found.active).any() or (found.kept > found.misses).any():
+            traffic = _replayed(policy, sets, capacity, **plan)
+            if (traffic.hits > traffic.active).any() or (traffic.kept > traffic.misses).any():
                 yield f"counts do not add up with {capacity} units ({plan or 'as usual'})"
 
 
@@ -117,11 +118,11 @@ def _deterministic(policy: Policy) -> Iterator[str]:
 
 
 def _state_is_fresh(policy: Policy) -> Iterator[str]:
-    """`state` depends on its arguments alone."""
-    one, two = (policy.new_state(UNITS, 60, 7) for _ in range(2))
-    if one.shape != two.shape or not np.array_equal(one, two):
+    """`state` depends on its arguments alone and returns a new array each time."""
+    first, second = (policy.new_state(UNITS, 60, 7) for _ in range(2))
+    if first.shape != second.shape or not np.array_equal(first, second):
         yield "is not deterministic: `state` returns something else when it is called again"
-    elif np.shares_memory(one, two):
+    elif np.shares_memory(first, second):
         yield "`state` returns the same array twice: make a new one for every cache"
 
 
@@ -132,16 +133,16 @@ def _compulsory(policy: Policy) -> Iterator[str]:
     sets = _sets()
     expected = int(sets.any(axis=0).sum())
     for plan in _plans(policy):
-        found = int(_replayed(policy, sets, UNITS, **plan).misses.sum())
-        if found != expected:
+        misses = int(_replayed(policy, sets, UNITS, **plan).misses.sum())
+        if misses != expected:
             yield (
-                f"misses {found} units in a cache that holds all {UNITS}: {expected} first uses "
+                f"misses {misses} units in a cache that holds all {UNITS}: {expected} first uses "
                 f"are expected ({plan or 'as usual'})"
             )
 
 
 def _small_caches_agree(policy: Policy) -> Iterator[str]:
-    """Under forced admission a cache no larger than any set leaves no choice."""
+    """Under forced admission, a cache no larger than any set leaves no choice of hits."""
     if policy.admit == "never" or policy.expel is not None:
         return
     sets = _sets()
@@ -162,13 +163,13 @@ def _bounded_by_opt(policy: Policy) -> Iterator[str]:
     sets = _sets()
     for capacity in (20, 50, 80):
         best = int(_replayed(BUILTIN["opt"], sets, capacity).hits.sum())
-        found = int(_replayed(policy, sets, capacity).hits.sum())
-        if found > best:
-            yield f"hits {found} of {capacity} units' accesses, the optimum only {best}"
+        hits = int(_replayed(policy, sets, capacity).hits.sum())
+        if hits > best:
+            yield f"hits {hits} of {capacity} units' accesses, the optimum only {best}"
 
 
 def _rank_only_looks(policy: Policy) -> Iterator[str]:
-    """`rank` changes nothing: asked for all units or for some, the victims are the same."""
+    """`rank` does not change `state`."""
     if policy.rank is None:
         return
     from numba import njit
@@ -182,13 +183,13 @@ def _rank_only_looks(policy: Policy) -> Iterator[str]:
 
 
 def _blind_is_true(policy: Policy) -> Iterator[str]:
-    """Several capacities in one pass give what each gives alone."""
+    """Several capacities in one pass of a `blind` policy give the hits that each gives alone."""
     trace = _trace(_sets())
     sizes = [np.full((LAYERS, 1), capacity, np.int64) for capacity in (30, 60, 90)]
     together = replay_policy(trace, _method(), policy, sizes)
-    for size, found in zip(sizes, together, strict=True):
+    for size, shared in zip(sizes, together, strict=True):
         alone = replay_policy(trace, _method(), replace(policy, blind=False), [size])[0]
-        if (alone.hits != found.hits).any():
+        if (alone.hits != shared.hits).any():
             yield "is `blind` and yet looks at `hit`: capacities that share a state differ"
             return
 
@@ -203,4 +204,4 @@ LAWS: tuple[Law, ...] = (
     _bounded_by_opt,
     _blind_is_true,
 )
-"""In the order they are tried; the first that is broken ends the check."""
+"""All laws in the order of testing; the first that is broken ends the check."""

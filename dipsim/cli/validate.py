@@ -139,7 +139,7 @@ def _replayed(
             opened,
             device["profile"] or "paper-a18",
             Wanted(file, size, **reading),
-            said=say,
+            announce=say,
             progress=progress,
             model=device["model"],
             **options,

@@ -1,1 +1,1 @@
-"""This machine's disk: measured, fitted, and held against the flash model."""
+"""This machine's disk: measured, fitted, and compared with the flash model."""

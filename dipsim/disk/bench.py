@@ -1,4 +1,4 @@
-"""`dipsim iobench`: the read bandwidth of a disk over request size and reads in flight."""
+"""Benchmark of a disk: its read bandwidth over request size and reads in flight."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,46 +11,46 @@ from dipsim.errors import DipsimError, printable
 from dipsim.units import BYTES
 
 SIZES = tuple(4096 * 4**i for i in range(6))
-"""Bytes of a read: 4 KiB to 4 MiB."""
+"""Sizes of a read in bytes: 4 KiB to 4 MiB."""
 THREADS = (1, 2, 4, 8)
 SECONDS = 20.0
-"""In all, unless told otherwise."""
+"""Default time of a benchmark in all."""
 LARGEST_READ = 2**26
 ROOM = 16
 """A file holds at least this many reads of the largest size."""
-_FASTEST = (5e5, 5e10)  # reads and bytes a second no disk exceeds: offsets are drawn beforehand
-_MOST_READS = 2**20  # of one cell in one pass: more say nothing new, and their offsets are held
-_PASSES = 4  # over all cells, so that a disk that drifts is averaged, and shows in the spread
+_FASTEST = (5e5, 5e10)  # reads and bytes per second that no disk exceeds: offsets are drawn before
+_MOST_READS = 2**20  # per cell and pass: more tell nothing new, and their offsets take memory
+_PASSES = 4  # over all cells: drift of the disk averages out, and shows in the spread
 
 
-class Cell(NamedTuple):
-    """Reads of ``size`` bytes with ``lanes`` in flight."""
+class BenchCell(NamedTuple):
+    """Measured reads of ``size`` bytes with ``lanes`` in flight."""
 
     size: int
     lanes: int
     bandwidth: float
-    """Bytes per second, all lanes together."""
+    """Bytes per second of all lanes together."""
     reads: int
     seconds: float
     spread: float
-    """The passes' bandwidths: (highest - lowest) / mean."""
+    """(highest - lowest) / mean of the bandwidths of the passes."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured, by lanes and then by size."""
+    """Measurements of a file, by lanes and then by size."""
 
     path: str
     direct: bool
-    """Whether the reads went past the page cache."""
-    cells: list[Cell]
+    """True if the reads went past the page cache."""
+    cells: list[BenchCell]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Plain values in base units, the columns of a CSV."""
+        """Return one row per cell as plain values in base units: the columns of a CSV."""
         return [{**cell._asdict(), "direct": self.direct} for cell in self.cells]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values, in base units."""
         return {"file": self.path, "direct": self.direct, "cells": self.rows()}
 
 
@@ -61,16 +61,17 @@ def iobench(
     seconds: float = SECONDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Bench:
-    """Measure reads at random offsets of a file, which is only read.
+    """Measure reads at random offsets of a file, which is opened for reading only.
 
     Args:
-        sizes: bytes of a read, in whole pages of 4 KiB.
-        threads: reads in flight.
-        seconds: in all; every combination gets the same share.
+        path: the file.
+        sizes: sizes of a read in bytes, multiples of 4 KiB.
+        threads: numbers of reads in flight.
+        seconds: time in all; every combination gets the same share.
         progress: called with (combinations done, combinations).
 
     Raises:
-        DipsimError: impossible figures, or a file that cannot serve, in one line.
+        DipsimError: impossible figures, or an unsuitable file, in one line.
     """
     _check(sizes, threads, seconds)
     with open_file(path) as file:
@@ -82,9 +83,9 @@ def measure(
     sizes: Sequence[int],
     threads: Sequence[int],
     seconds: float,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda reads_done, total: None,
 ) -> Bench:
-    """The same of a file that is open.
+    """Measure reads of an open file; see `iobench`.
 
     Raises:
         DipsimError: the file is too small.
@@ -94,12 +95,12 @@ def measure(
             f"{printable(file.name)}: holds {BYTES.show(file.size)} in whole pages, fewer than "
             f"{ROOM} reads of {BYTES.exact(max(sizes))}: give a larger file or smaller --sizes"
         )
-    places = [(lanes, size) for lanes in sorted(threads) for size in sorted(sizes)]
-    share = seconds / (len(places) * _PASSES)
+    combinations = [(lanes, size) for lanes in sorted(threads) for size in sorted(sizes)]
+    share = seconds / (len(combinations) * _PASSES)
     rng = np.random.default_rng(0)
-    found: dict[tuple[int, int], list[Any]] = {place: [] for place in places}
+    results: dict[tuple[int, int], list[Any]] = {key: [] for key in combinations}
     for turn in range(_PASSES):
-        for i, (lanes, size) in enumerate(places):
+        for i, (lanes, size) in enumerate(combinations):
             if not file.direct:
                 file.forget()
             most = lanes + int(share * min(_FASTEST[0], _FASTEST[1] / size))
@@ -107,15 +108,18 @@ def measure(
             pages = rng.integers(0, (file.size - size) // PAGE, most, endpoint=True)
             wanted = [(page * PAGE, size) for page in pages.tolist()]
             with Readers(file, lanes, size) as readers:
-                found[lanes, size].append(readers.read(wanted, share))
-            progress(turn * len(places) + i + 1, _PASSES * len(places))
+                results[lanes, size].append(readers.read(wanted, share))
+            progress(turn * len(combinations) + i + 1, _PASSES * len(combinations))
     cells = []
-    for (lanes, size), done in found.items():
-        rates = [one.size / one.seconds for one in done]
-        total, spent = sum(one.size for one in done), sum(one.seconds for one in done)
+    for (lanes, size), reads_done in results.items():
+        rates = [read.size / read.seconds for read in reads_done]
+        total, spent = (
+            sum(read.size for read in reads_done),
+            sum(read.seconds for read in reads_done),
+        )
         spread = (max(rates) - min(rates)) / float(np.mean(rates))
-        reads = sum(one.reads for one in done)
-        cells.append(Cell(size, lanes, total / spent, reads, spent, spread))
+        reads = sum(read.reads for read in reads_done)
+        cells.append(BenchCell(size, lanes, total / spent, reads, spent, spread))
     return Bench(file.name, file.direct, cells)
 
 

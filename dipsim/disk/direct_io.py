@@ -1,7 +1,7 @@
-"""Reads of a local file that go past the page cache: O_DIRECT, aligned buffers, several threads.
+"""Direct reads of a local file, past the page cache: O_DIRECT, aligned buffers, several threads.
 
-Nothing here writes to a file it did not make. Where a file system has no direct reads they are
-buffered, and `DirectFile.direct` says so: such figures are those of memory.
+Nothing here writes to a file it did not make. Where a file system has no direct reads, they are
+buffered and `DirectFile.direct` is False: such figures may be those of memory.
 """
 
 import errno
@@ -25,7 +25,7 @@ PAGE = 4096
 """Offsets, sizes and buffers of direct reads are multiples of this many bytes."""
 _CHUNK = 2**22
 _SPARE = 2**28
-"""Bytes that must stay free beside a file that is made."""
+"""Bytes that must stay free on the disk beside a new file."""
 _FLAG: int = getattr(os, "O_DIRECT", 0)
 
 
@@ -35,11 +35,11 @@ class DirectFile:
     def __init__(self, descriptor: int, name: str) -> None:
         self.descriptor, self.name = descriptor, name
         self.size = os.fstat(descriptor).st_size // PAGE * PAGE
-        """Bytes of whole pages."""
+        """Size in bytes, rounded down to whole pages."""
         self.direct = self._make_direct()
 
     def _make_direct(self) -> bool:
-        """Past the page cache from now on, if the file system can."""
+        """Switch to direct reads if the file system has them; return True if so."""
         if not _FLAG or not self.size:
             return False
         import fcntl
@@ -57,22 +57,22 @@ class DirectFile:
         return True
 
     def forget(self) -> None:
-        """Drop the file from the page cache, which buffered reads would be served from."""
+        """Drop the file from the page cache, so that buffered reads reach the disk."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[DirectFile]:
-    """A regular file that is there, to be read only.
+    """Open an existing regular file for reading only.
 
     Raises:
         DipsimError: no such file, a directory or device, no permission, or a sparse file, whose
-            holes no device would be asked for.
+            holes are read without the disk.
     """
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags)  # not blocking: a pipe must not make it wait
+        descriptor = os.open(path, flags)  # O_NONBLOCK: opening a pipe must not wait
     except OSError as problem:
         raise _unreadable(path, problem) from None
     try:
@@ -91,8 +91,9 @@ def open_file(path: str) -> Iterator[DirectFile]:
 
 @contextmanager
 def made_file(path: str, size: int) -> Iterator[DirectFile]:
-    """A new file of ``size`` random bytes. It loses its name as soon as it exists, so the system
-    takes it back when it is closed, whatever ends the program.
+    """Make a new file of ``size`` random bytes.
+
+    It loses its name at once, so the system frees it when it is closed, however the program ends.
 
     Raises:
         DipsimError: the file exists, cannot be made, or would fill the disk.
@@ -119,7 +120,7 @@ def made_file(path: str, size: int) -> Iterator[DirectFile]:
 
 
 def _fill(descriptor: int, path: str, size: int) -> None:
-    """Random bytes, on the disk when this returns, and no longer in the page cache."""
+    """Write random bytes through to the disk and drop them from the page cache."""
     rng = np.random.default_rng(0)
     try:
         for begin in range(0, size, _CHUNK):
@@ -134,7 +135,7 @@ def _fill(descriptor: int, path: str, size: int) -> None:
 
 
 class Done(NamedTuple):
-    """What was read: bytes, reads, and the seconds from the first to the last."""
+    """Outcome of a batch of reads: bytes, number of reads, seconds from the first to the last."""
 
     size: int
     reads: int
@@ -148,7 +149,7 @@ class Readers:
         self.file, self.threads = file, threads
         self._buffers = [mmap.mmap(-1, largest) for _ in range(threads)]
         for buffer in self._buffers:
-            buffer.write(bytes(largest))  # memory comes when it is first touched: not while timing
+            buffer.write(bytes(largest))  # touch all memory now, not while timing
         self._pool = ThreadPoolExecutor(threads)  # the caller is one of the threads that read
 
     def __enter__(self) -> Self:
@@ -163,11 +164,11 @@ class Readers:
         self._pool.shutdown()
 
     def read(self, wanted: Iterable[tuple[int, int]], seconds: float = math.inf) -> Done:
-        """Read (offset, size) in turn, as many at a time as there are threads.
+        """Read pieces of the file in turn, as many at a time as there are threads.
 
         Args:
-            wanted: offsets and sizes in whole pages, at most the largest size.
-            seconds: begin no further read after that long.
+            wanted: (offset, size) in bytes, whole pages of at most the largest size.
+            seconds: time after which no further read begins.
 
         Raises:
             DipsimError: the file became shorter, or the device failed.
@@ -189,13 +190,13 @@ class Readers:
         descriptor, total, reads = self.file.descriptor, 0, 0
         for offset, size in shared:
             try:
-                found = os.preadv(descriptor, [whole[:size]], offset)
+                got = os.preadv(descriptor, [whole[:size]], offset)
             except OSError as problem:
                 raise _unreadable(self.file.name, problem) from None
-            if found != size:
+            if got != size:
                 raise DipsimError(
                     f"{printable(self.file.name)}: a read of {size} bytes at {offset} gave "
-                    f"{found}: the file became shorter"
+                    f"{got}: the file became shorter"
                 )
             total += size
             reads += 1

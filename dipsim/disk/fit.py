@@ -1,7 +1,7 @@
-"""`dipsim calibrate`: measured reads of a disk become the flash section of a profile.
+"""Fit of measured reads of a disk: they become the flash section of a profile.
 
-Either the points themselves, or the formula of flash/speed.py fitted to them. How far each is
-off is measured in the logarithm of the bandwidth, with the class a run uses.
+The section holds either the points themselves or the formula of flash/speed.py fitted to them.
+Errors are those of the logarithm of the bandwidth, computed by the class that a run uses.
 """
 
 import csv
@@ -22,18 +22,18 @@ from dipsim.hardware import Flash
 from dipsim.units import BANDWIDTH, BYTES, RATE, TIME, Dimension
 
 LEAST_TO_FIT = 6
-"""Points for the four or five numbers of the formula."""
+"""Least number of points for the four or five numbers of the formula."""
 MOST_POINTS = 2000
 _ALIGN = "4 KiB"
-_WORTH = 0.95  # a limit of IOPS is kept when it takes the error below this share of the one without
+_WORTH = 0.95  # a limit of IOPS is kept if it brings the error below this share of that without
 _STEPS, _ENOUGH = 200, 1e-12
 _LOW = np.log([1e-9, 1e3, 1e3, 1.0, 0.5])
 _HIGH = np.log([1e2, 1e14, 1e14, 1e12, 32.0])
-"""Of t0, bandwidth, cap, iops and p."""
+"""Bounds of the logarithms of t0, bandwidth, cap, iops and p."""
 
 
 class Measured(NamedTuple):
-    """Reads of ``size`` bytes, ``lanes`` in flight, reach ``bandwidth`` bytes/s in all."""
+    """Measured reads of ``size`` bytes, ``lanes`` in flight, that reach ``bandwidth`` bytes/s."""
 
     size: float
     lanes: int
@@ -41,68 +41,72 @@ class Measured(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """How far predicted bandwidths are off."""
+    """Errors of predicted bandwidths."""
 
     rms: float
     """Root mean square of log(predicted / measured)."""
     worst: float
-    """The largest of them, as predicted / measured - 1."""
+    """The largest error, as predicted / measured - 1."""
     at: Measured
-    """Where that is."""
+    """Point with the largest error."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A flash section and how far it is off."""
+    """A flash section and its errors."""
 
     flash: dict[str, Any]
-    """As in a profile."""
+    """The section, in the form a profile has it."""
     points: list[Measured]
     direct: bool
-    """Whether the reads were direct ones."""
+    """True if all reads were direct."""
     errors: Errors | None
-    """On the points the formula was fitted to; None of points, which are met exactly."""
+    """Errors on the points that the formula was fitted to; None without a formula."""
     left_out: Errors | None
-    """On points left out one at a time; of points the ones between two others. None: too few."""
+    """Errors on points left out one at a time; None for too few points.
+
+    The formula is fitted to all others; without a formula, points between two others of the same
+    lanes are interpolated.
+    """
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        found = {"errors": self.errors, "left_out": self.left_out}
-        plain = {key: at and {"rms": at.rms, "worst": at.worst} for key, at in found.items()}
+        """Return plain values."""
+        both = {"errors": self.errors, "left_out": self.left_out}
+        plain = {key: off and {"rms": off.rms, "worst": off.worst} for key, off in both.items()}
         return {"flash": self.flash, "points": len(self.points), "direct": self.direct, **plain}
 
     def section(self, origin: str) -> dict[str, Any]:
-        """``flash`` and its ``sources``, as they stand in a profile.
+        """Return ``flash`` and its ``sources`` in the form a profile has them.
 
         Args:
-            origin: where the points are from.
+            origin: the origin of the points, in words.
         """
         kind = "measured" if self.direct else "estimate"
-        told = f"{len(self.points)} points of {origin}"
+        basis = f"{len(self.points)} points of {origin}"
         if not self.direct:
-            told += ", through the page cache"
+            basis += ", through the page cache"
         if self.errors is not None:
-            told += f"; rms log error {self.errors.rms:.1%}"
-        because = {
-            "fit" if "fit" in self.flash else "reads": told,
+            basis += f"; rms log error {self.errors.rms:.1%}"
+        reasons = {
+            "fit" if "fit" in self.flash else "reads": basis,
             "lanes": "reads in flight",
             "align": "direct reads are of whole pages",
         }
         sources = {
             f"flash.{key}": {"kind": kind, "from": f"dipsim calibrate: {text}"}
-            for key, text in because.items()
+            for key, text in reasons.items()
         }
         return {"flash": self.flash, "sources": sources}
 
 
 def calibrate(path: str, fit: bool = False, lanes: int | None = None) -> Calibrated:
-    """Make a flash section of a table of reads.
+    """Make a flash section from a table of reads.
 
     Args:
         path: a CSV with the columns size, lanes and bandwidth (others are ignored): bytes and
             bytes/s, or texts with a unit; for each number of lanes the sizes ascend.
         fit: fit the formula instead of keeping the points.
-        lanes: reads the runtime keeps in flight; default: the most measured.
+        lanes: reads that the runtime keeps in flight; default: the most that were measured.
 
     Raises:
         DipsimError: a file that is no such table, or too few points, in one line.
@@ -119,24 +123,26 @@ def calibrate(path: str, fit: bool = False, lanes: int | None = None) -> Calibra
 def calibrated(
     points: list[Measured], direct: bool, fit: bool = False, lanes: int | None = None
 ) -> Calibrated:
-    """The same of points by lanes, then by size, at least `LEAST_TO_FIT` for a fit.
+    """Make a flash section from points that are ordered by lanes, then by size.
+
+    A fit needs at least `LEAST_TO_FIT` of them.
 
     Raises:
         DipsimError: impossible lanes.
     """
     if lanes is not None and not 1 <= lanes <= 256:
         raise DipsimError(f"--lanes {lanes}: reads kept in flight, from 1 to 256")
-    usual = max(point.lanes for point in points) if lanes is None else lanes
+    in_flight = max(point.lanes for point in points) if lanes is None else lanes
     if not fit:
-        flash = _section({"reads": [_read(point) for point in points]}, usual)
+        flash = _section({"reads": [_read(point) for point in points]}, in_flight)
         return Calibrated(flash, points, direct, None, _errors(_between(points)))
     best = fit_points(points)
-    flash = _section({"fit": _fit_section(best, points)}, usual)
-    rested = [_predicted(flash, point) for point in points]
+    flash = _section({"fit": _fit_section(best, points)}, in_flight)
+    fitted = [_predicted(flash, point) for point in points]
     outside = None
     if len(points) > LEAST_TO_FIT:
         outside = _errors([_without(points, i, best) for i in range(len(points))])
-    return Calibrated(flash, points, direct, _errors(rested), outside)
+    return Calibrated(flash, points, direct, _errors(fitted), outside)
 
 
 def _section(speed: dict[str, Any], lanes: int) -> dict[str, Any]:
@@ -149,11 +155,12 @@ def _read(point: Measured) -> dict[str, Any]:
 
 
 def _short(value: float) -> float:
-    """Four significant digits, which is more than a disk repeats."""
+    """Round to four significant digits, more than a disk repeats."""
     return float(f"{value:.4g}")
 
 
 def _fit_section(logs: NDArray[np.float64], points: Sequence[Measured]) -> dict[str, Any]:
+    """Return a profile's ``fit``: the formula's numbers, and the range of the points."""
     t0, bandwidth, cap, iops, p = (_short(value) for value in np.exp(logs).tolist())
     return {
         "t0": TIME.exact(t0),
@@ -161,8 +168,8 @@ def _fit_section(logs: NDArray[np.float64], points: Sequence[Measured]) -> dict[
         "cap": BANDWIDTH.exact(cap),
         "iops": RATE.exact(iops),
         "p": p,
-        "sizes": [BYTES.exact(at(point.size for point in points)) for at in (min, max)],
-        "lanes": [at(point.lanes for point in points) for at in (min, max)],
+        "sizes": [BYTES.exact(bound(point.size for point in points)) for bound in (min, max)],
+        "lanes": [bound(point.lanes for point in points) for bound in (min, max)],
     }
 
 
@@ -170,26 +177,26 @@ def _fit_section(logs: NDArray[np.float64], points: Sequence[Measured]) -> dict[
 
 
 def _predicted(flash: dict[str, Any], point: Measured) -> tuple[Measured, float]:
-    """A point and the bandwidth a run would reckon with."""
+    """Return a point and the bandwidth that a run would assume for it."""
     speed = speed_of(Flash.model_validate({**flash, "lanes": point.lanes}))
     seconds = float(speed.seconds(np.array([point.size]), point.lanes)[0])
     return point, point.size / seconds
 
 
 def _between(points: Sequence[Measured]) -> list[tuple[Measured, float]]:
-    """Each point that lies between two others of its lanes, from those two."""
-    found = []
+    """Predict each point that lies between two others of its lanes from those two."""
+    predicted = []
     for before, point, after in zip(points, points[1:], points[2:], strict=False):
         if before.lanes == after.lanes == point.lanes:
             pair = [_read(before), _read(after)]
-            found.append(_predicted(_section({"reads": pair}, point.lanes), point))
-    return found
+            predicted.append(_predicted(_section({"reads": pair}, point.lanes), point))
+    return predicted
 
 
 def _without(
     points: Sequence[Measured], i: int, start: NDArray[np.float64]
 ) -> tuple[Measured, float]:
-    """A point from a formula fitted to all others."""
+    """Predict point ``i`` from the formula fitted to all others."""
     others = [point for n, point in enumerate(points) if n != i]
     logs, _ = _descend(start, others, math.isfinite(start[3]))
     return _predicted(_section({"fit": _fit_section(logs, points)}, points[i].lanes), points[i])
@@ -208,32 +215,33 @@ def _errors(predicted: Sequence[tuple[Measured, float]]) -> Errors | None:
 
 
 def fit_points(points: Sequence[Measured]) -> NDArray[np.float64]:
-    """Logarithms of t0, bandwidth, cap, iops and p (flash/speed.py) that fit points best.
+    """Return float64[5]: logarithms of the t0, bandwidth, cap, iops and p that fit points best.
 
-    Least squares of the logarithm of the bandwidth, by Levenberg and Marquardt from several starts.
-    The limit of IOPS is infinite unless it makes the fit clearly better.
+    The formula is that of flash/speed.py. The fit minimises the squared error of the logarithm of
+    the bandwidth, by Levenberg and Marquardt's method from several starts. The limit of IOPS is
+    infinite unless it makes the fit clearly better.
     """
     rates = np.array([point.bandwidth for point in points])
     sizes = np.array([point.size for point in points])
     lanes = np.array([point.lanes for point in points], np.float64)
-    alone = float((sizes * lanes / rates).min())
-    one, all_, reads = (
+    fastest_read = float((sizes * lanes / rates).min())
+    lane_rate, device_rate, read_rate = (
         float((rates / lanes).max()),
         float(rates.max()),
         float((rates / sizes).max()),
     )
     best: list[tuple[float, NDArray[np.float64]]] = []
     for limited in (False, True):
-        found = []
-        for t0 in (0.3 * alone, alone):
-            for bandwidth in (one, 4 * one):
-                for cap in (all_, 1.5 * all_):
+        fits = []
+        for t0 in (0.3 * fastest_read, fastest_read):
+            for bandwidth in (lane_rate, 4 * lane_rate):
+                for cap in (device_rate, 1.5 * device_rate):
                     for p in (2.0, 6.0):
-                        iops = 1.5 * reads if limited else math.inf
+                        iops = 1.5 * read_rate if limited else math.inf
                         start = np.log([t0, bandwidth, cap, iops, p])
                         logs, error = _descend(start, points, limited)
-                        found.append((error, logs))
-        best.append(min(found, key=lambda pair: pair[0]))
+                        fits.append((error, logs))
+        best.append(min(fits, key=lambda pair: pair[0]))
     (plain, without), (capped, within) = best
     return within if capped < _WORTH**2 * plain else without
 
@@ -241,7 +249,7 @@ def fit_points(points: Sequence[Measured]) -> NDArray[np.float64]:
 def _descend(
     start: NDArray[np.float64], points: Sequence[Measured], limited: bool
 ) -> tuple[NDArray[np.float64], float]:
-    """(logs, sum of squares) at the end of the descent from ``start``."""
+    """Return (logs, sum of squares) at the end of the descent from ``start``."""
     table = np.array(points, np.float64)
     free = np.array([True, True, True, limited, True])
     high = np.where(free, _HIGH, math.inf)
@@ -255,11 +263,11 @@ def _descend(
         step = np.zeros(5)
         step[free] = -np.linalg.solve(matrix, inner.T @ residual)
         tried = np.clip(logs + step, _LOW, high)
-        residual_there, slope_there = _residual(tried, table)
-        there = float(residual_there @ residual_there)
-        if there < error:
-            gained, logs, residual, slope = error - there, tried, residual_there, slope_there
-            error, damping = there, max(damping / 4, 1e-12)
+        tried_residual, tried_slope = _residual(tried, table)
+        tried_error = float(tried_residual @ tried_residual)
+        if tried_error < error:
+            gained, logs, residual, slope = error - tried_error, tried, tried_residual, tried_slope
+            error, damping = tried_error, max(damping / 4, 1e-12)
             if gained < _ENOUGH * (error + _ENOUGH):
                 break
         else:
@@ -272,11 +280,11 @@ def _descend(
 def _residual(
     logs: NDArray[np.float64], table: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[n] log(predicted / measured bandwidth), and its slope [n, 5] in the logarithms."""
+    """Return log(predicted / measured bandwidth) [n], and its slopes in the logarithms [n, 5]."""
     sizes, lanes, rates = table.T
     t0, bandwidth, cap, iops, p = np.exp(logs)
     wait, flow = t0 / lanes, sizes / bandwidth / lanes
-    with np.errstate(divide="ignore"):  # without a limit of IOPS, its time is 0
+    with np.errstate(divide="ignore"):  # an infinite limit of IOPS takes no time
         terms = np.log(np.stack([wait + flow, sizes / cap, np.full(len(sizes), 1 / iops)]))
     largest = terms.max(axis=0)
     powers = np.exp(p * (terms - largest))
@@ -293,14 +301,16 @@ def _residual(
 
 
 def read_points(path: str) -> tuple[list[Measured], bool]:
-    """Points of a CSV by lanes, then by size, and whether they are all of direct reads.
+    """Return the points of a CSV by lanes, then by size, and True if all reads were direct.
 
     Raises:
-        DipsimError: in one line.
+        DipsimError: a file that is no such table, in one line.
     """
     if not Path(path).exists():
         raise DipsimError(f"{printable(path)}: no such file; dipsim iobench FILE --csv writes one")
-    text = files.read_text(Path(path), DipsimError).removeprefix("\ufeff")  # of spreadsheets
+    text = files.read_text(Path(path), DipsimError).removeprefix(
+        "\ufeff"
+    )  # spreadsheets write a byte order mark
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = reader.fieldnames or []
@@ -329,7 +339,7 @@ def read_points(path: str) -> tuple[list[Measured], bool]:
                 f"with {point.lanes} lanes: sizes must ascend, each once"
             )
         before.append(point)
-    if len({point.size for of in points.values() for point in of}) < 2:
+    if len({point.size for group in points.values() for point in group}) < 2:
         raise DipsimError(f"{printable(path)}: one size only: a curve needs two")
     ordered = [point for lanes in sorted(points) for point in points[lanes]]
     return ordered, all(row.get("direct") != "False" for _, row in rows)
@@ -345,7 +355,7 @@ def _point(row: dict[str, Any], where: str) -> Measured:
 
 
 def _quantity(dimension: Dimension, given: Any, what: str) -> float:
-    """A positive number in base units, or a text with its unit."""
+    """Read a positive number in base units, or a text with its unit."""
     text = str(given or "").strip()
     try:
         value = float(text)

@@ -1,8 +1,8 @@
-"""A replay's misses, read from a real disk: are the predicted flash times those of the disk?
+"""Validation of flash times: a replay's misses are read from a real disk and timed.
 
-The runs of neighbouring misses that the replay reckons with are laid out over a local file and read
+The runs of neighbouring misses that the replay assumes are laid out over a local file and read
 directly, group by group, with as many threads as the flash has lanes. The disk is measured first
-(`dipsim iobench`), so the prediction rests on that measurement and on nothing the replay takes.
+(`dipsim iobench`), so the prediction rests on that measurement alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,29 +32,29 @@ from dipsim.trace import Trace
 from dipsim.units import BYTES
 
 LEAST_TOKENS = 8
-"""Half of them fit the trivial predictors, the other half judges."""
+"""Least number of tokens: half of them fit the trivial predictors, the other half judges them."""
 LARGEST_FILE = 4e9
 _LARGEST_READ = 2**23  # a longer run is read in parts
 _PROBED, _PROBE_SECONDS = 5, 0.01  # sizes up to 1 MiB, and how long each is read
-_SAVING = 1 - 1e-12  # as in kernels/requests.py
+_SAVING = 1 - 1e-12  # as in kernels/reads.py
 Runs = list[tuple[int, int]]
 """(first unit, units) of each read."""
-Ready = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
-class Judged(NamedTuple):
-    """How far a predictor of the seconds per token is off, on tokens it has not seen."""
+class PredictorError(NamedTuple):
+    """Error of a predictor of the seconds per token, on tokens it has not seen."""
 
     name: str
     median: float
-    """Of abs(predicted / measured - 1)."""
+    """Median of abs(predicted / measured - 1)."""
     bias: float
     """Median of predicted / measured - 1."""
 
 
 @dataclass(frozen=True)
 class ReplayedIo:
-    """Flash seconds per token, predicted and measured. Arrays are [tokens]."""
+    """Flash seconds per token, predicted and measured; every array is [tokens]."""
 
     file: str
     direct: bool
@@ -63,26 +63,29 @@ class ReplayedIo:
     predicted: NDArray[np.float64]
     measured: NDArray[np.float64]
     moved: NDArray[np.float64]
-    """Bytes the prediction reckons with: whole pages."""
+    """Bytes in the prediction: whole pages."""
     read: NDArray[np.float64]
-    """Bytes that were read: the pages the units lie in."""
+    """Bytes that were read: the pages in which the units lie."""
     reads: NDArray[np.int64]
     pace: NDArray[np.float64]
-    """Seconds that reads of all sizes took just before and after the token, as a multiple of what
-    the calibration says: a disk that others use changes from second to second."""
+    """Time of probe reads just before and after the token, relative to the calibration.
+
+    A disk that others use changes from second to second.
+    """
 
     @property
     def errors(self) -> NDArray[np.float64]:
-        """predicted / measured - 1 of every token."""
+        """Relative error of every token: predicted / measured - 1."""
         return self.predicted / self.measured - 1
 
     @property
     def paced_errors(self) -> NDArray[np.float64]:
-        """The same, with predictions slowed down by the disk's pace."""
+        """Relative error of every token, with predictions slowed down by the disk's pace."""
         return self.predicted * self.pace / self.measured - 1
 
-    def judged(self) -> list[Judged]:
-        """The prediction, and what knows only the first half of the tokens, on the second half."""
+    def judged(self) -> list[PredictorError]:
+        """Return the errors on the second half of the tokens: of the prediction, and of
+        predictors that know the first half only."""
         half = len(self.measured) // 2
         first, rest = slice(half), slice(half, None)
         line = _line(self.moved[first], self.measured[first], self.moved)
@@ -93,10 +96,10 @@ class ReplayedIo:
             "a constant of the first half": constant,
             "a line in bytes of the first half": line,
         }
-        return [_judge(name, at[rest], self.measured[rest]) for name, at in known.items()]
+        return [_judge(name, seconds[rest], self.measured[rest]) for name, seconds in known.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "file": self.file,
             "direct": self.direct,
@@ -117,53 +120,57 @@ class ReplayedIo:
 
 
 def _line(
-    x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]
+    x: NDArray[np.float64], y: NDArray[np.float64], new_x: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The least-squares line of y in x, ``at`` other x; level where all x are the same."""
-    apart = x - x.mean()
-    square = float(apart @ apart)
-    slope = float(apart @ y) / square if square else 0.0
-    found: NDArray[np.float64] = y.mean() + slope * (at - x.mean())
-    return found
+    """Return the least-squares line of y in x at ``new_x``; it is level if all x are the same."""
+    centred = x - x.mean()
+    square = float(centred @ centred)
+    slope = float(centred @ y) / square if square else 0.0
+    line: NDArray[np.float64] = y.mean() + slope * (new_x - x.mean())
+    return line
 
 
-def _judge(name: str, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Judged:
+def _judge(
+    name: str, predicted: NDArray[np.float64], measured: NDArray[np.float64]
+) -> PredictorError:
     off = predicted / measured - 1
-    return Judged(name, float(np.median(np.abs(off))), float(np.median(off)))
+    return PredictorError(name, float(np.median(np.abs(off))), float(np.median(off)))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is replayed on which file."""
+    """Settings of a validation: the file, and the reads that are made from it."""
 
     path: str
     file_size: float = 2e9
-    """Bytes of the file that is made when there is none at ``path``."""
+    """Bytes of a new file, made if there is none at ``path``."""
     lanes: int = 4
     fit: bool = False
-    """Predict from the fitted formula, not from the points."""
+    """True to predict from the fitted formula, False to predict from the points."""
     scale_to: Input | None = None
-    """Model whose columns, neurons or experts the units are taken for."""
+    """Model whose columns, neurons or experts give the units their sizes."""
     bench_seconds: float = 10.0
     seconds: float = 60.0
-    """Begin no further token after that long."""
+    """Seconds after which no further token begins."""
 
 
 def validate_io(
     trace: Input | Trace,
     profile: Input | Profile,
     wanted: Wanted,
-    said: Ready = lambda text: None,
+    announce: Announce = lambda text: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,
 ) -> ReplayedIo:
     """Measure a disk, predict the flash time of a replay's tokens from that, and time them.
 
     Args:
+        trace: the trace, or what names it.
         profile: the device; its flash becomes that of the disk.
-        said: told what happens before the first token.
+        wanted: the file, and how it is read.
+        announce: called with a text before each step that precedes the first token.
         progress: called with (tokens done, tokens).
-        options: of `prepare`.
+        options: options of `prepare`.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
@@ -174,12 +181,12 @@ def validate_io(
     if model is not None:
         scaled_to(run, model)
     with _file(wanted) as file:
-        said(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
+        announce(f"measuring {printable(wanted.path)} for {wanted.bench_seconds:g} s")
         flash = _measured(file, wanted)
         run = prepare(trace, _with_flash(run.device, flash, file.name), **options)
         if model is not None:
             run = scaled_to(run, model)
-        said("replaying")
+        announce("replaying")
         return replay_io(run, file, flash, wanted.seconds, progress, model)
 
 
@@ -202,7 +209,7 @@ def _file(wanted: Wanted) -> AbstractContextManager[DirectFile]:
 
 
 def _measured(file: DirectFile, wanted: Wanted) -> Calibrated:
-    """The disk as a flash section, from sizes the file has room for."""
+    """Measure the disk as a flash section, with sizes that the file has room for."""
     sizes = _sizes(file)
     if len(sizes) < 2:
         raise DipsimError(
@@ -219,17 +226,17 @@ def _sizes(file: DirectFile) -> list[int]:
     return [size for size in iobench.SIZES if iobench.ROOM * size <= file.size]
 
 
-def _with_flash(device: Profile, found: Calibrated, origin: str) -> Profile:
-    """The device with another flash."""
-    made = found.section(origin)
-    sources = {key: at for key, at in device.sources.items() if not key.startswith("flash")}
-    sources |= {key: Origin.model_validate(at) for key, at in made["sources"].items()}
-    flash = Flash.model_validate(made["flash"])
+def _with_flash(device: Profile, disk: Calibrated, origin: str) -> Profile:
+    """Return the device with the disk as its flash."""
+    section = disk.section(origin)
+    sources = {key: value for key, value in device.sources.items() if not key.startswith("flash")}
+    sources |= {key: Origin.model_validate(value) for key, value in section["sources"].items()}
+    flash = Flash.model_validate(section["flash"])
     return device.model_copy(update={"flash": flash, "sources": sources})
 
 
 def scaled_to(run: Run, model: Model) -> Run:
-    """The run with units as large as those of another model; the caches hold as many as before.
+    """Return the run with units as large as another model's; caches hold as many as before.
 
     Raises:
         DipsimError: the model has no such units, or the cache was given in bytes.
@@ -241,9 +248,9 @@ def scaled_to(run: Run, model: Model) -> Run:
     sizes = np.empty_like(run.unit_bytes)
     for i, group in enumerate(run.method.groups):
         if group.of_experts != (model.experts is not None):
-            has = "experts" if model.experts else "no experts"
+            kind = "experts" if model.experts else "no experts"
             raise DipsimError(
-                f"--scale-to {model.name}: it has {has}, unlike what {group.signal} chooses"
+                f"--scale-to {model.name}: it has {kind}, unlike what {group.signal} chooses"
             )
         signal = run.trace.signals.get(group.signal)
         cluster = 1 if signal is None else signal.cluster
@@ -268,9 +275,12 @@ def replay_io(
     Only misses count: static weights and the embedding row are read on neither side.
 
     Args:
-        flash: what the disk was measured to be.
-        seconds: begin no further token after that long.
-        model: whose layers the file is laid out by; default: the run's own, if it has one.
+        run: the prepared run.
+        file: the file to read.
+        flash: the disk's measured flash section.
+        seconds: time after which no further token begins.
+        progress: called with (tokens done, tokens).
+        model: the model by whose layers the file is laid out; default: the run's own, if any.
 
     Raises:
         DipsimError: too few tokens or misses, or a file that is too small for a group.
@@ -324,7 +334,7 @@ def replay_io(
 
 
 class Probe:
-    """Reads of several sizes at random offsets, which show how fast the disk is just now."""
+    """Reads of several sizes at random offsets, which measure the disk's speed at the moment."""
 
     def __init__(self, flash: FlashCost, file: DirectFile) -> None:
         lanes = flash.flash.lanes
@@ -339,13 +349,15 @@ class Probe:
             self.expected += count * each
 
     def pace(self, readers: Readers) -> float:
-        """Seconds they take, as a multiple of what was to be expected."""
+        """Return the seconds that the reads take, as a multiple of those expected."""
         return sum(readers.read(wanted).seconds for wanted in self.wanted) / self.expected
 
 
 class Place(NamedTuple):
-    """Where the units of a group lie: offset of the first, from one to the next, and their size,
-    all in bytes."""
+    """Position of a group's units in the file, in bytes.
+
+    ``base`` is the offset of the first unit, ``apart`` the distance from one to the next.
+    """
 
     base: int
     apart: float
@@ -353,15 +365,16 @@ class Place(NamedTuple):
 
 
 def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Place]:
-    """Where each (layer, group) lies in a file of ``room`` bytes.
+    """Return the place of each (layer, group) in a file of ``room`` bytes.
 
-    A layer takes as much as one of the model; what lies behind the end of the file starts over.
+    A layer takes as much as one of the model; groups beyond the file's end start over at its
+    beginning.
 
     Raises:
         DipsimError: a group is larger than the file.
     """
-    found, sizes = {}, run.unit_bytes
-    own = 0.0 if model is None else model.attention_bytes + model.mlp_bytes
+    places, sizes = {}, run.unit_bytes
+    layer_bytes = 0.0 if model is None else model.attention_bytes + model.mlp_bytes
     begin = 0.0
     for layer, costs in enumerate(run.costs):
         offset = begin
@@ -377,28 +390,28 @@ def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Pl
                     f"{BYTES.show(room)}: give a larger one"
                 )
             base = int(offset) // PAGE * PAGE % room
-            found[layer, i] = Place(min(base, room - whole), apart, size)
+            places[layer, i] = Place(min(base, room - whole), apart, size)
             offset += whole
-        begin = max(offset, begin + own)
-    return found
+        begin = max(offset, begin + layer_bytes)
+    return places
 
 
 def _reads(
     runs: Runs, apart: float, size: float, base: int, room: int
 ) -> Iterator[tuple[int, int]]:
-    """(offset, size) in whole pages of each run; a long one in parts."""
+    """Yield (offset, size) of each run, in bytes of whole pages; a long run comes in parts."""
     for first, units in runs:
         begin = int(base + first * apart) // PAGE * PAGE
         last = base + (first + units - 1) * apart + size
         end = min(int(np.ceil((last - 1e-6) / PAGE)) * PAGE, room)
-        for at in range(begin, end, _LARGEST_READ):
-            yield at, min(_LARGEST_READ, end - at)
+        for offset in range(begin, end, _LARGEST_READ):
+            yield offset, min(_LARGEST_READ, end - offset)
 
 
 def _batches(
     run: Run, traffic: Traffic, row: int, places: dict[tuple[int, int], Place]
 ) -> Iterator[tuple[Runs, Place]]:
-    """What a token reads, group by group."""
+    """Yield the runs that a token reads and their place, group by group."""
     lanes = run.device.flash.lanes
     for layer, costs in enumerate(run.costs):
         for i, cost in enumerate(costs):
@@ -417,15 +430,19 @@ def _batches(
 
 
 def _in_order(first: int, units: int, at_once: int, lanes: int) -> Runs:
-    """Reads of at most ``at_once`` units, and at least as many as there are lanes: the bandwidth of
-    reading in order is that with all lanes busy."""
+    """Return reads of at most ``at_once`` units, and at least as many reads as there are lanes.
+
+    The bandwidth of reading in order is that with all lanes busy.
+    """
     last, each = first + units, min(at_once, -(-units // lanes))
-    return [(at, min(each, last - at)) for at in range(first, last, each)]
+    return [(start, min(each, last - start)) for start in range(first, last, each)]
 
 
 def merged(misses: list[int], table: Requests, lanes: int) -> Runs:
-    """The runs that ``kernels.requests.coalesce`` makes of ascending misses: greedily from the
-    left, a run and the next miss become one read when that takes less time."""
+    """Return the runs that `kernels.reads.coalesce` makes of ascending misses.
+
+    Greedily from the left, a run and the next miss become one read if that takes less time.
+    """
     curve = table.seconds[table.curve_of[min(len(misses), lanes)]].tolist()
     runs, first, length = [], misses[0], 1
     for before, unit in pairwise(misses):

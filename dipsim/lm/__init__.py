@@ -88,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Lets a function win over the module of the same name, whoever imports that first."""
+    """A module that keeps a function under its name when the submodule of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if _HOMES.get(name) == name and isinstance(value, ModuleType):

@@ -1,4 +1,4 @@
-"""What one call of a running model is: its tokens, and whether they are a prompt."""
+"""Calls of a running model: the tokens of each, and their phases and sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,29 +15,31 @@ class Call(NamedTuple):
     """One forward call of a decoder; its tokens are rows, sequence after sequence."""
 
     sequences: int
+    """Number of sequences."""
     tokens: int
-    """Of each sequence."""
+    """Number of tokens of each sequence."""
     follows: bool
-    """Whether it goes on with the sequence of the call before."""
+    """True if the call continues the sequence of the call before."""
     prompt: bool
-    """Whether its tokens are a prompt: several at once, with a KV cache that ``generate`` gave."""
+    """True if its tokens are a prompt: several at once, with a KV cache, as ``generate`` does."""
     ids: Tensor | None
-    """int64[sequences, tokens], where the model was called by ids."""
+    """int64[sequences, tokens]; None if the model was called by embeddings."""
 
 
 def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
-    """Read the arguments of a decoder of transformers.
+    """Read the arguments of a transformers decoder's call.
 
     Raises:
-        DipsimError: several sequences that grow at a time, or padding: rows would be no tokens.
+        DipsimError: neither ids nor embeddings, several sequences with one KV cache, or padding,
+            whose rows would not be tokens.
     """
     ids = given.get("input_ids", args[0] if args else None)
-    found = given.get("inputs_embeds") if ids is None else ids
-    if found is None or found.dim() < 2:
+    rows = given.get("inputs_embeds") if ids is None else ids
+    if rows is None or rows.dim() < 2:
         raise DipsimError("the model was called without input_ids or inputs_embeds")
-    sequences, tokens = int(found.shape[0]), int(found.shape[1])
+    sequences, tokens = int(rows.shape[0]), int(rows.shape[1])
     caches = (value for value in (*args, *given.values()) if hasattr(value, "get_seq_length"))
-    past = next(caches, None)  # its name differs between versions
+    past = next(caches, None)  # the argument's name differs between versions
     follows = past is not None and int(past.get_seq_length()) > 0
     if past is not None and sequences > 1:
         raise DipsimError(
@@ -51,13 +53,13 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
 
 
 class Marks:
-    """Marks the rows of calls, one after another, as a trace does: phases and sequences."""
+    """Phases and sequences of the rows of calls, one after another, as a trace has them."""
 
     def __init__(self) -> None:
         self._last = -1
 
     def of(self, call: Call) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """phase uint8[rows] and sequence int32[rows] of the next call."""
+        """Return phase, uint8[rows], and sequence, int32[rows], of the next call."""
         first = max(self._last, 0) if call.follows else self._last + 1
         sequence = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
         self._last = int(sequence[-1])

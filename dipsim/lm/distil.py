@@ -1,8 +1,8 @@
-"""Training an adapter: the model with masks learns to predict what the dense one does.
+"""Distillation of an adapter: the model with masks learns to predict as the dense one does.
 
-The loss is the divergence of its predictions from the dense model's, token by token: no text is
-learnt, only how to be the dense model again. What was done is kept from time to time, and running
-the same again goes on from there.
+The loss is the divergence of its predictions from the dense model's, token by token, so the text
+itself is not learnt. The state of training is saved from time to time, and the same call made again
+goes on from there.
 """
 
 import json
@@ -31,31 +31,36 @@ from dipsim.lm.sparse import Sparse, sparsify
 from dipsim.lm.text import windows_of
 
 STATE = "training.safetensors"
-"""In the adapter's folder until it is finished."""
+"""File of the training state, in the adapter's folder until training is finished."""
 _SAVE_EVERY = 10
 _WARM_UP = 10
 _SECONDS = 60
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of every weight, beside its step
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of every weight, beside its step
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter is trained and judged."""
+    """Settings of the training of an adapter, and of its evaluation.
+
+    Raises:
+        DipsimError: a number that is not above 0, or not exactly one of steps and minutes.
+    """
 
     method: str = "dip"
     settings: Mapping[str, Any] = field(default_factory=lambda: {"density": 0.5})
-    """Of the method, as `sparsify` takes them."""
+    """Settings of the method, in the form `sparsify` takes."""
     rank: int = 32
     steps: int | None = 200
     minutes: float | None = None
-    """Of processor time, in place of steps."""
+    """Minutes of processor time, in place of steps."""
     rate: float = 1e-3
-    """The highest learning rate."""
+    """Highest learning rate."""
     batch: int = 1
-    """Windows in a step."""
+    """Windows per step."""
     window: int = 512
+    """Tokens per window."""
     judge_tokens: int = 8192
-    """The first tokens of the text, which judge; the rest trains."""
+    """Tokens at the start of the text that judge; the others train."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,16 +79,18 @@ def train_adapter(
     recipe: Recipe | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recovery:
-    """Train an adapter, or go on where an earlier call stopped; judge it; keep it in a folder.
+    """Train an adapter or continue an earlier call, judge the adapter, and save it in a folder.
 
     Args:
-        ids: int64[tokens] of a text; its first ``judge_tokens`` judge, the rest trains.
-        folder: made if it is not there; in the end a normal adapter of peft, with ``dipsim.json``.
+        loaded: the dense model.
+        ids: int64[tokens] of a text; its first ``judge_tokens`` judge, the others train.
+        folder: made if missing; in the end a normal adapter of peft, with ``dipsim.json``.
+        recipe: settings; default: `Recipe()`.
         progress: called with (steps done, steps).
 
     Raises:
-        DipsimError: a text too short, a method that does not fit, or a folder that holds something
-            else, an adapter of other settings for one.
+        DipsimError: a text too short, a method that does not fit, or a folder that holds other
+            files, such as an adapter of other settings.
     """
     recipe = Recipe() if recipe is None else recipe
     judged = windows_of(ids, recipe.window, recipe.judge_tokens, "the text that judges")
@@ -98,8 +105,8 @@ def train_adapter(
         "recipe": asdict(recipe),
     }
     about = json.loads(json.dumps(about))
-    if found := _finished(folder, about):
-        return found
+    if finished := _finished(folder, about):
+        return finished
     loaded.check_reads(recipe.window)
     run = _Run(loaded, trained, recipe)
     if (folder / STATE).is_file():
@@ -116,21 +123,21 @@ def train_adapter(
 
 
 def _finished(folder: Path, about: Mapping[str, Any]) -> Recovery | None:
-    """The figures of a folder that is finished."""
+    """Return the figures of a folder in which training is finished, else None."""
     if not (folder / lora.ABOUT).is_file():
         return None
     kept = read_json(folder / lora.ABOUT, DipsimError)
     _check_same(folder, kept, about)
     figures = kept.get("figures", {})
     try:
-        return Recovery(**{at.name: figures[at.name] for at in fields(Recovery)})
+        return Recovery(**{figure.name: figures[figure.name] for figure in fields(Recovery)})
     except (KeyError, TypeError):
         raise DipsimError(f"{folder / lora.ABOUT}: holds no figures: remove the folder") from None
 
 
 def _check_same(folder: Path, kept: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """That a folder was begun with the same model, text and recipe."""
-    before, now = ({**at, **(at.get("recipe") or {})} for at in (kept, about))
+    """Check that a folder was begun with the same model, text and recipe."""
+    before, now = ({**entries, **(entries.get("recipe") or {})} for entries in (kept, about))
     for name in ("weights", "text", *now["recipe"]):
         if before.get(name) != now[name]:
             what = {"weights": "model", "text": "text"}.get(name)
@@ -143,7 +150,8 @@ def _check_same(folder: Path, kept: Mapping[str, Any], about: Mapping[str, Any])
 
 
 def _make(folder: Path) -> None:
-    if folder.is_dir() and any(at.name != STATE for at in folder.iterdir() if at.name[0] != "."):
+    """Make the folder; it may exist if it holds nothing but the training state."""
+    if folder.is_dir() and any(p.name != STATE for p in folder.iterdir() if p.name[0] != "."):
         raise DipsimError(f"{folder}: holds something else; give a new folder")
     try:
         folder.mkdir(exist_ok=True)
@@ -152,7 +160,7 @@ def _make(folder: Path) -> None:
 
 
 class _Run:
-    """A training run: the dense model, the sparse one that learns, and how far it is."""
+    """A training run: the dense teacher, the sparse student, and the steps and times so far."""
 
     def __init__(self, loaded: Loaded, windows: NDArray[np.int64], recipe: Recipe) -> None:
         self.loaded, self.windows, self.recipe = loaded, windows, recipe
@@ -160,13 +168,15 @@ class _Run:
         self.student = lora.add_adapter(
             lora.shared_copy(loaded.model), recipe.rank, loaded.name, recipe.seed
         )
-        self.learnt = {name: at for name, at in self.student.named_parameters() if at.requires_grad}
+        self.learnt = {
+            name: weight for name, weight in self.student.named_parameters() if weight.requires_grad
+        }
         self.optimiser = torch.optim.AdamW(self.learnt.values(), recipe.rate, weight_decay=0.0)
         self.masks = self._sparse(self.student, reset="sequence")
         self.step, self.cpu, self.wall = 0, 0.0, 0.0
 
     def train(self, keep: Callable[[], None], progress: Callable[[int, int], None] | None) -> None:
-        """Take the steps that are left, and keep the state from time to time."""
+        """Take the remaining steps, and save the state from time to time."""
         self.student.train()
         cpu, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
         with self.masks, torch.random.fork_rng(devices=[]):
@@ -182,7 +192,7 @@ class _Run:
 
     @property
     def done(self) -> float:
-        """Share of the steps or the minutes."""
+        """Share of the steps or minutes that is done, 0 to 1."""
         if self.recipe.steps is not None:
             return self.step / self.recipe.steps
         assert self.recipe.minutes is not None
@@ -193,51 +203,52 @@ class _Run:
             model,
             self.recipe.method,
             geometry=self.loaded.geometry,
-            calibrate=self.windows[0].tolist(),  # for thresholds
+            calibrate=self.windows[0].tolist(),  # thresholds need calibration tokens
             **{**self.recipe.settings, **more},
         )
 
     def _batch(self) -> Tensor:
-        """int64[batch, window]: all windows in a new order, again and again."""
+        """Return int64[batch, window]: every pass takes all windows in a new random order."""
         first, count = self.step * self.recipe.batch, len(self.windows)
         rows = []
-        for at in range(first, first + self.recipe.batch):
-            order = np.random.default_rng([self.recipe.seed, at // count]).permutation(count)
-            rows.append(order[at % count])
+        for i in range(first, first + self.recipe.batch):
+            order = np.random.default_rng([self.recipe.seed, i // count]).permutation(count)
+            rows.append(order[i % count])
         return torch.from_numpy(self.windows[rows])
 
     def _learn(self, ids: Tensor) -> None:
+        """Take one step of AdamW; the rate warms up, then falls as a cosine."""
         warm = min(1.0, (self.step + 1) / _WARM_UP)
         rate = self.recipe.rate * warm * (1 + math.cos(math.pi * self.done)) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        torch.manual_seed(self.recipe.seed + self.step)  # of dropout, where a model has it
+        torch.manual_seed(self.recipe.seed + self.step)  # for models with dropout
         device = next(self.student.parameters()).device
         given = {"input_ids": ids.to(device), "use_cache": False}
         with torch.autocast(device.type, torch.bfloat16, enabled=_has_bfloat16(device)):
             with torch.no_grad():
-                wanted = self.teacher(**given).logits
-            found = self.student(**given).logits
-        divergence(found, wanted).backward()  # type: ignore[no-untyped-call]
+                dense = self.teacher(**given).logits
+            sparse = self.student(**given).logits
+        divergence(sparse, dense).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learnt.values(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
 
     def keep(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Write all that going on needs."""
-        tensors = {f"adapter.{name}": at.detach() for name, at in self.learnt.items()}
-        for name, at in self.learnt.items():
-            tensors |= {f"{key}.{name}": it for key, it in self.optimiser.state[at].items()}
+        """Write the state that `restore` needs to continue."""
+        tensors = {f"adapter.{name}": weight.detach() for name, weight in self.learnt.items()}
+        for name, weight in self.learnt.items():
+            tensors |= {f"{key}.{name}": it for key, it in self.optimiser.state[weight].items()}
         so_far = {"step": self.step, "cpu": self.cpu, "wall": self.wall}
         note = {"about": json.dumps(about), "so_far": json.dumps(so_far)}
         with whole_file(path) as handle:
             handle.write(safetensors.torch.save(tensors, note))
 
     def restore(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Take up what `keep` wrote.
+        """Read the state that `keep` wrote.
 
         Raises:
-            DipsimError: it was begun with other settings, or is damaged.
+            DipsimError: a file that is damaged or belongs to other settings.
         """
         try:
             with safetensors.safe_open(path, "pt") as file:
@@ -248,16 +259,16 @@ class _Run:
             raise DipsimError(f"{path}: damaged ({brief(problem)}); remove the folder") from None
         _check_same(path.parent, kept, about)
         try:
-            for name, at in self.learnt.items():
-                at.data.copy_(tensors[f"adapter.{name}"].reshape_as(at))
-                moments = {key: tensors[f"{key}.{name}"].reshape_as(at) for key in _MOMENTS}
-                self.optimiser.state[at] = {"step": tensors[f"step.{name}"], **moments}
+            for name, weight in self.learnt.items():
+                weight.data.copy_(tensors[f"adapter.{name}"].reshape_as(weight))
+                moments = {key: tensors[f"{key}.{name}"].reshape_as(weight) for key in _MOMENTS}
+                self.optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
         except (KeyError, RuntimeError):
             raise DipsimError(f"{path}: damaged (lacks weights); remove the folder") from None
         self.step, self.cpu, self.wall = so_far["step"], so_far["cpu"], so_far["wall"]
 
     def judge(self, windows: NDArray[np.int64]) -> Recovery:
-        """The four perplexities, and what it took."""
+        """Return the four perplexities, and the cost of the training."""
         dense, masks_off = perplexity(self.teacher, windows), perplexity(self.student, windows)
         with self._sparse(self.student):
             adapted = perplexity(self.student, windows)
@@ -276,24 +287,28 @@ class _Run:
             steps=self.step,
             cpu_minutes=self.cpu / _SECONDS,
             wall_minutes=self.wall / _SECONDS,
-            adapter_parameters=sum(at.numel() for at in kept),
-            adapter_bytes=sum(at.nbytes for at in kept),
-            model_bytes=sum(at.nbytes for at in self.teacher.parameters()),
+            adapter_parameters=sum(weight.numel() for weight in kept),
+            adapter_bytes=sum(weight.nbytes for weight in kept),
+            model_bytes=sum(weight.nbytes for weight in self.teacher.parameters()),
         )
 
 
-def divergence(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of predictions from the wanted ones, in nats per token.
+def divergence(sparse: Tensor, dense: Tensor) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of sparse predictions from dense ones.
 
     Args:
-        found, wanted: float[..., vocabulary] logits.
+        sparse: float[..., vocabulary] logits.
+        dense: logits of the same shape.
+
+    Returns:
+        float[], nats per token.
     """
-    one, other = (at.float().log_softmax(-1).flatten(0, -2) for at in (found, wanted))
-    return nn.functional.kl_div(one, other, reduction="batchmean", log_target=True)
+    student, teacher = (logits.float().log_softmax(-1).flatten(0, -2) for logits in (sparse, dense))
+    return nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether half the bytes run faster there: twice as fast where they do, slower elsewhere."""
+    """Return True if bfloat16 is fast on the device; elsewhere it is slower than float32."""
     if device.type != "cpu":
         return True
     can = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""The optional part of dipsim that runs models: what it needs, said in one line."""
+"""Check for the optional dependencies that running models needs."""
 
 from importlib.util import find_spec
 
@@ -8,10 +8,10 @@ NEEDS = ("torch", "transformers", "peft", "gguf")
 
 
 def need_torch() -> None:
-    """Check that what runs models is installed, without importing it.
+    """Check that the libraries which run models are installed, without importing them.
 
     Raises:
-        DipsimError: it is not; says what to install.
+        DipsimError: one is missing; the message says what to install.
     """
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""A hook for lm-evaluation-harness: its tasks, on a model whose masks are in.
+"""A hook for lm-evaluation-harness: its tasks on a model with masks.
 
 ``with sparsify(model, "dip", density=0.7): simple_evaluate(harness(model, tok), tasks=[...])``
 """
@@ -12,7 +12,7 @@ from dipsim.errors import DipsimError
 
 
 def harness(model: nn.Module, tokenizer: Any) -> Any:
-    """The model as an ``lm_eval.api.model.LM``, one sequence at a time (padding would be tokens).
+    """Wrap a model as ``lm_eval.api.model.LM``, one sequence at a time: padding would be tokens.
 
     Raises:
         DipsimError: lm-evaluation-harness is not installed.

@@ -29,24 +29,27 @@ class Loaded:
     model: Any
     """A ``transformers.PreTrainedModel``."""
     geometry: Mapping[str, Any] | None
-    """As `load_model` takes it; of a GGUF with its storage; None where dipsim does not know the
-    architecture's."""
+    """Geometry in the form `load_model` takes; a GGUF's includes its storage.
+
+    None where dipsim does not know the architecture.
+    """
     name: str
     path: Path
 
-    def check_reads(self, tokens: int, said: str | None = None) -> None:
-        """That sequences are not longer than the model reads, where its config says.
+    def check_reads(self, tokens: int, cause: str | None = None) -> None:
+        """Check that sequences of ``tokens`` are not longer than the model's config allows.
 
         Args:
-            said: what asks for so many; default: a window.
+            tokens: length of a sequence.
+            cause: the option or text that is that long, for the message; default: ``--window``.
 
         Raises:
-            ModelError: they are.
+            ModelError: they are longer.
         """
         most = getattr(self.model.config, "max_position_embeddings", None)
         if isinstance(most, int) and tokens > most:
-            said = said or f"--window {tokens}"
-            raise ModelError(f"{said}: this model reads at most {most} tokens")
+            cause = cause or f"--window {tokens}"
+            raise ModelError(f"{cause}: this model reads at most {most} tokens")
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -66,7 +69,7 @@ class Loaded:
 
 
 def load(path: str | Path) -> Loaded:
-    """Load a model; nothing is fetched, no code of the model's and no pickle is run.
+    """Load a model from disk; nothing is fetched, no code of the model's and no pickle is run.
 
     Args:
         path: a Hugging Face folder with safetensors, or a GGUF file.
@@ -94,13 +97,15 @@ def load(path: str | Path) -> Loaded:
 
 
 def geometry_of(model: nn.Module, name: str = "model") -> dict[str, Any] | None:
-    """The geometry of a transformers model, as `load_model` takes it; None where dipsim does not
-    know its architecture."""
+    """Return the geometry of a transformers model, in the form `load_model` takes.
+
+    None where dipsim does not know the architecture.
+    """
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict"):
         return None
     values = config.to_dict()
-    values.pop("_name_or_path", None)  # a path of this machine
+    values.pop("_name_or_path", None)  # a path of the user's machine
     try:
         return hf_config.geometry_of(values, name, name)
     except ModelError:
@@ -113,16 +118,16 @@ def _model(path: Path) -> Any:
     try:
         if path.is_dir():
             _check_causal(path, transformers.AutoConfig.from_pretrained(**source))
-        model, found = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             **source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except ModelError:
         raise
-    except Exception as problem:  # of any kind: the libraries check little and raise what comes
+    except Exception as problem:  # the libraries check little, so any error may surface
         raise ModelError(f"{path}: cannot be loaded ({_first_line(problem)})") from None
-    if found["missing_keys"]:
+    if report["missing_keys"]:
         raise ModelError(
-            f"{path}: lacks weights: {brief(', '.join(sorted(found['missing_keys'])))}"
+            f"{path}: lacks weights: {brief(', '.join(sorted(report['missing_keys'])))}"
         )
     if path.suffix == gguf.SUFFIX:  # its weights are plain floats now, and can be saved
         model.hf_quantizer.remove_quantization_config(model)
@@ -155,20 +160,20 @@ def _first_line(problem: Exception) -> str:
 def _read_once() -> Iterator[None]:
     """Make reading a GGUF three times as fast.
 
-    transformers parses the header, the vocabulary with it, for the config and again for the
-    weights, through slices of a memory map; and makes the table of tensor names again for every
-    module of the model. SmolLM2-135M: 14 s without this, 4 s with it.
+    transformers parses the header with its vocabulary for the config and again for the weights,
+    through slices of a memory map, and makes the table of tensor names again for every module of
+    the model. SmolLM2-135M: 14 s without this, 4 s with it.
     """
     names: Callable[..., Any] = functools.cache(gguf_py.get_tensor_name_map)
     with (
-        mock.patch.object(gguf_py, "GGUFReader", functools.cache(_Reader)),
+        mock.patch.object(gguf_py, "GGUFReader", functools.cache(_FastReader)),
         mock.patch.object(gguf_py, "get_tensor_name_map", names),
     ):
         yield
 
 
-class _Reader(gguf_py.GGUFReader):
-    """Reads through a plain array, whose slices are cheap."""
+class _FastReader(gguf_py.GGUFReader):
+    """A GGUF reader over a plain array, whose slices are cheap, in place of a memory map."""
 
     @property
     def data(self) -> Any:

@@ -1,7 +1,7 @@
-"""LoRA adapters on the matrices of a model's MLPs: put in, kept in a folder, loaded, fused.
+"""LoRA adapters beside the matrices of a model's MLPs: added, saved in a folder, loaded, fused.
 
-A mask multiplies the input of a matrix and of the adapter beside it: W x' + B A x' = (W + B A) x',
-so an adapter fuses into its matrix whatever is masked.
+A mask multiplies the input of a matrix and of its adapter: W x' + B A x' = (W + B A) x', so an
+adapter fuses exactly into its matrix under any mask.
 """
 
 import copy
@@ -25,27 +25,29 @@ from dipsim.lm.structure import find_structure
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ABOUT = "dipsim.json"
-"""Beside peft's own files: which model the adapter is of, how it was trained, what it does."""
+"""File beside peft's own: the adapter's model, its recipe, and its figures."""
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of the weights, the same for a GGUF and the folder it was saved as."""
-    made = hashlib.sha256()
+    """Return a hash of the weights, the same for a GGUF and the folder it was saved as."""
+    digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
-        made.update(f"{name} {tuple(weight.shape)}".encode())
-        made.update(weight.detach().float().contiguous().cpu().numpy().data)
-    return made.hexdigest()
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().contiguous().cpu().numpy().data)
+    return digest.hexdigest()
 
 
 def shared_copy(model: nn.Module) -> Any:
-    """A model with modules of its own that shares the weights, frozen: adapters and masks that are
-    put into one are not in the other."""
-    memo = {id(at): nn.Parameter(at.data, requires_grad=False) for at in model.parameters()}
+    """Copy a model's modules but share its weights, frozen.
+
+    Adapters and masks that are added to one are not in the other.
+    """
+    memo = {id(p): nn.Parameter(p.data, requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, memo)
 
 
 def add_adapter(model: nn.Module, rank: int, name: str, seed: int = 0) -> peft.PeftModel:
-    """Put an adapter that changes nothing yet beside gate, up and down (or fc1, fc2) of every MLP.
+    """Add an adapter beside gate, up and down (or fc1, fc2) of every MLP; it starts without effect.
 
     Raises:
         ModelError: layers without an MLP, or matrices that peft cannot adapt.
@@ -54,7 +56,7 @@ def add_adapter(model: nn.Module, rank: int, name: str, seed: int = 0) -> peft.P
     matrices = {matrix for layer in layers for matrix in (*layer.mlp_input, layer.down)} - {None}
     if not matrices:
         raise ModelError(f"{name}: its layers have experts, no MLP: nothing an adapter goes beside")
-    names = [at for at, module in model.named_modules() if module in matrices]
+    names = [path for path, module in model.named_modules() if module in matrices]
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -65,15 +67,15 @@ def add_adapter(model: nn.Module, rank: int, name: str, seed: int = 0) -> peft.P
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         try:
-            made = peft.PeftModelForCausalLM(model, config)
+            adapted = peft.PeftModelForCausalLM(model, config)
         except ValueError as problem:
             raise ModelError(f"{name}: peft cannot adapt it ({brief(problem, 160)})") from None
-    made.peft_config["default"].base_model_name_or_path = name
-    return made
+    adapted.peft_config["default"].base_model_name_or_path = name
+    return adapted
 
 
 def save_adapter(model: peft.PeftModel, folder: Path, about: Mapping[str, Any]) -> None:
-    """Write the files of an adapter, each whole, what it is about last."""
+    """Write the files of an adapter, each whole or not at all, ``dipsim.json`` last."""
     config = model.peft_config["default"].to_dict()
     config["inference_mode"] = True
     config["target_modules"] = sorted(config["target_modules"])
@@ -85,16 +87,16 @@ def save_adapter(model: peft.PeftModel, folder: Path, about: Mapping[str, Any]) 
 
 
 def adapter_weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names that peft gives them in files."""
-    # without a look at embeddings, for which peft would ask a server
-    found: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(
+    """Return the adapter's tensors under the names that peft gives them in files."""
+    # leave embeddings out: to look at them, peft would ask a server
+    tensors: dict[str, torch.Tensor] = peft.get_peft_model_state_dict(
         model, save_embedding_layers=False
     )
-    return found
+    return tensors
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
-    """Put the adapter that a folder holds into the model it is of.
+    """Add the adapter that a folder holds to its model, and return the two together.
 
     Raises:
         ModelError: no such folder, files missing or damaged, or an adapter of another model.
@@ -112,14 +114,14 @@ def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
     try:
         with quiet():
             return peft.PeftModel.from_pretrained(model, str(folder)).eval()
-    except Exception as problem:  # of any kind: the libraries check little and raise what comes
+    except Exception as problem:  # the libraries check little, so any error may surface
         raise ModelError(f"{folder}: not a readable adapter ({brief(problem, 160)})") from None
 
 
 def fuse(model: peft.PeftModel) -> Any:
-    """The model without the adapter, which its matrices now hold: W + B A.
+    """Return the model with its adapter merged into the matrices: W + B A.
 
-    It is the model the adapter was put into that changes, and what shares its weights.
+    The model that the adapter was added to changes, and with it all that share its weights.
     """
     return model.merge_and_unload(safe_merge=True)
 
@@ -128,27 +130,27 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer as a Hugging Face folder, whole or not at all.
 
     Raises:
-        DipsimError: it cannot be written.
+        DipsimError: the folder cannot be written.
     """
     check_new(folder)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with quiet():
-            model.save_pretrained(made)
-            tokenizer.save_pretrained(made)
-        made.chmod(0o777 & ~umask())
-        made.rename(folder)
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+        unfinished.chmod(0o777 & ~umask())
+        unfinished.rename(folder)
     except Exception as problem:  # safetensors has errors of its own for a full disk
         raise DipsimError(f"{folder}: cannot be written ({brief(problem, 160)})") from None
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_new(folder: Path) -> None:
-    """A folder that can be made.
+    """Check that a folder can be made.
 
     Raises:
-        DipsimError: it is there, or nothing it could be made in.
+        DipsimError: the folder exists, or its parent does not.
     """
     if folder.exists():
         raise DipsimError(f"{folder}: exists; give a new folder")

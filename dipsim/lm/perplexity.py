@@ -1,4 +1,4 @@
-"""How well a model predicts a text."""
+"""Perplexity of a model on a text."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from torch import nn
 from dipsim.errors import ModelError
 
 _AT_ONCE = 1024
-"""Tokens of a call; more do not run faster on a processor, and logits take memory."""
+"""Tokens per call; more do not run faster on a processor, and logits take memory."""
 
 
 class Perplexity(NamedTuple):
-    """Of a text: exp of the mean loss, the loss in nats, and how many tokens were predicted."""
+    """Perplexity of a text: exp(mean loss), the mean loss in nats, the predicted tokens."""
 
     value: float
     loss: float
@@ -28,14 +28,15 @@ def perplexity(
     windows: NDArray[np.int64],
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
-    """Teacher-forced perplexity; every window is a sequence of its own, its first token is given.
+    """Return the teacher-forced perplexity; each window is a sequence whose first token is given.
 
     Args:
+        model: a causal language model.
         windows: int64[n, window] token ids.
         progress: called with (tokens done, tokens).
 
     Raises:
-        ModelError: what the model puts out is not finite.
+        ModelError: the model's output is not finite.
     """
     total, count = 0.0, 0
     batch = max(1, _AT_ONCE // windows.shape[1])

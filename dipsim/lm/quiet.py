@@ -1,4 +1,4 @@
-"""Running transformers and peft without their progress bars, log lines and warnings."""
+"""Silence for transformers and peft: no progress bars, log lines and warnings."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ logging: Any = transformers_logging  # untyped
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What they say is of their own insides, which no user of dipsim can change."""
+    """Hide the output of transformers and peft, on which no user of dipsim can act."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -20,7 +20,7 @@ from dipsim.trace.signal import SIGNALS
 from dipsim.trace.writer import TraceWriter
 
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
-"""What a recording may be stored in; its signals hold scores."""
+"""Encodings of a recording, whose signals hold scores."""
 _LARGEST_HALF = float(torch.finfo(torch.float16).max)
 
 
@@ -32,38 +32,37 @@ def record(
     encodings: Mapping[str, Encoding] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> "Recorder":
-    """Record what a model does while the with-block runs.
+    """Record the signals of a model while the with-block runs.
 
     ``with record(model, "t.npz"): model.generate(ids, max_new_tokens=64)``. Every call without a KV
-    cache, and every prompt, is a sequence; rows of a batch are sequences one after another. What is
-    given several tokens at a time with a cache (a prompt, by ``generate``) is prefill, all other
-    tokens are decode.
+    cache, and every prompt, is a sequence; rows of a batch are sequences one after another. Several
+    tokens at a time with a cache (a prompt, in ``generate``) are prefill, all other tokens decode.
 
     Args:
-        model: a causal language model of transformers, peft's layers in it or not.
+        model: a causal language model of transformers, with or without peft's layers.
         path: a `.npz` file, which is replaced, or a new folder of shards.
         signals: some of mlp_input, gate, up, glu, attn_input, attn_output, expert. Default:
-            mlp_input and glu, of a mixture of experts expert.
+            mlp_input and glu, or expert for a mixture of experts.
         encodings: per signal float16 (default), float32 or log8.
-        meta: kept in the trace, e.g. ``source`` and ``license``; ``model`` in place of the
-            geometry that the model's config says.
+        meta: entries of the trace's meta, e.g. ``source`` and ``license``; ``model`` replaces the
+            geometry in the model's config.
 
     Raises:
-        DipsimError: an unknown architecture, a signal it has not, a path that cannot be written;
-            in the with-block a full disk. Whatever ends the with-block, what was recorded until
-            then is kept, and the error says so.
+        DipsimError: an unknown architecture, a signal that it lacks, a path that cannot be written;
+            in the with-block a full disk. However the with-block ends, the tokens recorded until
+            then are kept, and the error says so.
     """
     structure = find_structure(model)
     names = _wanted(structure, signals)
     chosen = _encodings(names, encodings)
-    found: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
     kind = getattr(getattr(model, "config", None), "model_type", "model")
     if (geometry := geometry_of(model, str(kind))) is not None:
-        found["model"] = geometry
+        properties["model"] = geometry
     if structure.moe:
-        found["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
+        properties["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
     return Recorder(
-        structure, chosen, TraceWriter(path, meta={**found, **(meta or {})}, encodings=chosen)
+        structure, chosen, TraceWriter(path, meta={**properties, **(meta or {})}, encodings=chosen)
     )
 
 
@@ -73,12 +72,13 @@ def record_arrays(
     signals: Sequence[str] | None = None,
     structure: Structure | None = None,
 ) -> dict[str, Any]:
-    """The trace of one call in memory, as `load_trace` takes it; for short texts.
+    """Return the trace of one call as arrays that `load_trace` takes; for short texts.
 
     Args:
+        model: as for `record`.
         ids: int64[tokens] or [sequences, tokens].
-        signals: as for `record`; float32[tokens, layers, units] each.
-        structure: what `find_structure` says of the model, where that is known.
+        signals: as for `record`; the arrays are float32[tokens, layers, units].
+        structure: the result of `find_structure`, if it is known already.
     """
     structure = structure or find_structure(model)
     names = _wanted(structure, signals)
@@ -110,12 +110,12 @@ class Recorder:
 
     @property
     def tokens(self) -> int:
-        """Recorded so far."""
+        """Number of tokens recorded so far."""
         return self._writer.tokens
 
     def __enter__(self) -> Self:
         halves = (torch.float16, torch.float32)
-        stored = {name: halves[said != "float16"] for name, said in self._encodings.items()}
+        stored = {name: halves[encoding != "float16"] for name, encoding in self._encodings.items()}
         self._taps = _Taps(self._structure, stored, self._writer.append)
         return self
 
@@ -134,17 +134,17 @@ class Recorder:
         kept = self._writer.close_early()
         if problem is None and kept == given:
             return
-        said = f"the first {kept} tokens are kept in {self.path}" if kept else "nothing is kept"
+        remark = f"the first {kept} tokens are kept in {self.path}" if kept else "nothing is kept"
         if problem is None:
-            raise TraceError(f"{self.path}: the disk is full; {said}")
+            raise TraceError(f"{self.path}: the disk is full; {remark}")
         if kept and isinstance(problem, DipsimError):
-            raise type(problem)(f"{problem}; {said}") from None
+            raise type(problem)(f"{problem}; {remark}") from None
         if kept:
-            problem.add_note(said)
+            problem.add_note(remark)
 
 
 class _Tap(NamedTuple):
-    """Where a signal of a layer is: in what a module is given, or in what it puts out."""
+    """Place of a signal: the input (``given``) or the output of a module, and how to read it."""
 
     module: nn.Module
     given: bool
@@ -152,7 +152,7 @@ class _Tap(NamedTuple):
 
 
 class _Taps:
-    """Hooks that hand over the signals and marks of every call of the model as one block."""
+    """Hooks that pass on the signals and marks of every call of the model as one block."""
 
     def __init__(
         self,
@@ -170,20 +170,21 @@ class _Taps:
             decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
             decoder.register_forward_hook(self._end),
         ]
-        for at, layer in enumerate(structure.layers):
+        for i, layer in enumerate(structure.layers):
             for signal in stored:
-                self._put_in(at, signal, _tap(layer, signal))
+                self._put_in(i, signal, _tap(layer, signal))
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Remove all hooks from the model."""
         for hook in self._hooks:
             hook.remove()
 
-    def _put_in(self, at: int, signal: str, tap: _Tap | None) -> None:
+    def _put_in(self, layer: int, signal: str, tap: _Tap | None) -> None:
+        """Add the hook that reads one signal of one layer."""
         assert tap is not None, "_wanted asks for it"
 
         def keep(values: Any) -> None:
-            self._rows[signal][at] = self._kept(signal, tap.read(values))
+            self._rows[signal][layer] = self._kept(signal, tap.read(values))
 
         if tap.given:
             hook = tap.module.register_forward_pre_hook(
@@ -194,7 +195,7 @@ class _Taps:
         self._hooks.append(hook)
 
     def _kept(self, signal: str, values: Tensor) -> NDArray[Any]:
-        """[rows, units] in the type that is stored, in the memory of the CPU."""
+        """Return scores [rows, units] in the stored type, in the memory of the CPU."""
         values = values.detach().reshape(-1, values.shape[-1]).float()
         values = values if signal == "expert" else values.abs()
         dtype = self._stored[signal]
@@ -203,8 +204,8 @@ class _Taps:
                 f"signal {signal} goes above 65504, the most float16 holds: "
                 f"--encoding {signal}=float32"
             )
-        found: NDArray[Any] = values.to(dtype).cpu().numpy()
-        return found
+        scores: NDArray[Any] = values.to(dtype).cpu().numpy()
+        return scores
 
     def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         self._call = call_of(args, given)
@@ -229,7 +230,7 @@ class _Taps:
 
 
 def _tap(layer: Layer, signal: str) -> _Tap | None:
-    """Where a layer has a signal; None: nowhere."""
+    """Return the place of a signal in a layer; None if it has none."""
     if signal == "expert":
         return None if layer.router is None else _Tap(layer.router.module, False, layer.router.of)
     if signal in ("gate", "up"):
@@ -247,15 +248,16 @@ def _tap(layer: Layer, signal: str) -> _Tap | None:
 
 
 def _scored(output: Output, layer: Layer, signal: str) -> Callable[[Tensor], Tensor]:
+    """Return the function from a module's output to its signal; gate passes the activation."""
     act = layer.act if signal == "gate" else None
     return lambda y: output.of(y) if act is None else act(output.of(y))
 
 
 def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, ...]:
-    """The signals to record, checked.
+    """Return the signals to record, checked.
 
     Raises:
-        TraceError: one that is unknown, or that a layer has not.
+        TraceError: no signal, an unknown one, or one that a layer lacks.
     """
     usual = ("expert",) if structure.moe else ("mlp_input", "glu")
     names = tuple(dict.fromkeys(signals if signals is not None else usual))
@@ -264,17 +266,20 @@ def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, .
     for name in names:
         if name not in SIGNALS:
             raise TraceError(f"signal {name!r} is not known: record some of {', '.join(SIGNALS)}")
-        without = [at for at, layer in enumerate(structure.layers) if _tap(layer, name) is None]
+        without = [i for i, layer in enumerate(structure.layers) if _tap(layer, name) is None]
         if without:
-            has = [at for at in SIGNALS if all(_tap(layer, at) for layer in structure.layers)]
+            present = [
+                key for key in SIGNALS if all(_tap(layer, key) for layer in structure.layers)
+            ]
             raise TraceError(
                 f"signal {name} is not in layer {without[0]} of this model, and a trace holds all "
-                f"layers: record some of {', '.join(has) or 'nothing'}"
+                f"layers: record some of {', '.join(present) or 'nothing'}"
             )
     return names
 
 
 def _encodings(names: Sequence[str], given: Mapping[str, Encoding] | None) -> dict[str, Encoding]:
+    """Return the encoding of every signal, checked."""
     for name, encoding in (given or {}).items():
         allowed = ENCODINGS[:2] if name == "expert" else ENCODINGS
         if name not in names or encoding not in allowed:

@@ -1,9 +1,9 @@
-"""Weights quantised along the other axis, as loading columns asks for (DESIGN section 6).
+"""Requantisation of weights along the output axis, which loading of single columns asks for.
 
-Files quantise blocks along the input of a matrix, so a column's scales lie across all its rows.
-A layout whose scales travel with the column quantises along the output instead. This stores the
-MLP's matrices that way, as integers with a scale and an offset in half precision per block, and
-puts back what a device would compute with.
+Files quantise blocks along the input of a matrix, so the scales of a column's weights are spread
+over all rows (docs/models.md). A layout whose scales travel with the column quantises along the
+output instead. This module rounds the MLP's matrices as such a layout stores them: integers with a
+scale and an offset in half precision per block.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,10 +25,17 @@ def requantised(
 ) -> Iterator[list[nn.Linear]]:
     """Quantise the MLP's matrices along their outputs while the with-block lasts.
 
-    Yields the matrices that changed.
+    Args:
+        structure: the model's layers.
+        bits: bits per weight, without scale and offset.
+        group: weights that share a scale and an offset.
+
+    Yields:
+        The matrices that changed.
 
     Raises:
-        ModelError: no MLP, matrices that are no plain linears, or outputs no multiple of ``group``.
+        ModelError: no MLP, matrices that are not plain linears, or a number of outputs that
+            ``group`` does not divide.
     """
     matrices = [
         matrix
@@ -56,17 +63,21 @@ def requantised(
 
 
 def stored_by_column(geometry: Mapping[str, Any], bits: int, group: int) -> dict[str, Any]:
-    """The geometry of a model whose weights are all stored as `requantised` stores the MLP's."""
-    own = {name: value for name, value in geometry.items() if name not in ("bits", "quant")}
+    """Return the geometry of a model with all weights stored as `requantised` stores the MLP's."""
+    geometry_alone = {
+        name: value for name, value in geometry.items() if name not in ("bits", "quant")
+    }
     quant = {"format": "by-column", "bits": float(bits), "group": group, "axis": "out"}
-    return {**own, "quant": {**quant, "scale_bytes": 2.0, "zero_bytes": 2.0}}
+    return {**geometry_alone, "quant": {**quant, "scale_bytes": 2.0, "zero_bytes": 2.0}}
 
 
 def by_column(weight: Tensor, bits: int, group: int) -> Tensor:
-    """The weights after rounding to ``bits``, in blocks of ``group`` outputs of one column.
+    """Return the weights rounded to ``bits`` in blocks of ``group`` outputs of one column.
 
     Args:
-        weight: float[outputs, inputs]; outputs a multiple of ``group``.
+        weight: float[outputs, inputs]; ``group`` must divide outputs.
+        bits: bits per weight, without scale and offset.
+        group: weights that share a scale and an offset.
     """
     blocks = weight.float().reshape(-1, group, weight.shape[1])
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)

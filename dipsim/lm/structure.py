@@ -1,9 +1,10 @@
-"""Where a model's signals are: found by running it once and comparing tensors, not by names.
+"""Structure of a model: its MLPs, attention and routers, found by one run, not by names.
 
-In every decoder layer the linear whose input is ``act(a) * b``, where a and b come out of other
-linears of the layer, is the MLP's down projection (``act(a)`` alone: of a plain MLP). Of the other
-linears the first ones, which share an input, are q, k, v, and the last one is o. A module that puts
-out a score per expert, beside the experts themselves, is a router.
+The tensors of the run are compared. In every decoder layer the linear whose input is
+``act(a) * b``, where a and b are outputs of other linears of the layer, is the MLP's down
+projection; in a plain MLP its input is ``act(a)`` alone. Of the other linears the first ones, which
+share an input, are q, k, v, and the last one is o. A module that puts out a score per expert,
+beside the experts themselves, is a router.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from torch.nn import functional
 from dipsim.errors import ModelError, brief
 from dipsim.lm.quiet import quiet
 
-_PROBES = 8  # tokens of the run; with one alone, attention would hand its values through
+_PROBES = 8  # tokens of the run; with a single one, attention would pass its values through
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.silu,
     functional.gelu,
@@ -30,27 +31,28 @@ _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.tanh,
     lambda x: x,
 )
-"""Tried when none of the layer's own modules is the activation."""
+"""Activations tried when none of the layer's own modules is the activation."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where W x comes out: a module's output, or a part of its last axis (fused gate and up)."""
+    """The place of W x: a module's output, or a part of its last axis (fused gate and up)."""
 
     module: nn.Module
     part: slice = field(default_factory=lambda: slice(None))
 
     def of(self, output: Tensor) -> Tensor:
-        """[..., units] this part of what the module puts out."""
+        """Return this part of the module's output, [..., units]."""
         return output[..., self.part]
 
 
 @dataclass(frozen=True)
 class Router:
-    """A module that scores experts, and where its output holds what.
+    """A module that scores experts, and the layout of its output.
 
-    ``logits``, ``weights``, ``indices``: positions in the tuple it puts out; None where it does not
-    put them out. ``tensor`` says that it puts out the logits alone, not in a tuple.
+    ``logits``, ``weights``, ``indices`` are positions in the tuple it puts out; None where it does
+    not put them out. ``tensor`` is True if it puts out the logits alone, not in a tuple. ``k`` is
+    the number of experts per token.
     """
 
     module: nn.Module
@@ -61,14 +63,14 @@ class Router:
     indices: int | None = None
     tensor: bool = False
     softmax: bool = False
-    """Whether the weights are softmax(logits) of the chosen experts."""
+    """True if the weights are softmax(logits) of the chosen experts."""
     normalised: bool = False
-    """Whether the weights of the chosen experts sum to 1."""
+    """True if the weights of the chosen experts sum to 1."""
 
     def of(self, output: Any) -> Tensor:
-        """float[tokens, experts] the logits in what the module puts out."""
-        found: Tensor = output if self.tensor else output[self.logits]
-        return found
+        """Return the logits in the module's output, float[tokens, experts]."""
+        logits: Tensor = output if self.tensor else output[self.logits]
+        return logits
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ class Layer:
     """Linear whose input is act(gate) * up, or act(fc1 x)."""
     gate: Output | None = None
     up: Output | None = None
-    """None, both, in a plain MLP."""
+    """Outputs of gate and up; None in a plain MLP."""
     act: Callable[[Tensor], Tensor] | None = None
     attn_input: tuple[nn.Module, ...] = ()
-    """q, k, v, or a fused qkv."""
+    """Linears fed by the input of attention: q, k, v, or a fused qkv."""
     attn_output: nn.Module | None = None
     router: Router | None = None
-    """Of a mixture of experts; its layers have no ``mlp_input``, ``down`` and so on."""
+    """Router of a mixture of experts, whose layers have no ``mlp_input``, ``down`` and so on."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,21 @@ class Structure:
 
     layers: tuple[Layer, ...]
     decoder: nn.Module
-    """What holds the layers: it is called once for every call of the model, by token ids."""
+    """Module that holds the layers; it is called once for every call of the model, by token ids."""
 
     @property
     def gated(self) -> bool:
-        """Whether every layer has a gated MLP."""
+        """True if every layer has a gated MLP."""
         return all(layer.gate is not None for layer in self.layers)
 
     @property
     def plain(self) -> bool:
-        """Whether every layer has a plain MLP."""
+        """True if every layer has a plain MLP."""
         return all(layer.down is not None and layer.gate is None for layer in self.layers)
 
     @property
     def moe(self) -> bool:
-        """Whether every layer has a router."""
+        """True if every layer has a router."""
         return all(layer.router is not None for layer in self.layers)
 
 
@@ -121,7 +123,8 @@ def find_structure(model: nn.Module) -> Structure:
         model: a causal language model; called as ``model(input_ids=int64[1, 8])``.
 
     Raises:
-        ModelError: no decoder layers, or one without an MLP or router; says what was seen.
+        ModelError: no decoder layers, or one without an MLP or router; the message lists the
+            modules seen.
     """
     seen = _probe(model)
     if not seen:
@@ -131,40 +134,40 @@ def find_structure(model: nn.Module) -> Structure:
         )
     k = getattr(getattr(model, "config", None), "num_experts_per_tok", None)
     layers = []
-    for at, (block, calls) in enumerate(seen):
+    for i, (block, calls) in enumerate(seen):
         layer = _layer(block, calls, k)
         if layer.down is None and layer.router is None:
             names = ", ".join(
                 f"{call.name} ({_kind(call.module)})" for call in calls if call.linear
             )
             raise ModelError(
-                f"{_kind(model)}: no MLP and no router found in layer {at}: of the linears seen "
+                f"{_kind(model)}: no MLP and no router found in layer {i}: of the linears seen "
                 f"({brief(names or 'none', 300)}) none takes act(a) * b or act(a) of others"
             )
         layers.append(layer)
     first = seen[0][0]
-    decoder = next(at for at in model.modules() for held in at.children() if _holds(held, first))
+    decoder = next(m for m in model.modules() for child in m.children() if _holds(child, first))
     return Structure(tuple(layers), decoder)
 
 
 def _holds(blocks: nn.Module, block: nn.Module) -> bool:
-    return isinstance(blocks, nn.ModuleList) and any(at is block for at in blocks)
+    return isinstance(blocks, nn.ModuleList) and any(item is block for item in blocks)
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A module of a layer that ran: what went in and what came out, as [tokens, units]."""
+class _ModuleCall:
+    """One call of a module of a layer: its inputs and outputs, flattened to [tokens, units]."""
 
     name: str
     module: nn.Module
     inputs: tuple[Tensor, ...]
     outputs: tuple[Any, ...]
     tensor: bool
-    """Whether it put out one tensor, not a tuple."""
+    """True if it put out one tensor, not a tuple."""
 
     @property
     def linear(self) -> bool:
-        """Whether it maps vectors by a matrix, whatever its class (peft's layers, Conv1D ...)."""
+        """True if it maps vectors by a matrix, whatever its class (peft's layers, Conv1D ...)."""
         return _linear_like(self.module) and self.tensor and bool(self.inputs)
 
     @property
@@ -173,8 +176,8 @@ class _Call:
 
     @property
     def y(self) -> Tensor:
-        found: Tensor = self.outputs[0]
-        return found
+        output: Tensor = self.outputs[0]
+        return output
 
 
 def _linear_like(module: nn.Module) -> bool:
@@ -182,15 +185,18 @@ def _linear_like(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_Call]]]:
-    """The decoder layers and what ran in each: the longest list of blocks that run."""
+def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_ModuleCall]]]:
+    """Run the model and return its decoder layers, each with the calls of its modules.
+
+    The layers are the longest list of blocks that run.
+    """
     lists: list[nn.ModuleList] = []
     inner: set[nn.Module] = set()
     for module in model.modules():  # a list inside a block holds experts, not layers
         if isinstance(module, nn.ModuleList) and module not in inner:
             lists.append(module)
             inner.update(module.modules())
-    calls: dict[nn.Module, list[_Call]] = {}
+    calls: dict[nn.Module, list[_ModuleCall]] = {}
     handles = [
         handle
         for blocks in lists
@@ -212,19 +218,21 @@ def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_Call]]]:
 
 
 def _outermost(block: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All modules of a block, but none inside a linear (what peft wraps is part of it)."""
+    """Yield all modules of a block by name, but none inside a linear: peft wraps the plain one."""
     for name, child in block.named_children():
         yield prefix + name, child
         if not _linear_like(child):
             yield from _outermost(child, f"{prefix}{name}.")
 
 
-def _noting(name: str, calls: list[_Call]) -> Callable[..., None]:
+def _noting(name: str, calls: list[_ModuleCall]) -> Callable[..., None]:
+    """Return a hook that adds every call of the module to ``calls``."""
+
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = tuple(_flat(value) for value in (*args, *kwargs.values()) if _tensor(value))
         outputs = output if isinstance(output, tuple) else (output,)
         kept = tuple(_flat(value) if _tensor(value) else None for value in outputs)
-        calls.append(_Call(name, module, given, kept, isinstance(output, Tensor)))
+        calls.append(_ModuleCall(name, module, given, kept, isinstance(output, Tensor)))
 
     return hook
 
@@ -238,6 +246,7 @@ def _flat(value: Tensor) -> Tensor:
 
 
 def _run(model: nn.Module) -> None:
+    """Call the model on a few different tokens of its vocabulary."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     rows, device = embedding.weight.shape[0], embedding.weight.device
     ids = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
@@ -247,7 +256,7 @@ def _run(model: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, which would spoil the comparisons."""
+    """Switch dropout off, which would spoil the comparisons, while the with-block lasts."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -257,7 +266,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _layer(block: nn.Module, calls: list[_Call], k: int | None) -> Layer:
+def _layer(block: nn.Module, calls: list[_ModuleCall], k: int | None) -> Layer:
+    """Find the MLP or router, and the attention, of one decoder layer."""
     router, beside = _find_router(block, calls, k)
     linears = [call for call in calls if call.linear and call.x.is_floating_point()]
     outside = [call for call in linears if call.module not in beside]
@@ -266,12 +276,15 @@ def _layer(block: nn.Module, calls: list[_Call], k: int | None) -> Layer:
     rest = [call for call in outside if call.module not in taken]
     attn_input = tuple(call.module for call in rest if _same(call.x, rest[0].x))
     attn_output = rest[-1].module if rest and rest[-1].module not in attn_input else None
-    if router is not None:  # an MLP beside the experts is shared: always used, no signal
+    if (
+        router is not None
+    ):  # an MLP beside the experts is shared: every token uses it, so it has no signal
         return Layer(attn_input=attn_input, attn_output=attn_output, router=router)
     return Layer(mlp.mlp_input, mlp.down, mlp.gate, mlp.up, mlp.act, attn_input, attn_output, None)
 
 
-def _may_activate(call: _Call) -> bool:
+def _may_activate(call: _ModuleCall) -> bool:
+    """Return True for a module without weights that maps a tensor to one of the same shape."""
     return (
         next(call.module.parameters(), None) is None
         and call.tensor
@@ -280,19 +293,23 @@ def _may_activate(call: _Call) -> bool:
     )
 
 
-def _find_mlp(linears: list[_Call], modules: Sequence[nn.Module]) -> Layer:
-    """The last linear whose input is made of the outputs of earlier ones."""
-    for activations in (modules, _ACTIVATIONS):  # the model's own first: exact, whatever it is
-        for at in range(len(linears) - 1, 0, -1):
-            found = _made_of(linears[at], linears[:at], activations)
-            if found is not None:
-                return found
+def _find_mlp(linears: list[_ModuleCall], modules: Sequence[nn.Module]) -> Layer:
+    """Return the MLP of the last linear whose input is made of the outputs of earlier ones."""
+    for activations in (modules, _ACTIVATIONS):  # the model's own first: they are exact
+        for i in range(len(linears) - 1, 0, -1):
+            mlp = _made_of(linears[i], linears[:i], activations)
+            if mlp is not None:
+                return mlp
     return Layer()
 
 
 def _made_of(
-    down: _Call, earlier: list[_Call], activations: Sequence[Callable[[Tensor], Tensor]]
+    down: _ModuleCall, earlier: list[_ModuleCall], activations: Sequence[Callable[[Tensor], Tensor]]
 ) -> Layer | None:
+    """Return the MLP whose act(a) * b or act(a), of earlier outputs a and b, is nearest to h.
+
+    h is the input of ``down``; None if nothing comes near enough.
+    """
     h = down.x
     best, least = None, 1e-4 if h.dtype == torch.float32 else 2e-2
     parts = [(call, part) for call in earlier for part in _parts(call.y, h)]
@@ -315,7 +332,7 @@ def _made_of(
 
 
 def _parts(y: Tensor, h: Tensor) -> list[slice]:
-    """The parts of an output that are as wide as h: the whole, halves, or every other."""
+    """Return the parts of an output that are as wide as h: the whole, halves, or every other."""
     width = h.shape[-1]
     if len(y) != len(h) or y.shape[-1] not in (width, 2 * width):
         return []
@@ -326,7 +343,7 @@ def _parts(y: Tensor, h: Tensor) -> list[slice]:
 
 
 def _off(guess: Tensor, h: Tensor) -> float:
-    """How far from h, relative to h."""
+    """Return the distance of a guess from h, relative to the norm of h."""
     if guess.shape != h.shape:
         return torch.inf
     h = h.float()
@@ -338,9 +355,9 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _find_router(
-    block: nn.Module, calls: list[_Call], k: int | None
+    block: nn.Module, calls: list[_ModuleCall], k: int | None
 ) -> tuple[Router | None, set[nn.Module]]:
-    """The router, and all modules of the block it is in (experts, shared ones)."""
+    """Return the router, and all modules of the block it is in (experts, shared ones)."""
     by_module = {call.module: call for call in calls}
     for parent in block.modules():
         for experts in parent.children():
@@ -356,45 +373,50 @@ def _find_router(
 
 
 def _experts(module: nn.Module) -> int:
-    """How many experts a module may be: a list of them, or weights with one axis more."""
+    """Return the number of experts in a module: a list of them, or weights with one more axis."""
     if isinstance(module, nn.ModuleList):
         return len(module)
     cubes = {len(weight) for weight in module.parameters() if weight.ndim == 3}
     return cubes.pop() if len(cubes) == 1 else 0
 
 
-def _router(call: _Call, experts: int, fed: tuple[Tensor, ...], k: int | None) -> Router | None:
-    """The router that a call was of, or None; ``fed`` is what the experts were given."""
-    scores = [at for at, out in enumerate(call.outputs) if _scores(out) and out.shape[1] == experts]
+def _router(
+    call: _ModuleCall, experts: int, fed: tuple[Tensor, ...], k: int | None
+) -> Router | None:
+    """Return the router that was called, or None if the module is none.
+
+    ``fed`` are the inputs of the experts.
+    """
+    scores = [i for i, out in enumerate(call.outputs) if _scores(out) and out.shape[1] == experts]
     if not scores:
         return None
-    chosen = [at for at, out in enumerate(call.outputs) if out is not None and not _scores(out)]
-    tables = [call.outputs[at] for at in chosen] + [x for x in fed if not x.is_floating_point()]
+    chosen = [i for i, out in enumerate(call.outputs) if out is not None and not _scores(out)]
+    tables = [call.outputs[i] for i in chosen] + [x for x in fed if not x.is_floating_point()]
     used = tables[0].shape[1] if tables else k
     if used is None or not 1 <= used <= experts:
         return None
-    # beside probabilities, logits are what has a sign
-    logits = next((at for at in scores if (call.outputs[at] < 0).any()), scores[0])
+    # logits have signs, probabilities beside them have none
+    logits = next((i for i in scores if (call.outputs[i] < 0).any()), scores[0])
     weights = next(
         (
-            at
-            for at, out in enumerate(call.outputs)
-            if at != logits and _scores(out) and out.shape[1] == used
+            i
+            for i, out in enumerate(call.outputs)
+            if i != logits and _scores(out) and out.shape[1] == used
         ),
         None,
     )
-    found = Router(call.module, experts, used, logits, weights, tensor=call.tensor)
+    router = Router(call.module, experts, used, logits, weights, tensor=call.tensor)
     if not chosen or weights is None:
-        return found
-    return _weighing(found, call, chosen[0])
+        return router
+    return _weighing(router, call, chosen[0])
 
 
 def _scores(out: Any) -> bool:
     return isinstance(out, Tensor) and out.is_floating_point()
 
 
-def _weighing(router: Router, call: _Call, indices: int) -> Router:
-    """A router with how it weighs the experts it chooses."""
+def _weighing(router: Router, call: _ModuleCall, indices: int) -> Router:
+    """Return the router with the rule by which it weighs the experts that it chooses."""
     assert router.weights is not None
     weights = call.outputs[router.weights].float()
     taken = call.outputs[router.logits].float().softmax(-1).gather(1, call.outputs[indices])

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from dipsim.errors import DipsimError
 
 _MOST = 2**28
-"""Bytes of a text file that are read at most."""
+"""Largest text file that is read, in bytes."""
 
 
 def read_ids(path: str | os.PathLike[str], tokenizer: Callable[..., Any]) -> NDArray[np.int64]:
-    """int64[tokens] of a text file in UTF-8, without special tokens.
+    """Return the token ids of a text file in UTF-8, int64[tokens], without special tokens.
 
     Raises:
-        DipsimError: no such file, no text, or too long, in one line.
+        DipsimError: a file that is missing, too long, or not text, in one line.
     """
     try:
         size = Path(path).stat().st_size
@@ -36,13 +36,16 @@ def read_ids(path: str | os.PathLike[str], tokenizer: Callable[..., Any]) -> NDA
 def windows_of(
     ids: NDArray[np.int64], window: int, tokens: int | None = None, name: str = "the text"
 ) -> NDArray[np.int64]:
-    """int64[n, window]: the text cut into windows side by side; what is left over is dropped.
+    """Cut a text into windows side by side, int64[n, window]; an incomplete last one is dropped.
 
     Args:
-        tokens: use no more than that many.
+        ids: int64[tokens] of the text.
+        window: tokens per window.
+        tokens: most tokens to use; default: all.
+        name: name of the text in error messages.
 
     Raises:
-        DipsimError: a window that predicts nothing, or a text shorter than one.
+        DipsimError: a window that predicts nothing, or a text shorter than a window.
     """
     if window < 2:
         raise DipsimError(f"--window {window}: at least 2 tokens, of which the last is predicted")

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: which model it holds, and how its weights are stored.
+"""The header of a GGUF file: the model it holds, and how its weights are stored.
 
-Nothing is trusted: counts and lengths are checked against the bytes that are there and against
-limits, long arrays are skipped, and only the header is read.
+Nothing is trusted: counts and lengths are checked against the bytes present and against limits,
+long arrays are skipped, and only the header is read.
 Format: GGUF, versions 2 and 3 (ggml, docs/gguf.md).
 """
 
@@ -24,8 +24,8 @@ _TEXT, _ARRAY = 8, 9
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How a tensor type stores weights: blocks of ``weights`` in ``size`` bytes."""
+class TensorType:
+    """A storage format of ggml: blocks of ``weights`` weights in ``size`` bytes."""
 
     name: str
     weights: int
@@ -34,39 +34,39 @@ class Kind:
     """Bits of a weight without its share of scales."""
 
 
-_KINDS = {
-    0: Kind("f32", 1, 4, 32),
-    1: Kind("f16", 1, 2, 16),
-    2: Kind("q4_0", 32, 18, 4),
-    3: Kind("q4_1", 32, 20, 4),
-    6: Kind("q5_0", 32, 22, 5),
-    7: Kind("q5_1", 32, 24, 5),
-    8: Kind("q8_0", 32, 34, 8),
-    9: Kind("q8_1", 32, 36, 8),
-    10: Kind("q2_k", 256, 84, 2),
-    11: Kind("q3_k", 256, 110, 3),
-    12: Kind("q4_k", 256, 144, 4),
-    13: Kind("q5_k", 256, 176, 5),
-    14: Kind("q6_k", 256, 210, 6),
-    15: Kind("q8_k", 256, 292, 8),
-    16: Kind("iq2_xxs", 256, 66, 2),
-    17: Kind("iq2_xs", 256, 74, 2),
-    18: Kind("iq3_xxs", 256, 98, 3),
-    19: Kind("iq1_s", 256, 50, 1),
-    20: Kind("iq4_nl", 32, 18, 4),
-    21: Kind("iq3_s", 256, 110, 3),
-    22: Kind("iq2_s", 256, 82, 2),
-    23: Kind("iq4_xs", 256, 136, 4),
-    24: Kind("i8", 1, 1, 8),
-    25: Kind("i16", 1, 2, 16),
-    26: Kind("i32", 1, 4, 32),
-    27: Kind("i64", 1, 8, 64),
-    28: Kind("f64", 1, 8, 64),
-    29: Kind("iq1_m", 256, 56, 1),
-    30: Kind("bf16", 1, 2, 16),
-    34: Kind("tq1_0", 256, 54, 1),
-    35: Kind("tq2_0", 256, 66, 2),
-    39: Kind("mxfp4", 32, 17, 4),
+_TYPES = {
+    0: TensorType("f32", 1, 4, 32),
+    1: TensorType("f16", 1, 2, 16),
+    2: TensorType("q4_0", 32, 18, 4),
+    3: TensorType("q4_1", 32, 20, 4),
+    6: TensorType("q5_0", 32, 22, 5),
+    7: TensorType("q5_1", 32, 24, 5),
+    8: TensorType("q8_0", 32, 34, 8),
+    9: TensorType("q8_1", 32, 36, 8),
+    10: TensorType("q2_k", 256, 84, 2),
+    11: TensorType("q3_k", 256, 110, 3),
+    12: TensorType("q4_k", 256, 144, 4),
+    13: TensorType("q5_k", 256, 176, 5),
+    14: TensorType("q6_k", 256, 210, 6),
+    15: TensorType("q8_k", 256, 292, 8),
+    16: TensorType("iq2_xxs", 256, 66, 2),
+    17: TensorType("iq2_xs", 256, 74, 2),
+    18: TensorType("iq3_xxs", 256, 98, 3),
+    19: TensorType("iq1_s", 256, 50, 1),
+    20: TensorType("iq4_nl", 32, 18, 4),
+    21: TensorType("iq3_s", 256, 110, 3),
+    22: TensorType("iq2_s", 256, 82, 2),
+    23: TensorType("iq4_xs", 256, 136, 4),
+    24: TensorType("i8", 1, 1, 8),
+    25: TensorType("i16", 1, 2, 16),
+    26: TensorType("i32", 1, 4, 32),
+    27: TensorType("i64", 1, 8, 64),
+    28: TensorType("f64", 1, 8, 64),
+    29: TensorType("iq1_m", 256, 56, 1),
+    30: TensorType("bf16", 1, 2, 16),
+    34: TensorType("tq1_0", 256, 54, 1),
+    35: TensorType("tq2_0", 256, 66, 2),
+    39: TensorType("mxfp4", 32, 17, 4),
 }
 
 
@@ -76,13 +76,13 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    kind: Kind
+    kind: TensorType
     offset: int
-    """Where it begins, in bytes after the header."""
+    """Position of its first byte, in bytes after the aligned end of the header."""
 
     @property
     def weights(self) -> int:
-        """How many."""
+        """Number of weights."""
         count = 1
         for length in self.shape:
             count *= length
@@ -90,15 +90,15 @@ class Tensor:
 
     @property
     def bytes(self) -> float:
-        """As stored."""
+        """Stored size in bytes."""
         return self.weights / self.kind.weights * self.kind.size
 
 
 def read_gguf(path: Path) -> dict[str, Any]:
-    """The geometry and storage a GGUF file declares, as `load_model` takes them.
+    """Read the geometry and storage that a GGUF file declares, in the form `load_model` takes.
 
-    ``quant`` where all MLP matrices have one type (their bytes are then exact), else ``bits``,
-    the mean over all matrices (the model's bytes are then exact).
+    Storage is ``quant`` where all MLP matrices have one type (their bytes are then exact), else
+    ``bits``, the mean over all matrices (the model's bytes are then exact).
 
     Raises:
         ModelError: no regular file, no GGUF, absurd counts, cut short, or no language model.
@@ -108,10 +108,10 @@ def read_gguf(path: Path) -> dict[str, Any]:
 
 
 def check_whole(path: Path) -> None:
-    """Check that a GGUF file holds all weights its header lists.
+    """Check that a GGUF file holds all weights that its header lists.
 
     Raises:
-        ModelError: it is cut short, or its header is none (as `read_gguf`).
+        ModelError: the file is cut short, or its header is refused (as by `read_gguf`).
     """
     values, tensors, header = _opened(path)
     align = values.get("general.alignment", 32)
@@ -127,7 +127,7 @@ def check_whole(path: Path) -> None:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], list[Tensor], int]:
-    """Entries, tensors and length of a header in bytes."""
+    """Return the entries, the tensors and the length in bytes of a header."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ModelError(f"{path}: not a regular file; give a .gguf file")
@@ -139,6 +139,8 @@ def _opened(path: Path) -> tuple[dict[str, Any], list[Tensor], int]:
 
 
 class _Header:
+    """Reads a header and never beyond the bytes it may have (``left``)."""
+
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self.file = path, file
         self.left = min(os.fstat(file.fileno()).st_size, _LONGEST_HEADER)
@@ -167,9 +169,9 @@ class _Header:
         shape = tuple(self._number("<Q") for _ in range(axes))
         kind = self._number("<I")
         offset = self._number("<Q")
-        if kind not in _KINDS:
+        if kind not in _TYPES:
             raise ModelError(f"{self.path}: tensor {name[:80]!r} has the unknown type {kind}")
-        tensor = Tensor(name, shape, _KINDS[kind], offset)
+        tensor = Tensor(name, shape, _TYPES[kind], offset)
         if not 0 < tensor.weights < 2**50:
             raise ModelError(f"{self.path}: tensor {name[:80]!r} has the shape {shape}")
         return tensor
@@ -184,7 +186,7 @@ class _Header:
         raise ModelError(f"{self.path}: value of the unknown type {kind}")
 
     def _array(self) -> list[Any] | int:
-        """A short array of numbers; of any other, only how long it is."""
+        """Return a short array of numbers, or the length of any other array."""
         kind, count = self._number("<I"), self._number("<Q")
         if kind in _SCALARS:
             size = struct.calcsize(_SCALARS[kind])
@@ -238,10 +240,10 @@ def _geometry(path: Path, values: dict[str, Any], tensors: list[Tensor]) -> dict
     shapes = {tensor.name: tensor.shape for tensor in tensors}
 
     def number(key: str, default: Any = None) -> Any:
-        found = values.get(f"{arch}.{key}", default)
-        if isinstance(found, list):  # one per layer: must agree
-            found = found[0] if len(set(found)) == 1 else None
-        return found
+        value = values.get(f"{arch}.{key}", default)
+        if isinstance(value, list):  # one per layer: they must agree
+            value = value[0] if len(set(value)) == 1 else None
+        return value
 
     embedding = shapes.get("token_embd.weight", ())
     heads, hidden = number("attention.head_count"), number("embedding_length")
@@ -270,12 +272,13 @@ def _geometry(path: Path, values: dict[str, Any], tensors: list[Tensor]) -> dict
 
 
 def _fused(shapes: dict[str, tuple[int, ...]], number: Any) -> bool:
-    """Whether gate and up are one matrix (phi-3)."""
+    """Return True if gate and up are one matrix, as in Phi-3."""
     up, width = shapes.get("blk.0.ffn_up.weight", ()), number("feed_forward_length")
     return len(up) == 2 and isinstance(width, int) and up[1] == 2 * width
 
 
 def _storage(path: Path, tensors: list[Tensor]) -> dict[str, Any]:
+    """Return ``quant`` if all MLP matrices have one type, else the mean ``bits`` of all."""
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
     mlp = {
         tensor.kind

@@ -1,4 +1,4 @@
-"""Geometry out of a Hugging Face `config.json`: one table of what every architecture calls it."""
+"""Geometry out of a Hugging Face `config.json`: one table of the keys of each architecture."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +41,7 @@ _KEYS: dict[str, dict[str, str]] = {
     "qwen3_moe": _QWEN_MOE,
     "olmoe": {"experts": "num_experts", "experts_per_token": "num_experts_per_tok"},
 }
-"""Per ``model_type``, what differs from `_COMMON`."""
+"""Keys per ``model_type`` that differ from `_COMMON`."""
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": {"tied_embeddings": True, "window_every": 2, "head_dim": 256},
     "opt": {"tied_embeddings": True, "gated": False},
@@ -49,15 +49,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def is_hf_config(path: Path) -> bool:
-    """Whether a path looks like one: a `.json` file, or a folder that holds `config.json`."""
+    """Return True for a `.json` file or a folder that holds `config.json`."""
     return path.suffix == ".json" or (path / FILE).is_file()
 
 
 def read_hf_config(path: Path) -> dict[str, Any]:
-    """The geometry in a `config.json` (or in a folder that holds one), as `load_model` takes it.
+    """Read the geometry in a `config.json` or a folder with one, in the form `load_model` takes.
 
     Raises:
-        ModelError: unreadable, or an architecture that is not known.
+        ModelError: an unreadable file, or an unknown architecture.
     """
     file = path / FILE if path.is_dir() else path
     config = files.read_json(file, ModelError)
@@ -65,15 +65,15 @@ def read_hf_config(path: Path) -> dict[str, Any]:
 
 
 def geometry_of(config: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
-    """The geometry in the values of a config, as `load_model` takes it.
+    """Return the geometry in the values of a config, in the form `load_model` takes.
 
     Args:
-        config: what `config.json` holds, or a transformers config's ``to_dict()``.
-        where: names the config in messages.
-        name: of the model, where the config names none.
+        config: the contents of `config.json`, or a transformers config's ``to_dict()``.
+        where: name of the config in error messages.
+        name: name of the model if the config gives none.
 
     Raises:
-        ModelError: an architecture that is not known.
+        ModelError: an unknown architecture.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _KEYS:
@@ -81,21 +81,23 @@ def geometry_of(config: Mapping[str, Any], where: str, name: str) -> dict[str, A
             f"{where}: model_type {str(kind)[:40]!r} is not known (known: {', '.join(_KEYS)}): "
             "write its geometry as YAML, see dipsim models NAME"
         )
-    found = {"name": str(config.get("_name_or_path") or name)[:80], **_DEFAULTS.get(kind, {})}
-    found |= _found(config, {**_COMMON, **_KEYS[kind]})
-    if "experts_per_token" in found and "experts" not in found:  # qwen3_moe, since transformers 5
-        found |= _found(config, _MIXTRAL)
+    geometry = {"name": str(config.get("_name_or_path") or name)[:80], **_DEFAULTS.get(kind, {})}
+    geometry |= _renamed(config, {**_COMMON, **_KEYS[kind]})
+    if "experts_per_token" in geometry and "experts" not in geometry:
+        # transformers 5 writes qwen3_moe with mixtral's keys
+        geometry |= _renamed(config, _MIXTRAL)
     used = config.get("use_sliding_window", not kind.startswith("qwen"))
     if not used or kind not in _WINDOWED:
-        found.pop("window", None)
-    if "window" not in found:
-        found.pop("window_every", None)
-    found.setdefault("kv_heads", found.get("heads"))
-    return found
+        geometry.pop("window", None)
+    if "window" not in geometry:
+        geometry.pop("window_every", None)
+    geometry.setdefault("kv_heads", geometry.get("heads"))
+    return geometry
 
 
 _WINDOWED = ("mistral", "phi3", "gemma2", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
 
 
-def _found(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the config's values under dipsim's names; absent ones are left out."""
     return {ours: config[theirs] for ours, theirs in keys.items() if config.get(theirs) is not None}

@@ -20,27 +20,28 @@ from dipsim.model import gguf, hf_config
 
 FOLDER, SUFFIX = "model/presets", ".yaml"
 DEFAULT_BITS = 4.5
-NORM_BYTES = 2  # norms are kept in 16 bits by every format dipsim knows
+NORM_BYTES = 2  # every format dipsim knows keeps norms in 16 bits
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Matrix = Literal["gate", "up", "down", "q", "k", "v", "o"]
 MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
-"""Of a gated MLP; a plain one has no gate."""
+"""Matrices of a gated MLP; a plain one has no gate."""
 ATTENTION: tuple[Matrix, ...] = ("q", "k", "v", "o")
-INDEX_BITS = 2  # of every weight that 2:4 pruning keeps: which of the four it is
+INDEX_BITS = 2  # per weight that 2:4 pruning keeps: its place among the four
 
 
 class Slice(NamedTuple):
-    """A row (one output) or a column (one input) of a matrix of a layer."""
+    """A row (one output) or a column (one input) of a matrix of one layer."""
 
     matrix: Matrix
     part: Literal["row", "column"]
 
 
 class Quant(BaseModel):
-    """How quantised weights are stored.
+    """The storage of quantised weights.
 
     ``axis`` is the direction in which the ``group`` weights that share a scale lie: ``in`` (along
     a row: GPTQ, AWQ, GGUF), ``out`` (along a column), ``channel`` (one scale per output row).
+    ``bits`` are those of a weight without scales; ``scale_bytes`` and ``zero_bytes`` are per group.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,16 +55,17 @@ class Quant(BaseModel):
 
     @property
     def scale_per_weight(self) -> float:
-        """Bytes of scales and zero points per weight (0 for ``channel``, which counts rows)."""
+        """Bytes of scales and zero points per weight; 0 for ``channel``, which has them per row."""
         return 0.0 if self.axis == "channel" else (self.scale_bytes + self.zero_bytes) / self.group
 
 
 class Model(BaseModel):
     """Geometry and storage of a transformer. Load one with `load_model`.
 
-    With ``experts`` a layer holds that many MLPs of width ``intermediate`` and a router, and
+    With ``experts`` a layer holds that many MLPs of width ``intermediate``, a router, and
     perhaps a shared MLP that every token uses. Every ``window_every``-th layer, the first one
-    included, attends to the last ``window`` positions only.
+    included, attends to the last ``window`` positions only. ``context`` is the longest sequence
+    that the model reads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,7 +92,7 @@ class Model(BaseModel):
     )
     quant: Quant | None = None
     weights: Literal["2:4"] | None = Field(
-        default=None, description="of every four weights of an MLP two are kept"
+        default=None, description="two of every four weights of an MLP are kept"
     )
     sources: Mapping[str, str] = {}
 
@@ -126,7 +128,7 @@ class Model(BaseModel):
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """The matrices of an MLP."""
+        """Names of the matrices of an MLP."""
         return MATRICES if self.gated else ("up", "down")
 
     @property
@@ -145,12 +147,12 @@ class Model(BaseModel):
 
     @property
     def norm_parameters(self) -> int:
-        """All norms: two per layer and the last one."""
+        """Weights of all norms: two norms per layer and the last one."""
         return (2 * self.layers + 1) * self.hidden
 
     @property
     def embedding_parameters(self) -> int:
-        """The input embedding; lm_head has as many, and is the same matrix when tied."""
+        """Weights of the input embedding; lm_head has as many, and is the same matrix when tied."""
         return self.vocab * self.hidden
 
     @property
@@ -162,12 +164,12 @@ class Model(BaseModel):
 
     @property
     def active_parameters(self) -> int:
-        """Weights one token uses: all, less the experts it is not sent to."""
+        """Weights that one token uses: all but those of experts it is not sent to."""
         idle = (self.experts or 0) - (self.experts_per_token or 0)
         return self.parameters - self.layers * idle * len(self.matrices) * self.matrix_parameters
 
     def _shape(self, matrix: Matrix) -> tuple[int, int]:
-        """(outputs, inputs) of a matrix of a layer, or of one expert."""
+        """Return (outputs, inputs) of a matrix of one layer, or of one expert."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "gate": (self.intermediate, self.hidden),
@@ -182,12 +184,12 @@ class Model(BaseModel):
     # Bytes
 
     def _weight_bits(self, mlp: bool) -> float:
-        """Bits of a weight, without the scales of a ``quant``; pruned ones count as nothing."""
+        """Return the bits per weight without scales, averaged over kept and pruned weights."""
         bits = self.bits if self.quant is None else self.quant.bits
         return (bits + INDEX_BITS) / 2 if mlp and self.weights == "2:4" else bits
 
     def _stored(self, weights: int, outputs: int, *, mlp: bool = False) -> float:
-        """Bytes of ``weights`` that make up matrices with ``outputs`` output rows in all."""
+        """Return the bytes of ``weights`` weights in matrices with ``outputs`` rows in all."""
         packed = weights * self._weight_bits(mlp) / 8
         if self.quant is None:
             return packed
@@ -198,23 +200,23 @@ class Model(BaseModel):
 
     @property
     def attention_bytes(self) -> float:
-        """q, k, v and o of one layer."""
+        """Bytes of q, k, v and o of one layer."""
         outputs = self.head_dim * (self.heads + 2 * self.kv_heads) + self.hidden
         return self._stored(self.attention_parameters, outputs)
 
     def matrix_bytes(self, matrix: Matrix) -> float:
-        """One whole matrix of a layer, or of one expert, its scales included."""
+        """Return the bytes of one whole matrix of a layer or expert, its scales included."""
         outputs, inputs = self._shape(matrix)
         return self._stored(outputs * inputs, outputs, mlp=matrix in MATRICES)
 
     @property
     def mlp_bytes(self) -> float:
-        """One MLP, or one expert."""
+        """Bytes of the MLP of one layer, or of one expert."""
         return sum(self.matrix_bytes(matrix) for matrix in self.matrices)
 
     @property
     def static_mlp_bytes(self) -> float:
-        """Of one layer, what every token uses beside its experts: router and shared expert."""
+        """Bytes of one layer's router and shared expert, which every token uses."""
         if self.experts is None:
             return 0.0
         router = self._stored(self.experts * self.hidden, self.experts)
@@ -225,40 +227,42 @@ class Model(BaseModel):
 
     @property
     def norm_bytes(self) -> float:
-        """All norms of the model."""
+        """Bytes of all norms of the model."""
         return float(self.norm_parameters * NORM_BYTES)
 
     @property
     def head_bytes(self) -> float:
-        """lm_head (the tied embedding, when tied)."""
+        """Bytes of lm_head (the tied embedding, when tied)."""
         return self._stored(self.embedding_parameters, self.vocab)
 
     @property
     def embedding_row_bytes(self) -> float:
-        """One token's row of the input embedding, read from flash; 0 when tied to lm_head."""
+        """Bytes of one token's row of the input embedding in flash; 0 when tied to lm_head."""
         return 0.0 if self.tied_embeddings else self.head_bytes / self.vocab
 
     @property
     def total_bytes(self) -> float:
-        """The whole model as stored, the input embedding included."""
+        """Bytes of the whole model as stored, the input embedding included."""
         mlp = (self.experts or 1) * self.mlp_bytes + self.static_mlp_bytes
         embeddings = self.head_bytes * (1 if self.tied_embeddings else 2)
         return self.layers * (self.attention_bytes + mlp) + self.norm_bytes + embeddings
 
     @property
     def bytes_per_weight(self) -> float:
-        """Stored bytes per weight that an MLP matrix computes with, its scales included."""
+        """Stored bytes per weight that an MLP matrix multiplies by, its scales included."""
         kept = 0.5 if self.weights == "2:4" else 1.0
         return self.matrix_bytes("up") / (self.matrix_parameters * kept)
 
     def slice_weights(self, slice_: Slice) -> int:
-        """Weights in a slice: a row holds one per input, a column one per output."""
+        """Return the weights in a slice: a row holds one per input, a column one per output."""
         outputs, inputs = self._shape(slice_.matrix)
         return inputs if slice_.part == "row" else outputs
 
     def slice_bytes(self, slices: Iterable[Slice]) -> float:
-        """Bytes that are loaded for one unit made of ``slices``: weights and the scales of groups
-        that lie inside the slice."""
+        """Return the bytes loaded for one unit made of ``slices``.
+
+        They are its weights, and the scales of groups of weights that lie inside a slice.
+        """
         total = 0.0
         for slice_ in self._of_this_model(slices):
             weights = self.slice_weights(slice_)
@@ -268,7 +272,7 @@ class Model(BaseModel):
         return total
 
     def static_scale_bytes(self, slices: Iterable[Slice]) -> float:
-        """Bytes of one layer's scales that stay in DRAM because they lie across ``slices``."""
+        """Return the bytes of one layer's scales that stay in DRAM, lying across ``slices``."""
         if self.quant is None:
             return 0.0
         total = 0.0
@@ -281,16 +285,20 @@ class Model(BaseModel):
         return total
 
     def _of_this_model(self, slices: Iterable[Slice]) -> list[Slice]:
-        """A plain MLP has no gate."""
+        """Leave out slices of matrices that the model lacks: a plain MLP has no gate."""
         return [slice_ for slice_ in slices if slice_.matrix in (*self.matrices, *ATTENTION)]
 
     def _scales_inside(self, slice_: Slice) -> bool:
+        """Return True if the weights that share a scale lie within the slice."""
         along = {"row": "in", "column": "out"}[slice_.part]
         return self.quant is not None and self.quant.axis == along
 
     def kv_bytes(self, positions: NDArray[Any] | int, kv_bits: float) -> Any:
-        """Keys and values of the first ``positions`` of a sequence, all layers: bytes, of the
-        shape of ``positions``. Layers with a window keep the last ``window`` of them."""
+        """Return the bytes of keys and values of the first ``positions`` of a sequence, all layers.
+
+        The result has the shape of ``positions``. Layers with a window keep the last ``window``
+        positions only. ``kv_bits`` are the bits per key or value.
+        """
         windowed = 0 if self.window is None else -(-self.layers // self.window_every)
         kept = (self.layers - windowed) * np.asarray(positions, np.float64)
         if self.window is not None:
@@ -301,13 +309,13 @@ class Model(BaseModel):
 def load_model(
     given: str | os.PathLike[str] | Mapping[str, Any] | Model, bits: float | None = None
 ) -> Model:
-    """A model by preset name, by YAML file, or from a mapping of its geometry.
+    """Load a model by the name of a preset, from a file, or from a mapping of its geometry.
 
     Args:
         given: a preset's name, a YAML file, a Hugging Face `config.json` or the folder it lies in,
-            a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``; one with
-            nothing but a ``name`` (and ``bits`` or ``quant``) names a preset.
-        bits: bits per weight, scales included; takes the place of the model's own storage.
+            a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``. A
+            mapping of nothing but ``name`` (and ``bits`` or ``quant``) names a preset.
+        bits: bits per weight, scales included, in place of the model's own storage.
 
     Raises:
         ModelError: unknown name, unreadable file, unknown or missing key, impossible value.
@@ -330,7 +338,7 @@ def load_model(
 
 
 def model_names() -> list[str]:
-    """Names of the presets."""
+    """Return the names of the presets."""
     return files.shipped_names(FOLDER, SUFFIX)
 
 

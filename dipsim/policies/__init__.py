@@ -1,4 +1,7 @@
-"""Cache policies, one file each. `BUILTIN` feeds command line, docs, contract tests, benchmarks."""
+"""Cache policies, one file each.
+
+`BUILTIN`, the table of them by name, feeds command line, docs, contract tests and benchmarks.
+"""
 
 import importlib.util
 import math
@@ -40,42 +43,42 @@ __all__ = ["BUILTIN", "Admission", "Policy", "load_policies", "load_policy"]
 
 
 def load_policy(given: str | Policy) -> Policy:
-    """A policy by name, from ``file.py:attribute``, or the object itself.
+    """Return a policy by its name, from ``file.py:attribute``, or the object as it is.
 
-    Parameters follow after another colon: ``lfu-decay:half_life=32``. A file is Python and is run,
-    as any program of the user's would be.
+    Parameters follow after another colon: ``lfu-decay:half_life=32``. The file is Python and is
+    run, as any program of the user's would be.
 
     Raises:
-        PolicyError: unknown name, no such file or attribute, a file that fails, not a `Policy`, or
-            parameters it does not have.
+        PolicyError: unknown name, no such file or attribute, a file that fails, an attribute that
+            is not a `Policy`, or parameters that the policy does not have.
     """
     if isinstance(given, Policy):
         return given
-    what, colon, said = given.rpartition(":")
-    if "=" in said and colon:
-        return load_policy(what).with_parameters(_parameters(given, said))
+    policy, colon, parameters = given.rpartition(":")
+    if "=" in parameters and colon:
+        return load_policy(policy).with_parameters(_parameters(given, parameters))
     if given in BUILTIN:
         return BUILTIN[given]
     return _from_file(given)
 
 
 def load_policies(given: Sequence[str | Policy]) -> list[Policy]:
-    """Several policies that are told apart by their labels.
+    """Return several policies, in the order given; reports tell them apart by their labels.
 
     Raises:
-        PolicyError: as `load_policy`, or two have the same label.
+        PolicyError: as `load_policy`, or two policies have the same label.
     """
-    found = [load_policy(one) for one in given]
-    labels = [policy.label for policy in found]
+    policies = [load_policy(policy) for policy in given]
+    labels = [policy.label for policy in policies]
     for label in labels:
         if labels.count(label) > 1:
             raise PolicyError(f"two policies are called {label!r}: name each once, or rename yours")
-    return found
+    return policies
 
 
-def _parameters(given: str, said: str) -> dict[str, float]:
-    """``key=value,key=value`` as numbers."""
-    pairs = [pair.partition("=") for pair in said.split(",")]
+def _parameters(given: str, text: str) -> dict[str, float]:
+    """Parse the ``key=value,key=value`` part of ``given`` (the whole, for the message)."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
     try:
         values = {key.strip(): float(value) for key, _, value in pairs}
         if len(values) < len(pairs) or not all(map(math.isfinite, values.values())):
@@ -88,6 +91,7 @@ def _parameters(given: str, said: str) -> dict[str, float]:
 
 
 def _from_file(given: str) -> Policy:
+    """Run ``file.py`` of ``file.py:attribute`` and return the policy that it defines."""
     file, colon, attribute = given.rpartition(":")
     if not colon or not file.endswith(".py"):
         known = ", ".join(BUILTIN)
@@ -105,7 +109,7 @@ def _from_file(given: str) -> Policy:
         loader.exec_module(module)
     except PolicyError:
         raise
-    except (Exception, SystemExit) as problem:  # the user's own code: any failure is theirs to read
+    except (Exception, SystemExit) as problem:  # the user's code: show whatever it raises
         raise PolicyError(
             f"policy {given!r}: {file} fails with {type(problem).__name__}: {problem}"
         ) from problem

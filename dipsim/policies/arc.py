@@ -1,7 +1,8 @@
-"""ARC: splits the cache between what was used once and what was used again, and learns the split
-from ghosts (Megiddo and Modha, FAST 2003).
+"""ARC: splits the cache between units used once and units used again, and learns the split from
+ghosts (Megiddo and Modha, FAST 2003).
 
-T1 and T2 are resident, B1 and B2 their ghosts, p the size T1 should have.
+Names are those of the paper: T1 and T2 are the resident queues (used once, used again), B1 and B2
+their ghosts, p the size T1 should have.
 """
 
 import numpy as np
@@ -24,13 +25,14 @@ from dipsim.policies.lists import (
 
 QUEUES = 4
 T1, T2, B1, B2, ABSENT, FROM_B1, FROM_B2 = range(7)
-"""Where a unit is; the last two: nowhere, and just found among the ghosts."""
+"""Places of a unit: one of the four queues; nowhere; or nowhere after a miss on a ghost."""
 CAPACITY, P, SILENT = -2, -3, -4
-"""Fields: p as the bits of a float64; whether the next to leave T1 leaves no ghost."""
+"""Fields at the end of the state. P holds the bits of a float64; SILENT is 1 when the next unit to
+leave leaves no ghost."""
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """Four queues, and the place of each unit."""
+    """Return four queues, the place of each unit, and the fields."""
     made = linked(units, QUEUES, per_unit=1, units=units, fields=4)
     made[-4 - units : -4] = ABSENT
     made[CAPACITY] = capacity
@@ -38,7 +40,7 @@ def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """A hit belongs to T2; a ghost moves p."""
+    """Move a hit to T2; let a miss on a ghost adapt p."""
     at = info(state, QUEUES) + unit
     i = state[at]
     if i == T2:
@@ -60,7 +62,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into T2 if it was remembered, else into T1."""
+    """Put the unit into T2 if it was among the ghosts, else into T1."""
     at = info(state, QUEUES) + unit
     state[at] = T1 if state[at] == ABSENT else T2
     push(state, end(state, state[at]), unit)
@@ -76,7 +78,7 @@ def forget(state: NDArray[np.int64], i: int) -> None:
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """Case IV of the paper keeps the ghosts within bounds; REPLACE then chooses T1 or T2."""
+    """Return the victim: Case IV of the paper bounds the ghosts, then REPLACE chooses T1 or T2."""
     t1, t2 = end(state, T1), end(state, T2)
     once, again = length(state, t1), length(state, t2)
     ghosts1, ghosts2 = length(state, end(state, B1)), length(state, end(state, B2))
@@ -100,7 +102,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """What leaves becomes a ghost."""
+    """Turn the unit into a ghost, unless SILENT is set."""
     at = info(state, QUEUES) + unit
     i = state[at]
     unlink(state, end(state, i), unit)

@@ -1,7 +1,7 @@
-"""Belady's rule under forced admission: what is needed farthest in the future leaves first.
+"""Belady's rule under forced admission: the unit needed farthest in the future leaves first.
 
-Best among forced policies while the cache holds every active set. It needs the future, so it is a
-bound, not a policy a device can run.
+It is best among forced policies while the cache holds every active set. It needs the future, so it
+is a bound, not a policy that a device can run.
 """
 
 from typing import Any
@@ -15,13 +15,14 @@ from dipsim.policies.contract import Policy
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """``state`` holds the next use (see `future` in the contract)."""
+    """Return minus the next use, which the engine keeps in ``state`` (`Policy.future`)."""
     return -state[unit]
 
 
-# One at a time: a heap, farthest use on top. ``state`` holds the next use of each unit, the heap,
-# the place of each resident unit in it, and how many there are. The heap is made of keys: next use
-# first, then unit, since of one token's units the higher is used later.
+# Sequential access, one unit at a time: a heap with the farthest use on top. ``state`` holds the
+# next use of each unit, the heap, the place of each resident unit in it, and their number. A key of
+# the heap holds the next use in its high bits and the unit in its low ones, since of one token's
+# units the higher is used later.
 
 _BITS = 22
 _UNIT = 2**_BITS - 1
@@ -30,7 +31,7 @@ _FAR = 2**40
 
 
 def heap(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """An empty heap.
+    """Return an empty heap.
 
     Raises:
         PolicyError: more units than a key has bits for.
@@ -42,7 +43,7 @@ def heap(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
 
 @register_jitable(forceinline=True)
 def rise(state: NDArray[np.int64], place: int, key: int) -> None:
-    """Put a key where it belongs, at a place or above."""
+    """Let a key rise from a place of the heap to where it belongs."""
     units = len(state) // 3
     while place > 0:
         parent = (place - 1) >> 1
@@ -58,24 +59,24 @@ def rise(state: NDArray[np.int64], place: int, key: int) -> None:
 
 @register_jitable(forceinline=True)
 def key_of(state: NDArray[np.int64], unit: int) -> int:
-    """Its next use, then the unit."""
+    """Return a unit's key: its next use in the high bits, the unit in the low ones."""
     return (min(state[unit], _FAR) << _BITS) | unit
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """Its next use is farther away now."""
+    """Move a hit up the heap: its next use is now farther away."""
     if hit:
         rise(state, state[2 * (len(state) // 3) + unit], key_of(state, unit))
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """One more."""
+    """Add the unit to the heap."""
     state[-1] += 1
     rise(state, state[-1] - 1, key_of(state, unit))
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The top; when that is in use, the best of all that are not."""
+    """Return the unit on top or, if that is in use, the one with the farthest use that is not."""
     units = len(state) // 3
     best = state[units]
     if not evictable[best & _UNIT]:
@@ -88,7 +89,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """The hole sinks to the bottom, and the last key rises into it."""
+    """Remove the unit: its place sinks to the bottom, and the last key rises from there."""
     units = len(state) // 3
     place, count = state[2 * units + unit], state[-1] - 1
     state[-1] = count

@@ -1,6 +1,6 @@
-"""CLOCK: a hand goes round; what was used since it last came by gets another turn (Corbato, 1968).
+"""CLOCK: a hand goes round, and units used since it last passed get another turn (Corbato, 1968).
 
-In atomic access the hand passes over a unit in use like over one that was used.
+In atomic access the hand passes over units in use as it does over units that were used.
 """
 
 import numpy as np
@@ -9,25 +9,25 @@ from numpy.typing import NDArray
 from dipsim.policies.contract import Policy, within
 
 HAND, MOST = -1, -2
-"""Fields: the unit the hand points at, -1 when there is none; the highest count."""
+"""Fields at the end of the state: the unit the hand points at, or -1; the most turns a unit has."""
 
 
 def state(units: int, capacity: int, seed: int, bits: int = 1) -> NDArray[np.int64]:
-    """Per unit its neighbours on the clock, behind it and before it, and a counter of so many
-    bits."""
+    """Return for each unit its neighbours on the clock, behind and before it, and a counter of
+    turns that has ``bits`` bits; then the fields."""
     made = np.zeros(3 * units + 2, np.int64)
     made[HAND], made[MOST] = -1, 2 ** int(within("bits", bits, 1, 32)) - 1
     return made
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """One turn more."""
+    """Give a hit one more turn."""
     if hit:
         state[3 * unit + 2] = min(state[3 * unit + 2] + 1, state[MOST])
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Just behind the hand, which reaches it last, with no turn to spare."""
+    """Put the unit just behind the hand, which reaches it last, without a turn to spare."""
     hand = state[HAND]
     if hand < 0:
         hand = state[HAND] = state[3 * unit] = unit
@@ -37,7 +37,7 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The first without a turn to spare."""
+    """Return the first unit without a turn to spare; the others that the hand passes lose one."""
     at = state[HAND]
     while state[3 * at + 2] > 0 or not evictable[at]:
         state[3 * at + 2] = max(state[3 * at + 2] - 1, 0)
@@ -47,7 +47,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """The hand moves on."""
+    """Take the unit off the clock; a hand that points at it moves on."""
     behind, before = state[3 * unit], state[3 * unit + 1]
     state[3 * behind + 1], state[3 * before] = before, behind
     if state[HAND] == unit:

@@ -37,40 +37,47 @@ from dipsim.errors import PolicyError
 
 Admission = Literal["forced", "ranked", "never"]
 _GIVEN = ("units", "capacity", "seed", "ticks")
-"""Arguments of ``state`` that the engine gives; all others are parameters of the policy."""
+"""Arguments of ``state`` that the engine passes; all others are parameters of the policy."""
 
 
 def token_per_unit(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """The usual state: one number per unit, 0 at the start."""
+    """Return the usual state, int64[units]: one number per unit, 0 at the start."""
     return np.zeros(units, np.int64)
 
 
 def touch_nothing(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
-    """For policies that do not care who is used."""
+    """Do nothing: the hook of policies that ignore uses."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A cache policy.
+    """A cache policy: which units stay in DRAM.
 
     Args:
-        name: as in reports.
+        name: name in reports and on the command line.
         summary: one line on what leaves first.
         source: paper or origin.
-        state: ``state(units, capacity, seed)`` -> int64 or float64 array, made once per cache and
-            again at a reset; ``seed`` differs between caches. Further arguments with a default are
-            parameters that a user may set (``name:key=value``); one named ``ticks`` receives by how
-            much ``token`` grows from one token to the next (1, in global scope the batches of a
-            token).
+        state: ``state(units, capacity, seed)`` -> int64 or float64 array of one dimension, made
+            once per cache and again at a reset; ``seed`` differs between caches. Further arguments
+            with a default are parameters that a user may set (``name:key=value``). An argument
+            named ``ticks`` receives by how much ``token`` grows from one token to the next: 1, or
+            in global scope the number of batches of a token.
+        touch: called for every active unit; see the top of this file for all hooks.
+        rank: the rank of a unit; the lowest leaves first. Excludes ``evict`` and ``insert``.
+        evict: the unit that leaves a full cache.
+        insert: called for a unit that enters.
+        leave: called for a unit that leaves.
+        expel: a unit that leaves although there is room, or -1.
         admit: ``forced`` (a miss enters if there is room beside the set in use), ``ranked`` (the
-            best of resident and active stay), ``never``.
-        future: the engine provides next uses in ``state[:units]``.
-        preload: starts with the units used most in a profile (`static`).
+            best of resident and active units stay), ``never`` (nothing enters).
+        future: the engine keeps the next use of each unit in ``state[:units]``.
+        preload: the cache starts with the units used most in a profile (policy `static`).
         blind: ``touch`` does not look at ``hit``, so one state serves caches of several sizes.
-        sequential: the same policy in a form that is fast where units are requested one at a time;
-            without it a policy that ranks looks at every resident unit to choose one.
-        atomic_only: it is about the sets of whole tokens, so sequential access means nothing.
-        given: the parameters that were set.
+        sequential: the same policy in a form that is fast where units are requested one at a time.
+            Without it a policy that ranks looks at every resident unit to choose one.
+        atomic_only: the policy is about the sets of whole tokens, so sequential access has no
+            meaning for it.
+        given: the parameters that a user has set, as (key, value).
 
     Raises:
         PolicyError: hooks that do not fit together.
@@ -109,33 +116,34 @@ class Policy:
 
     @property
     def ranks(self) -> bool:
-        """Whether it ranks; otherwise it keeps queues."""
+        """True for a policy that ranks units, False for one that keeps queues."""
         return self.rank is not None
 
     @property
     def parameters(self) -> dict[str, float]:
-        """What ``state`` can be told by name, with the values it will be told."""
+        """Parameters of ``state`` that a user may set, with the values they have."""
         arguments = inspect.signature(self.state).parameters
-        own = {k: a.default for k, a in list(arguments.items())[3:] if k not in _GIVEN}
-        return {**own, **dict(self.given)}
+        defaults = {k: a.default for k, a in list(arguments.items())[3:] if k not in _GIVEN}
+        return {**defaults, **dict(self.given)}
 
     @property
     def label(self) -> str:
-        """The name with the parameters that were set."""
-        said = ",".join(f"{key}={_short(value)}" for key, value in self.given)
-        return f"{self.name}:{said}" if said else self.name
+        """The name, followed by the parameters that were set: ``name:key=value``."""
+        parameters = ",".join(f"{key}={_short(value)}" for key, value in self.given)
+        return f"{self.name}:{parameters}" if parameters else self.name
 
     def with_parameters(self, values: Mapping[str, float]) -> "Policy":
-        """The policy with some of its parameters set.
+        """Return the policy with some of its parameters set.
 
         Raises:
-            PolicyError: it has no such parameter, or a whole number was needed.
+            PolicyError: the policy has no such parameter, or the parameter is a whole number and
+                the value is not.
         """
         known, given = self.parameters, dict(self.given)
         for key, value in values.items():
             if key not in known:
-                has = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-                raise PolicyError(f"policy {self.name}: no parameter {key!r}; {has}")
+                hint = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+                raise PolicyError(f"policy {self.name}: no parameter {key!r}; {hint}")
             if isinstance(known[key], bool) or not isinstance(known[key], int | float):
                 raise PolicyError(
                     f"policy {self.name}: {key} cannot be set: its default {known[key]!r} in "
@@ -144,20 +152,20 @@ class Policy:
             if isinstance(known[key], int) and value != int(value):
                 raise PolicyError(f"policy {self.name}: {key} is a whole number, not {value:g}")
             given[key] = type(known[key])(value)
-        other = None if self.sequential is None else self.sequential.with_parameters(values)
-        return replace(self, given=tuple(given.items()), sequential=other)
+        queue = None if self.sequential is None else self.sequential.with_parameters(values)
+        return replace(self, given=tuple(given.items()), sequential=queue)
 
     def new_state(self, units: int, capacity: int, seed: int, ticks: int = 1) -> NDArray[Any]:
-        """A fresh state.
+        """Return a fresh state: a contiguous int64 or float64 array of one dimension.
 
         Raises:
-            PolicyError: ``state`` fails, or returns anything but the array it should.
+            PolicyError: ``state`` fails, or returns another kind of array.
         """
-        told = dict(self.given)
+        arguments = dict(self.given)
         if "ticks" in inspect.signature(self.state).parameters:
-            told["ticks"] = ticks
+            arguments["ticks"] = ticks
         try:
-            state = self.state(units, capacity, seed, **told)
+            state = self.state(units, capacity, seed, **arguments)
         except PolicyError as problem:
             raise PolicyError(f"policy {self.name}: {problem}") from None
         except Exception as problem:
@@ -180,22 +188,22 @@ class Policy:
 
     @property
     def hooks(self) -> dict[str, Callable[..., Any]]:
-        """The functions that are compiled into the replay loop."""
-        own = ("touch", "rank", "evict", "insert", "leave", "expel")
-        return {name: hook for name in own if (hook := getattr(self, name)) is not None}
+        """The functions that are compiled into the replay loop, by name."""
+        names = ("touch", "rank", "evict", "insert", "leave", "expel")
+        return {name: hook for name in names if (hook := getattr(self, name)) is not None}
 
 
 def _short(value: float) -> str:
-    """A number as briefly as it can be written without loss."""
+    """Write a number as briefly as is possible without loss."""
     brief = f"{value:g}"
     return brief if float(brief) == value else repr(value)
 
 
 def within(name: str, value: float, low: float, high: float) -> float:
-    """A parameter that lies between two bounds.
+    """Return a parameter after checking that it lies between two bounds, both included.
 
     Raises:
-        PolicyError: it does not; the policy's name is added by `Policy.new_state`.
+        PolicyError: it lies outside; `Policy.new_state` adds the policy's name.
     """
     if not low <= value <= high:
         raise PolicyError(f"{name}={value:g}: from {low:g} to {high:g}")

@@ -1,4 +1,4 @@
-"""First in, first out: a hit changes nothing."""
+"""FIFO: evicts the unit that was loaded first; a hit changes nothing."""
 
 from typing import Any
 
@@ -9,39 +9,39 @@ from dipsim.policies.contract import Policy
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
-    """Remember the place in the queue: misses of one token enter in ascending order."""
+    """Record when a miss was loaded; misses of one token enter in ascending order."""
     if not hit:
         state[unit] = token * len(state) + unit
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """The first that came leaves first."""
+    """Return the time of loading, so that the first to enter leaves first."""
     return state[unit]
 
 
-# One at a time: a circle of places, as many as there are units. Any resident unit may leave, so it
-# is always the oldest that does.
+# Sequential access, one unit at a time: a circular buffer with as many places as there are units.
+# Any resident unit may leave, so the oldest always does.
 
 
 def circle(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """The places, the oldest one in use, and the next free one."""
+    """Return the empty buffer: its places, the index of the oldest, the index of the next free."""
     return np.zeros(units + 2, np.int64)
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into the next place."""
+    """Put the unit into the next free place."""
     at = state[-1]
     state[at] = unit
     state[-1] = at + 1 if at < len(state) - 3 else 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The oldest."""
+    """Return the oldest unit."""
     return state[state[-2]]
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """One place on."""
+    """Free the oldest place."""
     at = state[-2]
     state[-2] = at + 1 if at < len(state) - 3 else 0
 

@@ -1,4 +1,4 @@
-"""Least frequently used, with perfect memory: counts survive eviction and count streamed misses.
+"""LFU with perfect memory: counts survive eviction and include streamed misses.
 
 This is the LFU of the DIP paper's simulator (arXiv 2412.01380).
 """
@@ -16,7 +16,7 @@ def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """The least used leaves first."""
+    """Return the number of uses, so that the least used leaves first."""
     return state[unit]
 
 

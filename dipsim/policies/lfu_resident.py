@@ -1,6 +1,6 @@
-"""Least frequently used of what is resident: a unit that leaves is forgotten.
+"""LFU over the resident units: the count of a unit that leaves is forgotten.
 
-Requested one at a time, units of the same count share a queue, and the queues form a chain from the
+In sequential access, units of the same count share a queue, and the queues form a chain from the
 lowest count up (Shah, Mitra and Matani, An O(1) algorithm for implementing the LFU cache eviction
 scheme, 2010).
 """
@@ -21,16 +21,17 @@ def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """The least used leaves first."""
+    """Return the uses since loading, so that the least used leaves first."""
     return state[unit]
 
 
-# One at a time. Per unit its queue; per queue the next one below and above in the chain, and its
-# count. Queue 0 closes the chain. Queues that are not in it form a stack, linked by "above".
+# Sequential access, one unit at a time. The state holds for each unit its queue; for each queue the
+# next ones below and above it in the chain, and its count. Queue 0 closes the chain. Queues outside
+# the chain form a stack of free ones, linked by "above".
 
 
 def chain(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """No counts; ``state[-2]`` is the top of the stack of free queues."""
+    """Return a state without counts; ``state[-2]`` is the top of the stack of free queues."""
     queues = units + 2
     state = linked(units, queues, per_unit=4, units=queues, fields=2)
     above = 2 * units + 4 * queues + 2 * queues
@@ -42,7 +43,7 @@ def chain(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
 
 @register_jitable(forceinline=True)
 def fields_of(state: NDArray[np.int64]) -> tuple[int, int, int, int]:
-    """Where the queue of a unit, and of a queue its neighbours and its count, are written."""
+    """Return where in ``state`` begin: queue per unit; below, above and count per queue."""
     queues = state[-1] + 2
     home = info(state, queues)
     return home, home + queues, home + 2 * queues, home + 3 * queues
@@ -50,7 +51,7 @@ def fields_of(state: NDArray[np.int64]) -> tuple[int, int, int, int]:
 
 @register_jitable(forceinline=True)
 def queue_of(state: NDArray[np.int64], count: int, lower: int) -> int:
-    """The queue of a count, made if need be, just above the queue ``lower``."""
+    """Return the queue of a count, just above the queue ``lower``; take a free one if needed."""
     _, below, above, counts = fields_of(state)
     upper = state[above + lower]
     if upper != 0 and state[counts + upper] == count:
@@ -75,7 +76,7 @@ def free_if_empty(state: NDArray[np.int64], i: int) -> None:
 
 
 def touch_chain(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """A hit moves to the queue of the next count."""
+    """Move a hit to the queue of the next count."""
     if hit:
         home, _, _, counts = fields_of(state)
         i = state[home + unit]
@@ -86,14 +87,14 @@ def touch_chain(state: NDArray[np.int64], unit: int, token: int, hit: int) -> No
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Used once."""
+    """Put the unit into the queue of count 1."""
     i = queue_of(state, 1, 0)
     push(state, end(state, i), unit)
     state[fields_of(state)[0] + unit] = i
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The one that reached the lowest count first."""
+    """Return the unit that reached the lowest count first, of those that may leave."""
     above = fields_of(state)[2]
     i = state[above]
     victim = oldest(state, end(state, i), evictable, token)
@@ -104,7 +105,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """Forgotten."""
+    """Take the unit out of its queue and forget its count."""
     i = state[fields_of(state)[0] + unit]
     unlink(state, end(state, i), unit)
     free_if_empty(state, i)

@@ -9,7 +9,7 @@ first.
 
 ``eager=1`` does as libCacheSim 0.3.5 does (``hit_RD_HIRinQ``), so that counts can be compared: a
 hit on a resident HIR unit that S has forgotten demotes a LIR unit, for which the front of Q leaves
-at once. In the paper nothing leaves on a hit.
+at once. In the paper no unit leaves on a hit.
 """
 
 import numpy as np
@@ -21,17 +21,19 @@ from dipsim.policies.lists import end, first, info, length, linked, oldest, push
 
 QUEUES = 3
 S, Q, GONE = range(3)
-"""The stack, the resident HIR units, the non-resident ones. In S unit u is node units + u."""
+"""Queues: the stack, the resident HIR units, the non-resident ones. In S unit u is node units + u.
+"""
 OUT, LIR, HIR, GHOST = range(4)
-"""What a unit is. A GHOST is non-resident, and always in S; an HIR unit may be in S."""
+"""Kinds of a unit. A GHOST is non-resident and always in S; an HIR unit may be in S."""
 CAPACITY, LIR_LIMIT, COUNT, EAGER, LEAVING = -2, -3, -4, -5, -6
-"""Fields; COUNT of LIR units; LEAVING: how many have to leave Q although there is room."""
+"""Fields at the end of the state. COUNT is the number of LIR units, LEAVING that of units that have
+to leave Q although there is room."""
 
 
 def state(
     units: int, capacity: int, seed: int, hir: float = 0.01, eager: int = 0
 ) -> NDArray[np.int64]:
-    """Three queues; per unit what it is, and whether it is in S."""
+    """Return three queues, the kind of each unit, a flag for each unit in S, and the fields."""
     made = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
     made[CAPACITY] = capacity
     made[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
@@ -41,7 +43,7 @@ def state(
 
 @register_jitable(forceinline=True)
 def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
-    """Out of S; a ghost is forgotten with it."""
+    """Take the unit out of S; forget it if it is a ghost."""
     units, kind = state[-1] // 2, info(state, QUEUES)
     unlink(state, end(state, S), units + unit)
     state[kind + units + unit] = 0
@@ -52,7 +54,7 @@ def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
 
 @register_jitable(forceinline=True)
 def prune(state: NDArray[np.int64]) -> None:
-    """The bottom of S is a LIR unit."""
+    """Take units off the bottom of S until a LIR unit lies there."""
     units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
     node = first(state, stack)
     while node != stack and state[kind + node - units] != LIR:
@@ -62,7 +64,7 @@ def prune(state: NDArray[np.int64]) -> None:
 
 @register_jitable(forceinline=True)
 def limit(state: NDArray[np.int64]) -> None:
-    """S holds at most twice the cache: the oldest ghosts are forgotten."""
+    """Forget the oldest ghosts until S holds at most twice the cache."""
     gone = end(state, GONE)
     while length(state, end(state, S)) > 2 * state[CAPACITY] and length(state, gone) > 0:
         remove_from_stack(state, first(state, gone))
@@ -70,7 +72,7 @@ def limit(state: NDArray[np.int64]) -> None:
 
 @register_jitable(forceinline=True)
 def demote(state: NDArray[np.int64]) -> None:
-    """The LIR at the bottom of S becomes a resident HIR unit, at the end of Q."""
+    """Turn the LIR unit at the bottom of S into a resident HIR unit at the end of Q."""
     units, kind, queue = state[-1] // 2, info(state, QUEUES), end(state, Q)
     unit = first(state, end(state, S)) - units
     remove_from_stack(state, unit)
@@ -83,13 +85,13 @@ def demote(state: NDArray[np.int64]) -> None:
 
 @register_jitable(forceinline=True)
 def make_room_for_a_lir(state: NDArray[np.int64]) -> None:
-    """Demote while the LIR units take all of their share."""
+    """Demote LIR units until one more fits their share."""
     while state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:
         demote(state)
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """To the top of S; an HIR unit that was still in S becomes LIR."""
+    """Move the unit to the top of S; an HIR unit that was still in S becomes LIR."""
     units, kind = state[-1] // 2, info(state, QUEUES)
     stack, queue = end(state, S), end(state, Q)
     in_stack = state[kind + units + unit]
@@ -105,7 +107,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
         make_room_for_a_lir(state)
         state[kind + unit] = LIR
         state[COUNT] += 1
-        if not state[kind + units + unit]:  # pruning can reach it when no LIR unit was left
+        if not state[kind + units + unit]:  # with no LIR unit left, pruning took it out as well
             push(state, stack, units + unit)
             state[kind + units + unit] = 1
     else:
@@ -120,7 +122,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def expel(state: NDArray[np.int64], evictable: NDArray[np.bool_], token: int) -> int:
-    """What an eager demotion has pushed out of Q."""
+    """Return a unit that an eager demotion has pushed out of Q, or -1."""
     if state[LEAVING] == 0:
         return -1
     state[LEAVING] -= 1
@@ -128,7 +130,7 @@ def expel(state: NDArray[np.int64], evictable: NDArray[np.bool_], token: int) ->
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """LIR if S remembers it or LIR units are few; else HIR."""
+    """Make the unit LIR if S remembers it or LIR units have room in their share, else HIR."""
     units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
     if state[kind + unit] == GHOST:
         unlink(state, end(state, GONE), unit)
@@ -149,7 +151,7 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The front of Q; if all of Q is in use, the lowest LIR unit of S."""
+    """Return the front of Q or, if all of Q is in use, the lowest LIR unit of S that may leave."""
     units, kind, stack = state[-1] // 2, info(state, QUEUES), end(state, S)
     if state[kind + unit] == GHOST:
         make_room_for_a_lir(state)
@@ -165,7 +167,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """An HIR unit stays in S as a ghost, a LIR unit is gone."""
+    """Keep an HIR unit that is in S there as a ghost; forget any other unit."""
     units, kind = state[-1] // 2, info(state, QUEUES)
     if state[kind + unit] == LIR:
         state[kind + unit] = OUT

@@ -5,8 +5,9 @@ unit, on the newer side the oldest. Node n has its links in ``state[2 * n]`` (ol
 ``state[2 * n + 1]`` (newer). Nodes are units; where a unit is in two queues at once, the second one
 has nodes of its own, ``shift`` higher.
 
-`linked` lays a state out as: links; two more numbers per queue; ``per_unit`` numbers for every
-unit; ``fields`` numbers of the policy, the last of which is the number of nodes.
+`linked` lays a state out as: the links; per queue the links of its end node, the last token at
+which nothing in it could leave, and its length; ``per_unit`` numbers for every unit; ``fields``
+numbers of the policy, the last of which is the number of nodes.
 """
 
 from typing import Any
@@ -21,10 +22,14 @@ State = NDArray[Any]
 def linked(
     nodes: int, queues: int, *, per_unit: int = 0, units: int = 0, fields: int = 1
 ) -> NDArray[np.int64]:
-    """A state of empty queues. The i-th is called ``end(state, i)``.
+    """Return a state of empty queues. The i-th is called ``end(state, i)``.
 
     Args:
-        per_unit: numbers for each of ``units``; `info` says where they begin.
+        nodes: places in the queues; one per unit, or more where a unit is in two queues.
+        queues: number of queues.
+        per_unit: numbers kept for each of ``units``; `info` says where they begin.
+        units: number of units.
+        fields: numbers at the end of the state; the policy owns all but the last.
     """
     state = np.zeros(2 * nodes + 4 * queues + per_unit * units + fields, np.int64)
     ends = np.arange(nodes, nodes + 2 * queues, 2)
@@ -36,19 +41,19 @@ def linked(
 
 @register_jitable(forceinline=True)
 def end(state: State, i: int) -> int:
-    """The i-th queue: its end node."""
+    """Return the i-th queue, which is named by its end node."""
     return state[-1] + 2 * i
 
 
 @register_jitable(forceinline=True)
 def info(state: State, queues: int) -> int:
-    """Where the numbers per unit begin."""
+    """Return the index in ``state`` at which the numbers per unit begin."""
     return 2 * state[-1] + 4 * queues
 
 
 @register_jitable(forceinline=True)
 def length(state: State, queue: int) -> int:
-    """How many nodes a queue has."""
+    """Return the number of nodes in a queue."""
     return state[2 * queue + 3]
 
 
@@ -87,7 +92,7 @@ def renew(state: State, queue: int, node: int) -> None:
 
 @register_jitable(forceinline=True)
 def move(state: State, source: int, target: int, node: int) -> None:
-    """Move a node to the newest end of another queue, where it may be found at once."""
+    """Move a node to the newest end of another queue, which `oldest` then looks through again."""
     unlink(state, source, node)
     push(state, target, node)
     state[2 * target + 2] = -1
@@ -95,16 +100,16 @@ def move(state: State, source: int, target: int, node: int) -> None:
 
 @register_jitable(forceinline=True)
 def first(state: State, queue: int) -> int:
-    """The oldest node, or the queue itself when it is empty."""
+    """Return the oldest node, or the queue itself when it is empty."""
     return state[2 * queue + 1]
 
 
 @register_jitable(forceinline=True)
 def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The oldest unit that may leave, or -1; nodes are units.
+    """Return the oldest unit that may leave, or -1. Nodes must be units.
 
-    What is in use is passed over and goes to the newest end. A queue in which all are in use is
-    looked through once a token.
+    Units in use are passed over and move to the newest end. A queue in which all units are in use
+    is looked through once per token.
     """
     node = state[2 * queue + 1]
     if node == queue or state[2 * queue + 2] == token:
@@ -121,7 +126,7 @@ def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -
 
 @register_jitable(forceinline=True)
 def any_evictable(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -> bool:
-    """Whether anything in a queue may leave; changes no order."""
+    """Return True if any unit in a queue may leave, without changing its order."""
     if state[2 * queue + 2] == token:
         return False
     node = state[2 * queue + 1]
@@ -136,7 +141,7 @@ def any_evictable(state: State, queue: int, evictable: NDArray[np.bool_], token:
 
 @register_jitable(forceinline=True)
 def remember(state: State, ghosts: int, unit: int, most: int) -> int:
-    """Put a unit among at most ``most`` ghosts; returns the one forgotten for it, or -1."""
+    """Put a unit among at most ``most`` ghosts; return the ghost forgotten for it, or -1."""
     forgotten = -1
     if length(state, ghosts) == most:
         forgotten = first(state, ghosts)

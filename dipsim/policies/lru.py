@@ -1,4 +1,4 @@
-"""Least recently used."""
+"""LRU: evicts the least recently used unit (Mattson et al., IBM Systems Journal 1970)."""
 
 from typing import Any
 
@@ -10,41 +10,41 @@ from dipsim.policies.lists import end, linked, oldest, push, renew, unlink
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
-    """Remember the last use."""
+    """Record the last use."""
     state[unit] = token
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """The longest unused leaves first."""
+    """Return the last use, so that the longest unused leaves first."""
     return state[unit]
 
 
-# One at a time: a queue by last use.
+# Sequential access, one unit at a time: a queue in the order of last use.
 
 
 def queue(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """One queue."""
+    """Return a state of one empty queue."""
     return linked(units, 1)
 
 
 def touch_queue(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """What is used becomes the newest."""
+    """Move a unit that is used to the newest end."""
     if hit:
         renew(state, end(state, 0), unit)
 
 
 def insert(state: NDArray[Any], unit: int, token: int) -> None:
-    """The newest."""
+    """Put the unit at the newest end."""
     push(state, end(state, 0), unit)
 
 
 def evict(state: NDArray[Any], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The oldest."""
+    """Return the oldest unit that may leave."""
     return oldest(state, end(state, 0), evictable, token)
 
 
 def leave(state: NDArray[Any], unit: int) -> None:
-    """Out of the queue."""
+    """Take the unit out of the queue."""
     unlink(state, end(state, 0), unit)
 
 

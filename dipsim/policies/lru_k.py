@@ -1,6 +1,6 @@
 """LRU-K: evicts the unit whose K-th last use lies farthest back (O'Neil et al., SIGMOD 1993).
 
-Uses are remembered when a unit leaves. What was used fewer than K times leaves first.
+Uses are remembered when a unit leaves. Units used fewer than K times leave first.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from dipsim.policies.contract import Policy, within
 
 
 def state(units: int, capacity: int, seed: int, k: int = 2) -> NDArray[np.int64]:
-    """Per unit its k last uses, newest first, -1 where there was none; then k."""
+    """Return the last k uses of each unit, newest first, -1 where there was none; then k."""
     made = np.full(units * int(within("k", k, 1, 64)) + 1, -1, np.int64)
     made[-1] = k
     return made
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """One more use."""
+    """Record the use as the newest of the last k."""
     k = state[-1]
     for i in range(unit * k + k - 1, unit * k, -1):
         state[i] = state[i - 1]
@@ -25,7 +25,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def rank(state: NDArray[np.int64], unit: int, token: int) -> np.int64:
-    """The one whose k-th last use is oldest leaves first."""
+    """Return the k-th last use, so that the unit with the oldest leaves first."""
     return state[unit * state[-1] + state[-1] - 1]
 
 

@@ -1,5 +1,5 @@
-"""Most recently used leaves first: best for cycles longer than the cache (Chou and DeWitt, VLDB
-1985)."""
+"""MRU: evicts the most recently used unit, which is best for cycles longer than the cache (Chou and
+DeWitt, VLDB 1985)."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from dipsim.policies.lru import insert, leave, queue, touch_queue
 
 
 def touch(state: NDArray[Any], unit: int, token: int, hit: int) -> None:
-    """Remember the last use; of one token's units the highest was used last."""
+    """Record the last use; of one token's units the highest was used last."""
     state[unit] = token * len(state) + unit
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> Any:
-    """The last used leaves first."""
+    """Return minus the last use, so that the last used leaves first."""
     return -state[unit]
 
 
 def evict(state: NDArray[Any], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The newest that may leave."""
+    """Return the newest unit that may leave."""
     node = state[2 * end(state, 0)]
     while not evictable[node]:
         node = state[2 * node]

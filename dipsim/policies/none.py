@@ -8,7 +8,7 @@ from dipsim.policies.contract import Policy
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> int:
-    """Never asked: nothing is ever resident."""
+    """Return 0; the engine never asks, since nothing is ever resident."""
     return 0
 
 

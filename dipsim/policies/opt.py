@@ -1,4 +1,4 @@
-"""The optimum: of everything resident or in use, keep what is used soonest again.
+"""OPT, the clairvoyant optimum: of all units resident or in use, it keeps those used soonest again.
 
 No demand policy that starts empty hits more over all tokens. It differs from `belady` in admission:
 a miss that is needed later than everything resident is streamed through.

@@ -8,23 +8,26 @@ from dipsim.policies.contract import Policy
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """The hash of (seed, layer, group), which the engine hands over as ``seed``."""
+    """Return the seed, which the engine derives from (seed of the run, layer, group)."""
     return np.array([seed], np.int64)
 
 
 def rank(state: NDArray[np.int64], unit: int, token: int) -> np.int64:
-    """The hash of (seed, layer, group, token, unit), so that a slow twin can repeat it."""
+    """Return the hash of (seed, token, unit), which a test's slow twin can repeat."""
     h = splitmix64(np.uint64(state[0]) ^ np.uint64(token))
     return np.int64(splitmix64(h ^ np.uint64(unit)) >> np.uint64(1))
 
 
+# Sequential access, one unit at a time: resident units in slots, of which one is drawn.
+
+
 def slots(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """The seed, how many draws there were, how many units are held; the units; their places."""
+    """Return seed, number of draws, number of resident units; unit per slot; slot per unit."""
     return np.concatenate([[seed, 0, 0], np.zeros(2 * units, np.int64)]).astype(np.int64)
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into the first free slot."""
+    """Put the unit into the first free slot."""
     held, units = state[2], (len(state) - 3) // 2
     state[3 + held] = unit
     state[3 + units + unit] = held
@@ -44,7 +47,7 @@ def evict(
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """The last slot's unit takes the free place."""
+    """Move the unit of the last slot into the slot that becomes free."""
     units = (len(state) - 3) // 2
     state[2] -= 1
     place, other = state[3 + units + unit], state[3 + state[2]]

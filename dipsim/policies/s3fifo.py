@@ -1,7 +1,7 @@
-"""S3-FIFO: a small queue sifts, a main queue keeps, and ghosts of the small one go straight to main
-(Yang et al., SOSP 2023).
+"""S3-FIFO: a small queue filters units used once, a main queue keeps the others, and ghosts of the
+small queue that return go straight to main (Yang et al., SOSP 2023).
 
-In atomic access a unit in use is passed over in both queues.
+In atomic access units in use are passed over in both queues.
 """
 
 import numpy as np
@@ -26,10 +26,11 @@ from dipsim.policies.lists import (
 
 QUEUES = 3
 SMALL, MAIN, GHOST, ABSENT, RETURNING = range(5)
+"""Places of a unit: one of the three queues; nowhere; or nowhere after a miss on a ghost."""
 MOST = 3
-"""Where the count of uses ends: two bits."""
+"""Highest count of uses, which has two bits."""
 SMALL_SIZE, MAIN_SIZE, GHOST_SIZE, THRESHOLD, BEGUN = -2, -3, -4, -5, -6
-"""Fields; BEGUN: anything was evicted yet."""
+"""Fields at the end of the state. BEGUN is 1 after the first eviction."""
 
 
 def state(
@@ -40,7 +41,11 @@ def state(
     ghost: float = 0.9,
     threshold: int = 2,
 ) -> NDArray[np.int64]:
-    """Three queues; per unit its place and its count; sizes as shares of the cache."""
+    """Return three queues, the place and the count of uses of each unit, and the fields.
+
+    ``small`` and ``ghost`` are sizes as shares of the cache; units with ``threshold`` uses move to
+    main.
+    """
     made = linked(units, QUEUES, per_unit=2, units=units, fields=6)
     made[info(made, QUEUES) :][:units] = ABSENT
     made[SMALL_SIZE] = max(1, int(capacity * within("small", small, 0, 1)))
@@ -51,7 +56,7 @@ def state(
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """Count a hit; a miss may be a ghost that returns."""
+    """Count a hit; note a miss on a ghost as RETURNING."""
     at, uses = info(state, QUEUES) + unit, info(state, QUEUES) + state[-1] + unit
     if hit:
         state[uses] = min(state[uses] + 1, MOST)
@@ -63,7 +68,8 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Ghosts go to main; others to the small queue, which may not overflow before all is full."""
+    """Put a returning ghost into main and others into the small queue, or into main as well while
+    the small queue is full and nothing was evicted yet."""
     at = info(state, QUEUES) + unit
     full = state[BEGUN] == 0 and length(state, end(state, SMALL)) >= state[SMALL_SIZE]
     state[at] = MAIN if state[at] == RETURNING or full else SMALL
@@ -72,7 +78,10 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """From the small queue while main is within its share; what was used there moves to main."""
+    """Return a unit of the small queue while main is within its share, else one of main.
+
+    Units of the small queue that were used often enough move to main instead of leaving.
+    """
     small, main = end(state, SMALL), end(state, MAIN)
     at, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
     state[BEGUN] = 1
@@ -91,7 +100,10 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 @register_jitable(forceinline=True)
 def from_main(state: NDArray[np.int64], main: int, uses: int, evictable: NDArray[np.bool_]) -> int:
-    """As in clock: what was used gets another turn for each use. Something must be evictable."""
+    """Return the unit of main that leaves: as in CLOCK, each use gives another turn.
+
+    At least one unit must be evictable.
+    """
     node = first(state, main)
     while state[uses + node] > 0 or not evictable[node]:
         state[uses + node] = max(state[uses + node] - 1, 0)
@@ -101,7 +113,7 @@ def from_main(state: NDArray[np.int64], main: int, uses: int, evictable: NDArray
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """What leaves the small queue is remembered."""
+    """Take the unit out; one that leaves the small queue becomes a ghost."""
     at = info(state, QUEUES) + unit
     i = state[at]
     unlink(state, end(state, i), unit)

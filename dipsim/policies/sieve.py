@@ -1,7 +1,7 @@
-"""SIEVE: a hand moves from old to new over a queue that stays as it is, and takes the first unit
-that was not used since it last came by (Zhang et al., NSDI 2024).
+"""SIEVE: a hand moves from old to new over a queue that hits do not reorder, and evicts the first
+unit that was not used since it last passed (Zhang et al., NSDI 2024).
 
-In atomic access the hand passes over a unit in use like over one that was used.
+In atomic access the hand passes over units in use as it does over units that were used.
 """
 
 import numpy as np
@@ -13,26 +13,26 @@ from dipsim.policies.lru import leave
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """A queue, a mark for each unit, and the hand."""
+    """Return a queue, a mark for each unit, and the hand."""
     made = linked(units, 1, per_unit=1, units=units, fields=2)
-    made[-2] = made[-1]  # the end of the queue: next comes the oldest
+    made[-2] = made[-1]  # the end node of the queue: the oldest unit comes next
     return made
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """Mark it."""
+    """Mark a hit."""
     if hit:
         state[info(state, 1) + unit] = 1
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """The newest, not marked."""
+    """Put the unit at the newest end, without a mark."""
     push(state, end(state, 0), unit)
     state[info(state, 1) + unit] = 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The first without a mark; marks are taken off on the way."""
+    """Return the first unit without a mark that may leave; remove the marks on the way."""
     queue, marks = end(state, 0), info(state, 1)
     node = state[-2]
     while True:

@@ -23,12 +23,12 @@ from dipsim.policies.lists import (
 )
 
 MOST = 16
-"""Segments at most."""
+"""Most segments that a cache may have."""
 
 
 def state(units: int, capacity: int, seed: int, segments: int = 4) -> NDArray[np.int64]:
-    """A queue per segment, lowest first; the segment of each unit; the segments' sizes, equal but
-    for a remainder that goes to the lowest; the number of segments."""
+    """Return a queue per segment, lowest first; the segment of each unit; the sizes of the
+    segments, equal but for a remainder that goes to the lowest; the number of segments."""
     made = linked(units, MOST, per_unit=1, units=units, fields=MOST + 2)
     count = int(within("segments", segments, 1, MOST))
     sizes = [capacity // count + (i < capacity % count) for i in range(count)]
@@ -38,7 +38,7 @@ def state(units: int, capacity: int, seed: int, segments: int = 4) -> NDArray[np
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """Up by one segment."""
+    """Move a hit up by one segment."""
     if not hit:
         return
     at = info(state, MOST) + unit
@@ -56,7 +56,10 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into the lowest segment with room; into the lowest if small units have filled them all."""
+    """Put the unit into the lowest segment with room.
+
+    If all are full, as small units can make them in global scope, it goes into the lowest.
+    """
     i = 0
     while i < state[-2] and length(state, end(state, i)) >= state[i - 2 - MOST]:
         i += 1
@@ -67,7 +70,7 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The oldest of the lowest segment."""
+    """Return the oldest unit that may leave of the lowest segment that has one."""
     for i in range(state[-2]):
         victim = oldest(state, end(state, i), evictable, token)
         if victim >= 0:
@@ -76,7 +79,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """Out of its segment."""
+    """Take the unit out of its segment."""
     unlink(state, end(state, state[info(state, MOST) + unit]), unit)
 
 

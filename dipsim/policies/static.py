@@ -11,7 +11,7 @@ from dipsim.policies.contract import Policy
 
 
 def rank(state: NDArray[Any], unit: int, token: int) -> int:
-    """Never asked: nothing ever leaves."""
+    """Return 0; the engine never asks, since nothing ever leaves."""
     return 0
 
 

@@ -1,4 +1,4 @@
-"""2Q: what is used once passes through a queue; what comes back from its ghosts is kept as in lru
+"""2Q: units used once pass through a queue; those that return from its ghosts are kept as in LRU
 (Johnson and Shasha, VLDB 1994, the full version).
 """
 
@@ -10,14 +10,14 @@ from dipsim.policies.lists import end, info, length, linked, oldest, push, remem
 
 QUEUES = 3
 INNER, MAIN, GHOST, ABSENT, RETURNING = 0, 1, 2, 3, 4
-"""Where a unit is: in A1in, Am or A1out; nowhere; or nowhere and just found among the ghosts."""
+"""Places of a unit: A1in, Am or A1out of the paper; nowhere; or nowhere after a miss on a ghost."""
 
 
 def state(
     units: int, capacity: int, seed: int, inner: float = 0.25, ghost: float = 0.5
 ) -> NDArray[np.int64]:
-    """Three queues, the place of each unit, and the sizes of A1in and A1out (shares of the
-    cache)."""
+    """Return three queues, the place of each unit, and the sizes of A1in and A1out, which
+    ``inner`` and ``ghost`` give as shares of the cache."""
     made = linked(units, QUEUES, per_unit=1, units=units, fields=3)
     made[-3 - units : -3] = ABSENT
     made[-3] = int(capacity * within("inner", inner, 0, 1))
@@ -26,7 +26,7 @@ def state(
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """A hit counts in Am only; a miss may be a ghost that returns."""
+    """Renew a hit in Am; note a miss on a ghost as RETURNING."""
     at = info(state, QUEUES) + unit
     if hit:
         if state[at] == MAIN:
@@ -39,14 +39,14 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into Am if it returned, else into A1in."""
+    """Put a returning ghost into Am, any other unit into A1in."""
     at = info(state, QUEUES) + unit
     state[at] = MAIN if state[at] == RETURNING else INNER
     push(state, end(state, state[at]), unit)
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """From A1in while it is larger than its share, else from Am."""
+    """Return the oldest unit of A1in while A1in is larger than its share, else of Am."""
     inner, main = end(state, INNER), end(state, MAIN)
     if length(state, main) > 0 and length(state, inner) <= state[-3]:
         inner, main = main, inner
@@ -55,7 +55,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """What leaves A1in is remembered in A1out."""
+    """Take the unit out; one that leaves A1in becomes a ghost in A1out."""
     at = info(state, QUEUES) + unit
     i = state[at]
     unlink(state, end(state, i), unit)

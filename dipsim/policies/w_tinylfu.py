@@ -1,8 +1,8 @@
-"""W-TinyLFU: a small lru window, and a segmented lru that a unit enters only if it was used more
-often than what it would push out (Einziger, Friedman and Manes, ACM TOS 2017).
+"""W-TinyLFU: a small LRU window, and a segmented LRU that a unit enters only if it was used more
+often than the unit it would push out (Einziger, Friedman and Manes, ACM TOS 2017).
 
 Uses are counted up to 15 and halved after every ``sample`` uses per place in the cache. Units are
-few, so each has a counter of its own, and no sketch is needed.
+few, so each has a counter of its own instead of a share in a sketch.
 """
 
 import numpy as np
@@ -25,9 +25,11 @@ from dipsim.policies.lists import (
 
 QUEUES = 3
 WINDOW, PROBATION, PROTECTED = range(3)
+"""Queues of a unit: the window, and the two segments of the main part."""
 MOST = 15
 MAIN_SIZE, PROTECTED_SIZE, PERIOD, USES = -2, -3, -4, -5
-"""Fields; USES since the counts were halved, which they are after PERIOD."""
+"""Fields at the end of the state. USES is the number of uses since the counts were halved, which
+happens every PERIOD uses."""
 
 
 def state(
@@ -38,8 +40,10 @@ def state(
     protected: float = 0.8,
     sample: float = 10.0,
 ) -> NDArray[np.int64]:
-    """Three queues; per unit its queue and its count; sizes: the window's as a share of the cache,
-    the protected segment's as a share of the rest."""
+    """Return three queues, the queue and the count of each unit, and the fields.
+
+    ``window`` is a share of the cache, ``protected`` a share of the rest.
+    """
     made = linked(units, QUEUES, per_unit=2, units=units, fields=5)
     made[MAIN_SIZE] = capacity - max(1, int(capacity * within("window", window, 0, 1)))
     made[PROTECTED_SIZE] = int(made[MAIN_SIZE] * within("protected", protected, 0, 1))
@@ -48,7 +52,7 @@ def state(
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """Count; a hit renews, or moves from probation to the protected segment."""
+    """Count the use; renew a hit, or move it from probation to the protected segment."""
     at = info(state, QUEUES)
     uses = at + state[-1]
     state[uses + unit] = min(state[uses + unit] + 1, MOST)
@@ -73,20 +77,20 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
-    """Into the window."""
+    """Put the unit into the window."""
     push(state, end(state, WINDOW), unit)
     state[info(state, QUEUES) + unit] = WINDOW
 
 
 @register_jitable(forceinline=True)
 def enter(state: NDArray[np.int64], unit: int) -> None:
-    """From the window into probation."""
+    """Move a unit from the window into probation."""
     move(state, end(state, WINDOW), end(state, PROBATION), unit)
     state[info(state, QUEUES) + unit] = PROBATION
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
-    """The window's oldest against the main part's: the one with the lower count."""
+    """Return the oldest of the window or of the main part, whichever has the lower count."""
     window = oldest(state, end(state, WINDOW), evictable, token)
     probation, protected = end(state, PROBATION), end(state, PROTECTED)
     while window >= 0 and length(state, probation) + length(state, protected) < state[MAIN_SIZE]:
@@ -105,7 +109,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """Out of its queue; its count stays."""
+    """Take the unit out of its queue; its count stays."""
     unlink(state, end(state, state[info(state, QUEUES) + unit]), unit)
 
 

@@ -1,7 +1,8 @@
-"""The union of the last w sets, no more: what LLM in a flash keeps in DRAM (arXiv 2312.11514).
+"""Sliding window: keeps the union of the last ``window`` active sets and no more, as LLM in a flash
+does in DRAM (arXiv 2312.11514).
 
-A unit leaves when none of the last ``window`` tokens used it, although there is room; if the union
-does not fit, the longest unused leaves first.
+A unit that none of the last ``window`` tokens used leaves although there is room. If the union does
+not fit, the longest unused leaves first.
 """
 
 import numpy as np
@@ -15,21 +16,21 @@ from dipsim.policies.lru import evict, insert, leave
 def state(
     units: int, capacity: int, seed: int, window: int = 5, ticks: int = 1
 ) -> NDArray[np.int64]:
-    """A queue by last use, the last use of each unit, and the window in batches."""
+    """Return a queue by last use, the last use of each unit, and the window in batches."""
     made = linked(units, 1, per_unit=1, units=units, fields=2)
     made[-2] = within("window", window, 1, 2**40) * ticks
     return made
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
-    """What is used becomes the newest."""
+    """Record the last use; move a hit to the newest end."""
     state[info(state, 1) + unit] = token
     if hit:
         renew(state, end(state, 0), unit)
 
 
 def expel(state: NDArray[np.int64], evictable: NDArray[np.bool_], token: int) -> int:
-    """What the window has left behind."""
+    """Return the oldest unit if its last use lies before the window, else -1."""
     queue = end(state, 0)
     unit = first(state, queue)
     if unit != queue and evictable[unit] and state[info(state, 1) + unit] <= token - state[-2]:

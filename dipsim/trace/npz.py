@@ -1,6 +1,6 @@
-"""Reading `.npz` files nobody vouches for: no pickle, no trust in declared sizes, bounded memory.
+"""Untrusted `.npz` files: no pickle, no trust in declared sizes, bounded memory.
 
-A `Member` is one array of the archive whose header was checked against the bytes that are there.
+A `Member` is one array of the archive whose header was checked against the bytes present.
 Stored members are memory-mapped; deflated ones are streamed in blocks of rows.
 """
 
@@ -27,7 +27,7 @@ MAX_MEMBERS = 1000
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
 _BOMB = 400  # the emptiest sets worth storing as bytes (1 in 400) deflate 200 times
-_BAD_HEADER = (  # what numpy's header parser lets through
+_BAD_HEADER = (  # exceptions of numpy's header parser
     EOFError,
     MemoryError,
     RecursionError,
@@ -40,7 +40,7 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 def evenly(total: int, block: int) -> Iterator[int]:
-    """``total`` in pieces of ``block`` and a rest: 10 by 4 is 4, 4, 2."""
+    """Yield ``total`` in pieces of ``block`` and a rest: 10 by 4 is 4, 4, 2."""
     for start in range(0, total, block):
         yield min(block, total - start)
 
@@ -61,15 +61,15 @@ class Member(Protocol):
         """CRC-32 of the array as an `.npy` file: identifies the contents."""
 
     def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
-        """From row ``first`` on, one array after another, of as many rows as ``counts`` says."""
+        """Yield arrays of ``counts`` rows each, one after another from row ``first`` on."""
 
     def whole(self) -> Array:
-        """The array, for members that are small by their nature."""
+        """Return the whole array, for members that are small by their nature."""
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """An array that is already here."""
+    """An array that is already in memory."""
 
     array: Array
 
@@ -91,13 +91,13 @@ class InMemory:
         return zlib.crc32(array.reshape(-1).view(np.uint8).data, zlib.crc32(head))
 
     def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
-        """Views of the array."""
+        """Yield views of the array."""
         for count in counts:
             yield self.array[first : first + count]
             first += count
 
     def whole(self) -> Array:
-        """The array itself."""
+        """Return the array itself."""
         return self.array
 
 
@@ -111,15 +111,15 @@ class InArchive:
     shape: tuple[int, ...]
     crc: int
     header: int
-    """Bytes of the `.npy` header in front of the data."""
+    """Length in bytes of the `.npy` header in front of the data."""
     offset: int | None
-    """Where the data lies in the archive, for a stored member; None when deflated."""
+    """Position of the data in the archive, in bytes, for a stored member; None when deflated."""
 
     def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
-        """Mapped rows when stored, decompressed in order when deflated."""
+        """Yield rows: mapped when stored, decompressed in order when deflated."""
         if self.offset is not None:
             mapped: Array
-            if 0 in self.shape:  # nothing cannot be mapped
+            if 0 in self.shape:  # memmap refuses an empty array
                 mapped = np.zeros(self.shape, self.dtype)
             else:
                 mapped = np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
@@ -135,7 +135,11 @@ class InArchive:
                 yield np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
     def whole(self) -> Array:
-        """The whole array, at most 64 MiB."""
+        """Return the whole array.
+
+        Raises:
+            TraceError: larger than 64 MiB, damaged, or cut short.
+        """
         size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
         if size > _SMALL:
             raise TraceError(f"{self}: {size} bytes, at most {_SMALL} are allowed for this array")
@@ -148,7 +152,7 @@ class InArchive:
 
     @contextmanager
     def _stream(self) -> Iterator[IO[bytes]]:
-        """The decompressed bytes; both files are closed also where something is wrong with them."""
+        """Open the decompressed bytes; archive and stream are closed in case of errors too."""
         with ExitStack() as opened:
             try:
                 archive = opened.enter_context(zipfile.ZipFile(self.path))
@@ -162,11 +166,11 @@ class InArchive:
 
 
 def open_npz(path: Path) -> dict[str, InArchive]:
-    """The members of an archive by name (without ``.npy``), headers read and checked.
+    """Return the members of an archive by name (without ``.npy``), headers read and checked.
 
     Raises:
         TraceError: no regular file, no zip, damaged, encrypted, a name twice, object arrays,
-            Fortran order, or a header that disagrees with the bytes that are there.
+            Fortran order, or a header that disagrees with the bytes present.
     """
     try:
         mode = os.stat(path).st_mode
@@ -198,6 +202,7 @@ def open_npz(path: Path) -> dict[str, InArchive]:
 def _check(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: IO[bytes]
 ) -> InArchive:
+    """Check a member's kind, compression, header and sizes against the file."""
     what = f"{path}: array {brief(info.filename.removesuffix('.npy'))!r}"
     if info.flag_bits & 1:
         raise TraceError(f"{what} is encrypted: write it without a password")
@@ -219,7 +224,7 @@ def _check(
 
 
 def open_npy(path: Path) -> InArchive:
-    """A `.npy` file, its header read and checked; it is mapped when read.
+    """Open a `.npy` file, its header read and checked; rows are memory-mapped.
 
     Raises:
         TraceError: as `open_npz`.
@@ -238,7 +243,7 @@ def open_npy(path: Path) -> InArchive:
 def _read_header(
     stream: IO[bytes], what: str, size: int
 ) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Type, shape and length of the header of an array that takes ``size`` bytes in all."""
+    """Return type, shape and header length of an array that takes ``size`` bytes in all."""
     with warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore")  # numpy grumbles about headers of Python 2
@@ -268,7 +273,10 @@ def _read_header(
 
 
 def _data_offset(info: zipfile.ZipInfo, raw: IO[bytes], what: str) -> int:
-    """Where a stored member's bytes begin: behind its local header, which has its own lengths."""
+    """Return the position of a stored member's bytes.
+
+    They begin behind its local header, whose lengths may differ from those of the directory.
+    """
     raw.seek(info.header_offset)
     local = raw.read(_LOCAL_HEADER.size)
     if len(local) < _LOCAL_HEADER.size or local[:4] != b"PK\x03\x04":
@@ -281,6 +289,7 @@ def _data_offset(info: zipfile.ZipInfo, raw: IO[bytes], what: str) -> int:
 
 
 def _exactly(stream: IO[bytes], size: int, what: InArchive) -> bytes:
+    """Read ``size`` bytes or fail."""
     try:
         data = stream.read(size)
     except (zlib.error, zipfile.BadZipFile, EOFError, OSError) as problem:

@@ -28,7 +28,7 @@ SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_outpu
 Reading = Literal["scores", "sets", "codes", "values"]
 _PIECE = 2**18  # rows of indptr held at a time
 _ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
-_INFINITY_BITS = 0x7F800000  # of float32; with a sign the bits are more
+_INFINITY_BITS = 0x7F800000  # float32 infinity as uint32; NaN and every sign bit give more
 _BY_DTYPE: dict[str, Encoding] = {
     "float16": "float16",
     "float32": "float32",
@@ -37,52 +37,54 @@ _BY_DTYPE: dict[str, Encoding] = {
 }
 
 
-class Part(Protocol):
+class SignalPart(Protocol):
     """The tokens of a signal that lie in one file."""
 
     @property
     def tokens(self) -> int:
-        """How many."""
+        """Number of tokens."""
 
     def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
-        """Tokens first..last-1 as raw arrays [n <= block, layers, units or bytes]."""
+        """Yield tokens first..last-1 as raw arrays [n <= block, layers, units or bytes]."""
 
 
 @dataclass(frozen=True)
-class Dense:
+class DensePart:
     """A part stored as one array [tokens, layers, units]."""
 
     member: Member
     largest: Member | None = None
-    """Of log8: float32 [tokens, layers], what its codes are relative to."""
+    """float32[tokens, layers], the scores that log8 codes are relative to; None otherwise."""
 
     @property
     def tokens(self) -> int:
-        """Rows of the array."""
+        """Number of rows of the array."""
         return self.member.shape[0]
 
     def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
-        """The array's own rows, still encoded."""
+        """Yield the array's own rows, still encoded."""
         return self.member.rows(first, evenly(last - first, block))
 
 
 @dataclass(frozen=True)
-class Sparse:
+class SparsePart:
     """A part stored as lists of active units, row after row (a row: one token, one layer)."""
 
     what: str
+    """The trace and the signal, for error messages."""
     shape: tuple[int, int, int]
+    """Tokens, layers, units."""
     indptr: Member
     indices: Member
     scores: Member | None
 
     @property
     def tokens(self) -> int:
-        """Tokens of the declared shape."""
+        """Number of tokens of the declared shape."""
         return self.shape[0]
 
     def rows(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
-        """Dense bool, or float32 scores that are 0 where a unit is not listed."""
+        """Yield dense bool, or float32 scores that are 0 where a unit is not listed."""
         _, layers, units = self.shape
         counts = [count * layers for count in evenly(last - first, block)]
         begin = int(next(self.indptr.rows(first * layers, [1]))[0])
@@ -99,10 +101,10 @@ class Sparse:
             yield dense.reshape(-1, layers, units)
 
     def check(self) -> None:
-        """Read `indptr` once: it rises from 0 to the number of indices, by ``units`` a row at most.
+        """Read `indptr` once and check that it rises from 0 to the number of indices.
 
         Raises:
-            TraceError: it does not.
+            TraceError: it does not, or a row lists more than ``units`` units.
         """
         tokens, layers, units = self.shape
         rows = tokens * layers
@@ -124,7 +126,7 @@ class Sparse:
             )
 
     def fewest(self) -> int:
-        """The least number of units a row lists, of rows that list any."""
+        """Return the least number of units that a row lists, empty rows apart."""
         rows = self.shape[0] * self.shape[1]
         least = self.shape[2]
         for sizes in self._sizes(0, list(evenly(rows, _PIECE))):
@@ -132,7 +134,7 @@ class Sparse:
         return least
 
     def _sizes(self, row: int, counts: list[int]) -> Iterator[NDArray[np.int64]]:
-        """How many units the next rows list."""
+        """Yield the units per row, int64[count] for each of ``counts`` from ``row`` on."""
         pieces = self.indptr.rows(row, [1, *counts])
         last = next(pieces)
         for piece in pieces:
@@ -141,10 +143,12 @@ class Sparse:
             last = piece[-1:]
 
     def _lengths(self, row: int, counts: list[int]) -> Iterator[int]:
+        """Yield the number of units that the next ``counts`` rows list in all."""
         for sizes in self._sizes(row, counts):
             yield int(sizes.sum())
 
     def _check(self, listed: Array, row: NDArray[np.int64]) -> None:
+        """Refuse lists whose units lie outside 0..units-1 or do not ascend within a row."""
         if listed.size == 0:
             return
         if int(listed.max()) >= self.shape[2] or int(listed.min()) < 0:
@@ -162,60 +166,63 @@ class Signal:
     encoding: Encoding
     recorded_units: int
     trace: str
-    """Name of the trace, for messages."""
+    """Name of the trace, for error messages."""
     declared: Mapping[str, Any]
-    """What ``meta.signals`` says of it: ``unit_bytes``, ``slices`` and more."""
+    """Entry of the signal in ``meta.signals``: ``unit_bytes``, ``slices`` and more."""
     scored: bool
-    """Whether scores can be read: true but for bare sets."""
-    parts: tuple[Part, ...] = field(repr=False)
+    """True if scores can be read; False for sets without scores."""
+    parts: tuple[SignalPart, ...] = field(repr=False)
     layers: tuple[int, int]
-    """The layers (first, end) of the file that are read."""
+    """Layers (first, end) of the file that are read."""
     cluster: int = 1
-    """Recorded units that are read as one."""
+    """Number of neighbouring recorded units that are read as one."""
     recorded_norms: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    """[layers of the file, recorded units] norms of the columns that the scores weigh."""
+    """float32[layers of the file, recorded units], norms of the columns that the scores weigh."""
 
     @property
     def units(self) -> int:
-        """What is read per token and layer."""
+        """Number of units per token and layer, after clustering."""
         return self.recorded_units // self.cluster
 
     @property
     def norms(self) -> NDArray[np.float32] | None:
-        """float32[layers, units] norms of the columns, where the trace has them."""
+        """float32[layers, units] norms of the columns; None without them or with clusters."""
         if self.recorded_norms is None or self.cluster > 1:
             return None
         return self.recorded_norms[slice(*self.layers)]
 
     @property
     def coded(self) -> bool:
-        """Whether codes of log8 can be read instead of scores."""
+        """True if log8 codes can be read instead of scores."""
         return self.encoding == "log8" and self.cluster == 1
 
     @cached_property
     def fewest_listed(self) -> int:
-        """The least number of units that sparse sets list for a token and layer, empty ones (a
-        prompt's token may be missing in a layer) apart."""
-        listed = [part.fewest() for part in self.parts if isinstance(part, Sparse)]
+        """The least number of units that sparse sets list for a token and layer.
+
+        Empty lists do not count: a prompt's token may be missing in a layer. 0 without sparse sets.
+        """
+        listed = [part.fewest() for part in self.parts if isinstance(part, SparsePart)]
         return min(listed, default=0)
 
     @property
     def holds(self) -> Literal["scores", "sets"]:
-        """Scores leave the choice of units to a method; sets are already chosen."""
+        """``scores`` that leave the choice of units to a method, or ``sets`` already chosen."""
         return "sets" if self.encoding in ("bool", "bits", "sparse") else "scores"
 
     def blocks(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
-        """Tokens first..last-1, decoded and checked, at most ``block`` at a time.
+        """Yield tokens first..last-1, decoded and checked, at most ``block`` at a time.
 
         Args:
-            reading: what is wanted; sparse sets may have both scores and sets, log8 scores and
-                codes, everything else has one.
+            reading: the form that is wanted. Sparse sets may have both scores and sets, log8 has
+                scores, codes and values, every other encoding has one form.
 
         Yields:
-            scores : float32[n, layers, units] (0 where sparse sets list no unit),
+            scores : float32[n, layers, units], 0 where sparse sets list no unit; log8 relative to
+            the largest of each token and layer,
             sets : uint64[n, layers, words],
             codes : uint8[n, layers, units], to be looked up in `LOG8_TABLE`, or
-            values : as scores, but log8 in the units it was recorded in.
+            values : as scores, but log8 on the scale of the recording.
 
         Raises:
             TraceError: NaN, infinite or negative scores, bits beyond the units, bad lists.
@@ -226,9 +233,9 @@ class Signal:
         begin, end = self.layers
         start = 0
         for part in self.parts:
-            here = max(first - start, 0), min(last - start, part.tokens)
-            token = start + here[0]
-            for raw in part.rows(*here, block, reading) if here[0] < here[1] else ():
+            span = max(first - start, 0), min(last - start, part.tokens)
+            token = start + span[0]
+            for raw in part.rows(*span, block, reading) if span[0] < span[1] else ():
                 rows = raw[:, begin:end]
                 if reading == "codes":
                     yield np.array(rows, order="C")  # plain, writeable arrays
@@ -238,7 +245,11 @@ class Signal:
             start += part.tokens
 
     def values(self, first: int, last: int, block: int) -> Iterator[NDArray[np.float32]]:
-        """As `blocks` of scores, but log8 in the units it was recorded in."""
+        """Yield float32[n, layers, units] scores, those of log8 on the scale of the recording.
+
+        Raises:
+            TraceError: as `blocks`; largest scores that are negative or not finite.
+        """
         begin, end = self.layers
         scores = self.blocks(first, last, block, "scores")
         if self.encoding != "log8":
@@ -246,19 +257,20 @@ class Signal:
             return
         start = 0
         for part in self.parts:
-            here = max(first - start, 0), min(last - start, part.tokens)
+            span = max(first - start, 0), min(last - start, part.tokens)
             start += part.tokens
-            if here[0] >= here[1]:
+            if span[0] >= span[1]:
                 continue
-            assert isinstance(part, Dense), "log8 is dense"
+            assert isinstance(part, DensePart), "log8 is dense"
             assert part.largest is not None, "open_signal asks for it"
-            for largest in part.largest.rows(here[0], evenly(here[1] - here[0], block)):
+            for largest in part.largest.rows(span[0], evenly(span[1] - span[0], block)):
                 scale = largest[:, begin:end, None].astype(np.float32)
                 if not (np.isfinite(scale).all() and (scale >= 0).all()):
                     raise TraceError(f"{self.trace}: {self.name}.max must be finite and >= 0")
                 yield next(scores) * scale
 
     def _joined(self, rows: Array) -> Array:
+        """Join the units of each cluster."""
         if self.cluster == 1:
             return rows
         if rows.dtype == np.uint64:
@@ -266,6 +278,7 @@ class Signal:
         return join_scores(rows, self.cluster)
 
     def _decoded(self, raw: Array, start: int) -> Array:
+        """Decode and check raw rows, the first of which is token ``start``."""
         if raw.dtype == np.bool_:
             if raw.size and np.ascontiguousarray(raw).view(np.uint8).max() > 1:
                 raise TraceError(
@@ -287,7 +300,7 @@ class Signal:
         else:
             with np.errstate(over="ignore"):
                 scores = np.array(raw, np.float32, order="C")  # plain, writeable arrays
-        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, and none has a sign
+        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, no sign bits
             return scores
         if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
             self._refuse(scores, start)
@@ -298,6 +311,7 @@ class Signal:
         return scores
 
     def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
+        """Raise an error that names the first score that is negative or not finite."""
         bad = ~np.isfinite(scores)
         if self.name != "expert":
             bad |= scores < 0
@@ -312,7 +326,13 @@ class Signal:
 def open_signal(
     trace: str, key: str, members: Mapping[str, Member], declared: Mapping[str, Any]
 ) -> Signal:
-    """A signal of one file, its arrays checked against each other.
+    """Open a signal of one file and check its arrays against each other.
+
+    Args:
+        trace: the trace's name, for error messages.
+        key: the signal's name.
+        members: all arrays of the file.
+        declared: the signal's entry in ``meta.signals``.
 
     Raises:
         TraceError: shapes, types or encoding that make no signal.
@@ -341,7 +361,7 @@ def open_signal(
             raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
     _believable(what, member.shape[1], units)
     scored = encoding not in ("bool", "bits")
-    part = Dense(member, members.get(f"{key}.max"))
+    part = DensePart(member, members.get(f"{key}.max"))
     layers = (0, member.shape[1])
     norms = _norms(what, key, members, (member.shape[1], units))
     return Signal(
@@ -392,7 +412,7 @@ def _open_sparse(
     scores = members.get(f"{key}.scores")
     if scores is not None and (scores.shape != indices.shape or scores.dtype.kind != "f"):
         raise TraceError(f"{what}.scores must be floats, one for each of {key}.indices")
-    part = Sparse(what, (tokens, layers, units), indptr, indices, scores)
+    part = SparsePart(what, (tokens, layers, units), indptr, indices, scores)
     part.check()
     return Signal(key, "sparse", units, trace, declared, scores is not None, (part,), (0, layers))
 
@@ -401,7 +421,7 @@ _SPARSE = ("indptr", "indices", "shape", "scores")
 
 
 def arrays_of(key: str) -> tuple[str, ...]:
-    """Names of all arrays a signal may be stored in."""
+    """Return the names of all arrays that a signal may be stored in."""
     norms = (f"{key}.norms",) if key == "glu" else ()
     return (key, f"{key}.max", *norms, *(f"{key}.{suffix}" for suffix in _SPARSE))
 

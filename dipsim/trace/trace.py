@@ -1,7 +1,8 @@
 """Traces: what a model did, token by token; independent of device, method and cache.
 
 The format (docs/trace-format.md) is a plain `.npz`; `np.savez("t.npz", glu=abs_glu)` writes one.
-A `Trace` knows shapes and marks; the big arrays stay on disk and come in blocks of tokens.
+A `Trace` knows shapes and marks (phase, sequence, token_id); the big arrays stay on disk and come
+in blocks of tokens.
 """
 
 import hashlib
@@ -33,9 +34,11 @@ MAX_TOKENS = 2**22
 class Trace:
     """A trace, opened by `load_trace`; immutable.
 
-    phase : uint8[tokens] (0 prefill, 1 decode); sequence : int32[tokens], non-decreasing;
-    position : int64[tokens], tokens of the same sequence before each;
-    token_id : int32[tokens], or None when the trace does not say.
+    phase : uint8[tokens], 0 prefill, 1 decode;
+    sequence : int32[tokens], non-decreasing;
+    position : int64[tokens], number of earlier tokens of the same sequence;
+    token_id : int32[tokens], or None where the trace has none;
+    signals : by name, see `Signal`; meta : see docs/trace-format.md.
     """
 
     name: str
@@ -46,14 +49,14 @@ class Trace:
     token_id: NDArray[np.int32] | None
     meta: Mapping[str, Any]
     hash: str
-    """Identifies the contents of all arrays, whatever the compression (hexadecimal)."""
+    """SHA-256 (hexadecimal) of the contents of all arrays, independent of their compression."""
     warnings: tuple[str, ...] = ()
     recorded_layers: int = 0
-    """Layers of the file; more than ``layers`` after `layer_window`."""
+    """Number of layers of the file; more than ``layers`` after `layer_window`."""
     first: int = 0
-    """The row of the file that is token 0 here (after `window`)."""
+    """Row of the file that is token 0 of this trace; above 0 after `window`."""
     first_layer: int = 0
-    """The layer of the file that is layer 0 here (after `layer_window`)."""
+    """Layer of the file that is layer 0 of this trace; above 0 after `layer_window`."""
 
     @property
     def tokens(self) -> int:
@@ -77,11 +80,15 @@ class Trace:
 
     @property
     def model(self) -> Any:
-        """What ``meta.model`` says: a preset's name, a geometry, or None."""
+        """The value of ``meta.model``: a preset's name, a geometry, or None."""
         return self.meta.get("model")
 
     def blocks(self, wanted: Mapping[str, Reading]) -> Iterator[tuple[int, int, dict[str, Array]]]:
-        """All tokens in blocks: (first token, end, {signal: decoded rows}); see `Signal.blocks`."""
+        """Yield all tokens in blocks: (first token, end, {signal: decoded rows}).
+
+        Args:
+            wanted: how each signal is read; see `Signal.blocks` for shapes, dtypes and errors.
+        """
         size = self.block_size(tuple(wanted))
         last = self.first + self.tokens
         streams = [
@@ -94,16 +101,17 @@ class Trace:
             start += len(rows[0])
 
     def block_size(self, names: tuple[str, ...]) -> int:
-        """How many tokens of these signals make a block."""
+        """Return the number of tokens of these signals that make a block of at most 32 MiB."""
         row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
     def part(
         self, tokens: str | None = None, layers: str | None = None, sequence: str | None = None
     ) -> "Trace":
-        """The tokens, layers and sequences "A:B" (either side may be left out; None is all).
+        """Return the tokens, layers and sequences "A:B" as a trace of their own.
 
-        Sequences are counted from 0 in their order; tokens count within the sequences kept.
+        Either side of "A:B" may be left out; None keeps all. Sequences are counted from 0 in their
+        order; tokens are counted within the sequences kept.
 
         Raises:
             TraceError: not of that form, or outside the trace.
@@ -120,7 +128,7 @@ class Trace:
         return cut
 
     def calibration_rows(self, tokens: str | None) -> tuple[int, int]:
-        """The tokens "A:B" as (A, B); None is none.
+        """Return the tokens "A:B" of ``--calibrate-tokens`` as (A, B), and None as (0, 0).
 
         Raises:
             TraceError: not of that form, or outside the trace.
@@ -128,7 +136,7 @@ class Trace:
         return (0, 0) if tokens is None else self.token_rows("calibrate-tokens", tokens)
 
     def token_rows(self, option: str, tokens: str) -> tuple[int, int]:
-        """The tokens "A:B" of an option as (A, B).
+        """Return the tokens "A:B" of an option as (A, B).
 
         Raises:
             TraceError: not of that form, or outside the trace.
@@ -138,7 +146,7 @@ class Trace:
         return start, stop
 
     def window(self, start: int, stop: int) -> "Trace":
-        """The tokens start..stop-1 as a trace of their own.
+        """Return the tokens start..stop-1 as a trace of their own.
 
         Raises:
             TraceError: an empty window or one outside the trace.
@@ -152,34 +160,36 @@ class Trace:
         )
 
     def layer_window(self, start: int, stop: int) -> "Trace":
-        """The layers start..stop-1 as a trace of their own.
+        """Return the layers start..stop-1 as a trace of their own.
 
         Raises:
             TraceError: an empty window or one outside the trace.
         """
         _check_range("layers", start, stop, self.layers)
-        at = self.first_layer + start
-        here = (at, at + stop - start)
+        first = self.first_layer + start
+        layers = (first, first + stop - start)
         return replace(
             self,
             layers=stop - start,
-            signals={key: replace(signal, layers=here) for key, signal in self.signals.items()},
-            first_layer=at,
+            signals={key: replace(signal, layers=layers) for key, signal in self.signals.items()},
+            first_layer=first,
         )
 
     def clustered(self, size: int) -> "Trace":
-        """The trace with ``size`` neighbouring units of a signal as one, wherever it divides them;
-        experts stay what they are."""
+        """Return the trace with every ``size`` neighbouring units of a signal read as one.
+
+        Experts, and signals whose number of units ``size`` does not divide, stay as they are.
+        """
         if size == 1:
             return self
-        found = dict(self.signals)
-        for name, signal in found.items():
+        signals = dict(self.signals)
+        for name, signal in signals.items():
             if name != "expert" and signal.recorded_units % size == 0:
-                found[name] = replace(signal, cluster=size)
-        return replace(self, signals=found)
+                signals[name] = replace(signal, cluster=size)
+        return replace(self, signals=signals)
 
     def describe(self) -> dict[str, Any]:
-        """Shapes, marks and meta as plain values."""
+        """Return shapes, counts of tokens, meta and hash as plain values."""
         return {
             "name": self.name,
             "tokens": self.tokens,
@@ -201,7 +211,7 @@ class Trace:
 
 
 def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
-    """A trace by path, by the name of a shipped one, or from arrays in memory.
+    """Open a trace by its path, by the name of a shipped one, or from arrays in memory.
 
     Args:
         given: ``"t.npz"``, ``"smollm2-chat"``, or ``{"glu": abs_glu, ...}`` with the arrays of
@@ -223,12 +233,12 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
 
 
 def trace_names() -> list[str]:
-    """Names of the shipped traces."""
+    """Return the names of the shipped traces."""
     return files.shipped_names(FOLDER, SUFFIX)
 
 
 def _load_shards(folder: Path) -> Trace:
-    """``part-00000.npz``, ``part-00001.npz``, ...: one trace, token after token."""
+    """Open ``part-00000.npz``, ``part-00001.npz``, ... of a folder as one trace."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as problem:
@@ -246,17 +256,18 @@ def _load_shards(folder: Path) -> Trace:
     for name in shards:
         meta = traces[0].meta if traces else None
         traces.append(_assemble(f"{folder}/{name}", open_npz(folder / name), meta))
-    strange = [name for name in names if name not in shards and not name.startswith(".")]
-    warnings = tuple(f"{folder}: {name} is no shard, ignored" for name in strange)
+    others = [name for name in names if name not in shards and not name.startswith(".")]
+    warnings = tuple(f"{folder}: {name} is no shard, ignored" for name in others)
     return _join(str(folder), traces, warnings)
 
 
 def shard_name(number: int) -> str:
-    """The file of shard ``number``, from 0."""
+    """Return the file name of shard ``number``, counted from 0."""
     return f"part-{number:05d}.npz"
 
 
 def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
+    """Join shards that differ in their tokens only, in their order."""
     first = shards[0]
     for shard in shards[1:]:
         same = shard.layers == first.layers and shard.meta == first.meta
@@ -292,11 +303,12 @@ def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
 
 
 def _kinds(shard: Trace) -> dict[str, tuple[Any, ...]]:
+    """Return the properties of each signal that all shards must share."""
     return {key: (s.encoding, s.units, s.scored) for key, s in shard.signals.items()}
 
 
 def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
-    """Values as numpy arrays, ``meta`` (a dict) as JSON text.
+    """Return the values as numpy arrays, ``meta`` (a dict) as JSON text.
 
     Raises:
         TraceError: Python objects instead of numbers.
@@ -315,7 +327,7 @@ def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
 def _assemble(
     name: str, members: Mapping[str, Member], inherited: Mapping[str, Any] | None = None
 ) -> Trace:
-    """A trace of one file; a shard without ``meta`` inherits that of the first."""
+    """Make a trace of the arrays of one file; a shard without ``meta`` inherits the first one's."""
     warnings: list[str] = []
     meta = _read_meta(name, members)
     if inherited is not None and "meta" not in members:
@@ -323,15 +335,15 @@ def _assemble(
     declared = meta.get("signals", {})
     if not isinstance(declared, dict) or not all(isinstance(v, dict) for v in declared.values()):
         raise TraceError(f"{name}: meta.signals must map a signal's name to its properties")
-    there = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
+    present = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
     for signal in declared:
-        if signal not in there:
+        if signal not in present:
             raise TraceError(
                 f"{name}: meta.signals names {brief(signal)!r}, which is no array here"
             )
-    signals = {key: open_signal(name, key, members, declared.get(key, {})) for key in there}
-    for key, found in signals.items():
-        if found.encoding == "float64":
+    signals = {key: open_signal(name, key, members, declared.get(key, {})) for key in present}
+    for key, opened in signals.items():
+        if opened.encoding == "float64":
             warnings.append(f"{name}: signal {key} is float64; rounded to float32")
     known = {*_MARKS, *(array for key in signals for array in arrays_of(key))}
     warnings += [
@@ -342,7 +354,7 @@ def _assemble(
         raise TraceError(
             f"{name}: no signal found (has {listed}); save one of {', '.join(SIGNALS)}"
         )
-    shapes = {key: (found.parts[0].tokens, found.layers[1]) for key, found in signals.items()}
+    shapes = {key: (opened.parts[0].tokens, opened.layers[1]) for key, opened in signals.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
         raise TraceError(f"{name}: signals disagree on tokens x layers: {listed}")
@@ -382,6 +394,7 @@ def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
 
 
 def _range(what: str, text: str, count: int) -> tuple[int, int]:
+    """Parse "A:B", a range within 0..count, of the option ``what``."""
     match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", text, re.ASCII)
     if match is None:
         raise TraceError(f"--{what} {text!r}: write A:B, e.g. 0:64")
@@ -422,6 +435,7 @@ def _no_constant(name: str) -> None:
 def _mark(
     name: str, members: Mapping[str, Member], key: str, tokens: int, dtype: Any, default: int
 ) -> Array:
+    """Read and check a mark ``key``, dtype[tokens]; an absent one is ``default`` throughout."""
     if key not in members:
         return np.full(tokens, default, dtype)
     member = members[key]

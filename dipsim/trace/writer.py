@@ -1,4 +1,4 @@
-"""Writing traces: whole or not at all, token by token, in any encoding."""
+"""Writers of traces: whole or not at all, token by token, in any encoding."""
 
 import json
 import os
@@ -25,12 +25,17 @@ from dipsim.trace.trace import FORMAT, MAX_TOKENS, SUFFIX, VERSION, as_arrays, s
 SHARD_BYTES = 256 * 2**20
 _MARKS = {"phase": np.uint8, "sequence": np.int32, "token_id": np.int32}
 _USUAL: dict[str, Encoding] = {"b": "bits", "f": "float32"}
-_STORAGE = ("encoding", "units")  # of meta.signals: what the writer decides
+_STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets itself
 _COPY = 2**20
 
 
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all."""
+    """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all.
+
+    Raises:
+        TraceError: Python objects instead of numbers.
+        OSError: a path that cannot be written.
+    """
     members = as_arrays(arrays)
     with files.whole_file(Path(path)) as handle:
         np.savez_compressed(handle, **members)  # type: ignore[arg-type]
@@ -48,7 +53,7 @@ class TraceWriter:
         meta: kept in the trace; see docs/trace-format.md.
         encodings: per signal: float16, float32, log8, bool, bits or sparse. Default: float16
             stays, other floats become float32, sets become bits.
-        shard_bytes: a shard ends when it holds as many bytes.
+        shard_bytes: a shard ends when it holds this many bytes.
 
     Raises:
         TraceError: a path that cannot be written, an unknown signal or encoding.
@@ -82,10 +87,10 @@ class TraceWriter:
         self._shards = self._in_shards = 0
         try:
             parent = self.path.resolve().parent
-            made = tempfile.mkdtemp(dir=parent, prefix=f".{self.path.name}.")
+            folder = tempfile.mkdtemp(dir=parent, prefix=f".{self.path.name}.")
         except OSError as problem:
             raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
-        self._folder = Path(made)
+        self._folder = Path(folder)
 
     def append(self, block: Mapping[str, Any]) -> None:
         """Add tokens.
@@ -96,12 +101,14 @@ class TraceWriter:
                 ``token_id`` [n], or one value for all. Every block holds the same keys.
 
         Raises:
-            TraceError: shapes or keys that change, scores that are none, falling sequences.
+            TraceError: shapes or keys that change, invalid scores, falling sequence numbers.
         """
         tokens = self._count(block)
         if tokens == 0:
             return
-        rows: dict[str, Array] = {}  # all are made before any is written
+        rows: dict[
+            str, Array
+        ] = {}  # encode all before any is written: an error leaves the trace as it was
         for key in block:
             if key in SIGNALS:
                 rows |= self._encoded(key, np.asarray(block[key]), block.get(f"{key}.scores"))
@@ -126,7 +133,7 @@ class TraceWriter:
             self._in_shards = self.tokens
 
     def close(self) -> None:
-        """Give the trace its name.
+        """Finish the trace and give it its name.
 
         Raises:
             TraceError: no token was appended, or the disk is full.
@@ -150,12 +157,13 @@ class TraceWriter:
             raise
 
     def close_early(self) -> int:
-        """Give the trace its name with the tokens that are whole, after a block that was not: a
-        full disk, an interruption. Where there is no room to pack them, the last are dropped; of
-        sparse sets those of the unfinished shard are.
+        """Finish the trace with its complete tokens after a full disk or an interruption.
+
+        Where there is no room to pack them all, the last are dropped; with sparse sets, all of the
+        unfinished shard are.
 
         Returns:
-            How many tokens it has; 0: none could be kept, and there is no trace.
+            The number of tokens kept; with 0 there is no trace.
         """
         whole = min((spool.whole() for spool in self._spools.values()), default=0)
         tries = (whole, whole * 3 // 4, whole // 2, whole // 4)
@@ -171,9 +179,9 @@ class TraceWriter:
         return self.tokens
 
     def _packed(self, tokens: int) -> bool:
-        """Whether the first ``tokens`` rows of every spool could be made a shard."""
+        """Try to pack the first ``tokens`` rows of every spool as a shard; return True if done."""
         if any(array.endswith(".indptr") for array in self._spools):
-            return False  # rows of a list of sets are not tokens
+            return False  # rows of .indptr are not tokens
         for spool in self._spools.values():
             spool.cut(tokens)
         try:
@@ -204,6 +212,7 @@ class TraceWriter:
             self.abort()
 
     def _count(self, block: Mapping[str, Any]) -> int:
+        """Check a block's keys and shapes against the blocks before; return its tokens."""
         counts = set()
         for key in block:
             if key not in SIGNALS:
@@ -222,13 +231,13 @@ class TraceWriter:
                 if key not in block:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
         if self.tokens and set(block) != self._keys:
-            odd = ", ".join(sorted(set(block) ^ self._keys))
-            raise TraceError(f"every block must hold the same arrays; {odd} differ")
+            differing = ", ".join(sorted(set(block) ^ self._keys))
+            raise TraceError(f"every block must hold the same arrays; {differing} differ")
         self._keys = set(block)
         return counts.pop()
 
     def _encoded(self, key: str, values: Array, scores: Any) -> dict[str, Array]:
-        """The arrays a signal is stored in: their next rows."""
+        """Return the next rows of the arrays that a signal is stored in."""
         values = values.reshape(-1, *self._shapes[key])
         if values.dtype.kind not in _USUAL:
             raise TraceError(f"signal {key} is {values.dtype}: append floats, or bool for sets")
@@ -256,6 +265,7 @@ class TraceWriter:
         return rows
 
     def _mark(self, key: str, given: Any, tokens: int) -> Array:
+        """Return a mark's next rows, checked; one value stands for all ``tokens``."""
         if np.shape(given) not in ((), (1,), (tokens,)):
             raise TraceError(f"{key} has shape {np.shape(given)}: append [{tokens}] or one value")
         values = np.broadcast_to(np.asarray(given), (tokens,))
@@ -277,9 +287,13 @@ class TraceWriter:
             raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
 
     def _end_shard(self) -> None:
+        """Pack the spools as the next shard."""
         target = self._folder / shard_name(self._shards)
-        how = zipfile.ZIP_DEFLATED if self._one_file else zipfile.ZIP_STORED
-        with files.whole_file(target) as handle, zipfile.ZipFile(handle, "w", how) as archive:
+        compression = zipfile.ZIP_DEFLATED if self._one_file else zipfile.ZIP_STORED
+        with (
+            files.whole_file(target) as handle,
+            zipfile.ZipFile(handle, "w", compression) as archive,
+        ):
             for array, spool in self._spools.items():
                 spool.copy_into(archive, array)
                 if array.endswith(".indptr"):
@@ -294,17 +308,20 @@ class TraceWriter:
         self._shards += 1
 
     def _full_meta(self) -> dict[str, Any]:
-        signals = {key: dict(said) for key, said in self._meta.get("signals", {}).items()}
+        """Return the meta to store, with format, version, encodings and packed units."""
+        signals = {key: dict(declared) for key, declared in self._meta.get("signals", {}).items()}
         for key, encoding in self._encodings.items():
-            said = signals.get(key, {})
+            declared = signals.get(key, {})
             stored: dict[str, Any] = {"encoding": encoding} if encoding in ("log8", "bits") else {}
             if encoding == "bits":
                 stored["units"] = self._shapes[key][1]
-            if said.get("encoding") == "prob" and encoding not in ("log8", "bits"):
+            if declared.get("encoding") == "prob" and encoding not in ("log8", "bits"):
                 stored = {"encoding": "prob"}
-            kept = {name: value for name, value in said.items() if name not in _STORAGE}
+            kept = {name: value for name, value in declared.items() if name not in _STORAGE}
             signals[key] = {**kept, **stored}
-        signals = {key: said for key, said in signals.items() if said and key in self._keys}
+        signals = {
+            key: declared for key, declared in signals.items() if declared and key in self._keys
+        }
         meta = {**self._meta, "format": FORMAT, "version": VERSION}
         meta.pop("signals", None)
         return {**meta, "signals": signals} if signals else meta
@@ -320,18 +337,20 @@ class _Spool:
         self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by copy_into or abort
 
     def write(self, rows: Array) -> None:
-        if self.path.name.endswith(".indptr.raw"):  # rows are lengths: keep where each list ends
+        if self.path.name.endswith(
+            ".indptr.raw"
+        ):  # given as lengths, kept as the ends of the lists
             ends = np.cumsum(rows, dtype=np.int64) + self.last
             self.last = int(ends[-1])
             rows = np.concatenate([[0], ends]) if self.rows == 0 else ends
         data = np.ascontiguousarray(rows, self.dtype)
         self.file.write(data.tobytes())
-        self.file.flush()  # small rows too: on a full disk they must be there already
+        self.file.flush()  # small rows too, so that a full disk shows at once
         self.rows += len(data)
         self.bytes += data.nbytes
 
     def whole(self) -> int:
-        """How many rows are on disk, whatever was meant to be."""
+        """Return the number of complete rows on disk, also after a write that failed."""
         with suppress(OSError):
             self.file.close()
         return self.path.stat().st_size // self._row_bytes
@@ -346,6 +365,7 @@ class _Spool:
         return self.dtype.itemsize * int(np.prod(self.tail, dtype=np.int64))
 
     def copy_into(self, archive: zipfile.ZipFile, array: str) -> None:
+        """Add the rows to an archive as the member ``array``."""
         self.file.close()
         with (
             archive.open(_entry(array, archive.compression), "w", force_zip64=True) as out,
@@ -355,9 +375,9 @@ class _Spool:
             shutil.copyfileobj(raw, out, _COPY)
 
 
-def _entry(array: str, how: int) -> zipfile.ZipInfo:
+def _entry(array: str, compression: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(f"{array}.npy")  # dated 1980: equal contents make equal files
-    entry.compress_type = how
+    entry.compress_type = compression
     return entry
 
 
@@ -397,11 +417,11 @@ def _bits(key: str, values: Array, scores: None) -> dict[str, Array]:
 def _sparse(key: str, values: NDArray[np.bool_], scores: Array | None) -> dict[str, Array]:
     token, layer, unit = np.nonzero(values)
     narrow = np.uint16 if values.shape[2] <= 2**16 else np.uint32
-    made = {f"{key}.indptr": values.sum(axis=2, dtype=np.int64).reshape(-1)}
-    made[f"{key}.indices"] = unit.astype(narrow)
+    arrays = {f"{key}.indptr": values.sum(axis=2, dtype=np.int64).reshape(-1)}
+    arrays[f"{key}.indices"] = unit.astype(narrow)
     if scores is not None:
-        made[f"{key}.scores"] = scores[token, layer, unit].astype(np.float32)
-    return made
+        arrays[f"{key}.scores"] = scores[token, layer, unit].astype(np.float32)
+    return arrays
 
 
 _ENCODERS: dict[str, Any] = {

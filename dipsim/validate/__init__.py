@@ -1,4 +1,4 @@
-"""Held against measurements: predictions of published runs, and how far off they were.
+"""Validation: predictions of published measurements, and their errors.
 
 Every case is predicted with parameters that were fitted on other cases (`judge`); a phone's own
 routes are replayed and judged token by token (`judge_routes`).
@@ -25,24 +25,24 @@ __all__ = [
 _LONGEST = 60
 
 
-def bars_of(found: Validation) -> list[Bar]:
-    """An error bar for every class with a case that others predict."""
+def bars_of(validation: Validation) -> list[Bar]:
+    """Return an error bar for every class with a case that others predict."""
     bars = []
     for name in (STREAMING, MAPPED):
-        result = found.group(name)
+        result = validation.group(name)
         if result is not None and result.counted:
             bars.append(_bar(name, result, result.group.measured_on))
-    memory = found.group(MEMORY)
+    memory = validation.group(MEMORY)
     for key, result in memory.by_key().items() if memory is not None else ():
         names = dict.fromkeys(re.split(r"[,(]", case.device)[0].strip() for case in result.cases)
         devices = ", ".join(names)
-        said = devices if len(devices) <= _LONGEST else f"{len(names)} devices"
-        bars.append(_bar(f"{MEMORY}: {key}", result, said))
+        measured_on = devices if len(devices) <= _LONGEST else f"{len(names)} devices"
+        bars.append(_bar(f"{MEMORY}: {key}", result, measured_on))
     return bars
 
 
 def _bar(name: str, result: GroupResult, measured_on: str) -> Bar:
-    """Rounded, so that the file is the same on every processor."""
+    """Return the bar of a class, rounded so that the file is the same on every processor."""
     off = result.median()
     assert off is not None
     return Bar.model_validate(

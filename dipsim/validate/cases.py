@@ -1,7 +1,7 @@
-"""Published measurements: what was run, and how long it took, kept apart.
+"""Published measurements: the runs, and separately the times they took.
 
-A `Case` has no measured figure, so no prediction can see the one it is judged by; what was measured
-lies in `Cases.seconds`, which only fits of other cases and the final comparison read.
+A `Case` has no measured time, so no prediction can see the one it is judged by. Measured times lie
+in `Cases.seconds`, which only fits of other cases and the final comparison read.
 """
 
 import json
@@ -25,7 +25,7 @@ _LEAST, _MOST = 1e-9, 1e18  # believable figures in any unit of a case
 
 
 def _number(given: Any) -> float:
-    """A number above 0; pydantic would take texts and infinities."""
+    """Return a number above 0; unlike pydantic, refuse texts and infinities."""
     plain = isinstance(given, int | float) and not isinstance(given, bool)
     if not plain or not _LEAST < given < _MOST:
         raise ValueError("it must be a number above 0")
@@ -36,7 +36,7 @@ Positive = Annotated[float, BeforeValidator(_number)]
 
 
 class Case(BaseModel):
-    """What was run on which device: everything of a case but what was measured."""
+    """A published run: device, model and policy, without the time that was measured."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -53,10 +53,10 @@ class Case(BaseModel):
     dram_bytes_per_token: Positive | None = None
 
     def number(self, section: str, key: str) -> float:
-        """``hw.key`` or ``model.key``, a number above 0.
+        """Return ``hw.key`` or ``model.key``, a number above 0.
 
         Raises:
-            DipsimError: it is missing, or no such number.
+            DipsimError: the number is missing, or not above 0.
         """
         value = (self.hw if section == "hw" else self.model).get(key)
         try:
@@ -68,7 +68,7 @@ class Case(BaseModel):
             ) from None
 
     def bytes_of(self, what: str) -> float:
-        """Bytes a token of ``flash``, ``touched`` or ``dram``.
+        """Return the bytes per token of ``flash``, ``touched`` or ``dram``.
 
         Raises:
             DipsimError: the case does not state them.
@@ -81,20 +81,20 @@ class Case(BaseModel):
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of a file, and what was measured."""
+    """The cases of a file, and their measured times."""
 
     facts: tuple[Case, ...]
     seconds: Mapping[str, float]
-    """Measured seconds per token, by case; those that state none are left out."""
+    """Measured seconds per token, by the case's id; cases without a time are left out."""
 
 
 def shipped_cases() -> Path:
-    """The cases that dipsim carries."""
+    """Return the path of the cases that dipsim carries."""
     return files.shipped(SHIPPED) / "cases.json"
 
 
 def load_cases(given: str | os.PathLike[str] | None = None) -> Cases:
-    """The cases of a file; by default those that dipsim carries.
+    """Read the cases of a file, by default those that dipsim carries.
 
     Raises:
         DipsimError: no such file, another format, a case that is damaged or stands there twice.
@@ -124,10 +124,10 @@ def load_cases(given: str | os.PathLike[str] | None = None) -> Cases:
 
 
 def _seconds(measured: Any, where: str) -> float | None:
-    """Seconds per token, however they were stated; None where they were not.
+    """Return the seconds per token, in whatever unit they are stated; None without any.
 
     Raises:
-        DipsimError: they are no number above 0.
+        DipsimError: the figure is no number above 0.
     """
     if not isinstance(measured, dict):
         raise DipsimError(f"{where}: measured must be an object")
@@ -137,8 +137,8 @@ def _seconds(measured: Any, where: str) -> float | None:
             try:
                 return scale * _number(value) ** power
             except ValueError:
-                said = brief(json.dumps(value))
+                text = brief(json.dumps(value))
                 raise DipsimError(
-                    f"{where}: measured.{key} must be a number above 0, given {said}"
+                    f"{where}: measured.{key} must be a number above 0, given {text}"
                 ) from None
     return None

@@ -1,4 +1,4 @@
-"""Leave-one-out: every case predicted with parameters fitted on the other cases of its key."""
+"""Leave-one-out: every case is predicted with parameters fitted on the other cases of its key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,60 +8,68 @@ from typing import Any
 
 from dipsim.validate.cases import Cases
 from dipsim.validate.fit import constant, fit, line
-from dipsim.validate.setups import GROUPS, Group, Setup, explanation_of, reason_against, setup_of
+from dipsim.validate.setups import (
+    GROUPS,
+    CaseGroup,
+    Setup,
+    explanation_of,
+    reason_against,
+    setup_of,
+)
 
 PREDICTORS = ("dipsim", "constant", "line")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A case: what was predicted, by whom, and what was measured."""
+    """A case with its predictions and its measured time."""
 
     case: str
     device: str
     key: str
     fitted_on: tuple[str, ...]
-    """The cases its parameters come from; its own among them when it is `fitted`."""
+    """Ids of the cases that its parameters were fitted on; its own among them if it is `fitted`."""
     parameters: Mapping[str, float]
     seconds: Mapping[str, float]
-    """Predicted seconds per token, by predictor; of a fitted case dipsim's alone."""
+    """Predicted seconds per token, by predictor; a fitted case has dipsim's alone."""
     measured: float
+    """Measured seconds per token."""
 
     @property
     def fitted(self) -> bool:
-        """Whether it fits its own parameter: it shows nothing and is not counted."""
+        """True if its own time was used in the fit: it then proves nothing and is not counted."""
         return self.case in self.fitted_on
 
     def error(self, predictor: str = "dipsim") -> float:
-        """predicted / measured - 1."""
+        """Return the relative error: predicted / measured - 1."""
         return self.seconds[predictor] / self.measured - 1
 
     def factor(self, predictor: str = "dipsim") -> float:
-        """How many times too long or too short."""
+        """Return the factor by which the prediction is too long or too short, at least 1."""
         ratio = self.seconds[predictor] / self.measured
         return max(ratio, 1 / ratio) if ratio > 0 else float("inf")
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The cases of a group."""
+    """The judged cases of a group."""
 
-    group: Group
+    group: CaseGroup
     cases: tuple[Judged, ...]
 
     @cached_property
     def counted(self) -> tuple[Judged, ...]:
-        """Those predicted from other cases."""
+        """Cases that were predicted from other cases."""
         return tuple(case for case in self.cases if not case.fitted)
 
     def off(self, case: Judged, predictor: str = "dipsim") -> float:
-        """How far off a prediction is, in the terms of the group's bar."""
+        """Return the error of a prediction, as a factor or relative, like the group's bar."""
         return case.factor(predictor) if self.group.factor else abs(case.error(predictor))
 
     def median(self, predictor: str = "dipsim") -> float | None:
-        """The median of `off` over the counted cases; None where a predictor has none."""
-        found = [self.off(at, predictor) for at in self.counted if predictor in at.seconds]
-        return median(found) if found else None
+        """Return the median of `off` over the counted cases; None without any."""
+        errors = [self.off(case, predictor) for case in self.counted if predictor in case.seconds]
+        return median(errors) if errors else None
 
     @property
     def misses(self) -> tuple[Judged, ...]:
@@ -69,15 +77,15 @@ class GroupResult:
         return tuple(case for case in self.counted if self.off(case) > self.group.bar)
 
     def by_key(self) -> dict[str, "GroupResult"]:
-        """The counted cases of every key apart."""
+        """Return the counted cases, divided by their keys."""
         keys = dict.fromkeys(case.key for case in self.counted)
         return {
-            key: GroupResult(self.group, tuple(at for at in self.counted if at.key == key))
+            key: GroupResult(self.group, tuple(case for case in self.counted if case.key == key))
             for key in keys
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "name": self.group.name,
             "bar": self.group.bar,
@@ -88,41 +96,41 @@ class GroupResult:
             "median": {name: self.median(name) for name in PREDICTORS},
             "cases": [
                 {
-                    "case": at.case,
-                    "key": at.key,
-                    "fitted": at.fitted,
-                    "fitted_on": list(at.fitted_on),
-                    "parameters": dict(at.parameters),
-                    "predicted_s": dict(at.seconds),
-                    "measured_s": at.measured,
-                    "error": at.error(),
-                    "explained": explanation_of(at.case) if at in self.misses else None,
+                    "case": case.case,
+                    "key": case.key,
+                    "fitted": case.fitted,
+                    "fitted_on": list(case.fitted_on),
+                    "parameters": dict(case.parameters),
+                    "predicted_s": dict(case.seconds),
+                    "measured_s": case.measured,
+                    "error": case.error(),
+                    "explained": explanation_of(case.case) if case in self.misses else None,
                 }
-                for at in self.cases
+                for case in self.cases
             ],
         }
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Predictions of all cases that can be predicted, and why the others cannot."""
+    """Predictions of all cases that can be predicted, and the reasons against the others."""
 
     groups: tuple[GroupResult, ...]
     not_applicable: Mapping[str, str]
-    """Reason, by case."""
+    """Reason by the id of the case."""
 
     def group(self, name: str) -> GroupResult | None:
-        """The group of that name; None when it has no case."""
-        return next((at for at in self.groups if at.group.name == name), None)
+        """Return the group called ``name``; None if it has no case."""
+        return next((result for result in self.groups if result.group.name == name), None)
 
 
 def judge(cases: Cases) -> Validation:
-    """Predict every case that can be.
+    """Predict every case for which there is a rule and a measured time.
 
     Raises:
-        DipsimError: a case lacks a figure it is predicted from, or a measured time.
+        DipsimError: a case lacks a figure that its prediction needs.
     """
-    setups, against = [], {}
+    setups, reasons = [], {}
     for case in cases.facts:
         reason = reason_against(case)
         if reason is None and case.id not in cases.seconds:
@@ -130,38 +138,41 @@ def judge(cases: Cases) -> Validation:
         if reason is None:
             setups.append(setup_of(case))
         else:
-            against[case.id] = reason
+            reasons[case.id] = reason
     groups = []
     for group in GROUPS:
-        members = [at for at in setups if at.group == group.name]
+        members = [setup for setup in setups if setup.group == group.name]
         if members:
-            judged = tuple(_judged(at, members, group, cases.seconds) for at in members)
+            judged = tuple(_judged(setup, members, group, cases.seconds) for setup in members)
             groups.append(GroupResult(group, judged))
-    return Validation(tuple(groups), against)
+    return Validation(tuple(groups), reasons)
 
 
 def _judged(
-    setup: Setup, members: Sequence[Setup], group: Group, seconds: Mapping[str, float]
+    setup: Setup, members: Sequence[Setup], group: CaseGroup, seconds: Mapping[str, float]
 ) -> Judged:
-    """A case, with parameters of the others of its key where they determine all it needs."""
-    own = setup.case.id
-    others = [at for at in members if at.key == setup.key and at.case.id != own]
-    known = {parameter for at in others for parameter in at.work.parameters}
+    """Predict a case with parameters fitted on the others of its key.
+
+    Where they do not determine all its parameters, its own time is used in the fit as well.
+    """
+    case_id = setup.case.id
+    others = [other for other in members if other.key == setup.key and other.case.id != case_id]
+    known = {parameter for other in others for parameter in other.work.parameters}
     fitted = not known.issuperset(setup.work.parameters)
     used = [*others, setup] if fitted else others
-    took = [seconds[at.case.id] for at in used]
-    parameters = fit([at.work for at in used], took)
+    took = [seconds[member.case.id] for member in used]
+    parameters = fit([member.work for member in used], took)
     predicted = {"dipsim": setup.work.seconds(parameters)}
     if others and not fitted:
-        a, b = line([at.case.bytes_of(group.bytes_of) for at in others], took)
+        a, b = line([other.case.bytes_of(group.bytes_of) for other in others], took)
         predicted["constant"] = constant(took)
         predicted["line"] = a + b * setup.case.bytes_of(group.bytes_of)
     return Judged(
-        case=own,
+        case=case_id,
         device=setup.case.device,
         key=setup.key,
-        fitted_on=tuple(at.case.id for at in used) if setup.work.parameters else (),
+        fitted_on=tuple(member.case.id for member in used) if setup.work.parameters else (),
         parameters=parameters,
         seconds=predicted,
-        measured=seconds[own],
+        measured=seconds[case_id],
     )

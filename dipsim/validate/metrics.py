@@ -1,4 +1,4 @@
-"""What a phone measured per token: the metrics file beside a route trace."""
+"""Metrics that a phone measured per token: the file beside a route trace."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ from dipsim import files
 from dipsim.errors import DipsimError, brief
 
 WINDOW = 16
-"""Tokens over which wall time is judged: compute of single tokens jitters with the governor."""
+"""Tokens over which wall time is judged: compute of single tokens varies with the CPU governor."""
 _LEAST_TOKENS = 4 * WINDOW
 _COLUMNS = ("wall_ms", "io_ms", "compute_ms", "read_bytes", "cache_hit_pct", "stall_ms", "mgmt_ms")
 _BUDGET = re.compile(r"\bcache_budget_MiB=([0-9.]+)\b")
@@ -24,22 +24,23 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metrics:
-    """What the phone measured: [tokens] each, in the units their names say."""
+    """Figures that the phone measured: float64[tokens] per column, in the unit its name states."""
 
     columns: Mapping[str, Floats]
     cache_mib: float
+    """Size of the phone's expert cache, in MiB."""
 
     def __getitem__(self, name: str) -> Floats:
         return self.columns[name]
 
     @property
     def tokens(self) -> int:
-        """Decode tokens."""
+        """Number of decode tokens."""
         return len(self["wall_ms"])
 
 
 def load_metrics(given: str | os.PathLike[str]) -> Metrics:
-    """A metrics file: a CSV with a header and a summary among its comments.
+    """Read a metrics file: a CSV with a header and a summary among its comments.
 
     Raises:
         DipsimError: no such file, a column or the cache size missing, a damaged row.
@@ -77,6 +78,7 @@ def load_metrics(given: str | os.PathLike[str]) -> Metrics:
 
 
 def _float(text: str) -> float:
+    """Return the number in a text; NaN if there is none, or it is not finite."""
     try:
         value = float(text)
     except ValueError:

@@ -1,9 +1,9 @@
-"""A phone's own record of expert routes, replayed and timed, against what it measured per token.
+"""Validation on a phone's own expert routes: replayed, timed, and compared token by token.
 
 The phone (Helldez/BigMoeOnEdge) read missed experts in the background on several lanes while its
-processor used resident ones. It booked, per decode token: compute; ``stall``, what its processor
-waited for reads; ``mgmt``, what it spent on moving experts into the cache; ``io``, the time its
-reading lanes were busy, added up. wall = compute + stall + mgmt.
+processor used resident ones. It recorded times per decode token: compute; ``stall``, its
+processor's wait for reads; ``mgmt``, moving experts into the cache; ``io``, the busy times of its
+reading lanes, added up. wall = compute + stall + mgmt.
 
 Four parameters of the device are fitted on the first half of the tokens and judged on the second.
 """
@@ -30,13 +30,13 @@ from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
 from dipsim.validate.work import using
 
 PROFILE = "oneplus15r"
-"""The profile of the phone."""
+"""Name of the phone's profile."""
 _PAGE, _TENSORS = 4096, 3
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What the replay of the routes counts per decode token and layer: [tokens, layers]."""
+    """Counts of the replay of the routes, per decode token and layer: [tokens, layers]."""
 
     device: Profile
     hit_bytes: Floats
@@ -44,17 +44,20 @@ class Replay:
     kept_bytes: Floats
     requests: Floats
     flash: Floats
-    """Seconds, at the profile's measured points."""
+    """Seconds of flash, at the profile's measured points."""
     dense: Floats
-    """[layers] bytes of weights every token uses."""
+    """float64[layers], bytes of the weights that every token uses."""
     misses: NDArray[np.int64]
     hit_pct: float
-    """Look-ups that hit, prefill included, in percent: what the phone counts."""
+    """Percentage of look-ups that hit, prefill included, as the phone counts them."""
 
     @property
     def read_bytes(self) -> Floats:
-        """[tokens] bytes the phone reads: every expert is three tensors, and direct reads take
-        whole pages, one more each than the tensor fills."""
+        """float64[tokens], bytes that the phone reads.
+
+        Every expert is three tensors, and direct reads take whole pages, one more for each tensor
+        than it fills.
+        """
         read: Floats = self.miss_bytes.sum(axis=1) + _TENSORS * _PAGE * self.misses.sum(axis=1)
         return read
 
@@ -63,7 +66,7 @@ def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
     """Replay a route trace with the phone's own policy: one LRU over all layers.
 
     Raises:
-        DipsimError: no route trace, or not the run that was measured.
+        DipsimError: no route trace, or one of another run than the metrics.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "routes.npz"
@@ -101,22 +104,23 @@ def _dense(trace: Trace) -> Floats:
 
 @dataclass(frozen=True)
 class Speeds:
-    """The parameters of the device that are fitted."""
+    """Parameters of the device that are fitted."""
 
     flash: float
-    """How many times faster than the profile's points."""
+    """Speed of the flash, relative to the profile's points."""
     cache_copy: float
-    """Bytes per second."""
+    """Rate of copying experts into the cache, bytes per second."""
     gemv: float
-    """Weight bytes per second."""
+    """Rate of using weights, bytes per second."""
     overlap_factor: float
 
 
 def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
-    """[tokens] milliseconds of stall, mgmt, io and wall, by dipsim's rule of a step.
+    """Return stall, mgmt, io and wall, float64[tokens] milliseconds, by dipsim's rule of a step.
 
     Copies into the cache are made while further reads are under way, so reads hide behind them as
-    behind the use of weights. The sync of a layer (profile) is waited for where it reads.
+    behind the use of weights. The profile's sync counts as stall in layers that read, else as
+    compute.
     """
     name, backend = replay.device.backend()
     engine, model = using(backend, speeds.gemv)
@@ -126,8 +130,8 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
     hit, miss = replay.hit_bytes / rate.weights, replay.miss_bytes / rate.weights
     nothing = np.zeros(len(hit))
     steps = [
-        Step(flash[:, at], (hit + copied)[:, at], miss[:, at], nothing, replay.requests[:, at])
-        for at in range(hit.shape[1])
+        Step(flash[:, i], (hit + copied)[:, i], miss[:, i], nothing, replay.requests[:, i])
+        for i in range(hit.shape[1])
     ]
     a = speeds.overlap_factor
     exposed = token_times(steps, len(hit), "pipelined", a, rate.compute_bound).exposed[:, FLASH]
@@ -146,11 +150,13 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
 
 
 def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
-    """The four parameters, from the tokens of ``part`` alone: lanes were busy and copies took as
-    long in total as measured; the least mean relative error of stall; wall as long in total.
+    """Fit the four parameters on the tokens of ``part`` alone.
+
+    Busy time of the lanes, time of copies and wall time match the measured totals; the overlap
+    factor minimises the mean relative error of stall.
 
     Raises:
-        DipsimError: what was measured leaves nothing to fit them on.
+        DipsimError: the metrics leave nothing to fit a parameter on.
     """
     lanes = replay.device.flash.lanes
     _, backend = replay.device.backend()
@@ -164,10 +170,14 @@ def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
     speeds = Speeds(float(flash), float(copy), next(iter(backend.gemv.values())), 0.5)
     used = (replay.hit_bytes + replay.miss_bytes)[part].sum()
     used += replay.dense.sum() * len(metrics["wall_ms"][part])
-    for _ in range(8):  # the rate of use and what hides behind it settle within three rounds
+    for _ in range(8):  # gemv and overlap factor settle within three rounds
         speeds = _overlapped(replay, metrics, part, speeds)
-        now = predict(replay, speeds)
-        left = used / speeds.gemv * 1e3 + metrics["wall_ms"][part].sum() - now["wall"][part].sum()
+        predicted = predict(replay, speeds)
+        left = (
+            used / speeds.gemv * 1e3
+            + metrics["wall_ms"][part].sum()
+            - predicted["wall"][part].sum()
+        )
         if left <= 0:
             raise DipsimError("the metrics leave no time for compute: give those of the routes")
         speeds = replace(speeds, gemv=float(used / left * 1e3))
@@ -175,35 +185,37 @@ def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
 
 
 def _overlapped(replay: Replay, metrics: Metrics, part: slice, speeds: Speeds) -> Speeds:
-    """The overlap factor that leaves the least mean relative error of stall."""
+    """Return the speeds with the overlap factor of the least mean relative error of stall."""
 
-    def at(a: float) -> Speeds:
+    def with_overlap(a: float) -> Speeds:
         return replace(speeds, overlap_factor=a)
 
     def loss(a: Any) -> float:
-        stall = predict(replay, at(a[0]))["stall"][part]
+        stall = predict(replay, with_overlap(a[0]))["stall"][part]
         return float(np.abs(stall / metrics["stall_ms"][part] - 1).mean())
 
-    return at(search(loss, 1)[0])
+    return with_overlap(search(loss, 1)[0])
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity, on the tokens that nothing was fitted on."""
+    """Errors of one quantity on the tokens that nothing was fitted on."""
 
     name: str
     bar: float | None
-    """Largest median relative error; None where nothing is promised."""
+    """Largest median relative error that is accepted; None where nothing is promised."""
     median: float
+    """Median relative error of the prediction."""
     line: float
-    """That of a straight line in the bytes read, fitted on the same tokens."""
+    """Median relative error of a straight line in the bytes read, fitted on the same tokens."""
     correlation: float | None
-    """None over windows, which are too few."""
+    """Correlation of predicted and measured; None over windows, which are too few."""
     line_correlation: float | None
+    """Correlation of the straight line and the measurement, likewise."""
 
     @property
     def met(self) -> bool | None:
-        """Whether it is within its bar, and correlates; None without a bar."""
+        """True if the error is within the bar and the correlation high; None without a bar."""
         if self.bar is None:
             return None
         return self.median <= self.bar and (
@@ -224,24 +236,24 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class RoutesResult:
-    """How well a phone's run is predicted."""
+    """Errors of the prediction of a phone's run."""
 
     tokens: int
     fitted_on: int
-    """The first so many tokens."""
+    """Number of tokens, from the first, that the speeds were fitted on."""
     speeds: Speeds
     measures: tuple[Measure, ...]
     exact: int
-    """Tokens whose bytes read are those the phone recorded, to the byte."""
+    """Number of tokens whose bytes read equal those the phone recorded."""
     bytes_error: float
-    """Of the bytes of all tokens, relative."""
+    """Relative error of the bytes of all tokens together."""
     worst_bytes: float
-    """Of one token, relative."""
+    """Largest relative error of the bytes of one token."""
     hit_pct: float
     recorded_hit_pct: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "tokens": self.tokens,
             "fitted_on": self.fitted_on,
@@ -260,7 +272,7 @@ class RoutesResult:
 def judge_routes(
     routes: str | os.PathLike[str], metrics_path: str | os.PathLike[str]
 ) -> RoutesResult:
-    """Replay, fit on the first half of the decode tokens, judge on the second.
+    """Replay a route trace, fit on the first half of its decode tokens, judge on the second.
 
     Raises:
         DipsimError: a file is damaged, or the two are not of one run.
@@ -276,7 +288,7 @@ def judge_routes(
     for name, column, bar in _MEASURES:
         took = metrics[f"{column}_ms"]
         windows = column == _WALL and bar is not None
-        ours, theirs, right = (
+        ours, line, right = (
             _windows(x[second]) if windows else x[second]
             for x in (predicted[column], _line(read, took, first), took)
         )
@@ -285,9 +297,9 @@ def judge_routes(
                 name=name,
                 bar=bar,
                 median=_off(ours, right),
-                line=_off(theirs, right),
+                line=_off(line, right),
                 correlation=None if windows else _correlation(ours, right),
-                line_correlation=None if windows else _correlation(theirs, right),
+                line_correlation=None if windows else _correlation(line, right),
             )
         )
     recorded = metrics["read_bytes"]
@@ -306,7 +318,7 @@ def judge_routes(
 
 
 def _line(size: Floats, took: Floats, part: slice) -> Floats:
-    """A straight line in ``size``, fitted on ``part``, everywhere; level if sizes are equal."""
+    """Return the line in ``size`` fitted on ``part``, at all sizes; level if sizes are equal."""
     if np.ptp(size[part]) == 0:
         return np.full_like(size, took[part].mean())
     megabytes = size / 1e6
@@ -316,17 +328,19 @@ def _line(size: Floats, took: Floats, part: slice) -> Floats:
 
 
 def _windows(values: Floats) -> Floats:
-    """Sums over windows of tokens; what is left over at the end is not counted."""
+    """Return sums over windows of tokens, without the incomplete one at the end."""
     whole = len(values) // WINDOW * WINDOW
     sums: Floats = values[:whole].reshape(-1, WINDOW).sum(axis=1)
     return sums
 
 
 def _off(predicted: Floats, measured: Floats) -> float:
+    """Return the median relative error."""
     return float(np.median(np.abs(predicted / measured - 1)))
 
 
 def _correlation(predicted: Floats, measured: Floats) -> float:
+    """Return the correlation coefficient; 0 if either is constant."""
     if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return 0.0
     return float(np.corrcoef(predicted, measured)[0, 1])

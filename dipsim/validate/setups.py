@@ -1,7 +1,7 @@
-"""What each published case is to dipsim: a device, work, and the parameters it shares.
+"""Setups of the published cases: device, work, and the parameters that a case shares with others.
 
-Parameters belong to a device, a backend and a weight format (`Setup.key`). Facts that the cases
-state nowhere as numbers (backend classes, why a case cannot be predicted) stand in setups.yaml.
+Parameters belong to a device, a backend and a weight format (`Setup.key`). Facts that the cases do
+not state as numbers (classes of backends, reasons against a prediction) stand in setups.yaml.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,33 +23,33 @@ COMPUTER_MAPPED = "computer-mmap"
 
 
 @dataclass(frozen=True)
-class Group:
-    """Cases that are judged together."""
+class CaseGroup:
+    """A group of cases that are judged together."""
 
     name: str
     title: str
     bar: float
-    """A relative error beyond which a prediction is a miss; for factors see ``factor``."""
+    """Largest error of a good prediction: relative, or with ``factor`` a factor."""
     bytes_of: Literal["flash", "dram"]
-    """What the straight line is a line of."""
+    """Bytes in which the trivial predictor is a straight line."""
     factor: bool = False
-    """Whether ``bar`` bounds max(predicted / measured, measured / predicted)."""
+    """True if ``bar`` bounds max(predicted / measured, measured / predicted)."""
     target: bool = True
-    """Whether the median is held to the bar."""
+    """True if the median has to be within the bar."""
     measured_on: str = ""
-    """What an error bar of the group rests on."""
+    """Work and device that an error bar of the group was measured on."""
 
 
 GROUPS = (
-    Group(
+    CaseGroup(
         PHONE,
         "Experts streamed, phone",
         0.15,
         "flash",
         measured_on="experts, OnePlus 15R",
     ),
-    Group(MEMORY, "All weights in memory", 0.25, "dram"),
-    Group(
+    CaseGroup(MEMORY, "All weights in memory", 0.25, "dram"),
+    CaseGroup(
         PHONE_MAPPED,
         "Memory-mapped, phone",
         2.0,
@@ -57,30 +57,30 @@ GROUPS = (
         factor=True,
         measured_on="experts, OnePlus 15R",
     ),
-    Group(COMPUTER, "Experts streamed, computers", 0.25, "flash", target=False),
-    Group(COMPUTER_MAPPED, "Memory-mapped, computer", 0.25, "flash", target=False),
+    CaseGroup(COMPUTER, "Experts streamed, computers", 0.25, "flash", target=False),
+    CaseGroup(COMPUTER_MAPPED, "Memory-mapped, computer", 0.25, "flash", target=False),
 )
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A case made ready to be predicted."""
+    """A case made ready for its prediction."""
 
     case: Case
     group: str
     key: str
-    """Device, backend, weight format: cases of the same key share their parameters."""
+    """Device, backend and weight format; cases of the same key share their parameters."""
     work: Work
 
 
 @cache
 def notes() -> Mapping[str, Any]:
-    """What setups.yaml says."""
+    """Return the contents of setups.yaml."""
     return files.read_yaml(files.shipped(SHIPPED) / "setups.yaml", DipsimError)
 
 
 def reason_against(case: Case) -> str | None:
-    """Why a case is not predicted; None when it is."""
+    """Return the reason why a case is not predicted; None if it is."""
     if builder_of(case) is not None:
         return None
     for entry in notes()["not_applicable"]:
@@ -90,22 +90,22 @@ def reason_against(case: Case) -> str | None:
 
 
 def explanation_of(case: str) -> str | None:
-    """What is known about a bad prediction."""
-    said: Mapping[str, str] = notes()["explained"]
-    return said.get(case)
+    """Return the explanation of a bad prediction, if one is known."""
+    explanations: Mapping[str, str] = notes()["explained"]
+    return explanations.get(case)
 
 
 def remark_on(group: str) -> str | None:
-    """What a reader of a group's figures must know."""
-    said: Mapping[str, str] = notes()["remarks"]
-    return said.get(group)
+    """Return the remark that readers of a group's figures need, if there is one."""
+    remarks: Mapping[str, str] = notes()["remarks"]
+    return remarks.get(group)
 
 
 def setup_of(case: Case) -> Setup:
-    """A case that `reason_against` has nothing against.
+    """Return the setup of a case that `reason_against` has no reason against.
 
     Raises:
-        DipsimError: a figure it is predicted from is missing.
+        DipsimError: a figure that the prediction needs is missing.
     """
     build = builder_of(case)
     assert build is not None
@@ -113,7 +113,7 @@ def setup_of(case: Case) -> Setup:
 
 
 def builder_of(case: Case) -> Callable[[Case], Setup] | None:
-    """What makes a case ready: the source of a case says what its fields mean."""
+    """Return the function that makes a case's setup; its source decides what its fields mean."""
     if case.kind == "in-memory-decode" and _memory_class(case) is not None:
         return _in_memory
     for prefix, build in _BUILDERS.items():
@@ -125,7 +125,7 @@ def builder_of(case: Case) -> Callable[[Case], Setup] | None:
 def device(
     name: str, dram: str = "1 GB/s", flash: Mapping[str, Any] | None = None, **backend: Any
 ) -> Profile:
-    """A profile of the numbers a case states; what it does not state no rule used here reads."""
+    """Return a profile of the numbers that a case states; the rules used here read no others."""
     return load_profile(
         {
             "name": name,
@@ -146,7 +146,7 @@ def _overlap(case: Case) -> Literal["serial", "pipelined"]:
 
 
 def _phone(case: Case) -> Setup:
-    """Qwen3 on the OnePlus 15R: three matrices of every missed expert are read alone."""
+    """Set up Qwen3 on the OnePlus 15R, which reads each matrix of a missed expert alone."""
 
     def hw(key: str) -> str:
         return _rate(case.number("hw", key))
@@ -180,7 +180,7 @@ def _phone(case: Case) -> Setup:
 
 
 def _laptop(case: Case) -> Setup:
-    """Qwen3.6 on a Windows laptop, whose disk is only known by its class."""
+    """Set up Qwen3.6 on a Windows laptop; only the class of its disk is known."""
     layers, used = case.number("model", "layers"), case.number("model", "topk")
     demand = case.number("model", "token_demand_MiB") * MIB
     work = Streaming(
@@ -196,7 +196,10 @@ def _laptop(case: Case) -> Setup:
 
 
 def _flash_moe(case: Case) -> Setup:
-    """Qwen3.5-397B on an M3 Max: GPU, then SSD, then GPU; what flash does not serve, pages do."""
+    """Set up Qwen3.5-397B on an M3 Max: GPU, then SSD, then GPU.
+
+    Experts that do not come from flash are served from the page cache.
+    """
     missed, layers = case.bytes_of("flash"), case.number("model", "layers")
     bits = case.number("model", "bits")
     work = Streaming(
@@ -213,7 +216,7 @@ def _flash_moe(case: Case) -> Setup:
 
 
 def _colibri(case: Case) -> Setup:
-    """GLM-5.2 read expert by expert; two disks in the Ryzen machine share its processor."""
+    """Set up GLM-5.2, read expert by expert; two disks of the Ryzen machine share its processor."""
     machine = "Ryzen 9 9950X" if "9950x" in case.id else brief(case.device.split(",")[0])
     missed, layers = case.bytes_of("flash"), case.number("model", "moe_layers")
     work = Streaming(
@@ -228,7 +231,7 @@ def _colibri(case: Case) -> Setup:
 
 
 def _in_memory(case: Case) -> Setup:
-    """All weights resident: bytes over the share of DRAM's peak that the backend class reaches."""
+    """Set up a run with all weights resident: the backend class reaches a share of DRAM's peak."""
     peak, name = _rate(case.number("hw", "dram_peak_GBs")), str(_memory_class(case))
     work = Resident(device(case.id, peak), case.bytes_of("dram"))
     return Setup(case, MEMORY, name, work)
@@ -240,7 +243,7 @@ def _memory_class(case: Case) -> str | None:
 
 
 def _mapped(case: Case) -> Setup:
-    """gpt-oss on the OnePlus 15R: routed weights come in by page faults."""
+    """Set up gpt-oss on the OnePlus 15R, where routed weights come in by page faults."""
     dram = _rate(case.number("hw", "dram_cpu_read_GBs_4threads_measured"))
     dense = case.number("model", "dense_MiB_in_layers") * MIB
     routed = case.bytes_of("flash")
@@ -249,8 +252,11 @@ def _mapped(case: Case) -> Setup:
 
 
 def _mapped_laptop(case: Case) -> Setup:
-    """A dense model larger than memory: an LRU of pages in a cycle hits nothing, readahead reads
-    in order at the 1 GB/s that the device's text states."""
+    """Set up a dense model larger than memory.
+
+    An LRU of pages in a cycle hits nothing, and readahead reads in order at the 1 GB/s that the
+    text on the device states.
+    """
     work = InOrder(device("laptop", flash={"bandwidth": "1 GB/s"}), case.bytes_of("flash"))
     return Setup(case, COMPUTER_MAPPED, "2-in-1 laptop, mmap, llama.cpp, 4 bit", work)
 

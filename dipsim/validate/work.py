@@ -1,7 +1,7 @@
-"""How long the work of a case takes by dipsim's rules, for given device parameters.
+"""Work of the cases: its time per token by dipsim's rules, for given device parameters.
 
-The rules are those of every run: `rates` for how fast weights are used, `FlashCost` for reads,
-`token_times` for how flash, DRAM and compute add up.
+The rules are those of every run: `rates` for the use of weights, `FlashCost` for reads,
+`token_times` for the sum of flash, DRAM and compute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from dipsim.timeline.closed import Step, token_times
 from dipsim.timeline.steps import Rates, rates_of
 
 PAGE = 4096
-"""Bytes a page fault brings in."""
+"""Bytes that a page fault brings in."""
 _FORMAT = "weights"
 
 
-class Parameter(NamedTuple):
-    """A number of a device that is fitted; ``log`` if it is searched on a logarithmic scale."""
+class DeviceParameter(NamedTuple):
+    """A number of a device that is fitted; ``log`` for a search on a logarithmic scale."""
 
     name: str
     unit: str
@@ -33,32 +33,34 @@ class Parameter(NamedTuple):
     log: bool
 
 
-RATE = Parameter("gemv", "GB/s", 0.05, 2000.0, True)
-OVERLAP = Parameter("overlap_factor", "", 0.0, 1.0, False)
-SHARE = Parameter("dram_efficiency", "", 0.01, 1.0, True)
-FAULT = Parameter("page fault", "us", 0.1, 1e5, True)
+RATE = DeviceParameter("gemv", "GB/s", 0.05, 2000.0, True)
+OVERLAP = DeviceParameter("overlap_factor", "", 0.0, 1.0, False)
+SHARE = DeviceParameter("dram_efficiency", "", 0.01, 1.0, True)
+FAULT = DeviceParameter("page fault", "us", 0.1, 1e5, True)
 
 
 Values = Mapping[str, float]
-"""Parameters by name, in their units."""
+"""Values of parameters by name, in their units."""
 
 
 class Work(Protocol):
-    """What a token of a case takes."""
+    """The work of a case's tokens."""
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What must be known of the device beside the numbers the case states."""
+    def parameters(self) -> tuple[DeviceParameter, ...]:
+        """Parameters of the device that the case does not state."""
         ...
 
-    def seconds(self, at: Values) -> float:
-        """Seconds per token with these values of the parameters."""
+    def seconds(self, values: Values) -> float:
+        """Return the seconds per token with these values of the parameters."""
         ...
 
 
 def using(backend: Backend, rate: float) -> tuple[Backend, Model]:
-    """The backend when it uses weights at ``rate`` bytes/s, and a model in the format that this is
-    stated for; of the model nothing else matters."""
+    """Return the backend with a rate of ``rate`` weight bytes/s, and a model.
+
+    Nothing matters of the model but its weight format, the one that the rate is stated for.
+    """
     return backend.model_copy(update={"gemv": {_FORMAT: rate}}), _model()
 
 
@@ -70,13 +72,13 @@ def _model() -> Model:
 
 
 def one(value: float) -> NDArray[np.float64]:
-    """A step's array for a single token."""
+    """Return the array of a step for a single token."""
     return np.array([value])
 
 
 @dataclass(frozen=True)
 class Streaming:
-    """Experts read from flash: layers alike, each of static weights and of one group.
+    """Experts read from flash: equal layers, each of static weights and one group.
 
     A cost per layer is not fitted: cases of one model cannot tell it from the rate of use.
     """
@@ -84,18 +86,18 @@ class Streaming:
     device: Profile
     layers: float
     dense: float
-    """Bytes of static weights a token uses."""
+    """Bytes of static weights that a token uses."""
     touched: float
-    """Bytes of experts a token uses."""
+    """Bytes of experts that a token uses."""
     missed: float
-    """Bytes of them that come from flash."""
+    """Bytes of experts that come from flash."""
     read: float
     """Bytes of one read request."""
     overlap: Literal["serial", "pipelined"] = "serial"
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What is fitted; reads that hide nothing say nothing about the overlap factor."""
+    def parameters(self) -> tuple[DeviceParameter, ...]:
+        """Fitted parameters; without overlap a run tells nothing about the overlap factor."""
         return (RATE, OVERLAP) if self.overlap == "pipelined" else (RATE,)
 
     @cached_property
@@ -107,13 +109,13 @@ class Streaming:
     def _flash(self) -> float:
         """Seconds of flash per layer."""
         cost = FlashCost(self.device.flash)
-        alone = cost.seconds(cost.pages(one(self.read)), max(1, round(self._reads)))
-        return self._reads * float(alone[0])
+        per_read = cost.seconds(cost.pages(one(self.read)), max(1, round(self._reads)))
+        return self._reads * float(per_read[0])
 
-    def seconds(self, at: Values) -> float:
-        """Seconds per token at a rate of use and an overlap factor."""
+    def seconds(self, values: Values) -> float:
+        """Return the seconds per token at a rate of use and an overlap factor."""
         name, backend = self.device.backend()
-        engine, model = using(backend, at[RATE.name] * 1e9)
+        engine, model = using(backend, values[RATE.name] * 1e9)
         rate = rates_of(self.device, name, engine, model, self.overlap)
         per_layer = 1 / self.layers / rate.weights
         nothing = one(0.0)
@@ -127,22 +129,23 @@ class Streaming:
             sync=backend.sync,
             management=self.missed / self.layers / backend.cache_copy,
         )
-        a = at.get(OVERLAP.name, 0.0)
+        a = values.get(OVERLAP.name, 0.0)
         return self.layers * _latency([static, group], self.overlap, a, rate)
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Everything in memory: bytes over the share of DRAM's peak that the backend reaches."""
+    """All weights in memory: bytes over the share of DRAM's peak that the backend reaches."""
 
     device: Profile
     size: float
-    parameters: ClassVar[tuple[Parameter, ...]] = (SHARE,)
+    """Bytes that a token uses."""
+    parameters: ClassVar[tuple[DeviceParameter, ...]] = (SHARE,)
 
-    def seconds(self, at: Values) -> float:
-        """Seconds per token when that share of the peak is reached."""
+    def seconds(self, values: Values) -> float:
+        """Return the seconds per token at a share of the peak."""
         name, backend = self.device.backend()
-        engine = backend.model_copy(update={"dram_efficiency": at[SHARE.name]})
+        engine = backend.model_copy(update={"dram_efficiency": values[SHARE.name]})
         rate = rates_of(self.device, name, engine, None, "serial")
         nothing = one(0.0)
         used = one(self.size / rate.weights)
@@ -152,35 +155,36 @@ class Resident:
 
 @dataclass(frozen=True)
 class Faulting:
-    """Weights brought in page by page as they are touched, then used at DRAM's rate."""
+    """Weights that page faults bring in as they are touched, then used at DRAM's rate."""
 
     device: Profile
     size: float
-    """Bytes a token uses."""
+    """Bytes that a token uses."""
     faulted: float
-    """Bytes that are brought in."""
-    parameters: ClassVar[tuple[Parameter, ...]] = (FAULT,)
+    """Bytes that page faults bring in."""
+    parameters: ClassVar[tuple[DeviceParameter, ...]] = (FAULT,)
 
-    def seconds(self, at: Values) -> float:
-        """Seconds per token at this cost of a page fault (microseconds)."""
+    def seconds(self, values: Values) -> float:
+        """Return the seconds per token at a cost of a page fault (microseconds)."""
         name, backend = self.device.backend()
         rate = rates_of(self.device, name, backend, None, "serial")
         faults = self.faulted / PAGE
-        waited, used = faults * at[FAULT.name] * 1e-6, self.size / rate.weights
+        waited, used = faults * values[FAULT.name] * 1e-6, self.size / rate.weights
         step = Step(one(waited), one(used), one(0.0), one(0.0), one(faults))
         return _latency([step], "serial", 0.0, rate)
 
 
 @dataclass(frozen=True)
 class InOrder:
-    """Every weight read from flash in order; nothing is fitted."""
+    """All weights read from flash in order; nothing is fitted."""
 
     device: Profile
     size: float
-    parameters: ClassVar[tuple[Parameter, ...]] = ()
+    """Bytes that a token reads."""
+    parameters: ClassVar[tuple[DeviceParameter, ...]] = ()
 
-    def seconds(self, at: Values) -> float:
-        """Seconds per token."""
+    def seconds(self, values: Values) -> float:
+        """Return the seconds per token."""
         return self.size / FlashCost(self.device.flash).sequential_bandwidth
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dipsim.disk import direct_io
-from dipsim.disk.bench import Bench, Cell, iobench
+from dipsim.disk.bench import Bench, BenchCell, iobench
 from dipsim.disk.direct_io import PAGE, Done, Readers, made_file, open_file
 from dipsim.errors import DipsimError
 from dipsim.report.iobench import render
@@ -110,7 +110,7 @@ def test_bandwidths_stand_at_their_size_and_lanes(capsys: pytest.CaptureFixture[
     from rich.console import Console
 
     cells = [
-        Cell(size, lanes, 1e6 * size * lanes, 1, 1.0, size * lanes / 1e6)
+        BenchCell(size, lanes, 1e6 * size * lanes, 1, 1.0, size * lanes / 1e6)
         for lanes in (1, 2)
         for size in (4096, 8192)
     ]

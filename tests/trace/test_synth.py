@@ -17,7 +17,7 @@ from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
 from dipsim.replay.replay import replay
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.synth import Fit, Geometry, draw, fit_trace, geometry_of, synthesize
+from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synthesize
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats
 from tools.paths import LONG_CHAT
@@ -44,7 +44,7 @@ def curves(trace: Trace, key: str) -> dict[str, list[float]]:
     return found
 
 
-def judge(fit: Fit, geometry: Geometry, real: Trace, key: str, seed: int) -> None:
+def judge(fit: TraceFit, geometry: Geometry, real: Trace, key: str, seed: int) -> None:
     one = replace(fit, signals={key: fit.signals[key]})
     units = {key: geometry.units[key]}
     drawn = joined(draw(one, Geometry(geometry.layers, units), real.tokens, seed))
@@ -87,21 +87,21 @@ def test_another_geometry_has_the_normalised_figures_of_the_source(key: str) -> 
 
 
 @pytest.fixture(scope="module")
-def fit() -> Fit:
+def fit() -> TraceFit:
     return fit_trace(load_trace("smollm2-chat"))
 
 
 SMALL = Geometry(3, {"mlp_input": 100, "glu": 300})
 
 
-def test_the_same_seed_gives_the_same_trace_and_another_another(fit: Fit) -> None:
+def test_the_same_seed_gives_the_same_trace_and_another_another(fit: TraceFit) -> None:
     one, two, other = (joined(draw(fit, SMALL, 50, seed)) for seed in (1, 1, 2))
     for key in one:
         np.testing.assert_array_equal(one[key], two[key])
     assert (one["glu"] != other["glu"]).mean() > 0.99
 
 
-def test_blocks_and_length_change_nothing(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_length_change_nothing(fit: TraceFit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = joined(draw(fit, SMALL, 130, 1))
     module = sys.modules["dipsim.trace.synth.draw"]
     monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * 3 * 400 * 7)
@@ -112,7 +112,7 @@ def test_blocks_and_length_change_nothing(fit: Fit, monkeypatch: pytest.MonkeyPa
         np.testing.assert_array_equal(part[key], whole[key][:60])
 
 
-def test_iid_is_c_over_n_and_the_default_is_not(fit: Fit) -> None:
+def test_iid_is_c_over_n_and_the_default_is_not(fit: TraceFit) -> None:
     geometry = geometry_of(fit, None)
     for iid in (True, False):
         one = replace(fit, signals={"glu": fit.signals["glu"]})
@@ -126,7 +126,7 @@ def test_iid_is_c_over_n_and_the_default_is_not(fit: Fit) -> None:
             assert overlap[0.5] > 0.55
 
 
-def test_scores_have_the_marginals_of_the_source(fit: Fit) -> None:
+def test_scores_have_the_marginals_of_the_source(fit: TraceFit) -> None:
     source = load_trace("smollm2-chat")
     drawn = joined(draw(fit, geometry_of(fit, None), 128, 0))
     for key in ("mlp_input", "glu"):
@@ -139,7 +139,7 @@ def test_scores_have_the_marginals_of_the_source(fit: Fit) -> None:
             assert loud[1] == pytest.approx(loud[0], rel=0.5)  # rests on few loud tokens
 
 
-def test_memory_stays_bounded(fit: Fit) -> None:
+def test_memory_stays_bounded(fit: TraceFit) -> None:
     geometry = Geometry(30, {"mlp_input": 576, "glu": 1536})
     tracemalloc.start()
     for _ in draw(fit, geometry, 400, 0):  # 100 MB of scores

@@ -1,4 +1,4 @@
-"""Traces out of other files, and traces in other encodings."""
+"""Conversions: traces out of other files, and traces in other encodings."""
 
 from dipsim.trace.convert.arrays import import_arrays
 from dipsim.trace.convert.export import export_trace

@@ -1,4 +1,4 @@
-"""Import of arrays: which of them is which signal, and how they become scores or sets."""
+"""Import of arrays as a trace: each is matched to a signal and becomes scores or sets."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class _Stack:
-    """The arrays that make a signal: one [tokens, layers, units], or [tokens, units] per layer."""
+    """Arrays of one signal: one [tokens, layers, units], or [tokens, units] per layer."""
 
     signal: str
     members: tuple[Member, ...]
@@ -39,7 +39,7 @@ class _Stack:
         )
 
     def blocks(self, block: int) -> Iterator[Array]:
-        """[n, layers, units]"""
+        """Yield [n <= block, layers, units]."""
         streams = [member.rows(0, evenly(self.tokens, block)) for member in self.members]
         for rows in zip(*streams, strict=True):
             yield rows[0] if rows[0].ndim == 3 else np.stack(rows, axis=1)
@@ -63,10 +63,11 @@ def import_arrays(
             number of the layer: arrays [tokens, units] are then stacked. Default: arrays that are
             named like signals.
         encodings: see `TraceWriter`.
+        meta: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Returns:
-        What was done to the values, in sentences.
+        Sentences about changes made to the values.
 
     Raises:
         TraceError: arrays that are missing, disagree, or are neither floats nor bool.
@@ -93,14 +94,14 @@ def import_arrays(
     start = 0
     with TraceWriter(out, meta=meta, encodings=encodings) as writer:
         for parts in zip(*(stack.blocks(block) for stack in stacks), strict=True):
-            here: dict[str, Any] = {}
+            rows: dict[str, Any] = {}
             for stack, values in zip(stacks, parts, strict=True):
-                here[stack.signal] = values
+                rows[stack.signal] = values
                 if values.dtype.kind == "f" and stack.signal != "expert" and (values < 0).any():
-                    here[stack.signal] = np.abs(values)
+                    rows[stack.signal] = np.abs(values)
                     signed.add(stack.signal)
             size = len(parts[0])
-            writer.append(here | {key: at[start : start + size] for key, at in marks.items()})
+            writer.append(rows | {key: mark[start : start + size] for key, mark in marks.items()})
             start += size
             if progress is not None:
                 progress(start, count)
@@ -108,6 +109,7 @@ def import_arrays(
 
 
 def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> _Stack:
+    """Check the arrays that ``name`` means for a signal, and stack them."""
     if signal not in SIGNALS:
         known = ", ".join((*SIGNALS, *_MARKS))
         raise TraceError(f"--map {signal}={name}: no signal {signal!r}; use one of {known}")
@@ -134,6 +136,7 @@ def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> 
 
 
 def _members(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> list[Member]:
+    """Return the arrays that ``name`` means: one, or with a ``*`` one per layer, in order."""
     listed = brief(", ".join(arrays), 200)
     if "*" not in name:
         if name not in arrays:
@@ -141,14 +144,14 @@ def _members(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -
         return [arrays[name]]
     before, _, after = name.partition("*")
     pattern = re.compile(re.escape(before) + r"(\d{1,6})" + re.escape(after), re.ASCII)
-    found = {int(hit[1]): arrays[key] for key in arrays if (hit := pattern.fullmatch(key))}
-    if not found:
+    by_layer = {int(hit[1]): arrays[key] for key in arrays if (hit := pattern.fullmatch(key))}
+    if not by_layer:
         raise TraceError(f"{path}: no array matches {name!r} for {signal}: has {listed}")
-    numbers = sorted(found)
+    numbers = sorted(by_layer)
     for number in range(numbers[0], numbers[-1]):
-        if number not in found:
+        if number not in by_layer:
             raise TraceError(f"{path}: layer {number} of {name!r} is missing")
-    return [found[number] for number in numbers]
+    return [by_layer[number] for number in numbers]
 
 
 def _mark(path: Path, arrays: Mapping[str, Member], key: str, name: str, tokens: int) -> Array:

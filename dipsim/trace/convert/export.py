@@ -1,4 +1,4 @@
-"""A trace written anew: other encodings, fewer signals, a part of it, one file or shards."""
+"""Export of a trace: other encodings, fewer signals, a part of it, one file or shards."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +23,14 @@ def export_trace(
     """Write a trace, or the part of one that `Trace.part` gives.
 
     Args:
+        trace: the trace to write.
         out: a `.npz` file, or a new folder of shards.
-        signals: some of the trace's; default: all.
-        encodings: per signal; default: as they are.
+        signals: names of some of its signals; default: all.
+        encodings: new encodings, per signal; default: as they are.
         progress: called with (tokens done, tokens).
 
     Returns:
-        What could not be kept, in sentences.
+        Sentences about properties that could not be kept.
 
     Raises:
         TraceError: an unknown signal, scores asked for as sets or sets as scores.
@@ -65,7 +66,7 @@ def export_trace(
 def _rows(
     trace: Trace, signal: Signal, encoding: Encoding, block: int
 ) -> Iterator[dict[str, Array]]:
-    """Blocks of a signal, as `TraceWriter.append` takes them."""
+    """Yield blocks of a signal in the form that `TraceWriter.append` takes."""
     first, last = trace.first, trace.first + trace.tokens
     if signal.holds == "scores":
         for values in signal.values(first, last, block):
@@ -82,14 +83,15 @@ def _rows(
 
 
 def _meta(trace: Trace) -> tuple[dict[str, Any], list[str]]:
+    """Return the meta of the layers kept, and sentences about entries left out."""
     meta: dict[str, Any] = dict(trace.meta)
     if trace.layers == trace.recorded_layers:
         return meta, []
     window = slice(trace.first_layer, trace.first_layer + trace.layers)
-    signals = {key: dict(said) for key, said in meta.get("signals", {}).items()}
-    for said in signals.values():
-        if isinstance(said.get("unit_bytes"), list):
-            said["unit_bytes"] = said["unit_bytes"][window]
+    signals = {key: dict(declared) for key, declared in meta.get("signals", {}).items()}
+    for declared in signals.values():
+        if isinstance(declared.get("unit_bytes"), list):
+            declared["unit_bytes"] = declared["unit_bytes"][window]
     meta["signals"] = signals
     if meta.pop("model", None) is None:
         return meta, []

@@ -1,7 +1,8 @@
-"""Import of `route_trace v1`: which experts a phone's runtime used, token by token.
+"""Import of `route_trace v1`: the experts that a phone's runtime used, token by token.
 
-A CSV with a preamble (experts, and their bytes per layer) and one row per (token, layer, slot).
-Prefill rows come layer by layer, decode rows token by token. Format of Helldez/BigMoeOnEdge.
+The file is a CSV with a preamble (experts, and their bytes per layer) and one row per (token,
+layer, slot). Prefill rows come layer by layer, decode rows token by token. The format is that of
+Helldez/BigMoeOnEdge.
 """
 
 import math
@@ -29,13 +30,13 @@ _DECODE_ROWS = 2**16  # decode rows that are held before they are written
 
 
 def is_routes(path: Path) -> bool:
-    """Whether a file says it is a route trace, or is at least a CSV."""
+    """Return True if a path is taken for a route trace: it ends in .csv and is no folder."""
     return path.suffix == ".csv" and not path.is_dir()
 
 
 @dataclass(frozen=True)
 class Preamble:
-    """What the comments say."""
+    """The comments at the top of a route trace; bytes are per layer."""
 
     layers: int
     experts: int
@@ -46,7 +47,7 @@ class Preamble:
     dense_bytes: tuple[int, ...]
 
 
-class _Row(NamedTuple):
+class _RouteRow(NamedTuple):
     """A row; ``place`` = layer * experts + expert, ``slot`` = layer * experts per token + slot."""
 
     turn: int
@@ -58,7 +59,7 @@ class _Row(NamedTuple):
 
 
 @dataclass
-class _Rows:
+class _RouteRows:
     """Rows of one turn and phase, not yet written."""
 
     first_line: int = 0
@@ -80,20 +81,23 @@ def import_routes(
     A turn is a sequence; bytes per layer become ``unit_bytes``.
 
     Args:
+        source: the CSV file.
+        out: a `.npz` file, or a new folder of shards.
+        meta: further entries of the trace's meta.
         progress: called with (bytes read, bytes).
 
     Raises:
-        TraceError: no route trace, rows that are damaged, missing, repeated or out of order; the
-            line is named.
+        TraceError: no route trace, or rows that are damaged, missing, repeated or out of order;
+            the message names the line.
     """
     path = Path(source)
     if not path.is_file():
         raise TraceError(f"{path}: not a regular file; give a route_trace CSV")
     try:
         with open(path, "rb") as file:
-            reader = _Reader(path, file)
-            said = _meta(path, reader.preamble) | dict(meta or {})
-            with TraceWriter(out, meta=said) as writer:
+            reader = _RouteReader(path, file)
+            full_meta = _meta(path, reader.preamble) | dict(meta or {})
+            with TraceWriter(out, meta=full_meta) as writer:
                 size = max(path.stat().st_size, 1)
                 reader.write_to(writer, lambda: progress and progress(file.tell(), size))
     except OSError as problem:
@@ -109,7 +113,9 @@ def _meta(path: Path, preamble: Preamble) -> dict[str, Any]:
     }
 
 
-class _Reader:
+class _RouteReader:
+    """Reads a route trace line by line and knows the current line for error messages."""
+
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self.file, self.line = path, file, 0
         self.preamble = self._preamble()
@@ -118,7 +124,7 @@ class _Reader:
         return TraceError(f"{self.path}: line {self.line if line is None else line}: {what}")
 
     def _next(self) -> bytes:
-        """The next line without its end; empty at the end of the file."""
+        """Return the next line without its end; empty at the end of the file."""
         text = self.file.readline(_LONGEST_LINE)
         self.line += 1
         if len(text) == _LONGEST_LINE:
@@ -130,12 +136,12 @@ class _Reader:
     def _preamble(self) -> Preamble:
         if not self._next().startswith(FIRST_LINE):
             raise self._fail(f"a route trace begins with {FIRST_LINE.decode()!r}")
-        said: dict[str, str] = {}
+        header: dict[str, str] = {}
         sizes: dict[int, tuple[int, int]] = {}
         while (text := self._next()).startswith(b"#"):
             pairs = dict(re.findall(r"(\w+)=(\S+)", text.decode("utf-8", "replace")))
             if "layer" not in pairs:
-                said |= pairs
+                header |= pairs
                 continue
             layer, expert, dense = (
                 self._integer(pairs.get(key, ""), key, 2**50)
@@ -146,9 +152,9 @@ class _Reader:
             sizes[layer] = (expert, dense)
         if text.decode("utf-8", "replace") != COLUMNS:
             raise self._fail(f"the columns must be {COLUMNS}")
-        layers = self._integer(said.get("n_layer", ""), "n_layer", _MOST_LAYERS)
-        experts = self._integer(said.get("n_expert", ""), "n_expert", _MOST_EXPERTS)
-        used = self._integer(said.get("n_expert_used", ""), "n_expert_used", experts)
+        layers = self._integer(header.get("n_layer", ""), "n_layer", _MOST_LAYERS)
+        experts = self._integer(header.get("n_expert", ""), "n_expert", _MOST_EXPERTS)
+        used = self._integer(header.get("n_expert_used", ""), "n_expert_used", experts)
         if min(layers, experts, used) == 0 or layers * experts > _MOST_PER_TOKEN:
             raise self._fail(f"{layers} layers of {experts} experts, {used} used: not believable")
         if sorted(sizes) != list(range(layers)):
@@ -157,8 +163,8 @@ class _Reader:
             layers,
             experts,
             used,
-            Path(said.get("model", "unknown")).name[:80],
-            said.get("arch", "unknown")[:80],
+            Path(header.get("model", "unknown")).name[:80],
+            header.get("arch", "unknown")[:80],
             tuple(sizes[layer][0] for layer in range(layers)),
             tuple(sizes[layer][1] for layer in range(layers)),
         )
@@ -169,9 +175,9 @@ class _Reader:
         return int(text)
 
     def write_to(self, writer: TraceWriter, progress: Callable[[], Any]) -> None:
-        """All rows, batch by batch."""
-        rows, now = _Rows(), (0, 0)
-        next_step = 0  # of the turn: the first one not written
+        """Write all rows, batch by batch."""
+        rows, now = _RouteRows(), (0, 0)
+        next_step = 0  # the first step of the turn that is not written yet
         while text := self._next():
             row = self._row(text)
             enough = row.phase == DECODE and len(rows.step) >= _DECODE_ROWS
@@ -181,7 +187,7 @@ class _Reader:
                 next_step = self._write(writer, rows, now, next_step)
                 progress()
                 next_step = next_step if row.turn == now[0] else 0
-                now, rows = (row.turn, row.phase), _Rows()
+                now, rows = (row.turn, row.phase), _RouteRows()
             if not rows.step:
                 rows.first_line = self.line
             if len(rows.step) >= _BATCH_ROWS:
@@ -194,7 +200,7 @@ class _Reader:
             raise self._fail("an empty line")
         self._write(writer, rows, now, next_step)
 
-    def _row(self, text: bytes) -> _Row:
+    def _row(self, text: bytes) -> _RouteRow:
         pre = self.preamble
         fields = text.decode("utf-8", "replace").split(",")
         if len(fields) != 9:
@@ -207,7 +213,7 @@ class _Reader:
             raise self._fail(
                 f"expert_bytes {loaded}: layer {layer} has {pre.expert_bytes[layer]}, or 0"
             )
-        return _Row(
+        return _RouteRow(
             turn=self._integer(fields[0], "turn", 2**31 - 1),
             phase=self._integer(fields[1], "phase", 1),
             step=self._integer(fields[2], "step", _MOST_STEPS),
@@ -225,8 +231,10 @@ class _Reader:
             raise self._fail(f"weight {text[:40]!r}: a number >= 0")
         return weight
 
-    def _write(self, writer: TraceWriter, rows: _Rows, now: tuple[int, int], start: int) -> int:
-        """Append the tokens of ``rows``, whose steps go on from ``start``; the next step."""
+    def _write(
+        self, writer: TraceWriter, rows: _RouteRows, now: tuple[int, int], start: int
+    ) -> int:
+        """Append the tokens of ``rows``, whose steps go on from ``start``; return the next step."""
         if not rows.step:
             return start
         pre, (turn, phase) = self.preamble, now
@@ -240,21 +248,21 @@ class _Reader:
             raise self._fail(f"turn {turn} has no rows of step {missing}, or has them elsewhere")
         bounds = np.searchsorted(step[order], [*kinds, kinds[-1] + 1])
         for index in range(len(kinds)):
-            mine = order[bounds[index] : bounds[index + 1]]
+            token_rows = order[bounds[index] : bounds[index + 1]]
             for what, values in (("expert", place), ("slot", slot)):
-                first = np.unique(values[mine], return_index=True)[1]
-                if len(first) < len(mine):
-                    twice = np.setdiff1d(np.arange(len(mine)), first)[0]
-                    line = rows.first_line + int(mine[twice])
+                first = np.unique(values[token_rows], return_index=True)[1]
+                if len(first) < len(token_rows):
+                    twice = np.setdiff1d(np.arange(len(token_rows)), first)[0]
+                    line = rows.first_line + int(token_rows[twice])
                     raise self._fail(f"the same {what} twice in one layer of a token", line)
             sets = np.zeros(pre.layers * pre.experts, np.bool_)
             scores = np.zeros(pre.layers * pre.experts, np.float32)
-            sets[place[mine]], scores[place[mine]] = True, weight[mine]
+            sets[place[token_rows]], scores[place[token_rows]] = True, weight[token_rows]
             used = sets.reshape(pre.layers, pre.experts).sum(axis=1)
             whole = (used == pre.per_token) | ((used == 0) & (phase != DECODE))
             if not whole.all():
                 layer = int(np.flatnonzero(~whole)[0])
-                line = rows.first_line + int(mine[-1])
+                line = rows.first_line + int(token_rows[-1])
                 raise self._fail(
                     f"step {kinds[index]} has {used[layer]} experts in layer {layer}, "
                     f"{pre.per_token} are used: rows are missing",

@@ -1,4 +1,4 @@
-"""Arrays in files of others: `.npy`, `.npz`, `.safetensors`, or a folder of such files."""
+"""Array files of other programs: `.npy`, `.npz`, `.safetensors`, or a folder of such files."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,13 +18,13 @@ _TYPES |= {"U8": "uint8", "I32": "int32", "I64": "int64"}
 
 
 def open_arrays(path: Path) -> dict[str, Member]:
-    """All arrays by name, headers checked; the data stays on disk.
+    """Return all arrays by name, headers checked; the data stays on disk.
 
-    A `.npy` file has one, named like the file. In a folder, arrays of `.npz` and `.safetensors`
-    files are called ``file.array``.
+    A `.npy` file has one array, named like the file. In a folder, arrays of `.npz` and
+    `.safetensors` files are called ``file.array``.
 
     Raises:
-        TraceError: unreadable, hostile, or of a kind that is not read.
+        TraceError: files that are unreadable, hostile, or of another kind.
     """
     if not path.is_dir():
         return dict(_open_file(path))
@@ -38,11 +38,11 @@ def open_arrays(path: Path) -> dict[str, Member]:
             f"{path}: {len(files)} files of arrays ({', '.join(SUFFIXES)}) in it: 1 to "
             f"{_MOST_FILES} are read"
         )
-    found: dict[str, Member] = {}
+    arrays: dict[str, Member] = {}
     for file in files:
         for name, member in _open_file(file).items():
-            found[name if file.suffix == ".npy" else f"{file.stem}.{name}"] = member
-    return found
+            arrays[name if file.suffix == ".npy" else f"{file.stem}.{name}"] = member
+    return arrays
 
 
 def _open_file(path: Path) -> Mapping[str, Member]:
@@ -68,7 +68,7 @@ class InSafetensors:
     crc: int = 0
 
     def rows(self, first: int, counts: Iterable[int]) -> Iterator[Array]:
-        """Read row by row; the library maps the file."""
+        """Yield arrays of ``counts`` rows each from row ``first`` on; the library maps the file."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -83,7 +83,7 @@ class InSafetensors:
             ) from None
 
     def whole(self) -> Array:
-        """The tensor."""
+        """Return the whole tensor."""
         return next(self.rows(0, [self.shape[0]]))
 
 
@@ -94,7 +94,7 @@ def _open_safetensors(path: Path) -> dict[str, InSafetensors]:
         raise TraceError(f"{path}: reading it needs a library: pip install safetensors") from None
     if not path.is_file():
         raise TraceError(f"{path}: not a regular file")
-    found = {}
+    tensors = {}
     try:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
@@ -105,7 +105,7 @@ def _open_safetensors(path: Path) -> dict[str, InSafetensors]:
                         f"{path}: tensor {brief(name)!r} is {brief(kind)}: save it as float16"
                     )
                 shape = tuple(rows.get_shape())
-                found[name] = InSafetensors(path, name, np.dtype(_TYPES[kind]), shape)
+                tensors[name] = InSafetensors(path, name, np.dtype(_TYPES[kind]), shape)
     except (SafetensorError, OSError) as problem:
         raise TraceError(f"{path}: not readable as safetensors ({brief(problem)})") from None
-    return found
+    return tensors

@@ -1,4 +1,4 @@
-"""Drawing a trace from a fit: block by block, every random number seeded by what it is for."""
+"""Draws of synthetic traces from a fit, block by block; every part has a random seed of its own."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.model import Model
 from dipsim.trace.signal import SIGNALS
-from dipsim.trace.synth.fit import MEAN_LOG, Fit, LayerFit, Repeats, SignalFit
+from dipsim.trace.synth.fit import MEAN_LOG, LayerFit, Repeats, SignalFit, TraceFit
 from dipsim.trace.tokens import DECODE, PREFILL
 from dipsim.trace.trace import MAX_TOKENS
 
@@ -23,23 +23,25 @@ _TINY = np.float32(1e-30)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Layers, and the units of every signal."""
+    """Number of layers, and of units of every signal."""
 
     layers: int
     units: Mapping[str, int]
     experts_per_token: int | None = None
-    """How many a token uses; None: as many as in the source."""
+    """Experts that a token uses; None: as many as in the source."""
 
 
-def geometry_of(fit: Fit, model: Model | None) -> Geometry:
-    """The geometry of a model for the signals of a fit; without a model the source's own.
+def geometry_of(fit: TraceFit, model: Model | None) -> Geometry:
+    """Return a model's geometry for the signals of a fit; without a model the source's own.
 
     Raises:
         TraceError: experts of a model that has none.
     """
     if model is None:
         first = next(iter(fit.signals.values()))
-        return Geometry(len(first.layers), {key: at.units for key, at in fit.signals.items()})
+        return Geometry(
+            len(first.layers), {key: signal.units for key, signal in fit.signals.items()}
+        )
     known = {"attn_input": model.hidden, "attn_output": model.heads * model.head_dim}
     if model.experts is not None:
         known["expert"] = model.experts
@@ -57,19 +59,24 @@ def geometry_of(fit: Fit, model: Model | None) -> Geometry:
 
 
 def draw(
-    fit: Fit, geometry: Geometry, tokens: int, seed: int = 0, *, iid: bool = False
+    fit: TraceFit, geometry: Geometry, tokens: int, seed: int = 0, *, iid: bool = False
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of a synthetic trace, as `TraceWriter.append` takes them.
+    """Yield blocks of a synthetic trace; without ``kind`` they suit `TraceWriter.append`.
 
     A longer trace begins with the shorter one. Layers take the fit of the source's layer at the
     same relative depth; where the number of units differs, units are drawn from the source's.
 
     Args:
-        iid: every score independent of every other and all units alike. All policies then hit
-            C / N, which no real model shows: for checks only.
+        fit: the statistics to draw from.
+        geometry: layers and units of the synthetic trace.
+        tokens: number of tokens in all.
+        seed: seed of all random numbers.
+        iid: make every score independent of every other and all units alike. All policies then
+            have the hit rate C / N, as with no real model: for checks only.
 
     Yields:
-        per signal float32[n, layers, units] or bool sets, ``sequence``, ``phase``, ``token_id``.
+        Per signal float32[n, layers, units] scores or bool sets; int32[n] ``sequence``, uint8[n]
+        ``phase`` and, where the source has it, int32[n] ``token_id``.
 
     Raises:
         TraceError: no tokens, or more than a trace may have.
@@ -78,23 +85,26 @@ def draw(
         raise TraceError(f"{tokens} tokens: from 1 to {MAX_TOKENS}")
     marks = _marks(fit, tokens, seed)
     sources = {
-        key: [_Source(fitted, geometry, key, layer, seed, iid) for layer in range(geometry.layers)]
+        key: [
+            _LayerSource(fitted, geometry, key, layer, seed, iid)
+            for layer in range(geometry.layers)
+        ]
         for key, fitted in fit.signals.items()
     }
     row = 4 * geometry.layers * sum(geometry.units.values())
     block = max(1, _BLOCK_BYTES // row)
     with ThreadPoolExecutor() as pool:
         for start in range(0, tokens, block):
-            here = {key: values[start : start + block] for key, values in marks.items()}
+            now = {key: values[start : start + block] for key, values in marks.items()}
             drawn: dict[str, NDArray[Any]] = {
-                key: np.stack(list(pool.map(lambda at: at.draw(here), layers)), axis=1)  # noqa: B023
+                key: np.stack(list(pool.map(lambda layer: layer.draw(now), layers)), axis=1)  # noqa: B023
                 for key, layers in sources.items()
             }
-            yield {**drawn, **{key: at for key, at in here.items() if key != "kind"}}
+            yield {**drawn, **{key: mark for key, mark in now.items() if key != "kind"}}
 
 
-class _Source:
-    """One signal of one layer: draws token after token."""
+class _LayerSource:
+    """The source of one signal of one layer: draws its scores or sets token after token."""
 
     def __init__(
         self, signal: SignalFit, geometry: Geometry, key: str, layer: int, seed: int, iid: bool
@@ -114,11 +124,11 @@ class _Source:
         self.last = -1
 
     def _rng(self, part: int, which: int = 0) -> np.random.Generator:
-        """The random numbers of one part; ``which`` token or sequence they belong to."""
+        """Return the generator of one part of a score, for token or sequence ``which``."""
         return np.random.default_rng(np.random.SeedSequence((*self.key, part, which)))
 
     def draw(self, marks: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """[n, units] scores or sets of the next n tokens."""
+        """Return float32[n, units] scores or bool sets of the next n tokens."""
         shape = len(marks["kind"]), len(self.spread)
         if self.iid:
             any_score = self.noise.random(shape, np.float32)
@@ -159,15 +169,15 @@ class _Source:
             z[row] += drift * self.drift + self.mood
 
     def _scores(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The model's quantiles become the source's; what lies beyond them is shifted."""
+        """Map the model's quantiles to the source's; values beyond the outermost are shifted."""
         model, source = self.fit.knots
         y += np.interp(y, model, source - model).astype(np.float32)
         return self._levelled(y)
 
     def _marginal(self, quantile: NDArray[np.float32]) -> NDArray[np.float32]:
         source = self.fit.knots[1]
-        at = np.interp(quantile, np.linspace(0, 1, len(source)), source)
-        return self._levelled(at.astype(np.float32))
+        y = np.interp(quantile, np.linspace(0, 1, len(source)), source)
+        return self._levelled(y.astype(np.float32))
 
     def _levelled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         levels = self.fit.level
@@ -175,7 +185,10 @@ class _Source:
         return np.exp(y, out=y) if self.signal.logarithmic else y
 
     def _chosen(self, y: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The largest y; how many, as in some token of the source, scaled to these units."""
+        """Return the sets of the largest y, bool[n, units].
+
+        Their sizes are those of random tokens of the source, scaled to the number of units.
+        """
         sizes, units = self.fit.active, y.shape[1]
         wanted = sizes[self.levels.integers(len(sizes), size=len(y))]
         if self.signal.name == "expert":
@@ -187,8 +200,8 @@ class _Source:
         return ranks < np.minimum(wanted, units)[:, None]
 
 
-def _marks(fit: Fit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Sequences as long as the source's, in random order; tokens that repeat as its do."""
+def _marks(fit: TraceFit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
+    """Draw sequences as long as the source's, in random order, and tokens that repeat as often."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, _ORDER)))
     sequence, phase = np.zeros(tokens, np.int32), np.full(tokens, DECODE, np.uint8)
     start = number = 0
@@ -205,7 +218,7 @@ def _marks(fit: Fit, tokens: int, seed: int) -> dict[str, NDArray[Any]]:
 
 
 def _repeat(tokens: int, repeats: Repeats, seed: int) -> NDArray[np.int64]:
-    """A new kind of token, or that of an earlier one."""
+    """Draw a kind for each token, int64[tokens]: a new one, or that of an earlier token."""
     kinds = np.zeros(tokens, np.int64)
     first = [0]  # where every kind appeared first
     draws = np.random.default_rng((seed, _TOKEN, 0)).random(tokens)
@@ -226,8 +239,8 @@ def _earlier(
     repeats: Repeats,
     rng: np.random.Generator,
 ) -> int:
-    """The kind of a token before t, in proportion to its tokens less the discount; a new one if
-    all that come up are too recent."""
+    """Draw the kind of a token before t, in proportion to its number of tokens less the discount;
+    return a new kind if all candidates are too recent."""
     for _ in range(_TRIES):
         where, keep, accept = int(rng.random() * t), rng.random(), rng.random()
         kind = int(kinds[where])

@@ -1,4 +1,4 @@
-"""What a trace is like: the numbers of docs/synth.md, estimated by moments.
+"""Statistics of a trace: the numbers of docs/synth.md, estimated by moments.
 
 An activation is taken as a signed Gaussian z of variance 1, a score as its absolute value, scaled:
 log s = level_t + spread_u + shape_u (log |z_tu| - E log |z|). Router logits are not folded:
@@ -30,7 +30,7 @@ LEAST_TOKENS = 16
 MEAN_LOG = -0.6351814227307392
 """E log |z| of a standard normal: -(log 2 + Euler's constant) / 2."""
 KNOTS = 257
-_VARIANCE_OF_LOG = np.pi**2 / 8  # of log |z|
+_VARIANCE_OF_LOG = np.pi**2 / 8  # variance of log |z| for a standard normal z
 _SAMPLED_TOKENS, _WINDOW = 1024, 256
 _SAMPLED_BYTES = 64 * 2**20
 LAGS = 8  # lags that tell how fast the drift forgets
@@ -40,34 +40,34 @@ _LOWEST = 0.01  # share of a token's scores that count as equally small: log 0 h
 
 @dataclass(frozen=True)
 class LayerFit:
-    """One signal of one layer."""
+    """Statistics of one signal of one layer; token, sequence and drift are shares of variance."""
 
     spread: NDArray[np.float32]
-    """[units] log-scale of every unit: its popularity."""
+    """float32[units], log-scale of every unit: its popularity."""
     shape: NDArray[np.float32]
-    """[units] how much a unit varies from token to token."""
+    """float32[units], variation of a unit from token to token."""
     token: float
     sequence: float
     drift: float
     memory: float
     knots: tuple[Floats, Floats]
-    """Quantiles of the model and of the source, which takes their place."""
+    """Quantiles of the model, and those of the source that replace them."""
     level: NDArray[np.float32]
-    """[tokens] mean log score (or logit) of the source's tokens."""
+    """float32[tokens], mean log score (or logit) of the source's tokens."""
     active: NDArray[np.int64]
-    """Sizes of recorded sets, token by token; empty for scores."""
+    """int64[tokens], sizes of recorded sets; empty for scores."""
 
 
 @dataclass(frozen=True)
 class SignalFit:
-    """One signal."""
+    """Statistics of one signal."""
 
     name: str
     encoding: Encoding
     folded: bool
-    """Whether a score is the absolute value of an activation."""
+    """True if a score is the absolute value of an activation."""
     logarithmic: bool
-    """Whether scores, rather than their logarithms, are kept >= 0."""
+    """True if the statistics are those of log scores, so that scores stay >= 0."""
     layers: tuple[LayerFit, ...]
 
     @property
@@ -78,29 +78,29 @@ class SignalFit:
 
 @dataclass(frozen=True)
 class Repeats:
-    """How tokens come again: a Pitman-Yor process, which avoids the latest tokens."""
+    """Repetition of tokens: a Pitman-Yor process that avoids the latest tokens."""
 
     discount: float
     strength: float
     recent: tuple[float, ...]
-    """By lag from 1: how likely a repeat is, against a repeat at any distance; at most 1."""
+    """Probability of a repeat at lag 1, 2, ..., relative to that at any distance; at most 1."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a trace is like."""
+class TraceFit:
+    """Statistics of a trace, from which `draw` makes another."""
 
     source: str
     hash: str
     signals: Mapping[str, SignalFit]
     lengths: NDArray[np.int64]
-    """[sequences, 2] prefill rows and rows of every sequence."""
+    """int64[sequences, 2], prefill rows and all rows of every sequence."""
     repeats: Repeats | None
-    """How tokens come again; None without ``token_id``."""
+    """Repetition of tokens; None without ``token_id``."""
 
 
-def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
-    """Fit the model to a trace, or to some signals of it; of a long trace, to a sample.
+def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> TraceFit:
+    """Fit the statistics to a trace, or to some of its signals; a long trace is sampled.
 
     Raises:
         TraceError: fewer than 16 tokens, or a signal the trace does not hold.
@@ -118,7 +118,7 @@ def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
         (int((trace.phase[start:stop] == PREFILL).sum()), stop - start)
         for start, stop in itertools.pairwise(starts)
     ]
-    return Fit(
+    return TraceFit(
         source=trace.name,
         hash=trace.hash,
         signals={name: _fit_signal(trace, trace.signals[name]) for name in wanted},
@@ -130,7 +130,7 @@ def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> Fit:
 def _fit_signal(trace: Trace, signal: Signal) -> SignalFit:
     is_sets = signal.holds == "sets"
     logits = signal.name == "expert" and signal.declared.get("encoding") != "prob"
-    made = SignalFit(
+    empty = SignalFit(
         name=signal.name,
         encoding="float32" if signal.encoding == "float64" else signal.encoding,
         folded=signal.name != "expert" and not is_sets,
@@ -141,12 +141,12 @@ def _fit_signal(trace: Trace, signal: Signal) -> SignalFit:
     pairs = _Pairs(trace, rows)
     fitted = []
     for values in _by_layer(trace, signal, rows):
-        fitted.append(_fit_sets(values, pairs) if is_sets else _fit_scores(values, pairs, made))
-    return replace(made, layers=tuple(fitted))
+        fitted.append(_fit_sets(values, pairs) if is_sets else _fit_scores(values, pairs, empty))
+    return replace(empty, layers=tuple(fitted))
 
 
 def _sampled_rows(trace: Trace) -> list[tuple[int, int]]:
-    """Windows of tokens, evenly spread over a long trace."""
+    """Return windows of tokens (first, end), evenly spread over a long trace."""
     if trace.tokens <= _SAMPLED_TOKENS:
         return [(0, trace.tokens)]
     starts = np.linspace(0, trace.tokens - _WINDOW, _SAMPLED_TOKENS // _WINDOW).astype(int)
@@ -156,19 +156,19 @@ def _sampled_rows(trace: Trace) -> list[tuple[int, int]]:
 def _by_layer(
     trace: Trace, signal: Signal, rows: list[tuple[int, int]]
 ) -> Iterator[NDArray[np.float32]]:
-    """The sampled tokens [tokens, units], layer by layer; memory stays bounded."""
+    """Yield the sampled tokens, float32[tokens, units], layer by layer; memory stays bounded."""
     tokens = sum(stop - start for start, stop in rows)
     at_once = max(1, _SAMPLED_BYTES // (4 * tokens * signal.units))
     for first in range(0, trace.layers, at_once):
         part = trace.layer_window(first, min(first + at_once, trace.layers))
-        here, size = part.signals[signal.name], part.block_size((signal.name,))
+        window, size = part.signals[signal.name], part.block_size((signal.name,))
         blocks: list[NDArray[np.float32]] = []
         for start, stop in rows:
             span = (trace.first + start, trace.first + stop, size)
             if signal.holds == "scores":
-                blocks += here.values(*span)
+                blocks += window.values(*span)
                 continue
-            for words in here.blocks(*span, "sets"):
+            for words in window.blocks(*span, "sets"):
                 blocks.append(unpack_sets(words, signal.units).astype(np.float32))
         values = np.concatenate(blocks)
         for layer in range(part.layers):
@@ -176,7 +176,11 @@ def _by_layer(
 
 
 class _Pairs:
-    """Which pairs of the sampled tokens share what."""
+    """Pairs of the sampled tokens, by what they share; masks are bool[tokens, tokens].
+
+    ``lags``: same sequence, at distance 1, 2, ...; ``far``: same sequence, far apart; ``apart``:
+    different sequences; ``alike``: the same token id; ``several``: more than one sequence.
+    """
 
     def __init__(self, trace: Trace, rows: list[tuple[int, int]]) -> None:
         token = np.concatenate([np.arange(start, stop) for start, stop in rows])
@@ -232,7 +236,7 @@ def _fit_scores(values: NDArray[np.float32], pairs: _Pairs, signal: SignalFit) -
 
 
 def _fit_sets(values: NDArray[np.float32], pairs: _Pairs) -> LayerFit:
-    """Membership as a Gaussian beyond a threshold per unit (a tetrachoric correlation)."""
+    """Fit sets: a unit is active if a Gaussian exceeds its threshold (tetrachoric correlation)."""
     normal = NormalDist()
     tokens = len(values)
     share = values.mean(axis=0, dtype=np.float64)
@@ -255,7 +259,7 @@ def _fit_sets(values: NDArray[np.float32], pairs: _Pairs) -> LayerFit:
         grid = np.linspace(0, 1, 201)  # both active: p^2 + density^2 (r + threshold^2 r^2 / 2 + ..)
         return float(np.interp(excess, first * grid + second * grid**2, grid))
 
-    made = _assemble(
+    fitted = _assemble(
         spread=-threshold,
         shape=np.ones(len(share)),
         shares=_shares(pairs, correlation),
@@ -263,13 +267,13 @@ def _fit_sets(values: NDArray[np.float32], pairs: _Pairs) -> LayerFit:
         level=np.zeros(1),
         folded=False,
     )
-    return replace(made, active=values.sum(axis=1).astype(np.int64))
+    return replace(fitted, active=values.sum(axis=1).astype(np.int64))
 
 
 def _shares(pairs: _Pairs, correlation: Correlation) -> tuple[float, float, float, float]:
-    """Shares of token, sequence and drift, and the memory of the drift."""
+    """Return the shares of token, sequence and drift, and the memory of the drift."""
     sequence = correlation(pairs.far) if pairs.several else 0.0
-    near = np.array([correlation(at) - sequence for at in pairs.lags])
+    near = np.array([correlation(lag) - sequence for lag in pairs.lags])
     lags = np.arange(1, LAGS + 1)
     best = (np.inf, 0.0, 0.0)
     for memory in np.linspace(0.1, 0.95, 86):
@@ -292,12 +296,12 @@ def _assemble(
     folded: bool,
 ) -> LayerFit:
     token, sequence, drift, memory = shares
-    at = np.linspace(0, 1, KNOTS)
+    quantiles = np.linspace(0, 1, KNOTS)
     knots = (np.zeros(1), np.zeros(1))
     if source is not None:
         z = np.random.default_rng(0).standard_normal((64, len(spread)))
         model = spread + shape * (np.log(np.abs(z)) - MEAN_LOG if folded else z)
-        knots = (np.quantile(model, at[1:-1]), np.quantile(source, at[1:-1]))
+        knots = (np.quantile(model, quantiles[1:-1]), np.quantile(source, quantiles[1:-1]))
     return LayerFit(
         spread=spread.astype(np.float32),
         shape=shape.astype(np.float32),
@@ -312,16 +316,16 @@ def _assemble(
 
 
 def _scaled(values: Floats, variance: float) -> Floats:
-    """The same values about 0, shrunk to a variance: what is left when the sample's noise goes."""
+    """Centre values on 0 and shrink them to at most a variance, which removes sampling noise."""
     centred: Floats = values - values.mean()
-    there = float(centred.var())
-    if there > 0:
-        centred *= np.sqrt(min(variance / there, 1.0))
+    sample_variance = float(centred.var())
+    if sample_variance > 0:
+        centred *= np.sqrt(min(variance / sample_variance, 1.0))
     return centred
 
 
 def _fit_repeats(ids: NDArray[np.int32]) -> Repeats:
-    """Discount and strength by maximum likelihood on a grid; the rest counted."""
+    """Fit discount and strength by maximum likelihood on a grid; count the repeats per lag."""
     counts = np.unique(ids, return_counts=True)[1]
     kinds, total = len(counts), int(counts.sum())
     uses = np.bincount(counts)

@@ -1,4 +1,4 @@
-"""`dipsim synth`: fit a trace, draw another, write it."""
+"""Synthesis of a trace: fit one, draw another, write it."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from dipsim.model import Model, load_model
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.synth.draw import draw, geometry_of
-from dipsim.trace.synth.fit import Fit, fit_trace
+from dipsim.trace.synth.fit import TraceFit, fit_trace
 from dipsim.trace.trace import Trace, load_trace
 from dipsim.trace.writer import TraceWriter
 
@@ -31,9 +31,10 @@ def synthesize(
         path: a `.npz` file, or a new folder of shards (for gigabytes).
         like: the trace that is fitted.
         model: the geometry; default: the fitted trace's own.
-        tokens: how many; default: as many as the fitted trace has.
-        signals: some of the fitted trace's; default: all.
-        encodings: per signal; default: the fitted trace's.
+        tokens: number of tokens; default: as many as the fitted trace has.
+        signals: names of some of the fitted trace's signals; default: all.
+        encodings: encodings per signal; default: the fitted trace's.
+        seed: seed of all random numbers.
         iid: see `draw`.
         progress: called with (tokens done, tokens).
 
@@ -44,7 +45,7 @@ def synthesize(
     fit = fit_trace(source, signals)
     target = None if model is None else load_model(model)
     count = source.tokens if tokens is None else tokens
-    stored = {key: at.encoding for key, at in fit.signals.items()} | dict(encodings or {})
+    stored = {key: signal.encoding for key, signal in fit.signals.items()} | dict(encodings or {})
     blocks = draw(fit, geometry_of(fit, target), count, seed, iid=iid)
     with TraceWriter(path, meta=_meta(source, fit, target, seed, iid), encodings=stored) as out:
         for block in blocks:
@@ -54,10 +55,12 @@ def synthesize(
     return load_trace(Path(path))
 
 
-def _meta(source: Trace, fit: Fit, model: Model | None, seed: int, iid: bool) -> dict[str, Any]:
-    how = "independent random scores with the marginals of" if iid else "synthetic, fitted to"
+def _meta(
+    source: Trace, fit: TraceFit, model: Model | None, seed: int, iid: bool
+) -> dict[str, Any]:
+    origin = "independent random scores with the marginals of" if iid else "synthetic, fitted to"
     meta: dict[str, Any] = {
-        "source": f"{how} {fit.source} (hash {fit.hash[:16]}), seed {seed}: dipsim synth"
+        "source": f"{origin} {fit.source} (hash {fit.hash[:16]}), seed {seed}: dipsim synth"
     }
     if model is not None:
         meta["model"] = model.model_dump(mode="json", exclude_unset=True)
