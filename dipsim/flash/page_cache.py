@@ -168,7 +168,7 @@ class Paging:
                 counts[:, kernels.READS] = [flash.reads_in_order(at) for at in costs[:, 0]]
             else:
                 table = requests[layer][i]
-                kernels.price(unread, start, stop, group.units, *table, counts, costs)
+                kernels.price(unread, start, stop, group.units, table, counts, costs)
             reads[:, layer, i] = counts[:, kernels.READS]
             outside[:, layer, i] = counts[:, kernels.OUTSIDE]
             moved[:, layer, i] = costs[:, kernels.MOVED]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import DipsimError, MethodError, PolicyError, TraceError
 from dipsim.kernels.draws import seed_of
-from dipsim.methods import Method
+from dipsim.methods import Method, chooser_of
 from dipsim.policies import Admission, Policy
 from dipsim.replay.active_sets import Blocks, Sets, count_uses, no_shares, rows_of
 from dipsim.replay.cache import Loop, ReplayedCache, Sizes, is_builtin
@@ -279,7 +279,7 @@ def _loop_of(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     sequential: bool,
     several: bool,
-    aware: bool,
+    choose: Callable[..., None] | None,
     keep: bool,
     changing: bool,
 ) -> Loop:
@@ -287,7 +287,7 @@ def _loop_of(
         dict(hooks),
         sequential=sequential,
         several=several,
-        aware=aware,
+        choose=choose,
         keep=keep,
         changing=changing,
     )
@@ -303,7 +303,7 @@ def loop_for(
     """
     form, sequential = form_of(policy, plan), plan.access == "sequential"
     hooks = tuple(form.hooks.items())
-    return _loop_of(hooks, sequential, several, method.cache_aware, is_builtin(form), changing)
+    return _loop_of(hooks, sequential, several, chooser_of(method), is_builtin(form), changing)
 
 
 def check_plan(method: Method, policy: Policy, plan: Plan, changing: bool = False) -> int:
