@@ -130,7 +130,7 @@ class Paging:
                 continue
             counts, prices = np.zeros((len(read), 2), np.int32), np.zeros((len(read), 2))
             units_of_group = groups[i].units
-            kernels.price(unread, word[p], word[p + 1], units_of_group, *cost, counts, prices)
+            kernels.price(unread, word[p], word[p + 1], units_of_group, cost, counts, prices)
             requests[place] = counts[:, kernels.READS]
             outside[place] = counts[:, kernels.OUTSIDE]
             moved[place] = prices[:, kernels.MOVED]

@@ -1,10 +1,9 @@
 """The hot loops: choose top-k, replay a cache, coalesce misses. No validation, no input or output.
 
-Everything works on one cache and one block of tokens. tests/naive/replay.py holds the slow,
-obvious form of each of them.
+Everything works on one cache and one block of tokens. The tests hold the slow, obvious form of
+each of them.
 """
 
-from dipsim.kernels import masking, routing
 from dipsim.kernels.bind import bind
 from dipsim.kernels.bits import (
     AT_ONCE,
@@ -29,22 +28,20 @@ from dipsim.kernels.cache import (
     SEED,
     VICTIM,
     Block,
-    Cache,
     Parts,
+    new_cache,
+    new_choosing,
+    new_parts,
 )
 from dipsim.kernels.coactivation import chain
-from dipsim.kernels.codes import select_codes_of
-from dipsim.kernels.eviction import BINS, LANES
 from dipsim.kernels.pages import PageCache, Regions, use_pages
 from dipsim.kernels.reads import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
-from dipsim.kernels.routing import route_plainly
 from dipsim.kernels.stack_distance import stack_distances
-from dipsim.kernels.topk import errors_of, select_of, shares_of
+from dipsim.kernels.topk import errors_of, select_codes_of, select_of, shares_of
 
 __all__ = [
     "ACTIVE",
     "AT_ONCE",
-    "BINS",
     "COMMIT",
     "DECODE",
     "DRAWS",
@@ -53,7 +50,6 @@ __all__ = [
     "HITS",
     "JOIN",
     "KEPT",
-    "LANES",
     "MOVED",
     "NEVER",
     "NO_NEXT",
@@ -66,7 +62,6 @@ __all__ = [
     "SKIP",
     "VICTIM",
     "Block",
-    "Cache",
     "PageCache",
     "Parts",
     "Regions",
@@ -76,11 +71,11 @@ __all__ = [
     "count_members",
     "count_uses",
     "errors_of",
-    "masking",
+    "new_cache",
+    "new_choosing",
+    "new_parts",
     "next_uses",
     "price",
-    "route_plainly",
-    "routing",
     "select_codes_of",
     "select_of",
     "shares_of",

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from dipsim.kernels.bits import DECODE, bit, lowest_bit, ones, stamp
-from dipsim.kernels.cache import ACTIVE, BATCHES, HITS, KEPT
-from dipsim.kernels.choosing import choose_row
-from dipsim.kernels.masking import COUNTS
+from dipsim.kernels.bits import lowest_bit, ones, stamp
+from dipsim.kernels.cache import ACTIVE, HITS, KEPT
 
 inlined = register_jitable(forceinline=True)
 
@@ -31,72 +29,50 @@ def reset(cache: Any, parts: Any) -> None:
         cache.pending[w] = 0
     for i in range(cache.state.shape[0]):
         cache.state[i] = cache.fresh[i]
-    for u in range(cache.factor.shape[0]):
+    choosing = cache.choosing
+    for u in range(cache.last.shape[0]):
         cache.last[u] = -1
-        here = cache.resident[0, u >> 6] & bit(u)
-        cache.factor[u] = 1.0 if here else parts.gamma[parts.of_word[u >> 6]]
-        cache.evictable[u] = here != 0
-        cache.uses[u] = 0
-    for p in range(cache.memory.shape[0]):
-        for i in range(cache.memory.shape[1]):
-            cache.memory[p, i] = 0
+        cache.evictable[u] = (cache.resident[0, u >> 6] >> np.uint64(u & 63)) & np.uint64(1)
+        choosing.uses[u] = 0
+    for p in range(choosing.batches.shape[0]):
+        choosing.batches[p] = 0
+        for i in range(choosing.memory.shape[1]):
+            choosing.memory[p, i] = 0
 
 
 @register_jitable
-def given(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
-    """Row r's mask stands in the block."""
-
-
-@register_jitable
-def chosen(block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int) -> None:
-    """Write row r's mask to the block, by the rule of the part."""
-    choose_row(
-        block.scores,
-        block.codes,
-        block.sets,
-        block.shares,
-        parts.word,
-        parts.units[p],
-        parts.chosen[p],
-        parts.gamma[p],
-        parts.numbers,
-        cache.resident,
-        cache.factor,
-        cache.threshold,
-        cache.keys,
-        cache.lists,
-        cache.histogram,
-        cache.spare,
-        cache.found,
-        cache.last,
-        cache.memory,
-        cache.uses,
-        (r, layer, p),
-        stamp(at + r, parts.units.shape[0], p),
-        block.actions[r] == DECODE,
-    )
-
-
-@register_jitable
-def gather(
-    block: Any, cache: Any, parts: Any, at: int, r: int, layer: int, p: int, choose: Any
+def given(
+    block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
 ) -> None:
-    """Add row r's mask of one part to the batch; the block begins at token ``at``.
+    """Choose nothing: the masks stand in the block already.
 
-    ``choose`` is `given`, or `chosen` where masks depend on what is resident.
+    The hook ``choose`` of a loop; that of a method whose masks depend on what is resident writes
+    the mask to ``block.sets``, and what it keeps to ``block.shares``.
+
+    Args:
+        choosing, resident, last: fields of `Cache`; resident is that before the batch.
+        place: (row, layer, part).
+        t: number of the batch.
     """
+
+
+@register_jitable
+def gather(block: Any, cache: Any, parts: Any, place: Any, t: int, choose: Any) -> None:
+    """Add the mask of one row and part to the batch; ``place`` is (row, layer, part)."""
+    r, layer, p = place
     start, stop = parts.word[p], parts.word[p + 1]
     words, pending = block.sets[r, layer, start:stop], cache.pending
-    choose(block, cache, parts, at, r, layer, p)
+    choose(block, parts, cache.choosing, cache.resident, cache.last, place, t)
     for w in range(start, stop):
         pending[w] |= words[w - start]
 
 
 @register_jitable
-def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: Any) -> int:
-    """Book the use of every unit of the batch, ascending; returns the next place in ``uses``.
+def use(block: Any, cache: Any, parts: Any, next_use: int, t: int, p: int, touch: Any) -> int:
+    """Book the use of every unit of the batch, ascending.
 
-    The next uses that a `future` policy reads are written to its state before anything else.
+    The next uses that a `future` policy reads are written to its state before anything else:
+    those from ``next_use`` on in the block's list. Returns where those of the next batch begin.
     """
     state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
     uses, count = block.uses, parts.units.shape[0]
@@ -105,20 +81,20 @@ def use(block: Any, cache: Any, parts: Any, place: int, t: int, p: int, touch: A
         if uses.shape[0] > 0:
             ahead = word
             while ahead:
-                state[base + lowest_bit(ahead)] = stamp(uses[place], count, p)
-                place += 1
+                state[base + lowest_bit(ahead)] = stamp(uses[next_use], count, p)
+                next_use += 1
                 ahead &= ahead - np.uint64(1)
         while word:
             b = lowest_bit(word)
             touch(state, base + b, t, np.int64((here >> np.uint64(b)) & np.uint64(1)))
             last[base + b] = t
             word &= word - np.uint64(1)
-    return place
+    return next_use
 
 
 @register_jitable
 def first_units(word: Any, n: int) -> Any:
-    """The n lowest units of a word that has at least as many."""
+    """Return the n lowest units of a word that has at least as many."""
     left = word
     for _ in range(n):
         left &= left - np.uint64(1)
@@ -137,12 +113,12 @@ def book(block: Any, c: int, r: int, p: int, active: int, hits: int, kept: int) 
 @register_jitable
 def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> int:
     """Count the hits of a batch on the state before it, and write down what it misses."""
-    pending, resident, missed, found = cache.pending, cache.resident, block.missed, cache.found
+    pending, resident, missed, hit = cache.pending, cache.resident, block.missed, cache.hit
     before = block.before
     hits, wanted, watched = 0, missed.shape[0] > 0, before.shape[0] > 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        found[w] = pending[w] & resident[c, w]
-        hits += ones(found[w])
+        hit[w] = pending[w] & resident[c, w]
+        hits += ones(hit[w])
         if wanted:
             missed[c, r, w] = pending[w] & ~resident[c, w]
         if watched:
@@ -153,22 +129,22 @@ def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> i
 @register_jitable
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
-    pending = cache.pending
-    if parts.numbers[p, COUNTS] > 0:
-        uses = cache.uses
+    pending, choosing = cache.pending, cache.choosing
+    if parts.counted[p]:
+        uses = choosing.uses
         for w in range(parts.word[p], parts.word[p + 1]):
             word = pending[w]
             while word:
                 uses[w * 64 + lowest_bit(word)] += 1
                 word &= word - np.uint64(1)
-    cache.memory[p, BATCHES] += 1
+    choosing.batches[p] += 1
     for w in range(parts.word[p], parts.word[p + 1]):
         pending[w] = 0
 
 
 @register_jitable
 def batch_size(cache: Any, parts: Any, p: int) -> int:
-    """How many units the batch uses."""
+    """Count the units that the batch uses."""
     pending, active = cache.pending, 0
     for w in range(parts.word[p], parts.word[p + 1]):
         active += ones(pending[w])
@@ -177,7 +153,7 @@ def batch_size(cache: Any, parts: Any, p: int) -> int:
 
 @register_jitable
 def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
-    """How many misses fit beside the hits of their batch."""
+    """Return how many misses fit beside the hits of their batch."""
     room = capacity - hits * size
     fitting = min(missed, np.int64(np.floor(room / size)))
     while fitting < missed and (fitting + 1) * size <= room:  # where the division was rounded

@@ -1,4 +1,4 @@
-"""Compiling a replay loop around a policy's plain functions."""
+"""Compiling a replay loop around a policy's plain functions and a method's choice of masks."""
 
 import inspect
 import types
@@ -10,8 +10,9 @@ from numba import njit
 from numba.core.errors import NumbaError
 from numba.extending import register_jitable
 
-from dipsim.kernels.batch import chosen, given
-from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.batch import given
+from dipsim.kernels.cache import Hooks
+from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
 from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked, same_size
 
@@ -22,19 +23,8 @@ from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked,
 def _ranked(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_ranked(
-            block, layer, first, admission, parts, cache, touch, rank, fit_one, choose, resize
-        )
-
-    return replay
-
-
-def _ranked_several(fingerprint):
-    def replay(block, layer, first, admission, parts, cache):
-        fingerprint
-        replay_ranked(
-            block, layer, first, admission, parts, cache, touch, rank, fit_several, choose, resize
-        )
+        hooks = Hooks(touch, choose, rank)
+        replay_ranked(block, (layer, first), admission, parts, cache, hooks, fit, resize)
 
     return replay
 
@@ -42,20 +32,8 @@ def _ranked_several(fingerprint):
 def _queued(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_queued(
-            block,
-            layer,
-            first,
-            admission,
-            parts,
-            cache,
-            touch,
-            victim,
-            insert,
-            leave,
-            expel,
-            choose,
-        )
+        hooks = Hooks(touch, choose, None, victim, insert, leave, expel)
+        replay_queued(block, (layer, first), cache, parts, hooks)
 
     return replay
 
@@ -63,20 +41,8 @@ def _queued(fingerprint):
 def _sequential(fingerprint):
     def replay(block, layer, first, admission, parts, cache):
         fingerprint
-        replay_sequential(
-            block,
-            layer,
-            first,
-            admission,
-            parts,
-            cache,
-            touch,
-            victim,
-            insert,
-            leave,
-            expel,
-            choose,
-        )
+        hooks = Hooks(touch, choose, None, victim, insert, leave, expel)
+        replay_sequential(block, (layer, first), admission, cache, parts, hooks)
 
     return replay
 
@@ -87,6 +53,11 @@ def _victim_of_queue(state, unit, evictable, cache, token):
 
 def _victim_of_rank(state, unit, evictable, cache, token):
     return lowest_resident(state, evictable, cache, token, rank)
+
+
+def _chosen(block, parts, choosing, resident, last, place, t):
+    # numba stores no loop that holds a compiled function as a value, only one that calls it
+    compiled(block, parts, choosing, resident, last, place, t)
 
 
 def _insert_nothing(state, unit, token):
@@ -109,8 +80,8 @@ def bind(
     *,
     sequential: bool,
     several: bool,
-    aware: bool,
     keep: bool,
+    choose: Callable[..., None] | None = None,
     changing: bool = False,
 ) -> Callable[..., None]:
     """Compile the replay loop around a policy's plain functions.
@@ -125,31 +96,36 @@ def bind(
             ``leave`` and ``expel``.
         sequential: units are requested one at a time.
         several: a cache of a policy that ranks may hold several capacities.
-        aware: masks depend on what is resident. Other loops do without the rules, which take
-            seconds to compile.
+        keep: the machine code is stored on disk.
+        choose: the compiled function that chooses masks by what is resident, called as `given` is;
+            None where the masks are given. It is compiled once for all policies.
         changing: the capacity changes from row to row; of one cache of a policy that ranks.
     """
     ranks = "rank" in hooks
-    atomic = (_ranked_several if several else _ranked) if ranks else _queued
-    template = _sequential if sequential else atomic
-    homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
-    names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
-    names += ["aware"] * aware + ["changing"] * changing
-    fingerprint = stamp(homes, *names) if keep else ""
+    template = _sequential if sequential else _ranked if ranks else _queued
+    several = several and template is _ranked
+    sources = dict(hooks)
+    if choose is not None:
+        sources["choose"] = getattr(choose, "py_func", choose)
+    homes = {Path(inspect.getfile(source)).parent for source in sources.values()}
+    names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in sources.items()]
+    names += ["several"] * several + ["changing"] * changing
     checked = register_jitable(boundscheck=not keep, forceinline=True)
-    compiled = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
-    victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, compiled)
-    compiled["victim"] = register_jitable(forceinline=True)(victim)
-    compiled["choose"] = chosen if aware else given
-    compiled["resize"] = new_size if changing else same_size
-    replay = _with_globals(template(fingerprint), compiled)
+    bound = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
+    victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, bound)
+    bound["victim"] = register_jitable(forceinline=True)(victim)
+    mask = given if choose is None else _with_globals(_chosen, {"compiled": choose})
+    bound["choose"] = register_jitable(forceinline=True)(mask)
+    bound["fit"] = fit_several if several else fit_one
+    bound["resize"] = new_size if changing else same_size
+    replay = _with_globals(template(fingerprint(homes, *names) if keep else ""), bound)
     if keep:
         return njit(cache=True, nogil=True, _nrt=False)(replay)
     return _counting_if_it_must(replay)
 
 
 def _counting_if_it_must(replay: Callable[..., None]) -> Callable[..., None]:
-    """Compiled without counting references; with it where that cannot be, as hooks allocate."""
+    """Compile without counting references; with it where that cannot be, as hooks allocate."""
     loops = [njit(nogil=True, _nrt=counts)(replay) for counts in (False, True)]
 
     def run(*arguments: Any) -> None:
@@ -166,9 +142,9 @@ def _counting_if_it_must(replay: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_globals(function: Any, names: dict[str, Any]) -> Any:
-    """A copy of a function to which the names are global."""
-    made = types.FunctionType(
+    """Return a copy of a function to which the names are global."""
+    copy = types.FunctionType(
         function.__code__, {**globals(), **names}, function.__name__, None, function.__closure__
     )
-    made.__module__, made.__qualname__ = __name__, function.__qualname__
-    return made
+    copy.__module__, copy.__qualname__ = __name__, function.__qualname__
+    return copy

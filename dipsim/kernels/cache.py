@@ -5,22 +5,27 @@ part and counts in units; in global scope it has all of them and counts in bytes
 part begin at a word of their own, so a unit's id is 64 * (first word) + its place in the part.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.bits import AT_ONCE
+from dipsim.kernels.eviction import BINS, LANES
+from dipsim.kernels.topk import CODES, COUNTERS
+
 FORCED, RANKED, NEVER = 0, 1, 2
-"""How misses are admitted (DESIGN section 5)."""
+"""How misses are admitted: the first that fit, whatever the policy ranks; the best of residents
+and misses; none."""
 ACTIVE, HITS, KEPT = 0, 1, 2
 """Columns of the counts."""
 FAULT, VICTIM, DRAWS, SEED = 0, 1, 2, 3
-"""Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; and
-the unit it named. Whether the misses that are kept when not all fit are drawn; the seed."""
-BATCHES = 2
-"""Where `Cache.memory` counts the batches since the cache was emptied."""
+"""Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; the
+unit it named; whether the misses that are kept when not all fit are drawn; the seed."""
 SLACK = 1e-6
 """Less than any size: sums of sizes are exact, since sizes are multiples of 2**-10 bytes."""
+_FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32
 
 
 class Parts(NamedTuple):
@@ -29,16 +34,34 @@ class Parts(NamedTuple):
     word: NDArray[np.int64]
     """[parts + 1] the first word of each part, and the end."""
     units: NDArray[np.int64]
+    """Units of each part."""
     size: NDArray[np.float64]
     """Bytes of a unit; 1 in layer scope."""
     of_word: NDArray[np.int64]
     """[words] the part each word belongs to."""
-    chosen: NDArray[np.int64]
-    """k of a cache-aware top-k."""
-    gamma: NDArray[np.float32]
-    """What scores of absent units are multiplied by; 1 unless the rule is plain gamma."""
+    k: NDArray[np.int64]
+    """Units a token chooses, where the choice depends on the cache."""
     numbers: NDArray[np.float64]
-    """[parts, 6] the rule of a cache-aware part and its numbers (masking.py, routing.py)."""
+    """[parts, n] the rule by which it chooses, as numbers that only the rule reads."""
+    counted: NDArray[np.bool_]
+    """Whether the rule wants to know how many batches used each unit."""
+
+
+class Choosing(NamedTuple):
+    """What choosing by a rule remembers from token to token, and its scratch space."""
+
+    threshold: NDArray[np.int64]  # [parts] where the last selection cut
+    memory: NDArray[np.float64]  # [parts, 2] the rule's own
+    batches: NDArray[np.int64]  # [parts] batches since the cache was emptied
+    uses: NDArray[np.int64]  # [ids] batches that used a unit, in parts that are `counted`
+    keys: NDArray[np.float32]  # [ids] scratch, as all below
+    order: NDArray[np.float32]  # [ids]
+    wide: NDArray[np.float64]  # [ids]
+    tied: NDArray[np.int64]  # [ids]
+    fixed: NDArray[np.uint64]  # [words]
+    candidates: NDArray[np.uint64]  # [2, words]
+    tables: NDArray[np.float32]  # [3, CODES]
+    counters: NDArray[np.int64]  # [COUNTERS]
 
 
 class Cache(NamedTuple):
@@ -50,23 +73,19 @@ class Cache(NamedTuple):
     capacity: NDArray[np.float64]  # [capacities] in the units of `Parts.size`
     filled: NDArray[np.float64]  # [capacities] of it
     resident: NDArray[np.uint64]  # [capacities, words]
-    last: NDArray[np.int64]  # [ids] batch of the last use
-    factor: NDArray[np.float32]  # [ids] what a score is multiplied by: 1 if resident, else gamma
+    last: NDArray[np.int64]  # [ids] batch of the last use, -1 for none
     state: NDArray[Any]  # the policy's own
     pending: NDArray[np.uint64]  # [words] masks of the batch so far
-    found: NDArray[np.uint64]  # [words] hits of the batch
+    hit: NDArray[np.uint64]  # [words] units of the batch that were resident before it
     numbers: NDArray[np.int64]  # [4] FAULT, VICTIM, DRAWS, SEED
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
-    threshold: NDArray[np.int64]  # [parts] where the last selection cut
-    keys: NDArray[np.float32]  # [ids] scratch
-    lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch
-    ends: NDArray[np.int64]  # [BINS] scratch
-    spare: NDArray[np.int64]  # [ids] scratch
-    histogram: NDArray[np.int64]  # [BINS * LANES] scratch
-    memory: NDArray[np.float64]  # [parts, 3] of rules: two of their own, and batches so far
-    uses: NDArray[np.int64]  # [ids] batches that used a unit, where the rule counts them
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
+    choosing: Choosing
+    lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch, as all below
+    ends: NDArray[np.int64]  # [BINS]
+    spare: NDArray[np.int64]  # [ids]
+    histogram: NDArray[np.int64]  # [BINS * LANES]
 
 
 class Block(NamedTuple):
@@ -83,3 +102,86 @@ class Block(NamedTuple):
     missed: NDArray[np.uint64]  # out [capacities, n, words], or empty to leave it out
     before: NDArray[np.uint64]  # out, the same of what was resident before each row
     capacity: NDArray[np.float64]  # [n] of every row, where it changes (`new_size`); else empty
+
+
+class Hooks(NamedTuple):
+    """The functions a loop is compiled around: the policy's own, and the choice of masks."""
+
+    touch: Any
+    choose: Any
+    rank: Any = None
+    evict: Any = None
+    insert: Any = None
+    leave: Any = None
+    expel: Any = None
+
+
+def new_parts(
+    units: Sequence[int],
+    size: Sequence[float],
+    k: Sequence[int],
+    numbers: Sequence[Sequence[float]],
+    counted: Sequence[bool],
+) -> Parts:
+    """Return the parts of a cache; the arguments are the fields of `Parts`, part by part."""
+    words = [-(-count // 64) for count in units]
+    return Parts(
+        word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
+        units=np.array(units, np.int64),
+        size=np.array(size, np.float64),
+        of_word=np.repeat(np.arange(len(words)), words).astype(np.int64),
+        k=np.array(k, np.int64),
+        numbers=np.array(numbers, np.float64).reshape(len(words), -1),
+        counted=np.array(counted, np.bool_),
+    )
+
+
+def new_choosing(words: int, parts: int = 1) -> Choosing:
+    """Return the memory and scratch space of choosing among 64 * ``words`` ids."""
+    ids = 64 * words
+    return Choosing(
+        threshold=np.full(parts, _FIRST_THRESHOLD, np.int64),
+        memory=np.zeros((parts, 2)),
+        batches=np.zeros(parts, np.int64),
+        uses=np.zeros(ids, np.int64),
+        keys=np.empty(ids, np.float32),
+        order=np.empty(ids, np.float32),
+        wide=np.empty(ids),
+        tied=np.empty(ids, np.int64),
+        fixed=np.empty(words, np.uint64),
+        candidates=np.empty((2, words), np.uint64),
+        tables=np.empty((3, CODES), np.float32),
+        counters=np.empty(COUNTERS, np.int64),
+    )
+
+
+def new_cache(
+    parts: Parts, capacity: NDArray[np.float64], fresh: NDArray[Any], preload: NDArray[np.uint64]
+) -> Cache:
+    """Return a cache that holds nothing; its first block must empty it, which loads ``preload``.
+
+    Args:
+        capacity: float64[capacities], in the units of `Parts.size`.
+        fresh: the policy's state at the start.
+        preload: uint64[capacities, words], resident at the start.
+    """
+    words, count = int(parts.word[-1]), len(parts.units)
+    ids = 64 * words
+    return Cache(
+        capacity=capacity,
+        filled=np.zeros(len(capacity)),
+        resident=np.zeros((len(capacity), words), np.uint64),
+        last=np.full(ids, -1, np.int64),
+        state=fresh.copy(),
+        pending=np.zeros(words, np.uint64),
+        hit=np.zeros(words, np.uint64),
+        numbers=np.zeros(4, np.int64),
+        fresh=fresh,
+        preload=preload,
+        evictable=np.zeros(ids, np.bool_),
+        choosing=new_choosing(words, count),
+        lists=np.empty((3, ids + AT_ONCE), np.int64),
+        ends=np.empty(BINS, np.int64),
+        spare=np.empty(ids, np.int64),
+        histogram=np.empty(BINS * LANES, np.int64),
+    )

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from dipsim.kernels.bits import ones
-from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.fingerprint import fingerprint
 
 WINDOW = 64
 """Equally popular units that are looked at for the next one: bounds the time."""
@@ -47,4 +47,4 @@ def _chain(fingerprint):
     return chain
 
 
-chain = njit(cache=True, nogil=True)(_chain(stamp()))
+chain = njit(cache=True, nogil=True)(_chain(fingerprint()))

@@ -1,8 +1,8 @@
 """A fingerprint of code, so that numba's stored machine code is never older than its source.
 
 numba renews stored code when the file of the compiled function changes, but not when a function it
-calls does. What calls into other files takes the fingerprint as a closure variable: numba makes the
-values of those part of its key.
+calls does. A function that calls into other files takes the fingerprint as a closure variable:
+numba makes the values of those part of its key.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from pathlib import Path
 _KERNELS = Path(__file__).parent
 
 
-def stamp(homes: Iterable[Path] = (), *texts: str) -> str:
-    """A hash of the kernels, of all Python files in further folders, and of texts."""
+def fingerprint(homes: Iterable[Path] = (), *texts: str) -> str:
+    """Return a hash of the kernels, of all Python files in further folders, and of texts."""
     digest = hashlib.sha256("\n".join(texts).encode())
     for home in sorted({*homes, _KERNELS}):
         digest.update(_hash_of(home))

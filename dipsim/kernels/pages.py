@@ -8,7 +8,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.bits import COMMIT, bit, lowest_bit, without_lowest
-from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.fingerprint import fingerprint
 
 
 class Regions(NamedTuple):
@@ -152,4 +152,4 @@ def _use_pages(fingerprint):
     return use_pages
 
 
-use_pages = njit(cache=True, nogil=True)(_use_pages(stamp()))
+use_pages = njit(cache=True, nogil=True)(_use_pages(fingerprint()))

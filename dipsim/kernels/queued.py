@@ -1,4 +1,8 @@
-"""Policies that keep queues: a unit at a time is chosen to leave, whatever the access."""
+"""Policies that keep queues: a unit at a time is chosen to leave, whatever the access.
+
+Functions that admit or evict return how much of the cache is filled then, or -1 where the policy
+named a unit that may not leave, at which the replay ends.
+"""
 
 import numpy as np
 from numba.extending import register_jitable
@@ -20,14 +24,12 @@ from dipsim.kernels.eviction import order
 
 
 @register_jitable
-def replay_queued(
-    block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel, choose
-):
-    """Atomic access: all hits of a batch are decided before it changes the cache."""
-    state, pending, resident = cache.state, cache.pending, cache.resident
-    evictable, sizes = cache.evictable, parts.size
+def replay_queued(block, at, cache, parts, hooks):
+    """Replay a block with atomic access: all hits of a batch are decided before it changes the
+    cache. ``at`` is (layer of the inputs, token of the first row)."""
+    (layer, first), sizes = at, parts.size
     filled, capacity = cache.filled[0], cache.capacity[0]
-    place, count = 0, sizes.shape[0]
+    next_use, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(cache, parts)
@@ -35,57 +37,54 @@ def replay_queued(
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p, choose)
+            t = stamp(first + r, count, p)
+            gather(block, cache, parts, (r, layer, p), t, hooks.choose)
             if block.actions[r] < COMMIT:
                 continue
-            t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
             hits = note_misses(block, cache, parts, 0, r, p)
-            place = use(block, cache, parts, place, t, p, touch)
+            next_use = use(block, cache, parts, next_use, t, p, hooks.touch)
             _hold(cache, parts, p, False)
-            filled = _expel(state, evictable, cache, parts, filled, t, leave, expel)
+            filled = _expel(cache, parts, filled, t, hooks)
             if filled < 0:
                 return
             kept = room_for(active - hits, hits, sizes[p], capacity)
-            left = kept
-            for w in range(parts.word[p], parts.word[p + 1]):
-                word = pending[w] & ~resident[0, w]
-                while word and left > 0:
-                    unit = w * 64 + lowest_bit(word)
-                    word &= word - np.uint64(1)
-                    left -= 1
-                    filled = _make_room(
-                        state,
-                        evictable,
-                        cache,
-                        parts,
-                        filled,
-                        capacity - sizes[p],
-                        unit,
-                        t,
-                        evict,
-                        leave,
-                    )
-                    if filled < 0:
-                        return
-                    insert(state, unit, t)
-                    _enter(cache, unit)
-                    filled += sizes[p]
+            filled = _admit(cache, parts, filled, p, t, kept, hooks)
+            if filled < 0:
+                return
             _hold(cache, parts, p, True)
             book(block, 0, r, p, active, hits, kept)
             close(cache, parts, p)
     cache.filled[0] = filled
 
 
+@inlined
+def _admit(cache, parts, filled, p, t, kept, hooks):
+    """Insert the first ``kept`` misses of the batch, ascending, each after room is made for it."""
+    state, pending, resident = cache.state, cache.pending, cache.resident
+    size, most = parts.size[p], cache.capacity[0] - parts.size[p]
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word = pending[w] & ~resident[0, w]
+        while word and kept > 0:
+            unit = w * 64 + lowest_bit(word)
+            word &= word - np.uint64(1)
+            kept -= 1
+            filled = _make_room(cache, parts, filled, most, unit, t, hooks)
+            if filled < 0:
+                return filled
+            hooks.insert(state, unit, t)
+            resident[0, w] |= bit(unit)
+            filled += size
+    return filled
+
+
 @register_jitable
-def replay_sequential(
-    block, layer, first, admission, parts, cache, touch, evict, insert, leave, expel, choose
-):
-    """Sequential access: units are requested one at a time, ascending; a miss enters at once."""
-    state, pending, evictable = cache.state, cache.pending, cache.evictable
-    sizes, uses, missed, last = parts.size, block.uses, block.missed, cache.last
+def replay_sequential(block, at, admission, cache, parts, hooks):
+    """Replay a block with sequential access: units are requested one at a time, ascending, and a
+    miss enters at once. ``at`` is (layer of the inputs, token of the first row)."""
+    (layer, first), sizes = at, parts.size
     filled, capacity = cache.filled[0], cache.capacity[0]
-    place, count = 0, sizes.shape[0]
+    next_use, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(cache, parts)
@@ -93,63 +92,67 @@ def replay_sequential(
         if block.actions[r] == SKIP:
             continue
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p, choose)
+            t = stamp(first + r, count, p)
+            gather(block, cache, parts, (r, layer, p), t, hooks.choose)
             if block.actions[r] < COMMIT:
                 continue
-            t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
-            size = sizes[p]
-            fits = admission != NEVER and size <= capacity + SLACK
-            hits = kept = 0
-            for w in range(parts.word[p], parts.word[p + 1]):
-                word, absent = pending[w], np.uint64(0)
-                while word:
-                    unit = w * 64 + lowest_bit(word)
-                    word &= word - np.uint64(1)
-                    if uses.shape[0] > 0:
-                        state[unit] = stamp(uses[place], count, p)
-                        place += 1
-                    hit = evictable[unit]
-                    touch(state, unit, t, np.int64(hit))
-                    last[unit] = t
-                    filled = _expel(state, evictable, cache, parts, filled, t, leave, expel)
-                    if filled < 0:
-                        return
-                    if hit:
-                        hits += 1
-                        continue
-                    absent |= bit(unit)
-                    if fits:
-                        filled = _make_room(
-                            state,
-                            evictable,
-                            cache,
-                            parts,
-                            filled,
-                            capacity - size,
-                            unit,
-                            t,
-                            evict,
-                            leave,
-                        )
-                        if filled < 0:
-                            return
-                        insert(state, unit, t)
-                        _enter(cache, unit)
-                        evictable[unit] = True
-                        filled += size
-                        kept += 1
-                if missed.shape[0] > 0:
-                    missed[0, r, w] = absent
-            book(block, 0, r, p, active, hits, kept)
+            fits = admission != NEVER and sizes[p] <= capacity + SLACK
+            filled, hits = _request(block, cache, parts, filled, (r, p, t), next_use, fits, hooks)
+            if filled < 0:
+                return
+            next_use += active
+            book(block, 0, r, p, active, hits, active - hits if fits else 0)
             close(cache, parts, p)
     cache.filled[0] = filled
 
 
+@inlined
+def _request(block, cache, parts, filled, place, next_use, fits, hooks):
+    """Request the units of a batch one at a time; ``place`` is (row, part, batch).
+
+    Returns what is filled, and the hits.
+    """
+    r, p, t = place
+    state, pending, evictable, last = cache.state, cache.pending, cache.evictable, cache.last
+    uses, missed, count, size = block.uses, block.missed, parts.units.shape[0], parts.size[p]
+    most, hits = cache.capacity[0] - size, 0
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word, absent = pending[w], np.uint64(0)
+        while word:
+            unit = w * 64 + lowest_bit(word)
+            word &= word - np.uint64(1)
+            if uses.shape[0] > 0:
+                state[unit] = stamp(uses[next_use], count, p)
+                next_use += 1
+            hit = evictable[unit]
+            hooks.touch(state, unit, t, np.int64(hit))
+            last[unit] = t
+            filled = _expel(cache, parts, filled, t, hooks)
+            if filled >= 0 and not hit and fits:
+                filled = _make_room(cache, parts, filled, most, unit, t, hooks)
+            if filled < 0:
+                return filled, hits
+            if hit:
+                hits += 1
+                continue
+            absent |= bit(unit)
+            if fits:
+                hooks.insert(state, unit, t)
+                cache.resident[0, w] |= bit(unit)
+                evictable[unit] = True
+                filled += size
+        if missed.shape[0] > 0:
+            missed[0, r, w] = absent
+    return filled, hits
+
+
 @register_jitable
 def lowest_resident(state, evictable, cache, t, rank):
-    """Of all that may leave the lowest by (rank, last use, unit): how a policy that ranks chooses
-    one at a time. It looks at every unit."""
+    """Return the unit that may leave with the lowest (rank, last use, unit).
+
+    So a policy that ranks chooses one at a time; it looks at every unit.
+    """
     last, best, best_key, best_last = cache.last, -1, 0, 0
     for unit in range(evictable.shape[0]):
         if evictable[unit]:
@@ -173,34 +176,35 @@ def _hold(cache, parts, p, done):
 
 
 @inlined
-def _make_room(state, evictable, cache, parts, filled, most, unit, t, evict, leave):
-    """Evict until no more than ``most`` is filled; returns what is, or -1 where the policy named a
-    unit that may not leave."""
+def _make_room(cache, parts, filled, most, unit, t, hooks):
+    """Evict until no more than ``most`` is filled."""
+    state, evictable = cache.state, cache.evictable
     while filled > most + SLACK:
-        victim = np.int64(evict(state, unit, evictable, cache, t))
+        victim = np.int64(hooks.evict(state, unit, evictable, cache, t))
         if not (0 <= victim < evictable.shape[0] and evictable[victim]):
             return _blame(cache, 1, victim)
         filled -= _remove(cache, parts, victim)
-        leave(state, victim)
+        hooks.leave(state, victim)
     return filled
 
 
 @inlined
-def _expel(state, evictable, cache, parts, filled, t, leave, expel):
-    """Let go of what the policy expels although there is room; returns as `_make_room`."""
-    victim = np.int64(expel(state, evictable, t))
+def _expel(cache, parts, filled, t, hooks):
+    """Let go of what the policy expels although there is room."""
+    state, evictable = cache.state, cache.evictable
+    victim = np.int64(hooks.expel(state, evictable, t))
     while victim >= 0:
         if not (victim < evictable.shape[0] and evictable[victim]):
             return _blame(cache, 2, victim)
         filled -= _remove(cache, parts, victim)
-        leave(state, victim)
-        victim = np.int64(expel(state, evictable, t))
+        hooks.leave(state, victim)
+        victim = np.int64(hooks.expel(state, evictable, t))
     return filled
 
 
 @inlined
 def _blame(cache, fault, victim):
-    """The policy named a unit that may not leave: the replay ends here."""
+    """Note that the policy named a unit that may not leave."""
     cache.numbers[FAULT] = fault
     cache.numbers[VICTIM] = victim
     return -1.0
@@ -208,16 +212,7 @@ def _blame(cache, fault, victim):
 
 @inlined
 def _remove(cache, parts, unit):
-    """A unit is no longer resident; returns its size."""
-    of = parts.of_word[unit >> 6]
+    """Make a unit absent; returns its size."""
     cache.evictable[unit] = False
     cache.resident[0, unit >> 6] &= ~bit(unit)
-    cache.factor[unit] = parts.gamma[of]
-    return parts.size[of]
-
-
-@inlined
-def _enter(cache, unit):
-    """A unit is resident."""
-    cache.resident[0, unit >> 6] |= bit(unit)
-    cache.factor[unit] = 1.0
+    return parts.size[parts.of_word[unit >> 6]]

@@ -1,4 +1,4 @@
-"""Atomic access with a policy that ranks: those who must leave for a batch leave together."""
+"""Atomic access with a policy that ranks: the units that must leave for a batch leave together."""
 
 import numpy as np
 from numba.extending import register_jitable
@@ -14,21 +14,23 @@ from dipsim.kernels.batch import (
     room_for,
     use,
 )
-from dipsim.kernels.bits import COMMIT, SKIP, bit, list_units, lowest_bit, ones, stamp
+from dipsim.kernels.bits import COMMIT, SKIP, bit, list_units, ones, stamp
 from dipsim.kernels.cache import DRAWS, FORCED, NEVER, RANKED, SEED, SLACK
 from dipsim.kernels.draws import splitmix64
 from dipsim.kernels.eviction import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit, choose, resize):
+def replay_ranked(block, at, admission, parts, cache, hooks, fit, resize):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
-    ``fit`` makes a cache fit again: `fit_one`, or `fit_several`. ``resize`` is `same_size`, or
-    `new_size` where the capacity changes from row to row.
+    ``at`` is (layer of the inputs, token of the first row). ``fit`` makes a cache fit again:
+    `fit_one`, or `fit_several`. ``resize`` is `same_size`, or `new_size` where the capacity changes
+    from row to row.
     """
+    (layer, first), rank = at, hooks.rank
     count = parts.units.shape[0]
-    place = 0
+    next_use = 0
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(cache, parts)
@@ -36,13 +38,13 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
             continue
         resize(block, cache, parts, r, first, rank)
         for p in range(count):
-            gather(block, cache, parts, first, r, layer, p, choose)
+            t = stamp(first + r, count, p)
+            gather(block, cache, parts, (r, layer, p), t, hooks.choose)
             if block.actions[r] < COMMIT:
                 continue
-            t = stamp(first + r, count, p)
             active = batch_size(cache, parts, p)
             # Hits are those of the state before the batch, and touching does not change it.
-            place = use(block, cache, parts, place, t, p, touch)
+            next_use = use(block, cache, parts, next_use, t, p, hooks.touch)
             is_sorted = False  # whether the units that may leave are sorted, for several capacities
             for c in range(cache.capacity.shape[0]):
                 hits = note_misses(block, cache, parts, c, r, p)
@@ -62,7 +64,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, touch, rank, fit
 
 @register_jitable(forceinline=True)
 def same_size(block, cache, parts, r, first, rank):
-    """The capacity is the same in all rows."""
+    """Leave the capacity as it is."""
 
 
 @register_jitable
@@ -80,9 +82,8 @@ def new_size(block, cache, parts, r, first, rank):
 @register_jitable
 def _admit(cache, parts, c, p, t, kept, missed):
     """Make ``kept`` misses of the batch resident: the first, or where they are drawn any."""
-    pending, resident, factor = cache.pending, cache.resident, cache.factor
+    pending, resident = cache.pending, cache.resident
     cache.filled[c] += kept * parts.size[p]
-    aware = parts.gamma[p] != 1.0
     if 0 < kept < missed and cache.numbers[DRAWS]:
         _admit_drawn(cache, parts, c, p, t, kept)
         return
@@ -94,9 +95,6 @@ def _admit(cache, parts, c, p, t, kept, missed):
             kept -= here
             missed -= here
         resident[c, w] |= word
-        while aware and word:
-            factor[w * 64 + lowest_bit(word)] = 1.0
-            word &= word - np.uint64(1)
         if kept <= 0:
             break
 
@@ -114,12 +112,11 @@ def _admit_drawn(cache, parts, c, p, t, kept):
     lowest(kept, count, misses, keys, cache.last, cache.lists[2], cache.histogram)
     for i in range(kept):
         cache.resident[c, misses[i] >> 6] |= bit(misses[i])
-        cache.factor[misses[i]] = 1.0
 
 
 @register_jitable
 def _may_leave(cache, parts, c, p, admission, w):
-    """The units of a word that may leave."""
+    """Return the units of a word that may leave."""
     word = cache.resident[c, w]
     if admission == FORCED and parts.word[p] <= w < parts.word[p + 1]:
         word &= ~cache.pending[w]
@@ -129,16 +126,15 @@ def _may_leave(cache, parts, c, p, admission, w):
 @register_jitable
 def fit_one(cache, parts, c, p, t, admission, rank, is_sorted):
     """Let the lowest ranked leave until the rest fits."""
-    plain = _in_units(parts) and parts.gamma[p] == 1.0
-    if not (plain and _all_leave(cache, parts, c, p, admission)):
+    if not (_in_units(parts) and _all_leave(cache, parts, c, p, admission)):
         _shrink(cache, parts, c, p, t, admission, rank)
     return False
 
 
 @register_jitable
 def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
-    """As `fit_one`, for several capacities: in layer scope the first that needs it sorts, for all,
-    what may leave. Returns whether that was done."""
+    """Do as `fit_one`, for several capacities: in layer scope the first that needs it sorts, for
+    all, what may leave. Returns whether that was done."""
     if not _in_units(parts):
         _shrink(cache, parts, c, p, t, admission, rank)
         return False
@@ -152,13 +148,14 @@ def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
 
 @register_jitable
 def _in_units(parts):
-    """Whether the cache counts in units, as in layer scope, rather than in bytes."""
+    """Tell whether the cache counts in units, as in layer scope, rather than in bytes."""
     return parts.size.shape[0] == 1 and parts.size[0] == 1.0
 
 
 @register_jitable
 def _all_leave(cache, parts, c, p, admission):
-    """In layer scope: if everything that may leave has to, let it; whether it was so."""
+    """Let everything that may leave go, if all of it has to; returns whether it did. In layer
+    scope only."""
     resident, count = cache.resident, 0
     for w in range(cache.pending.shape[0]):
         count += ones(_may_leave(cache, parts, c, p, admission, w))
@@ -201,7 +198,7 @@ def _shrink(cache, parts, c, p, t, admission, rank):
 def _sort(cache, parts, p, t, admission, rank):
     """Sort all units that may leave any of the caches into bins by rank, ascending in each bin.
 
-    They stand in ``lists[0]``, and bin b ends at ``ends[b]``.
+    Sorted they lie in ``lists[0]``, and bin b ends at ``ends[b]``.
     """
     state, histogram, sorted_units = cache.state, cache.histogram, cache.lists[0]
     units, keys = cache.lists[1], cache.lists[2]
@@ -225,11 +222,11 @@ def _sort(cache, parts, p, t, admission, rank):
     stretch = (count + LANES - 1) // LANES
     for i in range(stretch):
         for lane in range(LANES):
-            at = lane * stretch + i
-            if at < count:
-                where = np.int64((np.uint64(keys[at]) - np.uint64(low)) >> shift)
-                keys[at] = LANES * where + lane
-                histogram[keys[at]] += 1
+            n = lane * stretch + i
+            if n < count:
+                where = np.int64((np.uint64(keys[n]) - np.uint64(low)) >> shift)
+                keys[n] = LANES * where + lane
+                histogram[keys[n]] += 1
     place = 0
     for i in range(bins * LANES):
         here = histogram[i]
@@ -237,18 +234,18 @@ def _sort(cache, parts, p, t, admission, rank):
         place += here
     for i in range(stretch):
         for lane in range(LANES):
-            at = lane * stretch + i
-            if at < count:
-                sorted_units[histogram[keys[at]]] = units[at]
-                histogram[keys[at]] += 1
+            n = lane * stretch + i
+            if n < count:
+                sorted_units[histogram[keys[n]]] = units[n]
+                histogram[keys[n]] += 1
     for b in range(bins):
         cache.ends[b] = histogram[LANES * b + LANES - 1]
 
 
 @register_jitable
 def _shrink_sorted(cache, parts, c, t, rank):
-    """As `_shrink`, in layer scope, with the units that all capacities have sorted once: bin after
-    bin leaves, and only the units of the last one are ranked again."""
+    """Do as `_shrink`, in layer scope, with the units of all capacities sorted once: bin after bin
+    leaves, and only the units of the last one are ranked again."""
     state, resident, ends = cache.state, cache.resident, cache.ends
     sorted_units, members, keys = cache.lists[0], cache.lists[1], cache.lists[2]
     leaving = np.int64(cache.filled[c] - cache.capacity[c])
@@ -275,7 +272,7 @@ def _shrink_sorted(cache, parts, c, t, rank):
 
 @register_jitable
 def _largest(parts):
-    """Bytes of the largest unit."""
+    """Return the bytes of the largest unit."""
     largest = 0.0
     for size in parts.size:
         largest = max(largest, size)
@@ -285,26 +282,21 @@ def _largest(parts):
 @register_jitable
 def _let_go(cache, parts, c, victims, count):
     """Remove units; returns what that frees."""
-    resident, factor, of_word = cache.resident, cache.factor, parts.of_word
-    sizes, gammas = parts.size, parts.gamma
-    several, freed = sizes.shape[0] > 1, count * sizes[0]
+    resident, sizes, of_word = cache.resident, parts.size, parts.of_word
     for i in range(count):
-        unit = victims[i]
-        resident[c, unit >> 6] &= ~bit(unit)
-    if several:
-        freed = 0.0
-        for i in range(count):
-            freed += sizes[of_word[victims[i] >> 6]]
-    if several or gammas[0] != 1.0:
-        for i in range(count):
-            factor[victims[i]] = gammas[of_word[victims[i] >> 6]]
+        resident[c, victims[i] >> 6] &= ~bit(victims[i])
+    if sizes.shape[0] == 1:
+        return count * sizes[0]
+    freed = 0.0
+    for i in range(count):
+        freed += sizes[of_word[victims[i] >> 6]]
     return freed
 
 
 @register_jitable
 def _entered(cache, parts, c, p):
-    """How many misses of the batch are resident."""
-    pending, resident, found, entered = cache.pending, cache.resident, cache.found, 0
+    """Count the misses of the batch that are resident."""
+    pending, resident, hit, entered = cache.pending, cache.resident, cache.hit, 0
     for w in range(parts.word[p], parts.word[p + 1]):
-        entered += ones(pending[w] & resident[c, w] & ~found[w])
+        entered += ones(pending[w] & resident[c, w] & ~hit[w])
     return entered

@@ -8,19 +8,19 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.bits import AT_ONCE, bit, list_units
-from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.fingerprint import fingerprint
 
 READS, OUTSIDE = 0, 1
-"""Columns of what reads count; OUTSIDE is 1 where one lay outside the measured points."""
+"""Columns of the counts of reads; OUTSIDE is 1 where one lay outside the measured points."""
 MOVED, SECONDS = 0, 1
-"""Columns of what they cost: bytes the device moves, seconds the flash is busy."""
+"""Columns of the costs of reads: bytes the device moves, seconds the flash is busy."""
 
 _NATURAL = np.empty(0, np.int64)
 _SAVING = 1 - 1e-12  # a read is worth joining when it saves more than rounding noise
 
 
 class Requests(NamedTuple):
-    """What reading a span of L units from flash costs, for every L; empty to leave costs out."""
+    """Costs of reading a span of L units from flash, for every L; empty to leave costs out."""
 
     seconds: NDArray[np.float64]  # [curves, units + 1]
     moved: NDArray[np.float64]  # [units + 1] bytes, whole pages
@@ -31,13 +31,14 @@ class Requests(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def coalesce(count, misses, seconds_of, moved_of, outside_of, curve_of, whole, runs):
-    """What ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, any outside).
+def coalesce(count, misses, requests, runs):
+    """Return what ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, any outside).
 
     Greedily from the left: a run and the next miss become one read when that takes less time.
-    Reading everything in order is taken instead when it is faster. The arrays are those of
-    `Requests`; ``runs`` is scratch.
+    Reading everything in order is taken instead when it is faster. ``runs`` is scratch.
     """
+    seconds_of, moved_of, outside_of = requests.seconds, requests.moved, requests.outside
+    curve_of, whole = requests.curve_of, requests.whole
     most = curve_of.shape[0] - 1
     curve = seconds_of[curve_of[min(count, most)]]
     reads, length = 0, 1
@@ -70,39 +71,27 @@ def to_places(misses, count, place, taken):
         taken: uint64[words] of zeros, and zeros again afterwards.
     """
     for i in range(count):
-        at = place[misses[i]]
-        taken[at >> 6] |= bit(at)
-    found = 0
+        address = place[misses[i]]
+        taken[address >> 6] |= bit(address)
+    listed = 0
     for w in range(taken.shape[0]):
-        found = list_units(taken[w], w * 64, misses, found)
+        listed = list_units(taken[w], w * 64, misses, listed)
         taken[w] = 0
 
 
 def _price(fingerprint):
-    def price(
-        missed,
-        start,
-        stop,
-        units,
-        seconds_of,
-        moved_of,
-        outside_of,
-        curve_of,
-        whole,
-        place,
-        reads,
-        costs,
-    ):
-        """What the misses of every row cost.
+    def price(missed, start, stop, units, requests, reads, costs):
+        """Write what the misses of every row cost.
 
         Args:
             missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
-            seconds_of, ..., place: the fields of `Requests`.
+            units: units of the part.
+            requests: the `Requests` of the part.
             reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
         """
         fingerprint
         misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
-        taken = np.zeros(stop - start, np.uint64)
+        taken, place = np.zeros(stop - start, np.uint64), requests.place
         for r in range(missed.shape[0]):
             count = 0
             for w in range(start, stop):
@@ -110,9 +99,7 @@ def _price(fingerprint):
             if place.shape[0] > 0:
                 to_places(misses, count, place, taken)
             if count > 0:
-                number, moved, seconds, outside = coalesce(
-                    count, misses, seconds_of, moved_of, outside_of, curve_of, whole, runs
-                )
+                number, moved, seconds, outside = coalesce(count, misses, requests, runs)
                 reads[r, READS] = number
                 reads[r, OUTSIDE] = np.int32(outside)
                 costs[r, MOVED] = moved
@@ -121,7 +108,7 @@ def _price(fingerprint):
     return price
 
 
-price = njit(cache=True, nogil=True)(_price(stamp()))
+price = njit(cache=True, nogil=True)(_price(fingerprint()))
 
 
 NO_REQUESTS = Requests(

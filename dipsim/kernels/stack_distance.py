@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from dipsim.kernels.bits import COMMIT, SKIP, list_units
-from dipsim.kernels.fingerprint import stamp
+from dipsim.kernels.fingerprint import fingerprint
 
 
 def _stack_distances(fingerprint):
@@ -52,4 +52,4 @@ def _stack_distances(fingerprint):
     return stack_distances
 
 
-stack_distances = njit(cache=True, nogil=True)(_stack_distances(stamp()))
+stack_distances = njit(cache=True, nogil=True)(_stack_distances(fingerprint()))

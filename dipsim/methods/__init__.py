@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
+from dipsim.methods import masking, routing
 from dipsim.methods.contract import Group, Method
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
@@ -21,12 +22,12 @@ from dipsim.trace import Trace
 
 
 class Entry(NamedTuple):
-    """How a method is built, and one line on what it does."""
+    """The function that builds a method, and one line on what the method does."""
 
     build: Callable[[Trace, Settings, Model | None], Method]
     summary: str
     signals: tuple[str, ...]
-    """What it reads of a trace; none: any."""
+    """Signals it reads of a trace; none: any."""
 
 
 BUILTIN: dict[str, Entry] = {
@@ -48,11 +49,22 @@ BUILTIN: dict[str, Entry] = {
     "moe": Entry(moe, "the router's experts, or preferring those in DRAM", ("expert",)),
 }
 
-__all__ = ["BUILTIN", "Group", "Method", "Settings", "build_method", "default_method"]
+__all__ = [
+    "BUILTIN",
+    "Group",
+    "Method",
+    "Settings",
+    "build_method",
+    "chooser_of",
+    "default_method",
+    "numbers_of",
+]
 
 
 def default_method(trace: Trace) -> str:
-    """The method for a trace when none is named: recorded, moe, dip, or glu, by what it holds.
+    """Return the name of the method for a trace when none is given.
+
+    The first of recorded, moe, dip and glu whose signals the trace holds.
 
     Raises:
         MethodError: no method fits its signals.
@@ -75,7 +87,7 @@ def default_method(trace: Trace) -> str:
 def build_method(
     name: str | None, trace: Trace, settings: Settings, model: Model | None = None
 ) -> Method:
-    """The method ``name`` (default: `default_method`) made ready for a trace.
+    """Return the method ``name`` (default: `default_method`) made ready for a trace.
 
     Args:
         model: gives sizes that the trace does not (dense, predictor, teal, moe).
@@ -87,12 +99,29 @@ def build_method(
     name = name or ("moe" if routed and "expert" in trace.signals else default_method(trace))
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
-    made = BUILTIN[name].build(trace, settings, model)
+    method = BUILTIN[name].build(trace, settings, model)
     if settings.selection == "threshold":
-        made = replace(
-            made, groups=with_thresholds(trace, settings.calibrate_tokens, name, made.groups)
-        )
-    if settings.calibrate_tokens is not None and not made.calibrated:
+        groups = with_thresholds(trace, settings.calibrate_tokens, name, method.groups)
+        method = replace(method, groups=groups)
+    if settings.calibrate_tokens is not None and not method.calibrated:
         more = ", or add --selection threshold" if name in TAKES["selection"] else ""
         raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
-    return made
+    return method
+
+
+def chooser_of(method: Method) -> Callable[..., None] | None:
+    """Return the compiled function that chooses masks by what is resident.
+
+    A replay loop is bound around it (`dipsim.kernels.bind`). None where sets are known beforehand.
+    """
+    if not method.cache_aware:
+        return None
+    choose: Callable[..., None] = routing.choose if method.groups[0].of_experts else masking.choose
+    return choose
+
+
+def numbers_of(group: Group) -> tuple[float, ...]:
+    """Return a group's rule as its method's `chooser_of` reads it; nothing without a rule."""
+    if group.rule is None:
+        return ()
+    return routing.numbers_of(group) if group.of_experts else masking.numbers_of(group)

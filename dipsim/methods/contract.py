@@ -65,16 +65,6 @@ class Group:
         return self.rule is not None
 
     @property
-    def selects(self) -> bool:
-        """Whether the rule is plain gamma, whose factors are kept up to date."""
-        rule = self.rule
-        return (
-            rule is not None
-            and rule.name == "gamma"
-            and not (rule["warm_up"] or rule["fixed_top_n"])
-        )
-
-    @property
     def kept(self) -> int:
         """k of the top-k: units a token keeps (DESIGN section 5); all of them unless top-k."""
         if self.chosen is not None:

@@ -25,12 +25,11 @@ from dipsim.methods.contract import (
     check_settings,
     scores,
 )
-from dipsim.methods.rules import MASKING, Rule, parse_rule
+from dipsim.methods.masking import prefer_resident
 from dipsim.model import Model
 from dipsim.settings import Settings
 from dipsim.trace import Trace
 
-DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
 SIGNALS = ("mlp_input", "glu")
 SPLITS = ("authors", "equal")
 
@@ -65,35 +64,8 @@ def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
     Raises:
         MethodError: as `dip`, a gamma outside 0..1, or a masking that is none.
     """
-    made = _pruned("dip-ca", trace, settings)
-    rule = parse_rule("--masking", settings.masking or "gamma", MASKING)
-    if rule.name == "approximate":
-        if settings.gamma:
-            raise MethodError("--masking approximate has no gamma: drop --gamma")
-        return replace(made, groups=tuple(_approximate(group, rule) for group in made.groups))
-    usual = settings.gamma.get("*")
-    gamma = {name: DEFAULT_GAMMA[name] if usual is None else usual for name in SIGNALS}
-    gamma |= {name: value for name, value in settings.gamma.items() if name != "*"}
-    groups = (replace(at, gamma=gamma[at.signal], rule=rule) for at in made.groups)
-    return replace(made, groups=tuple(groups))
-
-
-def _approximate(group: Group, rule: Rule) -> Group:
-    """With m, of ``top_m``, checked against k."""
-    share = rule.values["top_m"]
-    if share is None:
-        raise MethodError(
-            "--masking approximate needs top_m, the share of the units among which resident ones "
-            f"are preferred, e.g. approximate:top_m={min(1.0, group.density * 1.25):.2g}"
-        )
-    most = max(1, math.floor(share * group.units + 1e-9))
-    if most < group.kept:
-        raise MethodError(
-            f"--masking approximate: top_m={share:g} are {most} units of {group.signal}, fewer "
-            f"than the {group.kept} that are kept; give "
-            f"{math.ceil(1000 * group.kept / group.units) / 1000:g} or more"
-        )
-    return replace(group, rule=rule)
+    plain = _pruned("dip-ca", trace, settings)
+    return replace(plain, groups=prefer_resident(plain.groups, settings))
 
 
 def _pruned(name: str, trace: Trace, settings: Settings) -> Method:

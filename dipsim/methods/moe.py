@@ -4,7 +4,8 @@ from contextlib import suppress
 
 from dipsim.errors import MethodError, ModelError
 from dipsim.methods.contract import Group, Method, check_settings, scores
-from dipsim.methods.rules import ROUTING, Rule, parse_rule
+from dipsim.methods.routing import parse_routing
+from dipsim.methods.rules import Rule
 from dipsim.model import Model, load_model
 from dipsim.settings import Settings
 from dipsim.trace import Trace
@@ -30,18 +31,8 @@ def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
         )
     if not 1 <= k <= units:
         raise MethodError(f"top-k {k}: from 1 to the {units} experts of a layer")
-    rule = None if settings.routing is None else parse_rule("--routing", settings.routing, ROUTING)
-    if rule is not None and rule.name == "plain":
-        rule = None
+    rule = parse_routing(settings.routing, k)
     _check_recorded(trace.signals["expert"], trace, k, rule)
-    if rule is not None and rule.name == "max-rank":
-        most = rule.values["max_rank"]
-        if most is not None and most < k:
-            raise MethodError(
-                f"--routing max-rank: max_rank={most:g} is below the {k} experts a token uses; "
-                "give as many or more"
-            )
-        rule = Rule(rule.name, {**rule.values, "max_rank": most or 2 * k})
     group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k)
     return Method(
         "moe",

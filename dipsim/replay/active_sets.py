@@ -15,7 +15,9 @@ from dipsim import kernels
 from dipsim.errors import MethodError, TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import COLUMN_OF_DOWN, Group
+from dipsim.methods.masking import takes_codes
 from dipsim.methods.predictor import noise_of, predicted
+from dipsim.methods.routing import route_plainly
 from dipsim.settings import Prefill, Reset, Settings
 from dipsim.trace import DECODE, PREFILL, Tokens, Trace
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
@@ -24,7 +26,6 @@ from dipsim.trace.signal import Reading
 NO_SCORES = np.empty((0, 0, 0), np.float32)
 NO_CODES = np.empty((0, 0, 0), np.uint8)
 _ROWS_WITHOUT_SIGNAL = 1024
-_FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32: where the first search for a cut starts
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Chooser:
     def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
         self.method, self.layers = method, layers
         self.first, self.first_layer = first, first_layer
-        self._scratch = [scratch(group.units) for group in method.groups]
+        self._scratch = [kernels.new_choosing(words_for(group.units)) for group in method.groups]
 
     def choose(
         self,
@@ -101,12 +102,11 @@ class Chooser:
             else:
                 kernels.shares_of(data, sets, kept)
         elif group.of_experts:
-            kernels.route_plainly(data, group.kept, sets, kept)
+            route_plainly(data, group.kept, sets, kept)
         elif data.dtype == np.uint8:
-            kernels.select_codes_of(data, group.kept, sets, kept)
+            kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
         else:
-            at = self._scratch[i]
-            kernels.select_of(data, group.kept, sets, at.threshold, at.keys, at.lists[0], kept)
+            kernels.select_of(data, group.kept, sets, self._scratch[i], kept)
         if shares is not None:
             shares[..., :2] = kept
             if norms is not None and data.dtype != np.uint64:
@@ -258,7 +258,7 @@ class ActiveSets:
             return "sets"
         if group.choice == "threshold":
             return "values"
-        ordered = group.choice == "top-k" and (group.rule is None or group.selects)
+        ordered = group.choice == "top-k" and (group.rule is None or takes_codes(group.rule))
         return "codes" if signal.coded and ordered else "scores"
 
     def _input(self, group: Group, signals: dict[str, Any]) -> Any:
@@ -375,31 +375,3 @@ def count_uses(
             for layer in range(layers):
                 kernels.count_uses(at.sets[group], layer, actions, total[layer])
     return totals
-
-
-def scratch(units: int) -> kernels.Cache:
-    """An empty cache of one capacity and one part, with the scratch space that choosing and
-    replaying need."""
-    words = words_for(units)
-    return kernels.Cache(
-        capacity=np.zeros(1),
-        filled=np.zeros(1),
-        resident=np.zeros((1, words), np.uint64),
-        last=np.full(units, -1, np.int64),
-        factor=np.ones(units, np.float32),
-        state=np.zeros(0, np.int64),
-        pending=np.zeros(words, np.uint64),
-        found=np.zeros(words, np.uint64),
-        numbers=np.zeros(4, np.int64),
-        fresh=np.zeros(0, np.int64),
-        preload=np.zeros((1, words), np.uint64),
-        threshold=np.full(1, _FIRST_THRESHOLD, np.int64),
-        keys=np.empty(units, np.float32),
-        lists=np.empty((3, units + kernels.AT_ONCE), np.int64),
-        ends=np.empty(kernels.BINS, np.int64),
-        spare=np.empty(units, np.int64),
-        histogram=np.empty(kernels.BINS * kernels.LANES, np.int64),
-        uses=np.zeros(units, np.int64),
-        memory=np.zeros((1, 3)),
-        evictable=np.zeros(64 * words, np.bool_),
-    )

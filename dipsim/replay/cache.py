@@ -4,7 +4,6 @@ In layer scope each (layer, group) has a cache of its own; in global scope one c
 all. Several capacities share one cache where the policy allows it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import PolicyError
 from dipsim.flash.cost import Costs, InOrder
-from dipsim.methods import Group, Method
+from dipsim.methods import Method, numbers_of
+from dipsim.methods.masking import counts_uses
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets, plain_scores, scratch
+from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets, plain_scores
 from dipsim.replay.prefetch import Guesses
-from dipsim.trace.encoding import words_for
 
 Loop = Callable[..., None]
 """A compiled replay loop: (block, layer, first row, admission, parts, cache)."""
@@ -51,45 +50,13 @@ def parts_of(
         unit_bytes: float64[layers, groups] in global scope; None counts in units.
     """
     groups = [method.groups[group] for _, group in places]
-    words = [words_for(group.units) for group in groups]
-    sizes = [1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places]
-    gammas = [group.gamma if group.selects and group.gamma is not None else 1.0 for group in groups]
-    return kernels.Parts(
-        word=np.concatenate([[0], np.cumsum(words)]).astype(np.int64),
-        units=np.array([group.units for group in groups], np.int64),
-        size=np.array(sizes, np.float64),
-        of_word=np.repeat(np.arange(len(places)), words).astype(np.int64),
-        chosen=np.array([group.kept for group in groups], np.int64),
-        gamma=np.array(gammas, np.float32),
-        numbers=np.array([_numbers(group) for group in groups], np.float64),
+    return kernels.new_parts(
+        units=[group.units for group in groups],
+        size=[1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places],
+        k=[group.kept for group in groups],
+        numbers=[numbers_of(group) for group in groups],
+        counted=[counts_uses(group.rule) for group in groups],
     )
-
-
-def _numbers(group: Group) -> list[float]:
-    """The rule by which a group chooses, and its numbers (masking.py, routing.py)."""
-    mask, route = kernels.masking, kernels.routing
-    rule, numbers = group.rule, [0.0] * (mask.RULE + 1)
-    if rule is None or group.selects:
-        return numbers
-    numbers[mask.RULE] = {
-        "gamma": mask.GAMMA,
-        "blend": mask.BLEND,
-        "approximate": mask.APPROXIMATE,
-        "cache-prior": route.CACHE_PRIOR,
-        "max-rank": route.MAX_RANK,
-        "drop-cold": route.DROP_COLD,
-        "reuse-distance": route.REUSE_DISTANCE,
-    }[rule.name]
-    if group.of_experts:
-        numbers[route.LAMBDA], numbers[route.TOP_J] = rule["lambda"], rule["top_j"]
-        numbers[route.TOP_M], numbers[route.FACTOR] = rule["max_rank"], rule["factor"]
-        return numbers
-    numbers[mask.GAMMA_OF] = 1.0 if group.gamma is None else group.gamma
-    numbers[mask.WARM_UP] = rule["warm_up"]
-    numbers[mask.FIXED] = math.floor(rule["fixed_top_n"] * group.units + 1e-9)
-    numbers[mask.TOP_M] = max(1, math.floor(rule["top_m"] * group.units + 1e-9))
-    numbers[mask.COUNTS] = rule["counts"]
-    return numbers
 
 
 def _exact(size: float) -> float:
@@ -184,16 +151,7 @@ class ReplayedCache:
         if policy.preload and uses is not None:
             for c in range(len(capacity)):
                 preload[c] = self._pinned(uses, float(capacity[c]))
-        self.cache = scratch(64 * words)._replace(
-            capacity=capacity,
-            filled=np.zeros(len(capacity)),
-            resident=np.zeros((len(capacity), words), np.uint64),
-            state=fresh.copy(),
-            fresh=fresh,
-            preload=preload,
-            threshold=np.full(len(places), scratch(1).threshold[0]),
-            memory=np.zeros((len(places), 3)),
-        )
+        self.cache = kernels.new_cache(parts, capacity, fresh, preload)
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
@@ -346,7 +304,7 @@ class ReplayedCache:
             return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
         counts, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
         units = self.parts.units[p]
-        kernels.price(np.ascontiguousarray(misses), 0, words, units, *cost, counts, costs)
+        kernels.price(np.ascontiguousarray(misses), 0, words, units, cost, counts, costs)
         return Reads(
             requests=counts[:, kernels.READS],
             outside=counts[:, kernels.OUTSIDE].astype(np.bool_),

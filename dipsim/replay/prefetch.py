@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import MethodError, TraceError
-from dipsim.kernels.guess import draw_guesses
+from dipsim.kernels.draws import draw_guesses
 from dipsim.methods import Group, Method
 from dipsim.replay.active_sets import Sets, every_set
 from dipsim.settings import Settings

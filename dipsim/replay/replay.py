@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import DipsimError
 from dipsim.kernels.draws import seed_of
-from dipsim.methods import Method
+from dipsim.methods import Method, chooser_of
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, Sets, count_uses
 from dipsim.replay.cache import Counts, Loop, ReplayedCache, is_builtin
@@ -338,7 +338,7 @@ def loop_for(
     form = form_of(policy, access)
     hooks = tuple(form.hooks.items())
     sequential = access == "sequential"
-    return _loop_of(hooks, sequential, several, method.cache_aware, is_builtin(form), changing)
+    return _loop_of(hooks, sequential, several, chooser_of(method), is_builtin(form), changing)
 
 
 @functools.lru_cache(maxsize=64)
@@ -346,7 +346,7 @@ def _loop_of(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     sequential: bool,
     several: bool,
-    aware: bool,
+    choose: Callable[..., None] | None,
     keep: bool,
     changing: bool,
 ) -> Loop:
@@ -354,7 +354,7 @@ def _loop_of(
         dict(hooks),
         sequential=sequential,
         several=several,
-        aware=aware,
+        choose=choose,
         keep=keep,
         changing=changing,
     )

@@ -1,0 +1,334 @@
+"""Cache-aware masking: DIP-CA chooses units by their scores and by what is in DRAM.
+
+Federici et al., MLSys 2025, arXiv 2412.01380 (cache-aware masking), and the authors' code. A token
+uses k units of a group. s are their raw scores, R the units that are resident before the token.
+Every rule takes the k largest keys s'; ties go to the larger raw score, then to the lower id.
+
+    gamma         s' = s          if resident
+                  s' = gamma s    otherwise
+    blend         s' = gamma s / max s + (1 - gamma) [resident]
+    approximate   in this order until k are chosen, each by falling s:
+                  resident units among the k best, resident units among the m best,
+                  other units among the k best
+
+    warm_up       gamma_t in place of gamma, t = 0, 1, ... batches since the start:
+                  gamma_t = 1 - (1 - gamma) (1 - gamma^(t / 4))
+    fixed_top_n   the n largest raw scores are chosen before anything else
+    counts        approximate by (1 - w) s / max s + w c / max c in place of s,
+                  c = batches that used a unit since the start
+
+gamma = 1 is plain DIP; gamma = 0 takes residents first. Keys are float32. Chosen from 8-bit codes
+(encoding log8), a code's value stands for the score, so the set is that of the decoded scores.
+
+The page in order: the parameters (``--masking``, ``--gamma``), a group's rule as numbers, the keys
+of each rule, and `choose`, which a replay loop calls for every token, layer and group.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numba.extending import register_jitable
+
+from dipsim.errors import MethodError
+from dipsim.kernels.bits import holds
+from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.topk import (
+    CODES,
+    IF_ABSENT,
+    IF_RESIDENT,
+    LARGEST_BITS,
+    VALUE,
+    kept_shares,
+    select_codes,
+    top_k,
+)
+from dipsim.methods.contract import Group
+from dipsim.methods.rules import Parameter, Rule, parse_rule
+from dipsim.settings import Settings
+from dipsim.trace.encoding import LOG8_TABLE
+
+# Parameters --------------------------------------------------------------------------------------
+
+_FIXED_TOP_N = {"fixed_top_n": Parameter(0.0)}
+_WARM_UP = {"warm_up": Parameter(0, whole=True)}
+MASKING: dict[str, dict[str, Parameter]] = {
+    "gamma": {**_FIXED_TOP_N, **_WARM_UP},
+    "blend": {**_FIXED_TOP_N, **_WARM_UP},
+    "approximate": {**_FIXED_TOP_N, "top_m": Parameter(None), "counts": Parameter(0.0)},
+}
+"""Parameters of each rule. n and m are given as shares of the group's units, ``counts`` is w, and
+``warm_up`` is 0 or 1."""
+DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
+"""gamma of each group, from 0 to 1: the input stage bears less preference."""
+
+
+def prefer_resident(groups: Iterable[Group], settings: Settings) -> tuple[Group, ...]:
+    """Return the groups with the rule that the settings name, and their gamma.
+
+    Raises:
+        MethodError: a masking that is none, a gamma for a rule that has none, or m below k.
+    """
+    rule = parse_rule("--masking", settings.masking or "gamma", MASKING)
+    if rule.name == "approximate":
+        if settings.gamma:
+            raise MethodError("--masking approximate has no gamma: drop --gamma")
+        return tuple(_approximate(group, rule) for group in groups)
+    gamma = dict(DEFAULT_GAMMA)
+    if "*" in settings.gamma:
+        gamma = dict.fromkeys(DEFAULT_GAMMA, settings.gamma["*"])
+    gamma |= {signal: value for signal, value in settings.gamma.items() if signal != "*"}
+    return tuple(replace(group, gamma=gamma[group.signal], rule=rule) for group in groups)
+
+
+def _approximate(group: Group, rule: Rule) -> Group:
+    """Return the group with the rule approximate, its m checked against k."""
+    share = rule.values["top_m"]
+    if share is None:
+        raise MethodError(
+            "--masking approximate needs top_m, the share of the units among which resident ones "
+            f"are preferred, e.g. approximate:top_m={min(1.0, group.density * 1.25):.2g}"
+        )
+    most = max(1, math.floor(share * group.units + 1e-9))
+    if most < group.kept:
+        raise MethodError(
+            f"--masking approximate: top_m={share:g} are {most} units of {group.signal}, fewer "
+            f"than the {group.kept} that are kept; give "
+            f"{math.ceil(1000 * group.kept / group.units) / 1000:g} or more"
+        )
+    return replace(group, rule=rule)
+
+
+# A group's rule as numbers -----------------------------------------------------------------------
+
+GAMMA, BLEND, APPROXIMATE = 0, 1, 2
+"""`Numbers.rule`, in the order of `MASKING`."""
+
+
+class Numbers(NamedTuple):
+    """A group's rule as `choose` reads it; all are held as float64."""
+
+    rule: float
+    gamma: float
+    warm_up: float
+    fixed: float
+    """n, in units."""
+    top_m: float
+    """m, in units."""
+    counts: float
+    """w."""
+
+
+def numbers_of(group: Group) -> Numbers:
+    """Return the numbers of a group that has a rule of this page."""
+    rule = group.rule
+    assert rule is not None, "a cache-aware group has a rule"
+    return Numbers(
+        rule=tuple(MASKING).index(rule.name),
+        gamma=1.0 if group.gamma is None else group.gamma,
+        warm_up=rule["warm_up"],
+        fixed=math.floor(rule["fixed_top_n"] * group.units + 1e-9),
+        top_m=max(1, math.floor(rule["top_m"] * group.units + 1e-9)),
+        counts=rule["counts"],
+    )
+
+
+def takes_codes(rule: Rule) -> bool:
+    """Tell whether `choose` can choose by a rule from 8-bit codes, without decoding them."""
+    return rule.name == "gamma" and not (rule["warm_up"] or rule["fixed_top_n"])
+
+
+def counts_uses(rule: Rule | None) -> bool:
+    """Tell whether a rule goes by how many batches used each unit."""
+    return rule is not None and rule["counts"] > 0
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+@register_jitable
+def preferred(score: Any, resident: Any, gamma: Any) -> Any:
+    """Return s', the key of the rule gamma; all float32."""
+    return score if resident else gamma * score
+
+
+@register_jitable
+def gamma_at(gamma: Any, t: int) -> Any:
+    """Return gamma_t: 1, which is plain top-k, at the start; gamma in the end."""
+    return 1.0 - (1.0 - gamma) * (1.0 - gamma ** (t / 4.0))
+
+
+@register_jitable
+def _gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
+    """Write s' of every unit, 64 at a time so that the loop is vectorised."""
+    weight, units = np.float32(gamma), scores.shape[0]
+    for w in range(resident.shape[0]):
+        word, base = resident[w], w * 64
+        for b in range(min(64, units - base)):
+            here = (word >> np.uint64(b)) & np.uint64(1) != 0
+            keys[base + b] = preferred(scores[base + b], here, weight)
+
+
+@register_jitable
+def _gamma_tables(gamma: float, tables: Any) -> None:
+    """Write what every code stands for, and s' of units with that code."""
+    weight = np.float32(gamma)
+    for code in range(CODES):
+        value = LOG8_TABLE[code]
+        tables[VALUE, code] = value
+        tables[IF_RESIDENT, code] = preferred(value, True, weight)
+        tables[IF_ABSENT, code] = preferred(value, False, weight)
+
+
+@register_jitable
+def _blend_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
+    largest = _largest(scores)
+    for u in range(scores.shape[0]):
+        share = scores[u] / largest if largest > 0 else 0.0
+        keys[u] = np.float32(gamma * share + (1.0 - gamma) * holds(resident, u))
+
+
+@register_jitable
+def _count_keys(scores: Any, uses: Any, weight: float, keys: Any) -> None:
+    largest, most = _largest(scores), _largest(uses)
+    for u in range(scores.shape[0]):
+        share = scores[u] / largest if largest > 0 else 0.0
+        used = uses[u] / most if most > 0 else 0.0
+        keys[u] = np.float32((1.0 - weight) * share + weight * used)
+
+
+@register_jitable
+def _largest(values: Any) -> float:
+    largest = 0.0
+    for value in values:
+        largest = max(largest, np.float64(value))
+    return largest
+
+
+@register_jitable
+def _put_first(first: Any, keys: Any) -> None:
+    """Give the units of a set keys that nothing exceeds."""
+    bits = keys.view(np.int32)
+    for u in range(keys.shape[0]):
+        if holds(first, u):
+            bits[u] = LARGEST_BITS
+
+
+@register_jitable
+def _choose_approximately(
+    scores: Any, resident: Any, k: int, m: int, guess: int, words: Any, scratch: Any
+) -> None:
+    """Write the choice of the rule approximate to ``words``.
+
+    Args:
+        scratch: keys (float32[units]); order (float32[units]), by which units are chosen; tied
+            (int64[units]); fixed (uint64[words]), units that are chosen already; two more sets.
+    """
+    keys, order, tied, fixed, among_k, among_m = scratch
+    units, left = order.shape[0], k
+    for u in range(units):
+        left -= holds(fixed, u)
+    top_k(order, scores, k, guess, among_k, keys, tied)
+    top_k(order, scores, m, guess, among_m, keys, tied)
+    preferred_units = 0
+    for w in range(words.shape[0]):
+        words[w] = among_m[w] & resident[w] & ~fixed[w]  # m >= k, so those among k are in it
+        among_k[w] &= ~resident[w] & ~fixed[w]
+    for u in range(units):
+        preferred_units += holds(words, u)
+    too_many = preferred_units > left
+    count = left if too_many else left - preferred_units
+    candidates = words if too_many else among_k
+    bits, raw = keys.view(np.int32), order.view(np.int32)
+    for u in range(units):
+        bits[u] = min(raw[u] + 1, LARGEST_BITS) if holds(candidates, u) else 0
+    if count > 0:
+        top_k(keys, scores, count, guess, among_m, keys, tied)
+    for w in range(words.shape[0]):
+        best = among_m[w] if count > 0 else np.uint64(0)
+        words[w] = fixed[w] | (best if too_many else words[w] | best)
+
+
+# The choice --------------------------------------------------------------------------------------
+
+
+@register_jitable
+def _numbers_at(row: Any) -> Numbers:
+    return Numbers(row[0], row[1], row[2], row[3], row[4], row[5])
+
+
+@register_jitable
+def _choose_from_scores(
+    numbers: Any, k: int, scores: Any, resident: Any, words: Any, place: Any, choosing: Any
+) -> None:
+    """Write the units that a rule chooses; ``place`` is (part, its first word)."""
+    (p, start), units, count = place, scores.shape[0], words.shape[0]
+    keys, order, tied = choosing.keys[:units], choosing.order[:units], choosing.tied
+    fixed, guess = choosing.fixed[:count], choosing.threshold[p]
+    n: Any = min(np.int64(numbers.fixed), k)
+    for w in range(count):
+        fixed[w] = 0
+    if n > 0:
+        top_k(scores, scores, n, guess, fixed, keys, tied)
+    if numbers.rule == APPROXIMATE:
+        if numbers.counts > 0:
+            uses = choosing.uses[64 * start : 64 * start + units]
+            _count_keys(scores, uses, numbers.counts, order)
+        else:
+            for u in range(units):
+                order[u] = scores[u]
+        candidates = choosing.candidates[0, :count], choosing.candidates[1, :count]
+        scratch = keys, order, tied, fixed, candidates[0], candidates[1]
+        m: Any = np.int64(numbers.top_m)
+        _choose_approximately(scores, resident, k, m, guess, words, scratch)
+        return
+    gamma = numbers.gamma
+    if numbers.warm_up > 0:
+        gamma = gamma_at(gamma, choosing.batches[p])
+    if numbers.rule == BLEND:
+        _blend_keys(scores, resident, gamma, keys)
+    else:
+        _gamma_keys(scores, resident, gamma, keys)
+    if n > 0:
+        _put_first(fixed, keys)
+    choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
+
+
+def _choose(fingerprint: str) -> Any:
+    @njit(cache=True, nogil=True)
+    def choose(
+        block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
+    ) -> None:
+        """Write the units that a token uses to the block's sets, and what they hold to its shares.
+
+        The hook ``choose`` of a replay loop (kernels/batch.py), compiled once for all policies.
+
+        Args:
+            block, parts, choosing: `Block`, `Parts` and `Choosing`, whole.
+            resident: uint64[capacities, words] before the token; the first capacity counts.
+            last: not looked at; neither is ``t``.
+            place: (row, layer, part).
+        """
+        fingerprint  # noqa: B018
+        r, layer, p = place
+        start, stop = parts.word[p], parts.word[p + 1]
+        first, end = 64 * start, 64 * start + parts.units[p]
+        words, here = block.sets[r, layer, start:stop], resident[0, start:stop]
+        numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
+        if block.codes.shape[0] > 0:
+            codes, tables = block.codes[r, layer, first:end], choosing.tables
+            _gamma_tables(numbers.gamma, tables)
+            select_codes(codes, tables, here, k, words, choosing.counters, shares)
+        else:
+            scores = block.scores[r, layer, first:end]
+            _choose_from_scores(numbers, k, scores, here, words, (p, start), choosing)
+            kept_shares(scores, words, shares)
+
+    return choose
+
+
+choose = _choose(fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
