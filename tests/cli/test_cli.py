@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dipsim.cli.output import Progress, say
-from tools.cli import PROGRAM, Dipsim, done, program, refused
+from tools.cli import PROGRAM, Dipsim, done, lines_of, program, refused
 from tools.folder import HIDDEN, RECENCY, TOKENS
 
 STABLE_KEYS = {
@@ -599,14 +599,14 @@ def test_the_script_runs(folder: Path) -> None:
 def test_the_program_fails_with_two_and_one_line(folder: Path) -> None:
     ran = program("run", "nan.npz", "--profile", "snapdragon8", cwd=folder)
     assert (ran.returncode, ran.stdout) == (2, "")
-    errors = [line for line in ran.stderr.splitlines() if not line.rstrip().endswith(" ...")]
+    errors = lines_of(ran.stderr)
     assert len(errors) == 1
     assert errors[0].startswith("dipsim: ")
 
 
 def test_any_text_of_a_trace_can_be_printed(folder: Path) -> None:
     ran = program("inspect", "surrogate.npz", cwd=folder, env={**os.environ, "LC_ALL": "C.UTF-8"})
-    errors = [line for line in ran.stderr.splitlines() if not line.rstrip().endswith(" ...")]
+    errors = lines_of(ran.stderr)
     assert (ran.returncode, errors) == (0, [])
     assert "half" in ran.stdout
 

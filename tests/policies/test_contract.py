@@ -23,7 +23,7 @@ from dipsim.replay.replay import replay
 from dipsim.settings import Settings
 from dipsim.simulate import Job, prepare
 from dipsim.trace import load_trace
-from tools.cli import Dipsim, done, program, refused
+from tools.cli import Dipsim, done, lines_of, program, refused
 from tools.policies import PARAMETERS
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -274,7 +274,7 @@ def test_one_wrong_policy_of_several_fails_the_check(dipsim: Dipsim, files: Path
 def test_as_a_program_it_exits_with_two(files: Path) -> None:
     ran = program("policies", "--check", "wrong.py:shared", cwd=files)
     assert (ran.returncode, ran.stdout) == (2, "")
-    errors = [line for line in ran.stderr.splitlines() if not line.rstrip().endswith(" ...")]
+    errors = lines_of(ran.stderr)
     assert len(errors) == 1
     assert errors[0].startswith("dipsim: wrong.py:shared: ")
 

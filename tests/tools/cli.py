@@ -21,6 +21,10 @@ from dipsim.cli import app, main
 from dipsim.errors import DipsimError
 
 PROGRAM = [sys.executable, "-c", "from dipsim.cli import main; main()"]
+PROGRESS = re.compile(
+    r"dipsim: ((preparing|replayed|compared|checked|reading) ?.*\.\.\. *|hint: .*)"
+)
+"""What comes or not with the speed of the machine, and hints."""
 
 
 class Outcome(NamedTuple):
@@ -38,6 +42,11 @@ class Outcome(NamedTuple):
 Dipsim = Callable[..., Outcome]
 
 
+def lines_of(stderr: str) -> list[str]:
+    """Return the lines on standard error without progress and hints."""
+    return [line for line in stderr.splitlines() if not PROGRESS.fullmatch(line)]
+
+
 def runner(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> Dipsim:
@@ -50,11 +59,8 @@ def runner(
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capsys.readouterr()
-        verbs = "preparing|replayed|compared|checked|reading"
-        progress = re.compile(rf"dipsim: (({verbs}) ?.*\.\.\. *|hint: .*)")
-        lines = [line for line in captured.err.splitlines() if not progress.fullmatch(line)]
         assert isinstance(stop.value.code, int)
-        return Outcome(stop.value.code, captured.out, lines)
+        return Outcome(stop.value.code, captured.out, lines_of(captured.err))
 
     return call
 

@@ -19,7 +19,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_arrays, import_routes
 from dipsim.trace.encoding import unpack_sets
-from tools.cli import PROGRAM, program
+from tools.cli import PROGRAM, lines_of, program
 from tools.hostile import read_or_refused
 from tools.paths import VALIDATION, of_a_phone
 
@@ -355,7 +355,7 @@ def test_the_command(tmp_path: Path) -> None:
     for words in (["acts.npy", "u.npz"], ["acts.npy", "u.npz", "--map", "glu"], ["no", "u.npz"]):
         failed = program("import", *words, cwd=tmp_path)
         assert (failed.returncode, failed.stdout) == (2, "")
-        assert len(failed.stderr.splitlines()) == 1
+        assert len(lines_of(failed.stderr)) == 1
     assert not (tmp_path / "u.npz").exists()
 
 

@@ -18,7 +18,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.trace import shard_name
 from dipsim.trace.writer import TraceWriter
-from tools.cli import program
+from tools.cli import lines_of, program
 
 TOKENS, LAYERS, UNITS = 29, 4, 40
 RNG = np.random.default_rng(2)
@@ -177,7 +177,7 @@ def test_a_run_of_shards_repeats_from_its_result(tmp_path: Path) -> None:
     assert again.stdout == first.stdout
     assert json.loads(first.stdout)["hits"] > 0
     bad = program("run t --profile oneplus15r --layers 3:9", cwd=tmp_path)
-    assert (bad.returncode, bad.stdout, len(bad.stderr.splitlines())) == (2, "", 1)
+    assert (bad.returncode, bad.stdout, len(lines_of(bad.stderr))) == (2, "", 1)
 
 
 def test_devices_have_a_size(tmp_path: Path) -> None:

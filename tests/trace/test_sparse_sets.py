@@ -15,7 +15,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import load_trace
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.writer import TraceWriter
-from tools.cli import program
+from tools.cli import lines_of, program
 from tools.hostile import read_or_refused
 
 MODEL = {
@@ -202,7 +202,7 @@ def test_a_claim_takes_no_memory(tmp_path: Path) -> None:
 
     done = program("inspect", "t.npz", cwd=tmp_path, preexec_fn=limit, timeout=30)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert len(lines_of(done.stderr)) == 1
 
 
 @pytest.mark.parametrize("kind", ["sparse", "log8", "bits"])
