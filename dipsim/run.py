@@ -2,45 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget.divide import Budget
+from dipsim.budget.plan import context_of
 from dipsim.flash.cost import Costs, FlashCost, Placement
 from dipsim.flash.page_cache import Paging
 from dipsim.hardware import Backend, Profile
 from dipsim.methods import Method
 from dipsim.model import Model
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import ActiveSets, prefill_of, rows_of
-from dipsim.replay.contender import Capacity, Contender
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Capacity, Contender, measured_rows
 from dipsim.replay.prefetch import Guesses
 from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
-from dipsim.settings import Prefill, Settings
+from dipsim.settings import KvRead, Settings
 from dipsim.trace import Tokens, Trace
-
-KvRead = Literal["grows", "average", "context"]
-"""How many positions a token reads: those before it; the average over the tokens of its sequence,
-as the DIP authors count; or always the context."""
 
 
 @dataclass(frozen=True)
 class Run:
     """A run worked out: everything that its replay and its timing need."""
 
-    settings: Settings
-    """With the method and the backend that their defaults came to."""
-    trace: Trace
-    """The part that is replayed."""
+    sets: ActiveSets
+    """What is replayed: the trace, the method and the settings."""
     device: Profile
     model: Model | None
     """None where the trace says what a unit takes, and nothing says more."""
     model_given: bool
     """Whether it was an option of the run; otherwise the trace named it."""
-    method: Method
     policy: Policy
     placement: Placement
     """Bytes of the units, and where they lie in flash."""
@@ -54,18 +49,49 @@ class Run:
     budget: Budget
     page_cache: Paging | None
     """The system's page cache; None with direct reads."""
-    context: int
-    """Tokens the budget holds KV for."""
+    unmeasured: tuple[tuple[int, int], ...]
+    """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
-    warmup: int
-    """Decode tokens that are replayed but not measured."""
-    measured: NDArray[np.bool_]
-    """[tokens] decode tokens that are measured."""
+    """How many positions a token reads."""
+
+    @property
+    def settings(self) -> Settings:
+        """The options, with the method and the backend that their defaults came to."""
+        return self.sets.settings
+
+    @property
+    def trace(self) -> Trace:
+        """The part of the trace that is replayed."""
+        return self.sets.trace
+
+    @property
+    def method(self) -> Method:
+        """What decides which units a token needs."""
+        return self.sets.method
 
     @property
     def tokens(self) -> Tokens:
         """Phases, sequences and positions."""
-        return self.trace.rows
+        return self.sets.tokens
+
+    @property
+    def context(self) -> int:
+        """Tokens the budget holds KV for."""
+        return context_of(self.tokens, self.model, self.settings.context)
+
+    @property
+    def warmup(self) -> int:
+        """Decode tokens that are replayed but not measured."""
+        return max(self.settings.warmup, self.budget.learned_from)
+
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """[tokens] decode tokens that are measured.
+
+        Raises:
+            TraceError: there are none.
+        """
+        return measured_rows(self.trace.name, self.tokens, self.warmup, self.unmeasured)
 
     @property
     def unit_bytes(self) -> NDArray[np.float64]:
@@ -76,11 +102,6 @@ class Run:
     def backend(self) -> Backend:
         """What computes."""
         return self.device.backend(self.settings.backend)[1]
-
-    @property
-    def prefill(self) -> Prefill:
-        """How prompts are replayed."""
-        return prefill_of(self.settings, self.method)
 
     @property
     def authors(self) -> bool:
@@ -113,10 +134,6 @@ class Run:
             return self.budget.cache
         return float((self.budget.capacity * self.unit_bytes).sum())
 
-    def sets(self) -> ActiveSets:
-        """Return the active sets that are replayed."""
-        return ActiveSets(self.trace, self.method, self.settings)
-
     def contender(self, keep_missed: bool = False) -> Contender:
         """Return what takes part in a replay: the run's policy and caches."""
         return Contender(
@@ -131,13 +148,6 @@ class Run:
             guesses=self.guesses,
             keep_missed=keep_missed or self.page_cache is not None,
         )
-
-
-def kv_read(settings: Settings) -> KvRead:
-    """Return how many positions a token reads under the settings."""
-    if settings.compat == "authors" and settings.context is None:
-        return "average"
-    return "context" if settings.overlap.startswith("paper-") else "grows"
 
 
 def replay(
@@ -178,7 +188,7 @@ def replay_beside(
         The traffic of the run, and per contender one for each of its capacities.
     """
     first, *rest = replay_policies(
-        run.sets(),
+        run.sets,
         [run.contender(keep_missed), *others],
         plain=True,
         most=most,
@@ -195,8 +205,7 @@ def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:
     if paging is None:
         return traffic
     assert traffic.missed is not None, "a replay that keeps what was missed"
-    actions, resets = rows_of(run.tokens, run.prefill, run.settings.reset)
-    served = paging.serve(traffic.missed, actions, resets, run.costs)
+    served = paging.serve(traffic.missed, *run.sets.rows, run.costs)
     traffic = replace(
         traffic,
         reads=served.requests,

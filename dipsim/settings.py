@@ -35,6 +35,9 @@ Access = Literal["atomic", "sequential"]
 Scope = Literal["layer", "global"]
 Reset = Literal["never", "sequence"]
 Prefill = Literal["stream", "cache"]
+KvRead = Literal["grows", "average", "context"]
+"""Positions a token reads: those before it; the average over the tokens of its sequence, as the DIP
+authors count; or always the context."""
 CURVE_CONCERNS: tuple[Concern, ...] = (
     "method",
     "pruning",
@@ -324,6 +327,13 @@ class Settings(BaseModel):
                 "--allocate even or equal, or --kv fixed"
             )
         return self
+
+    @property
+    def kv_read(self) -> KvRead:
+        """How many positions a token reads."""
+        if self.compat == "authors" and self.context is None:
+            return "average"
+        return "context" if self.overlap.startswith("paper-") else "grows"
 
     def dram_bytes(self, model_bytes: float | None) -> float | None:
         """Return ``dram`` in bytes; a percentage is a share of the model's bytes.

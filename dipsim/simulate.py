@@ -3,25 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
+from dipsim.budget.plan import plan_budget, plan_page_cache
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Profile, load_profile
+from dipsim.methods import build_method
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
-from dipsim.replay.contender import measured_rows
+from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.prefetch import find_guesses
 from dipsim.replay.replay import Progress
-from dipsim.resolve import (
-    Input,
-    count_profile,
-    find_flash,
-    find_method,
-    find_model,
-    learned_rows,
-    place_units,
-)
+from dipsim.resolve import Input, count_profile, find_flash, find_model, learned_rows, place_units
 from dipsim.result import Result
-from dipsim.run import Run, kv_read, replay
+from dipsim.run import Run, replay
 from dipsim.settings import make_settings
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
@@ -82,21 +75,20 @@ def prepare(
     whole = load_trace(trace).clustered(settings.cluster)
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     geometry = find_model(part, model, settings)
-    method = find_method(part, geometry, settings)
-    placement = place_units(part, method, geometry, model is not None, settings)
-    flash = FlashCost(find_flash(device, settings))
+    method = build_method(part, settings, geometry)
+    resolved = settings.model_copy(update={"method": method.name, "backend": backend})
+    sets = ActiveSets(part, method, resolved)
+    placement = place_units(sets, geometry, by_option=model is not None)
+    flash = FlashCost(find_flash(device, settings.io))
     costs = placement.costs(flash)
-    guesses = find_guesses(part, method, settings)
-    uses = count_profile(part, method, geometry, cache_policy, settings)
-    budget = plan_budget(part, device, placement, cache_policy, costs, guesses, uses, settings)
-    warmup = max(settings.warmup, budget.learned_from)
+    guesses = find_guesses(sets)
+    uses = count_profile(sets, geometry, cache_policy)
+    budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses)
     return Run(
-        settings=settings.model_copy(update={"method": method.name, "backend": backend}),
-        trace=part,
+        sets=sets,
         device=device,
         model=geometry,
         model_given=model is not None,
-        method=method,
         policy=cache_policy,
         placement=placement,
         flash=flash,
@@ -104,9 +96,7 @@ def prepare(
         guesses=guesses,
         profile_uses=uses,
         budget=budget,
-        page_cache=plan_page_cache(device, placement, budget, settings),
-        context=context_of(part, geometry, settings),
-        kv_read=kv_read(settings),
-        warmup=warmup,
-        measured=measured_rows(part.name, part.rows, warmup, learned_rows(part, settings)),
+        page_cache=plan_page_cache(device, placement, budget, settings.io),
+        unmeasured=learned_rows(sets),
+        kv_read=settings.kv_read,
     )

@@ -19,8 +19,6 @@ from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Contender, measured_rows
 from dipsim.replay.curves import curve
-from dipsim.settings import Settings
-from dipsim.trace import DECODE, Trace
 
 STEPS = 32
 """Capacities tried per cache, beside none at all and the even share."""
@@ -29,12 +27,7 @@ PARTS = 2**17
 
 
 def allocate_optimal(
-    budget: Budget,
-    trace: Trace,
-    placement: Placement,
-    policy: Policy,
-    settings: Settings,
-    **more: Any,
+    budget: Budget, sets: ActiveSets, placement: Placement, policy: Policy, **more: Any
 ) -> Budget:
     """Return the budget divided by what the first half of the decode tokens shows.
 
@@ -45,7 +38,8 @@ def allocate_optimal(
         BudgetError: fewer than two decode tokens.
         DipsimError: as a replay.
     """
-    decode = np.flatnonzero(trace.phase == DECODE)
+    trace, method, settings = sets.trace, sets.method, sets.settings
+    decode = np.flatnonzero(trace.rows.decode)
     half = len(decode) // 2
     if half == 0:
         raise BudgetError(
@@ -53,16 +47,16 @@ def allocate_optimal(
             f"the rest: {trace.name} has {len(decode)}; record more, or --allocate even"
         )
     part = trace.part(f"0:{decode[half - 1] + 1}", None, None)
-    method = placement.method
     units = np.array([group.units for group in method.groups])
     grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
     each = [np.tile(row, (trace.layers, 1)) for row in grid]
     tried = np.stack([*each, budget.capacity]).astype(np.int64)
     learned = trace.calibration_rows(settings.calibrate_tokens)
     measured = measured_rows(part.name, part.rows, 0, [learned])
-    sets = ActiveSets(part, method, settings)
-    held = sets if method.cache_aware else sets.hold()
-    seconds = curve(held, Contender(policy, (), settings, measured, **more), tried).seconds
+    first_half = ActiveSets(part, method, settings)
+    if not method.cache_aware:
+        first_half.hold()
+    seconds = curve(first_half, Contender(policy, (), settings, measured, **more), tried).seconds
     index = cheapest(seconds, tried * placement.unit_bytes, budget.cache)[None]
     chosen = np.take_along_axis(tried, index, axis=0)[0]
     # Sizes are rounded up, so the even division, which may fill the budget, is looked at as it is.

@@ -16,22 +16,20 @@ from dipsim.hardware import Profile
 from dipsim.methods import Method
 from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import largest_active, prefill_of, rows_of
+from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
-from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Tokens
 from dipsim.units import BYTES
 
 
 def plan_budget(
-    trace: Trace,
+    sets: ActiveSets,
     device: Profile,
     placement: Placement,
     policy: Policy,
     costs: Costs,
     guesses: Guesses | None,
     uses: Sequence[NDArray[np.int64]] | None,
-    settings: Settings,
 ) -> Budget:
     """Divide the DRAM of a run.
 
@@ -43,18 +41,20 @@ def plan_budget(
         BudgetError: DRAM that does not hold what must be in it, or more than the device has.
         ModelError: a model that flash does not hold, or none where KV grows.
     """
-    model = placement.model
+    model, settings = placement.model, sets.settings
     _check_flash(device, model)
     groups = group_sizes(placement)
-    kv = 0.0
+    context, kv = context_of(sets.tokens, model, settings.context), 0.0
     if model is not None:
-        kv = float(model.kv_bytes(context_of(trace, model, settings), settings.kv_bits))
+        kv = float(model.kv_bytes(context, settings.kv_bits))
     static = _static(model, placement.method, settings.compat == "authors")
-    dram, cache = _asked(device, model, settings)
+    dram = settings.dram_bytes(None if model is None else model.total_bytes)
+    cache = settings.cache_bytes()
+    _check_capacity(device, dram, cache)
     staging = overhead = 0.0
     if dram is None and cache is None and settings.cache_fraction is None:
         dram, overhead = device.dram.available, device.runtime_overhead
-        staging = _staging(trace, device, placement, settings)
+        staging = _staging(sets, device, placement)
     budget = divide(
         static,
         groups,
@@ -65,24 +65,22 @@ def plan_budget(
         staging=staging,
         overhead=overhead,
         equal=settings.allocate == "equal",
-        buffer=_buffer(trace, placement, guesses, settings),
+        buffer=_buffer(sets, placement, guesses),
     )
     if settings.io == "mmap":  # mapped weights lie in no cache but that of the pages
         return replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
     if settings.allocate == "optimal":
-        return allocate_optimal(
-            budget, trace, placement, policy, settings, costs=costs, profile_uses=uses
-        )
+        return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":
-        return _grown(budget, trace, placement, settings)
+        return _grown(budget, sets, placement)
     return budget
 
 
 def redivided(
     budget: Budget,
     placement: Placement,
-    settings: Settings,
     *,
+    equal: bool,
     dram: float | None = None,
     cache: float | None = None,
     kv: float | None = None,
@@ -90,6 +88,7 @@ def redivided(
     """Return the budget with another size of DRAM, of the caches, or of KV, in bytes.
 
     Args:
+        equal: whether every group has as many bytes, rather than an equal fraction of its units.
         cache: what the caches and the buffer of reads ahead may take together.
 
     Raises:
@@ -103,24 +102,24 @@ def redivided(
         kv=budget.kv if kv is None else kv,
         staging=budget.staging,
         overhead=budget.overhead,
-        equal=settings.allocate == "equal",
+        equal=equal,
         buffer=budget.buffer,
     )
     return replace(again, start=budget.start)
 
 
 def plan_page_cache(
-    device: Profile, placement: Placement, budget: Budget, settings: Settings
+    device: Profile, placement: Placement, budget: Budget, io: str
 ) -> Paging | None:
     """Return the system's page cache of a run; None with direct reads.
 
     Raises:
         ProfileError: the profile does not say what a copy takes.
     """
-    if settings.io == "direct":
+    if io == "direct":
         return None
     page = page_size(device.flash)
-    if settings.io == "buffered":
+    if io == "buffered":
         section = device.page_cache
         assert section is not None, "refused when the flash was looked up"
         size = _left(budget, device) if section.size is None else section.size
@@ -144,12 +143,12 @@ def group_sizes(placement: Placement) -> list[GroupSize]:
     return [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(placement.method.groups)]
 
 
-def context_of(trace: Trace, model: Model | None, settings: Settings) -> int:
+def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
     """Return the tokens the budget holds KV for: those of the option, else the longest sequence,
     at most the model's context."""
-    if settings.context is not None:
-        return settings.context
-    longest = int(trace.position.max()) + 1
+    if option is not None:
+        return option
+    longest = int(tokens.position.max()) + 1
     return longest if model is None or model.context is None else min(longest, model.context)
 
 
@@ -163,19 +162,14 @@ def _check_flash(device: Profile, model: Model | None) -> None:
         )
 
 
-def _asked(
-    device: Profile, model: Model | None, settings: Settings
-) -> tuple[float | None, float | None]:
-    """Return bytes of ``--dram`` and of ``--cache``; None where it was not given."""
-    cache = settings.cache_bytes()
-    dram = settings.dram_bytes(None if model is None else model.total_bytes)
+def _check_capacity(device: Profile, dram: float | None, cache: float | None) -> None:
+    """Refuse more DRAM than the device has."""
     for option, size in (("--dram", dram), ("--cache", cache)):
         if size is not None and size > device.dram.capacity:
             raise BudgetError(
                 f"{option} {BYTES.show(size)} exceeds the {BYTES.show(device.dram.capacity)} of "
                 f"{device.name}: give less, or override dram.capacity with -s"
             )
-    return dram, cache
 
 
 def _static(model: Model | None, method: Method, authors: bool) -> Static:
@@ -196,38 +190,39 @@ def _static(model: Model | None, method: Method, authors: bool) -> Static:
     )
 
 
-def _staging(trace: Trace, device: Profile, placement: Placement, settings: Settings) -> float:
+def _staging(sets: ActiveSets, device: Profile, placement: Placement) -> float:
     """Return bytes of the buffer that reads go through: of the largest set of any one group."""
-    if settings.io == "mmap":  # pages are mapped, not copied
+    if sets.settings.io == "mmap":  # pages are mapped, not copied
         return 0.0
     if device.staging is not None:
         return device.staging
-    return float((largest_active(trace, placement.method) * placement.unit_bytes).max())
+    return float((largest_active(sets) * placement.unit_bytes).max())
 
 
-def _buffer(
-    trace: Trace, placement: Placement, guesses: Guesses | None, settings: Settings
-) -> float:
+def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> float:
     """Return bytes for reads ahead: one layer's units, as many as a token needs or is guessed."""
-    if settings.overlap != "prefetch":
+    if sets.settings.overlap != "prefetch":
         return 0.0
-    largest = largest_active(trace, placement.method) * placement.unit_bytes
+    largest = largest_active(sets) * placement.unit_bytes
     needed = float(largest.sum(axis=1).max())
     return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
 
 
-def _grown(budget: Budget, trace: Trace, placement: Placement, settings: Settings) -> Budget:
+def _grown(budget: Budget, sets: ActiveSets, placement: Placement) -> Budget:
     """Return the budget with what KV takes from the caches as it grows."""
-    model = placement.model
+    model, settings = placement.model, sets.settings
     if model is None:
         raise ModelError(
-            f"--kv grow: {trace.name} does not say which model it is from, so the size of its "
+            f"--kv grow: {sets.trace.name} does not say which model it is from, so the size of its "
             "KV is not known; pass --model NAME or FILE"
         )
-    actions, _ = rows_of(trace.rows, prefill_of(settings, placement.method), settings.reset)
-    held = tokens_held(trace.rows, actions, context_of(trace, model, settings))
+    context = context_of(sets.tokens, model, settings.context)
+    held = tokens_held(sets.tokens, sets.rows[0], context)
     kv_bytes = np.asarray(model.kv_bytes(held, settings.kv_bits))
-    return grow(kv_bytes, lambda kv: redivided(budget, placement, settings, kv=kv), settings.scope)
+    equal = settings.allocate == "equal"
+    return grow(
+        kv_bytes, lambda kv: redivided(budget, placement, equal=equal, kv=kv), settings.scope
+    )
 
 
 def _left(budget: Budget, device: Profile) -> float:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dipsim.errors import MethodError
 from dipsim.methods import masking, routing
+from dipsim.methods.checks import check_cluster, check_model
 from dipsim.methods.contract import Group, Method
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
@@ -84,19 +85,21 @@ def default_method(trace: Trace) -> str:
     )
 
 
-def build_method(
-    name: str | None, trace: Trace, settings: Settings, model: Model | None = None
-) -> Method:
-    """Return the method ``name`` (default: `default_method`) made ready for a trace.
+def build_method(trace: Trace, settings: Settings, model: Model | None = None) -> Method:
+    """Return the method of the settings (default: `default_method`) made ready for a trace.
 
     Args:
         model: gives sizes that the trace does not (dense, predictor, teal, moe).
 
     Raises:
-        MethodError: unknown name, missing signal, impossible density, gamma or rule.
+        MethodError: unknown name, missing signal, impossible density, gamma or rule; or a cluster
+            of units that are not chosen one by one.
+        ModelError: a model whose MLP does not have the units of the method.
     """
     routed = settings.routing is not None or settings.top_k is not None
-    name = name or ("moe" if routed and "expert" in trace.signals else default_method(trace))
+    name = settings.method or (
+        "moe" if routed and "expert" in trace.signals else default_method(trace)
+    )
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
     method = BUILTIN[name].build(trace, settings, model)
@@ -106,6 +109,15 @@ def build_method(
     if settings.calibrate_tokens is not None and not method.calibrated:
         more = ", or add --selection threshold" if name in TAKES["selection"] else ""
         raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
+    if settings.cluster > 1:
+        check_cluster(trace, method, settings)
+    if settings.io == "mmap" and method.cache_aware:
+        raise MethodError(
+            f"method {method.name} prefers what its cache holds; with --io mmap there is "
+            "none to look into: use dip, or --io buffered"
+        )
+    if model is not None:
+        check_model(model, method)
     return method
 
 

@@ -4,8 +4,9 @@ Sets that do not depend on the cache are chosen here; the scores of cache-aware 
 are handed on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from dipsim.errors import MethodError, TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import COLUMN_OF_DOWN, Group
 from dipsim.methods.masking import takes_codes
-from dipsim.methods.predictor import noise_of, predicted
-from dipsim.methods.routing import route_plainly
+from dipsim.replay.choose import Chooser
 from dipsim.settings import Prefill, Reset, Settings
-from dipsim.trace import DECODE, PREFILL, Tokens, Trace
-from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
+from dipsim.trace import PREFILL, Tokens, Trace
+from dipsim.trace.encoding import words_for
 from dipsim.trace.signal import Reading
 
 NO_SCORES = np.empty((0, 0, 0), np.float32)
@@ -50,82 +50,6 @@ class Sets:
         return sum(int(np.bitwise_count(sets).sum(dtype=np.int64)) for sets in self.sets)
 
 
-class Chooser:
-    """Chooses the active sets of a method from scores, whatever a cache holds.
-
-    Args:
-        layers: of the scores it is given.
-        first, first_layer: the recording's row and layer that are row 0 and layer 0 here; a
-            predictor's noise is drawn for each.
-    """
-
-    def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
-        self.method, self.layers = method, layers
-        self.first, self.first_layer = first, first_layer
-        self._scratch = [kernels.new_choosing(words_for(group.units)) for group in method.groups]
-
-    def choose(
-        self,
-        i: int,
-        rows: slice,
-        data: Any,
-        shares: NDArray[np.float32] | None = None,
-        norms: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.uint64]:
-        """uint64[n, layers, words], the sets of group ``i``, without preference for what is there.
-
-        Args:
-            data: [n, layers, units] scores (of experts: logits), codes of log8, or [n, layers,
-                words] recorded sets; not looked at where every unit is active.
-            shares: float32[n, layers, 3] of `no_shares`; takes what the sets keep and miss.
-            norms: float32[layers, units] of the columns that the scores weigh.
-        """
-        group = self.method.groups[i]
-        if group.choice == "sets":
-            sets: NDArray[np.uint64] = data
-            return sets
-        shape = (rows.stop - rows.start, self.layers, words_for(group.units))
-        if group.choice == "all":
-            every = pack_sets(np.ones(group.units, np.bool_))
-            return np.broadcast_to(every, shape).copy()
-        sets = np.empty(shape, np.uint64)
-        kept = np.ones((*shape[:2], 2), np.float32)
-        if group.choice == "threshold":
-            sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
-            kernels.shares_of(data, sets, kept)
-        elif group.choice == "predicted":
-            self._choose_predicted(group, rows, data, sets)
-            if data.dtype == np.uint64:  # of recorded sets all units count alike
-                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
-                wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
-                kept[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
-            else:
-                kernels.shares_of(data, sets, kept)
-        elif group.of_experts:
-            route_plainly(data, group.kept, sets, kept)
-        elif data.dtype == np.uint8:
-            kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
-        else:
-            kernels.select_of(data, group.kept, sets, self._scratch[i], kept)
-        if shares is not None:
-            shares[..., :2] = kept
-            if norms is not None and data.dtype != np.uint64:
-                kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
-        return sets
-
-    def _choose_predicted(
-        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
-    ) -> None:
-        """Units a predictor would choose."""
-        for r, layer in np.ndindex(*sets.shape[:2]):
-            row, at = self.first + rows.start + r, self.first_layer + layer
-            noise = noise_of(group.seed, at, row, group.units)
-            truth = data[r, layer]
-            if truth.dtype == np.uint64:
-                truth = unpack_sets(truth, group.units)
-            sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
-
-
 class ActiveSets:
     """The active sets of a trace under a method, block by block; each pass reads the trace once.
 
@@ -136,16 +60,26 @@ class ActiveSets:
     """
 
     def __init__(self, trace: Trace, method: Method, settings: Settings) -> None:
-        self.trace, self.method = trace, method
-        prefill = prefill_of(settings, method)
-        self.actions, self.resets = rows_of(trace.rows, prefill, settings.reset)
-        self.shares = no_shares(trace, method)
-        """float32[tokens, layers, groups, 3] of `no_shares`, of the sets chosen so far."""
-        self.plain_shares = self.shares
-        """The same as if no group preferred what is resident; of `blocks` with ``plain``."""
+        self.trace, self.method, self.settings = trace, method, settings
         self._held: list[Sets] | None = None
-        self._chooser = Chooser(method, trace.layers, trace.first, trace.first_layer)
-        self._follows = np.roll(trace.rows.decode, 1) & ~trace.rows.begins_sequence()
+        self._held_shares: NDArray[np.float32] | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Phases, sequences and positions."""
+        return self.trace.rows
+
+    @property
+    def prefill(self) -> Prefill:
+        """How prompts are replayed: columns and neurons stream through, experts are admitted,
+        unless told otherwise."""
+        of_experts = any(group.of_experts for group in self.method.groups)
+        return self.settings.prefill or ("cache" if of_experts else "stream")
+
+    @cached_property
+    def rows(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What every row does, and where the cache is emptied before it (`rows_of`)."""
+        return rows_of(self.tokens, self.prefill, self.settings.reset)
 
     def check_known(self) -> None:
         """Refuse sets that depend on the cache.
@@ -163,50 +97,81 @@ class ActiveSets:
             MethodError: they depend on the cache.
         """
         self.check_known()
-        self._held = list(self.blocks())
+        shares = self.no_shares()
+        self._held, self._held_shares = list(self.blocks(shares)), shares
         return self
 
-    def blocks(self, plain: bool = False) -> Iterator[Sets]:
+    def no_shares(self) -> NDArray[np.float32]:
+        """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are
+        kept, 1 until something is dropped, and the relative error of the layer's output, nan if it
+        is not known."""
+        shape = len(self.tokens), self.trace.layers, len(self.method.groups), 3
+        shares = np.ones(shape, np.float32)
+        shares[..., 2] = np.nan
+        return shares
+
+    def blocks(
+        self,
+        shares: NDArray[np.float32] | None = None,
+        plain: NDArray[np.float32] | None = None,
+    ) -> Iterator[Sets]:
         """Yield sets where they are known beforehand, scores where they depend on the cache.
 
         Args:
-            plain: fill in ``plain_shares`` of cache-aware groups too.
+            shares: of `no_shares`; filled in for groups whose sets are known beforehand.
+            plain: the same for all groups, as if none preferred what is resident.
         """
         if self._held is not None:
+            for known in (shares, plain):
+                if known is not None:
+                    known[:] = self._held_shares
             yield from self._held
             return
-        if plain and self.method.cache_aware:
-            self.plain_shares = no_shares(self.trace, self.method)
-        pending = self._nothing_pending()
-        for rows, signals in self._data():
-            block = self._block(rows)
+        choose, pending = self._chooser(), self._nothing_pending()
+        for block, signals in self._blocks():
             for i, group in enumerate(self.method.groups):
                 data = self._input(group, signals)
                 if not group.aware:
-                    block.sets[i] = self._choose(i, rows, data, self.shares)
+                    block.sets[i] = choose(i, block, data, shares)
+                    if plain is not None and shares is not None:
+                        here = slice(block.start, block.stop)
+                        plain[here, :, i] = shares[here, :, i]
                     self._unite_prefill(block, i, pending)
                     continue
-                if self.plain_shares is not self.shares:
-                    self._choose(i, rows, data, self.plain_shares)
-                shape = (rows.stop - rows.start, self.trace.layers, words_for(group.units))
+                if plain is not None:
+                    choose(i, block, data, plain)
+                shape = (block.stop - block.start, self.trace.layers, words_for(group.units))
                 block.sets[i] = np.empty(shape, np.uint64)
                 if data.dtype == np.uint8:
                     block.codes[i] = data
                 else:
                     block.scores[i] = data
-            if self.plain_shares is not self.shares:
-                self._share_plainly(rows)
             yield block
 
     def plainly(self) -> Iterator[Sets]:
         """Yield all sets, cache-aware groups without their preference for what is resident."""
-        pending = self._nothing_pending()
-        for rows, signals in self._data():
-            block = self._block(rows)
+        choose, pending = self._chooser(), self._nothing_pending()
+        for block, signals in self._blocks():
             for i, group in enumerate(self.method.groups):
-                block.sets[i] = self._choose(i, rows, self._input(group, signals), self.shares)
+                block.sets[i] = choose(i, block, self._input(group, signals), None)
                 self._unite_prefill(block, i, pending)
             yield block
+
+    def _chooser(
+        self,
+    ) -> Callable[[int, Sets, Any, NDArray[np.float32] | None], NDArray[np.uint64]]:
+        """Return what chooses the sets of a group, without preference, for one pass."""
+        trace = self.trace
+        chooser = Chooser(self.method, trace.layers, trace.first, trace.first_layer)
+
+        def choose(
+            i: int, block: Sets, data: Any, shares: NDArray[np.float32] | None
+        ) -> NDArray[np.uint64]:
+            rows = slice(block.start, block.stop)
+            kept = None if shares is None else shares[rows, :, i]
+            return chooser.choose(i, rows, data, kept, block.norms[i])
+
+        return choose
 
     def _nothing_pending(self) -> list[Any]:
         return [np.uint64(0) for _ in self.method.groups]
@@ -219,26 +184,25 @@ class ActiveSets:
             sets[r] |= pending[i]
             pending[i] = sets[r].copy() if actions[r] == kernels.JOIN else np.uint64(0)
 
-    def _share_plainly(self, rows: slice) -> None:
-        """Copy the shares of groups that prefer nothing: they are the plain ones."""
-        for i, group in enumerate(self.method.groups):
-            if not group.aware:
-                self.plain_shares[rows, :, i] = self.shares[rows, :, i]
-
-    def _block(self, rows: slice) -> Sets:
-        """Return a block without sets."""
+    def _blocks(self) -> Iterator[tuple[Sets, dict[str, Any]]]:
+        """Yield blocks without sets, and what the trace holds of the signals needed."""
+        actions, resets = self.rows
+        follows = np.roll(self.tokens.decode, 1) & ~self.tokens.begins_sequence()
         count = len(self.method.groups)
-        return Sets(
-            start=rows.start,
-            stop=rows.stop,
-            actions=self.actions[rows],
-            resets=self.resets[rows],
-            sets=[np.empty((0, 0, 0), np.uint64)] * count,
-            scores=[NO_SCORES] * count,
-            codes=[NO_CODES] * count,
-            follows=self._follows[rows],
-            norms=[self._norms(group) for group in self.method.groups],
-        )
+        norms = [self._norms(group) for group in self.method.groups]
+        for rows, signals in self._data():
+            block = Sets(
+                start=rows.start,
+                stop=rows.stop,
+                actions=actions[rows],
+                resets=resets[rows],
+                sets=[np.empty((0, 0, 0), np.uint64)] * count,
+                scores=[NO_SCORES] * count,
+                codes=[NO_CODES] * count,
+                follows=follows[rows],
+                norms=norms,
+            )
+            yield block, signals
 
     def _data(self) -> Iterator[tuple[slice, dict[str, Any]]]:
         """Yield the rows of each block, and what the trace holds of the signals needed."""
@@ -277,36 +241,10 @@ class ActiveSets:
         with np.errstate(divide="ignore"):
             return np.log(scores)
 
-    def _choose(
-        self, i: int, rows: slice, data: Any, shares: NDArray[np.float32]
-    ) -> NDArray[np.uint64]:
-        norms = self._norms(self.method.groups[i])
-        return self._chooser.choose(i, rows, data, shares[rows, :, i], norms)
-
     def _norms(self, group: Group) -> NDArray[np.float32] | None:
         """Norms of the columns whose sum, weighed by the scores, is what the layer puts out."""
         weighed = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
         return self.trace.signals["glu"].norms if weighed and group.choice != "all" else None
-
-
-def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Scores, decoded if they are codes of log8."""
-    return LOG8_TABLE[rows] if rows.dtype == np.uint8 else rows
-
-
-def no_shares(trace: Trace, method: Method) -> NDArray[np.float32]:
-    """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are kept,
-    1 until something is dropped, and the relative error of the layer's output, nan if not known."""
-    shares = np.ones((trace.tokens, trace.layers, len(method.groups), 3), np.float32)
-    shares[..., 2] = np.nan
-    return shares
-
-
-def prefill_of(settings: Settings, method: Method) -> Prefill:
-    """Return how prompts are replayed: columns and neurons stream through, experts are admitted,
-    unless told otherwise."""
-    of_experts = any(group.of_experts for group in method.groups)
-    return settings.prefill or ("cache" if of_experts else "stream")
 
 
 def rows_of(
@@ -330,8 +268,8 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
 
     A cache-aware method is counted without its preference for resident units.
     """
-    blocks = ActiveSets(trace, method, Settings(prefill="stream")).plainly()
-    return count_uses(blocks, method, trace.layers, trace.phase, trace.tokens)
+    sets = ActiveSets(trace, method, Settings(prefill="stream"))
+    return count_uses(sets.plainly(), sets, trace.tokens)
 
 
 def active_sets(
@@ -349,29 +287,33 @@ def every_set(trace: Trace, method: Method) -> list[NDArray[np.uint64]]:
     return [np.concatenate([sets[i] for sets in blocks]) for i in range(len(method.groups))]
 
 
-def largest_active(trace: Trace, method: Method) -> NDArray[np.int64]:
+def largest_active(sets: ActiveSets) -> NDArray[np.int64]:
     """int64[layers, groups]: units of the largest active set of any one token."""
+    trace, method = sets.trace, sets.method
     largest = np.empty((trace.layers, len(method.groups)), np.int64)
     for i, group in enumerate(method.groups):
         largest[:, i] = 0 if group.varies else group.kept
     varying = [i for i, group in enumerate(method.groups) if group.varies]
-    for _, _, sets in active_sets(trace, method) if varying else ():
+    for _, _, own in active_sets(trace, method) if varying else ():
         for i in varying:
             for layer in range(trace.layers):
-                sizes = kernels.count_members(sets[i], layer)
+                sizes = kernels.count_members(own[i], layer)
                 largest[layer, i] = max(largest[layer, i], sizes.max())
     return largest
 
 
-def count_uses(
-    blocks: Iterable[Sets], method: Method, layers: int, phase: NDArray[np.uint8], until: int
-) -> list[NDArray[np.int64]]:
-    """Per group int64[layers, units]: uses in the decode tokens before row ``until``."""
-    totals = [np.zeros((layers, group.units), np.int64) for group in method.groups]
-    for at in blocks:
-        actions = np.where(phase[at.start : at.stop] == DECODE, at.actions, kernels.SKIP)
-        actions[max(0, until - at.start) :] = kernels.SKIP
+def count_uses(blocks: Iterable[Sets], sets: ActiveSets, until: int) -> list[NDArray[np.int64]]:
+    """Per group int64[layers, units]: uses in the decode tokens before row ``until``.
+
+    Args:
+        blocks: of ``sets``, in order.
+    """
+    layers, decode = sets.trace.layers, sets.tokens.decode
+    totals = [np.zeros((layers, group.units), np.int64) for group in sets.method.groups]
+    for block in blocks:
+        actions = np.where(decode[block.start : block.stop], block.actions, kernels.SKIP)
+        actions[max(0, until - block.start) :] = kernels.SKIP
         for group, total in enumerate(totals):
             for layer in range(layers):
-                kernels.count_uses(at.sets[group], layer, actions, total[layer])
+                kernels.count_uses(block.sets[group], layer, actions, total[layer])
     return totals

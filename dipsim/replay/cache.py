@@ -17,7 +17,8 @@ from dipsim.flash.cost import Costs, InOrder
 from dipsim.methods import Method, numbers_of
 from dipsim.methods.masking import counts_uses
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets, plain_scores
+from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
+from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
 
 Loop = Callable[..., None]

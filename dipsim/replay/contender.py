@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.flash.cost import Costs
-from dipsim.methods import Method
 from dipsim.policies import Admission, Policy
-from dipsim.replay.active_sets import prefill_of
+from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.prefetch import Guesses
 from dipsim.settings import Access, Settings
 from dipsim.trace import Tokens
@@ -78,6 +77,27 @@ class Contender:
         return any(isinstance(capacity, CapacityByRow) for capacity in self.capacities)
 
     @property
+    def admission(self) -> int:
+        """How misses are admitted: kernels.FORCED, RANKED or NEVER.
+
+        Raises:
+            PolicyError: an admission the policy does not have.
+        """
+        policy, settings = self.policy, self.settings
+        wanted: Admission = settings.admission or policy.admit
+        if settings.access == "sequential" and wanted == "ranked":
+            raise PolicyError(
+                f"policy {policy.name} with ranked admission: with --access sequential every miss "
+                "enters; use --admission forced"
+            )
+        if wanted != policy.admit and (policy.admit == "never" or policy.rank is None):
+            raise PolicyError(
+                f"policy {policy.name} admits {policy.admit}: --admission {wanted} is for policies "
+                "that rank"
+            )
+        return _ADMISSION[wanted]
+
+    @property
     def needs_profile(self) -> bool:
         """Whether uses must be counted before its first row."""
         return self.policy.preload and self.profile_uses is None
@@ -88,14 +108,14 @@ class Contender:
         return self.policy.future or self.needs_profile or self.optional
 
 
-def check_contender(method: Method, contender: Contender) -> None:
-    """Refuse what a policy cannot do with a method.
+def check_contender(sets: ActiveSets, contender: Contender) -> None:
+    """Refuse what a policy cannot do with some sets.
 
     Raises:
         MethodError: a clairvoyant policy with a method whose sets depend on the cache.
         PolicyError: admission, access, scope or changes of capacity the policy cannot do.
     """
-    policy, settings = contender.policy, contender.settings
+    policy, settings, method = contender.policy, contender.settings, sets.method
     if contender.changing:
         _check_changing(policy, settings.access)
     if settings.access == "sequential" and policy.atomic_only:
@@ -109,7 +129,7 @@ def check_contender(method: Method, contender: Contender) -> None:
             "global use belady"
         )
     masked = any(group.aware and not group.of_experts for group in method.groups)
-    if settings.scope == "global" and masked and prefill_of(settings, method) == "cache":
+    if settings.scope == "global" and masked and sets.prefill == "cache":
         raise MethodError(
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
@@ -129,7 +149,7 @@ def check_contender(method: Method, contender: Contender) -> None:
             f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
             "cache: there is no policy-independent optimum; use dip, or an online policy"
         )
-    admission_of(policy, settings)
+    _ = contender.admission
 
 
 def _check_changing(policy: Policy, access: Access) -> None:
@@ -149,26 +169,6 @@ def _check_changing(policy: Policy, access: Access) -> None:
             f"--kv grow with policy {policy.name}: what it pins could leave but never come back; "
             "use a policy that loads what is missed, e.g. lfu, or --kv fixed"
         )
-
-
-def admission_of(policy: Policy, settings: Settings) -> int:
-    """Return how misses are admitted: kernels.FORCED, RANKED or NEVER.
-
-    Raises:
-        PolicyError: an admission the policy does not have.
-    """
-    wanted: Admission = settings.admission or policy.admit
-    if settings.access == "sequential" and wanted == "ranked":
-        raise PolicyError(
-            f"policy {policy.name} with ranked admission: with --access sequential every miss "
-            "enters; use --admission forced"
-        )
-    if wanted != policy.admit and (policy.admit == "never" or policy.rank is None):
-        raise PolicyError(
-            f"policy {policy.name} admits {policy.admit}: --admission {wanted} is for policies "
-            "that rank"
-        )
-    return _ADMISSION[wanted]
 
 
 def measured_rows(

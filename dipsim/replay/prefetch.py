@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from dipsim.errors import MethodError, TraceError
 from dipsim.kernels.draws import draw_guesses
-from dipsim.methods import Group, Method
-from dipsim.replay.active_sets import Sets, every_set
-from dipsim.settings import Settings
-from dipsim.trace import Trace, load_trace
+from dipsim.methods import Group
+from dipsim.replay.active_sets import ActiveSets, Sets, every_set
+from dipsim.trace import load_trace
 
 Bits = NDArray[np.uint64]
 _OF_THE_RESIDUAL = ("mlp_input", "attn_input")
@@ -83,7 +82,7 @@ class Guesses(NamedTuple):
         return guesses
 
 
-def find_guesses(trace: Trace, method: Method, settings: Settings) -> Guesses | None:
+def find_guesses(sets: ActiveSets) -> Guesses | None:
     """Return the guesses of a run; None where nothing is read ahead.
 
     The option is ``previous``, ``next-layer``, ``right=SHARE``, or a trace file: its masks by the
@@ -93,7 +92,7 @@ def find_guesses(trace: Trace, method: Method, settings: Settings) -> Guesses | 
         MethodError: a share outside 0 to 1, or units that mean something else in each layer.
         TraceError: a trace that cannot be read, or is of another shape.
     """
-    text = settings.prefetch
+    method, text = sets.method, sets.settings.prefetch
     if text is None:
         return None
     if text == "previous":
@@ -120,12 +119,13 @@ def find_guesses(trace: Trace, method: Method, settings: Settings) -> Guesses | 
             f"--prefetch {text!r}: use previous, next-layer, right=SHARE, or a trace file whose "
             "masks are the predictions"
         )
-    return Guesses(recorded=_recorded(text, trace, method, settings.cluster))
+    return Guesses(recorded=_recorded(text, sets))
 
 
-def _recorded(path: str, trace: Trace, method: Method, cluster: int) -> Sequence[Bits]:
+def _recorded(path: str, sets: ActiveSets) -> Sequence[Bits]:
     """Per group uint64[tokens, layers, words]: the masks of a trace of predictions, the same part
-    of it as ``trace`` is of its own."""
+    of it as the run has of its own trace."""
+    trace, method, cluster = sets.trace, sets.method, sets.settings.cluster
     predicted = load_trace(path).clustered(cluster)
     if (predicted.tokens, predicted.layers) != (trace.tokens, trace.layers):
         needed = trace.first + trace.tokens, trace.first_layer + trace.layers

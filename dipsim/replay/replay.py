@@ -26,7 +26,6 @@ from dipsim.replay.contender import (
     Capacity,
     CapacityByRow,
     Contender,
-    admission_of,
     check_contender,
     measured_rows,
 )
@@ -85,21 +84,21 @@ def replay_policies(
     """
     if threads is not None and threads < 1:
         raise DipsimError(f"threads {threads}: at least 1")
-    trace, method = sets.trace, sets.method
+    aware, tokens = sets.method.cache_aware, len(sets.tokens)
     for contender in contenders:
-        check_contender(method, contender)
-    shares = sets.shares.copy() if method.cache_aware else sets.shares
-    counts = [_nothing_counted(trace, method, contender, shares) for contender in contenders]
-    if method.cache_aware:  # such sets cannot be held, so a profile takes a pass of its own
-        contenders = [_profiled(trace, method, each, sets.plainly) for each in contenders]
+        check_contender(sets, contender)
+    shares, plain_shares = sets.no_shares(), sets.no_shares() if plain and aware else None
+    counts = [_nothing_counted(sets, contender, shares) for contender in contenders]
+    if aware:  # such sets cannot be held, so a profile takes a pass of its own
+        contenders = [_profiled(sets, each, sets.plainly) for each in contenders]
     now = [i for i, contender in enumerate(contenders) if not contender.waits]
     later = [i for i, contender in enumerate(contenders) if contender.waits]
     held: list[Sets] = []
     accesses = 0
     in_order = any(contender.guesses is not None for contender in contenders)
     with _Workers(1 if in_order else threads) as workers:
-        feeds = [feed for i in now for feed in _feeds(trace, method, contenders[i], counts[i])]
-        for block in sets.blocks(plain):
+        feeds = [feed for i in now for feed in _feeds(sets, contenders[i], counts[i])]
+        for block in sets.blocks(shares, plain_shares):
             workers.feed(feeds, [block])
             if later:
                 held.append(block)
@@ -108,22 +107,21 @@ def replay_policies(
                 later = [i for i in later if not contenders[i].optional]
                 held = held if later else []
             if progress is not None and now:
-                progress(block.stop, trace.tokens)
-        late = [_profiled(trace, method, contenders[i], lambda: held) for i in later]
+                progress(block.stop, tokens)
+        late = [_profiled(sets, contenders[i], lambda: held) for i in later]
         workers.feed(
             [
                 feed
                 for i, contender in zip(later, late, strict=True)
-                for feed in _feeds(trace, method, contender, counts[i])
+                for feed in _feeds(sets, contender, counts[i])
             ],
             held,
         )
         if progress is not None and not now:
-            progress(trace.tokens, trace.tokens)
-    if method.cache_aware:
-        plain_shares = sets.plain_shares if plain else None
+            progress(tokens, tokens)
+    if aware:
         for i in (*now, *later):
-            _finish_shares(counts[i], method, sets.shares)
+            _finish_shares(counts[i], sets.method, shares)
             counts[i] = [replace(traffic, plain=plain_shares) for traffic in counts[i]]
     return [counts[i] if i in now or i in later else None for i in range(len(contenders))]
 
@@ -151,6 +149,7 @@ def replay_policy(
         DipsimError: as `measured_rows` and `replay_policies`.
     """
     settings = settings or Settings()
+    sets = ActiveSets(trace, method, settings)
     skipped = settings.warmup if warmup is None else warmup
     contender = Contender(
         policy,
@@ -160,7 +159,6 @@ def replay_policy(
         warmup=skipped,
         **more,
     )
-    sets = ActiveSets(trace, method, settings)
     traffics = replay_policies(sets, [contender], threads=threads)[0]
     assert traffics is not None, "the contender is not optional"
     return traffics
@@ -217,7 +215,7 @@ def book(traffic: Traffic, rows: slice, counts: Counts) -> None:
 
 
 def _nothing_counted(
-    trace: Trace, method: Method, contender: Contender, shares: NDArray[np.float32]
+    sets: ActiveSets, contender: Contender, shares: NDArray[np.float32]
 ) -> list[Traffic]:
     """Return an empty traffic for each capacity.
 
@@ -225,11 +223,11 @@ def _nothing_counted(
     """
     return [
         empty_traffic(
-            trace.tokens,
-            method.groups,
+            len(sets.tokens),
+            sets.method.groups,
             None if contender.settings.scope == "global" else _least(capacity),
             contender.measured,
-            shares.copy() if method.cache_aware else shares,
+            shares.copy() if sets.method.cache_aware else shares,
             reads_ahead=contender.guesses is not None,
             keeps_missed=contender.keep_missed,
         )
@@ -242,15 +240,15 @@ def _least(capacity: Capacity) -> NDArray[np.int64]:
 
 
 def _profiled(
-    trace: Trace, method: Method, contender: Contender, sets: Callable[[], Iterable[Sets]]
+    sets: ActiveSets, contender: Contender, blocks: Callable[[], Iterable[Sets]]
 ) -> Contender:
     """Return the contender with the uses that a preloaded policy ranks its units by."""
     if not contender.needs_profile:
         return contender
-    until = trace.tokens
+    until = len(sets.tokens)
     if contender.warmup:
-        until = int(np.flatnonzero(trace.rows.decode)[contender.warmup - 1]) + 1
-    uses = count_uses(sets(), method, trace.layers, trace.phase, until)
+        until = int(np.flatnonzero(sets.tokens.decode)[contender.warmup - 1]) + 1
+    uses = count_uses(blocks(), sets, until)
     return replace(contender, profile_uses=uses)
 
 
@@ -266,17 +264,16 @@ def _finish_shares(
                 traffic.error[:, :, i] = shares[:, :, i, 2]
 
 
-def _feeds(
-    trace: Trace, method: Method, contender: Contender, traffics: Sequence[Traffic]
-) -> list[_Feed]:
+def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) -> list[_Feed]:
     """Make one cache per (layer, group), or one for all; for every budget unless they can share."""
+    method, layers = sets.method, sets.trace.layers
     policy, settings = contender.policy, contender.settings
     form, capacities = form_of(policy, settings.access), contender.capacities
     changing = contender.changing
     together = policy.blind and settings.access == "atomic" and not method.cache_aware
     budgets = list(range(len(capacities)))
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
-    everywhere = [(layer, i) for layer in range(trace.layers) for i in range(len(method.groups))]
+    everywhere = [(layer, i) for layer in range(layers) for i in range(len(method.groups))]
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access, any(len(s) > 1 for s in shared), changing)
     feeds = []
@@ -285,7 +282,7 @@ def _feeds(
             place = None if in_bytes else places[0]
             capacity_of_row = None
             if changing:
-                capacity_of_row = _by_row(capacities[some[0]], place, trace.tokens)
+                capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
             cache = ReplayedCache(
                 method,
                 form,
@@ -300,7 +297,7 @@ def _feeds(
                 guesses=contender.guesses,
             )
             to = [traffics[budget] for budget in some]
-            feeds.append(_Feed(cache, loop, admission_of(policy, settings), to))
+            feeds.append(_Feed(cache, loop, contender.admission, to))
     return feeds
 
 

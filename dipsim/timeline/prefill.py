@@ -60,7 +60,7 @@ def time_prefill(
     prefill = tokens.phase == PREFILL
     if not prefill.any():
         return None, None
-    cached = run.prefill == "cache"
+    cached = run.sets.prefill == "cache"
     new = tokens.begins_sequence()
     seconds, firsts = [], []
     for begin, end in _batches(tokens):

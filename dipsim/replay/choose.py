@@ -1,0 +1,93 @@
+"""Choosing active sets from scores, whatever a cache holds: top-k, thresholds, predictions."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.methods import Group, Method
+from dipsim.methods.predictor import noise_of, predicted
+from dipsim.methods.routing import route_plainly
+from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
+
+
+class Chooser:
+    """Chooses the active sets of a method from scores, whatever a cache holds.
+
+    Args:
+        layers: of the scores it is given.
+        first, first_layer: the recording's row and layer that are row 0 and layer 0 here; a
+            predictor's noise is drawn for each.
+    """
+
+    def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
+        self.method, self.layers = method, layers
+        self.first, self.first_layer = first, first_layer
+        self._scratch = [kernels.new_choosing(words_for(group.units)) for group in method.groups]
+
+    def choose(
+        self,
+        i: int,
+        rows: slice,
+        data: Any,
+        shares: NDArray[np.float32] | None = None,
+        norms: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.uint64]:
+        """uint64[n, layers, words], the sets of group ``i``, without preference for what is there.
+
+        Args:
+            data: [n, layers, units] scores (of experts: logits), codes of log8, or [n, layers,
+                words] recorded sets; not looked at where every unit is active.
+            shares: float32[n, layers, 3] of `no_shares`; takes what the sets keep and miss.
+            norms: float32[layers, units] of the columns that the scores weigh.
+        """
+        group = self.method.groups[i]
+        if group.choice == "sets":
+            sets: NDArray[np.uint64] = data
+            return sets
+        shape = (rows.stop - rows.start, self.layers, words_for(group.units))
+        if group.choice == "all":
+            every = pack_sets(np.ones(group.units, np.bool_))
+            return np.broadcast_to(every, shape).copy()
+        sets = np.empty(shape, np.uint64)
+        kept = np.ones((*shape[:2], 2), np.float32)
+        if group.choice == "threshold":
+            sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
+            kernels.shares_of(data, sets, kept)
+        elif group.choice == "predicted":
+            self._choose_predicted(group, rows, data, sets)
+            if data.dtype == np.uint64:  # of recorded sets all units count alike
+                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
+                wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
+                kept[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
+            else:
+                kernels.shares_of(data, sets, kept)
+        elif group.of_experts:
+            route_plainly(data, group.kept, sets, kept)
+        elif data.dtype == np.uint8:
+            kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
+        else:
+            kernels.select_of(data, group.kept, sets, self._scratch[i], kept)
+        if shares is not None:
+            shares[..., :2] = kept
+            if norms is not None and data.dtype != np.uint64:
+                kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
+        return sets
+
+    def _choose_predicted(
+        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
+    ) -> None:
+        """Units a predictor would choose."""
+        for r, layer in np.ndindex(*sets.shape[:2]):
+            row, at = self.first + rows.start + r, self.first_layer + layer
+            noise = noise_of(group.seed, at, row, group.units)
+            truth = data[r, layer]
+            if truth.dtype == np.uint64:
+                truth = unpack_sets(truth, group.units)
+            sets[r, layer] = pack_sets(predicted(truth, group.noise[layer], noise, group.kept))
+
+
+def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Scores, decoded if they are codes of log8."""
+    return LOG8_TABLE[rows] if rows.dtype == np.uint8 else rows
