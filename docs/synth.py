@@ -11,9 +11,9 @@ from dipsim.analysis.activity import activity
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import replay
 from dipsim.trace import Trace
 from dipsim.trace.synth import draw, fit_trace, geometry_of
+from tools.replays import replay
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 

@@ -62,20 +62,21 @@ def run(
     with Progress() as progress:
         from dipsim.analysis import verdict
         from dipsim.analysis.loss import energy_of
-        from dipsim.simulate import run_all
+        from dipsim.result import Result
+        from dipsim.timeline.timing import time_traffic
 
-        job = _prepared(source, device, geometry, options, known, attribution)
-        result = run_all([job], progress)[0]
-        judged = verdict.verdict_of(job, result.traffic)
+        run = _prepared(source, device, geometry, options, known, attribution)
+        traffic, judged = verdict.replay_judged(run, progress)
+        result = Result(run, traffic, time_traffic(run, traffic))
         bounds = None if known is None else known.bounds(result.method, energy_of(result))
-        attributed = _attributed(job, result) if attribution else None
+        attributed = _attributed(result) if attribution else None
     if timeline_file is not None:
-        _write_timeline(job, result, timeline_tokens or 8, timeline_file)
+        _write_timeline(result, timeline_tokens or 8, timeline_file)
     from dipsim.report import hints
     from dipsim.report import run as report
 
     if picture is not None:
-        report.plot(result, _title(job), picture)
+        report.plot(result, _title(result), picture)
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
@@ -137,45 +138,45 @@ def _prepared(
     from dipsim.analysis import cliff
     from dipsim.simulate import prepare
 
-    job = prepare(open_trace(source), device, model=geometry, **options)
+    run = prepare(open_trace(source), device, model=geometry, **options)
     if known is not None:
-        stages = [group.signal for group in job.work.method.groups]
-        name = None if job.work.model is None else job.work.model.name
-        known.check(job.work.method.name, stages, name)
+        stages = [group.signal for group in run.method.groups]
+        name = None if run.model is None else run.model.name
+        known.check(run.method.name, stages, name)
     if attribution:
         from dipsim.analysis.attribution import check_attribution
 
-        check_attribution(job)
-    warning = cliff.cliff_warning(job)
+        check_attribution(run)
+    warning = cliff.cliff_warning(run)
     if warning is not None:
         say(f"warning: {warning}")
-    return job
+    return run
 
 
-def _attributed(job: Any, result: Any) -> Any:
+def _attributed(result: Any) -> Any:
     from dipsim.analysis.attribution import attribute
 
-    return attribute(job, result)
+    return attribute(result)
 
 
-def _title(job: Any) -> str:
-    trace = Path(job.work.trace.name).name
-    return f"{trace}, {job.work.method.name}, {job.policy.label}, on {job.device.name}"
+def _title(result: Any) -> str:
+    trace = Path(result.run.trace.name).name
+    return f"{trace}, {result.method}, {result.policy}, on {result.run.device.name}"
 
 
-def _write_timeline(job: Any, result: Any, tokens: int, path: Path) -> None:
+def _write_timeline(result: Any, tokens: int, path: Path) -> None:
     """Write what happened in the first tokens.
 
     A warning says so where the figures of the run leave out what the timeline shows.
     """
     from dipsim.report import perfetto
-    from dipsim.timeline.excerpt import excerpt, stretched
+    from dipsim.timeline.excerpt import excerpt, stretch
 
-    shown = excerpt(job, result.traffic, tokens)
-    longer = stretched(shown, result.timing.times.latency)
+    shown = excerpt(result.run, result.traffic, tokens)
+    longer = stretch(shown, result.timing.times.latency)
     if abs(longer - 1) > 1e-6:
         say(
             f"warning: tokens of the timeline take {longer:.4g} times as long as those of the "
             "figures: the closed form knows no contention; use --engine events"
         )
-    perfetto.write(shown, _title(job), path)
+    perfetto.write(shown, _title(result), path)

@@ -14,12 +14,12 @@ from dipsim.analysis.mrc import GRID, miss_ratio_curves
 from dipsim.cli.compare import USUAL
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.replay.replay import Plan, replay
 from dipsim.resolve import method_for
-from dipsim.settings import make_settings
+from dipsim.settings import Settings, make_settings
 from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done, refused
 from tools.folder import RECENCY
+from tools.replays import replay
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -157,7 +157,7 @@ def test_distances_come_from_the_counts_over_all_tokens() -> None:
     for cell in found.cells:
         capacity = np.full((2, 1), units[cell.budget])
         ours, best = (
-            replay(trace, method, BUILTIN[name], capacity, Plan(warmup=9))
+            replay(trace, method, BUILTIN[name], capacity, Settings(warmup=9))
             for name in (cell.policy, "opt")
         )
         lost = int(best.hits.sum()) - int(ours.hits.sum())
@@ -396,7 +396,7 @@ def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
     settings = make_settings(given)
     trace = load_trace("smollm2-chat").part(settings.tokens, settings.layers)
     method = method_for(trace, None, settings)
-    plan = Plan(warmup=settings.warmup)
+    plan = Settings(warmup=settings.warmup)
     assert list(found.curves) == names
     assert found.stack is not None
     least = found.stack.least

@@ -13,10 +13,10 @@ from dipsim.analysis.compare import compare
 from dipsim.analysis.verdict import Verdict, verdict_of
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import hold, replay_all
 from dipsim.simulate import Job, prepare, run_all
 from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done
+from tools.replays import replay_all
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

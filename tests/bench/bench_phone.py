@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import Plan, replay
+from dipsim.replay.replay import replay_policy
 from dipsim.settings import Settings
 from dipsim.trace import load_trace
 
@@ -53,13 +53,13 @@ def draw(file: Path, tokens: int) -> None:
 def timed(file: str) -> None:
     """Replay a few tokens, then all, and print how long that took."""
     trace = load_trace(file)
-    method = build_method("dip-ca", trace, Settings())
+    method = build_method(trace, Settings(method="dip-ca"))
     units = np.array([list(UNITS.values())] * LAYERS)
     capacity = (workload.FRACTION * units).astype(np.int64)
-    plan = Plan(threads=2)
-    replay(trace.window(0, 8), method, BUILTIN["lfu"], capacity, plan)
+    replay_policy(trace.window(0, 8), method, BUILTIN["lfu"], [capacity], threads=2)
     began = time.perf_counter()
-    hits = replay(trace, method, BUILTIN["lfu"], capacity, plan).hits.sum()
+    (traffic,) = replay_policy(trace, method, BUILTIN["lfu"], [capacity], threads=2)
+    hits = traffic.hits.sum()
     seconds = time.perf_counter() - began
     scores = trace.tokens * units.sum()
     print(f"replay {seconds:.2f} s, {scores / seconds / 1e6:.0f} million scores/s, {hits} hits")

@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 
 from dipsim.policies import BUILTIN
 from dipsim.replay.curves import lru_stack
-from dipsim.replay.replay import Plan, replay_all
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import measured_rows
+from dipsim.replay.replay import replay_policy
+from dipsim.settings import Settings
 
 COUNTERPARTS = {
     "lru": "LRU",
@@ -74,7 +77,9 @@ def curve(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
     capacity = np.array([[int(workload.FRACTION * units + 1e-9)]])
 
     def stack() -> int:
-        return int(lru_stack(trace, method, Plan(threads=1)).hits(capacity).sum())
+        sets = ActiveSets(trace, method, Settings())
+        measured = measured_rows(trace.name, trace.rows, 0)
+        return int(lru_stack(sets, measured).hits(capacity).sum())
 
     contenders: dict[str, Prepare] = {
         "one replay": bench_replay.dipsim(trace, method, BUILTIN["lru"]),
@@ -86,15 +91,16 @@ def curve(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
 def capacities(sets: NDArray[np.bool_], name: str, rounds: int) -> list[Row]:
     """(c) eight calls against eight capacities in one pass."""
     trace = as_bits(sets)
-    method, plan, units = recorded(trace), Plan(threads=1), sets.shape[-1]
+    method, units = recorded(trace), sets.shape[-1]
     each = [np.array([[int(share * units + 1e-9)]]) for share in CAPACITIES]
 
     def together() -> int:
-        found = replay_all(trace, method, BUILTIN[name], each, plan)
+        found = replay_policy(trace, method, BUILTIN[name], each, threads=1)
         return sum(int(traffic.hits.sum()) for traffic in found)
 
     def apart() -> int:
-        found = [replay_all(trace, method, BUILTIN[name], [size], plan)[0] for size in each]
+        policy = BUILTIN[name]
+        found = [replay_policy(trace, method, policy, [size], threads=1)[0] for size in each]
         return sum(int(traffic.hits.sum()) for traffic in found)
 
     contenders: dict[str, Prepare] = {"eight calls": lambda: apart, "one pass": lambda: together}

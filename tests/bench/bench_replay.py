@@ -33,7 +33,8 @@ from dipsim.methods import Group, Method, masking, numbers_of
 from dipsim.methods.rules import parse_rule
 from dipsim.policies import BUILTIN, Policy, load_policy
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES
-from dipsim.replay.replay import Access, Plan, replay
+from dipsim.replay.replay import replay_policy
+from dipsim.settings import Access, Settings
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import encode_log8, pack_sets
 
@@ -118,11 +119,16 @@ def dip_ca(trace: Trace) -> Method:
 def dipsim(
     trace: Trace, method: Method, policy: Policy, threads: int = 1, access: Access = "atomic"
 ) -> Prepare:
-    """A whole `replay` call: a trace in memory -> Traffic."""
+    """A whole `replay_policy` call: a trace in memory -> Traffic."""
     fraction = workload.FRACTION
     capacity = np.full((trace.layers, 1), int(fraction * trace.signals["glu"].units + 1e-9))
-    plan = Plan(threads=threads, access=access)
-    return lambda: lambda: int(replay(trace, method, policy, capacity, plan).hits.sum())
+    settings = Settings(access=access)
+
+    def run() -> int:
+        (traffic,) = replay_policy(trace, method, policy, [capacity], settings, threads=threads)
+        return int(traffic.hits.sum())
+
+    return lambda: run
 
 
 def libcachesim(name: str, file: Path, accesses: int, capacity: int, hashpower: int) -> Prepare:

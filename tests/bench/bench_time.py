@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dipsim.timeline.closed import Step, token_times
+from dipsim.timeline.closed import Machine, Step, token_times
 from dipsim.timeline.events import simulate_events
-from dipsim.timeline.machine import Machine
 
 LAYERS, GROUPS, SEED = 32, 2, 20_250_614
 SHARED = Machine(dram=40e9, background=2e9, weights=42e9, kv=44e9, compute_bound=True)

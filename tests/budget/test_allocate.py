@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipsim.budget.allocate import PARTS, cheapest
-from dipsim.budget.plan import GroupSize, Static, plan_budget
+from dipsim.budget.divide import GroupSize, Static, divide
 from dipsim.errors import BudgetError, DipsimError
-from dipsim.replay.replay import Plan, replay
-from dipsim.simulate import Job, prepare, simulate
+from dipsim.run import Run
+from dipsim.settings import Settings
+from dipsim.simulate import prepare, simulate
 from dipsim.trace import load_trace
+from tools.replays import replay
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -67,33 +69,33 @@ def test_a_division_that_exceeds_the_budget_by_one_unit_does_not_fit() -> None:
 # Optimal ---------------------------------------------------------------------------------------
 
 
-def job(allocate: str, **options: Any) -> Job:
+def run(allocate: str, **options: Any) -> Run:
     options = {"policy": "lru", **options}
     return prepare("smollm2-chat", "snapdragon8", allocate=allocate, **options)
 
 
-def calibration_seconds(of: Job) -> float:
+def calibration_seconds(of: Run) -> float:
     """How long flash is busy with the half of the decode tokens that the division was made from."""
-    decode = np.flatnonzero(of.work.trace.phase == 1)
-    part = of.work.trace.part(f"0:{decode[len(decode) // 2 - 1] + 1}", None, None)
-    capacity = of.work.budget.capacity
-    plan = Plan(prefill=of.plan.prefill)
-    traffic = replay(part, of.work.method, of.policy, capacity, plan, requests=of.requests)
+    decode = np.flatnonzero(of.trace.phase == 1)
+    part = of.trace.part(f"0:{decode[len(decode) // 2 - 1] + 1}", None, None)
+    capacity = of.budget.capacity
+    plan = Settings(prefill=of.sets.prefill)
+    traffic = replay(part, of.method, of.policy, capacity, plan, costs=of.costs)
     return float(traffic.flash_seconds.sum())
 
 
-def taken_bytes(of: Job) -> np.ndarray:
+def taken_bytes(of: Run) -> np.ndarray:
     """[layers, groups] bytes of the capacities."""
-    return of.work.budget.capacity * of.work.unit_bytes
+    return of.budget.capacity * of.unit_bytes
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.13, 0.5, 1.0])
 @pytest.mark.parametrize("method", ["dip", pytest.param("dip-ca", marks=pytest.mark.slow)])
 def test_optimal_is_no_slower_than_even_where_it_was_made(method: str, fraction: float) -> None:
     options: dict[str, Any] = {"method": method, "cache_fraction": fraction, "density": 0.5}
-    optimal, even = job("optimal", **options), job("even", **options)
-    assert taken_bytes(optimal).sum() <= optimal.work.budget.cache
-    assert optimal.work.budget.cache == even.work.budget.cache
+    optimal, even = run("optimal", **options), run("even", **options)
+    assert taken_bytes(optimal).sum() <= optimal.budget.cache
+    assert optimal.budget.cache == even.budget.cache
     ours, theirs = calibration_seconds(optimal), calibration_seconds(even)
     assert 0 < ours <= theirs * (1 + 1e-6)
     if fraction == 0.13:
@@ -114,15 +116,15 @@ def test_the_half_that_divides_is_not_measured(warmup: int) -> None:
 
 def test_one_decode_token_cannot_be_halved() -> None:
     with pytest.raises(BudgetError, match="has 1; record more, or --allocate even") as problem:
-        job("optimal", cache_fraction=0.5, tokens="0:1")
+        run("optimal", cache_fraction=0.5, tokens="0:1")
     assert "\n" not in str(problem.value)
-    assert job("optimal", cache_fraction=0.5, tokens="0:2").plan.warmup == 1
+    assert run("optimal", cache_fraction=0.5, tokens="0:2").warmup == 1
 
 
 @pytest.mark.parametrize("allocate", ["optimal", "equal"])
 def test_one_cache_needs_no_division(allocate: str) -> None:
     with pytest.raises(DipsimError, match="--scope global has one") as problem:
-        job(allocate, cache_fraction=0.5, scope="global")
+        run(allocate, cache_fraction=0.5, scope="global")
     assert "\n" not in str(problem.value)
 
 
@@ -159,7 +161,7 @@ def test_equal_gives_each_the_same_bytes(seed: int, layers: int, groups: int, sh
     sizes = np.exp(rng.normal(5, 2, (layers, groups)))
     cache = share * float((units * sizes).sum())
     each = [GroupSize(int(n), sizes[:, i]) for i, n in enumerate(units)]
-    budget = plan_budget(Static(), each, cache=cache, equal=True)
+    budget = divide(Static(), each, cache=cache, equal=True)
     assert budget.capacity.shape == (layers, groups)
     assert budget.capacity.dtype == np.int64
     check_equal(budget.capacity, sizes, units, budget.cache)
@@ -171,14 +173,14 @@ def test_equal_shares_by_hand() -> None:
     # 100 bytes: all 2 units of the first take 8 of its 33.3; then 46 each for the others.
     groups = [GroupSize(2, np.array([4.0])), GroupSize(30, np.array([5.0]))]
     groups.append(GroupSize(9, np.array([10.0])))
-    budget = plan_budget(Static(), groups, cache=100.0, equal=True)
+    budget = divide(Static(), groups, cache=100.0, equal=True)
     assert budget.capacity.tolist() == [[2, 9, 4]]
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 0.8, 1.0])
 def test_equal_through_a_run(fraction: float) -> None:
-    done = job("equal", cache_fraction=fraction)
-    budget, units = done.work.budget, [group.units for group in done.work.method.groups]
-    check_equal(budget.capacity, done.work.unit_bytes, np.array(units), budget.cache)
-    even = job("even", cache_fraction=fraction).work.budget
+    done = run("equal", cache_fraction=fraction)
+    budget, units = done.budget, [group.units for group in done.method.groups]
+    check_equal(budget.capacity, done.unit_bytes, np.array(units), budget.cache)
+    even = run("even", cache_fraction=fraction).work.budget
     assert (budget.capacity == even.capacity).all() == (fraction == 1.0)

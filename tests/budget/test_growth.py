@@ -13,14 +13,14 @@ from dipsim.errors import BudgetError, DipsimError, ModelError, PolicyError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
 from dipsim.repeat import read_config
-from dipsim.replay.cache import Sizes
-from dipsim.replay.replay import Plan, replay, replay_all
+from dipsim.replay.contender import CapacityByRow
 from dipsim.settings import Settings
 from dipsim.simulate import prepare
 from dipsim.trace import load_trace
 from naive import growth as naive_growth
 from naive import replay as naive
 from tools.one_layer import DEVICE, KV, NEURON, STATIC, TINY, trace
+from tools.replays import replay, replay_all
 
 COMPILED = ["lru", "lfu", "opt"]
 """Policies whose loops with changing capacities other tests here need too."""
@@ -33,9 +33,9 @@ def run(sets: list[set[int]], marks: dict[str, object] | None = None, **options:
     return dipsim.simulate(trace(sets, **(marks or {})), DEVICE, **options)
 
 
-def held(each: list[int]) -> Sizes:
+def held(each: list[int]) -> CapacityByRow:
     """Capacities of the rows of one layer with one group."""
-    return Sizes(np.array(each, np.int64)[:, None, None], np.arange(len(each)))
+    return CapacityByRow(np.array(each, np.int64)[:, None, None], np.arange(len(each)))
 
 
 # By hand -----------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def against_the_twin(
     case = Drawn(seed, tokens, units, sequences, prefill)
     sets = case.rng.random((tokens, 1, units)) < case.rng.random((tokens, 1, 1))
     found = load_trace({"glu": sets, **case.marks})
-    plan = Plan(admission=admission, reset=reset, prefill=prefill, seed=seed)
-    method = build_method("recorded", found, Settings())
+    plan = Settings(admission=admission, reset=reset, prefill=prefill, seed=seed)
+    method = build_method(found, Settings(method="recorded"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dipsim.trace.trace._BLOCK_BYTES", block)
         traffic = replay(found, method, BUILTIN[policy], held(case.capacities), plan)
@@ -159,10 +159,10 @@ def test_masks_that_depend_on_the_cache_see_it_shrunk(
     settings = Settings(
         group_density={"mlp_input": 0.5, "glu": 0.5}, gamma={"mlp_input": gamma, "glu": gamma}
     )
-    method = build_method("dip-ca", found, settings)
+    method = build_method(found, settings.model_copy(update={"method": "dip-ca"}))
     each = np.repeat(np.array(case.capacities, np.int64)[:, None, None], 2, axis=2)
-    sizes = Sizes(each, np.arange(tokens))
-    traffic = replay(found, method, BUILTIN["lfu"], sizes, Plan(prefill=prefill))
+    sizes = CapacityByRow(each, np.arange(tokens))
+    traffic = replay(found, method, BUILTIN["lfu"], sizes, Settings(prefill=prefill))
     twin = naive_growth.replay_growing(
         [row[0].tolist() for row in scores],
         units,
@@ -195,13 +195,13 @@ def test_one_global_cache_is_that_of_the_twin(
     whole = 2 * sum(n * b for n, b in zip(units, size, strict=True))
     room = rng.integers(0, int(whole) + 1, tokens).astype(float)
     found = load_trace(sets)
-    method = build_method("recorded", found, Settings())
+    method = build_method(found, Settings(method="recorded"))
     traffic = replay_all(
         found,
         method,
         BUILTIN[policy],
-        [Sizes(room, np.arange(tokens))],
-        Plan(scope="global"),
+        [CapacityByRow(room, np.arange(tokens))],
+        Settings(scope="global"),
         unit_bytes=np.array([size, size]),
     )[0]
     first = dict(zip([(0, 0), (0, 1), (1, 0), (1, 1)], np.cumsum([0, 130, 130, 130]), strict=True))
@@ -296,8 +296,8 @@ def test_opt_is_the_optimum_also_where_capacities_change(data: st.DataObject) ->
     sets = [data.draw(st.sets(st.integers(0, 4), max_size=4)) for _ in range(tokens)]
     capacities = data.draw(st.lists(st.integers(0, 4), min_size=tokens, max_size=tokens))
     found = load_trace(trace(sets))
-    method = build_method("recorded", found, Settings())
-    hits = replay(found, method, BUILTIN["opt"], held(capacities), Plan()).hits
+    method = build_method(found, Settings(method="recorded"))
+    hits = replay(found, method, BUILTIN["opt"], held(capacities), Settings()).hits
     assert hits.sum() == naive_growth.most_hits([frozenset(s) for s in sets], capacities)
 
 
@@ -310,29 +310,29 @@ def test_the_last_token_has_the_cache_of_fixed_kv(more: dict[str, Any]) -> None:
     told: dict[str, Any] = {"dram": "70%", **more}
     grown = prepare("smollm2-chat", "snapdragon8", kv="grow", **told)
     fixed = prepare("smollm2-chat", "snapdragon8", **told)
-    assert grown.growth is not None
-    each, row = grown.growth.each, grown.growth.row
+    assert grown.budget.growth is not None
+    each, row = grown.budget.growth.each, grown.budget.growth.row
     assert np.array_equal(each[row[-1]], fixed.capacity)
     assert (np.diff(each.astype(float), axis=0) <= 0).all(), "KV only ever takes"
-    assert grown.work.budget.kv == fixed.work.budget.kv
-    assert grown.work.budget.cache == fixed.work.budget.cache
+    assert grown.budget.kv == fixed.budget.kv
+    assert grown.budget.cache == fixed.budget.cache
 
 
 def test_constant_sizes_are_the_plain_replay() -> None:
-    job = prepare("smollm2-chat", "snapdragon8", dram="60%", policy="lfu")
-    trace_, method, plain = job.work.trace, job.work.method, job.capacity
-    same_all = Sizes(np.asarray(plain)[None], np.zeros(trace_.tokens, np.int64))
-    one, other = replay_all(trace_, method, job.policy, [plain, same_all], job.plan)
-    alone = replay(trace_, method, job.policy, plain, job.plan)
+    run = prepare("smollm2-chat", "snapdragon8", dram="60%", policy="lfu")
+    trace_, method, plain = run.trace, run.method, run.capacity
+    same_all = CapacityByRow(np.asarray(plain)[None], np.zeros(trace_.tokens, np.int64))
+    one, other = replay_all(trace_, method, run.policy, [plain, same_all], run.settings)
+    alone = replay(trace_, method, run.policy, plain, run.settings)
     for found in (one, other):
         assert np.array_equal(found.hits, alone.hits)
         assert np.array_equal(found.kept, alone.kept)
 
 
 def test_the_optimum_gains_from_what_kv_does_not_need_yet() -> None:
-    job = prepare("smollm2-chat", "snapdragon8", kv="grow", dram="60%", policy="opt")
-    work, sizes = job.work, [job.capacity, job.work.budget.capacity]
-    grown, fixed = replay_all(work.trace, work.method, job.policy, sizes, job.plan)
+    run = prepare("smollm2-chat", "snapdragon8", kv="grow", dram="60%", policy="opt")
+    sizes = [run.capacity, run.budget.capacity]
+    grown, fixed = replay_all(run.trace, run.method, run.policy, sizes, run.settings)
     assert grown.hits.sum() > fixed.hits.sum()
 
 

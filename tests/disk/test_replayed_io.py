@@ -25,7 +25,8 @@ from dipsim.disk.replayed import (
 )
 from dipsim.errors import DipsimError
 from dipsim.model import load_model
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.run import Run, replay
+from dipsim.simulate import prepare
 from tools.cli import invoke, refusal
 
 READS = [
@@ -42,7 +43,7 @@ DEVICE = {
 CHAT: dict[str, Any] = {"tokens": "0:10", "cache_fraction": 0.5, "method": "dip", "policy": "lru"}
 
 
-def chat(**options: Any) -> Job:
+def chat(**options: Any) -> Run:
     return prepare("smollm2-chat", DEVICE, **{**CHAT, **options})
 
 
@@ -76,10 +77,10 @@ class File:
     name, direct, size = "f", True, 2**30
 
 
-def found_by(job: Job, **more: Any) -> ReplayedIo:
+def found_by(run: Run, **more: Any) -> ReplayedIo:
     points = [replayed_io.Measured(4096, 1, 1e8), replayed_io.Measured(8192, 1, 1e8)]
     file: Any = File()
-    return replay_io(job, file, calibrated(points, True), **more)
+    return replay_io(run, file, calibrated(points, True), **more)
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -87,19 +88,19 @@ def test_the_reads_are_those_the_replay_reckons_with(single: bool) -> None:
     quick = {"t0": "1 us", "bandwidth": "1 GB/s", "cap": "1 GB/s", "p": 2.0}
     fit = {"fit": {**quick, "sizes": ["4 KiB", "1 MiB"], "lanes": [1, 4]}}
     flash = {"lanes": 4, "align": "512 B", **fit} if single else DEVICE["flash"]
-    job = prepare("smollm2-chat", {**DEVICE, "flash": flash}, **CHAT)
-    traffic = run_all([job], keep_missed=True)[0].traffic
-    places = layout(job, 2**30, None)
-    lanes = job.device.flash.lanes
+    run = prepare("smollm2-chat", {**DEVICE, "flash": flash}, **CHAT)
+    traffic = replay(run, keep_missed=True)
+    places = layout(run, 2**30, None)
+    lanes = run.device.flash.lanes
     counted, whole = 0, 0
     for row in np.flatnonzero(traffic.measured):
-        batches = list(_batches(job, traffic, int(row), places))
+        batches = list(_batches(run, traffic, int(row), places))
         numbers = [(layer, i) for layer, i in places if traffic.misses[row, layer, i]]
         assert len(batches) == len(numbers)
         for (runs, _), (layer, i) in zip(batches, numbers, strict=True):
-            table = job.requests[layer][i]
+            table = run.costs[layer][i]
             if traffic.moved[row, layer, i] == table.whole[1]:
-                assert sum(units for _, units in runs) == job.work.method.groups[i].units
+                assert sum(units for _, units in runs) == run.method.groups[i].units
                 whole += 1
                 continue
             counted += 1
@@ -126,8 +127,8 @@ def test_reads_by_hand(spy: Spy) -> None:
     read = [{"size": "16 KiB", "lanes": 1, "bandwidth": "16 KiB/s"}]
     flash = {"align": "4 KiB", "reads": read}
     options: dict[str, Any] = {"policy": "none", "cache_fraction": 0.5}
-    job = prepare(trace, {**DEVICE, "flash": flash}, **options)
-    found = found_by(job)
+    run = prepare(trace, {**DEVICE, "flash": flash}, **options)
+    found = found_by(run)
     probe = [(size, len(batch)) for batch in spy.asked[:5] for size in {s for _, s in batch}]
     assert probe == [(4096 * 4**i, 4) for i in range(5)]  # 16 KiB take 1 s, 1 MiB 64 s
     assert spy.asked[5:12] == [[(4096, 12288), (28672, 8192)], *spy.asked[:5], spy.asked[5]]
@@ -154,11 +155,11 @@ def test_what_is_read_in_order_keeps_all_lanes_busy(spy: Spy) -> None:
 
 
 def test_every_read_lies_in_the_file_in_whole_pages(spy: Spy) -> None:
-    job = scaled_to(chat(), load_model("phi-3-medium"))
+    run = scaled_to(chat(), load_model("phi-3-medium"))
     file: Any = File()
     file.size = 40 * 2**20  # much less than the layers take
     points = [replayed_io.Measured(4096, 1, 1e8), replayed_io.Measured(8192, 1, 1e8)]
-    found = replay_io(job, file, calibrated(points, True), model=load_model("phi-3-medium"))
+    found = replay_io(run, file, calibrated(points, True), model=load_model("phi-3-medium"))
     reads = np.array([one for batch in spy.asked for one in batch])
     offsets, sizes = reads.T
     assert not (reads % PAGE).any()
@@ -171,9 +172,9 @@ def test_every_read_lies_in_the_file_in_whole_pages(spy: Spy) -> None:
 
 
 def test_layers_lie_where_the_model_puts_them() -> None:
-    job, phi = chat(), load_model("phi-3-medium")
-    scaled = scaled_to(job, phi)
-    columns = scaled.work.unit_bytes[0].tolist()
+    run, phi = chat(), load_model("phi-3-medium")
+    scaled = scaled_to(run, phi)
+    columns = scaled.unit_bytes[0].tolist()
     assert columns == [2 * 17920 * 4.5 / 8, 5120 * 4.5 / 8]
     places = layout(scaled, 4 * 10**9 // PAGE * PAGE, phi)
     assert places[0, 0] == Place(0, columns[0], columns[0])
@@ -186,9 +187,9 @@ def test_layers_lie_where_the_model_puts_them() -> None:
 
 
 def test_scaling_keeps_what_the_caches_hold() -> None:
-    job = chat()
-    scaled = scaled_to(job, load_model("phi-3-medium"))
-    plain, large = (run_all([at])[0].traffic for at in (job, scaled))
+    run = chat()
+    scaled = scaled_to(run, load_model("phi-3-medium"))
+    plain, large = (replay(each) for each in (run, scaled))
     np.testing.assert_array_equal(plain.hits, large.hits)
     assert large.moved.sum() > 5 * plain.moved.sum()
 

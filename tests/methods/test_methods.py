@@ -16,7 +16,6 @@ from dipsim.methods import build_method
 from dipsim.model import Model, load_model
 from dipsim.policies import BUILTIN
 from dipsim.replay.active_sets import active_sets
-from dipsim.replay.replay import Plan, replay
 from dipsim.settings import Settings
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
@@ -24,6 +23,7 @@ from dipsim.trace.encoding import unpack_sets
 from naive import methods as twins
 from naive import replay as naive
 from tools.paths import shared
+from tools.replays import replay
 
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
 HALVES = [0, 215, 235, 255]  # codes of log8 that stand for 0, 1/4, 1/2, 1
@@ -179,11 +179,11 @@ class Drawn:
         """
         case = self.case
         capacity = self.capacity([group.units for group in method.groups])
-        settings = Plan(
-            reset=case.reset, prefill=case.prefill, threads=case.threads, seed=case.seed, **plan
-        )
+        settings = Settings(reset=case.reset, prefill=case.prefill, seed=case.seed, **plan)
         with small_blocks(case):
-            traffic = replay(self.trace, method, BUILTIN[case.policy], capacity, settings)
+            traffic = replay(
+                self.trace, method, BUILTIN[case.policy], capacity, settings, threads=case.threads
+            )
         for layer, group in np.ndindex(*capacity.shape):
             twin = naive.replay(
                 rows(layer, group),
@@ -196,7 +196,7 @@ class Drawn:
                 layer=layer,
                 group=group,
                 choose=None if choose is None else choose(layer, group),
-                fill=plan.get("fill", "ascending"),
+                fill="random" if plan.get("compat") == "authors" else "ascending",
             )
             counts = (traffic.active, traffic.hits, traffic.kept)
             found = np.stack([count[:, layer, group] for count in counts], axis=1).tolist()
@@ -270,7 +270,7 @@ def spanned(drawn: Drawn) -> tuple[int, int]:
 
 def check_dense_first(drawn: Drawn, name: str, density: float) -> None:
     """Methods gate and up, at an MLP density."""
-    method = build_method(name, drawn.trace, Settings(density=density))
+    method = build_method(drawn.trace, Settings(method=name, density=density))
     rows = drawn.scores[name].tolist()
     units = len(rows[0][0])
     k = naive.kept_units(twins.group_density(name, density), units)
@@ -295,7 +295,7 @@ def test_clusters_of_scores(name: str, case: Case) -> None:
     signals = SIGNALS[name]
     drawn = Drawn(case, *signals)
     density = dict(zip(signals, (case.density, case.other_density), strict=False))
-    method = build_method(name, drawn.trace, Settings(group_density=density))
+    method = build_method(drawn.trace, Settings(method=name, group_density=density))
 
     def chosen(t: int, layer: int, group: int) -> list[int]:
         row = drawn.scores[signals[group]][t, layer].tolist()
@@ -317,7 +317,7 @@ def test_clusters_of_sets(case: Case, packed: bool) -> None:
     def chosen(t: int, layer: int, group: int) -> list[int]:
         return sorted(twins.cluster_set(np.flatnonzero(sets[t, layer]).tolist(), case.cluster))
 
-    method = build_method("recorded", drawn.trace, Settings())
+    method = build_method(drawn.trace, Settings(method="recorded"))
     compare_sets(drawn, method, per_row(case, 1, chosen))
 
 
@@ -367,7 +367,7 @@ def check_thresholds(
         density = (twins.group_density(name, density[0]), 0)
     else:
         settings["group_density"] = dict(zip(signals, density, strict=False))
-    method = build_method(name, drawn.trace, Settings(**settings))
+    method = build_method(drawn.trace, Settings(method=name, **settings))
     expected = by_threshold(drawn, signals, span, [density] * drawn.case.layers)
     compare_sets(drawn, method, expected, *signals)
 
@@ -409,7 +409,11 @@ def check_teal(
     """Method teal with these signals."""
     case = drawn.case
     settings = Settings(density=density, split=split, calibrate_tokens=f"{span[0]}:{span[1]}")
-    method = build_method("teal", drawn.trace, settings, model_of(case))
+    method = build_method(
+        drawn.trace,
+        settings.model_copy(update={"method": "teal"}),
+        model_of(case),
+    )
     assert [group.signal for group in method.groups] == signals
     weights = twins.teal_weights(case.hidden, case.intermediate, 2, 1, case.hidden // 2)
     densities = [[density] * len(signals)] * case.layers
@@ -457,7 +461,11 @@ def check_predictor(
     trace = drawn.trace.part(tokens=f"{first}:", layers=f"{layer0}:")
     settings = Settings(group_density={"glu": density}, recall=recall, seed=case.seed)
     model = load_model(geometry(trace.layers, case.hidden, case.intermediate))
-    method = build_method("predictor", trace, settings, model)
+    method = build_method(
+        trace,
+        settings.model_copy(update={"method": "predictor"}),
+        model,
+    )
     rows = drawn.values["glu"].tolist()
     units = len(rows[0][0])
     k = naive.kept_units(density, units)
@@ -499,7 +507,11 @@ def test_predictor_of_recorded_sets(case: Case, recall: float | None) -> None:
     sets[0] = False
     drawn.arrays["glu"] = sets
     settings = Settings(recall=recall, seed=case.seed)
-    method = build_method("predictor", drawn.trace, settings, model_of(case))
+    method = build_method(
+        drawn.trace,
+        settings.model_copy(update={"method": "predictor"}),
+        model_of(case),
+    )
     sigma = noise_of(method, case.layers)
     assert recall != 1 or sigma == [0.0] * case.layers
 
@@ -518,7 +530,14 @@ def test_the_predictor_recalls_what_it_shall(recall: float) -> None:
     trace = load_trace({"glu": scores})
     model = load_model(geometry(layers=2, hidden=8, intermediate=200))
     settings = Settings(group_density={"glu": 0.3}, recall=recall, seed=4)
-    found = found_sets(trace, build_method("predictor", trace, settings, model))
+    found = found_sets(
+        trace,
+        build_method(
+            trace,
+            settings.model_copy(update={"method": "predictor"}),
+            model,
+        ),
+    )
     for layer in range(2):
         wanted = [naive.top_k(row.tolist(), 60) for row in scores[:, layer]]
         assert twins.recall([row[layer][0] for row in found], wanted) == pytest.approx(
@@ -583,7 +602,7 @@ def check_masking(
         gamma=gamma,
         masking=None if rule == "gamma" and not parameters else written(rule, parameters),
     )
-    method = build_method("dip-ca", drawn.trace, settings)
+    method = build_method(drawn.trace, settings.model_copy(update={"method": "dip-ca"}))
 
     def choose(layer: int, group: int) -> naive.Choose:
         signal = signals[group]
@@ -679,7 +698,7 @@ def check_routing(
 ) -> None:
     """Method moe with a routing rule; the rows are the candidates' logits by token and layer."""
     routing = None if rule == "plain" else written(rule, parameters)
-    method = build_method("moe", drawn.trace, Settings(routing=routing, top_k=k))
+    method = build_method(drawn.trace, Settings(method="moe", routing=routing, top_k=k))
     drawn.compare(
         method,
         lambda layer, group: [
@@ -699,7 +718,7 @@ def check_routing(
 def test_random_fill(policy: str, data: st.DataObject) -> None:
     case = data.draw(cases(policy=policy, density=0.9, share=0.6))
     drawn = Drawn(case, "glu")
-    method = build_method("glu-oracle", drawn.trace, Settings(density=0.7))
+    method = build_method(drawn.trace, Settings(method="glu-oracle", density=0.7))
     k = naive.kept_units(0.7, case.intermediate)
     rows = drawn.scores["glu"].tolist()
     drawn.compare(

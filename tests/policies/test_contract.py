@@ -19,12 +19,13 @@ from dipsim.errors import PolicyError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
 from dipsim.repeat import make_config, read_config
-from dipsim.replay.replay import replay
+from dipsim.run import Run
 from dipsim.settings import Settings
-from dipsim.simulate import Job, prepare
+from dipsim.simulate import prepare
 from dipsim.trace import load_trace
 from tools.cli import Dipsim, done, lines_of, program, refused
 from tools.policies import PARAMETERS
+from tools.replays import replay
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -465,7 +466,7 @@ def test_a_users_policy_keeps_the_contract_and_takes_parameters(files: Path) -> 
     assert check_policy(policy) == []
     sets = np.random.default_rng(5).random((80, 1, 100)) < np.linspace(0.05, 0.6, 100)
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
 
     def hits(given: Policy) -> int:
         return int(replay(trace, method, given, np.array([[60]])).hits.sum())
@@ -485,7 +486,7 @@ def test_hooks_may_allocate() -> None:
     policy = Policy("allocates", touch=allocating, rank=noted)
     sets = np.random.default_rng(5).random((60, 1, 100)) < np.linspace(0.05, 0.6, 100)
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
     found = [replay(trace, method, at, np.array([[60]])) for at in (policy, BUILTIN["lru"])]
     assert found[0].hits.tolist() == found[1].hits.tolist()
     assert found[0].hits.sum() > 0
@@ -494,15 +495,15 @@ def test_hooks_may_allocate() -> None:
 def test_and_the_config_names_them_from_any_folder(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def saved(job: Job) -> str:
-        return json.dumps(make_config(job.work, job.device, job.model_given, job.settings))
+    def saved(run: Run) -> str:
+        return json.dumps(make_config(run))
 
     monkeypatch.chdir(files)
-    job = prepare("t.npz", "snapdragon8", policy="fading.py:policy:half_life=3", dram="90%")
+    run = prepare("t.npz", "snapdragon8", policy="fading.py:policy:half_life=3", dram="90%")
     file = tmp_path / "config.json"
-    file.write_text(saved(job))
+    file.write_text(saved(run))
     monkeypatch.chdir(tmp_path)
     kept = read_config(str(file))
     again = prepare(kept.open_trace(), kept.profile, **kept.settings_with({}))
-    assert again.policy.label == job.policy.label == "fading:half_life=3"
+    assert again.policy.label == run.policy.label == "fading:half_life=3"
     assert saved(again) == file.read_text()

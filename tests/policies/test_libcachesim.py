@@ -19,9 +19,9 @@ from bench import workload
 
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.replay.replay import Plan, replay
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
+from tools.replays import replay
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI") and find_spec("libcachesim") is None,
@@ -130,8 +130,8 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Stream]
 
 
 def dipsim_hits(stream: Stream, policy: str, capacity: int) -> int:
-    method = build_method("recorded", stream.trace, Settings())
-    plan = Plan(access="sequential", threads=1)
+    method = build_method(stream.trace, Settings(method="recorded"))
+    plan = Settings(access="sequential", threads=1)
     held = np.array([[capacity]])
     traffic = replay(stream.trace, method, load_policy(policy), held, plan)
     assert traffic.active.sum() == stream.requests

@@ -16,10 +16,10 @@ from dipsim.kernels import Requests
 from dipsim.methods import Method, build_method
 from dipsim.policies import BUILTIN
 from dipsim.replay.curves import AT_A_TIME, curve, lru_stack
-from dipsim.replay.replay import Plan, hold, replay, replay_all
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
+from tools.replays import replay, replay_all
 
 SIGNALS = ("mlp_input", "glu")
 BLIND = [name for name, policy in BUILTIN.items() if policy.blind]
@@ -41,13 +41,13 @@ def random_trace(seed: int, tokens: int = 40, layers: int = 2, scored: bool = Fa
 
 
 def recorded(trace: Trace) -> Method:
-    return build_method("recorded", trace, Settings())
+    return build_method(trace, Settings(method="recorded"))
 
 
 def plan_for(trace: Trace, **given: Any) -> Plan:
     """A plan that measures the later half of the decode tokens."""
     warmup = int(trace.phase.sum()) // 2
-    return Plan(**{"warmup": warmup, "seed": 5, "threads": 2, **given})
+    return Settings(**{"warmup": warmup, "seed": 5, "threads": 2, **given})
 
 
 def assert_same(found: Traffic, expected: Traffic) -> None:
@@ -126,13 +126,13 @@ def test_a_cache_smaller_than_a_batch_is_no_stack(place: tuple[int, int]) -> Non
 def test_no_stack_where_sets_depend_on_the_cache() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        lru_stack(trace, build_method("dip-ca", trace, Settings()))
+        lru_stack(trace, build_method(trace, Settings(method="dip-ca")))
 
 
 def test_a_stack_needs_a_token_to_measure() -> None:
     trace = random_trace(seed=1)
     with pytest.raises(TraceError, match="at least one must remain"):
-        lru_stack(trace, recorded(trace), Plan(warmup=int(trace.phase.sum())))
+        lru_stack(trace, recorded(trace), Settings(warmup=int(trace.phase.sum())))
 
 
 # Several capacities ----------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
     policy: str, gamma: dict[str, float]
 ) -> None:
     trace = random_trace(seed=6, scored=True)
-    method = build_method("dip-ca", trace, Settings(density=0.4, gamma=gamma))
+    method = build_method(trace, Settings(method="dip-ca", density=0.4, gamma=gamma))
     capacities = list(some_capacities(4))
     plan = plan_for(trace, prefill="cache")
     with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
@@ -230,7 +230,7 @@ def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
 @pytest.mark.parametrize("policy", ["lru", "static", "s3fifo", "belady"])
 def test_budgets_of_other_methods_equal_replays_of_each(policy: str, scope: Any) -> None:
     trace = random_trace(seed=7, scored=True)
-    method = build_method("dip", trace, Settings(density=0.4))
+    method = build_method(trace, Settings(method="dip", density=0.4))
     several: list[Any] = list(some_capacities(4)) if scope == "layer" else [0.0, 60.0, 200.5, 1e4]
     plan = plan_for(trace, scope=scope)
     sizes = np.array([[1.0, 2.5], [1.5, 2.0]])
@@ -252,7 +252,10 @@ def test_budgets_of_other_methods_equal_replays_of_each(policy: str, scope: Any)
 @pytest.mark.parametrize("name", ["recorded", "dip"])
 def test_held_sets_are_the_sets(policy: str, name: str) -> None:
     trace = random_trace(seed=8, scored=name == "dip")
-    method = build_method(name, trace, Settings(density=0.4) if name == "dip" else Settings())
+    method = build_method(
+        trace,
+        Settings(density=0.4) if name == "dip" else Settings().model_copy(update={"method": name}),
+    )
     plan = plan_for(trace, prefill="cache", reset="sequence")
     with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
         held = hold(trace, method, plan)
@@ -265,7 +268,7 @@ def test_held_sets_are_the_sets(policy: str, name: str) -> None:
 
 def test_held_sets_keep_their_shares() -> None:
     trace = random_trace(seed=8, scored=True)
-    method = build_method("dip", trace, Settings(density=0.4))
+    method = build_method(trace, Settings(method="dip", density=0.4))
     capacity = np.array([[30, 20]] * 2)
     found = replay(trace, method, BUILTIN["lru"], capacity, held=hold(trace, method))
     expected = replay(trace, method, BUILTIN["lru"], capacity)
@@ -276,4 +279,4 @@ def test_held_sets_keep_their_shares() -> None:
 def test_what_depends_on_the_cache_cannot_be_held() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        hold(trace, build_method("dip-ca", trace, Settings()))
+        hold(trace, build_method(trace, Settings(method="dip-ca")))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from dipsim.errors import MethodError, PolicyError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import Plan, replay, replay_all
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.simulate import simulate
@@ -22,6 +21,7 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
 from naive import replay as naive
 from tools.paths import VALIDATION
+from tools.replays import replay, replay_all
 
 SIGNALS = ("mlp_input", "glu")
 CLOSED = [name for name in BUILTIN if name != "opt"]  # those that have a global scope
@@ -84,7 +84,7 @@ class Example:
             popular = rng.random((case.layers, units)) ** 2
             self.sets[signal] = rng.random((case.tokens, case.layers, units)) < popular
         self.trace = load_trace({**self.sets, "phase": self.decode.astype(np.uint8)})
-        self.method = build_method("recorded", self.trace, Settings())
+        self.method = build_method(self.trace, Settings(method="recorded"))
         # Multiples of a half, so that sums are exact in any order.
         sizes = rng.integers(1, 20, (case.layers, 2)) / (2 if case.halves else 1)
         self.unit_bytes = np.full_like(sizes, sizes[0, 0]) if case.even else sizes
@@ -105,7 +105,7 @@ class Example:
 
     def replay(self, policy: str) -> Traffic:
         case = self.case
-        plan = Plan(
+        plan = Settings(
             admission=case.admission,
             prefill=case.prefill or "stream",
             seed=case.seed,
@@ -194,7 +194,7 @@ def test_one_cache_of_units_of_one_byte_equals_layer_scope(
     policy: str, seed: int, units: int, share: float, admission: Any, sequential: bool
 ) -> None:
     trace = load_trace({"glu": random_sets(seed, tokens=25, units=units)})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
     one_by_one = sequential and not BUILTIN[policy].atomic_only
     given: dict[str, Any] = {"seed": seed, "warmup": 3}
     given["access"] = "sequential" if one_by_one else "atomic"
@@ -202,8 +202,8 @@ def test_one_cache_of_units_of_one_byte_equals_layer_scope(
     if one_by_one and policy in RANKING:
         given["admission"] = "forced"
     held = int(share * units)
-    layer = replay(trace, method, BUILTIN[policy], np.array([[held]]), Plan(**given))
-    plan = Plan(**given, scope="global")
+    layer = replay(trace, method, BUILTIN[policy], np.array([[held]]), Settings(**given))
+    plan = Settings(**given, scope="global")
     one = replay(trace, method, BUILTIN[policy], float(held), plan, unit_bytes=np.ones((1, 1)))
     assert counts(one) == counts(layer)
     assert one.capacity is None
@@ -244,8 +244,8 @@ def test_a_reset_forgets_everything(policy: str, seed: int, capacity: int) -> No
     def run(rows: np.ndarray) -> list[list[int]]:
         given = {name: each[rows] for name, each in sets.items()}
         trace = load_trace({**given, "sequence": sequence[rows]})
-        method = build_method("recorded", trace, Settings())
-        plan = Plan(scope="global", reset="sequence")
+        method = build_method(trace, Settings(method="recorded"))
+        plan = Settings(scope="global", reset="sequence")
         found = replay(trace, method, BUILTIN[policy], float(capacity), plan, unit_bytes=sizes)
         return counts(found)
 
@@ -261,10 +261,10 @@ def test_a_gamma_of_one_chooses_as_dip_does() -> None:
     plain, aware, preferring = (
         replay(
             trace,
-            build_method(name, trace, Settings(density=0.5, gamma=gamma)),
+            build_method(trace, Settings(method=name, density=0.5, gamma=gamma)),
             BUILTIN["lfu"],
             400.0,
-            Plan(scope="global"),
+            Settings(scope="global"),
             unit_bytes=sizes,
         )
         for name, gamma in (("dip", {}), ("dip-ca", {"*": 1.0}), ("dip-ca", {"*": 0.2}))
@@ -280,15 +280,17 @@ def test_a_gamma_of_one_chooses_as_dip_does() -> None:
 
 def test_opt_has_no_global_scope() -> None:
     trace = load_trace({"glu": random_sets(1, tokens=3, units=4)})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
     with pytest.raises(PolicyError, match="with --scope global use belady"):
-        replay(trace, method, BUILTIN["opt"], 2.0, Plan(scope="global"), unit_bytes=np.ones((1, 1)))
+        replay(
+            trace, method, BUILTIN["opt"], 2.0, Settings(scope="global"), unit_bytes=np.ones((1, 1))
+        )
 
 
 def test_a_cached_batch_of_prefill_has_no_global_scope_where_sets_depend_on_the_cache() -> None:
     trace = load_trace({signal: np.ones((2, 1, 4), np.float32) for signal in SIGNALS})
-    method = build_method("dip-ca", trace, Settings())
-    plan = Plan(scope="global", prefill="cache")
+    method = build_method(trace, Settings(method="dip-ca"))
+    plan = Settings(scope="global", prefill="cache")
     with pytest.raises(MethodError, match="use --prefill stream, or --scope layer"):
         replay(trace, method, BUILTIN["lru"], 2.0, plan, unit_bytes=np.ones((1, 2)))
 
@@ -315,10 +317,10 @@ def test_the_hit_rate_a_phone_reported(phone: Trace) -> None:
 
 def replay_phone(phone: Trace, policy: str, budgets: list[float]) -> list[Traffic]:
     """One cache of each budget, in MiB."""
-    method = build_method("recorded", phone, Settings())
+    method = build_method(phone, Settings(method="recorded"))
     sizes = np.array(phone.signals["expert"].declared["unit_bytes"], float)[:, None]
     capacities = [budget * MIB for budget in budgets]
-    plan = Plan(prefill="cache", scope="global")
+    plan = Settings(prefill="cache", scope="global")
     return replay_all(phone, method, BUILTIN[policy], capacities, plan, unit_bytes=sizes)
 
 
@@ -350,7 +352,7 @@ def test_one_layer_and_group_is_the_same_in_bytes(policy: str, size: float) -> N
     rng = np.random.default_rng(3)
     sets = rng.random((80, 1, 64)) < rng.random(64) ** 2
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
     for units in (0, 1, 9, 20, 40, 64):
         layer = replay(trace, method, BUILTIN[policy], np.array([[units]]))
         one = replay(
@@ -358,7 +360,7 @@ def test_one_layer_and_group_is_the_same_in_bytes(policy: str, size: float) -> N
             method,
             BUILTIN[policy],
             units * size + 0.5,
-            Plan(scope="global"),
+            Settings(scope="global"),
             unit_bytes=np.array([[size]]),
         )
         np.testing.assert_array_equal(one.hits, layer.hits)

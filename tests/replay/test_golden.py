@@ -8,10 +8,10 @@ import pytest
 
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import Plan, replay
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 from tools.paths import GOLDEN, shared
+from tools.replays import replay
 
 SETTINGS = tuple(json.loads((GOLDEN / "smollm2-chat.json").read_text()))
 
@@ -32,7 +32,7 @@ def check(trace: Trace, golden: Path, setting: str) -> None:
     density = {group["signal"]: args["density"] for group in expect["groups"]}
     gamma = {} if args["gamma"] is None else {"*": args["gamma"]}
     method = build_method(
-        "dip-ca" if gamma else "dip", trace, Settings(group_density=density, gamma=gamma)
+        trace, Settings(method="dip-ca" if gamma else "dip", group_density=density, gamma=gamma)
     )
     capacity = [int(args["fraction"] * group.units + 1e-9) for group in method.groups]
     traffic = replay(
@@ -40,7 +40,7 @@ def check(trace: Trace, golden: Path, setting: str) -> None:
         method,
         BUILTIN[args["policy"]],
         np.tile(capacity, (trace.layers, 1)),
-        Plan(admission="ranked" if args["ranked"] else None),
+        Settings(admission="ranked" if args["ranked"] else None),
     )
     found = [
         {

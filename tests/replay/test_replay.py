@@ -14,12 +14,12 @@ from dipsim import files
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, Policy
-from dipsim.replay.replay import Plan, replay
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
 from naive import replay as naive
 from tools.policies import PARAMETERS
+from tools.replays import replay
 
 SIGNALS = ("mlp_input", "glu")
 CACHING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
@@ -135,7 +135,7 @@ class Example:
         scored = case.method not in ("dense", "recorded")
         wanted = {signal: self.density[signal] for signal in self.groups if scored}
         self.method = build_method(
-            case.method, self.trace, Settings(group_density=wanted, gamma=self.gamma)
+            self.trace, Settings(method=case.method, group_density=wanted, gamma=self.gamma)
         )
         size = np.array([[self.units[signal] for signal in self.groups]] * case.layers)
         self.capacity = (size * case.share).astype(int) + rng.integers(-2, 3, size.shape)
@@ -143,20 +143,21 @@ class Example:
 
     def replay(self, policy: Policy) -> Traffic:
         case = self.case
-        plan = Plan(
+        plan = Settings(
             admission=case.admission,
             warmup=self.warmup,
             reset=case.reset,
             prefill=case.prefill,
             seed=case.seed,
-            threads=case.threads,
             access=case.access,
         )
         with (
             patch("dipsim.trace.trace._BLOCK_BYTES", case.block_bytes),
             patch("dipsim.replay.active_sets._ROWS_WITHOUT_SIGNAL", 5),
         ):
-            return replay(self.trace, self.method, policy, self.capacity, plan)
+            return replay(
+                self.trace, self.method, policy, self.capacity, plan, threads=case.threads
+            )
 
     def twin(self, policy: str, layer: int, group: int) -> list[naive.Row]:
         case, signal = self.case, self.groups[group]
@@ -321,7 +322,7 @@ def test_threads_and_blocks_change_nothing(policy: str) -> None:
 
 def test_negative_zeros_are_zeros() -> None:
     trace = load_trace({"glu": np.array([[[0.0, -0.0, -0.0, 1.0]]], np.float32)})
-    method = build_method("glu-oracle", trace, Settings(density=0.75))
+    method = build_method(trace, Settings(method="glu-oracle", density=0.75))
     assert replay(trace, method, BUILTIN["lru"], np.array([[4]])).active.item() == 3
 
 
@@ -336,13 +337,21 @@ def random_sets(seed: int, tokens: int = 30, units: int = 70) -> np.ndarray:
     return rng.random((tokens, 2, units)) < rng.random((2, units)) ** 2
 
 
-def hits(sets: np.ndarray, policy: str | Policy, capacity: Any, **plan: Any) -> np.ndarray:
+def hits(
+    sets: np.ndarray,
+    policy: str | Policy,
+    capacity: Any,
+    threads: int | None = None,
+    **options: Any,
+) -> np.ndarray:
     """Hits of every layer, int[layers]; ``capacity`` is one number or one per layer."""
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Settings())
+    method = build_method(trace, Settings(method="recorded"))
     each = np.broadcast_to(capacity, sets.shape[1])[:, None]
     chosen = BUILTIN[policy] if isinstance(policy, str) else policy
-    return replay(trace, method, chosen, each, Plan(**plan)).hits.sum(axis=(0, 2))
+    settings = Settings(**options)
+    traffic = replay(trace, method, chosen, each, settings, threads=threads)
+    return traffic.hits.sum(axis=(0, 2))
 
 
 @given(SEEDS, st.integers(1, 5))
@@ -409,7 +418,7 @@ def test_only_random_depends_on_the_seed(policy: str) -> None:
 def relabelled(request: pytest.FixtureRequest) -> list[Trace]:
     """The sets dip chooses on the shipped trace at a density: as it is, and relabelled 5 times."""
     trace = load_trace("smollm2-chat")
-    method = build_method("dip", trace, Settings(density=request.param))
+    method = build_method(trace, Settings(method="dip", density=request.param))
     with np.load(files.shipped("traces") / "smollm2-chat.npz") as arrays:
         codes = [arrays[group.signal] for group in method.groups]
     rng = np.random.default_rng(0)
@@ -433,7 +442,7 @@ def test_relabelling_units_moves_no_hit_rate(
 ) -> None:
     rates = []
     for trace in relabelled:
-        method = build_method("recorded", trace, Settings())
+        method = build_method(trace, Settings(method="recorded"))
         held = [naive.capacity(fraction, group.units) for group in method.groups]
         traffic = replay(trace, method, BUILTIN[policy], np.array([held] * trace.layers))
         rates.append(traffic.hits.sum(axis=(0, 1)) / traffic.active.sum(axis=(0, 1)))
@@ -550,7 +559,7 @@ def test_a_careless_policy_is_caught(sets: list[list[int]], capacity: int, probl
 @pytest.mark.parametrize("policy", ["belady", "opt"])
 def test_no_future_where_sets_depend_on_the_cache(policy: str) -> None:
     trace = load_trace({signal: np.ones((2, 1, 4), np.float32) for signal in SIGNALS})
-    method = build_method("dip-ca", trace, Settings())
+    method = build_method(trace, Settings(method="dip-ca"))
     with pytest.raises(MethodError, match="no policy-independent optimum"):
         replay(trace, method, BUILTIN[policy], np.ones((1, 2), int))
 

@@ -17,8 +17,10 @@ from dipsim.report import perfetto
 from dipsim.report import run as report
 from dipsim.report.files import MOST_TOKENS, check_timeline
 from dipsim.result import Result
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.run import Run, replay
+from dipsim.simulate import prepare
 from dipsim.timeline.excerpt import Excerpt, excerpt
+from dipsim.timeline.timing import time_traffic
 from tools import one_layer, three_layers
 from tools.cli import Dipsim, done, refused
 
@@ -36,11 +38,12 @@ ENGINES: list[dict[str, Any]] = [
 ]
 
 
-def replayed(**options: Any) -> tuple[Job, Result]:
+def replayed(**options: Any) -> tuple[Run, Result]:
     """A small run of two sequences with prompts."""
     given = {"group_density": {"mlp_input": 0.5, "glu": 0.4}, "cache": "900 B", "policy": "lru"}
-    job = prepare(three_layers.scores(1, 16), three_layers.DEVICE, **{**given, **options})
-    return job, run_all([job])[0]
+    run = prepare(three_layers.scores(1, 16), three_layers.DEVICE, **{**given, **options})
+    traffic = replay(run)
+    return run, Result(run, traffic, time_traffic(run, traffic))
 
 
 def seconds(result: Result) -> np.ndarray:
@@ -53,8 +56,8 @@ def seconds(result: Result) -> np.ndarray:
 @pytest.mark.parametrize("options", ENGINES, ids=str)
 def test_a_timeline_is_the_beginning_of_the_run(options: dict[str, Any]) -> None:
     """Tokens take as long as in the run, and what was busy moved the bytes they needed."""
-    job, result = replayed(**options)
-    shown = excerpt(job, result.traffic, 4)
+    run, result = replayed(**options)
+    shown = excerpt(run, result.traffic, 4)
     rows = np.flatnonzero(result.traffic.measured)
     assert shown.rows.tolist() == rows[:5].tolist()
     assert shown.begins[1:] == pytest.approx(seconds(result)[:4], rel=1e-9)
@@ -74,8 +77,8 @@ def test_a_timeline_is_the_beginning_of_the_run(options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("options", ENGINES, ids=str)
 def test_more_tokens_begin_with_the_same_bars(options: dict[str, Any]) -> None:
-    job, result = replayed(**options)
-    short, long = (excerpt(job, result.traffic, tokens) for tokens in (2, 6))
+    run, result = replayed(**options)
+    short, long = (excerpt(run, result.traffic, tokens) for tokens in (2, 6))
     end = short.begins[-1]
     assert [at for at in short.spans if at.end <= end] == [at for at in long.spans if at.end <= end]
     assert any(at.token == 2 for at in short.spans) == ("prefetch" in options)
@@ -90,8 +93,8 @@ def test_a_timeline_by_hand() -> None:
     # misses one of them: 1.2 s of flash. They read KV of one and two positions, .16 s each.
     profile = one_layer.device(sync="0.5 s")
     options: dict[str, Any] = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
-    job = prepare(one_layer.trace(one_layer.SETS), profile, **options, warmup=1)
-    shown = excerpt(job, run_all([job])[0].traffic, 5)
+    run = prepare(one_layer.trace(one_layer.SETS), profile, **options, warmup=1)
+    shown = excerpt(run, replay(run), 5)
     bars = [
         (at["name"], at["cat"], at["tid"], at["ts"] / 1e6, at["dur"] / 1e6, at["args"]["token"])
         for at in complete(shown)
@@ -130,8 +133,8 @@ def counted(events: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
 
 @pytest.mark.parametrize("options", ENGINES, ids=str)
 def test_the_format(options: dict[str, Any]) -> None:
-    job, result = replayed(**options)
-    shown = excerpt(job, result.traffic, 4)
+    run, result = replayed(**options)
+    shown = excerpt(run, result.traffic, 4)
     events = list(perfetto.events(shown, "title"))
     assert json.loads(json.dumps(events, allow_nan=False)) == events
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
@@ -162,8 +165,8 @@ def test_the_format(options: dict[str, Any]) -> None:
 
 
 def test_nobody_draws_more_than_there_is() -> None:
-    job, result = replayed(overrides=["dram.background=900 B/s"])
-    shown = excerpt(job, result.traffic, 4)
+    run, result = replayed(overrides=["dram.background=900 B/s"])
+    shown = excerpt(run, result.traffic, 4)
     drawn = [e["args"] for e in perfetto.events(shown, "") if e["ph"] == "C"]
     together = [(at["flash DMA"], at["weights and KV"]) for at in drawn if min(at.values()) == 0]
     both = [(flash, used) for flash, used in together if flash and used]
@@ -233,8 +236,8 @@ def test_the_most_tokens_are_allowed(tmp_path: Path) -> None:
 
 
 def test_a_timeline_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, result = replayed()
-    shown = excerpt(job, result.traffic, 2)
+    run, result = replayed()
+    shown = excerpt(run, result.traffic, 2)
     events = list(perfetto.events(shown, ""))
 
     def full(*_: object) -> Iterator[dict[str, Any]]:

@@ -8,10 +8,11 @@ import numpy as np
 from dipsim.kernels import Requests
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import Traffic, replay
+from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import load_trace
 from naive import replay as naive
+from tools.replays import replay
 
 
 class Device(NamedTuple):
@@ -48,8 +49,8 @@ def table(device: Device) -> Requests:
 def cost(sets: np.ndarray, requests: Requests) -> Traffic:
     """Replay recorded sets bool[tokens, 1, units] without a cache: every active unit is missed."""
     trace = load_trace({"glu": sets})
-    method = build_method("recorded", trace, Settings())
-    return replay(trace, method, BUILTIN["none"], np.zeros((1, 1), int), requests=[[requests]])
+    method = build_method(trace, Settings(method="recorded"))
+    return replay(trace, method, BUILTIN["none"], np.zeros((1, 1), int), costs=[[requests]])
 
 
 def random_device(rng: np.random.Generator, *, measured: bool, align: float) -> Device:

@@ -13,12 +13,12 @@ from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import replay
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.trace import shard_name
 from dipsim.trace.writer import TraceWriter
 from tools.cli import lines_of, program
+from tools.replays import replay
 
 TOKENS, LAYERS, UNITS = 29, 4, 40
 RNG = np.random.default_rng(2)

@@ -15,12 +15,12 @@ from dipsim.errors import TraceError
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
-from dipsim.replay.replay import replay
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synthesize
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats
 from tools.paths import LONG_CHAT
+from tools.replays import replay
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
