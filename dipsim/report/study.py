@@ -39,7 +39,7 @@ class Wording(NamedTuple):
 
 WORDING = {
     "tokens_per_second": Wording("tok/s", "tokens per second"),
-    "hit_rate": Wording("hits", "active bytes results in DRAM", "%", 100),
+    "hit_rate": Wording("hits", "active bytes found in DRAM", "%", 100),
     "flash_bytes_per_token": Wording("flash", "flash per token", "B"),
     "flash_reads_per_token": Wording("reads", "flash reads per token"),
     "flash_ms_per_token": Wording("flash ms", "flash time per token", "ms"),
