@@ -20,8 +20,7 @@ from dipsim.disk.direct_io import PAGE, DirectFile, Readers, made_file, open_fil
 from dipsim.disk.fit import Calibrated, Measured, calibrated
 from dipsim.errors import DipsimError, printable
 from dipsim.flash.cost import FlashCost, InOrder
-from dipsim.hardware import Flash, Profile
-from dipsim.hardware import Source as Origin
+from dipsim.hardware import Flash, Profile, Source
 from dipsim.kernels import Requests
 from dipsim.model import Model, load_model
 from dipsim.replay.traffic import Traffic
@@ -230,7 +229,7 @@ def _with_flash(device: Profile, disk: Calibrated, origin: str) -> Profile:
     """Return the device with the disk as its flash."""
     section = disk.section(origin)
     sources = {key: value for key, value in device.sources.items() if not key.startswith("flash")}
-    sources |= {key: Origin.model_validate(value) for key, value in section["sources"].items()}
+    sources |= {key: Source.model_validate(value) for key, value in section["sources"].items()}
     flash = Flash.model_validate(section["flash"])
     return device.model_copy(update={"flash": flash, "sources": sources})
 
