@@ -20,8 +20,7 @@ from dipsim.disk.direct_io import PAGE, DirectFile, Readers, made_file, open_fil
 from dipsim.disk.fit import Calibrated, Measured, calibrated
 from dipsim.errors import DipsimError, printable
 from dipsim.flash.cost import FlashCost, InOrder
-from dipsim.hardware import Flash, Profile
-from dipsim.hardware import Source as Origin
+from dipsim.hardware import Flash, Profile, Source
 from dipsim.kernels import Requests
 from dipsim.model import Model, load_model
 from dipsim.replay.traffic import Traffic
@@ -230,7 +229,7 @@ def _with_flash(device: Profile, disk: Calibrated, origin: str) -> Profile:
     """Return the device with the disk as its flash."""
     section = disk.section(origin)
     sources = {key: value for key, value in device.sources.items() if not key.startswith("flash")}
-    sources |= {key: Origin.model_validate(value) for key, value in section["sources"].items()}
+    sources |= {key: Source.model_validate(value) for key, value in section["sources"].items()}
     flash = Flash.model_validate(section["flash"])
     return device.model_copy(update={"flash": flash, "sources": sources})
 
@@ -285,18 +284,9 @@ def replay_io(
     Raises:
         DipsimError: too few tokens or misses, or a file that is too small for a group.
     """
-    settings = run.settings
-    if settings.layout == "permuted" or settings.io != "direct" or settings.prefetch is not None:
-        raise DipsimError(
-            "validate --replay reads each miss when it is needed, directly, units in the order of "
-            "their ids: drop layout permuted, io and prefetch"
-        )
+    _check_direct(run)
     traffic = replay(run, keep_missed=True)
-    rows = np.flatnonzero(traffic.measured)
-    if len(rows) < LEAST_TOKENS:
-        raise DipsimError(f"{len(rows)} tokens to measure: give at least {LEAST_TOKENS}")
-    if not traffic.flash_seconds[rows].sum(axis=(1, 2)).all():
-        raise DipsimError("some tokens miss nothing, so there is nothing to time: give less cache")
+    rows = _timed_rows(traffic)
     places = layout(run, file.size, model or run.model)
     lanes = run.device.flash.lanes
     spent, read, paces = [], [], []
@@ -304,8 +294,8 @@ def replay_io(
     with Readers(file, lanes, _LARGEST_READ) as readers:
         for row in rows:
             batches = [
-                list(_reads(runs, apart, size, base, file.size))
-                for runs, (base, apart, size) in _batches(run, traffic, int(row), places)
+                list(_reads(runs, place, file.size))
+                for runs, place in _batches(run, traffic, int(row), places)
             ]
             if not file.direct:
                 file.forget()
@@ -331,6 +321,26 @@ def replay_io(
         reads=traffic.reads[rows].sum(axis=(1, 2)),
         pace=(pace[:-1] + pace[1:]) / 2,
     )
+
+
+def _check_direct(run: Run) -> None:
+    """Refuse a run whose reads are not those of single misses, in the order of their ids."""
+    settings = run.settings
+    if settings.layout == "permuted" or settings.io != "direct" or settings.prefetch is not None:
+        raise DipsimError(
+            "validate --replay reads each miss when it is needed, directly, units in the order of "
+            "their ids: drop layout permuted, io and prefetch"
+        )
+
+
+def _timed_rows(traffic: Traffic) -> NDArray[np.int64]:
+    """Return the rows of the measured tokens, each of which must miss something."""
+    rows = np.flatnonzero(traffic.measured)
+    if len(rows) < LEAST_TOKENS:
+        raise DipsimError(f"{len(rows)} tokens to measure: give at least {LEAST_TOKENS}")
+    if not traffic.flash_seconds[rows].sum(axis=(1, 2)).all():
+        raise DipsimError("some tokens miss nothing, so there is nothing to time: give less cache")
+    return rows
 
 
 class Probe:
@@ -396,10 +406,9 @@ def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Pl
     return places
 
 
-def _reads(
-    runs: Runs, apart: float, size: float, base: int, room: int
-) -> Iterator[tuple[int, int]]:
+def _reads(runs: Runs, place: Place, room: int) -> Iterator[tuple[int, int]]:
     """Yield (offset, size) of each run, in bytes of whole pages; a long run comes in parts."""
+    base, apart, size = place
     for first, units in runs:
         begin = int(base + first * apart) // PAGE * PAGE
         last = base + (first + units - 1) * apart + size

@@ -332,16 +332,7 @@ def _assemble(
     meta = _read_meta(name, members)
     if inherited is not None and "meta" not in members:
         meta = dict(inherited)
-    declared = meta.get("signals", {})
-    if not isinstance(declared, dict) or not all(isinstance(v, dict) for v in declared.values()):
-        raise TraceError(f"{name}: meta.signals must map a signal's name to its properties")
-    present = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
-    for signal in declared:
-        if signal not in present:
-            raise TraceError(
-                f"{name}: meta.signals names {brief(signal)!r}, which is no array here"
-            )
-    signals = {key: open_signal(name, key, members, declared.get(key, {})) for key in present}
+    signals = _open_signals(name, members, meta.get("signals", {}))
     for key, opened in signals.items():
         if opened.encoding == "float64":
             warnings.append(f"{name}: signal {key} is float64; rounded to float32")
@@ -384,6 +375,19 @@ def _assemble(
         warnings=tuple(warnings),
         recorded_layers=layers,
     )
+
+
+def _open_signals(name: str, members: Mapping[str, Member], declared: Any) -> dict[str, Signal]:
+    """Open all signals of a file; ``declared`` is its ``meta.signals``."""
+    if not isinstance(declared, dict) or not all(isinstance(v, dict) for v in declared.values()):
+        raise TraceError(f"{name}: meta.signals must map a signal's name to its properties")
+    present = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
+    for signal in declared:
+        if signal not in present:
+            raise TraceError(
+                f"{name}: meta.signals names {brief(signal)!r}, which is no array here"
+            )
+    return {key: open_signal(name, key, members, declared.get(key, {})) for key in present}
 
 
 def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:

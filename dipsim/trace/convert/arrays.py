@@ -75,16 +75,7 @@ def import_arrays(
     path = Path(source)
     arrays = open_arrays(path)
     chosen = dict(names or {key: key for key in (*SIGNALS, *_MARKS) if key in arrays})
-    stacks = [_stack(path, arrays, key, name) for key, name in chosen.items() if key not in _MARKS]
-    if not stacks:
-        listed = brief(", ".join(arrays), 200)
-        raise TraceError(
-            f"{path}: no array is named like a signal (has {listed}): say which is which, "
-            f"e.g. --map glu={brief(next(iter(arrays), 'NAME'))}"
-        )
-    tokens = {stack.signal: stack.tokens for stack in stacks}
-    if len(set(tokens.values())) > 1:
-        raise TraceError(f"{path}: signals disagree on tokens: {tokens}")
+    stacks = _stacks(path, arrays, chosen)
     count = stacks[0].tokens
     marks = {
         key: _mark(path, arrays, key, name, count) for key, name in chosen.items() if key in _MARKS
@@ -106,6 +97,21 @@ def import_arrays(
             if progress is not None:
                 progress(start, count)
     return [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
+
+
+def _stacks(path: Path, arrays: Mapping[str, Member], chosen: Mapping[str, str]) -> list[_Stack]:
+    """Return the arrays of every chosen signal; all have the same number of tokens."""
+    stacks = [_stack(path, arrays, key, name) for key, name in chosen.items() if key not in _MARKS]
+    if not stacks:
+        listed = brief(", ".join(arrays), 200)
+        raise TraceError(
+            f"{path}: no array is named like a signal (has {listed}): say which is which, "
+            f"e.g. --map glu={brief(next(iter(arrays), 'NAME'))}"
+        )
+    tokens = {stack.signal: stack.tokens for stack in stacks}
+    if len(set(tokens.values())) > 1:
+        raise TraceError(f"{path}: signals disagree on tokens: {tokens}")
+    return stacks
 
 
 def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> _Stack:
