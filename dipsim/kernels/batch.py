@@ -1,4 +1,4 @@
-"""What every replay loop does around its policy: gather a batch, book its uses, write its counts.
+"""Steps of every replay loop around its policy: gather a batch, book its uses, write its counts.
 
 Functions read the fields of a cache once, before they loop: in loops of policies that allocate,
 numba counts a reference whenever a field that is an array is read.
@@ -10,7 +10,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from dipsim.kernels.bits import lowest_bit, ones, stamp
-from dipsim.kernels.cache import ACTIVE, HITS, KEPT
+from dipsim.kernels.cache import ACTIVE, BATCHES, HITS, KEPT
 
 inlined = register_jitable(forceinline=True)
 
@@ -29,13 +29,20 @@ def reset(cache: Any, parts: Any) -> None:
         cache.pending[w] = 0
     for i in range(cache.state.shape[0]):
         cache.state[i] = cache.fresh[i]
-    choosing = cache.choosing
     for u in range(cache.last.shape[0]):
         cache.last[u] = -1
         cache.evictable[u] = (cache.resident[0, u >> 6] >> np.uint64(u & 63)) & np.uint64(1)
+    _forget(cache.choosing)
+
+
+@register_jitable
+def _forget(choosing: Any) -> None:
+    """Empty the memory of a rule; numba leaves the body out where there is none."""
+    if choosing is None:
+        return
+    for u in range(choosing.uses.shape[0]):
         choosing.uses[u] = 0
-    for p in range(choosing.batches.shape[0]):
-        choosing.batches[p] = 0
+    for p in range(choosing.memory.shape[0]):
         for i in range(choosing.memory.shape[1]):
             choosing.memory[p, i] = 0
 
@@ -129,7 +136,18 @@ def note_misses(block: Any, cache: Any, parts: Any, c: int, r: int, p: int) -> i
 @register_jitable
 def close(cache: Any, parts: Any, p: int) -> None:
     """Start a new batch."""
-    pending, choosing = cache.pending, cache.choosing
+    pending = cache.pending
+    _remember(cache.choosing, pending, parts, p)
+    for w in range(parts.word[p], parts.word[p + 1]):
+        pending[w] = 0
+
+
+@register_jitable
+def _remember(choosing: Any, pending: Any, parts: Any, p: int) -> None:
+    """Count a batch, and its units where the rule goes by them."""
+    if choosing is None:
+        return
+    choosing.memory[p, BATCHES] += 1
     if parts.counted[p]:
         uses = choosing.uses
         for w in range(parts.word[p], parts.word[p + 1]):
@@ -137,9 +155,6 @@ def close(cache: Any, parts: Any, p: int) -> None:
             while word:
                 uses[w * 64 + lowest_bit(word)] += 1
                 word &= word - np.uint64(1)
-    choosing.batches[p] += 1
-    for w in range(parts.word[p], parts.word[p + 1]):
-        pending[w] = 0
 
 
 @register_jitable

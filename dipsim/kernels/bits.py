@@ -13,7 +13,7 @@ from numba.core import config
 from numba.extending import intrinsic, register_jitable
 
 SKIP, JOIN, COMMIT, DECODE = 0, 1, 2, 3
-"""What a row does: nothing; add its mask to a batch that goes on; end a batch of prefill; be a
+"""Actions of a row: do nothing; add its mask to a batch that goes on; end a batch of prefill; be a
 batch of its own."""
 NO_NEXT = 2**62
 """The next use of a unit that is never used again."""
@@ -23,13 +23,13 @@ AT_ONCE = 8
 
 @register_jitable
 def stamp(token: int, parts_count: int, p: int) -> int:
-    """The number of a part's batch at a token: the clock that policies are shown."""
+    """Return the number of a part's batch at a token: the clock that policies are shown."""
     return token if token == NO_NEXT else token * parts_count + p
 
 
 @intrinsic
 def lowest_bit(typing: Any, word: Any) -> Any:
-    """Position of the lowest bit of a word; of no use when the word is 0."""
+    """Return the position of the lowest bit of a word; undefined when the word is 0."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
@@ -39,7 +39,7 @@ def lowest_bit(typing: Any, word: Any) -> Any:
 
 @intrinsic
 def ones(typing: Any, word: Any) -> Any:
-    """How many bits of a word are set."""
+    """Count the bits of a word that are set."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ctpop(args[0])
@@ -49,7 +49,7 @@ def ones(typing: Any, word: Any) -> Any:
 
 @register_jitable
 def without_lowest(word: Any) -> Any:
-    """A word without its lowest bit; 0 stays 0."""
+    """Return a word without its lowest bit; 0 stays 0."""
     return word & (word - np.uint64(1))
 
 
@@ -67,13 +67,13 @@ if config.DISABLE_JIT:  # coverage and bounds runs execute the kernels as plain 
 
 @register_jitable
 def holds(words: Any, unit: int) -> bool:
-    """Whether a set holds a unit."""
+    """Tell whether a set holds a unit."""
     return (words[unit >> 6] >> np.uint64(unit & 63)) & np.uint64(1) != 0
 
 
 @register_jitable
 def bit(unit: int) -> Any:
-    """The word in which only this unit's bit is set."""
+    """Return the word in which only this unit's bit is set."""
     return np.uint64(1) << np.uint64(unit & 63)
 
 
@@ -95,7 +95,7 @@ def list_units(word: Any, base: int, into: Any, count: int) -> int:
 
 @njit(cache=True, nogil=True)
 def count_members(sets, layer):
-    """int64[n]: how many units every row of one layer holds."""
+    """Return how many units every row of one layer holds, int64[n]."""
     sizes = np.zeros(sets.shape[0], np.int64)
     for r in range(sets.shape[0]):
         for w in range(sets.shape[2]):
@@ -105,7 +105,7 @@ def count_members(sets, layer):
 
 @njit(cache=True, nogil=True)
 def count_uses(sets, layer, actions, uses):
-    """Add to ``uses`` (int64[units]) how often every unit is active in the committed rows."""
+    """Add to ``uses`` (int64[units]) the number of committed rows that each unit is active in."""
     for r in range(sets.shape[0]):
         if actions[r] >= COMMIT:
             for w in range(sets.shape[2]):
@@ -120,8 +120,8 @@ def next_uses(sets, layer, actions, resets, first, after, sizes):
     """Walk a block backwards and note the next use of every active unit.
 
     Args:
-        after : int64[units], the next use behind the block; updated to that before the block.
-        sizes : int64[n] from `count_members`.
+        after: int64[units], the next use behind the block; updated to that before the block.
+        sizes: int64[n] from `count_members`.
 
     Returns:
         int64[active]: for every committed row, in order, the next use of each unit, ascending.

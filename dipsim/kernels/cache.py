@@ -1,4 +1,4 @@
-"""What a cache is between two blocks of tokens, and what a block brings to it and takes away.
+"""The state of a cache between two blocks of tokens, and the input and output of a block.
 
 A cache serves one or more *parts*, each the units of one (layer, group). In layer scope it has one
 part and counts in units; in global scope it has all of them and counts in bytes. The units of a
@@ -16,13 +16,15 @@ from dipsim.kernels.eviction import BINS, LANES
 from dipsim.kernels.topk import CODES, COUNTERS
 
 FORCED, RANKED, NEVER = 0, 1, 2
-"""How misses are admitted: the first that fit, whatever the policy ranks; the best of residents
-and misses; none."""
+"""Admission of misses: the first that fit, whatever their rank; the best of residents and misses;
+none."""
 ACTIVE, HITS, KEPT = 0, 1, 2
 """Columns of the counts."""
 FAULT, VICTIM, DRAWS, SEED = 0, 1, 2, 3
-"""Slots of `Cache.numbers`: 1 when the policy broke the contract, 2 when it did in `expel`; the
-unit it named; whether the misses that are kept when not all fit are drawn; the seed."""
+"""Slots of `Cache.numbers`: 1 when `evict` named a unit that may not leave, 2 when `expel` did;
+that unit; whether the misses that are kept when not all fit are drawn; the seed."""
+BATCHES = 2
+"""Column of `Choosing.memory`: batches since the cache was emptied."""
 SLACK = 1e-6
 """Less than any size: sums of sizes are exact, since sizes are multiples of 2**-10 bytes."""
 _FIRST_THRESHOLD = 0x3F800000  # 1.0 as float32
@@ -44,22 +46,19 @@ class Parts(NamedTuple):
     numbers: NDArray[np.float64]
     """[parts, n] the rule by which it chooses, as numbers that only the rule reads."""
     counted: NDArray[np.bool_]
-    """Whether the rule wants to know how many batches used each unit."""
+    """True where the rule wants to know how many batches used each unit."""
 
 
 class Choosing(NamedTuple):
-    """What choosing by a rule remembers from token to token, and its scratch space."""
+    """Memory of a rule that chooses masks, from token to token, and its scratch space."""
 
     threshold: NDArray[np.int64]  # [parts] where the last selection cut
-    memory: NDArray[np.float64]  # [parts, 2] the rule's own
-    batches: NDArray[np.int64]  # [parts] batches since the cache was emptied
+    memory: NDArray[np.float64]  # [parts, 3] two of the rule's own, and batches so far
     uses: NDArray[np.int64]  # [ids] batches that used a unit, in parts that are `counted`
-    keys: NDArray[np.float32]  # [ids] scratch, as all below
-    order: NDArray[np.float32]  # [ids]
+    keys: NDArray[np.float32]  # [2, ids] scratch, as all below
     wide: NDArray[np.float64]  # [ids]
     tied: NDArray[np.int64]  # [ids]
-    fixed: NDArray[np.uint64]  # [words]
-    candidates: NDArray[np.uint64]  # [2, words]
+    sets: NDArray[np.uint64]  # [3, words]
     tables: NDArray[np.float32]  # [3, CODES]
     counters: NDArray[np.int64]  # [COUNTERS]
 
@@ -81,7 +80,7 @@ class Cache(NamedTuple):
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
-    choosing: Choosing
+    choosing: Choosing | None  # None where masks are given
     lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch, as all below
     ends: NDArray[np.int64]  # [BINS]
     spare: NDArray[np.int64]  # [ids]
@@ -141,15 +140,12 @@ def new_choosing(words: int, parts: int = 1) -> Choosing:
     ids = 64 * words
     return Choosing(
         threshold=np.full(parts, _FIRST_THRESHOLD, np.int64),
-        memory=np.zeros((parts, 2)),
-        batches=np.zeros(parts, np.int64),
+        memory=np.zeros((parts, 3)),
         uses=np.zeros(ids, np.int64),
-        keys=np.empty(ids, np.float32),
-        order=np.empty(ids, np.float32),
+        keys=np.empty((2, ids), np.float32),
         wide=np.empty(ids),
         tied=np.empty(ids, np.int64),
-        fixed=np.empty(words, np.uint64),
-        candidates=np.empty((2, words), np.uint64),
+        sets=np.empty((3, words), np.uint64),
         tables=np.empty((3, CODES), np.float32),
         counters=np.empty(COUNTERS, np.int64),
     )
@@ -179,7 +175,7 @@ def new_cache(
         fresh=fresh,
         preload=preload,
         evictable=np.zeros(ids, np.bool_),
-        choosing=new_choosing(words, count),
+        choosing=new_choosing(words, count) if parts.numbers.size else None,
         lists=np.empty((3, ids + AT_ONCE), np.int64),
         ends=np.empty(BINS, np.int64),
         spare=np.empty(ids, np.int64),

@@ -7,12 +7,12 @@ from dipsim.kernels.bits import ones
 from dipsim.kernels.fingerprint import fingerprint
 
 WINDOW = 64
-"""Equally popular units that are looked at for the next one: bounds the time."""
+"""Equally popular units among which the next one is sought; bounds the time."""
 
 
 def _chain(fingerprint):
     def chain(tokens_of, popular):
-        """Units in chain order, int64[units].
+        """Return the units in chain order, int64[units].
 
         Popular units come first. Of the first `WINDOW` units left that are equally popular, the
         next one is that whose tokens have most in common with those of the last unit.

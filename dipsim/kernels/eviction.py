@@ -1,4 +1,4 @@
-"""Choosing who leaves: the n lowest of many by (rank, last use, unit)."""
+"""Choice of the units that leave: the n lowest of many by (rank, last use, unit)."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def _float_bits(typing: Any, number: Any) -> Any:
 
 
 def order(rank: Any) -> int:
-    """An int64 that sorts like ``rank``; the compiled form is `_order_compiled`."""
+    """Return an int64 that sorts like ``rank``; the compiled form is `_order_compiled`."""
     if isinstance(rank, float | np.floating):
         bits = int(np.float64(rank + 0.0).view(np.int64))
         return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
@@ -48,7 +48,8 @@ def _order_compiled(rank: Any) -> Any:
 
 @register_jitable
 def spread(low, high):
-    """(shift, bins): keys from ``low`` to ``high``, less ``low`` and shifted, fill so many bins."""
+    """Return (shift, bins): keys from ``low`` to ``high``, less ``low`` and shifted right, fill so
+    many bins."""
     span, shift = np.uint64(high) - np.uint64(low), np.uint64(0)
     while (span >> shift) >= np.uint64(BINS):
         shift += np.uint64(1)
@@ -57,15 +58,15 @@ def spread(low, high):
 
 @register_jitable
 def find_cut(histogram, n):
-    """(cut, below): the bin in which the n-th lowest lies, and how many lie in lower ones."""
+    """Return (cut, below): the bin of the n-th lowest, and how many lie in lower bins."""
     cut, below = 0, 0
     while True:
-        here = 0
+        inside = 0
         for lane in range(LANES):
-            here += histogram[LANES * cut + lane]
-        if below + here >= n:
+            inside += histogram[LANES * cut + lane]
+        if below + inside >= n:
             return cut, below
-        below += here
+        below += inside
         cut += 1
 
 
@@ -78,7 +79,8 @@ def lowest(n, count, units, keys, last, rest, histogram):
     with the last use as key, and what still ties goes by id.
 
     Args:
-        keys: int64[count], overwritten; rest: int64[count] scratch.
+        units: int64[count], reordered.
+        keys: int64[count], overwritten; last: int64[ids]; rest: int64[count] scratch.
         histogram: int64[BINS * LANES] scratch.
     """
     undecided, taken, by_last = units, 0, False
@@ -98,19 +100,19 @@ def lowest(n, count, units, keys, last, rest, histogram):
         for i in range(bins * LANES):
             histogram[i] = 0
         for i in range(count):
-            where = np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)
-            histogram[LANES * where + i % LANES] += 1
+            bin_of = np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)
+            histogram[LANES * bin_of + i % LANES] += 1
         cut, _ = find_cut(histogram, n - taken)
         left = 0
         for i in range(count):
             # Write first and keep by counting up: a branch would be mispredicted half the time.
             unit, key = undecided[i], keys[i]
-            where = np.int64((np.uint64(key) - np.uint64(low)) >> shift)
+            bin_of = np.int64((np.uint64(key) - np.uint64(low)) >> shift)
             units[taken] = unit
-            taken += np.int64(where < cut)
+            taken += np.int64(bin_of < cut)
             rest[left] = unit
             keys[left] = key
-            left += np.int64(where == cut)
+            left += np.int64(bin_of == cut)
         undecided, count = rest, left
     for i in range(n - taken):
         units[taken + i] = undecided[i]

@@ -12,7 +12,7 @@ from dipsim.kernels.fingerprint import fingerprint
 
 
 class Regions(NamedTuple):
-    """Where the units of each part (layer and group) lie; parts in the order they are used."""
+    """Pages of the units of each part (layer and group); parts in the order they are used."""
 
     word: NDArray[np.int64]  # [parts + 1] first word of each part in a row of sets
     first: NDArray[np.int64]  # [parts] its first page
@@ -52,7 +52,7 @@ def touch(cache, first, last, batch):
     """Use pages ``first`` to ``last``, in order.
 
     Returns:
-        How many had to be read, now; and whether any was not there before the batch.
+        The number of pages read now; and whether any was absent before the batch.
     """
     newer, older, held = cache.newer, cache.older, cache.held
     anchor = newer.shape[0] - 1
@@ -82,7 +82,7 @@ def touch(cache, first, last, batch):
 
 @njit(cache=True, nogil=True)
 def touch_static(cache, regions, p):
-    """Use the static pages before part ``p``; returns how many had to be read."""
+    """Use the static pages before part ``p``; returns the number of pages read."""
     first = regions.static_first[p]
     faults, _ = touch(cache, first, first + regions.static_pages[p] - 1, -1)
     return faults
@@ -90,11 +90,11 @@ def touch_static(cache, regions, p):
 
 @register_jitable
 def use_part(cache, regions, p, row, batch, unread):
-    """Use the pages of one part's units; returns how many had to be read.
+    """Use the pages of one part's units; returns the number of pages read.
 
     Args:
         row: uint64[words], the sets of a token.
-        unread: uint64[words] out, as of `use_pages`.
+        unread: uint64[words] out, units of which a page was absent before the batch.
     """
     first, start, stop = regions.first[p], regions.word[p], regions.word[p + 1]
     if regions.whole[p]:
@@ -109,9 +109,9 @@ def use_part(cache, regions, p, row, batch, unread):
         word = row[w]
         while word:
             unit = w * 64 + lowest_bit(word)
-            at = regions.place[unit] * regions.stride[p]
-            begin = np.int64(np.floor(at + _SLACK))
-            end = np.int64(np.ceil(at + regions.size[p] - _SLACK)) - 1
+            start_of_unit = regions.place[unit] * regions.stride[p]
+            begin = np.int64(np.floor(start_of_unit + _SLACK))
+            end = np.int64(np.ceil(start_of_unit + regions.size[p] - _SLACK)) - 1
             read, absent = touch(cache, first + begin, first + max(begin, end), batch)
             faults += read
             if absent:
@@ -130,7 +130,7 @@ def _use_pages(fingerprint):
             sets: uint64[tokens, words], the units whose pages are used.
             actions: uint8[tokens]; rows that commit no batch use nothing.
             resets: bool[tokens], whether the cache is emptied before a row.
-            unread: uint64[tokens, words] out, the units of which a page was not there before
+            unread: uint64[tokens, words] out, the units of which a page was absent before
                 their batch.
             faults: int64[tokens, parts + 1] out, pages read for each part, the static ones before
                 it included; last those at the end.

@@ -90,10 +90,10 @@ def _admit(cache, parts, c, p, t, kept, missed):
     for w in range(parts.word[p], parts.word[p + 1]):
         word = pending[w] & ~resident[c, w]
         if kept < missed:
-            here = ones(word)
-            word = word if here <= kept else first_units(word, kept)
-            kept -= here
-            missed -= here
+            absent = ones(word)
+            word = word if absent <= kept else first_units(word, kept)
+            kept -= absent
+            missed -= absent
         resident[c, w] |= word
         if kept <= 0:
             break
@@ -224,14 +224,14 @@ def _sort(cache, parts, p, t, admission, rank):
         for lane in range(LANES):
             n = lane * stretch + i
             if n < count:
-                where = np.int64((np.uint64(keys[n]) - np.uint64(low)) >> shift)
-                keys[n] = LANES * where + lane
+                bin_of = np.int64((np.uint64(keys[n]) - np.uint64(low)) >> shift)
+                keys[n] = LANES * bin_of + lane
                 histogram[keys[n]] += 1
     place = 0
     for i in range(bins * LANES):
-        here = histogram[i]
+        inside = histogram[i]
         histogram[i] = place
-        place += here
+        place += inside
     for i in range(stretch):
         for lane in range(LANES):
             n = lane * stretch + i

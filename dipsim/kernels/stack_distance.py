@@ -8,18 +8,20 @@ from dipsim.kernels.fingerprint import fingerprint
 
 
 def _stack_distances(fingerprint):
-    def stack_distances(sets, layer, actions, resets, measured, pending, order, filled, found):
+    def stack_distances(sets, layer, actions, resets, measured, pending, order, filled, hits):
         """Count how deep in the recency stack the units of each batch lie before it.
 
         A cache of C units, C at least every batch, holds the C units used last, so it hits the
         units at a depth below C. The units of a batch enter the stack ascending.
 
         Args:
+            sets, layer: uint64[n, layers, words], of which one layer is looked at.
+            actions: uint8[n] SKIP, JOIN, COMMIT or DECODE; resets: bool[n].
             measured: bool[n] rows that count.
             pending: uint64[words] masks of the batch so far; updated.
             order: int64[units + AT_ONCE] units from the longest unused to the last used; updated.
-            filled: how many of them there are.
-            found: int64[units] out, += how many hits lay at each depth (0: used last).
+            filled: number of units in ``order``.
+            hits: int64[units], the hits at each depth (0: used last); added to.
 
         Returns:
             ``filled`` after the block.
@@ -40,7 +42,7 @@ def _stack_distances(fingerprint):
             for i in range(filled):
                 unit = order[i]
                 active = np.int64((pending[unit >> 6] >> np.uint64(unit & 63)) & np.uint64(1))
-                found[filled - 1 - i] += active & count
+                hits[filled - 1 - i] += active & count
                 order[kept] = unit
                 kept += 1 - active
             for w in range(words):

@@ -149,7 +149,7 @@ def select_of(scores, k, sets, choosing, shares):
         choosing: a `Choosing`, scratch.
         shares: out float32[n, layers, 2], as of `kept_shares`.
     """
-    threshold, scratch, tied = choosing.threshold, choosing.keys, choosing.tied
+    threshold, scratch, tied = choosing.threshold, choosing.keys[0], choosing.tied
     for r in range(scores.shape[0]):
         for layer in range(scores.shape[1]):
             row, words = scores[r, layer], sets[r, layer]

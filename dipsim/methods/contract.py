@@ -1,4 +1,4 @@
-"""What a method is: its groups of units, the signal that chooses them, and what stays dense."""
+"""Methods and their groups: the units a signal chooses among, and the matrices that stay dense."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one layer that share one cache partition and one mask.
+    """A group of units of one layer that share one cache partition and one mask.
 
     ``choice``: every unit; the trace's recorded ``sets``; the ``density`` best scores (top-k); the
     scores above the ``thresholds`` of the layers; or the best of scores blurred by ``noise``, as a
@@ -44,36 +44,37 @@ class Group:
     choice: Choice
     density: float = 1.0
     gamma: float | None = None
-    """Of the rules gamma and blend."""
+    """gamma of the rules gamma and blend (masking.py)."""
     rule: Rule | None = None
     thresholds: tuple[float, ...] = ()
     noise: tuple[float, ...] = ()
-    """Per layer, the standard deviation added to log-scores."""
+    """Standard deviation of the noise added to log-scores, per layer."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     chosen: int | None = None
     """k, where it is a number of its own (experts)."""
 
     @property
     def of_experts(self) -> bool:
-        """Whether a unit is a whole expert; it then has no ``slices``."""
+        """True when a unit is a whole expert; the group then has no ``slices``."""
         return self.signal == "expert"
 
     @property
     def aware(self) -> bool:
-        """Whether its sets depend on what is resident."""
+        """True when its sets depend on what is resident."""
         return self.rule is not None
 
     @property
     def kept(self) -> int:
-        """k of the top-k: units a token keeps (DESIGN section 5); all of them unless top-k."""
+        """k of the top-k, the units a token keeps: a share ``density`` of them,
+        at least one, and all of them unless top-k."""
         if self.chosen is not None:
             return self.chosen
         return max(1, math.floor(self.density * self.units + 1e-9))
 
     @property
     def varies(self) -> bool:
-        """Whether tokens keep different numbers of units."""
+        """True when tokens keep different numbers of units."""
         recorded = self.choice == "predicted" and self.density == 1
         return self.choice in ("sets", "threshold") or recorded
 
@@ -89,50 +90,50 @@ class Method:
     density: float | None = None
     """Mean density of the matrices it prunes; None for recorded sets and experts."""
     predictor_weights: int = 0
-    """Of one layer, beside the model's own; they stay in DRAM."""
+    """Weights of one layer's predictor, which the model has not; they stay in DRAM."""
     as_recorded: bool = False
-    """Whether the sets are those the model itself used."""
+    """True when the sets are those the model itself used."""
     among_recorded: bool = False
-    """Whether a rule could choose among the recorded experts only, not among all."""
+    """True when a rule could choose among the recorded experts only, not among all."""
 
     @property
     def cache_aware(self) -> bool:
-        """Whether the sets depend on what is resident."""
+        """True when the sets depend on what is resident."""
         return any(group.aware for group in self.groups)
 
     @property
     def open_loop(self) -> bool:
-        """Whether pruning should have changed the recorded activations but could not."""
+        """True when pruning should have changed the recorded activations but could not."""
         chosen = any(group.choice not in ("all", "sets") for group in self.groups)
         return chosen and not self.as_recorded
 
     @property
     def calibrated(self) -> bool:
-        """Whether it rests on thresholds from calibration tokens."""
+        """True when it rests on thresholds from calibration tokens."""
         return any(group.choice == "threshold" for group in self.groups)
 
 
 def scores(trace: Trace, signal: str, method: str) -> int:
-    """Units of a signal that must be there as scores.
+    """Return the number of units of a signal that a method needs as scores.
 
     Raises:
         MethodError: the trace lacks it, or holds sets only; says how to record it.
     """
-    found = trace.signals.get(signal)
-    if found is None or not found.scored:
-        what = "holds as sets only" if found is not None else "does not hold"
+    recorded = trace.signals.get(signal)
+    if recorded is None or not recorded.scored:
+        what = "holds as sets only" if recorded is not None else "does not hold"
         raise MethodError(
             f"method {method} needs the scores of signal {signal}, which {trace.name} {what}: "
             f"record {MEANING[signal]} per token and layer as {signal}[tokens, layers, units]"
         )
-    return found.units
+    return recorded.units
 
 
 def check_settings(method: str, settings: Settings, signals: tuple[str, ...]) -> None:
-    """Refuse what a method cannot use.
+    """Refuse options that a method cannot use.
 
     Args:
-        signals: of the groups that have a density.
+        signals: signals of the groups that have a density.
 
     Raises:
         MethodError: a density outside 0..1, an unknown group, an option where none applies.

@@ -8,7 +8,8 @@ from dipsim.trace import Trace
 
 
 def dense(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """All neurons, one group; as many as the model has, else the trace.
+    """Return the method that uses all neurons, in one group; their number is the model's, else the
+    trace's.
 
     Raises:
         MethodError: a density other than 1, or a trace that does not tell the number of neurons.
@@ -16,8 +17,11 @@ def dense(trace: Trace, settings: Settings, model: Model | None) -> Method:
     check_settings("dense", settings, ())
     if settings.density not in (None, 1.0):
         raise MethodError(f"method dense keeps everything: density {settings.density:g} is not 1")
-    found = [trace.signals[name].units for name in ("glu", "gate", "up") if name in trace.signals]
-    units = found[0] if model is None and found else 0 if model is None else model.intermediate
+    if model is not None:
+        units = model.intermediate
+    else:
+        recorded = [name for name in ("glu", "gate", "up") if name in trace.signals]
+        units = trace.signals[recorded[0]].units if recorded else 0
     if not units:
         raise MethodError("method dense needs the number of neurons: pass --model")
     return Method("dense", (Group("glu", units, NEURON, "all"),), density=1.0)

@@ -6,8 +6,8 @@ Two top-k selections per layer and token, neither of which needs a predictor:
     S_down = top-k of |act(W_gate x') * (W_up x')|         -> columns of W_down
 
 A trace recorded from the dense model holds x for x' (open loop). The cache-aware form (dip-ca)
-prefers what is already in DRAM: score' = score if resident, else gamma * score, then top-k; this
-rule and its variants (``--masking``) are kernels/masking.py, equation by equation.
+prefers units that are already in DRAM; its rule and the variants of it (``--masking``) are
+masking.py, equation by equation.
 
 The MLP density D is the mean density of the three matrices, D = (2 d_in + d_down) / 3.
 """
@@ -35,7 +35,7 @@ SPLITS = ("authors", "equal")
 
 
 def split_density(density: float, split: str) -> tuple[float, float]:
-    """(d_in, d_down) at MLP density D; the authors' split is fitted in logits, in their code.
+    """Return (d_in, d_down) at MLP density D; the authors fitted their split in logits.
 
     Raises:
         MethodError: an unknown split.
@@ -50,7 +50,7 @@ def split_density(density: float, split: str) -> tuple[float, float]:
 
 
 def dip(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """DIP: both groups by plain top-k, or by thresholds.
+    """Prune both groups by plain top-k, or by thresholds.
 
     Raises:
         MethodError: ``mlp_input`` or ``glu`` scores are missing, or a density is impossible.
@@ -59,7 +59,7 @@ def dip(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """DIP-CA: as `dip`, preferring what is in DRAM, with a gamma per group.
+    """Prune as `dip`, preferring what is in DRAM, with a gamma per group.
 
     Raises:
         MethodError: as `dip`, a gamma outside 0..1, or a masking that is none.
@@ -69,7 +69,7 @@ def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def _pruned(name: str, trace: Trace, settings: Settings) -> Method:
-    """Both groups by top-k."""
+    """Return the method with both groups by top-k."""
     units = {signal: scores(trace, signal, name) for signal in SIGNALS}
     check_settings(name, settings, SIGNALS)
     if settings.group_density:

@@ -26,7 +26,7 @@ _OTHER: dict[str, Literal["gate", "up"]] = {"gate": "up", "up": "gate"}
 
 
 def gate(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """abs(act(W_gate x)) drives rows of up and columns of down; the group keeps (3 D - 1) / 2.
+    """Let abs(act(W_gate x)) drive rows of up and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
         MethodError: no ``gate`` scores, or D < 1/3.
@@ -35,7 +35,7 @@ def gate(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def up(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """abs(W_up x) drives rows of gate and columns of down; the group keeps (3 D - 1) / 2.
+    """Let abs(W_up x) drive rows of gate and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
         MethodError: no ``up`` scores, or D < 1/3.
@@ -44,15 +44,14 @@ def up(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def cats(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """As `gate`, with a threshold per layer; the density is that of the calibration tokens.
+    """Do as `gate`, with a threshold per layer; the density is that of the calibration tokens.
 
     Raises:
         MethodError: as `gate`, or no calibration tokens.
     """
-    made = _pruned_by("gate", "cats", trace, settings)
-    return replace(
-        made, groups=with_thresholds(trace, settings.calibrate_tokens, "cats", made.groups)
-    )
+    method = _pruned_by("gate", "cats", trace, settings)
+    groups = with_thresholds(trace, settings.calibrate_tokens, "cats", method.groups)
+    return replace(method, groups=groups)
 
 
 def _pruned_by(

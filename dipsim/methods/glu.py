@@ -21,7 +21,7 @@ from dipsim.trace import Trace
 
 
 def glu(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """The product drives the columns of down; at MLP density D the group keeps 3 D - 2.
+    """Let the product drive the columns of down; at MLP density D the group keeps 3 D - 2.
 
     Raises:
         MethodError: no ``glu`` scores, or D < 2/3.
@@ -41,7 +41,7 @@ def glu(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def glu_oracle(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """The product drives all three slices of a neuron.
+    """Let the product drive all three slices of a neuron.
 
     Raises:
         MethodError: no ``glu`` scores.

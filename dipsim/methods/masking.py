@@ -36,6 +36,7 @@ from numba.extending import register_jitable
 
 from dipsim.errors import MethodError
 from dipsim.kernels.bits import holds
+from dipsim.kernels.cache import BATCHES
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.topk import (
     CODES,
@@ -163,7 +164,7 @@ def gamma_at(gamma: Any, t: int) -> Any:
 
 
 @register_jitable
-def _gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
+def gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
     """Write s' of every unit, 64 at a time so that the loop is vectorised."""
     weight, units = np.float32(gamma), scores.shape[0]
     for w in range(resident.shape[0]):
@@ -174,7 +175,7 @@ def _gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
 
 
 @register_jitable
-def _gamma_tables(gamma: float, tables: Any) -> None:
+def gamma_tables(gamma: float, tables: Any) -> None:
     """Write what every code stands for, and s' of units with that code."""
     weight = np.float32(gamma)
     for code in range(CODES):
@@ -267,8 +268,8 @@ def _choose_from_scores(
 ) -> None:
     """Write the units that a rule chooses; ``place`` is (part, its first word)."""
     (p, start), units, count = place, scores.shape[0], words.shape[0]
-    keys, order, tied = choosing.keys[:units], choosing.order[:units], choosing.tied
-    fixed, guess = choosing.fixed[:count], choosing.threshold[p]
+    keys, order, tied = choosing.keys[0, :units], choosing.keys[1, :units], choosing.tied
+    fixed, guess = choosing.sets[0, :count], choosing.threshold[p]
     n: Any = min(np.int64(numbers.fixed), k)
     for w in range(count):
         fixed[w] = 0
@@ -281,18 +282,18 @@ def _choose_from_scores(
         else:
             for u in range(units):
                 order[u] = scores[u]
-        candidates = choosing.candidates[0, :count], choosing.candidates[1, :count]
-        scratch = keys, order, tied, fixed, candidates[0], candidates[1]
+        among_k, among_m = choosing.sets[1, :count], choosing.sets[2, :count]
+        scratch = keys, order, tied, fixed, among_k, among_m
         m: Any = np.int64(numbers.top_m)
         _choose_approximately(scores, resident, k, m, guess, words, scratch)
         return
     gamma = numbers.gamma
     if numbers.warm_up > 0:
-        gamma = gamma_at(gamma, choosing.batches[p])
+        gamma = gamma_at(gamma, choosing.memory[p, BATCHES])
     if numbers.rule == BLEND:
         _blend_keys(scores, resident, gamma, keys)
     else:
-        _gamma_keys(scores, resident, gamma, keys)
+        gamma_keys(scores, resident, gamma, keys)
     if n > 0:
         _put_first(fixed, keys)
     choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
@@ -321,7 +322,7 @@ def _choose(fingerprint: str) -> Any:
         numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
         if block.codes.shape[0] > 0:
             codes, tables = block.codes[r, layer, first:end], choosing.tables
-            _gamma_tables(numbers.gamma, tables)
+            gamma_tables(numbers.gamma, tables)
             select_codes(codes, tables, here, k, words, choosing.counters, shares)
         else:
             scores = block.scores[r, layer, first:end]

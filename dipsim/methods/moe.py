@@ -1,4 +1,4 @@
-"""moe: the router's choice of experts, plain or preferring what is in DRAM (kernels/routing.py)."""
+"""moe: the router's choice of experts, plain or preferring what is in DRAM (routing.py)."""
 
 from contextlib import suppress
 
@@ -13,7 +13,7 @@ from dipsim.trace.signal import Signal
 
 
 def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """The k best experts of the router, or those a ``routing`` rule chooses.
+    """Choose the k best experts of the router, or those that a ``routing`` rule prefers.
 
     Raises:
         MethodError: no router scores, k unknown or more than the trace can serve, a rule that is
@@ -45,18 +45,18 @@ def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def _experts_per_token(trace: Trace, model: Model | None) -> int | None:
-    said = trace.meta.get("experts_per_token")
-    if isinstance(said, int) and not isinstance(said, bool):
-        return said
+    recorded = trace.meta.get("experts_per_token")
+    if isinstance(recorded, int) and not isinstance(recorded, bool):
+        return recorded
     if model is None and trace.model is not None:
-        named = {"name": trace.model} if isinstance(trace.model, str) else trace.model
+        geometry = {"name": trace.model} if isinstance(trace.model, str) else trace.model
         with suppress(ModelError):  # a trace whose model is none may still be routed
-            model = load_model(named)
+            model = load_model(geometry)
     return None if model is None else model.experts_per_token
 
 
 def _check_recorded(signal: Signal, trace: Trace, k: int, rule: Rule | None) -> None:
-    """Weights of the best experts alone cannot tell which others a rule would have chosen.
+    """Refuse a choice among experts of which the trace holds the weights of the best only.
 
     Raises:
         MethodError: more experts are asked for than are known of a token.

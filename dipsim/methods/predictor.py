@@ -1,6 +1,6 @@
 """predictor: a small network guesses beforehand which neurons matter (DejaVu, arXiv 2310.17157).
 
-No predictor is trained here. What one would choose is the true choice blurred: noise of standard
+No predictor is trained here. The choice of one is the true choice blurred: noise of standard
 deviation sigma is added to the log-scores, and sigma is solved, layer by layer, so that the wanted
 share of the right neurons is found (recall). Of recorded sets as many neurons are kept as were
 recorded. Its weights, rank (d + f) a layer for two factors, stay in DRAM and count in the density.
@@ -30,21 +30,21 @@ from dipsim.trace.encoding import unpack_sets
 
 DEFAULT_RECALL = 0.9
 _SAMPLE, _SAMPLE_BYTES = 32, 2**24
-"""Rows on which sigma is solved, and how many bytes of scores they may take."""
+"""Rows on which sigma is solved, and the most bytes their scores may take."""
 _LEAST, _MOST, _ROUNDS = 2.0**-10, 2.0**10, 20
-"""Between which sigma is sought, and how often the span is halved."""
+"""Bounds between which sigma is sought, and the number of halvings of the span."""
 
 
 def predictor(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """A noisy choice of neurons; at MLP density D the group keeps D less the predictor's share.
+    """Choose neurons with noise; at MLP density D the group keeps D less the predictor's share.
 
     Raises:
         MethodError: no ``glu``, a recall or rank that cannot be, no model to size it by, or D too
             small for the predictor's own weights.
     """
-    there = trace.signals.get("glu")
-    recorded = there is not None and not there.scored
-    units = there.units if there is not None and recorded else scores(trace, "glu", "predictor")
+    glu = trace.signals.get("glu")
+    recorded = glu is not None and not glu.scored
+    units = glu.units if glu is not None and recorded else scores(trace, "glu", "predictor")
     check_settings("predictor", settings, () if recorded else ("glu",))
     recall = DEFAULT_RECALL if settings.recall is None else settings.recall
     if not 0 < recall <= 1:
@@ -67,7 +67,7 @@ def predictor(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def _size(trace: Trace, settings: Settings, model: Model | None, units: int) -> tuple[int, float]:
-    """Weights of a layer's predictor, and their share of the MLP's."""
+    """Return the weights of a layer's predictor, and their share of the MLP's."""
     entering = trace.signals.get("mlp_input")
     hidden = model.hidden if model is not None else entering.units if entering is not None else None
     if hidden is None:
@@ -83,12 +83,12 @@ def _size(trace: Trace, settings: Settings, model: Model | None, units: int) -> 
 
 
 def noise_of(seed: int, layer: int, row: int, units: int) -> NDArray[np.float64]:
-    """float64[units], standard normal: one draw per layer and row of the file."""
+    """Draw standard normal noise, float64[units], for one layer and row of the file."""
     return np.random.default_rng([seed, layer, row]).standard_normal(units)
 
 
 def blurred(truth: NDArray[Any], sigma: float, noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What a predictor sees: log-scores, or of sets 1 and 0, plus noise."""
+    """Return the keys by which a predictor chooses: log-scores, or 1 and 0 of sets, plus noise."""
     if truth.dtype == np.bool_:
         return truth + sigma * noise
     with np.errstate(divide="ignore"):
@@ -98,16 +98,20 @@ def blurred(truth: NDArray[Any], sigma: float, noise: NDArray[np.float64]) -> ND
 def predicted(
     truth: NDArray[Any], sigma: float, noise: NDArray[np.float64], k: int
 ) -> NDArray[np.bool_]:
-    """The neurons a predictor chooses: the k largest of what it sees, ties to the lower id; of
-    recorded sets as many as were recorded."""
+    """Return the neurons a predictor chooses, bool[units].
+
+    They have the k largest keys (`blurred`), ties to the lower id; of recorded sets k is the number
+    that was recorded.
+    """
     k = int(truth.sum()) if truth.dtype == np.bool_ else k
-    found = np.zeros(len(truth), np.bool_)
-    found[np.argsort(-blurred(truth, sigma, noise), kind="stable")[:k]] = True
-    return found
+    chosen = np.zeros(len(truth), np.bool_)
+    chosen[np.argsort(-blurred(truth, sigma, noise), kind="stable")[:k]] = True
+    return chosen
 
 
 def _solve(trace: Trace, group: Group, asked: float | None) -> tuple[float, ...]:
-    """Per layer the sigma whose predictions find the wanted share of the right neurons."""
+    """Solve for the sigma of each layer whose predictions find the wanted share of the right
+    neurons."""
     if asked == 1:
         return (0.0,) * trace.layers
     rows, truth = _sample(trace, group)
@@ -120,12 +124,18 @@ def _solve(trace: Trace, group: Group, asked: float | None) -> tuple[float, ...]
 def _sigma(
     truth: NDArray[Any], rows: list[int], layer: int, group: Group, asked: float | None
 ) -> float:
-    """The blur at which predictions of [rows, units] find the share of the right neurons that was
-    asked for, or by default as much as is usual, if a blind predictor does not find more."""
+    """Solve for one layer's sigma.
+
+    Predictions of ``truth``, [rows, units], find the share of the right neurons that was asked for,
+    or by default `DEFAULT_RECALL`, unless a blind predictor finds more.
+
+    Raises:
+        MethodError: the most blurred predictor still finds more than was asked for.
+    """
     recall = DEFAULT_RECALL if asked is None else asked
     noise = np.stack([noise_of(group.seed, layer, row, group.units) for row in rows])
     clear = blurred(truth, 0.0, noise)
-    right = np.stack([predicted(at, 0.0, noise[0], group.kept) for at in truth])
+    right = np.stack([predicted(row, 0.0, noise[0], group.kept) for row in truth])
 
     def recalled(sigma: float) -> float:
         keys = clear + sigma * noise
@@ -154,14 +164,14 @@ def _sigma(
 
 
 def _sample(trace: Trace, group: Group) -> tuple[list[int], NDArray[Any]]:
-    """Rows of the file, evenly spaced, and their scores or sets [rows, layers, units]."""
+    """Return rows of the file, evenly spaced, and their scores or sets [rows, layers, units]."""
     each = 4 * trace.layers * group.units
     count = max(1, min(_SAMPLE, trace.tokens, _SAMPLE_BYTES // each))
     wanted = set(np.linspace(0, trace.tokens - 1, count).astype(int).tolist())
     scored = trace.signals[group.signal].scored
-    found = []
+    sample = []
     for start, stop, data in trace.blocks({group.signal: "scores" if scored else "sets"}):
         for row in sorted(wanted & set(range(start, stop))):
-            here = data[group.signal][row - start]
-            found.append(here.copy() if scored else unpack_sets(here, group.units))
-    return [trace.first + row for row in sorted(wanted)], np.stack(found)
+            truth = data[group.signal][row - start]
+            sample.append(truth.copy() if scored else unpack_sets(truth, group.units))
+    return [trace.first + row for row in sorted(wanted)], np.stack(sample)

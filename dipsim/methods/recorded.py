@@ -1,4 +1,4 @@
-"""recorded: the active sets a model really used (ReLU sparsity, a predictor, any runtime's log)."""
+"""recorded: active sets that a model really used (ReLU sparsity, a predictor, a runtime's log)."""
 
 from dipsim.errors import MethodError, TraceError
 from dipsim.methods.contract import (
@@ -19,7 +19,7 @@ RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu", "expert")
 
 
 def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """One group per recorded signal, in the order a layer computes them.
+    """Return one group per recorded signal, in the order a layer computes them.
 
     ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``
     spans columns of gate and up; ``gate`` and ``up`` a whole neuron; ``glu`` a whole neuron, or
@@ -29,26 +29,27 @@ def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
         MethodError: no recorded sets, or an option that only makes sense for scores.
         TraceError: ``slices`` that are none.
     """
-    found = [trace.signals[name] for name in RECORDED_SIGNALS if name in trace.signals]
-    found = [signal for signal in found if signal.holds == "sets"]
-    if not found:
+    signals = [trace.signals[name] for name in RECORDED_SIGNALS if name in trace.signals]
+    signals = [signal for signal in signals if signal.holds == "sets"]
+    if not signals:
         raise MethodError(
             "method recorded needs active sets (bool, bits or sparse) of "
             f"{', '.join(RECORDED_SIGNALS)}, which {trace.name} does not hold"
         )
-    names = {signal.name for signal in found}
+    names = {signal.name for signal in signals}
     if settings.density is not None or settings.group_density or settings.gamma or settings.split:
         raise MethodError("recorded sets are fixed: drop --density, --group-density, --gamma")
     check_settings("recorded", settings, ())
     if names == {"expert"}:
-        return Method("recorded", (Group("expert", found[0].units, (), "sets"),))
+        return Method("recorded", (Group("expert", signals[0].units, (), "sets"),))
     if "expert" in names:
         raise MethodError(
             f"{trace.name} records experts and {', '.join(names - {'expert'})}: which weights "
             "overlap is not known; keep one of them (dipsim export --signals expert)"
         )
     groups = tuple(
-        Group(signal.name, signal.units, _slices(trace, signal, names), "sets") for signal in found
+        Group(signal.name, signal.units, _slices(trace, signal, names), "sets")
+        for signal in signals
     )
     covered = [slice_.matrix for group in groups for slice_ in group.slices]
     twice = sorted({matrix for matrix in covered if covered.count(matrix) > 1})
@@ -61,6 +62,7 @@ def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def _slices(trace: Trace, signal: Signal, names: set[str]) -> tuple[Slice, ...]:
+    """Return the slices of one unit, as declared or by the rule of `recorded`."""
     declared = signal.declared.get("slices")
     over_inputs = signal.name == "mlp_input"
     if declared is None:

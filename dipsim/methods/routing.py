@@ -231,7 +231,7 @@ def _by_rule(numbers: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, wo
 
     Args:
         seen: resident (uint64[words]); last (int64[units]), the batch of the last use; this batch.
-        memory: float64[2] of the part, updated.
+        memory: the part's row of `Choosing.memory`, updated.
         keys: float64[units], overwritten.
     """
     resident, last, t = seen

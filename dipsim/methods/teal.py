@@ -1,5 +1,6 @@
-"""teal: thresholds on the inputs of all matrices the trace has, attention's too (TEAL, arXiv
-2408.14690).
+"""teal: thresholds on the inputs of all matrices that the trace has, attention's too.
+
+TEAL, arXiv 2408.14690.
 
 A column is used when abs(x) exceeds the threshold of its layer. TEAL divides the sparsity between
 matrices greedily: whichever loses least is made sparser by a step, until the layer is as sparse as
@@ -33,66 +34,68 @@ SLICES = {
     "glu": COLUMN_OF_DOWN,
 }
 SPLITS = ("greedy", "equal")
-STEP, MOST = 0.01, 0.99
-"""Of the layer's weights a step of the greedy division prunes; and the sparsest a matrix gets."""
+STEP = 0.01
+"""Share of the layer's weights that a step of the greedy division prunes."""
+MOST = 0.99
+"""Largest sparsity of a matrix under the greedy division."""
 
 
 def teal(trace: Trace, settings: Settings, model: Model | None) -> Method:
-    """One group per recorded input, with thresholds at MLP-and-attention density D.
+    """Return one group per recorded input, with thresholds at MLP-and-attention density D.
 
     Raises:
         MethodError: the trace holds none of the inputs as scores, no calibration tokens, or no
             model although the sizes of matrices are needed (greedy).
     """
-    found = {
+    units_of = {
         name: trace.signals[name].units
         for name in SLICES
         if name in trace.signals and trace.signals[name].scored
     }
-    if not found:
+    if not units_of:
         raise MethodError(
             f"method teal needs scores of {', '.join(SLICES)}, of which {trace.name} holds none"
         )
-    check_settings("teal", settings, tuple(found))
+    check_settings("teal", settings, tuple(units_of))
     split = settings.split or ("equal" if settings.group_density else "greedy")
     if split not in SPLITS or (split == "greedy" and settings.group_density):
         raise MethodError(f"split {split!r}: teal has greedy or equal, or --group-density")
     density = DEFAULT_DENSITY if settings.density is None else settings.density
     groups = [
         Group(name, units, SLICES[name], "threshold", settings.group_density.get(name, density))
-        for name, units in found.items()
+        for name, units in units_of.items()
     ]
     calibrations = [
         Calibration(trace, settings.calibrate_tokens, "teal", group) for group in groups
     ]
     kept = np.array([[group.density for group in groups]] * trace.layers)
     if split == "greedy" and len(groups) > 1:
-        weights = _weights(found, model, trace)
+        weights = _weights(units_of, model, trace)
         kept = np.stack(
             [
-                1 - divide([at.lost(layer) for at in calibrations], weights, 1 - density)
+                1 - divide([scores.lost(layer) for scores in calibrations], weights, 1 - density)
                 for layer in range(trace.layers)
             ]
         )
-    made = tuple(
+    groups = [
         replace(
             group,
             density=float(kept[:, i].mean()),
             thresholds=tuple(
-                found.threshold(layer, float(kept[layer, i])) for layer in range(trace.layers)
+                scores.threshold(layer, float(kept[layer, i])) for layer in range(trace.layers)
             ),
         )
-        for i, (group, found) in enumerate(zip(groups, calibrations, strict=True))
-    )
-    share = _weights(found, model, trace) if len(groups) > 1 and model is not None else None
+        for i, (group, scores) in enumerate(zip(groups, calibrations, strict=True))
+    ]
+    share = _weights(units_of, model, trace) if len(groups) > 1 and model is not None else None
     mean = float(np.average(kept.mean(axis=0), weights=share))
-    pruned = {slice_.matrix for group in made for slice_ in group.slices}
+    pruned = {slice_.matrix for group in groups for slice_ in group.slices}
     dense = tuple(matrix for matrix in MATRICES if matrix not in pruned)
-    return Method("teal", made, dense=dense, density=mean)
+    return Method("teal", tuple(groups), dense=dense, density=mean)
 
 
-def _weights(found: dict[str, int], model: Model | None, trace: Trace) -> NDArray[np.float64]:
-    """float64[groups], each group's share of the weights of a layer that are pruned."""
+def _weights(units_of: dict[str, int], model: Model | None, trace: Trace) -> NDArray[np.float64]:
+    """Return each group's share of the weights of a layer that are pruned, float64[groups]."""
     if model is None:
         raise MethodError(
             f"--split greedy weighs matrices by size, but {trace.name} does not say which model "
@@ -100,7 +103,7 @@ def _weights(found: dict[str, int], model: Model | None, trace: Trace) -> NDArra
         )
     sizes = [
         units * sum(model.slice_weights(slice_) for slice_ in SLICES[name])
-        for name, units in found.items()
+        for name, units in units_of.items()
     ]
     return np.array(sizes, np.float64) / sum(sizes)
 
@@ -108,10 +111,10 @@ def _weights(found: dict[str, int], model: Model | None, trace: Trace) -> NDArra
 def divide(
     lost: list[NDArray[np.float64]], weights: NDArray[np.float64], sparsity: float
 ) -> NDArray[np.float64]:
-    """float64[groups]: the sparsity of each, so that their weighted mean is as wanted.
+    """Divide a sparsity between groups so that their weighted mean is as wanted; float64[groups].
 
     Args:
-        lost: per group float64[n + 1], the energy lost when the so many lowest scores are dropped.
+        lost: per group float64[n + 1], the energy lost when the i lowest scores are dropped.
         weights: float64[groups], shares of the layer's weights.
     """
     sparse = np.zeros(len(lost))

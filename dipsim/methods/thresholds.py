@@ -1,8 +1,7 @@
-"""Thresholds from calibration tokens: a unit is active when its score exceeds the layer's (CATS,
-TEAL, and the alternative to top-k in the authors' code of DIP).
+"""Thresholds from calibration tokens: a unit is active when its score exceeds the layer's.
 
-Of all calibration scores of a layer the lowest 1 - density are dropped; the threshold is the
-largest of them.
+CATS and TEAL choose so, and the code of DIP's authors can in place of top-k. Of all calibration
+scores of a layer the lowest 1 - density are dropped; the threshold is the largest of them.
 """
 
 import math
@@ -21,7 +20,11 @@ _HELD = 2**28
 
 
 class Calibration:
-    """The calibration scores of one group: float32[layers, n], each layer ascending."""
+    """Calibration scores of one group: float32[layers, n], each layer ascending.
+
+    Raises:
+        MethodError: no calibration tokens, or too many.
+    """
 
     def __init__(self, trace: Trace, rows: str | None, method: str, group: Group) -> None:
         if rows is None:
@@ -40,40 +43,40 @@ class Calibration:
         blocks = signal.values(
             part.first, part.first + part.tokens, part.block_size((signal.name,))
         )
-        found = np.concatenate(list(blocks))
-        self.scores: NDArray[np.float32] = found.transpose(1, 0, 2).reshape(trace.layers, -1)
+        scores = np.concatenate(list(blocks))
+        self.scores: NDArray[np.float32] = scores.transpose(1, 0, 2).reshape(trace.layers, -1)
         self.scores.sort(axis=1)
 
     def threshold(self, layer: int, density: float) -> float:
-        """What scores must exceed for ``density`` of them to be active; -1 keeps all."""
+        """Return the score above which a share ``density`` of a layer lies; -1 keeps all."""
         n = self.scores.shape[1]
         dropped = math.floor((1 - density) * n + 1e-9)
         return float(self.scores[layer, dropped - 1]) if dropped else -1.0
 
     def lost(self, layer: int) -> NDArray[np.float64]:
-        """float64[n + 1]: share of the energy that the so many lowest scores hold."""
+        """Return the share of the energy that the i lowest scores hold, float64[n + 1]."""
         energy = np.cumsum(np.square(self.scores[layer], dtype=np.float64))
         total = energy[-1] if energy[-1] > 0 else 1.0
         return np.concatenate([[0.0], energy / total])
 
 
 def most_rows(trace: Trace) -> int:
-    """How many rows of the largest signal are held at a time."""
+    """Return how many rows of the largest signal are held at a time."""
     return _HELD // max(4 * trace.layers * signal.units for signal in trace.signals.values())
 
 
 def with_thresholds(
     trace: Trace, rows: str | None, method: str, groups: Sequence[Group]
 ) -> tuple[Group, ...]:
-    """The groups with thresholds, each layer at the group's density.
+    """Return the groups with thresholds, each layer at the group's density.
 
     Raises:
         MethodError: no calibration tokens, or too many.
         TraceError: not rows of the trace.
     """
-    made = []
+    calibrated = []
     for group in groups:
-        found = Calibration(trace, rows, method, group)
-        each = tuple(found.threshold(layer, group.density) for layer in range(trace.layers))
-        made.append(replace(group, choice="threshold", thresholds=each))
-    return tuple(made)
+        scores = Calibration(trace, rows, method, group)
+        each = tuple(scores.threshold(layer, group.density) for layer in range(trace.layers))
+        calibrated.append(replace(group, choice="threshold", thresholds=each))
+    return tuple(calibrated)

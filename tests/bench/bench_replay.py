@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 import workload
+from numba import njit
 from numpy.typing import NDArray
 
-from dipsim.kernels import Block, new_choosing, new_parts
-from dipsim.methods import Group, Method, masking, numbers_of
+from dipsim.kernels import new_choosing
+from dipsim.kernels.topk import select_codes, top_k
+from dipsim.methods import Group, Method, masking
 from dipsim.methods.rules import parse_rule
 from dipsim.policies import BUILTIN, Policy, load_policy
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES
 from dipsim.replay.replay import replay_policy
 from dipsim.settings import Access, Settings
 from dipsim.trace import Trace, load_trace
@@ -210,51 +211,53 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
     return measure("lru over recorded sets", "access", len(requests), contenders, rounds)
 
 
+@njit
+def from_scores(scores, resident, k, threshold, words, keys, tied):
+    """Choose one token's units from float32; returns the cut."""
+    masking.gamma_keys(scores, resident, GAMMA, keys)
+    return top_k(keys, scores, k, threshold, words, keys, tied)
+
+
+@njit
+def from_codes(codes, resident, k, words, tables, counters, shares):
+    """Choose one token's units from 8-bit logarithms."""
+    masking.gamma_tables(GAMMA, tables)
+    select_codes(codes, tables, resident, k, words, counters, shares)
+
+
 def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     """(b) choosing alone: gamma times the scores of absent units, the k best, as bits."""
-    units = scores.shape[-1]
+    rows, units = scores[:, 0], scores.shape[-1]
+    k = int(workload.ACTIVE * units + 1e-9)
+    codes = encode_log8(scores)[0][:, 0]
     present = np.random.default_rng(workload.SEED).random(units) < workload.FRACTION
-    resident, factor = pack_sets(present[None]), np.where(present, 1, GAMMA).astype(np.float32)
-    (group,) = dip_ca(load_trace({"glu": scores})).groups
-    parts = new_parts([units], [1.0], [group.kept], [numbers_of(group)], [False])
-    choosing, last = new_choosing(resident.shape[-1]), np.empty(0, np.int64)
+    factor = np.where(present, 1, GAMMA).astype(np.float32)
+    resident = pack_sets(present)
+    words, kept = np.empty_like(resident), np.empty(2, np.float32)
+    scratch = new_choosing(len(words))
+    keys, tied = scratch.keys[0, :units], scratch.tied
 
-    def in_dipsim(scores: NDArray[np.float32], codes: NDArray[np.uint8]) -> Prepare:
-        """`masking.choose` for every row, as a replay loop calls it."""
-        rows = max(len(scores), len(codes))
-        block = Block(
-            sets=np.empty((rows, 1, resident.shape[-1]), np.uint64),
-            scores=scores,
-            codes=codes,
-            actions=np.zeros(rows, np.uint8),
-            resets=np.zeros(rows, np.bool_),
-            uses=last,
-            counts=np.zeros((1, rows, 1, 3), np.int32),
-            shares=np.empty((rows, 1, 2), np.float32),
-            missed=np.empty((0, 0, 0), np.uint64),
-            before=np.empty((0, 0, 0), np.uint64),
-            capacity=np.empty(0),
-        )
+    def chosen(choose: Callable[[Any], Any]) -> Prepare:
+        return lambda: lambda: sum(int(choose(row)) for row in rows_of[choose])
 
-        def run() -> int:
-            for r in range(rows):
-                masking.choose(block, parts, choosing, resident, last, (r, 0, 0), r)
-            return int(np.bitwise_count(block.sets).sum())
+    def in_float32(row: Any) -> int:
+        cut = from_scores(row, resident, k, scratch.threshold[0], words, keys, tied)
+        scratch.threshold[0] = cut
+        return int(np.bitwise_count(words).sum())
 
-        return lambda: run
+    def in_log8(row: Any) -> int:
+        from_codes(row, resident, k, words, scratch.tables, scratch.counters, kept)
+        return int(np.bitwise_count(words).sum())
 
-    def in_numpy() -> int:
-        chosen = 0
-        for row in scores[:, 0]:
-            keys = factor * row
-            cut = np.partition(keys, units - group.kept)[units - group.kept]
-            chosen += int(np.count_nonzero(keys >= cut))
-        return chosen
+    def in_numpy(row: Any) -> int:
+        keys = factor * row
+        return int(np.count_nonzero(keys >= np.partition(keys, units - k)[units - k]))
 
-    contenders: dict[str, Prepare] = {
-        "float32": in_dipsim(scores, NO_CODES),
-        "log8": in_dipsim(NO_SCORES, encode_log8(scores)[0]),
-        "numpy": lambda: in_numpy,
+    rows_of = {in_float32: rows, in_log8: codes, in_numpy: rows}
+    contenders = {
+        "float32": chosen(in_float32),
+        "log8": chosen(in_log8),
+        "numpy": chosen(in_numpy),
     }
     return measure("dip-ca, selection", "score", scores.size, contenders, rounds)
 
