@@ -7,6 +7,8 @@ stands below must be its output (``...`` on a line of its own stands for anythin
 
 import ast
 import fnmatch
+import html
+import json
 import os
 import re
 import shutil
@@ -60,6 +62,7 @@ LONG = (
     "docs/synth.md",
     "docs/time.md",
     "docs/trace-format.md",
+    "docs/tutorial.md",
     "docs/writing-a-policy.md",
 )
 
@@ -128,11 +131,13 @@ def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     shell(f"{sys.executable} -m mkdocs build -q -f docs/mkdocs.yml -d {tmp_path}", ROOT)
     assert (tmp_path / "writing-a-policy/index.html").exists()
+    assert (tmp_path / "pictures/rate-against-dram-light.svg").exists()
+    assert not (tmp_path / "tables").exists()
 
 
 @pytest.mark.slow
 def test_the_table_of_synth_is_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/synth.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/synth.py", ROOT)
     page = (DOCS / "synth.md").read_text()
     for line in printed.splitlines()[2:]:
         head, *cells = (cell.strip() for cell in line.strip("|").split("|"))
@@ -144,12 +149,29 @@ def test_the_table_of_synth_is_what_the_script_prints() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_divisions_is_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/allocation.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/allocation.py", ROOT)
     assert tidy(printed) in (DOCS / "comparing.md").read_text()
 
 
 @pytest.mark.slow
 def test_headline_tables_are_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/headline.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/headline.py", ROOT)
     page = (DOCS / "headline.md").read_text()
     assert all(tidy(table) in page for table in printed.split("\n\n"))
+
+
+def drawn(picture: Path) -> dict[str, list[float]]:
+    """Return the values that the description of a picture states, by line."""
+    (text,) = re.findall(r"<dc:description>(.*?)</dc:description>", picture.read_text())
+    values: dict[str, list[float]] = json.loads(html.unescape(text))
+    return values
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_from_runs_of_today(tmp_path: Path) -> None:
+    shell(f"{sys.executable} docs/tables/picture.py {tmp_path}", ROOT)
+    for name in ("rate-against-dram-light.svg", "rate-against-dram-dark.svg"):
+        committed, new = drawn(ROOT / "docs/pictures" / name), drawn(tmp_path / name)
+        assert list(new) == list(committed)
+        for line in new:
+            assert new[line] == pytest.approx(committed[line], rel=1e-6), (name, line)
