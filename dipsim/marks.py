@@ -1,4 +1,4 @@
-"""What must be said beside the figures: marks, and the estimates a run rests on."""
+"""Marks of a result, and the estimates it rests on: what its reader must know."""
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run

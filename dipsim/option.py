@@ -50,7 +50,7 @@ class Option:
     methods: tuple[str, ...]
     """Methods that take it; empty for all."""
     own_check: bool
-    """Whether a check of its own, which looks at the value, refuses it for other methods."""
+    """True if a check of its own, which looks at the value, refuses it for other methods."""
 
     @property
     def flag(self) -> str:

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found. ``to_dict()`` gives the stable keys of docs/concepts.md.
+    """Figures of a run. ``to_dict()`` gives the stable keys of docs/concepts.md.
 
     Figures cover the measured decode tokens: those behind the warm-up.
     """
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def budget(self) -> Budget:
-        """How DRAM was divided."""
+        """Division of the DRAM."""
         return self.run.budget
 
     @property
@@ -153,7 +153,7 @@ class Result:
 
     @property
     def flash_bytes_per_token(self) -> float:
-        """What the device moves: pages, gaps, whole matrices, streamed static weights."""
+        """Bytes the device moves: pages, gaps, whole matrices, streamed static weights."""
         return (
             float(self.traffic.all_moved[self._rows].sum()) / self.tokens
             + self.timing.static_flash_bytes
@@ -366,7 +366,7 @@ class Result:
 
     @property
     def fits(self) -> bool:
-        """Whether everything fits in DRAM, and nothing was loaded twice."""
+        """True if everything fits in DRAM, and nothing was loaded twice."""
         units = sum(self.traffic.units) * self.traffic.active.shape[1]
         return self.budget.fits and int(self.traffic.misses.sum(dtype=np.int64)) <= units
 

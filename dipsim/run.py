@@ -30,12 +30,12 @@ class Run:
     """A run worked out: everything that its replay and its timing need."""
 
     sets: ActiveSets
-    """What is replayed: the trace, the method and the settings."""
+    """The sets that are replayed, of a trace under a method and settings."""
     device: Profile
     model: Model | None
     """None where the trace says what a unit takes, and nothing says more."""
     model_given: bool
-    """Whether it was an option of the run; otherwise the trace named it."""
+    """True if it was an option of the run; otherwise the trace named it."""
     policy: Policy
     placement: Placement
     """Bytes of the units, and where they lie in flash."""
@@ -43,7 +43,7 @@ class Run:
     costs: Costs
     """Per layer and group, what reads cost."""
     guesses: Guesses | None
-    """What is read ahead; None for nothing."""
+    """Guesses that are read ahead; None for nothing."""
     profile_uses: Sequence[NDArray[np.int64]] | None
     """Uses on the trace of ``--static-from``, see `Contender`."""
     budget: Budget
@@ -52,7 +52,7 @@ class Run:
     unmeasured: tuple[tuple[int, int], ...]
     """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
-    """How many positions a token reads."""
+    """Positions whose KV a token reads."""
 
     @property
     def settings(self) -> Settings:
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """What decides which units a token needs."""
+        """The method, which decides which units a token needs."""
         return self.sets.method
 
     @property
@@ -100,17 +100,17 @@ class Run:
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """The engine that computes."""
         return self.device.backend(self.settings.backend)[1]
 
     @property
     def authors(self) -> bool:
-        """Whether rates and the time to the first token are the DIP authors'."""
+        """True if rates and the time to the first token are the DIP authors'."""
         return self.settings.compat == "authors"
 
     @property
     def capacity(self) -> Capacity:
-        """What the caches hold: units of each, or in global scope bytes."""
+        """Capacity of the caches: units of each, or in global scope bytes."""
         budget = self.budget
         if budget.growth is not None:
             return budget.growth

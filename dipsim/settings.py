@@ -330,7 +330,7 @@ class Settings(BaseModel):
 
     @property
     def kv_read(self) -> KvRead:
-        """How many positions a token reads."""
+        """Positions whose KV a token reads."""
         if self.compat == "authors" and self.context is None:
             return "average"
         return "context" if self.overlap.startswith("paper-") else "grows"

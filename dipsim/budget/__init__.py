@@ -1,1 +1,1 @@
-"""How the DRAM given to a model is divided."""
+"""Budgets: the division of the DRAM given to a model."""

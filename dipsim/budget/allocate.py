@@ -68,7 +68,7 @@ def allocate_optimal(
 def cheapest(
     cost: NDArray[np.float64], size: NDArray[np.float64], budget: float
 ) -> NDArray[np.int64]:
-    """Which of n choices each (layer, group) takes: the least total cost whose sizes fit.
+    """Choose one of n sizes for each (layer, group): the least total cost that fits.
 
     Dynamic programming over the budget, place after place: ``least[b]`` is the least cost of the
     places so far in b parts of it. Exact for whole sizes and budgets up to `PARTS`; beyond, sizes

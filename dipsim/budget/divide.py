@@ -46,7 +46,7 @@ class Budget:
     """A division of DRAM, in bytes; capacities in units."""
 
     dram: float | None
-    """What weights, KV and buffers may take; None when the cache was given directly."""
+    """Bytes that weights, KV and buffers may take; None when the cache was given directly."""
     static: Static
     streamed: float
     """Static weights that do not fit and are read from flash for every token."""
@@ -65,7 +65,7 @@ class Budget:
     """KV and cache before KV grew; None where it does not (``--kv fixed``). All else is of the time
     when it is largest."""
     growth: CapacityByRow | None = None
-    """What the caches hold at every row, where KV takes from them (``--kv grow``)."""
+    """Capacities at every row, where KV takes from the caches (``--kv grow``)."""
     learned_from: int = 0
     """Decode tokens that an optimal division was learned from: they are not measured."""
 
@@ -76,7 +76,7 @@ class Budget:
 
     @property
     def fits(self) -> bool:
-        """Whether everything stays in DRAM once it was loaded."""
+        """True if everything stays in DRAM once it was loaded."""
         return self.fraction >= 1 and self.streamed == 0
 
 

@@ -1,4 +1,4 @@
-"""Flash: what a set of misses costs (DESIGN section 7).
+"""Flash: what a set of misses costs (docs/layout.md).
 
 What one read takes is in speed.py; here reads are made of misses, in whole pages.
 """
@@ -23,7 +23,7 @@ _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
 
 
 class FlashCost:
-    """What reads cost on one flash device."""
+    """Costs of reads on one flash device."""
 
     def __init__(self, flash: Flash) -> None:
         self.flash = flash
@@ -68,11 +68,11 @@ class FlashCost:
         )
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Whether reads of ``size`` bytes lie outside what was measured."""
+        """Tell which reads of ``size`` bytes lie outside what was measured."""
         return self.speed.outside(size, reads)
 
     def reads_in_order(self, size: float) -> int:
-        """How many reads it takes to read ``size`` bytes in order."""
+        """Return how many reads it takes to read ``size`` bytes in order."""
         return math.ceil(size / self.sequential_read - _SLACK)
 
     def break_even(self, size: float, apart: float) -> float:
@@ -121,7 +121,7 @@ class Placement:
     """[layers, groups]"""
     layout: Layout | None
     places: Places | None = None
-    """Of the layout permuted, where each unit lies; None is the order of their ids."""
+    """Place of each unit in the layout permuted; None is the order of their ids."""
 
     def strides(self) -> NDArray[np.float64]:
         """[layers, groups] bytes from one unit to the next.

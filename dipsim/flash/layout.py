@@ -1,4 +1,4 @@
-"""Where units lie in flash: which bytes a read of some of them takes (DESIGN section 7)."""
+"""Where units lie in flash: which bytes a read of some of them takes (docs/layout.md)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def stride(layout: Layout | None, group: Group, model: Model | None, size: float
 
 
 def reads_whole(layout: Layout | None, group: Group) -> bool:
-    """Whether nothing of a group can be read alone.
+    """Tell whether nothing of a group can be read alone.
 
     A model file stores matrices by row: a column lies across all of them.
     """
@@ -62,7 +62,7 @@ def reads_whole(layout: Layout | None, group: Group) -> bool:
 def laid_out(
     table: Requests, layout: Layout | None, group: Group, place: NDArray[np.int64] | None
 ) -> Requests:
-    """What reads cost where the units of a group do not lie one by one in order of their ids.
+    """Return what reads cost where units do not lie one by one in the order of their ids.
 
     Args:
         table: of units that do.

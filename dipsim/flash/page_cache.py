@@ -25,13 +25,13 @@ MOST = 2**26
 
 
 class Served(NamedTuple):
-    """What flash delivers behind a page cache; arrays are [tokens, layers, groups]."""
+    """Deliveries of the flash behind a page cache; arrays are [tokens, layers, groups]."""
 
     read: NDArray[np.int64]
     """Missed units that flash must deliver."""
     requests: NDArray[np.int32]
     outside: NDArray[np.bool_]
-    """Whether a read lay outside the measured points of the flash curve."""
+    """True where a read lay outside the measured points of the flash curve."""
     moved: NDArray[np.float64]
     """Bytes."""
     seconds: NDArray[np.float64]

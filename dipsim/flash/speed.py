@@ -1,6 +1,6 @@
-"""What one read costs: t(s), the seconds a read of s bytes adds while n reads are in flight.
+"""Time of one read: t(s), the seconds a read of s bytes adds while n reads are in flight.
 
-Three ways to know it, one for each form a profile may give (DESIGN section 7): one bandwidth for
+Three ways to know it, one for each form a profile may give (docs/layout.md): one bandwidth for
 reads of any size, measured points, or a formula that was fitted to such points. Time, never
 bandwidth, is linear in s between points: interpolated bandwidth would be up to 2.7 times wrong at
 18 KB.
@@ -17,7 +17,7 @@ _WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile measured
 
 
 class Speed(Protocol):
-    """What a flash device must tell of its reads. Sizes are bytes, times seconds."""
+    """Times of the reads of a flash device. Sizes are bytes, times seconds."""
 
     @property
     def sequential_bandwidth(self) -> float:
@@ -34,7 +34,7 @@ class Speed(Protocol):
         """t of one read of each size, with ``reads`` in flight."""
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Whether reads of each size lie outside what was measured."""
+        """Tell which sizes lie outside what was measured."""
 
 
 def speed_of(flash: Flash) -> Speed:
@@ -105,7 +105,7 @@ class Points:
 
     @property
     def sequential_bandwidth(self) -> float:
-        """That of the largest point at the flash's lanes."""
+        """Bytes per second of the largest point at the flash's lanes."""
         curve = self.curve_for(self.lanes)
         return float(curve.sizes[-1] / curve.seconds[-1])
 
@@ -134,7 +134,7 @@ class Formula:
         self.fit, self.lanes = fit, lanes
 
     def lanes_for(self, reads: int) -> int:
-        """As many as are in flight, within those the fit was made from."""
+        """Return the reads in flight, within those the fit was made from."""
         fewest, most = self.fit.lanes
         return min(max(min(self.lanes, reads), fewest), most)
 
@@ -151,7 +151,7 @@ class Formula:
 
     @property
     def sequential_bandwidth(self) -> float:
-        """That of the largest read the fit was made from, at the flash's lanes."""
+        """Bytes per second of the largest read the fit was made from, at the flash's lanes."""
         size = np.array([self.sequential_read])
         return float(size[0] / self.seconds(size, self.lanes)[0])
 

@@ -1,4 +1,4 @@
-"""What a method cannot be combined with: clusters of other units, models of another kind."""
+"""Refusals of what a method cannot go with: clusters of other units, models of another kind."""
 
 from dipsim.errors import MethodError, ModelError, TraceError
 from dipsim.methods.contract import Method

@@ -40,7 +40,7 @@ class Sets:
     scores: list[NDArray[np.float32]]
     codes: list[NDArray[np.uint8]]
     follows: NDArray[np.bool_]
-    """Whether the row before is a decode row of the same sequence."""
+    """True where the row before is a decode row of the same sequence."""
     norms: list[NDArray[np.float32] | None]
     """Norms of the columns that a group's scores weigh; None where the trace has none."""
 
@@ -71,14 +71,14 @@ class ActiveSets:
 
     @property
     def prefill(self) -> Prefill:
-        """How prompts are replayed: columns and neurons stream through, experts are admitted,
-        unless told otherwise."""
+        """Treatment of prompts: columns and neurons stream through, experts are admitted, unless
+        the settings say otherwise."""
         of_experts = any(group.of_experts for group in self.method.groups)
         return self.settings.prefill or ("cache" if of_experts else "stream")
 
     @cached_property
     def rows(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """What every row does, and where the cache is emptied before it (`rows_of`)."""
+        """Actions of the rows, and where the cache is emptied before one (`rows_of`)."""
         return rows_of(self.tokens, self.prefill, self.settings.reset)
 
     def check_known(self) -> None:

@@ -70,7 +70,7 @@ class Reads(NamedTuple):
 
     requests: NDArray[np.int32]
     outside: NDArray[np.bool_]
-    """Whether a read lay outside the measured points of the flash curve."""
+    """True where a read lay outside the measured points of the flash curve."""
     moved: NDArray[np.float64]
     """Bytes the flash device moves."""
     seconds: NDArray[np.float64]
@@ -87,7 +87,7 @@ class ReadAhead(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """What a cache did with one part of a block, at one of its capacities; arrays are [rows]."""
+    """Counts of one part of a block, at one capacity of its cache; arrays are [rows]."""
 
     layer: int
     group: int
@@ -400,7 +400,7 @@ class ReplayedCache:
 
 
 def is_builtin(policy: Policy) -> bool:
-    """Whether all of a policy's code is dipsim's own."""
+    """Tell whether all of a policy's code is dipsim's own."""
     return all(hook.__module__.startswith("dipsim.policies.") for hook in policy.hooks.values())
 
 

@@ -22,7 +22,7 @@ _ADMISSION = {"forced": kernels.FORCED, "ranked": kernels.RANKED, "never": kerne
 
 @dataclass(frozen=True, eq=False)
 class CapacityByRow:
-    """What caches hold where that changes from row to row."""
+    """Capacities that change from row to row."""
 
     each: NDArray[Any]
     """[n, layers, groups] in units, or in global scope [n] in bytes."""
@@ -65,7 +65,7 @@ class Contender:
     warmup: int = 0
     """Decode tokens that such a profile may look at; 0 for all."""
     guesses: Guesses | None = None
-    """What is read ahead; None for nothing."""
+    """Guesses that are read ahead; None for nothing."""
     keep_missed: bool = False
     """Hand on which units were missed, `Traffic.missed`."""
     optional: bool = False
@@ -73,12 +73,12 @@ class Contender:
 
     @property
     def changing(self) -> bool:
-        """Whether a capacity changes from row to row."""
+        """True if a capacity changes from row to row."""
         return any(isinstance(capacity, CapacityByRow) for capacity in self.capacities)
 
     @property
     def admission(self) -> int:
-        """How misses are admitted: kernels.FORCED, RANKED or NEVER.
+        """Admission of misses: kernels.FORCED, RANKED or NEVER.
 
         Raises:
             PolicyError: an admission the policy does not have.
@@ -99,12 +99,12 @@ class Contender:
 
     @property
     def needs_profile(self) -> bool:
-        """Whether uses must be counted before its first row."""
+        """True if uses must be counted before its first row."""
         return self.policy.preload and self.profile_uses is None
 
     @property
     def waits(self) -> bool:
-        """Whether all sets must be known before its first row, or first be found not too many."""
+        """True if all sets must be known before its first row, or first be found not too many."""
         return self.policy.future or self.needs_profile or self.optional
 
 

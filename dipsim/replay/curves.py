@@ -22,7 +22,7 @@ AT_A_TIME = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """What a policy does with caches of n sizes, over the measured tokens."""
+    """Hits and flash time of a policy with caches of n sizes, over the measured tokens."""
 
     capacity: NDArray[np.int64]
     """[n, layers, groups] in units."""

@@ -26,14 +26,14 @@ _OF_THE_RESIDUAL = ("mlp_input", "attn_input")
 
 
 class Guesses(NamedTuple):
-    """How a replay guesses; one of the four."""
+    """A way to guess which units a token will need; one of the four."""
 
     previous: bool = False
-    """What the token before needed of the same group."""
+    """Guess what the token before needed of the same group."""
     next_layer: bool = False
-    """What the first group of the same token needed in the layer before."""
+    """Guess what the first group of the same token needed in the layer before."""
     right: float | None = None
-    """As many units as are needed, this share of them rightly, drawn at random."""
+    """Guess as many units as are needed, this share of them rightly, drawn at random."""
     recorded: Sequence[Bits] | None = None
     """Per group uint64[tokens, layers, words]."""
 

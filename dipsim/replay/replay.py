@@ -96,10 +96,16 @@ def replay_policies(
     held: list[Sets] = []
     accesses = 0
     in_order = any(contender.guesses is not None for contender in contenders)
+
+    def feeds(some: Sequence[int]) -> list[_Feed]:
+        known = [_profiled(sets, contenders[i], lambda: held) for i in some]
+        pairs = zip(some, known, strict=True)
+        return [feed for i, contender in pairs for feed in _feeds(sets, contender, counts[i])]
+
     with _Workers(1 if in_order else threads) as workers:
-        feeds = [feed for i in now for feed in _feeds(sets, contenders[i], counts[i])]
+        streamed = feeds(now)
         for block in sets.blocks(shares, plain_shares):
-            workers.feed(feeds, [block])
+            workers.feed(streamed, [block])
             if later:
                 held.append(block)
                 accesses += block.accesses
@@ -108,15 +114,7 @@ def replay_policies(
                 held = held if later else []
             if progress is not None and now:
                 progress(block.stop, tokens)
-        late = [_profiled(sets, contenders[i], lambda: held) for i in later]
-        workers.feed(
-            [
-                feed
-                for i, contender in zip(later, late, strict=True)
-                for feed in _feeds(sets, contender, counts[i])
-            ],
-            held,
-        )
+        workers.feed(feeds(later), held)
         if progress is not None and not now:
             progress(tokens, tokens)
     if aware:
@@ -134,15 +132,13 @@ def replay_policy(
     settings: Settings | None = None,
     *,
     warmup: int | None = None,
-    unmeasured: Sequence[tuple[int, int]] = (),
     threads: int | None = None,
     **more: Any,
 ) -> list[Traffic]:
     """Replay one policy with several capacities in one pass; one `Traffic` for each.
 
     Args:
-        warmup: in place of that of the settings.
-        unmeasured: rows (A, B) that are replayed but not measured.
+        warmup: decode tokens that are not measured, in place of those of the settings.
         more: fields of `Contender`, e.g. ``costs``.
 
     Raises:
@@ -155,7 +151,7 @@ def replay_policy(
         policy,
         capacities,
         settings,
-        measured_rows(trace.name, trace.rows, skipped, unmeasured),
+        measured_rows(trace.name, trace.rows, skipped),
         warmup=skipped,
         **more,
     )

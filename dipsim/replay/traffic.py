@@ -14,7 +14,7 @@ _COUNTS = (
     *("active", "hits", "kept", "reads", "moved", "flash_seconds"),
     *("mass", "energy", "error", "outside"),
 )
-"""What is counted per token, layer and group."""
+"""Names of the counts per token, layer and group."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Ahead:
     issued: NDArray[np.int32]
     """Units read ahead: those that were guessed and not resident."""
     used: NDArray[np.int32]
-    """Of them, those that were needed."""
+    """Issued units that were needed."""
     reads: NDArray[np.int32]
     moved: NDArray[np.float64]
     """Bytes the flash device moves."""
@@ -32,13 +32,13 @@ class Ahead:
 
     @property
     def wasted(self) -> NDArray[np.int32]:
-        """Of the issued units, those that were not needed."""
+        """Issued units that were not needed."""
         return self.issued - self.used
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a replay counted. All arrays are [tokens, layers, groups] unless said otherwise.
+    """Counts of a replay. All arrays are [tokens, layers, groups] unless said otherwise.
 
     A streamed prefill row counts nothing; a cached prefill batch counts in its last row.
     """
@@ -64,7 +64,7 @@ class Traffic:
     measured: NDArray[np.bool_]
     """[tokens] decode tokens behind the warm-up."""
     outside: NDArray[np.bool_]
-    """Whether a read was smaller or larger than every measured point of the flash curve."""
+    """True where a read was smaller or larger than every measured point of the flash curve."""
     missed: NDArray[np.uint64] | None = None
     """[tokens, words] the missed units as bits, the words of layer 0 first and in each layer those
     of group 0; only when asked for."""
@@ -76,8 +76,8 @@ class Traffic:
     """[tokens, layers, groups, 3] mass, energy and error that plain top-k would keep; None unless
     the method is cache-aware and it was asked for."""
     ahead: Ahead | None = None
-    """What was read ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the misses
-    that were not."""
+    """Counts of reads ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the
+    misses that were not read ahead."""
 
     def words_of(self, layer: int, group: int) -> slice:
         """Where a group's words lie in `missed`."""

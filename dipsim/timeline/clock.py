@@ -25,7 +25,7 @@ Chain = Callable[[NDArray[np.int64]], Iterable[Step]]
 
 @dataclass(frozen=True)
 class Clock:
-    """How long tokens take: steps in, `Times` out."""
+    """A clock of tokens: steps in, `Times` out."""
 
     engine: Engine
     overlap: Overlap

@@ -48,9 +48,9 @@ class Step(NamedTuple):
     """Flash time of reads that went out early for this step, and ``ahead_moved``, their bytes."""
     ahead_moved: Seconds | float = 0.0
     place: str = ""
-    """What the step works on, e.g. ``"layer 3 glu"``."""
+    """The place the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
-    """Whether it is the first group of a layer: then reads for the next layer may go out."""
+    """True for the first group of a layer: then reads for the next layer may go out."""
 
 
 class Heat(NamedTuple):
@@ -60,11 +60,11 @@ class Heat(NamedTuple):
     """Seconds of simulated time."""
     flash: float
     compute: float
-    """Of kernels; what DRAM limits stays as it is."""
+    """Share of the kernels' speed that is left; what DRAM limits stays as it is."""
 
 
 class Machine(NamedTuple):
-    """What the steps of a token share."""
+    """DRAM, kernels and heat: shared by all steps of a token."""
 
     dram: float
     """Bytes per second for all who read or write DRAM; infinite: they never meet."""
@@ -74,7 +74,7 @@ class Machine(NamedTuple):
     """Bytes per second at which weights are used, and ``kv``, keys and values."""
     kv: float
     compute_bound: bool
-    """Whether the kernel, not DRAM, limits the use of weights."""
+    """True if the kernel, not DRAM, limits the use of weights."""
     heat: Heat | None = None
 
 
@@ -96,7 +96,7 @@ def used_weights(step: Step, overlap: Overlap) -> Seconds:
 
 
 def hidden_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
-    """How much of the use of a step's weights and KV runs while the flash reads for that step."""
+    """Return how much of the use of a step's weights and KV hides behind its flash reads."""
     resident = step.hit + step.kv
     if overlap in ("serial", "paper-serial") or (overlap == "paper-concurrent" and step.static):
         return np.zeros_like(resident)

@@ -34,7 +34,7 @@ from dipsim.timeline.closed import (
 
 Steps = Generator[Event, Any, None]
 DMA, USE, COPY = range(3)
-"""Who draws on DRAM."""
+"""Readers and writers of DRAM."""
 _BLOCK = 256
 """Tokens whose steps are at hand as plain numbers, which take ten times the room of arrays."""
 
@@ -65,13 +65,13 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a simulation found."""
+    """Times, spans and draws of a simulation."""
 
     times: Times
     spans: list[Span]
-    """Of the first tokens, as many as were asked for."""
+    """Spans of the first tokens, as many as were asked for."""
     draws: list[Draw]
-    """Of all tokens, if spans were asked for."""
+    """Draws of all tokens, if spans were asked for."""
     moved: tuple[float, ...]
     """Bytes that went through DRAM, and who moved them: `DMA` of the flash, `USE` of weights and
     KV, `COPY` into the cache (read and written). Summed up while they flowed."""
@@ -103,7 +103,7 @@ class _Dram:
         self.moved = [0.0] * 3
         """Bytes, by reader, summed up while they flow."""
         self.draws: list[Draw] | None = None
-        """Who drew how much when; None as long as nobody asks."""
+        """Draws so far; None as long as nobody asks."""
         heat = machine.heat
         self.hot_from = float("inf") if heat is None else heat.after
         self.is_hot = self.hot_from <= 0
@@ -113,7 +113,7 @@ class _Dram:
     def alone(
         self, seconds: float, rate: float, hot: float, reader: int, start: float
     ) -> float | None:
-        """How long work takes that begins at ``start`` while nobody else draws; None if somebody
+        """Return how long work takes that begins at ``start`` while nobody else draws; None if somebody
         does, or if the device gets hot meanwhile: then `draw` it."""
         if self.flows:
             return None
@@ -243,7 +243,7 @@ class _Work(NamedTuple):
     flash: float
     moved: float
     hidden: float
-    """Of ``use``, what runs while the flash reads; ``hidden_hot``, on a hot device."""
+    """Seconds of ``use`` that run while the flash reads; ``hidden_hot``, on a hot device."""
     hidden_hot: float
     use: float
     """Seconds of using weights and KV, at ``rate`` bytes/s; ``hot``, their speed when hot."""
@@ -327,7 +327,7 @@ class _Simulation:
             self.spans.append(Span(lane, self.places[step], token, start, end, size, early))
 
     def _work_of(self, token: int) -> tuple[_Work, ...]:
-        """What a token does in each step."""
+        """Return the work of a token, step by step."""
         number, place = divmod(token, _BLOCK)
         if number not in self.blocks:
             first, last = number * _BLOCK, min((number + 1) * _BLOCK, self.tokens)
@@ -338,7 +338,7 @@ class _Simulation:
         return self.blocks[number][place]
 
     def _layer_opened_by(self, opener: int) -> range:
-        """The steps of the layer whose first group is step ``opens[opener]``."""
+        """Return the steps of the layer whose first group is step ``opens[opener]``."""
         first = self.opens[opener]
         after = self.opens[opener + 1] if opener + 1 < len(self.opens) else len(self.places)
         return range(first, after)

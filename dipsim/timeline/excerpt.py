@@ -1,4 +1,4 @@
-"""What happened when in the first tokens of a run: who was busy, and who drew on DRAM."""
+"""The first tokens of a run as they happened: who was busy when, and who drew on DRAM."""
 
 from dataclasses import dataclass
 

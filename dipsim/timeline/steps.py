@@ -1,4 +1,4 @@
-"""From traffic to steps: who reads how many bytes from where, and at what rate."""
+"""Steps of a token: how many bytes each reads from where, and at what rate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Rates:
     dram: float
     flops: float
     compute_bound: bool
-    """Whether ``weights`` is the kernel's limit rather than DRAM's."""
+    """True if ``weights`` is the kernel's limit rather than DRAM's."""
     used: tuple[str, ...]
     """Keys of the profile these rates rest on."""
 
@@ -84,65 +84,80 @@ def embedding_row_bytes(run: Run) -> float:
 
 
 def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> Iterator[Step]:
-    """Yield the steps of the tokens ``rows``, in the order a token takes them."""
-    nothing = np.zeros(len(rows))
+    """Yield the steps of the tokens ``rows``, in the order a token takes them.
+
+    Per layer come weights and KV that every token reads, then the groups of the method; behind the
+    last layer comes the head.
+    """
     layers, groups = run.unit_bytes.shape
-    flash, static = run.flash, run.budget.static
-    streamed = run.budget.streamed / static.total if static.total else 0.0
-
-    def static_step(size: float, kv: NDArray[np.float64], place: str) -> Step:
-        """Return the step of weights every token reads; the share that does not fit comes from
-        flash, in order."""
-        loaded = size * streamed
-        return Step(
-            flash=nothing + loaded / flash.sequential_bandwidth,
-            hit=nothing + (size - loaded) / rate.weights,
-            miss=nothing + loaded / rate.weights,
-            kv=kv,
-            reads=nothing + flash.reads_in_order(loaded),
-            static=True,
-            moved=nothing + loaded,
-            place=place,
-        )
-
-    row = embedding_row_bytes(run)
-    if row:
-        pages = flash.pages(np.array([row]))
-        yield Step(
-            flash=nothing + flash.seconds(pages, 1),
-            hit=nothing,
-            miss=nothing,
-            kv=nothing,
-            reads=nothing + 1,
-            static=True,
-            moved=nothing + pages,
-            place="embedding",
-        )
+    static, nothing = run.budget.static, np.zeros(len(rows))
+    if embedding_row_bytes(run):
+        yield _embedding_step(run, nothing)
     kv = kv_bytes(run, rows) / layers / rate.dram
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
     for layer in range(layers):
-        yield static_step(per_layer, kv, f"layer {layer} attention")
+        yield _static_step(run, rate, per_layer, kv, f"layer {layer} attention")
         for group in range(groups):
-            size = run.unit_bytes[layer, group]
-            hits = traffic.hits[rows, layer, group]
-            misses = traffic.misses[rows, layer, group]
-            copied = traffic.kept[rows, layer, group] * size
-            masked = run.method.groups[group].choice != "all"
-            early = traffic.ahead
-            yield Step(
-                flash=traffic.flash_seconds[rows, layer, group],
-                hit=hits * size / rate.weights,
-                miss=misses * size / rate.weights,
-                kv=nothing,
-                reads=traffic.reads[rows, layer, group].astype(np.float64),
-                sync=run.backend.sync if masked else 0.0,
-                management=copied / run.backend.cache_copy,
-                moved=traffic.moved[rows, layer, group],
-                copied=copied,
-                ahead=nothing if early is None else early.flash_seconds[rows, layer, group],
-                ahead_moved=nothing if early is None else early.moved[rows, layer, group],
-                place=f"layer {layer} {traffic.groups[group]}",
-                opens_layer=group == 0,
-            )
-    yield static_step(static.head + final_norm, nothing, "head")
+            yield _group_step(run, traffic, rows, rate, (layer, group))
+    yield _static_step(run, rate, static.head + final_norm, nothing, "head")
+
+
+def _embedding_step(run: Run, nothing: NDArray[np.float64]) -> Step:
+    """Return the step of the token's own embedding row; ``nothing`` is zeros[tokens]."""
+    pages = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    return Step(
+        flash=nothing + run.flash.seconds(pages, 1),
+        hit=nothing,
+        miss=nothing,
+        kv=nothing,
+        reads=nothing + 1,
+        static=True,
+        moved=nothing + pages,
+        place="embedding",
+    )
+
+
+def _static_step(run: Run, rate: Rates, size: float, kv: NDArray[np.float64], place: str) -> Step:
+    """Return the step of ``size`` bytes of weights that every token reads.
+
+    The share that does not fit in DRAM comes from flash, in order.
+    """
+    static, flash, nothing = run.budget.static, run.flash, np.zeros(len(kv))
+    streamed = run.budget.streamed / static.total if static.total else 0.0
+    loaded = size * streamed
+    return Step(
+        flash=nothing + loaded / flash.sequential_bandwidth,
+        hit=nothing + (size - loaded) / rate.weights,
+        miss=nothing + loaded / rate.weights,
+        kv=kv,
+        reads=nothing + flash.reads_in_order(loaded),
+        static=True,
+        moved=nothing + loaded,
+        place=place,
+    )
+
+
+def _group_step(
+    run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates, place: tuple[int, int]
+) -> Step:
+    """Return the step of one (layer, group): its misses from flash, its weights used."""
+    layer, group = place
+    size, nothing, early = run.unit_bytes[place], np.zeros(len(rows)), traffic.ahead
+    copied = traffic.kept[rows, layer, group] * size
+    masked = run.method.groups[group].choice != "all"
+    return Step(
+        flash=traffic.flash_seconds[rows, layer, group],
+        hit=traffic.hits[rows, layer, group] * size / rate.weights,
+        miss=traffic.misses[rows, layer, group] * size / rate.weights,
+        kv=nothing,
+        reads=traffic.reads[rows, layer, group].astype(np.float64),
+        sync=run.backend.sync if masked else 0.0,
+        management=copied / run.backend.cache_copy,
+        moved=traffic.moved[rows, layer, group],
+        copied=copied,
+        ahead=nothing if early is None else early.flash_seconds[rows, layer, group],
+        ahead_moved=nothing if early is None else early.moved[rows, layer, group],
+        place=f"layer {layer} {traffic.groups[group]}",
+        opens_layer=group == 0,
+    )

@@ -44,7 +44,7 @@ class Timing:
     rests_on: tuple[str, ...]
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
-    """Whether the embedding row is read outside the measured points."""
+    """True if the embedding row is read outside the measured points."""
 
 
 def time_traffic(run: Run, traffic: Traffic) -> Timing:

@@ -60,7 +60,7 @@ class Trace:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it holds."""
+        """Number of tokens."""
         return len(self.rows)
 
     @property
