@@ -113,8 +113,10 @@ class _Dram:
     def alone(
         self, seconds: float, rate: float, hot: float, reader: int, start: float
     ) -> float | None:
-        """Return how long work takes that begins at ``start`` while nobody else draws; None if somebody
-        does, or if the device gets hot meanwhile: then `draw` it."""
+        """Return how long work takes that begins at ``start`` while nobody else draws.
+
+        None if somebody does, or if the device gets hot meanwhile: then `draw` it.
+        """
         if self.flows:
             return None
         speed = 1.0 if start < self.hot_from else hot
