@@ -108,7 +108,7 @@ def train_adapter(
     if finished := _finished(folder, about):
         return finished
     loaded.check_reads(recipe.window)
-    run = _Run(loaded, trained, recipe)
+    run = _Training(loaded, trained, recipe)
     if (folder / STATE).is_file():
         run.restore(folder / STATE, about)
     _make(folder)
@@ -159,7 +159,7 @@ def _make(folder: Path) -> None:
         raise DipsimError(f"{folder}: cannot be made ({problem.strerror})") from None
 
 
-class _Run:
+class _Training:
     """A training run: the dense teacher, the sparse student, and the steps and times so far."""
 
     def __init__(self, loaded: Loaded, windows: NDArray[np.int64], recipe: Recipe) -> None:

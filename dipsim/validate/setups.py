@@ -14,7 +14,7 @@ from dipsim.errors import DipsimError, brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.validate import error_bars as bars
 from dipsim.validate.cases import SHIPPED, Case
-from dipsim.validate.work import Faulting, InOrder, Resident, Streaming, Work
+from dipsim.validate.work import Faulting, Resident, SequentialReads, Streaming, Work
 
 MIB = 2**20
 PHONE, MEMORY, PHONE_MAPPED = bars.STREAMING, bars.MEMORY, bars.MAPPED
@@ -257,7 +257,7 @@ def _mapped_laptop(case: Case) -> Setup:
     An LRU of pages in a cycle hits nothing, and readahead reads in order at the 1 GB/s that the
     text on the device states.
     """
-    work = InOrder(device("laptop", flash={"bandwidth": "1 GB/s"}), case.bytes_of("flash"))
+    work = SequentialReads(device("laptop", flash={"bandwidth": "1 GB/s"}), case.bytes_of("flash"))
     return Setup(case, COMPUTER_MAPPED, "2-in-1 laptop, mmap, llama.cpp, 4 bit", work)
 
 

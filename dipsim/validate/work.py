@@ -175,7 +175,7 @@ class Faulting:
 
 
 @dataclass(frozen=True)
-class InOrder:
+class SequentialReads:
     """All weights read from flash in order; nothing is fitted."""
 
     device: Profile
