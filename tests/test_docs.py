@@ -132,7 +132,7 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_table_of_synth_is_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/synth.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/synth.py", ROOT)
     page = (DOCS / "synth.md").read_text()
     for line in printed.splitlines()[2:]:
         head, *cells = (cell.strip() for cell in line.strip("|").split("|"))
@@ -144,12 +144,12 @@ def test_the_table_of_synth_is_what_the_script_prints() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_divisions_is_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/allocation.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/allocation.py", ROOT)
     assert tidy(printed) in (DOCS / "comparing.md").read_text()
 
 
 @pytest.mark.slow
 def test_headline_tables_are_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/headline.py", ROOT)
+    printed = shell(f"{sys.executable} docs/tables/headline.py", ROOT)
     page = (DOCS / "headline.md").read_text()
     assert all(tidy(table) in page for table in printed.split("\n\n"))

@@ -215,7 +215,7 @@ def test_rows_are_warned_about() -> None:
 
 
 def printed(*arguments: str) -> list[str]:
-    command = [sys.executable, "docs/layout.py", *arguments]
+    command = [sys.executable, "docs/tables/layout.py", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()

@@ -305,7 +305,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 def accuracy() -> Any:
-    spec = spec_from_file_location("accuracy", DOCS / "accuracy.py")
+    spec = spec_from_file_location("accuracy", DOCS / "tables/accuracy.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -321,7 +321,7 @@ def test_the_tables_of_the_page_are_those_of_the_rows() -> None:
 
 def test_the_text_is_on_this_machine(tmp_path: Path) -> None:
     out = tmp_path / "text.txt"
-    subprocess.run([sys.executable, DOCS / "text.py", out], check=True)
+    subprocess.run([sys.executable, DOCS / "tables/text.py", out], check=True)
     paragraphs = out.read_text().strip().split("\n\n")
     assert len(out.read_text().split()) > 20_000
     assert len(set(paragraphs)) == len(paragraphs)

