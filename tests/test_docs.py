@@ -7,6 +7,8 @@ stands below must be its output (``...`` on a line of its own stands for anythin
 
 import ast
 import fnmatch
+import html
+import json
 import os
 import re
 import shutil
@@ -60,6 +62,7 @@ LONG = (
     "docs/synth.md",
     "docs/time.md",
     "docs/trace-format.md",
+    "docs/tutorial.md",
     "docs/writing-a-policy.md",
 )
 
@@ -153,3 +156,20 @@ def test_headline_tables_are_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/tables/headline.py", ROOT)
     page = (DOCS / "headline.md").read_text()
     assert all(tidy(table) in page for table in printed.split("\n\n"))
+
+
+def drawn(picture: Path) -> dict[str, list[float]]:
+    """What a picture says that it draws."""
+    (text,) = re.findall(r"<dc:description>(.*?)</dc:description>", picture.read_text())
+    values: dict[str, list[float]] = json.loads(html.unescape(text))
+    return values
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_from_runs_of_today(tmp_path: Path) -> None:
+    shell(f"{sys.executable} docs/tables/picture.py {tmp_path}", ROOT)
+    for name in ("rate-against-dram-light.svg", "rate-against-dram-dark.svg"):
+        committed, new = drawn(ROOT / "docs" / name), drawn(tmp_path / name)
+        assert list(new) == list(committed)
+        for line in new:
+            assert new[line] == pytest.approx(committed[line], rel=1e-6), (name, line)
