@@ -131,6 +131,8 @@ def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
 def test_site_builds_without_warnings(tmp_path: Path) -> None:
     shell(f"{sys.executable} -m mkdocs build -q -f docs/mkdocs.yml -d {tmp_path}", ROOT)
     assert (tmp_path / "writing-a-policy/index.html").exists()
+    assert (tmp_path / "pictures/rate-against-dram-light.svg").exists()
+    assert not (tmp_path / "tables").exists()
 
 
 @pytest.mark.slow
@@ -159,7 +161,7 @@ def test_headline_tables_are_what_the_script_prints() -> None:
 
 
 def drawn(picture: Path) -> dict[str, list[float]]:
-    """What a picture says that it draws."""
+    """Return the values that the description of a picture states, by line."""
     (text,) = re.findall(r"<dc:description>(.*?)</dc:description>", picture.read_text())
     values: dict[str, list[float]] = json.loads(html.unescape(text))
     return values
@@ -169,7 +171,7 @@ def drawn(picture: Path) -> dict[str, list[float]]:
 def test_the_picture_is_drawn_from_runs_of_today(tmp_path: Path) -> None:
     shell(f"{sys.executable} docs/tables/picture.py {tmp_path}", ROOT)
     for name in ("rate-against-dram-light.svg", "rate-against-dram-dark.svg"):
-        committed, new = drawn(ROOT / "docs" / name), drawn(tmp_path / name)
+        committed, new = drawn(ROOT / "docs/pictures" / name), drawn(tmp_path / name)
         assert list(new) == list(committed)
         for line in new:
             assert new[line] == pytest.approx(committed[line], rel=1e-6), (name, line)

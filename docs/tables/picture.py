@@ -1,9 +1,10 @@
 """Draw the picture of README.md: rate against DRAM, of three methods and of the best cache.
 
-    python docs/tables/picture.py [FOLDER]     writes rate-against-dram-{light,dark}.svg to docs/
+    python docs/tables/picture.py [FOLDER]     writes rate-against-dram-{light,dark}.svg
 
-Every point is a run: SmolLM2-135M on paper-a18, density .7, lfu. What is drawn also stands, as
-text, in the description of both files, and a test compares that with new runs.
+They go to docs/pictures unless a folder is given. Every point is a run: SmolLM2-135M on paper-a18,
+density .7, lfu. What is drawn also stands, as text, in the description of both files, and a test
+compares that with new runs.
 """
 
 import json
@@ -13,19 +14,27 @@ from typing import Any
 
 import dipsim
 
-DOCS = Path(__file__).resolve().parents[1]
+PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 SHARES = range(40, 101, 5)
-LINES: dict[str, tuple[dict[str, Any], str, str]] = {  # options; colours on white and on black
-    "dip-ca": ({"method": "dip-ca"}, "#00795a", "#2fcf9f"),
-    "dip": ({"method": "dip"}, "#c24f00", "#ff9a52"),
-    "dense": ({"method": "dense"}, "#0067a8", "#62b5f2"),
-    "dip, best cache": ({"method": "dip", "policy": "opt"}, "#6e7781", "#9198a1"),
-}
 BEST = "dip, best cache"
+LINES: dict[str, dict[str, Any]] = {
+    "dip-ca": {"method": "dip-ca"},
+    "dip": {"method": "dip"},
+    "dense": {"method": "dense"},
+    BEST: {"method": "dip", "policy": "opt"},
+}
 BESIDE = {BEST: 630, "dip-ca": 495, "dip": 388, "dense": 304}
 """Where each name stands beside the end of its line, in tokens per second, so that none overlap."""
-INKS = {"light": ("#1f2328", 1), "dark": ("#f0f6fc", 2)}
-"""GitHub's text on its two backgrounds, and the place of the colours in LINES."""
+INK = "ink"
+COLOURS = {
+    "light": {
+        INK: "#1f2328", "dip-ca": "#00795a", "dip": "#c24f00", "dense": "#0067a8", BEST: "#6e7781"
+    },
+    "dark": {
+        INK: "#f0f6fc", "dip-ca": "#2fcf9f", "dip": "#ff9a52", "dense": "#62b5f2", BEST: "#9198a1"
+    },
+}  # fmt: skip
+"""For pages with a light and with a dark background, as GitHub's."""
 
 
 def rates() -> dict[str, list[float]]:
@@ -36,7 +45,7 @@ def rates() -> dict[str, list[float]]:
             dipsim.simulate(trace, "paper-a18", dram=f"{share}%", **options).tokens_per_second
             for share in SHARES
         ]
-        for name, (options, _, _) in LINES.items()
+        for name, options in LINES.items()
     }
 
 
@@ -46,15 +55,15 @@ def draw(drawn: dict[str, list[float]], theme: str, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, NullLocator
 
-    ink, colour = INKS[theme]
+    colours = COLOURS[theme]
     parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    with mpl.rc_context({**dict.fromkeys(parts, ink), "svg.hashsalt": "dipsim"}):
+    with mpl.rc_context({**dict.fromkeys(parts, colours[INK]), "svg.hashsalt": "dipsim"}):
         figure = Figure(figsize=(7.2, 3.5), layout="constrained")
         axes = figure.subplots()
-        for name, line in LINES.items():
+        for name in LINES:
             style = {"linestyle": ":"} if name == BEST else {"marker": "o", "markersize": 4}
-            axes.plot(SHARES, drawn[name], color=line[colour], **style)
-            axes.text(102, BESIDE[name], name, color=line[colour], va="center")
+            axes.plot(SHARES, drawn[name], color=colours[name], **style)
+            axes.text(102, BESIDE[name], name, color=colours[name], va="center")
         ticks = [20, 50, 100, 200, 500]
         axes.set(yscale="log", xlim=(39, 101), ylim=(16, 700))
         axes.set_yticks(ticks, [str(tick) for tick in ticks])
@@ -62,7 +71,7 @@ def draw(drawn: dict[str, list[float]], theme: str, path: Path) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(range(40, 101, 10), [f"{share} %" for share in range(40, 101, 10)])
         axes.set(xlabel="DRAM for weights and KV, share of the model", ylabel="tokens per second")
-        axes.grid(color=ink, alpha=0.15, linewidth=0.8)
+        axes.grid(color=colours[INK], alpha=0.15, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         about = {"Date": None, "Description": json.dumps({"dram": list(SHARES), **drawn})}
         figure.savefig(path, transparent=True, metadata=about)
@@ -70,9 +79,9 @@ def draw(drawn: dict[str, list[float]], theme: str, path: Path) -> None:
 
 def main() -> None:
     """Write both pictures."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     drawn = rates()
-    for theme in INKS:
+    for theme in COLOURS:
         draw(drawn, theme, folder / f"rate-against-dram-{theme}.svg")
 
 
