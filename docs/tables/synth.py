@@ -11,9 +11,9 @@ from dipsim.analysis.activity import activity
 from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
+from dipsim.replay.replay import replay_policy
 from dipsim.trace import Trace
 from dipsim.trace.synth import draw, fit_trace, geometry_of
-from tools.replays import replay
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -22,15 +22,17 @@ def figures(trace: Trace, key: str) -> dict[str, float]:
     """Hit rates at half of the units active, overlaps and the share of the top tenth, in %."""
     units = trace.signals[key].units
     method = Method("judge", (Group(key, units, (), "top-k", 0.5),))
-    found = {}
+    capacities = [
+        np.full((trace.layers, 1), int(share * units + 1e-9), np.int64) for share in CAPACITIES
+    ]
+    percent = {}
     for policy in ("lru", "opt"):
-        for share in CAPACITIES:
-            capacity = np.full((trace.layers, 1), int(share * units + 1e-9), np.int64)
-            traffic = replay(trace, method, BUILTIN[policy], capacity)
-            found[f"{policy} {share:.0%}"] = 100 * traffic.hits.sum() / traffic.active.sum()
-    seen = activity(trace, key)
-    found |= {f"overlap {d:.0%}": 100 * share for d, share in seen.overlap.items()}
-    return {**found, "top 10%": 100 * seen.top_share}
+        traffics = replay_policy(trace, method, BUILTIN[policy], capacities)
+        for share, traffic in zip(CAPACITIES, traffics, strict=True):
+            percent[f"{policy} {share:.0%}"] = 100 * traffic.hits.sum() / traffic.active.sum()
+    statistics = activity(trace, key)
+    percent |= {f"overlap {d:.0%}": 100 * share for d, share in statistics.overlap.items()}
+    return {**percent, "top 10%": 100 * statistics.top_share}
 
 
 def table(trace: Trace) -> str:
