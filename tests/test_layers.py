@@ -15,15 +15,17 @@ from tools.paths import ROOT
 
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
-    ("errors",),
+    ("errors", "option"),
     ("units", "files", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
     ("methods", "policies"),
-    ("flash", "replay"),
-    ("budget",),
-    ("timeline",),
-    ("run", "repeat"),
+    ("flash",),
+    ("replay",),
+    ("budget", "resolve"),
+    ("run",),
+    ("timeline", "repeat"),
+    ("marks",),
     ("result",),
     ("simulate",),
     ("sweep",),

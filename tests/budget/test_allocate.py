@@ -182,5 +182,5 @@ def test_equal_through_a_run(fraction: float) -> None:
     done = run("equal", cache_fraction=fraction)
     budget, units = done.budget, [group.units for group in done.method.groups]
     check_equal(budget.capacity, done.unit_bytes, np.array(units), budget.cache)
-    even = run("even", cache_fraction=fraction).work.budget
+    even = run("even", cache_fraction=fraction).budget
     assert (budget.capacity == even.capacity).all() == (fraction == 1.0)
