@@ -56,7 +56,7 @@ class Case:
 UNITS = st.sampled_from([1, 5, 63, 64, 65, 130])
 CASES = st.builds(
     Case,
-    seed=st.integers(0, 2**64 - 1),
+    seed=st.integers(0, 2**40),
     tokens=st.integers(1, 12),
     layers=st.integers(1, 3),
     units=st.tuples(UNITS, UNITS),

@@ -220,7 +220,8 @@ def test_refused_before_the_replay(
     def too_late(*_: object, **__: object) -> None:
         raise AssertionError("it replays")
 
-    monkeypatch.setattr(sys.modules["dipsim.simulate"], "run_all", too_late)
+    monkeypatch.setattr("dipsim.replay.replay.replay_policies", too_late)
+    monkeypatch.setattr("dipsim.run.replay_policies", too_late)
     before = set(Path().iterdir())
     refused(dipsim(f"{RUN} {options}"), *said)
     assert set(Path().iterdir()) == before
