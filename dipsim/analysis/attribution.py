@@ -6,28 +6,32 @@ tokens per second one per cent more of it gives. It is a central difference of 5
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dipsim.budget.allocate import allocate_optimal
-from dipsim.budget.growth import grow, redivided
+from dipsim.budget.divide import Budget
+from dipsim.budget.plan import grown, redivided
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Profile
-from dipsim.resolve import profile_uses
+from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
-from dipsim.simulate import Job, result_of, run_all
+from dipsim.run import Run
+from dipsim.sweep.passes import replay_runs
 from dipsim.sweep.vary import retimed
 from dipsim.timeline.closed import RESOURCES, Step, token_times
-from dipsim.timeline.steps import rates, steps
+from dipsim.timeline.steps import embedding_row_bytes, rates, steps
+from dipsim.timeline.timing import time_traffic
 
 STEP = 0.05
+"""Change of a parameter, either way."""
 SPEEDS = ("flash_bandwidth", "dram_bandwidth", "compute", "sync", "cache_copy")
 """All that a token's time is made of. On a cold device without background traffic the elasticities
-sum to 1. Of ``sync``, a time, it is that of its inverse."""
-Speed = Literal["flash_bandwidth", "dram_bandwidth", "compute", "sync", "cache_copy"]
+sum to 1. For ``sync``, a time, it is the elasticity to its inverse."""
 
 
 class Part(NamedTuple):
@@ -44,7 +48,7 @@ class Part(NamedTuple):
         return max(self.exposed, key=lambda resource: self.exposed[resource])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         times = {f"{resource}_ms": 1e3 * time for resource, time in self.exposed.items()}
         return {"part": self.name, "binding": self.binding, **times}
 
@@ -68,49 +72,62 @@ class Attribution:
         return [part for part in self.parts if isinstance(part.name, int)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         parts = [part.to_dict() for part in self.parts]
         return {"step": STEP, "elasticity": dict(self.elasticity), "parts": parts}
 
 
-def check_attribution(job: Job) -> None:
+def check_attribution(run: Run) -> None:
     """Refuse, before a replay, what cannot be attributed.
 
     Raises:
         DipsimError: reads through the page cache, whose times are not all the flash's.
     """
-    if job.settings.io != "direct":
+    if run.settings.io != "direct":
         raise DipsimError(
-            f"--io {job.settings.io}: what would be faster is worked out with direct reads only; "
+            f"--io {run.settings.io}: what would be faster is worked out with direct reads only; "
             "drop --attribution"
         )
 
 
-def attribute(job: Job, result: Result, step: float = STEP) -> Attribution:
+def attribute(result: Result, step: float = STEP) -> Attribution:
     """Attribute a run's time.
 
     Speeds are changed without another replay, as counts do not depend on them. The cost of
-    requests, which decides what is read together, and the size of DRAM take two replays each.
+    requests, which decides what is read together, and the size of DRAM are replayed in one pass.
 
     Args:
-        job: what was run; result: what it came to.
-        step: of the central differences.
+        step: relative change of the central differences.
     """
-    found = {
-        speed: _elasticity(step, *(_faster(job, result, speed, 1 + s) for s in (-step, step)))
+    run, factors = result.run, (1 - step, 1 + step)
+    elasticity: dict[str, float | None] = {
+        speed: _elasticity(step, *(_faster(result, speed, factor) for factor in factors))
         for speed in SPEEDS
     }
-    found["flash_requests"] = None
-    if job.device.flash.reads:
-        changed = [_with_requests(job, 1 + s) for s in (-step, step)]
-        found["flash_requests"] = _elasticity(step, *(run_all([at])[0] for at in changed))
-    size = "cache_size" if job.work.budget.dram is None else "dram_size"
-    try:
-        found[size] = _elasticity(step, *run_all([_sized(job, 1 + s) for s in (-step, step)]))
-    except BudgetError:
-        found[size] = None
-    parts = [] if job.settings.overlap == "prefetch" else list(_parts(job, result))
-    return Attribution(parts, result.timing.engine == "events", found)
+    elasticity["flash_requests"] = None
+    changed: dict[tuple[str, float], Run] = {}
+    if run.device.flash.reads:
+        changed |= {("flash_requests", f): _with_requests(run, f) for f in factors}
+    size = "cache_size" if run.budget.dram is None else "dram_size"
+    elasticity[size] = None
+    with suppress(BudgetError):  # 5 % less may not hold KV
+        changed |= {(size, f): replace(run, budget=_resized(run, f)) for f in factors}
+    ran = _results(changed)
+    for name in dict.fromkeys(name for name, _ in changed):
+        elasticity[name] = _elasticity(step, *(ran[name, factor] for factor in factors))
+    parts = [] if run.settings.overlap == "prefetch" else list(_parts(run, result.traffic))
+    return Attribution(parts, result.timing.engine == "events", elasticity)
+
+
+def _results(runs: Mapping[tuple[str, float], Run]) -> dict[tuple[str, float], Result]:
+    """Replay runs together."""
+    names = list(runs)
+    results = {}
+    for number, traffic, _ in replay_runs(dict(enumerate(runs.values()))):
+        assert isinstance(traffic, Traffic), "no error is tolerated"
+        run = runs[names[number]]
+        results[names[number]] = Result(run, traffic, time_traffic(run, traffic))
+    return results
 
 
 def _elasticity(step: float, less: Result, more: Result) -> float | None:
@@ -120,21 +137,23 @@ def _elasticity(step: float, less: Result, more: Result) -> float | None:
     return math.log(fast / slow) / math.log((1 + step) / (1 - step))
 
 
-def _faster(job: Job, result: Result, speed: str, factor: float) -> Result:
-    """The run with one thing ``factor`` times as fast."""
+def _faster(result: Result, speed: str, factor: float) -> Result:
+    """Return the run with one thing ``factor`` times as fast."""
+    run, traffic = result.run, result.traffic
     if speed == "flash_bandwidth":
-        return retimed(job, result, factor)
-    device = _scaled(job.device, job.backend, speed, factor)
-    return result_of(replace(job, device=device), result.traffic, plain=result.plain_kept)
+        return retimed(run, traffic, factor)
+    run = replace(run, device=_scaled(run.device, run.settings.backend, speed, factor))
+    return Result(run, traffic, time_traffic(run, traffic))
 
 
-def _scaled(device: Profile, name: str, speed: str, factor: float) -> Profile:
+def _scaled(device: Profile, backend_name: str | None, speed: str, factor: float) -> Profile:
+    """Return the device with one thing but its flash ``factor`` times as fast."""
     if speed == "dram_bandwidth":
         bandwidth = device.dram.bandwidth * factor
         return device.model_copy(
             update={"dram": device.dram.model_copy(update={"bandwidth": bandwidth})}
         )
-    _, backend = device.backend(name)
+    name, backend = device.backend(backend_name)
     change: dict[str, Any] = {speed: getattr(backend, speed) * factor}
     if speed == "sync":
         change = {"sync": backend.sync / factor}
@@ -144,63 +163,64 @@ def _scaled(device: Profile, name: str, speed: str, factor: float) -> Profile:
     return device.model_copy(update={"backends": backends})
 
 
-def _with_requests(job: Job, factor: float) -> Job:
-    """The run, to be replayed, with what each read takes beyond its bytes in order divided."""
-    in_order = job.flash.sequential_bandwidth
+def _with_requests(run: Run, factor: float) -> Run:
+    """Return the run with what each read takes beyond its bytes in order divided by ``factor``."""
+    in_order = run.flash.sequential_bandwidth
     reads = []
-    for read in job.device.flash.reads:
+    for read in run.device.flash.reads:
         bytes_alone = read.size / in_order
         beyond = max(0.0, read.size / read.bandwidth - bytes_alone)
         seconds = read.size / read.bandwidth - beyond + beyond / factor
         reads.append(read.model_copy(update={"bandwidth": read.size / seconds}))
-    section = job.device.flash.model_copy(update={"reads": tuple(reads)})
-    device = job.device.model_copy(update={"flash": section})
-    flash, work = FlashCost(section), job.work
-    layout, places = job.settings.layout, job.places
-    requests = flash.tables(work.method, work.model, work.unit_bytes, layout, places)
-    return replace(job, device=device, flash=flash, requests=requests)
+    section = run.device.flash.model_copy(update={"reads": tuple(reads)})
+    device, flash = run.device.model_copy(update={"flash": section}), FlashCost(section)
+    return replace(run, device=device, flash=flash, costs=run.placement.costs(flash))
 
 
-def _sized(job: Job, factor: float) -> Job:
-    """The run with ``factor`` times the DRAM, or the cache where that was given.
+def _resized(run: Run, factor: float) -> Budget:
+    """Return the budget with ``factor`` times the DRAM, or the cache where that was given.
 
     Raises:
         BudgetError: KV and buffers alone exceed it.
     """
-    budget, work = job.work.budget, job.work
-    if job.growth is not None:
+    budget, placement = run.budget, run.placement
+    equal = run.settings.allocate == "equal"
+    if budget.growth is not None:
         assert budget.dram is not None, "KV grows in a given DRAM"
-        more = replace(work, budget=replace(budget, dram=budget.dram * factor))
-        budget, growth = grow(more, job.plan, job.settings)
-        return replace(job, work=replace(work, budget=budget), growth=growth)
+        return grown(replace(budget, dram=budget.dram * factor, growth=None), run.sets, placement)
     if budget.dram is None:
-        budget = redivided(work, job.settings, cache=(budget.cache + budget.buffer) * factor)
+        cache = (budget.cache + budget.buffer) * factor
+        resized = redivided(budget, placement, equal=equal, cache=cache)
     else:
-        budget = redivided(work, job.settings, dram=budget.dram * factor)
-    work = replace(work, budget=budget)
-    if job.settings.allocate == "optimal":
-        uses = profile_uses(work, job.policy, job.settings)
-        budget, _ = allocate_optimal(work, job.policy, job.plan, job.requests, uses)
-        work = replace(work, budget=budget)
-    return replace(job, work=work)
+        resized = redivided(budget, placement, equal=equal, dram=budget.dram * factor)
+    if run.settings.allocate != "optimal":
+        return resized
+    return allocate_optimal(
+        resized,
+        run.sets,
+        placement,
+        run.policy,
+        costs=run.costs,
+        profile_uses=run.profile_uses,
+    )
 
 
-def _parts(job: Job, result: Result) -> Iterator[Part]:
-    """The chain of steps cut into layers, and what comes before and after them."""
-    work, overlap = job.work, job.settings.overlap
-    _, backend = job.device.backend(job.backend)
-    rate = rates(job.device, job.backend, backend, work.model, overlap)
-    rows = np.flatnonzero(result.traffic.measured)
-    chain = steps(work, result.traffic, rows, job.flash, rate, backend, overlap)
+def _parts(run: Run, traffic: Traffic) -> Iterator[Part]:
+    """Yield the chain of steps cut into layers, and what comes before and after them."""
+    overlap, rate = run.settings.overlap, rates(run)
+    rows = np.flatnonzero(traffic.measured)
+    chain = steps(run, traffic, rows, rate)
 
     def part(name: int | str, some: list[Step]) -> Part:
-        times = token_times(some, len(rows), overlap, backend.overlap_factor, rate.compute_bound)
+        times = token_times(
+            some, len(rows), overlap, run.backend.overlap_factor, rate.compute_bound
+        )
         mean = times.exposed.mean(axis=0).tolist()
         return Part(name, dict(zip(RESOURCES, mean, strict=True)))
 
-    layers, groups = work.unit_bytes.shape
-    if work.embedding_row_bytes(overlap):
+    layers, groups = run.unit_bytes.shape
+    if embedding_row_bytes(run):
         yield part("embedding", [next(chain)])
     for layer in range(layers):
-        yield part(work.trace.first_layer + layer, [next(chain) for _ in range(1 + groups)])
+        yield part(run.trace.first_layer + layer, [next(chain) for _ in range(1 + groups)])
     yield part("head", list(chain))

@@ -4,58 +4,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dipsim.analysis.cliff import cliff_warning
-from dipsim.analysis.verdict import Verdict, judge, no_optimum, optimum
-from dipsim.hardware import Profile
+from dipsim.analysis.cliff import Cliff, cliff_warning, falls, find_cliff
+from dipsim.analysis.verdict import contenders, judge, no_optimum
+from dipsim.hardware import Profile, load_profile
 from dipsim.policies import Policy, load_policies
-from dipsim.replay.active_sets import Sets
-from dipsim.replay.replay import hold
-from dipsim.resolve import Source
-from dipsim.result import Result, finite
-from dipsim.simulate import Job, prepare, run_all
-from dipsim.trace import Trace
+from dipsim.replay.contender import Contender
+from dipsim.replay.replay import Progress
+from dipsim.replay.traffic import Traffic
+from dipsim.resolve import Input
+from dipsim.result import Result
+from dipsim.run import Run
+from dipsim.sweep.many import many
+from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
+from dipsim.trace import Trace, load_trace
 
 Warn = Callable[[str], None]
-_HOLD = 2**30
-"""Bytes of packed sets that are held for all policies; larger traces are read again for each."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One policy with one budget."""
-
-    policy: str
-    budget: str
-    """As it was asked for: ``cache_fraction=0.6``."""
-    result: Result
-    verdict: Verdict | None
-    """None where there is no optimum to compare with."""
-
-    @property
-    def to_optimum(self) -> float | None:
-        """Hit rate of the optimum less that of the policy, of units over all tokens."""
-        if self.verdict is None or not self.verdict.accesses:
-            return None
-        return self.verdict.lost / self.verdict.accesses
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures of a row, as plain values."""
-        result = self.result
-        slow, fast = result.timing.rate_range
-        return {
-            "policy": self.policy,
-            "budget": self.budget,
-            "cache_bytes": result.budget.cache,
-            "hit_rate": result.hit_rate,
-            "unit_hit_rate": result.unit_hit_rate,
-            "tokens_per_second": finite(result.tokens_per_second),
-            "tokens_per_second_range": [finite(slow), finite(fast)],
-            "flash_bytes_per_token": result.flash_bytes_per_token,
-            "flash_reads_per_token": result.flash_reads_per_token,
-            "to_optimum": self.to_optimum,
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
-            "marks": list(result.marks),
-        }
+FIGURES = (
+    "cache_bytes",
+    "hit_rate",
+    "unit_hit_rate",
+    "tokens_per_second",
+    "tokens_per_second_range",
+    "flash_bytes_per_token",
+    "flash_reads_per_token",
+    "to_optimum",
+    "verdict",
+)
+"""Figures of a cell. ``to_optimum``: hit rate of the optimum less that of the policy, of units over
+all tokens; ``verdict``: a `Verdict`; both None where there is no optimum."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +39,24 @@ class Comparison:
     """Cells, the fastest first within each budget, and why a verdict is missing."""
 
     cells: list[Cell]
+    """Their places are ``policy`` and ``budget``, as it was asked for: ``cache_fraction=0.6``."""
     no_optimum: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        cells = [cell.to_dict() for cell in self.cells]
+        """Return plain values."""
+        cells = [cell.to_dict(FIGURES) for cell in self.cells]
         return {"no_optimum": self.no_optimum, "cells": cells}
 
 
 def compare(
-    trace: Source | Trace,
-    profile: Source | Profile,
+    trace: Input | Trace,
+    profile: Input | Profile,
     policies: Sequence[str | Policy],
     budgets: Sequence[Mapping[str, Any]],
     *,
     warn: Warn = lambda _: None,
-    progress: Callable[[int, int], None] | None = None,
+    look: Callable[[Result], None] = lambda _: None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
     """Run every policy with every budget.
@@ -88,45 +66,73 @@ def compare(
         budgets: each one of ``{"dram": "3GB"}``, ``{"cache": "400MiB"}``,
             ``{"cache_fraction": 0.6}``, or empty for the device's own.
         warn: told beforehand of what will come to nothing.
+        look: called with every result before its counts are let go.
         progress: called with (runs done, runs).
         options: as `simulate`.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    chosen = load_policies(policies)
-    first = prepare(trace, profile, policy=chosen[0], **options, **budgets[0])
-    held = _held(first)
-    best, missing, cells = None, no_optimum(first), []
-    for done, policy in enumerate(chosen):
-        jobs = [prepare(trace, profile, policy=policy, **options, **at) for at in budgets]
-        for job in jobs:
-            warning = cliff_warning(job, held)
-            if warning is not None:
-                warn(warning)
-        results = run_all(jobs, held=None if policy.preload else held)
-        verdicts: list[Verdict] | list[None] = [None] * len(jobs)
-        if missing is None:
-            if best is None or options.get("allocate") == "optimal":  # its sizes differ by policy
-                best = optimum(jobs, held)
-            verdicts = judge(jobs, [result.traffic for result in results], best, held)
-        for budget, result, verdict in zip(budgets, results, verdicts, strict=True):
-            cells.append(Cell(policy.label, _label(budget), result, verdict))
-        if progress is not None:
-            progress(done + 1, len(chosen))
+    opened, device, model = load_trace(trace), load_profile(profile), options.pop("model", None)
+    points = [
+        Point(
+            {"policy": policy.label, "budget": _label(budget)},
+            opened,
+            device,
+            {**options, **budget, "policy": policy},
+            model,
+        )
+        for policy in load_policies(policies)
+        for budget in budgets
+    ]
+    rivals = _Rivals(warn)
+    cells = many(points, read=_reader(look), before=rivals.of, progress=progress)
     order = [_label(budget) for budget in budgets]
-    cells.sort(key=lambda cell: (order.index(cell.budget), -cell.result.tokens_per_second))
-    return Comparison(cells, missing)
+    cells.sort(key=lambda cell: (order.index(cell.place["budget"]), -cell.rate))
+    return Comparison(cells, rivals.no_optimum)
 
 
-def _held(job: Job) -> list[Sets] | None:
-    """The active sets, when they are the same for all policies and not too large."""
-    work = job.work
-    words = sum(-(-group.units // 64) for group in work.method.groups)
-    size = 8 * words * work.trace.layers * work.trace.tokens
-    if work.method.cache_aware or size > _HOLD:
-        return None
-    return hold(work.trace, work.method, job.plan)
+class _Rivals:
+    """What is replayed beside each run; on the way a run into the cliff is warned about."""
+
+    def __init__(self, warn: Warn) -> None:
+        self.no_optimum: str | None = None
+        self._warn = warn
+        self._cliff: Cliff | None = None
+        self._looked_for = False
+
+    def of(self, run: Run) -> list[Contender]:
+        """Return the contenders that judge a run."""
+        self.no_optimum = self.no_optimum or no_optimum(run)
+        if falls(run):
+            if not self._looked_for:  # all budgets have the same
+                self._cliff, self._looked_for = find_cliff(run), True
+            warning = cliff_warning(run, self._cliff)
+            if warning is not None:
+                self._warn(warning)
+        return contenders(run)
+
+
+def _reader(look: Callable[[Result], None]) -> Callable[..., list[tuple[Place, Figures]]]:
+    def read(result: Result, *beside: Traffic) -> list[tuple[Place, Figures]]:
+        look(result)
+        verdict = judge(result.run, result.traffic, beside)
+        distance = None
+        if verdict is not None and verdict.accesses:
+            distance = verdict.lost / verdict.accesses
+        return [
+            (
+                {},
+                {
+                    **figures_of(result),
+                    "unit_hit_rate": result.unit_hit_rate,
+                    "to_optimum": distance,
+                    "verdict": verdict,
+                },
+            )
+        ]
+
+    return read
 
 
 def _label(budget: Mapping[str, Any]) -> str:

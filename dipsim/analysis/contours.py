@@ -3,14 +3,25 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from dipsim.analysis.search import Figures, Progress
+from dipsim.analysis.search import OF_A_RUN
 from dipsim.hardware import Profile, load_profile
-from dipsim.resolve import Source
-from dipsim.result import Result, finite
-from dipsim.simulate import Job, prepare, run_all
-from dipsim.sweep.vary import Axis, check_axes, dram_sizes, iops_of, retimed, scaled, with_iops
+from dipsim.replay.replay import Progress
+from dipsim.resolve import Input
+from dipsim.result import finite
+from dipsim.sweep.many import many
+from dipsim.sweep.point import Cell, Point
+from dipsim.sweep.vary import (
+    Axis,
+    check_axes,
+    check_direct,
+    dram_sizes,
+    iops_of,
+    scaled,
+    with_iops,
+)
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
 
@@ -22,8 +33,8 @@ class Contours:
     axes: tuple[Axis, Axis]
     values: tuple[list[float], list[float]]
     """Ascending: bytes of DRAM, factors on the flash's bandwidth, or IOPS."""
-    cells: list[list[Figures]]
-    """By the first axis, then by the second."""
+    cells: list[list[Cell]]
+    """By the first axis, then by the second; their places are values of the two."""
 
     @property
     def rates(self) -> list[list[float]]:
@@ -31,13 +42,12 @@ class Contours:
         return [[cell.rate for cell in row] for row in self.cells]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Plain values of each cell, the two of the axes first."""
-        for a, row in zip(self.values[0], self.cells, strict=True):
-            for b, cell in zip(self.values[1], row, strict=True):
-                yield {self.axes[0]: a, self.axes[1]: b, **cell.to_dict()}
+        """Yield plain values of each cell, the two of the axes first."""
+        for row in self.cells:
+            yield from (cell.to_dict(OF_A_RUN) for cell in row)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "search": "contours",
             "axes": list(self.axes),
@@ -48,15 +58,15 @@ class Contours:
 
 
 def contours(
-    trace: Source | Trace,
-    profile: Source | Profile,
+    trace: Input | Trace,
+    profile: Input | Profile,
     axes: tuple[Axis, Axis],
     points: int = 6,
     *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Contours:
-    """Rates over a grid of DRAM, flash bandwidth or IOPS.
+    """Run a grid of DRAM, flash bandwidth or IOPS.
 
     DRAM goes from no cache to everything in DRAM, bandwidth from a quarter to four times the
     profile's, IOPS from a quarter of the profile's to what its bandwidth allows. Of bandwidth and
@@ -74,38 +84,35 @@ def contours(
     trace, device = load_trace(trace), load_profile(profile)
     check_axes(axes, options)
     grid = {axis: _grid(trace, device, axis, points, options) for axis in axes}
-    sizes = grid.get("dram")
-    budgets = [{"dram": BYTES.exact(size)} for size in sizes] if sizes else [{}]
-    found: dict[tuple[float, ...], Figures] = {}
+    retimes = "flash-bandwidth" in axes and "iops" not in axes
+    before = check_direct if retimes else lambda _: None
+    pairs = [dict(zip(axes, pair, strict=True)) for pair in product(*grid.values())]
+    runs = [_point(trace, device, pair, options) for pair in pairs]
+    cells = many(runs, before=before, progress=progress)
+    rows = [cells[start : start + points] for start in range(0, len(cells), points)]
+    first, second = grid.values()
+    return Contours(axes, (first, second), rows)
 
-    def replayed(on: Profile) -> tuple[list[Job], list[Result]]:
-        """One replay for all sizes of DRAM."""
-        jobs = [prepare(trace, on, **{**options, **budget}) for budget in budgets]
-        return jobs, run_all(jobs)
 
-    def book(results: list[Result], at: dict[str, float]) -> None:
-        for size, result in zip(sizes or [0.0], results, strict=True):
-            place = {**at, "dram": size}
-            found[tuple(place[axis] for axis in axes)] = Figures.of(result)
-        progress(len(found), points * points)
-
-    if "iops" not in grid:
-        jobs, plain = replayed(device)  # one replay serves every bandwidth
-        for factor in grid["flash-bandwidth"]:
-            results = [retimed(job, at, factor) for job, at in zip(jobs, plain, strict=True)]
-            book(results, {"flash-bandwidth": factor})
-    for iops in grid.get("iops", ()):
-        for factor in grid.get("flash-bandwidth", (1.0,)):
-            faster = device if factor == 1 else scaled(device, factor)
-            _, results = replayed(with_iops(faster, iops))
-            book(results, {"iops": iops, "flash-bandwidth": factor})
-    first, second = (grid[axis] for axis in axes)
-    return Contours(axes, (first, second), [[found[a, b] for b in second] for a in first])
+def _point(
+    trace: Trace, device: Profile, place: Mapping[Axis, float], options: Mapping[str, Any]
+) -> Point:
+    """Return the run at a place; the bandwidth alone takes no replay of its own."""
+    options = dict(options)
+    model, speed = options.pop("model", None), place.get("flash-bandwidth")
+    if "dram" in place:
+        options["dram"] = BYTES.exact(place["dram"])
+    if "iops" in place:
+        if speed not in (None, 1.0):
+            device = scaled(device, speed)
+        device, speed = with_iops(device, place["iops"]), None
+    return Point({axis: place[axis] for axis in place}, trace, device, options, model, speed)
 
 
 def _grid(
     trace: Trace, device: Profile, axis: Axis, points: int, options: Mapping[str, Any]
 ) -> list[float]:
+    """Return the values of an axis, ascending."""
     steps = [i / (points - 1) for i in range(points)]
     if axis == "dram":
         least, cacheless, most = dram_sizes(trace, device, options)

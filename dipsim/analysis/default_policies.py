@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
-from dipsim.resolve import method_for
 from dipsim.settings import make_settings
 from dipsim.trace import Trace
 
@@ -18,7 +18,7 @@ def policies_that_apply(
         DipsimError: an option is wrong.
     """
     settings = make_settings(options)
-    aware = method_for(trace, None, settings).cache_aware
+    aware = build_method(trace, settings).cache_aware
     applicable = []
     for name in names:
         policy = BUILTIN[name]

@@ -1,52 +1,61 @@
-"""What models in the loop came to: rows of measured perplexity, and what follows from them.
+"""Evaluation of models in the loop: cells of measured perplexity, and what follows from them.
 
 Measuring is `dipsim.lm`; nothing here needs a model.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.option import flag
 from dipsim.settings import TAKES
+from dipsim.sweep.point import Cell
 
 LOSSES = (0.1, 0.2, 0.5, 1.0)
 """Perplexity above the dense model's, at which the paper reads off rates."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A method with its settings, judged on a text in closed loop."""
+FIGURES = (
+    "perplexity",
+    "loss",  # mean, in nats per token
+    "density",  # share of the weights that tokens used; None for experts
+    "hit_rate",  # bytes hit / bytes active
+    "energy_kept",  # per stage, the mean share of the squared scores
+    "flash_useful_bytes_per_token",
+    "flash_bytes_per_token",  # all that the flash moves, streamed static weights among it
+    "tokens_per_second",
+    "open_loop",  # hit rate, useful bytes and rate on a trace of the dense model
+)
+"""Figures of a row. None where they are not known: bytes that the flash moves and rates without a
+device, and ``open_loop`` where it was not asked for."""
 
-    method: str
-    settings: Mapping[str, Any]
-    """What was asked for: density, gamma, policy, cache_fraction ..."""
-    reason: str | None = None
-    """Why it could not run; then there are no figures."""
-    perplexity: float | None = None
-    loss: float | None = None
-    """Mean, in nats per token."""
-    density: float | None = None
-    """Share of the weights that tokens used; None for experts."""
-    hit_rate: float | None = None
-    """Bytes hit / bytes active."""
-    energy_kept: Mapping[str, float] = field(default_factory=dict)
-    """Per stage, the mean share of the squared scores."""
-    flash_useful_bytes_per_token: float | None = None
-    flash_bytes_per_token: float | None = None
-    """All that the flash moves, streamed static weights among it; None without a device."""
-    tokens_per_second: float | None = None
-    """None without a device."""
-    open_loop: Mapping[str, float | None] | None = None
-    """The same on a trace of the dense model: hit_rate, flash_useful_bytes_per_token and, with a
-    device, tokens_per_second."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+def judged(
+    method: str, settings: Mapping[str, Any], why: str | None = None, **figures: Any
+) -> Cell:
+    """Return the row of a method judged on a text in closed loop.
+
+    Args:
+        settings: what was asked for: density, gamma, policy, cache_fraction ...
+        why: why it could not run; then there are no figures.
+        figures: some of `FIGURES`.
+    """
+    return Cell({"method": method}, settings, None if why else figures, why=why)
+
+
+def row_dict(row: Cell) -> dict[str, Any]:
+    """Return a row as plain values."""
+    figures = {name: row.value(name) for name in FIGURES}
+    return {
+        "method": row.place["method"],
+        "settings": dict(row.options),
+        "reason": row.why,
+        **figures,
+        "energy_kept": dict(figures["energy_kept"] or {}),
+    }
 
 
 @dataclass(frozen=True)
@@ -57,41 +66,40 @@ class Evaluation:
     tokens: int
     window: int
     device: str | None
-    rows: tuple[Row, ...]
+    rows: tuple[Cell, ...]
+    """See `judged`."""
 
     @property
     def dense(self) -> float:
         """Perplexity of the dense model."""
-        found = self.rows[0].perplexity
-        assert found is not None, "the dense model runs"
-        return found
+        return _perplexity(self.rows[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, with the frontier and the best rates where there is a device."""
-        made: dict[str, Any] = {
+        """Return plain values, with the frontier and the best rates where there is a device."""
+        values: dict[str, Any] = {
             "model": self.model,
             "tokens": self.tokens,
             "window": self.window,
             "device": self.device,
             "dense_perplexity": self.dense,
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": [row_dict(row) for row in self.rows],
         }
         if self.device is not None:
-            made["frontier"] = frontier(self.rows)
-            made["best"] = {
+            values["frontier"] = frontier(self.rows)
+            values["best"] = {
                 memory: {
-                    method: {f"{loss:g}": row and row.to_dict() for loss, row in found.items()}
-                    for method, found in methods.items()
+                    method: {f"{loss:g}": row and row_dict(row) for loss, row in best.items()}
+                    for method, best in methods.items()
                 }
                 for memory, methods in best_rates(self.rows, self.dense).items()
             }
-        return made
+        return values
 
 
 def grid(
     methods: Sequence[str], axes: Mapping[str, Sequence[Any]]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Every method with every choice of the axes that mean something to it, each once.
+    """Return every method with every choice of the axes that mean something to it, each once.
 
     ``grid(["dip", "dense"], {"density": [.5, .7]})`` -> dip at .5, dip at .7, dense.
 
@@ -118,21 +126,21 @@ def grid(
     return cells
 
 
-def memory_of(row: Row) -> str:
-    """The memory a row was given, which rates are compared within: ``dram 70%``, ``cache 0.5``."""
+def memory_of(row: Cell) -> str:
+    """Return the memory a row was given: ``dram 70%``, ``cache 0.5``. Rates compare within it."""
     names = {"dram": "dram", "cache_fraction": "cache"}
     return " ".join(
-        f"{short} {row.settings[name]}" for name, short in names.items() if name in row.settings
+        f"{short} {row.options[name]}" for name, short in names.items() if name in row.options
     )
 
 
-def frontier(rows: Sequence[Row]) -> list[int]:
-    """Which rows no other with the same memory beats in perplexity and in rate, the fastest of each
-    memory first."""
+def frontier(rows: Sequence[Cell]) -> list[int]:
+    """Return the indices of rows that no other with the same memory beats in perplexity and in
+    rate, the fastest of each memory first."""
     kept: list[int] = []
-    for these in _timed(rows).values():
+    for group in _timed(rows).values():
         best = math.inf
-        for i in sorted(these, key=lambda i: (-_rate(rows[i]), _perplexity(rows[i]), i)):
+        for i in sorted(group, key=lambda i: (-rows[i].rate, _perplexity(rows[i]), i)):
             if _perplexity(rows[i]) < best:
                 kept.append(i)
                 best = _perplexity(rows[i])
@@ -140,67 +148,66 @@ def frontier(rows: Sequence[Row]) -> list[int]:
 
 
 def best_rates(
-    rows: Sequence[Row], dense: float, losses: Sequence[float] = LOSSES
-) -> dict[str, dict[str, dict[float, Row | None]]]:
-    """Per memory and method, the fastest row whose perplexity exceeds the dense model's by no more
-    than each loss; None where there is none."""
-    made: dict[str, dict[str, dict[float, Row | None]]] = {}
-    for memory, these in _timed(rows).items():
-        for method in dict.fromkeys(rows[i].method for i in these):
-            own = [rows[i] for i in these if rows[i].method == method]
-            found = {
-                loss: max(
-                    (row for row in own if _perplexity(row) <= dense + loss),
-                    key=_rate,
-                    default=None,
-                )
-                for loss in losses
-            }
-            if any(found.values()):
-                made.setdefault(memory, {})[method] = found
-    return made
+    rows: Sequence[Cell], dense: float, losses: Sequence[float] = LOSSES
+) -> dict[str, dict[str, dict[float, Cell | None]]]:
+    """Return per memory, method and loss the fastest row whose perplexity exceeds the dense model's
+    by no more than that; None where there is none."""
+    best: dict[str, dict[str, dict[float, Cell | None]]] = {}
+    for memory, group in _timed(rows).items():
+        for method in dict.fromkeys(rows[i].place["method"] for i in group):
+            own = [rows[i] for i in group if rows[i].place["method"] == method]
+            of_method = {loss: _fastest(own, dense + loss) for loss in losses}
+            if any(of_method.values()):
+                best.setdefault(memory, {})[method] = of_method
+    return best
 
 
-def _timed(rows: Sequence[Row]) -> dict[str, list[int]]:
-    """Per memory, the rows with a rate."""
-    made: dict[str, list[int]] = {}
+def _fastest(rows: Sequence[Cell], perplexity: float) -> Cell | None:
+    """Return the fastest of the rows whose perplexity is no more than that."""
+    good = [row for row in rows if _perplexity(row) <= perplexity]
+    return max(good, key=lambda row: row.rate, default=None)
+
+
+def _timed(rows: Sequence[Cell]) -> dict[str, list[int]]:
+    """Return per memory the rows with a rate."""
+    timed: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        if row.perplexity is not None and row.tokens_per_second is not None:
-            made.setdefault(memory_of(row), []).append(i)
-    return made
+        if None not in (row.value("perplexity"), row.value("tokens_per_second")):
+            timed.setdefault(memory_of(row), []).append(i)
+    return timed
 
 
-def calibration_of(found: Evaluation) -> dict[str, Any]:
-    """A calibration file for ``dipsim search --calibration`` (analysis/calibration.py).
+def calibration_of(evaluation: Evaluation) -> dict[str, Any]:
+    """Return a calibration file for ``dipsim search --calibration`` (analysis/calibration.py).
 
     Raises:
         DipsimError: no row prunes anything.
     """
     points = [
         {
-            "method": row.method,
-            "energy_kept": {stage: min(share, 1.0) for stage, share in row.energy_kept.items()},
-            "perplexity": row.perplexity,
+            "method": row.place["method"],
+            "energy_kept": {
+                stage: min(share, 1.0) for stage, share in row.value("energy_kept").items()
+            },
+            "perplexity": row.value("perplexity"),
         }
-        for row in found.rows[1:]
-        if row.perplexity is not None and row.energy_kept and row.method != "dense"
+        for row in evaluation.rows[1:]
+        if row.value("perplexity") is not None
+        and row.value("energy_kept")
+        and row.place["method"] != "dense"
     ]
     if not points:
         raise DipsimError("no calibration: nothing was pruned; name methods, e.g. --method dip-ca")
     return {
         "format": "dipsim-calibration",
         "version": 1,
-        "model": found.model,
-        "dense_perplexity": found.dense,
+        "model": evaluation.model,
+        "dense_perplexity": evaluation.dense,
         "points": points,
     }
 
 
-def _perplexity(row: Row) -> float:
-    assert row.perplexity is not None
-    return row.perplexity
-
-
-def _rate(row: Row) -> float:
-    assert row.tokens_per_second is not None
-    return row.tokens_per_second
+def _perplexity(row: Cell) -> float:
+    perplexity = row.value("perplexity")
+    assert perplexity is not None, "a row that ran"
+    return float(perplexity)

@@ -2,48 +2,45 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dipsim.analysis.search import Figures, Progress
+from dipsim.analysis.search import OF_A_RUN
 from dipsim.hardware import Profile, load_profile
-from dipsim.resolve import Source
+from dipsim.replay.replay import Progress
+from dipsim.resolve import Input
 from dipsim.result import Result
-from dipsim.simulate import prepare, run_all
-from dipsim.sweep.vary import Axis, check_axes, dram_sizes, iops_of, retimed, with_iops
+from dipsim.sweep.many import many
+from dipsim.sweep.point import Cell, Point, figures_of
+from dipsim.sweep.vary import (
+    Axis,
+    check_axes,
+    dram_sizes,
+    iops_of,
+    retimed,
+    with_iops,
+)
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
 
 PRECISION = 0.01
-"""What is found is known to this share of itself."""
+"""The answer is known to this share of itself."""
 REACH = 1000.0
 """How far down from the most a search goes, and how far up from the profile's bandwidth."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One value that was run: bytes of DRAM, a factor on the flash's bandwidth, or IOPS."""
-
-    value: float
-    figures: Figures
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"value": self.value, **self.figures.to_dict()}
-
-
-@dataclass(frozen=True)
 class Span:
-    """What is tried."""
+    """The values that are tried."""
 
     low: float
     high: float
     most: str
-    """What ``high`` is."""
+    """Meaning of ``high``, in words."""
     now: float = math.nan
-    """What the profile has; of DRAM there is no such value."""
+    """The profile's own; of DRAM there is no such value."""
     size: str = ""
-    """Of the reads that IOPS count."""
+    """Bytes of the reads that IOPS count."""
 
 
 @dataclass(frozen=True)
@@ -54,54 +51,54 @@ class Least:
     target: float
     """Tokens per second."""
     span: Span
-    trials: list[Trial]
-    """Every value that was run, ascending."""
+    trials: list[Cell]
+    """Every value that was run, ascending. The place of a cell is its ``value``: bytes of DRAM, a
+    factor on the flash's bandwidth, or IOPS."""
     result: Result
     """The run of what was found, else the fastest."""
 
     @property
-    def found(self) -> Trial | None:
+    def found(self) -> Cell | None:
         """The least value of those that were run and reach the rate."""
-        return next((at for at in self.trials if at.figures.rate >= self.target), None)
+        return next((trial for trial in self.trials if trial.rate >= self.target), None)
 
     @property
-    def below(self) -> Trial | None:
+    def below(self) -> Cell | None:
         """The greatest value that was run below what was found."""
         found = self.found
-        under = [at for at in self.trials if found is not None and at.value < found.value]
-        return under[-1] if under else None
+        return self.trials[self.trials.index(found) - 1] if found in self.trials[1:] else None
 
     @property
-    def fastest(self) -> Trial:
+    def fastest(self) -> Cell:
         """The fastest run."""
-        return max(self.trials, key=lambda trial: trial.figures.rate)
+        return max(self.trials, key=lambda trial: trial.rate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; ``config`` repeats the run of what was found, else of the fastest."""
+        """Return plain values; ``config`` repeats the run that was found, else the fastest."""
         found = self.found
         return {
             "search": "least",
             "what": self.what,
             "target_rate": self.target,
             "reached": found is not None,
-            "found": None if found is None else found.to_dict(),
-            "fastest": self.fastest.to_dict(),
+            "found": None if found is None else found.to_dict(OF_A_RUN),
+            "fastest": self.fastest.to_dict(OF_A_RUN),
             "now": None if self.what == "dram" else self.span.now,
-            "points": [trial.to_dict() for trial in self.trials],
+            "points": [trial.to_dict(OF_A_RUN) for trial in self.trials],
             "config": dict(self.result.config),
         }
 
 
 def search_least(
-    trace: Source | Trace,
-    profile: Source | Profile,
+    trace: Input | Trace,
+    profile: Input | Profile,
     what: Axis,
     target: float,
     *,
     progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> Least:
-    """The least DRAM, flash bandwidth or IOPS with which a run reaches a rate.
+    """Find the least DRAM, flash bandwidth or IOPS with which a run reaches a rate.
 
     Bisected to `PRECISION`. Where the rate falls while the value grows, what is found still is a
     value that was run and reaches it, but a lesser one might too.
@@ -118,20 +115,19 @@ def search_least(
     check_axes((what,), options)
     span = _span(trace, device, what, options)
     run = _runner(trace, device, what, options)
-    ran: dict[float, Figures] = {}
-    best: tuple[float, Result] | None = None
+    ran: dict[float, Cell] = {}
+    best: Cell | None = None
     halvings = math.log(max(span.high / span.low, 2)) / math.log1p(PRECISION)
     expected = 2 + math.ceil(math.log2(halvings))
 
     def reaches(value: float) -> bool:
         nonlocal best
-        result = run(value)
-        rate = result.tokens_per_second
-        ran[value] = Figures.of(result)
-        if best is None or _better((value, rate), (best[0], ran[best[0]].rate), target):
-            best = value, result
+        cell = run(value)
+        ran[value] = replace(cell, result=None)
+        if best is None or _better(cell, best, target):
+            best = cell
         progress(len(ran), max(expected, len(ran)))
-        return rate >= target
+        return cell.rate >= target
 
     low, high = span.low, span.high
     if reaches(high) and low < high and not reaches(low):
@@ -143,15 +139,17 @@ def search_least(
                     break
             low, high = (low, middle) if reaches(middle) else (middle, high)
     assert best is not None
-    trials = [Trial(value, ran[value]) for value in sorted(ran)]
-    return Least(what, target, span, trials, best[1])
+    assert best.result is not None
+    return Least(what, target, span, [ran[value] for value in sorted(ran)], best.result)
 
 
-def _better(new: tuple[float, float], old: tuple[float, float], target: float) -> bool:
-    """Whether of two (value, rate) the new one answers the question better."""
-    if (new[1] >= target) != (old[1] >= target):
-        return new[1] >= target
-    return new[0] < old[0] if new[1] >= target else new[1] > old[1]
+def _better(new: Cell, old: Cell, target: float) -> bool:
+    """Return whether the new cell answers the question better than the old one."""
+    if (new.rate >= target) != (old.rate >= target):
+        return new.rate >= target
+    if new.rate >= target:
+        return bool(new.place["value"] < old.place["value"])
+    return new.rate > old.rate
 
 
 def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any]) -> Span:
@@ -160,8 +158,9 @@ def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any])
     if what == "iops":
         now, most = iops_of(device)
         size = BYTES.exact(min(read.size for read in device.flash.reads))
-        told = f"reads of {size} as fast as its bandwidth allows"
-        return Span(most / REACH, most, told, now, size)
+        return Span(
+            most / REACH, most, f"reads of {size} as fast as its bandwidth allows", now, size
+        )
     least, _, most = dram_sizes(trace, device, options)
     capacity = float(math.floor(device.dram.capacity))
     if most > capacity:
@@ -171,19 +170,25 @@ def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any])
 
 def _runner(
     trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any]
-) -> Callable[[float], Result]:
-    """What runs one value."""
+) -> Callable[[float], Cell]:
+    """Return what runs one value; the cells have their results."""
+    options = dict(options)
+    model = options.pop("model", None)
 
-    def with_dram(size: float) -> Result:
-        return run_all([prepare(trace, device, **{**options, "dram": BYTES.exact(size)})])[0]
-
-    def with_reads(iops: float) -> Result:
-        return run_all([prepare(trace, with_iops(device, iops), **options)])[0]
+    def ran(value: float, device: Profile = device, **changes: Any) -> Cell:
+        point = Point({"value": value}, trace, device, {**options, **changes}, model)
+        return many([point], keep=True)[0]
 
     if what == "dram":
-        return with_dram
+        return lambda size: ran(size, dram=BYTES.exact(size))
     if what == "iops":
-        return with_reads
-    job = prepare(trace, device, **options)
-    result = run_all([job])[0]  # one replay serves every bandwidth
-    return lambda factor: retimed(job, result, factor)
+        return lambda iops: ran(iops, with_iops(device, iops))
+    usual = ran(1.0).result  # one replay serves every bandwidth
+    assert usual is not None
+
+    def with_bandwidth(factor: float) -> Cell:
+        result = retimed(usual.run, usual.traffic, factor)
+        place = {"value": factor}
+        return Cell(place, options, figures_of(result), result.marks, result=result)
+
+    return with_bandwidth

@@ -1,138 +1,90 @@
 """The highest rate at a given loss: the density of each method is bisected, gammas are tried."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from dipsim.analysis.calibration import Bounds
-from dipsim.analysis.loss import Allowed, energy_of
+from dipsim.analysis.loss import Allowed
 from dipsim.errors import DipsimError, MethodError
 from dipsim.hardware import Profile, load_profile
 from dipsim.methods.contract import InfeasibleError
-from dipsim.resolve import Source
+from dipsim.replay.replay import Progress
+from dipsim.resolve import Input
 from dipsim.result import Result, finite
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.run import Run
+from dipsim.sweep.many import many
+from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
 from dipsim.trace import Trace, load_trace
 
-Progress = Callable[[int, int], None]
 GAMMAS = {"mlp_input": (1.0, 0.7, 0.5), "glu": (1.0, 0.5, 0.2)}
 """Tried in all pairs for dip-ca. The first is plain top-k."""
 STEPS = 100
 """Densities are tried in hundredths."""
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What a search keeps of a run; the counts of all of them would fill the memory."""
-
-    rate: float
-    """Tokens per second."""
-    band: tuple[float, float]
-    """With no and with full overlap."""
-    hit_rate: float
-    flash_bytes: float
-    """Per token."""
-    cache: float
-    """Bytes."""
-    energy_kept: Mapping[str, float]
-    """Per group."""
-    marks: tuple[str, ...]
-
-    @classmethod
-    def of(cls, result: Result) -> "Figures":
-        """Of one run."""
-        return cls(
-            rate=result.tokens_per_second,
-            band=result.timing.rate_range,
-            hit_rate=result.hit_rate,
-            flash_bytes=result.flash_bytes_per_token,
-            cache=result.budget.cache,
-            energy_kept=energy_of(result),
-            marks=result.marks,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, named as in a result."""
-        return {
-            "tokens_per_second": finite(self.rate),
-            "tokens_per_second_range": [finite(rate) for rate in self.band],
-            "hit_rate": self.hit_rate,
-            "flash_bytes_per_token": self.flash_bytes,
-            "cache_bytes": self.cache,
-            "energy_kept": dict(self.energy_kept),
-            "marks": list(self.marks),
-        }
+OF_A_RUN = (
+    "tokens_per_second",
+    "tokens_per_second_range",
+    "hit_rate",
+    "flash_bytes_per_token",
+    "cache_bytes",
+    "energy_kept",
+)
+"""Figures of every run of a search."""
+FIGURES = ("loss", "meets", "perplexity", *OF_A_RUN)
+"""Figures of a density that was tried. ``loss``: see `Allowed`, None where a calibration does not
+bound it; ``meets``: whether it is no more than allowed; ``perplexity``: `Bounds`, None without a
+calibration."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """A method at a density, run."""
-
-    method: str
-    gamma: Mapping[str, float]
-    """Per group; empty unless the method is cache-aware."""
-    density: float
-    loss: float
-    """See `Allowed`; infinite where a calibration does not bound it."""
-    meets: bool
-    """Whether it loses no more than allowed."""
-    bounds: Bounds | None
-    """Of the perplexity, with a calibration."""
-    figures: Figures
-
-    @property
-    def series(self) -> tuple[str, tuple[float, ...]]:
-        """Method and gammas: what a density is bisected for."""
-        return self.method, tuple(self.gamma.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "method": self.method,
-            "density": self.density,
-            "gamma": dict(self.gamma),
-            "loss": finite(self.loss),
-            "meets": self.meets,
-            "perplexity": None if self.bounds is None else self.bounds._asdict(),
-            **self.figures.to_dict(),
-        }
+def series_of(cell: Cell) -> tuple[str, tuple[float, ...]]:
+    """Return the method and the gammas that a density was tried for."""
+    return cell.place["method"], tuple(cell.place["gamma"].values())
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """Every point that was run, in that order, and the fastest that loses no more than allowed."""
+    """Every density that was run, in that order, and the fastest that loses no more than allowed.
+
+    The place of a cell is its ``method``, ``density`` and ``gamma``, per group and empty unless the
+    method is cache-aware.
+    """
 
     allowed: Allowed
-    points: list[Point]
-    best: Point | None
-    result: Result | None
-    """The run of the best point."""
+    points: list[Cell]
+    best: Cell | None
+    """It has its result."""
 
-    def front(self) -> list[Point]:
-        """Points that no other beats in loss and in rate, by rising loss."""
-        found: list[Point] = []
-        for point in sorted(self.points, key=lambda at: (at.loss, -at.figures.rate)):
-            if not found or point.figures.rate > found[-1].figures.rate:
-                found.append(point)
-        return found
+    @property
+    def result(self) -> Result | None:
+        """The run of the best point."""
+        return None if self.best is None else self.best.result
+
+    def front(self) -> list[Cell]:
+        """Return points that no other beats in loss and in rate, by rising loss."""
+        front: list[Cell] = []
+        for cell in sorted(self.points, key=lambda cell: (cell.number("loss"), -cell.rate)):
+            if not front or cell.rate > front[-1].rate:
+                front.append(cell)
+        return front
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; ``config`` repeats the run of the best point."""
+        """Return plain values; ``config`` repeats the run of the best point."""
         most = self.allowed.most
         return {
             "search": "rate",
             "max_loss": dict(most) if isinstance(most, Mapping) else most,
             "loss": self.allowed.meaning,
-            "best": None if self.best is None else self.best.to_dict(),
-            "points": [point.to_dict() for point in self.points],
+            "best": None if self.best is None else self.best.to_dict(FIGURES),
+            "points": [cell.to_dict(FIGURES) for cell in self.points],
             "config": None if self.result is None else dict(self.result.config),
         }
 
 
 def search_rate(
-    trace: Source | Trace,
-    profile: Source | Profile,
+    trace: Input | Trace,
+    profile: Input | Profile,
     allowed: Allowed,
     methods: Sequence[str | None] = (None,),
     *,
@@ -161,58 +113,81 @@ def search_rate(
     for method in methods:
         if method in ("moe", "recorded", "dense"):
             raise MethodError(f"method {method} has no density to search: name one that has")
-    trace, device = load_trace(trace), load_profile(profile)
-    points: list[Point] = []
-    best: tuple[Point, Result] | None = None
-    refused: list[MethodError] = []
+    tries = _Tries(load_trace(trace), load_profile(profile), allowed, options)
     series = [(method, gamma) for method in methods for gamma in _gammas(method, options)]
 
     def meets(method: str | None, gamma: Any, step: int) -> bool:
-        """Run one density of a series; where the method cannot have it, say on which side to go
-        on."""
-        nonlocal best
-        density = step / STEPS
-        given = {**options, "method": method, "gamma": gamma, "density": density}
-        try:
-            job = prepare(trace, device, **given)
-        except InfeasibleError as problem:
-            refused.append(problem)
-            return False
-        except MethodError as problem:  # not one for so many units: fewer may do
-            refused.append(problem)
-            return True
-        point, result = _run(job, density, allowed)
-        points.append(point)
-        if point.meets and (best is None or point.figures.rate > best[0].figures.rate):
-            best = point, result
-        progress(len(points), max(7 * len(series), len(points)))
-        return point.meets
+        answer = tries.meets(method, gamma, step / STEPS)
+        progress(len(tries.cells), max(7 * len(series), len(tries.cells)))
+        return answer
 
     fails: dict[str | None, int] = {}
     for method, gamma in series:
         # Of all gammas plain top-k, tried first, keeps the most: where it fails, all do.
         low = fails.get(method, 0)
         fails.setdefault(method, _least(partial(meets, method, gamma), low) - 1)
-    if refused and not points:
-        raise refused[-1]
-    return Frontier(allowed, points, *(best or (None, None)))
+    if tries.refused and not tries.cells:
+        raise tries.refused[-1]
+    return Frontier(allowed, tries.cells, tries.best)
 
 
-def _run(job: Job, density: float, allowed: Allowed) -> tuple[Point, Result]:
-    """A job at a density, and what it lost."""
-    name, groups = job.work.method.name, job.work.method.groups
-    model = None if job.work.model is None else job.work.model.name
-    allowed.check(name, [group.signal for group in groups], model)
-    result = run_all([job])[0]
-    kept = energy_of(result)
-    loss, bounds = allowed.loss(name, kept), allowed.bounds(name, kept)
-    gammas = {group.signal: group.gamma for group in groups if group.gamma is not None}
-    within = loss <= allowed.limit
-    return Point(name, gammas, density, loss, within, bounds, Figures.of(result)), result
+class _Tries:
+    """The densities that were tried."""
+
+    def __init__(
+        self, trace: Trace, device: Profile, allowed: Allowed, options: Mapping[str, Any]
+    ) -> None:
+        self.cells: list[Cell] = []
+        self.best: Cell | None = None
+        self.refused: list[MethodError] = []
+        self._trace, self._device, self._allowed = trace, device, allowed
+        self._options = dict(options)
+        self._model = self._options.pop("model", None)
+
+    def meets(self, method: str | None, gamma: Any, density: float) -> bool:
+        """Run a density, and return whether it loses no more than allowed.
+
+        Where the method cannot have the density, return on which side to go on.
+        """
+        options = {**self._options, "method": method, "gamma": gamma, "density": density}
+        point = Point({}, self._trace, self._device, options, self._model)
+        try:
+            (cell,) = many(
+                [point], read=partial(self._read, density), before=self._check, keep=True
+            )
+        except InfeasibleError as problem:
+            self.refused.append(problem)
+            return False
+        except MethodError as problem:  # not one for so many units: fewer may do
+            self.refused.append(problem)
+            return True
+        self.cells.append(replace(cell, result=None))
+        meets = bool(cell.figures and cell.figures["meets"])
+        if meets and (self.best is None or cell.rate > self.best.rate):
+            self.best = cell
+        return meets
+
+    def _check(self, run: Run) -> None:
+        """Refuse, before the replay, a loss that does not fit the run."""
+        stages = [group.signal for group in run.method.groups]
+        self._allowed.check(run.method.name, stages, None if run.model is None else run.model.name)
+
+    def _read(self, density: float, result: Result) -> list[tuple[Place, Figures]]:
+        name, figures, allowed = result.method, figures_of(result), self._allowed
+        groups = result.run.method.groups
+        gamma = {group.signal: group.gamma for group in groups if group.gamma is not None}
+        loss = allowed.loss(name, figures["energy_kept"])
+        place = {"method": name, "density": density, "gamma": gamma}
+        judged = {
+            "loss": finite(loss),
+            "meets": loss <= allowed.limit,
+            "perplexity": allowed.bounds(name, figures["energy_kept"]),
+        }
+        return [(place, {**judged, **figures})]
 
 
 def _least(meets: Callable[[int], bool], low: int) -> int:
-    """The least step above ``low`` that meets, by bisection; the last, if none does."""
+    """Return the least step above ``low`` that meets, by bisection; the last, if none does."""
     high = STEPS
     while high - low > 1:
         middle = (low + high) // 2
@@ -223,8 +198,9 @@ def _least(meets: Callable[[int], bool], low: int) -> int:
 
 
 def _gammas(method: str | None, options: Mapping[str, Any]) -> Iterator[Any]:
-    told = any(options.get(name) is not None for name in ("gamma", "masking"))
-    if method != "dip-ca" or told:
+    """Yield the gammas that are tried for a method."""
+    given = any(options.get(name) is not None for name in ("gamma", "masking"))
+    if method != "dip-ca" or given:
         yield options.get("gamma")
         return
     into, out = GAMMAS

@@ -7,9 +7,10 @@ method at one stage, neither methods nor stages.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dipsim.analysis.study import Ask, Found, Study, run_study, served
 from dipsim.analysis.ttft import by_prompt
 from dipsim.analysis.ttft import points as prompts
-from dipsim.errors import DipsimError, MethodError
+from dipsim.errors import DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile, load_profile
 from dipsim.methods import BUILTIN, default_method
 from dipsim.methods.contract import DEFAULT_DENSITY
@@ -17,11 +18,11 @@ from dipsim.methods.dip import split_density
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.policies import load_policies, load_policy
-from dipsim.resolve import Source
+from dipsim.replay.replay import Progress
+from dipsim.resolve import Input
 from dipsim.result import Result
 from dipsim.settings import PRUNING, concerning
-from dipsim.simulate import Job
-from dipsim.sweep.many import Ask, Figures, Found, Point, Progress, Study, run_study, served
+from dipsim.sweep.point import Figures, Place, Point
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BANDWIDTH, BYTES
 
@@ -39,6 +40,7 @@ COMPRESSED: dict[str, dict[str, Any]] = {
 }
 """What competes with pruning at equal DRAM, in study dram."""
 _EQUAL = {"dram": "60%"}
+NAMED_SPLITS = ("authors", "equal")
 _STEP = 20
 """Input densities of study split are multiples of 1 / 20."""
 
@@ -49,37 +51,49 @@ _STEP = 20
 def _density(ask: Ask) -> Iterator[Point]:
     for method in ask.methods:
         for density in (1.0,) if method == "dense" else DENSITIES:
-            yield Point({"method": method, "density": density}, ask.run(method, density=density))
+            yield ask.point({"method": method, "density": density}, method, density=density)
 
 
 def _gamma(ask: Ask) -> Iterator[Point]:
     for first in GAMMAS:
         for second in GAMMAS:
-            options = ask.run("dip-ca", gamma={INPUT: first, DOWN: second})
-            yield Point({f"gamma.{INPUT}": first, f"gamma.{DOWN}": second}, options)
+            place = {f"gamma.{INPUT}": first, f"gamma.{DOWN}": second}
+            yield ask.point(place, "dip-ca", gamma={INPUT: first, DOWN: second})
 
 
 def _dram(ask: Ask) -> Iterator[Point]:
     for name in ask.methods:
         sizes = [f"{share:.0%}" for share in DRAM]
         if name in COMPRESSED:  # the same bytes, though the model takes fewer
-            own = ask.model_bytes
+            own = _model_bytes(ask)
             sizes = [BYTES.exact(share * own) for share in DRAM]
         for share, size in zip(DRAM, sizes, strict=True):
-            options = ask.run(**COMPRESSED.get(name, {"method": name}), dram=size)
-            yield Point({"method": name, "dram": share}, options)
+            options = COMPRESSED.get(name, {"method": name})
+            yield ask.point({"method": name, "dram": share}, **options, dram=size)
+
+
+def _model_bytes(ask: Ask) -> float:
+    """Return the bytes of all weights at the model's own bits.
+
+    Raises:
+        ModelError: no model.
+    """
+    model = ask.model_of("dense", weights=None)
+    if model is None:
+        raise ModelError(f"{ask.trace.name} names no model to take shares of: pass --model")
+    return model.total_bytes
 
 
 def _flash(ask: Ask) -> Iterator[Point]:
-    overlaps = [at for at in OVERLAPS if "compat" not in ask.options or at.startswith("paper")]
-    for overlap in overlaps:
+    for overlap in OVERLAPS:
+        if "compat" in ask.options and not overlap.startswith("paper"):
+            continue
         for method in ask.methods:
             for bandwidth in BANDWIDTHS:
                 override = f"flash.bandwidth={BANDWIDTH.exact(bandwidth)}"
                 overrides = [*ask.options.get("overrides", ()), override]
-                options = ask.run(method, overlap=overlap, overrides=overrides)
-                at = {"overlap": overlap, "method": method, "flash_bandwidth": bandwidth}
-                yield Point(at, options)
+                place = {"overlap": overlap, "method": method, "flash_bandwidth": bandwidth}
+                yield ask.point(place, method, overlap=overlap, overrides=overrides)
 
 
 def _policies(ask: Ask) -> Iterator[Point]:
@@ -87,35 +101,39 @@ def _policies(ask: Ask) -> Iterator[Point]:
     if method not in PRUNING:
         raise MethodError(f"method {method} has no density to vary: use dipsim compare instead")
     for policy in ask.policies:
+        label = load_policy(policy).label
         for density in DENSITIES:
-            options = ask.run(method, policy=policy, density=density)
-            yield Point({"policy": load_policy(policy).label, "density": density}, options)
+            place = {"policy": label, "density": density}
+            yield ask.point(place, method, policy=policy, density=density)
 
 
 def _split(ask: Ask) -> Iterator[Point]:
-    """Pairs with 3 D = 2 in + down, and the two that have a name."""
+    """Yield pairs of densities with 3 D = 2 in + down, and the two pairs that have a name."""
     density = ask.options["density"]
-    named = {_densities({"density": density, "split": at})[0]: at for at in ("authors", "equal")}
+    named = {_densities({"density": density, "split": name})[0]: name for name in NAMED_SPLITS}
     steps = (i / _STEP for i in range(1, _STEP + 1))
-    even = [at for at in steps if 0 < round(3 * density - 2 * at, 9) <= 1]
+    even = [step for step in steps if 0 < round(3 * density - 2 * step, 9) <= 1]
     for entering in sorted({*even, *named}):
         down = round(3 * density - 2 * entering, 12)
-        options = ask.run("dip", density=None, group_density={INPUT: entering, DOWN: down})
-        at = {f"density.{INPUT}": entering, f"density.{DOWN}": down}
-        yield Point({**at, "split": named.get(entering, "")}, options)
+        place = {
+            f"density.{INPUT}": entering,
+            f"density.{DOWN}": down,
+            "split": named.get(entering, ""),
+        }
+        yield ask.point(place, "dip", density=None, group_density={INPUT: entering, DOWN: down})
 
 
 def _one(ask: Ask) -> Iterator[Point]:
     (method,) = ask.methods
-    yield Point({}, ask.run(method))
+    yield ask.point({}, method)
 
 
 def _variants(ask: Ask) -> Iterator[Point]:
     kept = _densities(ask.options)
     most = f"{(1 + max(kept)) / 2:.2f}"  # halfway between what is kept and everything
     exempt = f"{0.75 * min(kept):.2f}"
-    yield Point({"variant": "dip, top-k"}, ask.run("dip"))
-    yield Point({"variant": "dip, threshold"}, ask.run("dip", selection="threshold"))
+    yield ask.point({"variant": "dip, top-k"}, "dip")
+    yield ask.point({"variant": "dip, threshold"}, "dip", selection="threshold")
     for masking in (
         "gamma",
         "gamma:warm_up=1",
@@ -125,11 +143,11 @@ def _variants(ask: Ask) -> Iterator[Point]:
         f"approximate:top_m={most},counts=0.5",
     ):
         changes = {"gamma": None} if masking.startswith("approximate") else {}
-        yield Point({"variant": masking}, ask.run("dip-ca", masking=masking, **changes))
+        yield ask.point({"variant": masking}, "dip-ca", masking=masking, **changes)
 
 
 def _densities(options: Mapping[str, Any]) -> tuple[float, ...]:
-    """Of both stages of dip."""
+    """Return the densities of both stages of dip."""
     if "group_density" in options:
         return tuple(options["group_density"].values())
     density = options["density"]
@@ -138,21 +156,21 @@ def _densities(options: Mapping[str, Any]) -> tuple[float, ...]:
     return split_density(density, options.get("split", "authors"))
 
 
-def _by_layer(job: Job, result: Result) -> Iterator[tuple[Mapping[str, Any], Figures]]:
-    """A cell per group and layer, numbered as in the trace."""
-    found, traffic = result.per_layer, result.traffic
+def _by_layer(result: Result) -> Iterator[tuple[Place, Figures]]:
+    """Yield a cell per group and layer, numbered as in the trace."""
+    layers, traffic = result.per_layer, result.traffic
     energy = traffic.energy[traffic.measured].mean(axis=0, dtype="float64")
     for i, group in enumerate(traffic.groups):
-        for layer in range(job.work.trace.layers):
+        for layer in range(result.run.trace.layers):
             place = layer, i
-            accesses = int(found["accesses"][place])
+            accesses = int(layers["accesses"][place])
             yield (
-                {"group": group, "layer": job.work.trace.first_layer + layer},
+                {"group": group, "layer": result.run.trace.first_layer + layer},
                 {
-                    "hit_rate": int(found["hits"][place]) / accesses if accesses else 0.0,
+                    "hit_rate": int(layers["hits"][place]) / accesses if accesses else 0.0,
                     "energy_kept": {group: float(energy[place])},
-                    "flash_bytes_per_token": float(found["flash_bytes_per_token"][place]),
-                    "flash_ms_per_token": float(found["flash_ms_per_token"][place]),
+                    "flash_bytes_per_token": float(layers["flash_bytes_per_token"][place]),
+                    "flash_ms_per_token": float(layers["flash_ms_per_token"][place]),
                     "capacity": None if traffic.capacity is None else int(traffic.capacity[place]),
                 },
             )
@@ -162,7 +180,7 @@ def _by_layer(job: Job, result: Result) -> Iterator[tuple[Mapping[str, Any], Fig
 
 
 def _pruning(trace: Trace) -> tuple[str, ...]:
-    """All that have a density, and dense."""
+    """Return dense, and all methods that have a density."""
     return ("dense", *PRUNING)
 
 
@@ -322,7 +340,7 @@ STUDIES = {
 
 
 def load_study(name: str) -> Study:
-    """A study by name.
+    """Return a study by name.
 
     Raises:
         DipsimError: there is none of that name.
@@ -334,14 +352,14 @@ def load_study(name: str) -> Study:
 
 def study(
     name: str,
-    trace: Source | Trace,
-    profiles: Sequence[Source | Profile] = (),
+    trace: Input | Trace,
+    profiles: Sequence[Input | Profile] = (),
     *,
     methods: Sequence[str] = (),
     policies: Sequence[str] = (),
-    model: Source | Model | None = None,
+    model: Input | Model | None = None,
     overrides: Sequence[str] = (),
-    progress: Progress = lambda done, total: None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Found:
     """Run a study.
@@ -360,53 +378,70 @@ def study(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    found = load_study(name)
+    wanted = load_study(name)
     given = {key: value for key, value in options.items() if value is not None}
-    _refuse(found, given, methods, policies, overrides)
+    _refuse(wanted, given, methods, policies, overrides)
     opened = load_trace(trace)
-    devices = [load_profile(one) for one in profiles or found.profiles]
+    devices = [load_profile(profile) for profile in profiles or wanted.profiles]
     names = [device.name for device in devices]
     if len(set(names)) < len(names):
         raise DipsimError(f"--profile {', '.join(names)}: name each device once")
     load_policies(policies)
-    chosen = tuple(methods) or found.methods(opened)
-    left_out = () if methods else tuple(at for at in chosen if not _serves(opened, at))
-    runs = tuple(at for at in chosen if at not in left_out)
-    if left_out and not set(runs) - {"dense", *COMPRESSED}:
-        raise MethodError(
-            f"study {name} runs {', '.join(left_out)}, by scores that {opened.name} does not hold "
-            f"(it has {', '.join(opened.signals)}): choose another study or trace"
-        )
-    fixed = _fixed(found, given, runs)
+    runs, left_out = _methods(wanted, opened, methods)
+    fixed = _fixed(wanted, given, runs)
     if overrides:
         fixed["overrides"] = list(overrides)
     if len(runs) == 1:
         fixed["method"] = runs[0]
-    if found.repeats != "policy":
-        fixed["policy"] = (policies or found.policies)[0]
-    usual = tuple(policies) or found.policies
-    asks = [Ask(opened, device, model, runs, usual, fixed) for device in devices]
-    cells, unmeasured = run_study(found, asks, progress)
-    return Found(found, opened, fixed, left_out, unmeasured, cells)
+    chosen = tuple(policies) or wanted.policies
+    if wanted.repeats != "policy":
+        fixed["policy"] = chosen[0]
+    asks = [Ask(opened, device, model, runs, chosen, fixed) for device in devices]
+    cells, unmeasured = run_study(wanted, asks, progress)
+    return Found(wanted, opened, fixed, left_out, unmeasured, cells)
+
+
+def _methods(
+    study: Study, trace: Trace, methods: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the methods that run, and those of the study that the trace does not serve.
+
+    Args:
+        methods: those the user named.
+
+    Raises:
+        MethodError: the trace serves none of them.
+    """
+    if methods:
+        return tuple(methods), ()
+    usual = study.methods(trace)
+    left_out = tuple(name for name in usual if not _serves(trace, name))
+    runs = tuple(name for name in usual if name not in left_out)
+    if left_out and not set(runs) - {"dense", *COMPRESSED}:
+        raise MethodError(
+            f"study {study.name} runs {', '.join(left_out)}, by scores that {trace.name} does not "
+            f"hold (it has {', '.join(trace.signals)}): choose another study or trace"
+        )
+    return runs, left_out
 
 
 def _serves(trace: Trace, method: str) -> bool:
     return method in COMPRESSED or served(trace, method)
 
 
-def _fixed(found: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[str, Any]:
-    """Options of all runs, with the defaults that studies have."""
+def _fixed(study: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[str, Any]:
+    """Return the options of all runs, with the defaults that studies have."""
     fixed = dict(given)
-    if not {*given, *found.varies} & set(concerning("budget")):
-        fixed |= found.budget
+    if not {*given, *study.varies} & set(concerning("budget")):
+        fixed |= study.budget
     prunes = any(method in PRUNING for method in runs)
-    if prunes and "density" not in found.varies and not {"density", "group_density"} & set(given):
+    if prunes and "density" not in study.varies and not {"density", "group_density"} & set(given):
         fixed["density"] = DEFAULT_DENSITY
     return fixed
 
 
 def _refuse(
-    found: Study,
+    study: Study,
     given: Mapping[str, Any],
     methods: Sequence[str],
     policies: Sequence[str],
@@ -417,19 +452,21 @@ def _refuse(
     Raises:
         DipsimError: in one line.
     """
-    for name in found.varies:
+    for name in study.varies:
         if name in given or (name == "method" and methods):
-            raise DipsimError(f"{flag(name)}: study {found.name} sets it itself; drop it")
-    if found.name == "gamma" and str(given.get("masking", "")).startswith("approximate"):
+            raise DipsimError(f"{flag(name)}: study {study.name} sets it itself; drop it")
+    if study.name == "gamma" and str(given.get("masking", "")).startswith("approximate"):
         raise DipsimError("--masking approximate has no gamma for study gamma to vary; drop it")
-    if found.name == "flash" and any(at.strip().startswith("flash.bandwidth") for at in overrides):
+    if study.name == "flash" and any(
+        text.strip().startswith("flash.bandwidth") for text in overrides
+    ):
         raise DipsimError("-s flash.bandwidth: study flash sets it itself; drop it")
     for what, names in (("method", methods), ("policy", policies)):
-        if len(names) > 1 and found.repeats != what:
-            raise DipsimError(f"--{what} {', '.join(names)}: study {found.name} runs one; name one")
+        if len(names) > 1 and study.repeats != what:
+            raise DipsimError(f"--{what} {', '.join(names)}: study {study.name} runs one; name one")
         if len(set(names)) < len(names):
             raise DipsimError(f"--{what} {', '.join(names)}: name each once")
-    known = [*BUILTIN, *(COMPRESSED if found.name == "dram" else ())]
+    known = [*BUILTIN, *(COMPRESSED if study.name == "dram" else ())]
     for method in methods:
         if method not in known:
             raise MethodError(f"no method {method!r}: use one of {', '.join(known)}")

@@ -1,7 +1,7 @@
 """Is the policy to blame, or the working set? What the optimum misses nobody can avoid.
 
 All counts are over all tokens, warm-up and cached prefill included: only then no policy that starts
-empty hits more than the optimum (DESIGN section 5).
+empty hits more than the optimum (docs/replay.md).
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from dipsim.policies import BUILTIN
-from dipsim.replay.active_sets import Sets
-from dipsim.replay.replay import Capacity, hold, replay_all
+from dipsim.replay.contender import Contender
+from dipsim.replay.replay import Progress
 from dipsim.replay.traffic import Traffic
-from dipsim.simulate import Job
+from dipsim.run import Run, replay, replay_beside
 
 MOST = 2 * 10**8
-"""Accesses that a verdict replays without being asked: some seconds' worth."""
+"""Accesses that a verdict is worked out for without being asked: some seconds' worth."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Verdict:
         return f"{text}. Mostly {blame} is to blame"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {
             "accesses": self.accesses,
             "misses": self.misses,
@@ -85,83 +85,95 @@ class Verdict:
         }
 
 
-def no_optimum(job: Job) -> str | None:
-    """Why there is no optimum to compare a run with, or None when there is one."""
-    if job.work.method.cache_aware:
-        return f"the sets of {job.work.method.name} depend on the cache"
-    if job.settings.io == "mmap":
+def no_optimum(run: Run) -> str | None:
+    """Return why there is no optimum to compare a run with; None when there is one."""
+    settings = run.settings
+    if run.method.cache_aware:
+        return f"the sets of {run.method.name} depend on the cache"
+    if settings.io == "mmap":
         return "the system's page cache holds the weights"
-    if job.plan.scope == "global":
+    if settings.scope == "global":
         return "it is defined for one cache per layer and group"
-    if job.plan.access == "sequential":
+    if settings.access == "sequential":
         return "it is defined for atomic access"
-    if job.settings.compat == "authors":
+    if settings.compat == "authors":
         return "the authors' simulator does not have it"
     return None
 
 
-def optimum(jobs: Sequence[Job], held: Sequence[Sets] | None = None) -> list[Traffic]:
-    """The traffic of the optimum with the capacity of each job, and at last with all of the units.
+def contenders(run: Run, optional: bool = False) -> list[Contender]:
+    """Return what is replayed beside a run to judge it: the optimum with the same capacity and with
+    all of the units, and the policy with its other admission; none where there is no optimum.
 
     Args:
-        jobs: that differ in their budgets only, and for which `no_optimum` is None.
-        held: their active sets.
+        optional: leave them out where there are too many accesses, see `replay_policies`.
     """
-    work, plan = jobs[0].work, replace(jobs[0].plan, admission=None)
-    units = np.array([group.units for group in work.method.groups])
-    capacities: list[Capacity] = [job.capacity for job in jobs]
-    capacities.append(np.tile(units, (work.trace.layers, 1)))
-    return replay_all(work.trace, work.method, BUILTIN["opt"], capacities, plan, held=held)
+    if no_optimum(run) is not None:
+        return []
+    counted = replace(
+        run.contender(),
+        costs=None,
+        guesses=None,
+        profile_uses=None,
+        keep_missed=False,
+        optional=optional,
+    )
+    units = np.array([group.units for group in run.method.groups])
+    everything = np.tile(units, (run.trace.layers, 1))
+    best = replace(
+        counted,
+        policy=BUILTIN["opt"],
+        capacities=[run.capacity, everything],
+        settings=run.settings.model_copy(update={"admission": None}),
+    )
+    admission = _other_admission(run)
+    if admission is None:
+        return [best]
+    settings = run.settings.model_copy(update={"admission": admission})
+    return [best, replace(counted, settings=settings)]
 
 
-def judge(
-    jobs: Sequence[Job],
-    traffics: Sequence[Traffic],
-    best: Sequence[Traffic],
-    held: Sequence[Sets] | None = None,
-) -> list[Verdict]:
-    """A verdict on each run of one policy.
+def judge(run: Run, traffic: Traffic, beside: Sequence[Traffic]) -> Verdict | None:
+    """Return the verdict on a run.
 
     Args:
-        traffics: what the jobs counted.
-        best: of `optimum` for the same jobs.
-        held: their active sets.
+        traffic: what the run counted.
+        beside: of each capacity of its `contenders`; empty where they were left out.
     """
-    first = jobs[0]
-    policy = first.policy
-    other = None if policy.future else first.other_admission
-    others: Sequence[Traffic | None] = [None] * len(jobs)
-    if other is not None:
-        plan = replace(first.plan, admission=other)
-        others = replay_all(
-            first.work.trace,
-            first.work.method,
-            policy,
-            [job.capacity for job in jobs],
-            plan,
-            held=held,
-        )
-    return [
-        Verdict(
-            accesses=int(traffic.active.sum(dtype=np.int64)),
-            misses=_misses(traffic),
-            first_uses=_misses(best[-1]),
-            unavoidable=_misses(least),
-            admission=other,
-            admission_misses=None if changed is None else _misses(changed),
-            starts_full=policy.preload,
-        )
-        for traffic, least, changed in zip(traffics, best[:-1], others, strict=True)
-    ]
+    if not beside:
+        return None
+    best, everything, *others = (_misses(each) for each in beside)
+    return Verdict(
+        accesses=int(traffic.active.sum(dtype=np.int64)),
+        misses=_misses(traffic),
+        first_uses=everything,
+        unavoidable=best,
+        admission=_other_admission(run),
+        admission_misses=others[0] if others else None,
+        starts_full=run.policy.preload,
+    )
+
+
+def replay_judged(run: Run, progress: Progress | None = None) -> tuple[Traffic, Verdict | None]:
+    """Count what a run does and judge it, in one pass over the trace.
+
+    Returns:
+        No verdict where there is no optimum, or more than `MOST` accesses.
+
+    Raises:
+        DipsimError: as `replay`.
+    """
+    rivals = contenders(run, optional=True)
+    if not rivals:
+        return replay(run, progress), None
+    traffic, counts = replay_beside(run, rivals, progress, most=MOST)
+    return traffic, judge(run, traffic, [each for one in counts for each in one or ()])
+
+
+def _other_admission(run: Run) -> str | None:
+    """Return the other admission that is tried; None for clairvoyant policies too."""
+    return None if run.policy.future else run.other_admission
 
 
 def _misses(traffic: Traffic) -> int:
     return int(traffic.misses.sum(dtype=np.int64))
-
-
-def verdict_of(job: Job, traffic: Traffic) -> Verdict | None:
-    """A verdict on one run; None where there is no optimum, or the trace is too long for that."""
-    if no_optimum(job) is not None or int(traffic.active.sum(dtype=np.int64)) > MOST:
-        return None
-    held = hold(job.work.trace, job.work.method, job.plan)
-    return judge([job], [traffic], optimum([job], held), held)[0]

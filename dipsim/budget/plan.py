@@ -72,7 +72,7 @@ def plan_budget(
     if settings.allocate == "optimal":
         return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":
-        return _grown(budget, sets, placement)
+        return grown(budget, sets, placement)
     return budget
 
 
@@ -208,7 +208,7 @@ def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> 
     return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
 
 
-def _grown(budget: Budget, sets: ActiveSets, placement: Placement) -> Budget:
+def grown(budget: Budget, sets: ActiveSets, placement: Placement) -> Budget:
     """Return the budget with what KV takes from the caches as it grows."""
     model, settings = placement.model, sets.settings
     if model is None:

@@ -59,13 +59,14 @@ def compare(
     if picture is not None:
         files.check_series("budgets", budgets)
     device = load_device(profile, override)
-    with Progress("compared", "policies") as progress:
+    with Progress("compared", "runs") as progress:
         from dipsim.analysis.compare import compare as run_all
         from dipsim.analysis.default_policies import policies_that_apply
         from dipsim.report import compare as report
         from dipsim.report import hints
 
         opened = open_trace(trace)
+        warnings: list[str] = []
         comparison = run_all(
             opened,
             device,
@@ -73,6 +74,7 @@ def compare(
             budgets or [{}],
             model=model,
             warn=lambda text: say(f"warning: {text}"),
+            look=lambda result: warnings.extend(hints.warnings(result)),
             progress=progress,
             **given_only(options),
         )
@@ -80,7 +82,6 @@ def compare(
             report.plot(comparison, opened.name, picture)
         if table is not None:
             report.write_csv(comparison, table)
-    warnings = [text for cell in comparison.cells for text in hints.warnings(cell.result)]
     for warning in dict.fromkeys(warnings):
         say(f"warning: {warning}")
     if as_json:

@@ -221,7 +221,7 @@ def _judge(
     def done(row: Any) -> None:
         nonlocal count
         count += 1
-        say(f"judged {count} of {total}: {row.method}")
+        say(f"judged {count} of {total}: {row.place['method']}")
 
     stored: Any = nullcontext()
     if bits is not None:

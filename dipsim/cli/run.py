@@ -147,7 +147,7 @@ def _prepared(
         from dipsim.analysis.attribution import check_attribution
 
         check_attribution(run)
-    warning = cliff.cliff_warning(run)
+    warning = cliff.cliff_warning(run, cliff.find_cliff(run))
     if warning is not None:
         say(f"warning: {warning}")
     return run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.analysis.evaluate import Evaluation, Row
+from dipsim.analysis.evaluate import Evaluation, judged
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import Profile
 from dipsim.lm.load import Loaded
@@ -18,21 +18,22 @@ from dipsim.lm.sparse import Sparse, sparsify
 from dipsim.methods import BUILTIN
 from dipsim.methods.contract import InfeasibleError
 from dipsim.result import finite
+from dipsim.sweep.point import Cell
 from dipsim.trace import Trace
 
-Cell = tuple[str, Mapping[str, Any]]
+Choice = tuple[str, Mapping[str, Any]]
 """A method, and its settings."""
 
 
 def evaluate(
     loaded: Loaded,
     windows: NDArray[np.int64],
-    cells: Sequence[Cell],
+    cells: Sequence[Choice],
     *,
     profile: Profile | None = None,
     calibrate: NDArray[np.int64] | None = None,
     both_loops: bool = False,
-    done: Callable[[Row], None] | None = None,
+    done: Callable[[Cell], None] | None = None,
 ) -> Evaluation:
     """Judge the dense model, then every cell, on the same windows.
 
@@ -46,13 +47,13 @@ def evaluate(
 
     Raises:
         DipsimError: a model or a device nothing can be said of, or no cell that can run; what some
-            cells cannot do is the ``reason`` of their rows.
+            cells cannot do is the ``why`` of their rows.
     """
     judge = _Judge(loaded, windows, profile, calibrate)
     judge.check(cells)
-    rows: list[Row] = []
+    rows: list[Cell] = []
 
-    def keep(row: Row) -> None:
+    def keep(row: Cell) -> None:
         rows.append(row)
         if done is not None:
             done(row)
@@ -90,7 +91,7 @@ class _Judge:
     profile: Profile | None
     calibrate: NDArray[np.int64] | None
 
-    def check(self, cells: Sequence[Cell]) -> None:
+    def check(self, cells: Sequence[Choice]) -> None:
         """Refuse what cannot run before anything long does; two tokens of thresholds will do."""
         if self.loaded.geometry is None:
             raise ModelError(
@@ -122,22 +123,22 @@ class _Judge:
             **more,
         )
 
-    def dense(self) -> Row:
+    def dense(self) -> Cell:
         """The model without masks and caches."""
         found = perplexity(self.loaded.model, self.windows)
-        return Row("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
+        return judged("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
 
-    def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None) -> Row:
+    def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None) -> Cell:
         """One cell; a reason in place of figures where its settings make no sense."""
         try:
             sparse = self.sparse(method, settings)
         except InfeasibleError as problem:
-            return Row(method, settings, reason=str(problem))
+            return judged(method, settings, str(problem))
         with sparse:
             found = perplexity(self.loaded.model, self.windows)
         result = sparse.live.result()
         timed = self.profile is not None
-        return Row(
+        return judged(
             method,
             settings,
             perplexity=found.value,

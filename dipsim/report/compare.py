@@ -9,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipsim.analysis.compare import Cell, Comparison
+from dipsim.analysis.compare import FIGURES, Comparison
 from dipsim.errors import printable
 from dipsim.report.files import check_series, write_rows
 from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture
 from dipsim.report.tables import marks_of, number, table
+from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
 
@@ -21,11 +22,12 @@ def render(comparison: Comparison) -> RenderableType:
     """Return a table and a verdict for each budget, then notes and marks."""
     parts: list[RenderableType] = []
     for budget, cells in _by_budget(comparison).items():
-        cache = BYTES.show(cells[0].result.budget.cache)
+        cache = BYTES.show(cells[0].number("cache_bytes"))
         parts += [Text(f"{budget}: {cache} of cache", style="bold"), _table(cells), Text()]
         best = next((cell for cell in cells if _runs_on_a_device(cell)), None)
-        if best is not None and best.verdict is not None:
-            parts += [Text(f"{printable(best.policy)}: {best.verdict.sentence}."), Text()]
+        verdict = None if best is None else best.value("verdict")
+        if best is not None and verdict is not None:
+            parts += [Text(f"{printable(best.place['policy'])}: {verdict.sentence}."), Text()]
     note = "band: rates with no and with full overlap. "
     if comparison.no_optimum is None:
         note += (
@@ -35,17 +37,18 @@ def render(comparison: Comparison) -> RenderableType:
     else:
         note += f"No distance to the optimum: {comparison.no_optimum}."
     parts.append(Text(note, style="dim"))
-    return Group(*parts, *marks_of(cell.result.marks for cell in comparison.cells))
+    return Group(*parts, *marks_of(cell.marks for cell in comparison.cells))
 
 
 def _by_budget(comparison: Comparison) -> dict[str, list[Cell]]:
-    groups = groupby(comparison.cells, lambda cell: cell.budget)
+    groups = groupby(comparison.cells, lambda cell: cell.place["budget"])
     return {budget: list(cells) for budget, cells in groups}
 
 
 def _runs_on_a_device(cell: Cell) -> bool:
     """Tell whether the policy keeps something and knows neither the future nor the whole trace."""
-    return not {"clairvoyant", "preloaded"} & set(cell.result.marks) and cell.policy != "none"
+    known = {"clairvoyant", "preloaded"} & set(cell.marks)
+    return not known and cell.place["policy"] != "none"
 
 
 def _table(cells: list[Cell]) -> Table:
@@ -54,18 +57,18 @@ def _table(cells: list[Cell]) -> Table:
         right=tuple(range(1, 8)),
     )  # fmt: skip
     for cell in cells:
-        result, verdict = cell.result, cell.verdict
-        slow, fast = result.timing.rate_range
+        verdict = cell.value("verdict")
+        slow, fast = cell.band
         changed = None if verdict is None else verdict.admission
         rows.add_row(
-            printable(cell.policy),
-            f"{result.hit_rate:.1%}",
-            number(cell.to_optimum, "{:.1%}"),
+            printable(cell.place["policy"]),
+            f"{cell.value('hit_rate'):.1%}",
+            number(cell.value("to_optimum"), "{:.1%}"),
             f"{verdict.gained / max(verdict.accesses, 1):+.1%}" if verdict and changed else "-",
-            f"{result.tokens_per_second:.4g}",
+            f"{cell.rate:.4g}",
             f"{slow:.4g}-{fast:.4g}",
-            BYTES.show(result.flash_bytes_per_token),
-            f"{result.flash_reads_per_token:.4g}",
+            BYTES.show(cell.value("flash_bytes_per_token")),
+            f"{cell.value('flash_reads_per_token'):.4g}",
         )
     return rows
 
@@ -80,7 +83,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def _row(cell: Cell) -> dict[str, Any]:
-    row = cell.to_dict()
+    row = cell.to_dict(FIGURES)
     slow, fast = row.pop("tokens_per_second_range")
     verdict = row.pop("verdict") or {}
     return {
@@ -103,20 +106,20 @@ def plot(comparison: Comparison, title: str, path: Path) -> None:
     series = _by_budget(comparison)
     budgets = list(series)
     check_series("budgets", budgets)
-    fastest = finite_rates([cell.result.timing.rate_range[1] for cell in comparison.cells])
-    rows = {cell.policy: row for row, cell in enumerate(reversed(series[budgets[-1]]))}
+    fastest = finite_rates([cell.band[1] for cell in comparison.cells])
+    rows = {cell.place["policy"]: row for row, cell in enumerate(reversed(series[budgets[-1]]))}
     spread = 0.5 / max(len(budgets), 2)
     with picture(path, 9, 1.6 + 0.34 * len(rows)) as figure:
         rate, hits = figure.subplots(1, 2, sharey=True)
         for i, (budget, cells) in enumerate(series.items()):
             offset = spread * (len(budgets) - 1 - 2 * i) / 2
-            heights = [rows[cell.policy] + offset for cell in cells]
+            heights = [rows[cell.place["policy"]] + offset for cell in cells]
             style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": ""}
-            middle = np.array([cell.result.tokens_per_second for cell in cells])
-            band = np.array([cell.result.timing.rate_range for cell in cells])
+            middle = np.array([cell.rate for cell in cells])
+            band = np.array([cell.band for cell in cells])
             sides = np.maximum(np.stack([middle - band[:, 0], band[:, 1] - middle]), 0)
             rate.errorbar(middle, heights, xerr=sides, capsize=2, label=budget, **style)
-            hits.plot([100 * cell.result.hit_rate for cell in cells], heights, **style)
+            hits.plot([100 * cell.value("hit_rate") for cell in cells], heights, **style)
         rate.set_yticks(list(rows.values()), list(rows))
         across = "tokens per second (bar: overlap none to full)"
         rate.set(xlabel=across, xlim=(0, 1.05 * max(fastest)))

@@ -8,11 +8,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipsim.analysis.evaluate import LOSSES, Evaluation, Row, best_rates, frontier, memory_of
+from dipsim.analysis.evaluate import (
+    LOSSES,
+    Evaluation,
+    best_rates,
+    frontier,
+    memory_of,
+    row_dict,
+)
 from dipsim.errors import printable
 from dipsim.report.files import check_series, write_flat
 from dipsim.report.pictures import COLOURS, DASHES, MARKERS, picture
 from dipsim.report.tables import number, table
+from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
 
@@ -26,11 +34,11 @@ def render(evaluation: Evaluation) -> RenderableType:
     title += f", {_short(shared)}" if shared else ""
     parts: list[RenderableType] = [Text(printable(title), style="bold"), _rows(evaluation)]
     parts += [
-        Text(f"{_name(row, shared)}: {printable(row.reason)}", style="dim")
+        Text(f"{_name(row, shared)}: {printable(row.why)}", style="dim")
         for row in evaluation.rows
-        if row.reason is not None
+        if row.why is not None
     ]
-    if any(row.open_loop for row in evaluation.rows):
+    if any(row.value("open_loop") for row in evaluation.rows):
         parts += [Text(), _loops(evaluation)]
     if evaluation.device is not None:
         parts += [Text(), _best(evaluation)]
@@ -53,22 +61,23 @@ def _rows(evaluation: Evaluation) -> Table:
     best = frontier(evaluation.rows) if timed else []
     shared = _shared(evaluation.rows)
     again = any(
-        row.method == "dense" for row in evaluation.rows[1:]
+        row.place["method"] == "dense" for row in evaluation.rows[1:]
     )  # with caches, so with more to say
     for i, row in enumerate(evaluation.rows):
-        if row.perplexity is None or (i == 0 and again):
+        perplexity = row.value("perplexity")
+        if perplexity is None or (i == 0 and again):
             continue
         cells = [
             _name(row, shared),
-            number(row.density, "{:.3f}"),
-            f"{row.perplexity:.2f}",
-            f"{round(row.perplexity - evaluation.dense, 2) + 0.0:+.2f}",  # no -0.00
-            "/".join(f"{share:.3f}" for share in row.energy_kept.values()) or "-",
-            number(row.hit_rate, "{:.1%}"),
-            _bytes(row.flash_bytes_per_token if timed else row.flash_useful_bytes_per_token),
+            number(row.value("density"), "{:.3f}"),
+            f"{perplexity:.2f}",
+            f"{round(perplexity - evaluation.dense, 2) + 0.0:+.2f}",  # no -0.00
+            "/".join(f"{share:.3f}" for share in (row.value("energy_kept") or {}).values()) or "-",
+            number(row.value("hit_rate"), "{:.1%}"),
+            _bytes(row.value(f"flash_{'' if timed else 'useful_'}bytes_per_token")),
         ]
         if timed:
-            cells.append(number(row.tokens_per_second, "{:.4g}") + "*" * (i in best))
+            cells.append(number(row.value("tokens_per_second"), "{:.4g}") + "*" * (i in best))
         rows.add_row(*cells)
     return rows
 
@@ -80,18 +89,18 @@ def _loops(evaluation: Evaluation) -> Table:
     rows = _named(*columns)
     shared = _shared(evaluation.rows)
     for row in evaluation.rows:
-        if row.open_loop is not None:
-            opened = row.open_loop
+        opened = row.value("open_loop")
+        if opened is not None:
             cells = [
                 _name(row, shared),
                 number(opened["hit_rate"], "{:.1%}"),
-                number(row.hit_rate, "{:.1%}"),
+                number(row.value("hit_rate"), "{:.1%}"),
                 _bytes(opened["flash_useful_bytes_per_token"]),
-                _bytes(row.flash_useful_bytes_per_token),
+                _bytes(row.value("flash_useful_bytes_per_token")),
             ]
             if timed:
                 cells.append(number(opened["tokens_per_second"], "{:.4g}"))
-                cells.append(number(row.tokens_per_second, "{:.4g}"))
+                cells.append(number(row.value("tokens_per_second"), "{:.4g}"))
             rows.add_row(*cells)
     return rows
 
@@ -112,19 +121,19 @@ def _best(evaluation: Evaluation) -> Table:
             rows.add_row(
                 f"{method} {memory}" if len(best) > 1 else method,
                 *(
-                    number(None if row is None else row.tokens_per_second, "{:.4g}")
+                    number(None if row is None else row.value("tokens_per_second"), "{:.4g}")
                     for row in rates.values()
                 ),
             )
     return rows
 
 
-def _shared(rows: Sequence[Row]) -> Mapping[str, Any]:
+def _shared(rows: Sequence[Cell]) -> Mapping[str, Any]:
     """Return settings that all rows but the first have in common; the title gives them once.
 
     The density stays with the rows.
     """
-    every = [row.settings for row in rows[1:]]
+    every = [row.options for row in rows[1:]]
     return {
         name: value
         for name, value in (every[0] if every else {}).items()
@@ -132,9 +141,9 @@ def _shared(rows: Sequence[Row]) -> Mapping[str, Any]:
     }
 
 
-def _name(row: Row, shared: Mapping[str, Any]) -> str:
-    own = {name: value for name, value in row.settings.items() if name not in shared}
-    return " ".join([row.method, _short(own)]).strip()
+def _name(row: Cell, shared: Mapping[str, Any]) -> str:
+    own = {name: value for name, value in row.options.items() if name not in shared}
+    return " ".join([row.place["method"], _short(own)]).strip()
 
 
 def _short(settings: Mapping[str, Any]) -> str:
@@ -163,8 +172,8 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
     write_flat(path, (_flat(row) for row in evaluation.rows))
 
 
-def _flat(row: Row) -> dict[str, Any]:
-    columns = row.to_dict()
+def _flat(row: Cell) -> dict[str, Any]:
+    columns = row_dict(row)
     gamma = columns["settings"].get("gamma")
     if isinstance(gamma, dict):
         text = ",".join(f"{name}={value:g}" for name, value in gamma.items())
@@ -178,17 +187,17 @@ def plot(evaluation: Evaluation, path: Path) -> None:
     Raises:
         DipsimError: nothing to draw, too many methods, or the file cannot be written.
     """
-    rows = [row for row in evaluation.rows[1:] if row.perplexity is not None]
-    methods = list(dict.fromkeys(row.method for row in rows))
+    rows = [row for row in evaluation.rows[1:] if row.value("perplexity") is not None]
+    methods = list(dict.fromkeys(row.place["method"] for row in rows))
     check_series("methods", methods)
     timed = evaluation.device is not None
     with picture(path, 7, 4.5) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
-            own = [row for row in rows if row.method == method]
+            own = [row for row in rows if row.place["method"] == method]
             axes.plot(
-                [row.tokens_per_second if timed else row.density for row in own],
-                [row.perplexity for row in own],
+                [row.value("tokens_per_second" if timed else "density") for row in own],
+                [row.value("perplexity") for row in own],
                 linestyle="",
                 marker=MARKERS[i],
                 color=COLOURS[i],
@@ -199,8 +208,8 @@ def plot(evaluation: Evaluation, path: Path) -> None:
             for i, memory in enumerate(dict.fromkeys(map(memory_of, best))):
                 own = [row for row in best if memory_of(row) == memory]
                 axes.step(
-                    [row.tokens_per_second for row in own],
-                    [row.perplexity for row in own],
+                    [row.value("tokens_per_second") for row in own],
+                    [row.value("perplexity") for row in own],
                     where="post",
                     color="0.5",
                     linewidth=1,

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.contours import Contours
-from dipsim.analysis.least import Least, Trial
-from dipsim.analysis.search import Frontier, Point
+from dipsim.analysis.least import Least
+from dipsim.analysis.search import FIGURES, OF_A_RUN, Frontier, series_of
 from dipsim.errors import DipsimError
 from dipsim.report.files import check_series, write_flat
 from dipsim.report.pictures import (
@@ -29,6 +29,7 @@ from dipsim.report.pictures import (
     series_style,
 )
 from dipsim.report.tables import marks_of, table
+from dipsim.sweep.point import Cell
 from dipsim.sweep.vary import Axis
 from dipsim.units import BYTES
 
@@ -54,9 +55,9 @@ def write_csv(answer: Frontier | Least | Contours, path: Path) -> None:
     if isinstance(answer, Contours):
         rows = answer.rows()
     elif isinstance(answer, Least):
-        rows = ({"what": answer.what, **trial.to_dict()} for trial in answer.trials)
+        rows = ({"what": answer.what, **trial.to_dict(OF_A_RUN)} for trial in answer.trials)
     else:
-        rows = (point.to_dict() for point in answer.points)
+        rows = (point.to_dict(FIGURES) for point in answer.points)
     write_flat(path, rows)
 
 
@@ -81,25 +82,26 @@ def plot(answer: Frontier | Least | Contours, title: str, path: Path) -> None:
 def _render_frontier(frontier: Frontier) -> RenderableType:
     """Return the fastest point of each method and gamma."""
     calibrated = frontier.allowed.calibration is not None
-    stages = "/".join(frontier.points[0].figures.energy_kept) if frontier.points else ""
-    if len({point.method for point in frontier.points}) > 1:
+    stages = "/".join(frontier.points[0].value("energy_kept")) if frontier.points else ""
+    if len({point.place["method"] for point in frontier.points}) > 1:
         stages = "each stage"
     columns = ["method", "gamma", "density", "lost", "hits", "flash", "tok/s"]
     rows = table(*columns, *(["perplexity"] if calibrated else []), right=(2, *range(4, 8)))
     best = _best_of_each(frontier)
     for point in best:
-        figures = point.figures
+        lost = (max(0.0, 1 - kept) for kept in point.value("energy_kept").values())
         row = [
-            point.method,
-            "/".join(f"{gamma:g}" for gamma in point.gamma.values()) or "-",
-            f"{point.density:g}",
-            "/".join(f"{max(0.0, 1 - kept):.2%}" for kept in figures.energy_kept.values()),
-            f"{figures.hit_rate:.1%}",
-            BYTES.show(figures.flash_bytes),
-            f"{figures.rate:.4g}",
+            point.place["method"],
+            "/".join(f"{gamma:g}" for gamma in point.place["gamma"].values()) or "-",
+            f"{point.place['density']:g}",
+            "/".join(f"{share:.2%}" for share in lost),
+            f"{point.value('hit_rate'):.1%}",
+            BYTES.show(point.value("flash_bytes_per_token")),
+            f"{point.rate:.4g}",
         ]
-        rows.add_row(*row, *([_perplexity(point.bounds)] if point.bounds else []))
-    missing = len({point.series for point in frontier.points}) - len(best)
+        bounds = point.value("perplexity")
+        rows.add_row(*row, *([_perplexity(bounds)] if bounds else []))
+    missing = len(set(map(series_of, frontier.points))) - len(best)
     run = "1 point was" if len(frontier.points) == 1 else f"{len(frontier.points)} points were"
     note = f"lost: energy of {stages}, replayed open loop. "
     if calibrated:
@@ -111,26 +113,25 @@ def _render_frontier(frontier: Frontier) -> RenderableType:
     parts: list[RenderableType] = [Text(_frontier_sentence(frontier), style="bold"), Text()]
     if frontier.best is not None:
         parts += [Text(f"options: {_options(frontier.best)}"), Text(), rows, Text()]
-    return Group(*parts, Text(note, style="dim"), *marks_of(point.figures.marks for point in best))
+    return Group(*parts, Text(note, style="dim"), *marks_of(point.marks for point in best))
 
 
-def _best_of_each(frontier: Frontier) -> list[Point]:
+def _best_of_each(frontier: Frontier) -> list[Cell]:
     """Return the fastest point of each method and gamma that loses no more than allowed.
 
     The fastest comes first.
     """
-    meeting = sorted((point for point in frontier.points if point.meets), key=lambda p: p.series)
+    meeting = sorted((cell for cell in frontier.points if cell.value("meets")), key=series_of)
     fastest = [
-        max(points, key=lambda point: point.figures.rate)
-        for _, points in groupby(meeting, lambda point: point.series)
+        max(points, key=lambda point: point.rate) for _, points in groupby(meeting, series_of)
     ]
-    return sorted(fastest, key=lambda point: -point.figures.rate)
+    return sorted(fastest, key=lambda point: -point.rate)
 
 
-def _options(point: Point) -> str:
+def _options(point: Cell) -> str:
     """Return the options of `dipsim run` that repeat a point."""
-    gamma = ",".join(f"{name}={value:g}" for name, value in point.gamma.items())
-    options = f"--method {point.method} --density {point.density:g}"
+    gamma = ",".join(f"{name}={value:g}" for name, value in point.place["gamma"].items())
+    options = f"--method {point.place['method']} --density {point.place['density']:g}"
     return f"{options} --gamma {gamma}" if gamma else options
 
 
@@ -152,12 +153,9 @@ def _frontier_sentence(frontier: Frontier) -> str:
         bound = f"at most {most:.3g} of the energy at every stage"
     if frontier.best is None:
         return f"No density that was tried loses {bound}."
-    slow, fast = frontier.best.figures.band
+    slow, fast = frontier.best.band
     band = "" if slow == fast else f" ({slow:.3g} to {fast:.3g}, overlap none to full)"
-    return (
-        f"{frontier.best.figures.rate:.4g} tokens/s{band} is the highest rate found that loses "
-        f"{bound}."
-    )
+    return f"{frontier.best.rate:.4g} tokens/s{band} is the highest rate found that loses {bound}."
 
 
 def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
@@ -167,41 +165,42 @@ def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
     than three times what they may are counted, not drawn.
     """
     limit = frontier.allowed.limit
-    known = [p for p in frontier.points if np.isfinite([p.loss, p.figures.rate]).all()]
-    shown = [point for point in known if point.loss <= 3 * limit] or known
+    known = [p for p in frontier.points if np.isfinite([p.number("loss"), p.rate]).all()]
+    shown = [point for point in known if point.number("loss") <= 3 * limit] or known
     if not shown:
         raise DipsimError("--plot: no point has both a loss and a rate that are known")
     with picture(path, 8, 5) as figure:
         axes = figure.subplots()
         _draw_points(axes, shown)
         front = [point for point in frontier.front() if point in shown]
-        steps = [point.loss for point in front], [point.figures.rate for point in front]
+        steps = [point.number("loss") for point in front], [point.rate for point in front]
         style = {"where": "post", "color": "0.5", "linewidth": 1, "zorder": 0}
         axes.step(*steps, label="Pareto front", **style)
         axes.axvline(limit, color="0.5", linestyle=":", label="what may be lost")
         if frontier.best is not None:
-            axes.plot(frontier.best.loss, frontier.best.figures.rate, label="answer", **RING)
+            answer = frontier.best.number("loss"), frontier.best.rate
+            axes.plot(*answer, label="answer", **RING)
         beyond = len(frontier.points) - len(shown)
         more = f"\n(not shown, as they lose more: {beyond})" if beyond else ""
         axes.set(xlabel=frontier.allowed.meaning + more, ylabel="tokens per second")
         axes.grid(alpha=0.3)
-        stages = "/".join(next((point.gamma for point in shown if point.gamma), {}))
+        stages = "/".join(next((gamma for point in shown if (gamma := point.place["gamma"])), {}))
         figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
         figure.suptitle(title)
 
 
-def _draw_points(axes: Any, shown: list[Point]) -> None:
-    series = list(dict.fromkeys(point.series for point in shown))
+def _draw_points(axes: Any, shown: list[Cell]) -> None:
+    series = list(dict.fromkeys(map(series_of, shown)))
     heads = list(dict.fromkeys((method, gamma[:1]) for method, gamma in series))
     tails = list(dict.fromkeys(gamma[1:] for _, gamma in series))
     check_series("methods and gammas", heads)
     check_series("gammas", tails)
     for method, gamma in series:
-        points = [point for point in shown if point.series == (method, gamma)]
+        points = [point for point in shown if series_of(point) == (method, gamma)]
         head, tail = heads.index((method, gamma[:1])), tails.index(gamma[1:])
         axes.plot(
-            [point.loss for point in points],
-            [point.figures.rate for point in points],
+            [point.number("loss") for point in points],
+            [point.rate for point in points],
             linestyle="",
             color=COLOURS[head],
             marker=MARKERS[tail if len(tails) > 1 else head],
@@ -218,24 +217,23 @@ def _render_least(least: Least) -> RenderableType:
     name = "factor" if least.what == "flash-bandwidth" else AXIS_NAMES[least.what]
     rows = table(name, "cache", "hits", "flash", "tok/s", "", right=tuple(range(5)))
     for trial in least.trials:
-        figures = trial.figures
         rows.add_row(
-            _value(least.what, trial.value, 4),
-            BYTES.show(figures.cache),
-            f"{figures.hit_rate:.1%}",
-            BYTES.show(figures.flash_bytes),
-            f"{figures.rate:.4g}",
+            _value(least.what, trial.place["value"], 4),
+            BYTES.show(trial.value("cache_bytes")),
+            f"{trial.value('hit_rate'):.1%}",
+            BYTES.show(trial.value("flash_bytes_per_token")),
+            f"{trial.rate:.4g}",
             "<- least" if trial is least.found else "",
         )
-    marks = marks_of(trial.figures.marks for trial in least.trials)
+    marks = marks_of(trial.marks for trial in least.trials)
     return Group(Text(_least_sentence(least), style="bold"), Text(), rows, Text(), *marks)
 
 
 def _least_sentence(least: Least) -> str:
     span = least.span
 
-    def hardware(trial: Trial) -> str:
-        value = _value(least.what, trial.value, 4)
+    def hardware(trial: Cell) -> str:
+        value = _value(least.what, trial.place["value"], 4)
         if least.what == "dram":
             return f"{value} of DRAM"
         if least.what == "iops":
@@ -246,24 +244,23 @@ def _least_sentence(least: Least) -> str:
     if answer is None:
         fastest = least.fastest
         return (
-            f"{target} are out of reach: even with {span.most} it is "
-            f"{fastest.figures.rate:.4g} tokens/s."
+            f"{target} are out of reach: even with {span.most} it is {fastest.rate:.4g} tokens/s."
         )
-    reached = f"{answer.figures.rate:.4g} tokens/s with {hardware(answer)}"
+    reached = f"{answer.rate:.4g} tokens/s with {hardware(answer)}"
     if below is None:
         return f"{target} need no more than the least that was tried: {reached}."
     return (
-        f"{target} need {hardware(answer)}: {answer.figures.rate:.4g} tokens/s, but "
-        f"{below.figures.rate:.4g} with {_value(least.what, below.value, 4)}."
+        f"{target} need {hardware(answer)}: {answer.rate:.4g} tokens/s, but "
+        f"{below.rate:.4g} with {_value(least.what, below.place['value'], 4)}."
     )
 
 
 def _plot_least(least: Least, title: str, path: Path) -> None:
     """Draw the rate of every value that was run."""
-    rates = finite_rates([trial.figures.rate for trial in least.trials])
+    rates = finite_rates([trial.rate for trial in least.trials])
     with picture(path, 7, 4.5) as figure:
         axes = figure.subplots()
-        values, label = _in_unit(least.what, [trial.value for trial in least.trials])
+        values, label = _in_unit(least.what, [trial.place["value"] for trial in least.trials])
         axes.plot(values, rates, **series_style(0))
         axes.axhline(least.target, color="0.5", linestyle=":", label="wanted")
         if least.found is not None:

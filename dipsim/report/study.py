@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.studies import STUDIES
+from dipsim.analysis.study import Found
 from dipsim.errors import printable
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import BESIDE, picture, series_style
 from dipsim.report.tables import marks_of, table
-from dipsim.sweep.many import Cell, Found
+from dipsim.sweep.point import Cell
 from dipsim.units import BANDWIDTH, BYTES
 
 ENERGY = "energy_kept"
@@ -131,7 +132,7 @@ def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell
     outer = ("profile", *results.study.apart, *more)
 
     def place(cell: Cell) -> list[str]:
-        return [_axis_text(axis, cell.at.get(axis, "")) for axis in outer]
+        return [_axis_text(axis, cell.place.get(axis, "")) for axis in outer]
 
     for names, cells in groupby(results.cells, place):
         yield names, list(cells)
@@ -189,12 +190,12 @@ def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
     down, x = str(results.study.series), results.study.x
     energy = key == ENERGY
     if energy:
-        cells = [cell for cell in cells if cell.at[down] != "dense"]  # it keeps all of it
-    across = sorted({cell.at[x] for cell in cells})
+        cells = [cell for cell in cells if cell.place[down] != "dense"]  # it keeps all of it
+    across = sorted({cell.place[x] for cell in cells})
     heads = [down, *(["stage"] if energy else []), *(_axis_text(x, value) for value in across)]
     rows = table(*heads, right=tuple(range(1 + energy, len(heads))))
-    for name, row in groupby(cells, lambda cell: cell.at[down]):
-        by_x = {cell.at[x]: cell for cell in row}
+    for name, row in groupby(cells, lambda cell: cell.place[down]):
+        by_x = {cell.place[x]: cell for cell in row}
         stages: Iterable[str | None] = _stages(by_x.values()) if energy else [None]
         for n, stage in enumerate(stages):
             figure = Figure(key, stage)
@@ -210,10 +211,10 @@ def _list(results: Found, cells: list[Cell]) -> Table:
     figures = list(_figures(results, cells))
     heads = [axis.replace(".", "\n") for axis in axes]
     heads += [figure.head for figure in figures]
-    numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].at.get(axis), str)]
+    numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].place.get(axis), str)]
     rows = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
     for cell in cells:
-        places = (_axis_text(axis, cell.at.get(axis, "-")) for axis in axes)
+        places = (_axis_text(axis, cell.place.get(axis, "-")) for axis in axes)
         rows.add_row(*places, *(figure.text(cell) for figure in figures))
     return _first_unfolded(rows)
 
@@ -258,7 +259,7 @@ def _reasons(results: Found) -> list[str]:
     first: dict[Any, str] = {}
     for cell in results.cells:
         if cell.why is not None:
-            first.setdefault((cell.at["profile"], cell.at.get(key)), cell.why)
+            first.setdefault((cell.place["profile"], cell.place.get(key)), cell.why)
     return list(dict.fromkeys(first.values()))
 
 
@@ -271,7 +272,7 @@ def write_csv(results: Found, path: Path) -> None:
     write_flat(
         path,
         (
-            {**cell.at, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
+            {**cell.place, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
             for cell in results.cells
         ),
     )
@@ -330,7 +331,7 @@ def plot(results: Found, path: Path) -> None:
     down, across = len(rows), max(map(len, rows))
     width, height = 4 * across + 1.6, 3.1 * down + 0.6
     if named:
-        names = {cell.at["variant"] for cell in results.cells}
+        names = {cell.place["variant"] for cell in results.cells}
         width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
     with picture(path, width, height) as figure:
         grid = figure.subplots(down, across, squeeze=False, sharey=named)
@@ -356,7 +357,7 @@ def _done(results: Found) -> list[Cell]:
 
 
 def _devices(results: Found) -> list[str]:
-    return list(dict.fromkeys(cell.at["profile"] for cell in results.cells))
+    return list(dict.fromkeys(cell.place["profile"] for cell in results.cells))
 
 
 def _rows_of_panels(results: Found, named: bool) -> list[list[_Panel]]:
@@ -394,19 +395,21 @@ def _placed(grid: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
 def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
     """Draw a line for each value of the series."""
     x, series = results.study.x, results.study.series
-    names = [None] if series is None else list(dict.fromkeys(c.at[series] for c in _done(results)))
+    names = (
+        [None] if series is None else list(dict.fromkeys(c.place[series] for c in _done(results)))
+    )
     for i, name in enumerate(names):
-        cells = [cell for cell in panel.known if series is None or cell.at[series] == name]
+        cells = [cell for cell in panel.known if series is None or cell.place[series] == name]
         if cells:
-            across = [cell.at[x] for cell in cells]
+            across = [cell.place[x] for cell in cells]
             label = {} if series is None else {"label": _axis_text(series, name)}
             style = {"markersize": 5, **label, **series_style(i)}
             axes.plot(across, panel.values(cells), **style)
     for cell in panel.known:
-        if cell.at.get("split"):
-            split = {"equal": "equal split", "authors": "authors' split"}[cell.at["split"]]
-            colour = "0.6" if cell.at["split"] == "equal" else "k"
-            axes.axvline(cell.at[x], color=colour, linestyle=":", label=split, zorder=0)
+        if cell.place.get("split"):
+            split = {"equal": "equal split", "authors": "authors' split"}[cell.place["split"]]
+            colour = "0.6" if cell.place["split"] == "equal" else "k"
+            axes.axvline(cell.place[x], color=colour, linestyle=":", label=split, zorder=0)
     axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=panel.place)
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
@@ -435,7 +438,7 @@ def _scale_axis(axes: Any, results: Found) -> None:
     x = results.study.x
     if x not in ("prompt", "flash_bandwidth"):
         return
-    values = sorted({cell.at[x] for cell in _done(results)})
+    values = sorted({cell.place[x] for cell in _done(results)})
     if x == "prompt":
         ticks = values[:: 1 + len(values) // 6]
         axes.set_xscale("log", base=2)
@@ -448,8 +451,8 @@ def _scale_axis(axes: Any, results: Found) -> None:
 
 def _draw_variants(axes: Any, panel: _Panel) -> None:
     """Draw named cells one below the other."""
-    rows = {cell.at["variant"]: -i for i, cell in enumerate(panel.cells)}
-    heights = [rows[cell.at["variant"]] for cell in panel.known]
+    rows = {cell.place["variant"]: -i for i, cell in enumerate(panel.cells)}
+    heights = [rows[cell.place["variant"]] for cell in panel.known]
     axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
     axes.set_yticks(list(rows.values()), list(rows))
     axes.set(xlabel=panel.label, title=panel.place)

@@ -10,9 +10,12 @@ from dipsim.flash.cost import FlashCost
 from dipsim.flash.speed import Curve, Points
 from dipsim.hardware import Profile, Source
 from dipsim.option import flag
+from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
+from dipsim.run import Run
 from dipsim.settings import concerning
-from dipsim.simulate import Job, prepare, result_of
+from dipsim.simulate import prepare
+from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace
 
 Axis = Literal["dram", "flash-bandwidth", "iops"]
@@ -43,7 +46,7 @@ def dram_sizes(
 
     Reads ahead need their buffer in any case, beside static weights.
     """
-    budget = prepare(trace, device, **{**options, "cache_fraction": 1.0}).work.budget
+    budget = prepare(trace, device, **{**options, "cache_fraction": 1.0}).budget
     cacheless = budget.kv + budget.static.total + budget.buffer
     least = cacheless if budget.buffer else max(budget.kv, 1.0)
     everything = cacheless + budget.units_bytes
@@ -99,27 +102,41 @@ def iops_of(device: Profile) -> tuple[float, float]:
     return now, max(now, FlashCost(device.flash).sequential_bandwidth / float(curve.sizes[0]))
 
 
-def retimed(job: Job, result: Result, factor: float) -> Result:
-    """The run on flash ``factor`` times as fast, without another replay.
+def check_direct(run: Run) -> None:
+    """Refuse to vary the flash of a run that reads through the page cache.
+
+    Raises:
+        DipsimError: not all of its times are the flash's.
+    """
+    if run.settings.io != "direct":
+        raise DipsimError(
+            f"--io {run.settings.io}: the flash's bandwidth is varied with direct reads only; "
+            "drop it"
+        )
+
+
+def retimed(run: Run, traffic: Traffic, factor: float) -> Result:
+    """Return the run on flash ``factor`` times as fast, without another replay.
+
+    Raises:
+        DipsimError: as `check_direct`.
+    """
+    check_direct(run)
+    device, traffic = scaled(run.device, factor), faster(traffic, factor)
+    run = replace(run, device=device, flash=FlashCost(device.flash))
+    return Result(run, traffic, time_traffic(run, traffic))
+
+
+def faster(traffic: Traffic, factor: float) -> Traffic:
+    """Return the counts by a flash that is ``factor`` times as fast at every size.
 
     Counts do not depend on the flash, and times that are all scaled alike leave every choice
     between single reads, merged reads and whole matrices as it was.
-
-    Raises:
-        DipsimError: reads through the page cache, whose times are not all the flash's.
     """
-    if job.settings.io != "direct":
-        raise DipsimError(
-            f"--io {job.settings.io}: the flash's bandwidth is varied with direct reads only; "
-            "drop it"
-        )
-    device, traffic = scaled(job.device, factor), result.traffic
     ahead = traffic.ahead
     if ahead is not None:
         ahead = replace(ahead, flash_seconds=ahead.flash_seconds / factor)
-    traffic = replace(traffic, flash_seconds=traffic.flash_seconds / factor, ahead=ahead)
-    there = replace(job, device=device, flash=FlashCost(device.flash))
-    return result_of(there, traffic, plain=result.plain_kept)
+    return replace(traffic, flash_seconds=traffic.flash_seconds / factor, ahead=ahead)
 
 
 def _curve(device: Profile) -> Curve:

@@ -13,7 +13,7 @@ from dipsim.analysis.attribution import SPEEDS, Attribution, attribute, check_at
 from dipsim.analysis.studies import study
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.simulate import prepare
 from tools.cli import Dipsim, done, refused
 from tools.one_layer import DEVICE, KV, NEURON, SETS, STATIC, TINY, device, trace
 
@@ -28,10 +28,9 @@ def run(profile: dict[str, Any], sets: list[set[int]] = SETS, **options: Any) ->
 
 def attributed(
     given: Any, profile: Any, step: float = 0.05, **options: Any
-) -> tuple[Attribution, Any, Job]:
-    job = prepare(given, profile, **options)
-    (result,) = run_all([job])
-    return attribute(job, result, step), result, job
+) -> tuple[Attribution, Any]:
+    result = package.simulate(given, profile, **options)
+    return attribute(result, step), result
 
 
 # Elasticities ------------------------------------------------------------------------------------
@@ -39,7 +38,7 @@ def attributed(
 
 def test_in_series_an_elasticity_is_the_share_of_time() -> None:
     options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
-    found, result, _ = attributed(trace(SETS), device(**BACKEND), 1e-4, **options)
+    found, result = attributed(trace(SETS), device(**BACKEND), 1e-4, **options)
     share, sizes = result.time_share, found.elasticity
     assert min(share[name] for name in ("flash", "dram", "sync", "management")) > 0
     expected = {
@@ -55,7 +54,7 @@ def test_in_series_an_elasticity_is_the_share_of_time() -> None:
 def test_by_hand() -> None:
     # Nothing but flash and DRAM: 9.36 s, of which 3 misses of 12 B at 10 B/s take 3.6 s.
     options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
-    found, _, _ = attributed(trace(SETS), device(), **options)
+    found, _ = attributed(trace(SETS), device(), **options)
     span = math.log(1.05 / 0.95)
     flash = math.log((5.76 + 3.6 / 0.95) / (5.76 + 3.6 / 1.05)) / span
     dram = math.log((3.6 + 5.76 / 0.95) / (3.6 + 5.76 / 1.05)) / span
@@ -82,9 +81,9 @@ def test_elasticities_of_all_that_takes_time_sum_to_one(
     model = {key: value for key, value in TINY.items() if key != "bits"} | {"quant": quant}
     given = {**trace(SETS), "meta": {"model": model}}
     options = {"policy": "lru", "overlap": overlap, "dram": dram}
-    exact, result, _ = attributed(given, device(**backend), 1e-4, **options)
+    exact, result = attributed(given, device(**backend), 1e-4, **options)
     assert sum(exact.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=1e-6)
-    coarse, _, _ = attributed(given, device(**backend), **options)
+    coarse, _ = attributed(given, device(**backend), **options)
     assert sum(coarse.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=3e-3)
     bound = "compute" if backend is not BACKEND else "dram_bandwidth"
     assert (exact.elasticity[bound] or 0) > 0.1
@@ -94,8 +93,8 @@ def test_elasticities_of_all_that_takes_time_sum_to_one(
 def test_they_sum_to_one_also_where_flash_and_compute_share_dram() -> None:
     fast = {**device(**{**BACKEND, "dram_efficiency": 0.9}), "flash": {"bandwidth": "60 B/s"}}
     options = {"policy": "lru", "cache_fraction": 0.25}
-    found, result, _ = attributed(trace(SETS), fast, 1e-4, **options)
-    alone, calm, _ = attributed(trace(SETS), fast, 1e-4, engine="closed", **options)
+    found, result = attributed(trace(SETS), fast, 1e-4, **options)
+    alone, calm = attributed(trace(SETS), fast, 1e-4, engine="closed", **options)
     assert (found.contends, alone.contends) == (True, False)
     assert result.tokens_per_second < 0.998 * calm.tokens_per_second
     assert sum(found.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=1e-6)
@@ -104,7 +103,7 @@ def test_they_sum_to_one_also_where_flash_and_compute_share_dram() -> None:
 
 def test_a_run_that_reads_ahead_has_elasticities_only() -> None:
     options = {"policy": "lru", "cache_fraction": 0.75, "overlap": "prefetch"}
-    found, _, _ = attributed(trace(SETS), device(**BACKEND), 1e-4, **options)
+    found, _ = attributed(trace(SETS), device(**BACKEND), 1e-4, **options)
     assert found.parts == []
     assert sum(found.elasticity[speed] or 0 for speed in SPEEDS) == pytest.approx(1, abs=1e-6)
 
@@ -118,12 +117,12 @@ def test_requests_are_what_reads_take_beyond_their_bytes() -> None:
     phone = {**device(), "flash": {"reads": points, "lanes": 1}}
     options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
     apart = [{0, 4}, {0, 4}, {0, 7}]
-    found, result, _ = attributed(trace(apart), phone, 1e-3, **options)
+    found, result = attributed(trace(apart), phone, 1e-3, **options)
     assert result.flash_reads_per_token == 1
     part = result.time_share["flash"] * 0.8 / 1.2
     assert found.elasticity["flash_requests"] == pytest.approx(part, rel=1e-5)
     points[0] |= {"bandwidth": "30 B/s"}
-    cheap, _, _ = attributed(trace(apart), phone, **options)
+    cheap, _ = attributed(trace(apart), phone, **options)
     assert cheap.elasticity["flash_requests"] == pytest.approx(0, abs=1e-9)
 
 
@@ -135,7 +134,7 @@ def test_requests_in_another_order_stay_in_it() -> None:
     ]
     phone = {**device(), "flash": {"reads": points, "lanes": 1}}
     options = {"policy": "none", "cache_fraction": 0.0, "overlap": "serial", "layout": "permuted"}
-    found, result, _ = attributed(trace([{0, 4}] * 12), phone, 1e-3, order_from="0:8", **options)
+    found, result = attributed(trace([{0, 4}] * 12), phone, 1e-3, order_from="0:8", **options)
     assert result.flash_reads_per_token == 1
     took = float(np.interp(24, [12, 1200], [1.2, 40]))
     assert result.time_share["flash"] * result.latency_ms["mean"] == pytest.approx(1e3 * took)
@@ -144,13 +143,13 @@ def test_requests_in_another_order_stay_in_it() -> None:
 
 
 def test_where_everything_fits_more_dram_gives_nothing() -> None:
-    found, _, _ = attributed(trace(SETS), device(), dram="600 B", policy="lru")
+    found, _ = attributed(trace(SETS), device(), dram="600 B", policy="lru")
     assert found.elasticity["dram_size"] == 0
     assert "cache_size" not in found.elasticity
 
 
 def test_dram_that_could_not_be_less_has_no_elasticity() -> None:
-    found, _, _ = attributed(trace(SETS), device(), dram=f"{3 * KV + 1} B", policy="lru")
+    found, _ = attributed(trace(SETS), device(), dram=f"{3 * KV + 1} B", policy="lru")
     assert found.elasticity["dram_size"] is None
 
 
@@ -164,7 +163,7 @@ def test_the_size_of_dram_is_replayed(told: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     sets = [set(np.flatnonzero(rng.random(8) < 0.4).tolist()) for _ in range(16)]
     size = STATIC + 16 * KV + 4 * NEURON
-    found, _, _ = attributed(trace(sets), DEVICE, dram=f"{size} B", **options)
+    found, _ = attributed(trace(sets), DEVICE, dram=f"{size} B", **options)
     rates = [
         package.simulate(trace(sets), DEVICE, dram=f"{size * f:.3f} B", **options).tokens_per_second
         for f in (0.95, 1.05)
@@ -185,14 +184,14 @@ def test_parts_sum_to_the_whole_and_name_what_binds() -> None:
     glu[:, 2, :6] = True
     given = {"glu": glu, "meta": {"model": model}}
     options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "pipelined", "layers": "1:3"}
-    found, result, _ = attributed(given, device(**BACKEND), **options)
+    found, result = attributed(given, device(**BACKEND), **options)
     assert [part.name for part in found.parts] == ["embedding", 1, 2, "head"]
     exposed = result.timing.times.exposed.mean(axis=0)
     for i, resource in enumerate(("flash", "dram", "compute", "sync", "management")):
         total = sum(part.exposed[resource] for part in found.parts)
         assert total == pytest.approx(exposed[i])
     assert [part.binding for part in found.parts] == ["flash", "dram", "flash", "dram"]
-    whole, _, _ = attributed(given, device(**{**BACKEND, "sync": "9 s"}), **options)
+    whole, _ = attributed(given, device(**{**BACKEND, "sync": "9 s"}), **options)
     assert [part.binding for part in whole.layers] == ["sync", "sync"]
 
 
@@ -251,10 +250,10 @@ def test_first_tokens_by_hand() -> None:
         overlap="serial",
         context=40,
     )
-    assert [cell.at["prompt"] for cell in found.cells] == [16, 32, 40]
+    assert [cell.place["prompt"] for cell in found.cells] == [16, 32, 40]
     for cell in found.cells:
         assert cell.figures is not None
-        kv = 0.16 * cell.at["prompt"]
+        kv = 0.16 * cell.place["prompt"]
         ms = {key: cell.figures[f"{key}_ms"] / 1e3 for key in ("prefill", "first_token", "ttft")}
         assert ms["prefill"] == pytest.approx(9.6 + 2.48)
         assert ms["first_token"] == pytest.approx(1.52 + kv + 0.24 + 1.2)
@@ -331,6 +330,6 @@ def test_without_data_there_is_no_energy(power: dict[str, str], energy: dict[str
 
 @pytest.mark.parametrize("io", ["buffered", "mmap"])
 def test_reads_through_the_page_cache_are_refused_before_the_replay(io: str) -> None:
-    job = prepare("smollm2-chat", "oneplus15r", tokens="0:4", dram="60%", io=io)
+    run_ = prepare("smollm2-chat", "oneplus15r", tokens="0:4", dram="60%", io=io)
     with pytest.raises(DipsimError, match=f"--io {io}: .* drop --attribution"):
-        check_attribution(job)
+        check_attribution(run_)

@@ -13,8 +13,8 @@ from dipsim.analysis.compare import compare
 from dipsim.analysis.mrc import GRID, miss_ratio_curves
 from dipsim.cli.compare import USUAL
 from dipsim.errors import DipsimError
+from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
-from dipsim.resolve import method_for
 from dipsim.settings import Settings, make_settings
 from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done, refused
@@ -139,30 +139,30 @@ def test_no_policy_that_starts_empty_beats_the_optimum(seed: int) -> None:
     assert found.no_optimum is None
     assert len(found.cells) == len(names) * len(budgets)
     for cell in found.cells:
-        assert cell.verdict is not None
-        assert cell.to_optimum == cell.verdict.lost / cell.verdict.accesses
-        assert cell.to_optimum >= 0
-        if cell.policy == "opt" or cell.budget == "cache_fraction=0.0":
-            assert cell.to_optimum == 0
-    apart = {cell.policy for cell in found.cells if cell.to_optimum}
+        verdict, distance = cell.value("verdict"), cell.value("to_optimum")
+        assert distance == verdict.lost / verdict.accesses
+        assert distance >= 0
+        if cell.place["policy"] == "opt" or cell.place["budget"] == "cache_fraction=0.0":
+            assert distance == 0
+    apart = {cell.place["policy"] for cell in found.cells if cell.value("to_optimum")}
     assert apart >= {"none", "lru", "lfu", "random"}
 
 
 def test_distances_come_from_the_counts_over_all_tokens() -> None:
     trace = random_trace(seed=3)
-    method = method_for(trace, None, make_settings({}))
+    method = build_method(trace, make_settings({}))
     units = {"cache_fraction=0.3": 27, "cache_fraction=0.7": 63}
     budgets = [{"cache_fraction": share} for share in (0.3, 0.7)]
     found = compare(trace, "snapdragon8", ["lfu-decay", "arc", "static"], budgets, warmup=9)
     for cell in found.cells:
-        capacity = np.full((2, 1), units[cell.budget])
+        capacity = np.full((2, 1), units[cell.place["budget"]])
         ours, best = (
             replay(trace, method, BUILTIN[name], capacity, Settings(warmup=9))
-            for name in (cell.policy, "opt")
+            for name in (cell.place["policy"], "opt")
         )
         lost = int(best.hits.sum()) - int(ours.hits.sum())
-        assert cell.to_optimum == lost / int(ours.active.sum())
-        assert cell.to_dict()["to_optimum"] == cell.to_optimum
+        assert cell.value("to_optimum") == lost / int(ours.active.sum())
+        assert cell.to_dict()["to_optimum"] == cell.value("to_optimum")
 
 
 # compare: what is compared ------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
     found = miss_ratio_curves("smollm2-chat", names, SHARES, **given)
     settings = make_settings(given)
     trace = load_trace("smollm2-chat").part(settings.tokens, settings.layers)
-    method = method_for(trace, None, settings)
+    method = build_method(trace, settings)
     plan = Settings(warmup=settings.warmup)
     assert list(found.curves) == names
     assert found.stack is not None
@@ -419,7 +419,7 @@ def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("shares", [(0.1, 0.2), (0.9,), (1.0, 0.1)])
 def test_lru_where_some_all_or_none_hold_a_batch(shares: tuple[float, ...]) -> None:
     trace = random_trace(seed=4, layers=3)
-    method = method_for(trace, None, make_settings({}))
+    method = build_method(trace, make_settings({}))
     found = miss_ratio_curves(trace, ["lru"], shares)
     for n, share in enumerate(shares):
         capacity = np.full((3, 1), int(share * 90 + 1e-9))

@@ -16,9 +16,10 @@ from dipsim.analysis.calibration import Calibration
 from dipsim.analysis.contours import contours
 from dipsim.analysis.least import PRECISION, search_least
 from dipsim.analysis.loss import Allowed, energy_of
-from dipsim.analysis.search import GAMMAS, search_rate
+from dipsim.analysis.search import GAMMAS, search_rate, series_of
 from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.flash.cost import FlashCost
+from dipsim.sweep.point import Cell, figures_of
 from dipsim.sweep.vary import iops_of, scaled, with_iops
 from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
@@ -201,21 +202,21 @@ def test_the_least_density_that_loses_no_more(
         each = most if isinstance(most, dict) else dict.fromkeys(lost, most)
         return all(lost[name] <= each[name] for name in lost)
 
-    least = min(point.density for point in found.points if point.meets)
+    least = min(point.place["density"] for point in found.points if point.value("meets"))
     assert meets(least)
     if least > 0.67 or method != "glu":
         assert not meets(round(least - 0.01, 2))
-    assert all(point.meets == meets(point.density) for point in found.points)
+    assert all(point.value("meets") == meets(point.place["density"]) for point in found.points)
     assert found.best is not None
-    rates = [point.figures.rate for point in found.points if point.meets]
-    assert found.best.figures.rate == max(rates)
+    rates = [point.rate for point in found.points if point.value("meets")]
+    assert found.best.rate == max(rates)
     assert found.result is not None
     assert found.result.tokens_per_second == max(rates)
 
 
 def test_densities_that_a_method_cannot_have_are_not_points(trace: Trace, phone: Profile) -> None:
     found = search_rate(trace, phone, Allowed(1.0), ["glu"])
-    assert min(point.density for point in found.points) == 0.67
+    assert min(point.place["density"] for point in found.points) == 0.67
     assert found.best is not None
     with pytest.raises(MethodError, match="no density to search"):
         search_rate(trace, phone, Allowed(1.0), ["recorded"])
@@ -223,39 +224,43 @@ def test_densities_that_a_method_cannot_have_are_not_points(trace: Trace, phone:
 
 def test_every_pair_of_gammas_is_tried(trace: Trace, phone: Profile) -> None:
     found = search_rate(trace, phone, Allowed(0.03), ["dip-ca"], cache_fraction=0.5)
-    series = {point.series for point in found.points}
+    series = set(map(series_of, found.points))
     pairs = {(a, b) for a in GAMMAS["mlp_input"] for b in GAMMAS["glu"]}
     assert series == {("dip-ca", pair) for pair in pairs}
     least = {
-        gamma: min(at.density for at in found.points if at.meets and at.series[1] == gamma)
+        gamma: min(
+            cell.place["density"]
+            for cell in found.points
+            if cell.value("meets") and series_of(cell)[1] == gamma
+        )
         for gamma in pairs
     }
     assert least[1.0, 1.0] == min(least.values())  # plain top-k keeps the most energy
     for point in found.points[::7]:
-        run = simulate(trace, phone, cache_fraction=0.5, method="dip-ca", gamma=point.gamma,
-                       density=point.density)  # fmt: skip
-        assert run.tokens_per_second == point.figures.rate
-        assert energy_of(run) == point.figures.energy_kept
-        assert point.loss == max(losses(run).values())
+        place = {name: point.place[name] for name in ("method", "gamma", "density")}
+        run = simulate(trace, phone, cache_fraction=0.5, **place)
+        assert run.tokens_per_second == point.rate
+        assert energy_of(run) == point.value("energy_kept")
+        assert point.value("loss") == max(losses(run).values())
     front = found.front()
     for point in found.points:
-        beaten = [f for f in front if f.loss <= point.loss and f.figures.rate >= point.figures.rate]
-        assert beaten
-    assert [f.loss for f in front] == sorted(f.loss for f in front)
-    assert [f.figures.rate for f in front] == sorted(f.figures.rate for f in front)
+        loss = point.number("loss")
+        assert [cell for cell in front if cell.number("loss") <= loss and cell.rate >= point.rate]
+    for along in ([cell.number("loss") for cell in front], [cell.rate for cell in front]):
+        assert along == sorted(along)
 
 
 def test_methods_compare_by_calibration(trace: Trace, phone: Profile) -> None:
     known = Calibration.model_validate({**CALIBRATION, "model": "unnamed"})
     found = search_rate(trace, phone, Allowed(1.5, known), ["dip", "glu"], cache_fraction=0.5)
-    assert {point.method for point in found.points} == {"dip", "glu"}
+    assert {point.place["method"] for point in found.points} == {"dip", "glu"}
     for point in found.points:
-        bounds = known.bounds(point.method, point.figures.energy_kept)
-        assert point.bounds == bounds
-        assert point.meets == (bounds.high is not None and bounds.high <= 21.5)
+        bounds = known.bounds(point.place["method"], point.value("energy_kept"))
+        assert point.value("perplexity") == bounds
+        assert point.value("meets") == (bounds.high is not None and bounds.high <= 21.5)
     assert found.best is not None
-    rates = [point.figures.rate for point in found.points if point.meets]
-    assert found.best.figures.rate == max(rates)
+    rates = [point.rate for point in found.points if point.value("meets")]
+    assert found.best.rate == max(rates)
     with pytest.raises(DipsimError, match="of 2 methods: the energies"):
         search_rate(trace, phone, Allowed(0.1), ["dip", "glu"])
 
@@ -282,19 +287,21 @@ def test_the_least_dram_is_that_of_a_scan(trace: Trace, phone: Profile) -> None:
     assert found.found is not None
     assert found.below is not None
 
-    sizes = np.ceil(np.geomspace(found.trials[0].value, found.trials[-1].value, 200))
+    sizes = np.ceil(
+        np.geomspace(found.trials[0].place["value"], found.trials[-1].place["value"], 200)
+    )
     reach = [size for size in sizes if rate(size) >= found.target]
-    assert found.found.value == pytest.approx(reach[0], rel=2 * PRECISION)
-    assert 20_000 < found.found.value <= 25_000 * (1 + PRECISION)
-    assert rate(found.found.value) == found.found.figures.rate >= found.target
-    assert found.below.figures.rate < found.target
-    assert found.found.value <= found.below.value * (1 + PRECISION)
-    assert found.result.tokens_per_second == found.found.figures.rate
+    assert found.found.place["value"] == pytest.approx(reach[0], rel=2 * PRECISION)
+    assert 20_000 < found.found.place["value"] <= 25_000 * (1 + PRECISION)
+    assert rate(found.found.place["value"]) == found.found.rate >= found.target
+    assert found.below.rate < found.target
+    assert found.found.place["value"] <= found.below.place["value"] * (1 + PRECISION)
+    assert found.result.tokens_per_second == found.found.rate
 
 
 def test_the_least_dram_of_reads_ahead_holds_their_buffer(trace: Trace, phone: Profile) -> None:
     found = search_least(trace, phone, "dram", 1e-6, prefetch="right=1")
-    least, most = (trial.value for trial in found.trials)
+    least, most = (trial.place["value"] for trial in found.trials)
     with pytest.raises(BudgetError, match="reads ahead need a buffer"):
         simulate(trace, phone, dram=f"{least - 1:.0f} B", prefetch="right=1")
     everything = simulate(trace, phone, dram=f"{most:.0f} B", prefetch="right=1")
@@ -310,10 +317,10 @@ def test_the_least_bandwidth_is_worked_out_by_hand(trace: Trace, profile: dict[s
     target = 1 / (rest + flash / 3)  # three times the bandwidth
     found = search_least(trace, profile, "flash-bandwidth", target, **options)
     assert found.found is not None
-    assert 3 * (1 - 1e-9) <= found.found.value <= 3 * (1 + PRECISION)
-    run = simulate(trace, scaled(load_profile(profile), found.found.value), **options)
-    assert found.found.figures.rate == pytest.approx(run.tokens_per_second, rel=1e-9)
-    assert found.found.figures.flash_bytes == run.flash_bytes_per_token
+    assert 3 * (1 - 1e-9) <= found.found.place["value"] <= 3 * (1 + PRECISION)
+    run = simulate(trace, scaled(load_profile(profile), found.found.place["value"]), **options)
+    assert found.found.rate == pytest.approx(run.tokens_per_second, rel=1e-9)
+    assert found.found.value("flash_bytes_per_token") == run.flash_bytes_per_token
     assert found.result.accesses == run.accesses
 
 
@@ -346,10 +353,10 @@ def test_the_least_iops_reaches_and_a_little_less_does_not(trace: Trace) -> None
     found = search_least(trace, READS, "iops", target, cache_fraction=0.7)
     assert found.found is not None
     assert found.below is not None
-    assert found.found.value <= found.below.value * (1 + PRECISION)
+    assert found.found.place["value"] <= found.below.place["value"] * (1 + PRECISION)
     for at, reached in ((found.found, True), (found.below, False)):
-        run = simulate(trace, with_iops(device, at.value), cache_fraction=0.7)
-        assert run.tokens_per_second == at.figures.rate
+        run = simulate(trace, with_iops(device, at.place["value"]), cache_fraction=0.7)
+        assert run.tokens_per_second == at.rate
         assert (run.tokens_per_second >= target) == reached
 
 
@@ -357,9 +364,9 @@ def test_a_rate_out_of_reach_says_what_is_reached(trace: Trace, phone: Profile) 
     found = search_least(trace, phone, "dram", 1e12)
     assert found.found is None
     assert found.below is None
-    everything = simulate(trace, phone, dram=f"{found.fastest.value:.0f} B")
+    everything = simulate(trace, phone, dram=f"{found.fastest.place['value']:.0f} B")
     assert everything.budget.fits
-    assert found.fastest.figures.rate == everything.tokens_per_second
+    assert found.fastest.rate == everything.tokens_per_second
     assert found.result.tokens_per_second == everything.tokens_per_second
     small = load_profile({**PHONE, "dram": {"capacity": "20 kB", "bandwidth": "60 GB/s"}})
     assert search_least(trace, small, "dram", 1e12).span.most == "all of its DRAM"
@@ -369,7 +376,7 @@ def test_a_rate_that_is_reached_with_the_least(trace: Trace, phone: Profile) -> 
     found = search_least(trace, phone, "flash-bandwidth", 1e-6)
     assert found.found == found.trials[0]
     assert found.below is None
-    assert [trial.value for trial in found.trials] == pytest.approx([0.001, 1000])
+    assert [trial.place["value"] for trial in found.trials] == pytest.approx([0.001, 1000])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -380,16 +387,17 @@ def test_what_is_found_was_run_and_reaches_even_where_rates_fall(
     rng = np.random.default_rng(seed)
     ran: dict[float, float] = {}
 
-    def run(value: float) -> Result:
+    def run(value: float) -> Cell:
         rate = 9.0 if value > 900 else float(rng.uniform(0, 10))
         ran[value] = rate
-        return replace(result, timing=replace(result.timing, rate=rate))
+        as_fast = replace(result, timing=replace(result.timing, rate=rate))
+        return Cell({"value": value}, {}, figures_of(as_fast), result=as_fast)
 
     monkeypatch.setattr(least_module, "_runner", lambda *_: run)
     found = search_least(trace, phone, "flash-bandwidth", 8)
     assert found.found is not None
-    assert found.found.value == min(value for value, rate in ran.items() if rate >= 8)
-    assert ran[found.found.value] == found.found.figures.rate == found.result.tokens_per_second
+    assert found.found.place["value"] == min(value for value, rate in ran.items() if rate >= 8)
+    assert ran[found.found.place["value"]] == found.found.rate == found.result.tokens_per_second
 
 
 # Contours -----------------------------------------------------------------------------------------

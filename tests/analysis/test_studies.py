@@ -21,11 +21,12 @@ from dipsim.analysis.studies import (
     STUDIES,
     study,
 )
+from dipsim.analysis.study import Found
 from dipsim.errors import MethodError
 from dipsim.methods.dip import split_density
 from dipsim.report.hints import INPUT_ENERGY
-from dipsim.sweep import many as runner
-from dipsim.sweep.many import Cell, Found, whole
+from dipsim.sweep import passes
+from dipsim.sweep.point import Cell, figures_of
 from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
 from tools.folder import MODEL as SMALL
@@ -75,7 +76,7 @@ def tiny(folder: Path) -> str:
 
 def alone(trace: Trace, cell: Cell) -> Result:
     """A run of what a cell says it is."""
-    return simulate(trace, cell.at["profile"], **cell.options)
+    return simulate(trace, cell.place["profile"], **cell.options)
 
 
 def same(trace: Trace, cells: list[Cell]) -> None:
@@ -83,13 +84,12 @@ def same(trace: Trace, cells: list[Cell]) -> None:
     for cell in cells:
         assert cell.figures is not None
         result = alone(trace, cell)
-        ((_, figures),) = whole(None, result)  # type: ignore[arg-type]
-        assert dict(cell.figures) == figures
+        assert dict(cell.figures) == figures_of(result)
         assert cell.marks == result.marks
 
 
 def places(found: Found, *axes: str) -> list[tuple[Any, ...]]:
-    return [tuple(cell.at[axis] for axis in axes) for cell in found.cells]
+    return [tuple(cell.place[axis] for axis in axes) for cell in found.cells]
 
 
 # The cells of each study --------------------------------------------------------------------------
@@ -101,17 +101,19 @@ def test_density_runs_all_methods_the_trace_serves(trace: Trace) -> None:
     expected = [("dense", 1.0), *((method, d) for method in methods for d in DENSITIES)]
     assert places(found, "method", "density") == expected
     assert found.left_out == ("gate", "up", "cats")
-    empty = {(cell.at["method"], cell.at["density"]) for cell in found.cells if cell.why}
+    empty = {(cell.place["method"], cell.place["density"]) for cell in found.cells if cell.why}
     assert empty == {("glu", density) for density in DENSITIES if density < 2 / 3}
-    same(trace, [cell for cell in found.cells if cell.at["density"] in (0.7, 1.0)])
+    same(trace, [cell for cell in found.cells if cell.place["density"] in (0.7, 1.0)])
 
 
 def test_density_with_all_signals(all_signals: Trace) -> None:
     found = study("density", all_signals, tokens="0:16")
     assert found.left_out == ()
-    empty = {cell.at["method"] for cell in found.cells if cell.why and cell.at["density"] == 0.3}
+    empty = {
+        cell.place["method"] for cell in found.cells if cell.why and cell.place["density"] == 0.3
+    }
     assert empty == {"glu", "gate", "up", "cats"}
-    cats = [cell for cell in found.cells if cell.at["method"] == "cats" and cell.figures]
+    cats = [cell for cell in found.cells if cell.place["method"] == "cats" and cell.figures]
     assert len(cats) == 6
     same(all_signals, cats[2:4])
 
@@ -139,8 +141,8 @@ def test_gamma_on_two_devices(trace: Trace) -> None:
 
 def hits_fall_with_gamma(found: Found) -> None:
     """The hit rate of each device is monotone in both gammas, which fall along both axes."""
-    for device in {cell.at["profile"] for cell in found.cells}:
-        cells = [cell.figures for cell in found.cells if cell.at["profile"] == device]
+    for device in {cell.place["profile"] for cell in found.cells}:
+        cells = [cell.figures for cell in found.cells if cell.place["profile"] == device]
         rates = np.array([figures["hit_rate"] for figures in cells if figures]).reshape(4, 4)
         assert (np.diff(rates, axis=0) > 0).all()
         assert (np.diff(rates, axis=1) > 0).all()
@@ -160,7 +162,7 @@ def test_the_hit_rate_is_monotone_in_gamma_on_the_long_trace() -> None:
     paper, phone = found.cells[:16], found.cells[16:]
     for one, other in zip(paper, phone, strict=True):
         figures, rates = one.figures, (one, other)
-        start = f"| {one.at['gamma.mlp_input']:g} | {one.at['gamma.glu']:g} | "
+        start = f"| {one.place['gamma.mlp_input']:g} | {one.place['gamma.glu']:g} | "
         (row,) = (line for line in page.splitlines() if line.startswith(start))
         assert f"| {figures['hit_rate']:.1%} |" in row
         for cell in rates:
@@ -177,25 +179,29 @@ def test_dram_gives_all_methods_the_same_bytes(trace: Trace) -> None:
     for cell in found.cells:
         if cell.figures:
             result = alone(trace, cell)
-            assert result.budget.dram == cell.at["dram"] * own
-            if cell.at["method"] in COMPRESSED:
+            assert result.budget.dram == cell.place["dram"] * own
+            if cell.place["method"] in COMPRESSED:
                 assert result.model_bytes is not None
                 assert result.model_bytes < own
 
 
-def test_flash_is_replayed_once_for_each_method(
-    trace: Trace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replays = []
-    replay_all = runner.replay_all
+@pytest.fixture
+def passes_made(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """For each pass over a trace, how many capacities each of its contenders has."""
+    made: list[list[int]] = []
+    replay_policies = passes.replay_policies
 
-    def counting(*args: Any, **more: Any) -> Any:
-        replays.append(args)
-        return replay_all(*args, **more)
+    def counting(sets: Any, contenders: Any, **more: Any) -> Any:
+        made.append([len(contender.capacities) for contender in contenders])
+        return replay_policies(sets, contenders, **more)
 
-    monkeypatch.setattr(runner, "replay_all", counting)
+    monkeypatch.setattr(passes, "replay_policies", counting)
+    return made
+
+
+def test_flash_is_replayed_once_for_each_method(trace: Trace, passes_made: list[list[int]]) -> None:
     found = study("flash", trace, [BROAD["phone"]])
-    assert len(replays) == 3
+    assert passes_made == [[1]] * 3
     expected = [
         ("phone", overlap, method, bandwidth)
         for overlap in OVERLAPS
@@ -205,21 +211,30 @@ def test_flash_is_replayed_once_for_each_method(
     assert places(found, "profile", "overlap", "method", "flash_bandwidth") == expected
     for cell in found.cells[::4]:
         result = simulate(trace, BROAD["phone"], **cell.options)
-        ((_, figures),) = whole(None, result)  # type: ignore[arg-type]
-        assert cell.figures == figures
+        assert cell.figures == figures_of(result)
 
 
-def test_budgets_share_a_replay(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
-    replays = []
-    replay_all = runner.replay_all
+def test_budgets_share_a_replay(trace: Trace, passes_made: list[list[int]]) -> None:
+    found = study("dram", trace, methods=["dip", "dip-ca"])
+    runs = sum(cell.figures is not None for cell in found.cells)
+    assert len(passes_made) == 2
+    assert sum(map(sum, passes_made)) <= runs
 
-    def counting(*args: Any, **more: Any) -> Any:
-        replays.append(args)
-        return replay_all(*args, **more)
 
-    monkeypatch.setattr(runner, "replay_all", counting)
-    study("dram", trace, methods=["dip", "dip-ca"])
-    assert len(replays) == 2
+def test_policies_share_the_sets(trace: Trace, passes_made: list[list[int]]) -> None:
+    study("policies", trace)
+    assert passes_made == [[1] * len(POLICIES)] * len(DENSITIES)
+
+
+def test_what_exceeds_a_pass_is_left_to_another(
+    trace: Trace, passes_made: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = study("policies", trace)
+    together = len(passes_made)
+    monkeypatch.setattr(passes, "PASS_BYTES", 1)
+    found = study("policies", trace)
+    assert len(passes_made) == together + len(found.cells)
+    assert found.cells == usual.cells
 
 
 def test_policies(trace: Trace) -> None:
@@ -239,7 +254,7 @@ def test_split_marks_the_two_that_have_a_name(trace: Trace, density: float) -> N
     pairs = places(found, "density.mlp_input", "density.glu")
     assert [round(2 * a + b - 3 * density, 9) for a, b in pairs] == [0] * len(pairs)
     assert pairs == sorted(pairs)
-    named = {cell.at["split"]: cell for cell in found.cells if cell.at["split"]}
+    named = {cell.place["split"]: cell for cell in found.cells if cell.place["split"]}
     for split in ("authors", "equal"):
         place = (named[split].at["density.mlp_input"], named[split].at["density.glu"])
         assert place == pytest.approx(split_density(density, split))
@@ -261,9 +276,9 @@ def test_layers_add_up_to_the_run(trace: Trace) -> None:
     result = alone(trace, found.cells[0])
     layers = result.per_layer
     for cell in found.cells:
-        figures, group = cell.figures, cell.at["group"]
+        figures, group = cell.figures, cell.place["group"]
         assert figures is not None
-        place = cell.at["layer"], result.traffic.groups.index(group)
+        place = cell.place["layer"], result.traffic.groups.index(group)
         assert figures["hit_rate"] == layers["hits"][place] / layers["accesses"][place]
         for name in ("flash_bytes_per_token", "flash_ms_per_token"):
             assert figures[name] == layers[name][place]
@@ -275,7 +290,7 @@ def test_layers_add_up_to_the_run(trace: Trace) -> None:
 
 def test_variants(trace: Trace) -> None:
     found = study("variants", trace, gamma={"*": 0.4})
-    names = [cell.at["variant"] for cell in found.cells]
+    names = [cell.place["variant"] for cell in found.cells]
     assert names[:4] == ["dip, top-k", "dip, threshold", "gamma", "gamma:warm_up=1"]
     assert len(names) == 8
     assert [cell.why for cell in found.cells if cell.why] == []
@@ -294,7 +309,7 @@ def test_options_hold_for_the_methods_that_take_them(trace: Trace) -> None:
     policy = options.pop("policy")
     found = study("density", trace, methods=methods, policies=[str(policy)], **options)
     for cell in found.cells:
-        method = cell.at["method"]
+        method = cell.place["method"]
         assert cell.options["policy"] == "lru"
         assert cell.options["cache"] == "5kB"
         assert "cache_fraction" not in cell.options
@@ -326,7 +341,7 @@ def test_experts() -> None:
     model = {**MODEL, "experts": 8, "experts_per_token": 2}
     routed = load_trace({"expert": logits, "meta": {"model": model}})
     found = study("flash", routed, top_k=3)
-    assert {cell.at["method"] for cell in found.cells} == {"moe"}
+    assert {cell.place["method"] for cell in found.cells} == {"moe"}
     same(routed, found.cells[::7])
     with pytest.raises(MethodError, match="use dipsim compare"):
         study("policies", routed)
@@ -334,7 +349,7 @@ def test_experts() -> None:
 
 def test_compat_authors_has_paper_modes_only(trace: Trace) -> None:
     found = study("flash", trace, methods=["dip"], compat="authors")
-    assert {cell.at["overlap"] for cell in found.cells} == {"paper-serial", "paper-concurrent"}
+    assert {cell.place["overlap"] for cell in found.cells} == {"paper-serial", "paper-concurrent"}
     same(trace, found.cells[::4])
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from dipsim.analysis import verdict
-from dipsim.analysis.cliff import cliff, cliff_warning
+from dipsim.analysis.cliff import cliff_warning, find_cliff
 from dipsim.analysis.compare import compare
-from dipsim.analysis.verdict import Verdict, verdict_of
+from dipsim.analysis.verdict import Verdict, replay_judged
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
-from dipsim.simulate import Job, prepare, run_all
+from dipsim.run import Run
+from dipsim.simulate import prepare
 from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done
 from tools.replays import replay_all
@@ -42,8 +43,8 @@ def tokens_of(*active: Any, units: int = 4) -> np.ndarray:
 
 def judged(trace: Trace, policy: str, cached: int, **options: Any) -> Verdict:
     """The verdict on a run with a cache of so many units."""
-    job = prepare(trace, "snapdragon8", policy=policy, cache=f"{cached * BYTES}B", **options)
-    found = verdict_of(job, run_all([job])[0].traffic)
+    run = prepare(trace, "snapdragon8", policy=policy, cache=f"{cached * BYTES}B", **options)
+    _, found = replay_judged(run)
     assert found is not None
     return found
 
@@ -222,54 +223,58 @@ def test_where_there_is_no_optimum_there_is_no_verdict(dipsim: Dipsim, options: 
 
 
 def test_a_long_trace_is_not_judged_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = prepare(trace_of(CYCLE), "snapdragon8", policy="lru", cache="2kB")
-    traffic = run_all([job])[0].traffic
+    run = prepare(trace_of(CYCLE), "snapdragon8", policy="lru", cache="2kB")
     monkeypatch.setattr(verdict, "MOST", 6)
-    assert verdict_of(job, traffic) is not None
+    traffic, found = replay_judged(run)
+    assert found is not None
     monkeypatch.setattr(verdict, "MOST", 5)
-    assert verdict_of(job, traffic) is None
+    again, found = replay_judged(run)
+    assert found is None
+    np.testing.assert_array_equal(again.hits, traffic.hits)
 
 
 # The cliff ----------------------------------------------------------------------------------------
 
 
-def global_job(trace: Trace, cache: float, policy: str = "lru", **options: Any) -> Job:
+def global_run(trace: Trace, cache: float, policy: str = "lru", **options: Any) -> Run:
     given = {"policy": policy, "scope": "global", **options}
     return prepare(trace, "snapdragon8", cache=f"{cache}B", **given)
 
 
 def global_hits(trace: Trace, sizes: list[float], policy: str = "lru") -> list[int]:
     """Hits of one global cache of each size, over all tokens."""
-    job = global_job(trace, sizes[0], policy)
-    work = job.work
+    run = global_run(trace, sizes[0], policy)
     found = replay_all(
-        work.trace, work.method, job.policy, sizes, job.plan, unit_bytes=work.unit_bytes
+        run.trace, run.method, run.policy, sizes, run.settings, unit_bytes=run.unit_bytes
     )
     return [int(traffic.hits.sum()) for traffic in found]
 
 
 def stated(trace: Trace) -> float:
-    """The bytes below which a global lru hits nothing, as `cliff` has them."""
-    found = cliff(global_job(trace, 1))
+    """The bytes below which a global lru hits nothing, as `find_cliff` has them."""
+    found = find_cliff(global_run(trace, 1))
     assert found is not None
-    return found[0]
+    return found.edge
 
 
 def check_warnings(trace: Trace, sizes: list[float]) -> tuple[int, int]:
     """Where it is said that lru hits nothing, it does; how often it is said, and how often not
     although it is so."""
     warned = missed = 0
-    job = global_job(trace, 1)
-    held = hold(job.work.trace, job.work.method, job.plan)
+    run = global_run(trace, 1)
+    cliff = find_cliff(run)
     for size, hits in zip(sizes, global_hits(trace, sizes), strict=True):
-        budget = replace(job.work.budget, cache=size)
-        said = cliff_warning(replace(job, work=replace(job.work, budget=budget)), held)
+        said = cliff_warning(replace(run, budget=replace(run.budget, cache=size)), cliff)
         if said is not None:
             assert hits == 0, f"{hits} hits in {size} bytes: {said}"
             warned += 1
         else:
             missed += hits == 0
     return warned, missed
+
+
+def warning(run: Run) -> str | None:
+    return cliff_warning(run, find_cliff(run))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -335,8 +340,8 @@ def test_a_unit_that_rests_for_a_token_comes_back() -> None:
 
 
 def test_where_nothing_is_used_twice_there_is_no_cliff() -> None:
-    assert cliff(global_job(trace_of(np.zeros((3, 2, 5), np.bool_)), 1000)) is None
-    assert cliff(global_job(trace_of(np.ones((1, 2, 5), np.bool_)), 1000)) is None
+    assert find_cliff(global_run(trace_of(np.zeros((3, 2, 5), np.bool_)), 1000)) is None
+    assert find_cliff(global_run(trace_of(np.ones((1, 2, 5), np.bool_)), 1000)) is None
 
 
 ALIKE = np.ones((5, 3, 8), np.bool_)
@@ -357,14 +362,14 @@ ALIKE = np.ones((5, 3, 8), np.bool_)
 )
 def test_only_a_small_global_lru_is_warned_about(options: dict[str, Any], cache: int) -> None:
     trace = trace_of(ALIKE)
-    assert cliff_warning(global_job(trace, 16_999)) is not None
-    assert cliff_warning(global_job(trace, cache, **options)) is None
+    assert warning(global_run(trace, 16_999)) is not None
+    assert warning(global_run(trace, cache, **options)) is None
     if options:
-        assert cliff(global_job(trace, cache, **options)) is None
+        assert find_cliff(global_run(trace, cache, **options)) is None
 
 
 def test_the_warning_names_the_sizes() -> None:
-    said = cliff_warning(global_job(trace_of(ALIKE), 10_000))
+    said = warning(global_run(trace_of(ALIKE), 10_000))
     assert said is not None
     for text in ("10 kB", "hits exactly nothing", "24 kB", "17 kB", "--scope layer"):
         assert text in said
@@ -403,8 +408,8 @@ def test_the_warning_comes_before_the_run(dipsim: Dipsim, monkeypatch: pytest.Mo
     def stop(*_: Any, **__: Any) -> None:
         raise DipsimError("the run began")
 
-    for module in ("dipsim.simulate", "dipsim.analysis.compare"):
-        monkeypatch.setattr(import_module(module), "run_all", stop)
+    for module in ("dipsim.run", "dipsim.sweep.passes"):
+        monkeypatch.setattr(import_module(module), "replay_policies", stop)
     for command in ("run", "compare"):
         found = dipsim(f"{command} {SHIPPED} --policy lru --scope global")
         assert found.code == 2
@@ -420,7 +425,11 @@ def test_a_comparison_warns_for_each_budget_below_the_cliff() -> None:
     found = compare(trace_of(ALIKE), "snapdragon8", ["lru", "lfu"], sizes, **options)
     assert len(heard) == 2
     assert ["5 kB" in heard[0], "16 kB" in heard[1]] == [True, True]
-    hits = {cell.budget: cell.result.hits for cell in found.cells if cell.policy == "lru"}
+    hits = {
+        cell.place["budget"]: cell.number("hit_rate")
+        for cell in found.cells
+        if cell.place["policy"] == "lru"
+    }
     assert [hits[f"cache={size['cache']}"] > 0 for size in sizes] == [False, False, True, True]
 
 

@@ -17,17 +17,25 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'dipsim
 
 from dipsim import lm
 from dipsim.analysis.calibration import load_calibration
-from dipsim.analysis.evaluate import Evaluation, Row, best_rates, calibration_of, frontier, grid
+from dipsim.analysis.evaluate import (
+    Evaluation,
+    best_rates,
+    calibration_of,
+    frontier,
+    grid,
+    judged,
+)
 from dipsim.cli.evaluate import _judged
 from dipsim.errors import DipsimError
 from dipsim.hardware import load_profile
+from dipsim.sweep.point import Cell
 from tools.cli import Dipsim
 from tools.paths import DOCS
 from tools.tiny_models import saved, tiny
 
 
-def row(method: str, perplexity: float | None, rate: float | None, **more: Any) -> Row:
-    return Row(method, more, perplexity=perplexity, tokens_per_second=rate)
+def row(method: str, perplexity: float | None, rate: float | None, **more: Any) -> Cell:
+    return judged(method, more, perplexity=perplexity, tokens_per_second=rate)
 
 
 # What follows from rows
@@ -75,7 +83,7 @@ def test_rates_are_compared_in_the_same_memory() -> None:
     assert frontier(rows) == [1, 3, 2]
     best = best_rates(rows, 10.0, [1.0])
     rates = {
-        memory: {method: at[1.0].tokens_per_second for method, at in methods.items() if at[1.0]}
+        memory: {method: at[1.0].rate for method, at in methods.items() if at[1.0]}
         for memory, methods in best.items()
     }
     assert rates == {"dram 70%": {"dip": 40.0, "gate": 30.0}, "dram 80%": {"dip": 90.0}}
@@ -91,14 +99,14 @@ def test_best_rates_at_a_loss() -> None:
     ]
     found = best_rates(rows, 10.0)[""]
     assert list(found) == ["dip"]
-    rates = {loss: at and at.tokens_per_second for loss, at in found["dip"].items()}
+    rates = {loss: at and at.rate for loss, at in found["dip"].items()}
     assert rates == {0.1: 20.0, 0.2: 30.0, 0.5: 30.0, 1.0: 30.0}
     assert best_rates(rows, 10.0, [0.01]) == {}
 
 
 def test_a_calibration_is_read_back(tmp_path: Path) -> None:
     kept = {"mlp_input": 0.99, "glu": 0.98}
-    rows = (row("dense", 10.0, None), replace(row("dip", 11.0, None), energy_kept=kept))
+    rows = (row("dense", 10.0, None), judged("dip", {}, perplexity=11.0, energy_kept=kept))
     found = Evaluation("m", 100, 10, None, rows)
     path = tmp_path / "c.json"
     path.write_text(json.dumps(calibration_of(found)))
@@ -198,10 +206,12 @@ def test_the_dense_model_is_judged_as_it_is(folder: Path) -> None:
     ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
     windows = lm.windows_of(ids, 16, 64)
     fits = lm.evaluate(loaded, windows, [("dense", {})], profile=load_profile("paper-a18"))
-    assert [at.tokens_per_second is None for at in fits.rows] == [True, False]
+    assert [at.value("tokens_per_second") is None for at in fits.rows] == [True, False]
     found = lm.evaluate(loaded, windows, [("dip", {"density": 1.0}), ("dense", {"policy": "lru"})])
-    assert [at.perplexity for at in found.rows] == [lm.perplexity(loaded.model, windows).value] * 3
-    assert found.rows[1].tokens_per_second is None
+    assert [at.value("perplexity") for at in found.rows] == [
+        lm.perplexity(loaded.model, windows).value
+    ] * 3
+    assert found.rows[1].value("tokens_per_second") is None
     assert "frontier" not in found.to_dict()
 
 
@@ -215,7 +225,7 @@ def test_thresholds_are_calibrated_on_tokens_that_are_not_judged(folder: Path) -
     found = lm.evaluate(
         loaded, windows, cells, calibrate=ids[64:200], profile=load_profile("snapdragon8")
     )
-    assert found.rows[1].density == pytest.approx(0.7, abs=0.05)
+    assert found.rows[1].value("density") == pytest.approx(0.7, abs=0.05)
 
 
 def test_no_window_goes_across_the_tokens_that_calibrate(folder: Path) -> None:

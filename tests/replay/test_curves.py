@@ -15,11 +15,14 @@ from dipsim.hardware import load_profile
 from dipsim.kernels import Requests
 from dipsim.methods import Method, build_method
 from dipsim.policies import BUILTIN
-from dipsim.replay.curves import AT_A_TIME, curve, lru_stack
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Contender, measured_rows
+from dipsim.replay.curves import AT_A_TIME, LruStack, curve, lru_stack
+from dipsim.replay.replay import replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
-from tools.replays import replay, replay_all
+from tools.replays import STREAMED, replay, replay_all
 
 SIGNALS = ("mlp_input", "glu")
 BLIND = [name for name, policy in BUILTIN.items() if policy.blind]
@@ -44,10 +47,25 @@ def recorded(trace: Trace) -> Method:
     return build_method(trace, Settings(method="recorded"))
 
 
-def plan_for(trace: Trace, **given: Any) -> Plan:
-    """A plan that measures the later half of the decode tokens."""
+def settings_for(trace: Trace, **given: Any) -> Settings:
+    """Settings that measure the later half of the decode tokens."""
     warmup = int(trace.phase.sum()) // 2
-    return Settings(**{"warmup": warmup, "seed": 5, "threads": 2, **given})
+    return Settings(**{"warmup": warmup, "seed": 5, "prefill": "stream", **given})
+
+
+def sets_of(trace: Trace, method: Method, plan: Settings = STREAMED) -> ActiveSets:
+    return ActiveSets(trace, method, plan)
+
+
+def contender(
+    trace: Trace, policy: str, plan: Settings = STREAMED, capacities: Any = (), **more: Any
+) -> Contender:
+    measured = measured_rows(trace.name, trace.rows, plan.warmup)
+    return Contender(BUILTIN[policy], capacities, plan, measured, warmup=plan.warmup, **more)
+
+
+def stack_of(trace: Trace, sets: ActiveSets, plan: Settings = STREAMED) -> LruStack:
+    return lru_stack(sets, measured_rows(trace.name, trace.rows, plan.warmup))
 
 
 def assert_same(found: Traffic, expected: Traffic) -> None:
@@ -82,10 +100,10 @@ def test_the_stack_has_the_hits_of_every_cache_that_holds_a_batch(
 ) -> None:
     trace = random_trace(seed, tokens)
     method = recorded(trace)
-    plan = plan_for(trace, prefill=prefill, reset=reset)
-    plan = plan if warm else replace(plan, warmup=0)
+    plan = settings_for(trace, prefill=prefill, reset=reset)
+    plan = plan if warm else plan.model_copy(update={"warmup": 0})
     with patch("dipsim.trace.trace._BLOCK_BYTES", block_bytes):
-        stack = lru_stack(trace, method, plan)
+        stack = stack_of(trace, sets_of(trace, method, plan), plan)
     batches = replay(trace, method, BUILTIN["none"], np.zeros((2, 2), int), plan).active
     np.testing.assert_array_equal(stack.least, batches.max(axis=0))
 
@@ -99,12 +117,12 @@ def test_the_stack_has_the_hits_of_every_cache_that_holds_a_batch(
 
 def test_a_stack_from_held_sets_is_the_same() -> None:
     trace = random_trace(seed=1)
-    plan = plan_for(trace, prefill="cache", reset="sequence")
+    plan = settings_for(trace, prefill="cache", reset="sequence")
     with patch("dipsim.trace.trace._BLOCK_BYTES", 500):
-        held = hold(trace, recorded(trace), plan)
-    assert len(held) > 3
-    found = lru_stack(trace, recorded(trace), plan, held)
-    expected = lru_stack(trace, recorded(trace), plan)
+        held = sets_of(trace, recorded(trace), plan).hold()
+    assert len(list(held.blocks())) > 3
+    found = stack_of(trace, held, plan)
+    expected = stack_of(trace, sets_of(trace, recorded(trace), plan), plan)
     np.testing.assert_array_equal(found.least, expected.least)
     for ours, theirs in zip(found.depths, expected.depths, strict=True):
         for depths, others in zip(ours, theirs, strict=True):
@@ -115,7 +133,7 @@ def test_a_stack_from_held_sets_is_the_same() -> None:
 @pytest.mark.parametrize("place", [(0, 0), (1, 1)])
 def test_a_cache_smaller_than_a_batch_is_no_stack(place: tuple[int, int]) -> None:
     trace = random_trace(seed=1)
-    stack = lru_stack(trace, recorded(trace))
+    stack = stack_of(trace, sets_of(trace, recorded(trace)))
     assert stack.hits(stack.least).shape == (2, 2)
     smaller = stack.least.copy()
     smaller[place] -= 1
@@ -126,13 +144,13 @@ def test_a_cache_smaller_than_a_batch_is_no_stack(place: tuple[int, int]) -> Non
 def test_no_stack_where_sets_depend_on_the_cache() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        lru_stack(trace, build_method(trace, Settings(method="dip-ca")))
+        stack_of(trace, sets_of(trace, build_method(trace, Settings(method="dip-ca"))))
 
 
 def test_a_stack_needs_a_token_to_measure() -> None:
     trace = random_trace(seed=1)
     with pytest.raises(TraceError, match="at least one must remain"):
-        lru_stack(trace, recorded(trace), Settings(warmup=int(trace.phase.sum())))
+        measured_rows(trace.name, trace.rows, int(trace.phase.sum()))
 
 
 # Several capacities ----------------------------------------------------------------------------
@@ -144,14 +162,16 @@ def prices() -> list[list[Requests]]:
     return [[cost.requests(units, 3072.0, 3072.0) for units in UNITS]] * 2
 
 
-def check_curve(trace: Trace, policy: str, plan: Plan, capacities: np.ndarray) -> None:
+def check_curve(trace: Trace, policy: str, plan: Settings, capacities: np.ndarray) -> None:
     """A curve, its hits, accesses and seconds, equals one replay at each capacity."""
     method = recorded(trace)
     requests = prices()
-    found = curve(trace, method, BUILTIN[policy], capacities, plan, requests=requests)
+    found = curve(
+        sets_of(trace, method, plan), contender(trace, policy, plan, costs=requests), capacities
+    )
     np.testing.assert_array_equal(found.capacity, capacities)
     for n, capacity in enumerate(capacities):
-        alone = replay(trace, method, BUILTIN[policy], capacity, plan, requests=requests)
+        alone = replay(trace, method, BUILTIN[policy], capacity, plan, costs=requests)
         rows = alone.measured
         np.testing.assert_array_equal(found.hits[n], alone.hits[rows].sum(axis=0))
         np.testing.assert_array_equal(found.accesses[n], alone.active[rows].sum(axis=0))
@@ -165,7 +185,7 @@ def check_curve(trace: Trace, policy: str, plan: Plan, capacities: np.ndarray) -
 @pytest.mark.parametrize("policy", BUILTIN)
 def test_a_curve_is_one_replay_at_each_capacity(policy: str) -> None:
     trace = random_trace(seed=2, tokens=60)
-    plan = plan_for(trace, prefill="cache", reset="sequence")
+    plan = settings_for(trace, prefill="cache", reset="sequence")
     check_curve(trace, policy, plan, some_capacities(AT_A_TIME + 3))
 
 
@@ -173,7 +193,7 @@ def test_a_curve_is_one_replay_at_each_capacity(policy: str) -> None:
 def test_a_curve_of_sequential_access(policy: str) -> None:
     trace = random_trace(seed=3, tokens=60)
     ranked = BUILTIN[policy].admit == "ranked"
-    plan = plan_for(trace, access="sequential", admission="forced" if ranked else None)
+    plan = settings_for(trace, access="sequential", admission="forced" if ranked else None)
     check_curve(trace, policy, plan, some_capacities(4))
 
 
@@ -183,16 +203,16 @@ def test_capacities_that_share_a_cache_admit_as_told(policy: str, admission: Any
     if BUILTIN[policy].admit == "never":
         admission = None
     trace = random_trace(seed=4, tokens=60)
-    check_curve(trace, policy, plan_for(trace, admission=admission), some_capacities(5))
+    check_curve(trace, policy, settings_for(trace, admission=admission), some_capacities(5))
 
 
 def test_a_curve_from_held_sets_is_the_same() -> None:
     trace = random_trace(seed=5)
     method, capacities = recorded(trace), some_capacities(3)
-    held = hold(trace, method)
+    held = sets_of(trace, method).hold()
     for policy in ("lru", "arc", "belady", "static"):
-        found = curve(trace, method, BUILTIN[policy], capacities, held=held)
-        expected = curve(trace, method, BUILTIN[policy], capacities)
+        found = curve(held, contender(trace, policy), capacities)
+        expected = curve(sets_of(trace, method), contender(trace, policy), capacities)
         np.testing.assert_array_equal(found.hits, expected.hits)
         assert found.hits.sum() > 0
         assert found.seconds.sum() == 0
@@ -216,7 +236,7 @@ def test_budgets_of_a_cache_aware_method_equal_replays_of_each(
     trace = random_trace(seed=6, scored=True)
     method = build_method(trace, Settings(method="dip-ca", density=0.4, gamma=gamma))
     capacities = list(some_capacities(4))
-    plan = plan_for(trace, prefill="cache")
+    plan = settings_for(trace, prefill="cache")
     with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
         found = replay_all(trace, method, BUILTIN[policy], capacities, plan)
     for traffic, capacity in zip(found, capacities, strict=True):
@@ -232,7 +252,7 @@ def test_budgets_of_other_methods_equal_replays_of_each(policy: str, scope: Any)
     trace = random_trace(seed=7, scored=True)
     method = build_method(trace, Settings(method="dip", density=0.4))
     several: list[Any] = list(some_capacities(4)) if scope == "layer" else [0.0, 60.0, 200.5, 1e4]
-    plan = plan_for(trace, scope=scope)
+    plan = settings_for(trace, scope=scope)
     sizes = np.array([[1.0, 2.5], [1.5, 2.0]])
     found = replay_all(trace, method, BUILTIN[policy], several, plan, unit_bytes=sizes)
     for traffic, capacity in zip(found, several, strict=True):
@@ -256,10 +276,11 @@ def test_held_sets_are_the_sets(policy: str, name: str) -> None:
         trace,
         Settings(density=0.4) if name == "dip" else Settings().model_copy(update={"method": name}),
     )
-    plan = plan_for(trace, prefill="cache", reset="sequence")
+    plan = settings_for(trace, prefill="cache", reset="sequence")
     with patch("dipsim.trace.trace._BLOCK_BYTES", 3000):
-        held = hold(trace, method, plan)
-    found = replay(trace, method, BUILTIN[policy], np.array([[30, 20]] * 2), plan, held=held)
+        held = sets_of(trace, method, plan).hold()
+    capacities = [np.array([[30, 20]] * 2)]
+    ((found,),) = replay_policies(held, [contender(trace, policy, plan, capacities)])
     expected = replay(trace, method, BUILTIN[policy], np.array([[30, 20]] * 2), plan)
     for count in ("active", "hits", "kept", "measured"):
         np.testing.assert_array_equal(getattr(found, count), getattr(expected, count))
@@ -270,7 +291,8 @@ def test_held_sets_keep_their_shares() -> None:
     trace = random_trace(seed=8, scored=True)
     method = build_method(trace, Settings(method="dip", density=0.4))
     capacity = np.array([[30, 20]] * 2)
-    found = replay(trace, method, BUILTIN["lru"], capacity, held=hold(trace, method))
+    held = sets_of(trace, method).hold()
+    ((found,),) = replay_policies(held, [contender(trace, "lru", capacities=[capacity])])
     expected = replay(trace, method, BUILTIN["lru"], capacity)
     assert expected.mass.max() < 1
     assert_same(found, expected)
@@ -279,4 +301,4 @@ def test_held_sets_keep_their_shares() -> None:
 def test_what_depends_on_the_cache_cannot_be_held() -> None:
     trace = random_trace(seed=1, scored=True)
     with pytest.raises(MethodError, match="the sets of method dip-ca depend on the cache"):
-        hold(trace, build_method(trace, Settings(method="dip-ca")))
+        sets_of(trace, build_method(trace, Settings(method="dip-ca"))).hold()

@@ -1,0 +1,250 @@
+"""Passes over a trace: runs that use the same sets are replayed together, in as few as fit.
+
+A pass reads the trace and chooses the active sets once, for all policies, admissions and capacities
+of its runs. Runs that differ in what no replay sees, such as the speed of DRAM, share their counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import DipsimError
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Capacity, CapacityByRow, Contender
+from dipsim.replay.replay import Progress, replay_policies
+from dipsim.replay.traffic import Traffic
+from dipsim.run import Run, behind_page_cache
+from dipsim.sweep.vary import faster
+from dipsim.trace.encoding import words_for
+
+PASS_BYTES = 2**29
+"""Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
+SETS_BYTES = 2**30
+"""Most that packed sets take to be held for several passes; larger ones are chosen anew."""
+_PER_COUNT, _PER_COUNT_AHEAD = 48, 28
+"""Bytes of a traffic per token, layer and group: in any case, and where something is read ahead."""
+_PER_UNIT = 96
+"""Bytes of a cache per unit."""
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    number: int
+    """The run's."""
+    traffic: Traffic | DipsimError
+    """Its counts, or why there are none."""
+    beside: tuple[Traffic, ...]
+    """For each contender beside it, one for each capacity."""
+
+
+class _Entry(NamedTuple):
+    """A contender with one capacity."""
+
+    seen: Any
+    """All that a replay sees of it but the capacity."""
+    size: bytes
+    """The capacity."""
+    contender: Contender
+    bandwidth: float | None
+    """The flash's, where it reads any size alike, so that times by one scale to another."""
+
+    @property
+    def key(self) -> tuple[Any, bytes]:
+        """Equal for entries with the same counts."""
+        return self.seen, self.size
+
+
+class _Work(NamedTuple):
+    """A run with all that is replayed for it: first itself, then the contenders beside it."""
+
+    number: int
+    run: Run
+    entries: list[_Entry]
+
+
+Counts = Mapping[Any, tuple[Traffic, float | None]]
+"""By an entry's key its traffic, and the bandwidth that timed it."""
+
+
+def replay_runs(
+    runs: Mapping[int, Run],
+    beside: Mapping[int, Sequence[Contender]] | None = None,
+    tolerated: tuple[type[DipsimError], ...] = (),
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Yield what runs count, in as few passes over their traces as memory allows.
+
+    Args:
+        runs: by number.
+        beside: by a run's number, contenders that are replayed on its sets too.
+        tolerated: errors that are the outcome of their run; all others are raised.
+        progress: called with (runs done, runs).
+
+    Raises:
+        DipsimError: as `replay`.
+    """
+    plain_of, plain = None, None
+    done = 0
+    for group in _groups(runs, beside or {}):
+        chunks = _chunks(group)
+        held = _held(group[0].run) if len(chunks) > 1 else None
+        while chunks:
+            chunk = chunks.pop(0)
+            if plain_of != _plain_key(chunk[0].run):
+                plain_of, plain = _plain_key(chunk[0].run), None
+            tell = None if progress is None else _share(progress, done, len(chunk), len(runs))
+            try:
+                counts = _replay(chunk, held or chunk[0].run.sets, plain, tell)
+            except tolerated as problem:
+                if len(chunk) > 1:  # it is one run's: each is replayed alone
+                    chunks[:0] = [[work] for work in chunk]
+                    continue
+                yield Outcome(chunk[0].number, problem, ())
+            else:
+                plain = next(iter(counts.values()))[0].plain
+                yield from (_outcome(work, counts) for work in chunk)
+                counts = {}  # or they would stay until the next pass is over
+            done += len(chunk)
+
+
+def _groups(
+    runs: Mapping[int, Run], beside: Mapping[int, Sequence[Contender]]
+) -> list[list[_Work]]:
+    """Return the runs by the sets they use."""
+    groups: dict[Any, list[_Work]] = {}
+    for number, run in runs.items():
+        entries = [_entry(run.contender(), _seen(run), run.flash.flash.bandwidth)]
+        for contender in beside.get(number, ()):
+            assert contender.costs is None, "contenders beside a run count, they take no time"
+            entries += [
+                _entry(replace(contender, capacities=[capacity]), None, None)
+                for capacity in contender.capacities
+            ]
+        groups.setdefault(_sets_key(run), []).append(_Work(number, run, entries))
+    return list(groups.values())
+
+
+def _sets_key(run: Run) -> Any:
+    """Return what is equal for runs that use the same sets."""
+    trace, settings = run.trace, run.settings
+    part = trace.hash, trace.first, trace.tokens, trace.first_layer, trace.layers
+    return part, settings.cluster, run.method, run.sets.prefill, settings.reset
+
+
+def _plain_key(run: Run) -> Any:
+    """Return what is equal for runs of which plain top-k keeps the same; None where it is all the
+    run has."""
+    if not run.method.cache_aware:
+        return None
+    groups = tuple((group.signal, group.kept, group.choice) for group in run.method.groups)
+    return _sets_key(run)[:2], groups
+
+
+def _seen(run: Run) -> Any:
+    """Return what a replay sees of a run, but for its sets, its policy and its capacity."""
+    settings, flash = run.settings, run.flash.flash
+    if flash.bandwidth is not None:
+        flash = flash.model_copy(update={"bandwidth": 1.0})
+    learned = settings.order_from, settings.static_from, settings.prefetch
+    return run.unit_bytes.tobytes(), settings.layout, settings.io, learned, flash
+
+
+def _entry(contender: Contender, seen: Any, bandwidth: float | None) -> _Entry:
+    settings, measured = contender.settings, contender.measured.tobytes()
+    rules = settings.admission, settings.access, settings.scope, settings.seed, settings.compat
+    seen = contender.policy.label, rules, contender.warmup, measured, contender.keep_missed, seen
+    return _Entry(seen, _size(contender.capacities[0]), contender, bandwidth)
+
+
+def _size(capacity: Capacity) -> bytes:
+    if isinstance(capacity, CapacityByRow):
+        return capacity.each.tobytes() + capacity.row.tobytes()
+    return np.asarray(capacity).tobytes()
+
+
+def _chunks(group: Sequence[_Work]) -> list[list[_Work]]:
+    """Return runs that one pass each can replay."""
+    chunks: list[list[_Work]] = [[]]
+    known: set[Any] = set()
+    total = 0
+    for work in group:
+        sizes = {entry.key: _bytes(work.run, entry.contender) for entry in work.entries}
+        total += sum(size for key, size in sizes.items() if key not in known)
+        if total > PASS_BYTES and chunks[-1]:
+            chunks.append([])
+            known, total = set(), sum(sizes.values())
+        known |= sizes.keys()
+        chunks[-1].append(work)
+    return chunks
+
+
+def _bytes(run: Run, contender: Contender) -> int:
+    """Return roughly what the counts and the caches of a contender take."""
+    units = sum(group.units for group in run.method.groups)
+    counts = _PER_COUNT + _PER_COUNT_AHEAD * (contender.guesses is not None)
+    size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * _PER_UNIT
+    return size + (_packed(run) if contender.keep_missed else 0)
+
+
+def _packed(run: Run) -> int:
+    """Return the bytes of a set of bits per token, layer and group."""
+    words = sum(words_for(group.units) for group in run.method.groups)
+    return 8 * words * run.trace.layers * run.trace.tokens
+
+
+def _held(run: Run) -> ActiveSets | None:
+    """Return the sets of a run in memory; None where they depend on the cache or are too large."""
+    if run.method.cache_aware or _packed(run) > SETS_BYTES:
+        return None
+    return ActiveSets(run.trace, run.method, run.settings).hold()
+
+
+def _replay(
+    chunk: Sequence[_Work],
+    sets: ActiveSets,
+    plain: NDArray[np.float32] | None,
+    progress: Progress | None,
+) -> Counts:
+    """Replay runs in one pass.
+
+    Args:
+        plain: `Traffic.plain`, where it is known; otherwise it is found on the way.
+    """
+    alike: dict[Any, dict[bytes, _Entry]] = {}
+    for work in chunk:
+        for entry in work.entries:
+            alike.setdefault(entry.seen, {}).setdefault(entry.size, entry)
+    contenders = []
+    for sizes in alike.values():
+        entries = list(sizes.values())
+        capacities = [entry.contender.capacities[0] for entry in entries]
+        contenders.append(replace(entries[0].contender, capacities=capacities))
+    every = replay_policies(sets, contenders, plain=plain is None, progress=progress)
+    counts = {}
+    for sizes, traffics in zip(alike.values(), every, strict=True):
+        assert traffics is not None, "no contender is optional"
+        bandwidth = next(iter(sizes.values())).bandwidth  # the contender's costs are the first's
+        for entry, traffic in zip(sizes.values(), traffics, strict=True):
+            if plain is not None:
+                traffic = replace(traffic, plain=plain)
+            counts[entry.key] = traffic, bandwidth
+    return counts
+
+
+def _outcome(work: _Work, counts: Counts) -> Outcome:
+    """Return what the replay of its chunk says of a run."""
+    own, *others = work.entries
+    traffic, bandwidth = counts[own.key]
+    if bandwidth is not None and own.bandwidth is not None and own.bandwidth != bandwidth:
+        traffic = faster(traffic, own.bandwidth / bandwidth)
+    beside = tuple(counts[entry.key][0] for entry in others)
+    return Outcome(work.number, behind_page_cache(work.run, traffic), beside)
+
+
+def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:
+    """Return a progress over tokens that is told on as one over runs."""
+    return lambda token, tokens: progress(done + runs * token // max(tokens, 1), total)
