@@ -22,9 +22,9 @@ from bench_replay import FITTED, LAYERS, Prepare, Row, as_bits, measure, recorde
 from numpy.typing import NDArray
 
 from dipsim.policies import BUILTIN
-from dipsim.replay.curves import lru_stack
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import measured_rows
+from dipsim.replay.curves import lru_stack
 from dipsim.replay.replay import replay_policy
 from dipsim.settings import Settings
 

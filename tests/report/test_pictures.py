@@ -1,7 +1,6 @@
 """Pictures of time: the timeline for ui.perfetto.dev, and latencies by cause."""
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
