@@ -151,7 +151,7 @@ def counts_uses(rule: Rule | None) -> bool:
 # Keys --------------------------------------------------------------------------------------------
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def preferred(score: Any, resident: Any, gamma: Any) -> Any:
     """Return s', the key of the rule gamma; all float32."""
     return score if resident else gamma * score
@@ -165,13 +165,18 @@ def gamma_at(gamma: Any, t: int) -> Any:
 
 @register_jitable
 def gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
-    """Write s' of every unit, 64 at a time so that the loop is vectorised."""
+    """Write s' of every unit."""
+    # 64 units at a time, so that the loop is vectorised: a factor for every unit, kept up to date
+    # as units come and go, is no faster to multiply by.
     weight, units = np.float32(gamma), scores.shape[0]
-    for w in range(resident.shape[0]):
+    whole = units >> 6
+    for w in range(whole):
         word, base = resident[w], w * 64
-        for b in range(min(64, units - base)):
+        for b in range(64):
             here = (word >> np.uint64(b)) & np.uint64(1) != 0
             keys[base + b] = preferred(scores[base + b], here, weight)
+    for u in range(whole * 64, units):
+        keys[u] = preferred(scores[u], holds(resident, u), weight)
 
 
 @register_jitable

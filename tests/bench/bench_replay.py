@@ -213,9 +213,9 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
 
 @njit
 def from_scores(scores, resident, k, threshold, words, keys, tied):
-    """Choose one token's units from float32; returns the cut."""
+    """Choose one token's units from float32."""
     masking.gamma_keys(scores, resident, GAMMA, keys)
-    return top_k(keys, scores, k, threshold, words, keys, tied)
+    threshold[0] = top_k(keys, scores, k, threshold[0], words, keys, tied)
 
 
 @njit
@@ -235,18 +235,18 @@ def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     resident = pack_sets(present)
     words, kept = np.empty_like(resident), np.empty(2, np.float32)
     scratch = new_choosing(len(words))
-    keys, tied = scratch.keys[0, :units], scratch.tied
+    keys, tied, threshold = scratch.keys[0, :units], scratch.tied, scratch.threshold
+    tables, counters = scratch.tables, scratch.counters
 
     def chosen(choose: Callable[[Any], Any]) -> Prepare:
         return lambda: lambda: sum(int(choose(row)) for row in rows_of[choose])
 
     def in_float32(row: Any) -> int:
-        cut = from_scores(row, resident, k, scratch.threshold[0], words, keys, tied)
-        scratch.threshold[0] = cut
+        from_scores(row, resident, k, threshold, words, keys, tied)
         return int(np.bitwise_count(words).sum())
 
     def in_log8(row: Any) -> int:
-        from_codes(row, resident, k, words, scratch.tables, scratch.counters, kept)
+        from_codes(row, resident, k, words, tables, counters, kept)
         return int(np.bitwise_count(words).sum())
 
     def in_numpy(row: Any) -> int:
