@@ -60,7 +60,7 @@ class Attribution:
     parts: Sequence[Part]
     """In closed form on a cold device; none of a run that reads ahead."""
     contends: bool
-    """Whether the run was timed as discrete events, which know what the parts leave out."""
+    """True where the run was timed as discrete events, which know what the parts leave out."""
     elasticity: Mapping[str, float | None]
     """`SPEEDS`, then ``flash_requests``, what reads take beyond their bytes in order, a part of the
     flash, and ``dram_size``, or ``cache_size`` where that was given. None where it has no meaning,

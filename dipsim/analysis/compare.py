@@ -65,7 +65,7 @@ def compare(
         policies: names, ``file.py:attribute`` or objects.
         budgets: each one of ``{"dram": "3GB"}``, ``{"cache": "400MiB"}``,
             ``{"cache_fraction": 0.6}``, or empty for the device's own.
-        warn: told beforehand of what will come to nothing.
+        warn: called, before the replay, with a warning about a run that will hit nothing.
         look: called with every result before its counts are let go.
         progress: called with (runs done, runs).
         options: as `simulate`.
@@ -93,7 +93,7 @@ def compare(
 
 
 class _Rivals:
-    """What is replayed beside each run; on the way a run into the cliff is warned about."""
+    """Contenders beside each run, and warnings about runs into the cliff."""
 
     def __init__(self, warn: Warn) -> None:
         self.no_optimum: str | None = None
@@ -114,6 +114,8 @@ class _Rivals:
 
 
 def _reader(look: Callable[[Result], None]) -> Callable[..., list[tuple[Place, Figures]]]:
+    """Return what reads the cell of a run: the usual figures, and the verdict."""
+
     def read(result: Result, *beside: Traffic) -> list[tuple[Place, Figures]]:
         look(result)
         verdict = judge(result.run, result.traffic, beside)

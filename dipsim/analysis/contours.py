@@ -34,7 +34,7 @@ class Contours:
     values: tuple[list[float], list[float]]
     """Ascending: bytes of DRAM, factors on the flash's bandwidth, or IOPS."""
     cells: list[list[Cell]]
-    """By the first axis, then by the second; their places are values of the two."""
+    """Cells by the first axis, then by the second; their places are values of the two."""
 
     @property
     def rates(self) -> list[list[float]]:

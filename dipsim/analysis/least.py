@@ -55,7 +55,7 @@ class Least:
     """Every value that was run, ascending. The place of a cell is its ``value``: bytes of DRAM, a
     factor on the flash's bandwidth, or IOPS."""
     result: Result
-    """The run of what was found, else the fastest."""
+    """The run that was found, else the fastest."""
 
     @property
     def found(self) -> Cell | None:
@@ -100,7 +100,7 @@ def search_least(
 ) -> Least:
     """Find the least DRAM, flash bandwidth or IOPS with which a run reaches a rate.
 
-    Bisected to `PRECISION`. Where the rate falls while the value grows, what is found still is a
+    Bisected to `PRECISION`. Where the rate falls while the value grows, the answer still is a
     value that was run and reaches it, but a lesser one might too.
 
     Args:

@@ -31,7 +31,7 @@ class Curves:
     shares: tuple[float, ...]
     """[n] of the units of every layer and group."""
     curves: dict[str, Curve]
-    """By policy."""
+    """Curve of each policy, by its name."""
     stack: LruStack | None
     """Hits of lru at every capacity; None where the sets depend on the cache."""
 

@@ -91,11 +91,11 @@ def search_rate(
     progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> Frontier:
-    """The highest rate that loses no more than ``allowed``.
+    """Find the highest rate that loses no more than ``allowed``.
 
-    For each method, and for dip-ca each pair of `GAMMAS` unless it is told how to mask, the least
-    density in hundredths that loses no more is bisected. The answer is the fastest of all points
-    that were run and lose no more.
+    For each method, and for dip-ca each pair of `GAMMAS` unless the options say how to mask, the
+    least density in hundredths that loses no more is bisected. The answer is the fastest of all
+    points that were run and lose no more.
 
     Args:
         methods: names; None is the trace's default.

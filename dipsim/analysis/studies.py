@@ -38,7 +38,7 @@ COMPRESSED: dict[str, dict[str, Any]] = {
     "dense-3bit": {"method": "dense", "bits": 3.0},
     "dense-2:4": {"method": "dense", "weights": "2:4"},
 }
-"""What competes with pruning at equal DRAM, in study dram."""
+"""Rivals of pruning at equal DRAM, in study dram."""
 _EQUAL = {"dram": "60%"}
 NAMED_SPLITS = ("authors", "equal")
 _STEP = 20

@@ -1,6 +1,6 @@
-"""A study: what it varies, what was asked of it, and its cells.
+"""Studies in general: what one declares, what a user asks of it, and its cells.
 
-The studies there are stand in `dipsim.analysis.studies`.
+`dipsim.analysis.studies` declares those there are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ _IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
 
 @dataclass(frozen=True)
 class Ask:
-    """What the user asked of a study on one device, with defaults filled in."""
+    """Request of a user: a study on one device, with defaults filled in."""
 
     trace: Trace
     device: Profile
@@ -49,7 +49,7 @@ class Ask:
     def _options(self, method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of a run.
 
-        Thresholds are calibrated on the first quarter of the tokens unless told otherwise.
+        Thresholds are calibrated on the first quarter of the tokens unless the user says which.
         """
         taken = {
             name: value
@@ -79,7 +79,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study varies, how its runs are made, and what is shown of them."""
+    """Declaration of a study: its axes, how its runs are made, and the figures that are shown."""
 
     name: str
     summary: str
@@ -106,7 +106,7 @@ class Study:
     budget: Mapping[str, Any] = field(default_factory=lambda: {"cache_fraction": 0.6})
     """When none is given. Methods that keep different parts in DRAM are compared at equal DRAM."""
     note: str = ""
-    """What to know beside the tables."""
+    """Remark that is printed below the tables."""
     read: Read = one_cell
     """Cells of a run, see `many`."""
 

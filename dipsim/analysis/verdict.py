@@ -1,4 +1,6 @@
-"""Is the policy to blame, or the working set? What the optimum misses nobody can avoid.
+"""Verdicts: is the policy to blame for a run's misses, or the working set?
+
+No policy avoids what the optimum misses.
 
 All counts are over all tokens, warm-up and cached prefill included: only then no policy that starts
 empty hits more than the optimum (docs/replay.md).
@@ -22,7 +24,7 @@ MOST = 2 * 10**8
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where the misses of a run come from, in units."""
+    """Causes of the misses of a run, in units."""
 
     accesses: int
     misses: int
@@ -33,9 +35,9 @@ class Verdict:
     admission: str | None
     """The other way to admit misses, where the policy has one."""
     admission_misses: int | None
-    """What the policy misses with it."""
+    """Misses of the policy with it."""
     starts_full: bool = False
-    """Whether the first content was no traffic (`static`): the optimum starts empty."""
+    """True where the first content was no traffic (`static`): the optimum starts empty."""
 
     @property
     def lost(self) -> int:

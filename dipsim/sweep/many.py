@@ -20,7 +20,7 @@ has beyond the point's, and its figures."""
 
 
 def one_cell(result: Result, *beside: Traffic) -> list[tuple[Place, Figures]]:
-    """Return the usual figures, as the one cell of a run."""
+    """Return the usual figures of a run, as its only cell."""
     return [({}, figures_of(result))]
 
 

@@ -31,14 +31,13 @@ _PER_UNIT = 96
 
 
 class Outcome(NamedTuple):
-    """What a run came to."""
+    """Counts of a run, or the error that kept it from any."""
 
     number: int
-    """The run's."""
+    """Number of the run."""
     traffic: Traffic | DipsimError
-    """Its counts, or why there are none."""
     beside: tuple[Traffic, ...]
-    """For each contender beside it, one for each capacity."""
+    """Traffics of the contenders beside it, one for each capacity of each."""
 
 
 class _Entry(NamedTuple):
@@ -67,7 +66,7 @@ class _Work(NamedTuple):
 
 
 Counts = Mapping[Any, tuple[Traffic, float | None]]
-"""By an entry's key its traffic, and the bandwidth that timed it."""
+"""Traffic of an entry, and the bandwidth that timed it, by the entry's key."""
 
 
 def replay_runs(
@@ -212,7 +211,7 @@ def _replay(
     """Replay runs in one pass.
 
     Args:
-        plain: `Traffic.plain`, where it is known; otherwise it is found on the way.
+        plain: `Traffic.plain`, where it is known; otherwise the pass works it out.
     """
     alike: dict[Any, dict[bytes, _Entry]] = {}
     for work in chunk:
@@ -246,5 +245,9 @@ def _outcome(work: _Work, counts: Counts) -> Outcome:
 
 
 def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:
-    """Return a progress over tokens that is told on as one over runs."""
+    """Return a progress over the tokens of a pass that counts as one over all runs.
+
+    Args:
+        done: runs before the pass; runs: those of the pass; total: all of them.
+    """
     return lambda token, tokens: progress(done + runs * token // max(tokens, 1), total)

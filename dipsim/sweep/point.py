@@ -1,4 +1,4 @@
-"""A point of a sweep, which is a run to be made, and its cell: the figures the run came to."""
+"""Points and cells of a sweep: the runs to be made, and the figures of each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class Cell:
     figures: Figures | None
     marks: tuple[str, ...] = ()
     why: str | None = None
-    """What makes the run impossible; then there are no figures."""
+    """Reason why the run is impossible; then there are no figures."""
     result: Result | None = field(default=None, repr=False, compare=False)
     """The whole run, with its counts; only where it was asked for."""
 

@@ -1,4 +1,4 @@
-"""What a search varies: a run's DRAM, and the speed of its device's flash."""
+"""Variations of a run: its DRAM, and the speed of its device's flash."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,8 @@ from dipsim.trace import Trace
 
 Axis = Literal["dram", "flash-bandwidth", "iops"]
 AXES: tuple[Axis, ...] = ("dram", "flash-bandwidth", "iops")
-"""Bytes, a factor on the profile's bandwidth, reads of the smallest measured size per second."""
+"""Their values: bytes, a factor on the profile's bandwidth, reads of the smallest measured size per
+second."""
 
 
 def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -42,7 +43,8 @@ def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
 def dram_sizes(
     trace: Trace, device: Profile, options: Mapping[str, Any]
 ) -> tuple[float, float, float]:
-    """Whole bytes of DRAM that a run needs: for KV alone, without a cache, and for everything.
+    """Return the whole bytes of DRAM that a run needs: for KV alone, without a cache, and for
+    everything.
 
     Reads ahead need their buffer in any case, beside static weights.
     """
@@ -54,24 +56,24 @@ def dram_sizes(
 
 
 def scaled(device: Profile, factor: float) -> Profile:
-    """Flash ``factor`` times as fast at every size and number of lanes."""
-    flash, told = device.flash, f"{factor:.4g} times the profile's"
+    """Return the device with flash ``factor`` times as fast at every size and number of lanes."""
+    flash, change = device.flash, f"{factor:.4g} times the profile's"
     if flash.bandwidth is not None:
         changed = {"bandwidth": flash.bandwidth * factor}
-        return _with_flash(device, changed, "flash.bandwidth", told)
+        return _with_flash(device, changed, "flash.bandwidth", change)
     if flash.fit is not None:
         old = flash.fit
         times = {"t0": old.t0 / factor, "iops": old.iops * factor}
         rates = {"bandwidth": old.bandwidth * factor, "cap": old.cap * factor}
         return _with_flash(
-            device, {"fit": old.model_copy(update={**times, **rates})}, "flash.fit", told
+            device, {"fit": old.model_copy(update={**times, **rates})}, "flash.fit", change
         )
     reads = [read.model_copy(update={"bandwidth": read.bandwidth * factor}) for read in flash.reads]
-    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", told)
+    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", change)
 
 
 def with_iops(device: Profile, iops: float) -> Profile:
-    """Flash whose smallest measured read takes 1 / ``iops`` seconds at the flash's lanes.
+    """Return the device with its smallest measured read taking 1 / ``iops`` seconds at its lanes.
 
     The times t(s) of all points shift by the same amount, by what a command costs more or less;
     none comes to less than its bytes take when they are read in order.
@@ -87,12 +89,12 @@ def with_iops(device: Profile, iops: float) -> Profile:
         least = min(seconds, read.size / in_order)
         bandwidth = read.size / max(seconds + shift, least)
         reads.append(read.model_copy(update={"bandwidth": bandwidth}))
-    told = f"shifted to {iops:.6g} reads/s of the smallest size"
-    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", told)
+    change = f"shifted to {iops:.6g} reads/s of the smallest size"
+    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", change)
 
 
 def iops_of(device: Profile) -> tuple[float, float]:
-    """Smallest reads per second: those of the profile, and the most its bandwidth allows.
+    """Return the smallest reads per second: the profile's, and the most its bandwidth allows.
 
     Raises:
         ProfileError: the profile has no measured points.
@@ -140,7 +142,11 @@ def faster(traffic: Traffic, factor: float) -> Traffic:
 
 
 def _curve(device: Profile) -> Curve:
-    """Times of reads at the flash's own lanes."""
+    """Return the times of reads at the flash's own lanes.
+
+    Raises:
+        ProfileError: the profile has no measured points.
+    """
     if not device.flash.reads:
         fitted = device.flash.fit is not None
         has = "a fitted flash" if fitted else "one flash.bandwidth for reads of any size"
@@ -151,8 +157,9 @@ def _curve(device: Profile) -> Curve:
     return Points(device.flash).curve_for(device.flash.lanes)
 
 
-def _with_flash(device: Profile, change: dict[str, Any], key: str, told: str) -> Profile:
-    source = Source(kind="given", origin=f"search: {told}")
-    flash = device.flash.model_copy(update=change)
+def _with_flash(device: Profile, update: dict[str, Any], key: str, change: str) -> Profile:
+    """Return the device with another flash, and with the source of the key that changed."""
+    source = Source(kind="given", origin=f"search: {change}")
+    flash = device.flash.model_copy(update=update)
     sources = {**device.sources, key: source}
     return device.model_copy(update={"flash": flash, "sources": sources})

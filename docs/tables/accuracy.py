@@ -12,7 +12,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dipsim.analysis.evaluate import LOSSES, Row, best_rates, frontier
+from dipsim.analysis.evaluate import (
+    FIGURES,
+    LOSSES,
+    best_rates,
+    frontier,
+    judged,
+    row_dict,
+)
+from dipsim.sweep.point import Cell
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "accuracy.json", HERE.parent / "accuracy.md"
@@ -36,12 +44,12 @@ ON_DEVICE = {  # densities by method, where they cost less than about one perple
 }
 ON_DEVICE_GAMMAS = ((0.5, 0.5), (0.5, 0.2), (0.2, 0.5), (0.2, 0.2))
 
-Cell = tuple[str, dict[str, Any]]
+Choice = tuple[str, dict[str, Any]]
 
 
-def cells() -> list[Cell]:
+def cells() -> list[Choice]:
     """What is judged on all tokens: methods with their settings."""
-    made: list[Cell] = []
+    made: list[Choice] = []
     for density in DENSITIES:
         for name in METHODS:
             method, _, split = name.partition(" ")
@@ -64,7 +72,7 @@ def cells() -> list[Cell]:
     return [cell for i, cell in enumerate(made) if cell not in made[:i]]
 
 
-def loops() -> list[Cell]:
+def loops() -> list[Choice]:
     """What is judged in open loop too, on fewer tokens."""
     return [
         ("dip", {"density": 0.5, "cache_fraction": 0.5}),
@@ -91,7 +99,7 @@ def judge() -> None:
         _judge(known, missing)
 
 
-def _judge(known: dict[str, list[Row]], missing: dict[str, list[Cell]]) -> None:
+def _judge(known: dict[str, list[Cell]], missing: dict[str, list[Choice]]) -> None:
     import sys
     from dataclasses import replace
 
@@ -113,11 +121,17 @@ def _judge(known: dict[str, list[Row]], missing: dict[str, list[Cell]]) -> None:
     for part, these in missing.items():
         own = known[part]
 
-        def keep(row: Row, own: list[Row] = own) -> None:
-            if row.settings or not own:
+        def keep(row: Cell, own: list[Cell] = own) -> None:
+            if row.options or not own:
                 own.append(row)
                 write(known)
-                print(row.method, dict(row.settings), row.perplexity, row.reason, flush=True)
+                print(
+                    row.place["method"],
+                    dict(row.options),
+                    row.value("perplexity"),
+                    row.why,
+                    flush=True,
+                )
 
         if these:
             lm.evaluate(
@@ -131,32 +145,37 @@ def _judge(known: dict[str, list[Row]], missing: dict[str, list[Cell]]) -> None:
             )
 
 
-def load() -> dict[str, list[Row]]:
+def load() -> dict[str, list[Cell]]:
     """The rows that were judged, in both parts."""
     found = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    return {part: [Row(**row) for row in found.get(part, [])] for part in TOKENS}
+    return {part: [_row_of(values) for values in found.get(part, [])] for part in TOKENS}
 
 
-def write(known: dict[str, list[Row]]) -> None:
+def _row_of(values: dict[str, Any]) -> Cell:
+    figures = {name: values[name] for name in FIGURES}
+    return judged(values["method"], values["settings"], values["reason"], **figures)
+
+
+def write(known: dict[str, list[Cell]]) -> None:
     """Keep rows, a line each."""
     parts = [
-        f'"{part}": [\n' + ",\n".join(json.dumps(row.to_dict()) for row in rows) + "\n]"
+        f'"{part}": [\n' + ",\n".join(json.dumps(row_dict(row)) for row in rows) + "\n]"
         for part, rows in known.items()
     ]
     ROWS.write_text("{" + ",\n".join(parts) + "}\n")
 
 
-def of(row: Row) -> Cell:
-    """The cell of a row."""
-    return row.method, dict(row.settings)
+def of(row: Cell) -> Choice:
+    """The method and the settings of a row."""
+    return row.place["method"], dict(row.options)
 
 
-def find(rows: list[Row], method: str, **settings: Any) -> Row | None:
+def find(rows: list[Cell], method: str, **settings: Any) -> Cell | None:
     """The row of a cell; None while it is not judged."""
     return next((row for row in rows if of(row) == (method, settings)), None)
 
 
-def tables(known: dict[str, list[Row]]) -> dict[str, str]:
+def tables(known: dict[str, list[Cell]]) -> dict[str, str]:
     """The tables of the page, in Markdown."""
     rows = known["rows"]
     return {
@@ -168,10 +187,10 @@ def tables(known: dict[str, list[Row]]) -> dict[str, str]:
     }
 
 
-def _methods(rows: list[Row]) -> str:
+def _methods(rows: list[Cell]) -> str:
     lines = ["| method | " + " | ".join(f"D = {density:g}" for density in DENSITIES) + " |"]
     lines += ["|---|" + "---:|" * len(DENSITIES)]
-    lines.append(f"| dense | {rows[0].perplexity:.2f} | | |")
+    lines.append(f"| dense | {rows[0].value('perplexity'):.2f} | | |")
     for name in METHODS:
         method, _, split = name.partition(" ")
         more = {"split": split} if split else {}
@@ -179,13 +198,15 @@ def _methods(rows: list[Row]) -> str:
         for density in DENSITIES:
             row = find(rows, method, density=density, **more, cache_fraction=CACHES[0])
             figures.append(
-                "-" if row is None or row.perplexity is None else f"{row.perplexity:.2f}"
+                "-"
+                if row is None or row.value("perplexity") is None
+                else f"{row.value('perplexity'):.2f}"
             )
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
-def _gammas(rows: list[Row]) -> str:
+def _gammas(rows: list[Cell]) -> str:
     lines = ["| cache | method | perplexity | hits | flash MB/token | against dip | tok/s |"]
     lines += ["|---:|---|---:|---:|---:|---:|---:|"]
     for cache in CACHES:
@@ -197,64 +218,71 @@ def _gammas(rows: list[Row]) -> str:
         for row in these if plain is not None else ():
             if row is None:
                 continue
-            moved = row.flash_useful_bytes_per_token / plain.flash_useful_bytes_per_token - 1
+            moved = (
+                row.value("flash_useful_bytes_per_token")
+                / plain.value("flash_useful_bytes_per_token")
+                - 1
+            )
             lines.append(
-                f"| {cache:g} | {_name(row)} | {row.perplexity:.2f} | {row.hit_rate:.1%} "
-                f"| {row.flash_useful_bytes_per_token / 1e6:.2f} | {moved:+.0%} "
-                f"| {row.tokens_per_second:.0f} |"
+                f"| {cache:g} | {_name(row)} "
+                f"| {row.value('perplexity'):.2f} | {row.value('hit_rate'):.1%} "
+                f"| {row.value('flash_useful_bytes_per_token') / 1e6:.2f} | {moved:+.0%} "
+                f"| {row.value('tokens_per_second'):.0f} |"
             )
     return "\n".join(lines)
 
 
-def _best(rows: list[Row]) -> str:
+def _best(rows: list[Cell]) -> str:
     lines = ["| DRAM | method | " + " | ".join(f"+{loss:g}" for loss in LOSSES) + " |"]
     lines += ["|---:|---|" + "---:|" * len(LOSSES)]
-    assert rows[0].perplexity is not None
-    on_device = [row for row in rows if "dram" in row.settings]
-    for methods in best_rates(on_device, rows[0].perplexity).values():
+    on_device = [row for row in rows if "dram" in row.options]
+    for methods in best_rates(on_device, rows[0].value("perplexity")).values():
         for method, found in methods.items():
             figures = [
-                "-" if row is None else f"{row.tokens_per_second:.1f} {_bracketed(row)}".strip()
+                "-"
+                if row is None
+                else f"{row.value('tokens_per_second'):.1f} {_bracketed(row)}".strip()
                 for row in found.values()
             ]
-            dram = next(row.settings["dram"] for row in found.values() if row is not None)
+            dram = next(row.options["dram"] for row in found.values() if row is not None)
             lines.append(f"| {dram} | {method} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
-def _bracketed(row: Row) -> str:
-    return f"({row.settings['density']:g})" if "density" in row.settings else ""
+def _bracketed(row: Cell) -> str:
+    return f"({row.options['density']:g})" if "density" in row.options else ""
 
 
-def _frontier(rows: list[Row]) -> str:
+def _frontier(rows: list[Cell]) -> str:
     """Without the oracle, which no device can run."""
     lines = ["| DRAM | method | tok/s | perplexity | hits | flash MB/token |"]
     lines += ["|---:|---|---:|---:|---:|---:|"]
-    own = [row for row in rows if "dram" in row.settings and row.method != "glu-oracle"]
+    own = [row for row in rows if "dram" in row.options and row.place["method"] != "glu-oracle"]
     for row in (own[i] for i in frontier(own)):
         lines.append(
-            f"| {row.settings['dram']} | {_name(row)} | {row.tokens_per_second:.1f} "
-            f"| {row.perplexity:.2f} | {row.hit_rate:.1%} | {row.flash_bytes_per_token / 1e6:.1f} |"
+            f"| {row.options['dram']} | {_name(row)} | {row.value('tokens_per_second'):.1f} "
+            f"| {row.value('perplexity'):.2f} | {row.value('hit_rate'):.1%} "
+            f"| {row.value('flash_bytes_per_token') / 1e6:.1f} |"
         )
     return "\n".join(lines)
 
 
-def _loops(rows: list[Row]) -> str:
+def _loops(rows: list[Cell]) -> str:
     lines = ["| method | cache | hits, closed | hits, open | MB, closed | MB, open |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for row in rows[1:]:
         lines.append(
-            f"| {_name(row)} | {row.settings['cache_fraction']:g} "
-            f"| {row.hit_rate:.4f} | {row.open_loop['hit_rate']:.4f} "
-            f"| {row.flash_useful_bytes_per_token / 1e6:.3f} "
-            f"| {row.open_loop['flash_useful_bytes_per_token'] / 1e6:.3f} |"
+            f"| {_name(row)} | {row.options['cache_fraction']:g} "
+            f"| {row.value('hit_rate'):.4f} | {row.value('open_loop')['hit_rate']:.4f} "
+            f"| {row.value('flash_useful_bytes_per_token') / 1e6:.3f} "
+            f"| {row.value('open_loop')['flash_useful_bytes_per_token'] / 1e6:.3f} |"
         )
     return "\n".join(lines)
 
 
-def _name(row: Row) -> str:
-    gamma = row.settings.get("gamma")
-    name = f"{row.method} {row.settings.get('density', '')}".strip()
+def _name(row: Cell) -> str:
+    gamma = row.options.get("gamma")
+    name = f"{row.place['method']} {row.options.get('density', '')}".strip()
     return f"{name}, gamma {gamma['mlp_input']:g} / {gamma['glu']:g}" if gamma else name
 
 
