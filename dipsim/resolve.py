@@ -18,13 +18,13 @@ from dipsim.model import Model, load_model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
-from dipsim.trace import Trace, load_trace
+from dipsim.trace import Outline, load_trace, recording
 
 Input = str | os.PathLike[str] | Mapping[str, Any]
 """A file, the name of something shipped, or its contents."""
 
 
-def find_model(trace: Trace, option: Input | Model | None, settings: Settings) -> Model | None:
+def find_model(trace: Outline, option: Input | Model | None, settings: Settings) -> Model | None:
     """Return the model by option, else by the trace's meta; None when neither says.
 
     Raises:
@@ -82,7 +82,8 @@ def place_units(sets: ActiveSets, model: Model | None, by_option: bool) -> Place
     by_option = by_option or (settings.bits is not None and model is not None)
     places: Places | None = None
     if settings.layout == "permuted":
-        part = sets.trace.window(*order_rows(sets.trace, settings.order_from))
+        rows = order_rows(sets.trace, settings.order_from)
+        part = recording(sets.trace).window(*rows)
         places = learned_places(every_set, part, method)
     return Placement(method, model, _unit_bytes(sets, model, by_option), settings.layout, places)
 
@@ -154,7 +155,7 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
     return sizes
 
 
-def _declared_bytes(trace: Trace, signal: str, declared: Any) -> NDArray[np.float64]:
+def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.float64]:
     """[layers] bytes of a unit as the trace declares them: one number, or one per layer."""
     recorded = trace.recorded_layers
     values = declared if isinstance(declared, list) else [declared] * recorded

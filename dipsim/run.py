@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget.divide import Budget
-from dipsim.budget.plan import context_of
 from dipsim.flash.cost import Costs, FlashCost, Placement
 from dipsim.flash.page_cache import Paging
 from dipsim.hardware import Backend, Profile
@@ -22,7 +21,7 @@ from dipsim.replay.prefetch import Guesses
 from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import KvRead, Settings
-from dipsim.trace import Tokens, Trace
+from dipsim.trace import Outline, Tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Run:
     profile_uses: Sequence[NDArray[np.int64]] | None
     """Uses on the trace of ``--static-from``, see `Contender`."""
     budget: Budget
+    context: int
+    """Tokens the budget holds KV for."""
     page_cache: Paging | None
     """The system's page cache; None with direct reads."""
     unmeasured: tuple[tuple[int, int], ...]
@@ -60,8 +61,8 @@ class Run:
         return self.sets.settings
 
     @property
-    def trace(self) -> Trace:
-        """The part of the trace that is replayed."""
+    def trace(self) -> Outline:
+        """The part of the trace that is replayed, or the outline of a model that runs."""
         return self.sets.trace
 
     @property
@@ -73,11 +74,6 @@ class Run:
     def tokens(self) -> Tokens:
         """Phases, sequences and positions."""
         return self.sets.tokens
-
-    @property
-    def context(self) -> int:
-        """Tokens the budget holds KV for."""
-        return context_of(self.tokens, self.model, self.settings.context)
 
     @property
     def warmup(self) -> int:

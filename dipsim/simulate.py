@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dipsim.budget.plan import plan_budget, plan_page_cache
+from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Profile, load_profile
 from dipsim.methods import build_method
@@ -17,7 +17,7 @@ from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import make_settings
 from dipsim.timeline.timing import time_traffic
-from dipsim.trace import Trace, load_trace
+from dipsim.trace import Outline, Trace, load_trace
 
 
 def simulate(
@@ -48,7 +48,7 @@ def simulate(
 
 
 def prepare(
-    trace: Input | Trace,
+    trace: Input | Outline,
     profile: Input | Profile,
     *,
     model: Input | Model | None = None,
@@ -59,6 +59,7 @@ def prepare(
     """Work a run out: what is replayed, with which caches, on what device.
 
     Args:
+        trace: as of `simulate`, or the outline of a model that is to run.
         model: preset, YAML file, geometry or `Model`; default: what the trace says.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
         overrides: ``key=value`` texts for the profile, as ``-s`` on the command line.
@@ -72,7 +73,8 @@ def prepare(
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
-    whole = load_trace(trace).clustered(settings.cluster)
+    opened = trace if isinstance(trace, Outline) else load_trace(trace)
+    whole = opened.clustered(settings.cluster)
     part = whole.part(settings.tokens, settings.layers, settings.sequence)
     geometry = find_model(part, model, settings)
     method = build_method(part, settings, geometry)
@@ -96,6 +98,7 @@ def prepare(
         guesses=guesses,
         profile_uses=uses,
         budget=budget,
+        context=context_of(sets.tokens, geometry, settings.context),
         page_cache=plan_page_cache(device, placement, budget, settings.io),
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,

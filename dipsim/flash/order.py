@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dipsim.errors import MethodError
 from dipsim.kernels import chain
 from dipsim.methods import Method
-from dipsim.trace import DECODE, Trace
+from dipsim.trace import DECODE, Outline, Trace
 from dipsim.trace.encoding import pack_sets, unpack_sets
 
 LEAST = 8
@@ -23,7 +23,7 @@ MOST = 1024
 """Tokens that are looked at: their sets are held."""
 
 
-def order_rows(trace: Trace, tokens: str | None) -> tuple[int, int]:
+def order_rows(trace: Outline, tokens: str | None) -> tuple[int, int]:
     """The rows (A, B) an order is learned from: "A:B", or up to the first half of the decode
     tokens.
 

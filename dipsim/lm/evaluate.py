@@ -1,4 +1,4 @@
-"""Judging a model on a text under methods: perplexity, what was used, what the caches did."""
+"""Judgement of a model on a text under methods: perplexity, density, and figures of the caches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,36 +21,36 @@ from dipsim.result import finite
 from dipsim.sweep.point import Cell
 from dipsim.trace import Trace
 
-Choice = tuple[str, Mapping[str, Any]]
+Candidate = tuple[str, Mapping[str, Any]]
 """A method, and its settings."""
 
 
 def evaluate(
     loaded: Loaded,
     windows: NDArray[np.int64],
-    cells: Sequence[Choice],
+    candidates: Sequence[Candidate],
     *,
     profile: Profile | None = None,
     calibrate: NDArray[np.int64] | None = None,
     both_loops: bool = False,
     done: Callable[[Cell], None] | None = None,
 ) -> Evaluation:
-    """Judge the dense model, then every cell, on the same windows.
+    """Judge the dense model, then every candidate, on the same windows.
 
     Args:
         windows: int64[n, window] token ids.
-        cells: methods with the settings of `sparsify`.
+        candidates: methods with the settings of `sparsify`.
         profile: the device that is timed; None for none.
         calibrate: int64[n] token ids that are not judged, for methods with thresholds.
-        both_loops: replay every cell on a trace of the dense model too.
+        both_loops: replay every candidate on a trace of the dense model too.
         done: called with every row as it is there.
 
     Raises:
-        DipsimError: a model or a device nothing can be said of, or no cell that can run; what some
-            cells cannot do is the ``why`` of their rows.
+        DipsimError: a model of unknown sizes, a device that cannot be timed, or no candidate that
+            can run; why others cannot is the ``why`` of their rows.
     """
     judge = _Judge(loaded, windows, profile, calibrate)
-    judge.check(cells)
+    judge.check(candidates)
     rows: list[Cell] = []
 
     def keep(row: Cell) -> None:
@@ -62,10 +62,10 @@ def evaluate(
     with ExitStack() as stack:
         trace = None
         if both_loops:
-            signals = dict.fromkeys(name for method, _ in cells for name in _signals(method))
+            signals = dict.fromkeys(name for method, _ in candidates for name in _signals(method))
             if signals:
                 trace = stack.enter_context(dense_trace(loaded.model, windows, list(signals)))
-        for method, settings in cells:
+        for method, settings in candidates:
             if method == "dense" and not settings and profile is None:  # as the first row
                 continue
             keep(judge.row(method, settings, trace))
@@ -79,19 +79,20 @@ def evaluate(
 
 
 def _signals(method: str) -> tuple[str, ...]:
+    """Return the signals that a method reads of a trace."""
     return BUILTIN[method].signals if method in BUILTIN else ()
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """What every cell is judged on; see `evaluate`."""
+    """The model and text that every candidate is judged on; see `evaluate`."""
 
     loaded: Loaded
     windows: NDArray[np.int64]
     profile: Profile | None
     calibrate: NDArray[np.int64] | None
 
-    def check(self, cells: Sequence[Choice]) -> None:
+    def check(self, candidates: Sequence[Candidate]) -> None:
         """Refuse what cannot run before anything long does; two tokens of thresholds will do."""
         if self.loaded.geometry is None:
             raise ModelError(
@@ -101,48 +102,48 @@ class _Judge:
         self.loaded.check_reads(self.windows.shape[1])
         few = self if self.calibrate is None else replace(self, calibrate=self.calibrate[:2])
         problems: list[DipsimError] = []
-        for method, settings in cells:
+        for method, settings in candidates:
             try:
                 few.sparse(method, settings).remove()
             except InfeasibleError as problem:  # of one density, which another may not have
                 problems.append(problem)
-        if cells and len(problems) == len(cells):
+        if candidates and len(problems) == len(candidates):
             raise problems[0]
 
     def sparse(self, method: str, settings: Mapping[str, Any]) -> Sparse:
-        """The model with a cell's masks in it."""
-        more = dict(settings)
+        """Put a method's masks into the model."""
+        options = dict(settings)
         return sparsify(
             self.loaded.model,
             method,
-            more.pop("policy", "lfu"),
+            options.pop("policy", "lfu"),
             profile=self.profile,
             geometry=self.loaded.geometry,
             calibrate=None if self.calibrate is None else self.calibrate.tolist(),
             context=self.windows.shape[1],
-            **more,
+            **options,
         )
 
     def dense(self) -> Cell:
-        """The model without masks and caches."""
-        found = perplexity(self.loaded.model, self.windows)
-        return judged("dense", {}, perplexity=found.value, loss=found.loss, density=1.0)
+        """Judge the model without masks and caches."""
+        score = perplexity(self.loaded.model, self.windows)
+        return judged("dense", {}, perplexity=score.value, loss=score.loss, density=1.0)
 
     def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None) -> Cell:
-        """One cell; a reason in place of figures where its settings make no sense."""
+        """Judge one candidate; a reason stands for figures where its settings make no sense."""
         try:
             sparse = self.sparse(method, settings)
         except InfeasibleError as problem:
             return judged(method, settings, str(problem))
         with sparse:
-            found = perplexity(self.loaded.model, self.windows)
+            score = perplexity(self.loaded.model, self.windows)
         result = sparse.live.result()
         timed = self.profile is not None
         return judged(
             method,
             settings,
-            perplexity=found.value,
-            loss=found.loss,
+            perplexity=score.value,
+            loss=score.loss,
             density=sparse.density,
             hit_rate=result.hit_rate,
             energy_kept=sparse.energy_kept,
@@ -154,9 +155,12 @@ class _Judge:
 
 
 def _open(sparse: Sparse, trace: Trace, timed: bool) -> dict[str, float | None]:
+    """Return the figures of the same caches in open loop."""
     result = open_loop(sparse.live, trace)
-    made: dict[str, float | None] = {
+    figures: dict[str, float | None] = {
         "hit_rate": result.hit_rate,
         "flash_useful_bytes_per_token": result.flash_useful_bytes_per_token,
     }
-    return {**made, "tokens_per_second": finite(result.tokens_per_second)} if timed else made
+    if timed:
+        figures["tokens_per_second"] = finite(result.tokens_per_second)
+    return figures

@@ -17,8 +17,10 @@ from torch import nn
 from dipsim.lm.live import Live
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.record import record
+from dipsim.replay.active_sets import ActiveSets
 from dipsim.result import Result
-from dipsim.simulate import run_all
+from dipsim.run import replay
+from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import Encoding
 
@@ -32,11 +34,11 @@ def dense_trace(
     signals: Sequence[str],
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Trace]:
-    """A recording of the dense model on windows of a text, on disk until the with-block ends.
+    """Record the dense model on windows of a text; the trace is on disk until the with-block ends.
 
     Args:
         windows: int64[n, window]; each is a sequence.
-        signals: what the methods that will be replayed read.
+        signals: those that the methods read which will be replayed.
 
     Raises:
         DipsimError: signals the model does not have, or no room on the disk.
@@ -49,7 +51,15 @@ def dense_trace(
 
 
 def open_loop(live: Live, trace: Trace) -> Result:
-    """The same method, caches and device as a model that ran, replayed on a trace of it."""
-    work = replace(live.job.work, trace=trace)
-    plan = replace(live.job.plan, unmeasured=())
-    return run_all([replace(live.job, work=work, plan=plan)])[0]
+    """Replay a trace with the method, caches and device of a model that ran.
+
+    Args:
+        trace: of the dense model, on the tokens that ran.
+
+    Raises:
+        DipsimError: signals that the trace lacks, or bad scores.
+    """
+    sets = ActiveSets(trace, live.method, live.run.settings)
+    run = replace(live.run, sets=sets, unmeasured=())
+    traffic = replay(run)
+    return Result(run, traffic, time_traffic(run, traffic))

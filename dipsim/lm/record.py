@@ -15,13 +15,19 @@ from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.load import geometry_of
 from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
+from dipsim.trace import Outline, Tokens
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.outline import SignalOutline
 from dipsim.trace.signal import SIGNALS
 from dipsim.trace.writer import TraceWriter
 
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
 """Encodings of a recording, whose signals hold scores."""
 _LARGEST_HALF = float(torch.finfo(torch.float16).max)
+_UNEQUAL = (
+    "signal {} differs in width between layers, or not all ran: a trace holds one width; record "
+    "other signals"
+)
 
 
 def record(
@@ -90,12 +96,52 @@ def record_arrays(
             model(input_ids=rows.reshape(-1, rows.shape[-1]))
     finally:
         taps.remove()
+    return {**blocks[0], "meta": _meta(model, structure)}
+
+
+def outline(
+    model: nn.Module, name: str, tokens: Tokens, signals: Sequence[str], structure: Structure
+) -> Outline:
+    """Return the outline of the trace that a recording of these tokens would be; nothing is run.
+
+    Args:
+        model: as for `record`.
+        signals: as for `record`.
+        structure: the result of `find_structure`.
+
+    Raises:
+        TraceError: a signal that the model lacks, or whose width differs between layers.
+    """
+    units: dict[str, int] = {}
+    for signal in _wanted(structure, signals):
+        widths = {layer.units[signal] for layer in structure.layers}
+        if len(widths) > 1:
+            raise TraceError(_UNEQUAL.format(signal))
+        (units[signal],) = widths
+    return Outline(
+        name=name,
+        rows=tokens,
+        layers=len(structure.layers),
+        signals={
+            signal: SignalOutline(
+                name=signal, encoding="float32", recorded_units=units[signal], scored=True
+            )
+            for signal in units
+        },
+        meta=_meta(model, structure),
+        hash="",
+        recorded_layers=len(structure.layers),
+    )
+
+
+def _meta(model: nn.Module, structure: Structure) -> dict[str, Any]:
+    """Return what a model says of itself, as the meta of a trace."""
     meta: dict[str, Any] = {}
     if (geometry := geometry_of(model)) is not None:
         meta["model"] = geometry
     if structure.moe:
         meta["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
-    return {**blocks[0], "meta": meta}
+    return meta
 
 
 class Recorder:
@@ -218,10 +264,7 @@ class _Taps:
         for signal, layers in rows.items():
             shapes = {None if layer is None else layer.shape for layer in layers}
             if len(shapes) > 1 or None in shapes:
-                raise TraceError(
-                    f"signal {signal} differs in width between layers, or not all ran: "
-                    "a trace holds one width; record other signals"
-                )
+                raise TraceError(_UNEQUAL.format(signal))
             block[signal] = np.stack(layers, axis=1)  # type: ignore[arg-type]
         block["phase"], block["sequence"] = self._marks.of(call)
         if call.ids is not None:

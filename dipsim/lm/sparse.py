@@ -22,26 +22,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dipsim.budget.divide import Budget
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
 from dipsim.lm.calls import Marks, call_of
-from dipsim.lm.live import Live
-from dipsim.lm.record import record_arrays
+from dipsim.lm.live import RUNNING, Live
+from dipsim.lm.record import outline, record_arrays
 from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
 from dipsim.methods import BUILTIN
 from dipsim.model import Model
 from dipsim.policies import Policy
 from dipsim.replay.traffic import Traffic
-from dipsim.resolve import Source
+from dipsim.resolve import Input
 from dipsim.result import Result
 from dipsim.settings import concerning
 from dipsim.simulate import prepare
-from dipsim.trace import Trace, load_trace
+from dipsim.trace import DECODE, Outline, Tokens, load_trace
 
 _ANY_DEVICE = "paper-a18"  # where no time is asked for, any device divides a cache alike
 _CACHED = 0.5
 _WITH_THRESHOLDS = ("cats", "teal")
-_SHORT = (0, 1)
+_BEFORE = Tokens.of(np.full(2, DECODE, np.uint8), np.zeros(2, np.int32))
+"""Stand-in for the tokens until the model runs; without ``context``, DRAM holds KV of two."""
 
 
 def sparsify(
@@ -50,8 +52,8 @@ def sparsify(
     policy: str | Policy = "lfu",
     capacity: float | NDArray[np.int64] | None = None,
     *,
-    profile: Source | Profile | None = None,
-    geometry: Source | Model | None = None,
+    profile: Input | Profile | None = None,
+    geometry: Input | Model | None = None,
     calibrate: Tensor | Sequence[int] | None = None,
     **settings: Any,
 ) -> "Sparse":
@@ -73,55 +75,62 @@ def sparsify(
     """
     structure = find_structure(model)
     thresholds = method in _WITH_THRESHOLDS or settings.get("selection") == "threshold"
-    ids: Tensor | Sequence[int] = _SHORT
-    if thresholds or method == "predictor":
-        if calibrate is None:
-            raise MethodError(
-                f"method {method} is calibrated on tokens that are not judged: give some "
-                "(--calibrate-tokens A:B, in Python calibrate=ids)"
-            )
-        ids = calibrate
-    made = _settings(capacity, profile is not None, settings)
-    if thresholds:
-        made["calibrate_tokens"] = f"0:{len(ids)}"
-    job = prepare(
-        _probe(model, structure, method, geometry, ids),
+    calibrated = thresholds or method == "predictor"
+    if calibrated and calibrate is None:
+        raise MethodError(
+            f"method {method} is calibrated on tokens that are not judged: give some "
+            "(--calibrate-tokens A:B, in Python calibrate=ids)"
+        )
+    options = _options(capacity, profile is not None, settings)
+    if thresholds and calibrate is not None:
+        options["calibrate_tokens"] = f"0:{len(calibrate)}"
+    run = prepare(
+        _trace(model, structure, method, geometry, calibrate if calibrated else None),
         _ANY_DEVICE if profile is None else profile,
         policy=policy,
         method=method,
-        **made,
+        **options,
     )
     if isinstance(capacity, np.ndarray):
-        budget = job.work.budget
-        if capacity.shape != budget.capacity.shape or capacity.min() < 0:
-            raise BudgetError(
-                f"capacity of shape {capacity.shape}: give whole numbers >= 0 of shape "
-                f"{budget.capacity.shape}, layers and groups"
-            )
-        job = replace(job, work=replace(job.work, budget=replace(budget, capacity=capacity)))
-    return Sparse(structure, Live(job), timed=profile is not None)
+        run = replace(run, budget=_with_capacity(run.budget, capacity))
+    return Sparse(structure, Live(run), timed=profile is not None)
 
 
-def _settings(
+def _options(
     capacity: float | NDArray[np.int64] | None, timed: bool, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    made = {key: value for key, value in settings.items() if value is not None}
+    """Return the settings that are given, with a budget where nothing says one."""
+    options = {key: value for key, value in settings.items() if value is not None}
     if isinstance(capacity, int | float):
-        made["cache_fraction"] = float(capacity)
-    elif not timed and not set(concerning("budget")) & set(made):
-        made["cache_fraction"] = _CACHED
-    return made
+        options["cache_fraction"] = float(capacity)
+    elif not timed and not set(concerning("budget")) & set(options):
+        options["cache_fraction"] = _CACHED
+    return options
 
 
-def _probe(
+def _with_capacity(budget: Budget, capacity: NDArray[np.int64]) -> Budget:
+    """Return the budget with caches of int64[layers, groups] units.
+
+    Raises:
+        BudgetError: another shape, or less than nothing.
+    """
+    if capacity.shape != budget.capacity.shape or capacity.min() < 0:
+        raise BudgetError(
+            f"capacity of shape {capacity.shape}: give whole numbers >= 0 of shape "
+            f"{budget.capacity.shape}, layers and groups"
+        )
+    return replace(budget, capacity=capacity)
+
+
+def _trace(
     model: nn.Module,
     structure: Structure,
     method: str,
-    geometry: Source | Model | None,
-    ids: Tensor | Sequence[int],
-) -> Trace:
-    """A recording of the dense model, short unless something is calibrated on it, by which a method
-    is made ready as it is for any trace.
+    geometry: Input | Model | None,
+    calibrate: Tensor | Sequence[int] | None,
+) -> Outline:
+    """Return what a method is made ready on: a recording of the dense model on the tokens it is
+    calibrated on, or without them the model's outline.
 
     Raises:
         MethodError: a method that is none, or that has nothing to choose in a running model.
@@ -129,16 +138,19 @@ def _probe(
     if method not in BUILTIN or method == "recorded":
         known = ", ".join(name for name in BUILTIN if name != "recorded")
         raise MethodError(f"method {method!r} cannot prune a running model: use one of {known}")
-    wanted = BUILTIN[method].signals or ("glu",)
+    signals = BUILTIN[method].signals or ("glu",)
     routers = [layer.router for layer in structure.layers]
-    if all(routers) and "expert" not in wanted:
+    if all(routers) and "expert" not in signals:
         raise MethodError(f"method {method}: this model has experts, no MLP: use moe")
-    if not any(routers) and "expert" in wanted:
+    if not any(routers) and "expert" in signals:
         raise MethodError(f"method {method}: this model has no experts: use another, e.g. dip")
-    arrays = record_arrays(model, torch.as_tensor(ids).reshape(1, -1), wanted, structure)
-    if geometry is not None:
-        arrays["meta"] = {**arrays.get("meta", {}), "model": geometry}
-    return load_trace(arrays)
+    said = {} if geometry is None else {"model": geometry}
+    if calibrate is None:
+        plain = outline(model, RUNNING, _BEFORE, signals, structure)
+        return replace(plain, meta={**plain.meta, **said})
+    ids = torch.as_tensor(calibrate).reshape(1, -1)
+    arrays = record_arrays(model, ids, signals, structure)
+    return load_trace({**arrays, "meta": {**arrays["meta"], **said}})
 
 
 class Sparse:
@@ -166,7 +178,7 @@ class Sparse:
                     self._mask(number, layer, i, group.signal)
 
     def _mask(self, number: int, layer: Layer, i: int, signal: str) -> None:
-        """Let group ``i`` of a layer act."""
+        """Put the mask of group ``i`` into a layer."""
         if signal == "expert":
             assert layer.router is not None
             self._hooks.append(layer.router.module.register_forward_hook(self._route(number, i)))
@@ -202,7 +214,7 @@ class Sparse:
     # What happens while the model runs
 
     def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        """A call: which rows it has, and whether they are a prompt."""
+        """Tell the caches the rows of a call, and whether they are a prompt."""
         phase, sequence = self._marks.of(call_of(args, given))
         self._rows = len(phase)
         trains = decoder.training and torch.is_grad_enabled()
@@ -218,7 +230,7 @@ class Sparse:
     def _scored_by(
         self, number: int, signal: str, act: Callable[[Tensor], Tensor] | None
     ) -> Callable[[Tensor], Tensor]:
-        """By what neurons or columns are chosen, given the input that is masked."""
+        """Return what makes the scores of neurons or columns, given the input that is masked."""
         if signal not in ("gate", "up"):
             return lambda x: x
 
@@ -242,7 +254,7 @@ class Sparse:
         return hook
 
     def _booked(self, number: int, i: int) -> Callable[..., None]:
-        """Of a group that keeps every unit: the caches see it, the model stays as it is."""
+        """Show the caches a group that keeps every unit; the model stays as it is."""
         units = self.live.method.groups[i].units
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -265,11 +277,11 @@ class Sparse:
         rows = scores.detach().reshape(-1, units).float().cpu().numpy()
         return torch.from_numpy(self.live.mask(number, i, rows)).to(scores.device)
 
-    # What came of it
+    # Figures
 
     @property
     def traffic(self) -> Traffic:
-        """What the caches did; arrays [tokens, layers, groups]."""
+        """Counts of what the caches did; arrays [tokens, layers, groups]."""
         return self.live.traffic
 
     @property
@@ -278,7 +290,7 @@ class Sparse:
         return self.live.density
 
     def result(self) -> Result:
-        """The figures of a run on the profile, in closed loop.
+        """Return the figures of a run on the profile, in closed loop.
 
         Raises:
             DipsimError: no profile was given, or the model did not run.
@@ -301,7 +313,7 @@ class Sparse:
 
 
 def rerouted(router: Router, output: Any, chosen: Tensor) -> Any:
-    """What a router puts out when other experts are chosen than it would choose.
+    """Return a router's output when other experts are chosen than it would choose.
 
     Weights are those of the softmax of its own logits; where the router's own sum to 1, so do they.
 
@@ -328,7 +340,7 @@ def rerouted(router: Router, output: Any, chosen: Tensor) -> Any:
 
 
 def _fed(layer: Layer, signal: str) -> Sequence[nn.Module]:
-    """The matrices whose input a signal's mask multiplies."""
+    """Return the matrices whose input a signal's mask multiplies."""
     if signal == "mlp_input":
         return layer.mlp_input
     if signal == "attn_input":

@@ -7,7 +7,7 @@ share an input, are q, k, v, and the last one is o. A module that puts out a sco
 beside the experts themselves, is a router.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,6 +90,8 @@ class Layer:
     attn_output: nn.Module | None = None
     router: Router | None = None
     """Router of a mixture of experts, whose layers have no ``mlp_input``, ``down`` and so on."""
+    units: Mapping[str, int] = field(default_factory=dict)
+    """Units of every signal it has."""
 
 
 @dataclass(frozen=True)
@@ -279,8 +281,33 @@ def _layer(block: nn.Module, calls: list[_ModuleCall], k: int | None) -> Layer:
     if (
         router is not None
     ):  # an MLP beside the experts is shared: every token uses it, so it has no signal
-        return Layer(attn_input=attn_input, attn_output=attn_output, router=router)
-    return Layer(mlp.mlp_input, mlp.down, mlp.gate, mlp.up, mlp.act, attn_input, attn_output, None)
+        layer = Layer(attn_input=attn_input, attn_output=attn_output, router=router)
+    else:
+        layer = replace(mlp, attn_input=attn_input, attn_output=attn_output)
+    return replace(layer, units=_units(layer, {call.module: call.x.shape[-1] for call in linears}))
+
+
+def _units(layer: Layer, widths: Mapping[nn.Module, int]) -> dict[str, int]:
+    """Return the units of every signal of a layer.
+
+    Args:
+        widths: of the input of each linear.
+    """
+    fed = {
+        "mlp_input": layer.mlp_input[:1],
+        "gate": () if layer.gate is None else (layer.down,),
+        "up": () if layer.up is None else (layer.down,),
+        "glu": (layer.down,),
+        "attn_input": layer.attn_input[:1],
+        "attn_output": (layer.attn_output,),
+    }
+    units = {
+        signal: widths[linear]
+        for signal, linears in fed.items()
+        for linear in linears
+        if linear is not None
+    }
+    return units if layer.router is None else {**units, "expert": layer.router.experts}
 
 
 def _may_activate(call: _ModuleCall) -> bool:

@@ -19,13 +19,13 @@ from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model
 from dipsim.settings import TAKES, Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 
 class Entry(NamedTuple):
     """The function that builds a method, and one line on what the method does."""
 
-    build: Callable[[Trace, Settings, Model | None], Method]
+    build: Callable[[Outline, Settings, Model | None], Method]
     summary: str
     signals: tuple[str, ...]
     """Signals it reads of a trace; none: any."""
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-def default_method(trace: Trace) -> str:
+def default_method(trace: Outline) -> str:
     """Return the name of the method for a trace when none is given.
 
     The first of recorded, moe, dip and glu whose signals the trace holds.
@@ -85,7 +85,7 @@ def default_method(trace: Trace) -> str:
     )
 
 
-def build_method(trace: Trace, settings: Settings, model: Model | None = None) -> Method:
+def build_method(trace: Outline, settings: Settings, model: Model | None = None) -> Method:
     """Return the method of the settings (default: `default_method`) made ready for a trace.
 
     Args:

@@ -4,10 +4,10 @@ from dipsim.errors import MethodError, ModelError, TraceError
 from dipsim.methods.contract import Method
 from dipsim.model import Model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 
-def check_cluster(trace: Trace, method: Method, settings: Settings) -> None:
+def check_cluster(trace: Outline, method: Method, settings: Settings) -> None:
     """Refuse a cluster that does not divide units, or of units that are not chosen one by one."""
     size = settings.cluster
     if settings.layout is not None:

@@ -8,7 +8,7 @@ from dipsim.errors import MethodError
 from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
 from dipsim.settings import OPTIONS, Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
 Selection = Literal["top-k", "threshold"]
@@ -113,7 +113,7 @@ class Method:
         return any(group.choice == "threshold" for group in self.groups)
 
 
-def scores(trace: Trace, signal: str, method: str) -> int:
+def scores(trace: Outline, signal: str, method: str) -> int:
     """Return the number of units of a signal that a method needs as scores.
 
     Raises:

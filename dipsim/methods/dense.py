@@ -4,10 +4,10 @@ from dipsim.errors import MethodError
 from dipsim.methods.contract import NEURON, Group, Method, check_settings
 from dipsim.model import Model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 
-def dense(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def dense(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Return the method that uses all neurons, in one group; their number is the model's, else the
     trace's.
 

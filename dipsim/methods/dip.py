@@ -28,7 +28,7 @@ from dipsim.methods.contract import (
 from dipsim.methods.masking import prefer_resident
 from dipsim.model import Model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 SIGNALS = ("mlp_input", "glu")
 SPLITS = ("authors", "equal")
@@ -49,7 +49,7 @@ def split_density(density: float, split: str) -> tuple[float, float]:
     return entering, min(max(3 * density - 2 * entering, 0.0), 1.0)
 
 
-def dip(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def dip(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Prune both groups by plain top-k, or by thresholds.
 
     Raises:
@@ -58,7 +58,7 @@ def dip(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return _pruned("dip", trace, settings)
 
 
-def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def dip_ca(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Prune as `dip`, preferring what is in DRAM, with a gamma per group.
 
     Raises:
@@ -68,7 +68,7 @@ def dip_ca(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return replace(plain, groups=prefer_resident(plain.groups, settings))
 
 
-def _pruned(name: str, trace: Trace, settings: Settings) -> Method:
+def _pruned(name: str, trace: Outline, settings: Settings) -> Method:
     """Return the method with both groups by top-k."""
     units = {signal: scores(trace, signal, name) for signal in SIGNALS}
     check_settings(name, settings, SIGNALS)

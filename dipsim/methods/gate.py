@@ -20,12 +20,12 @@ from dipsim.methods.contract import (
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model, Slice
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 _OTHER: dict[str, Literal["gate", "up"]] = {"gate": "up", "up": "gate"}
 
 
-def gate(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def gate(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Let abs(act(W_gate x)) drive rows of up and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
@@ -34,7 +34,7 @@ def gate(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return _pruned_by("gate", "gate", trace, settings)
 
 
-def up(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def up(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Let abs(W_up x) drive rows of gate and columns of down; the group keeps (3 D - 1) / 2.
 
     Raises:
@@ -43,7 +43,7 @@ def up(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return _pruned_by("up", "up", trace, settings)
 
 
-def cats(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def cats(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Do as `gate`, with a threshold per layer; the density is that of the calibration tokens.
 
     Raises:
@@ -55,7 +55,7 @@ def cats(trace: Trace, settings: Settings, model: Model | None) -> Method:
 
 
 def _pruned_by(
-    signal: Literal["gate", "up"], name: str, trace: Trace, settings: Settings
+    signal: Literal["gate", "up"], name: str, trace: Outline, settings: Settings
 ) -> Method:
     units = scores(trace, signal, name)
     check_settings(name, settings, (signal,))

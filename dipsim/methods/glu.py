@@ -17,10 +17,10 @@ from dipsim.methods.contract import (
 )
 from dipsim.model import Model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 
-def glu(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def glu(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Let the product drive the columns of down; at MLP density D the group keeps 3 D - 2.
 
     Raises:
@@ -40,7 +40,7 @@ def glu(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return Method("glu", (group,), dense=("gate", "up"), density=(2 + down) / 3)
 
 
-def glu_oracle(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def glu_oracle(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Let the product drive all three slices of a neuron.
 
     Raises:

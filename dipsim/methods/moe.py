@@ -8,11 +8,12 @@ from dipsim.methods.routing import parse_routing
 from dipsim.methods.rules import Rule
 from dipsim.model import Model, load_model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
+from dipsim.trace.outline import SignalOutline
 from dipsim.trace.signal import Signal
 
 
-def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def moe(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Choose the k best experts of the router, or those that a ``routing`` rule prefers.
 
     Raises:
@@ -44,7 +45,7 @@ def moe(trace: Trace, settings: Settings, model: Model | None) -> Method:
     )
 
 
-def _experts_per_token(trace: Trace, model: Model | None) -> int | None:
+def _experts_per_token(trace: Outline, model: Model | None) -> int | None:
     recorded = trace.meta.get("experts_per_token")
     if isinstance(recorded, int) and not isinstance(recorded, bool):
         return recorded
@@ -55,13 +56,13 @@ def _experts_per_token(trace: Trace, model: Model | None) -> int | None:
     return None if model is None else model.experts_per_token
 
 
-def _check_recorded(signal: Signal, trace: Trace, k: int, rule: Rule | None) -> None:
+def _check_recorded(signal: SignalOutline, trace: Outline, k: int, rule: Rule | None) -> None:
     """Refuse a choice among experts of which the trace holds the weights of the best only.
 
     Raises:
         MethodError: more experts are asked for than are known of a token.
     """
-    if signal.encoding != "sparse":
+    if not isinstance(signal, Signal) or signal.encoding != "sparse":
         return
     fewest = signal.fewest_listed
     others = rule is not None and rule.name != "drop-cold"

@@ -25,7 +25,7 @@ from dipsim.methods.contract import (
 )
 from dipsim.model import Model
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline, Trace, recording
 from dipsim.trace.encoding import unpack_sets
 
 DEFAULT_RECALL = 0.9
@@ -35,7 +35,7 @@ _LEAST, _MOST, _ROUNDS = 2.0**-10, 2.0**10, 20
 """Bounds between which sigma is sought, and the number of halvings of the span."""
 
 
-def predictor(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def predictor(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Choose neurons with noise; at MLP density D the group keeps D less the predictor's share.
 
     Raises:
@@ -66,7 +66,7 @@ def predictor(trace: Trace, settings: Settings, model: Model | None) -> Method:
     )
 
 
-def _size(trace: Trace, settings: Settings, model: Model | None, units: int) -> tuple[int, float]:
+def _size(trace: Outline, settings: Settings, model: Model | None, units: int) -> tuple[int, float]:
     """Return the weights of a layer's predictor, and their share of the MLP's."""
     entering = trace.signals.get("mlp_input")
     hidden = model.hidden if model is not None else entering.units if entering is not None else None
@@ -109,12 +109,12 @@ def predicted(
     return chosen
 
 
-def _solve(trace: Trace, group: Group, asked: float | None) -> tuple[float, ...]:
+def _solve(trace: Outline, group: Group, asked: float | None) -> tuple[float, ...]:
     """Solve for the sigma of each layer whose predictions find the wanted share of the right
     neurons."""
     if asked == 1:
         return (0.0,) * trace.layers
-    rows, truth = _sample(trace, group)
+    rows, truth = _sample(recording(trace), group)
     return tuple(
         _sigma(truth[:, layer], rows, trace.first_layer + layer, group, asked)
         for layer in range(trace.layers)

@@ -11,14 +11,14 @@ from dipsim.methods.contract import (
 )
 from dipsim.model import MATRICES, Model, Slice
 from dipsim.settings import Settings
-from dipsim.trace import Trace
-from dipsim.trace.signal import Signal
+from dipsim.trace import Outline
+from dipsim.trace.outline import SignalOutline
 
 RECORDED_SIGNALS = ("mlp_input", "gate", "up", "glu", "expert")
 """Signals whose recorded sets select weights of the MLP, in the order a layer computes them."""
 
 
-def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def recorded(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Return one group per recorded signal, in the order a layer computes them.
 
     ``meta.signals.<signal>.slices`` says which matrices a unit spans. Without it ``mlp_input``
@@ -61,7 +61,7 @@ def recorded(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return Method("recorded", groups, dense=tuple(m for m in MATRICES if m not in covered))
 
 
-def _slices(trace: Trace, signal: Signal, names: set[str]) -> tuple[Slice, ...]:
+def _slices(trace: Outline, signal: SignalOutline, names: set[str]) -> tuple[Slice, ...]:
     """Return the slices of one unit, as declared or by the rule of `recorded`."""
     declared = signal.declared.get("slices")
     over_inputs = signal.name == "mlp_input"

@@ -25,7 +25,7 @@ from dipsim.methods.contract import (
 from dipsim.methods.thresholds import Calibration
 from dipsim.model import MATRICES, Model, Slice
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Outline
 
 SLICES = {
     "attn_input": tuple(Slice(matrix, "column") for matrix in ("q", "k", "v")),
@@ -40,7 +40,7 @@ MOST = 0.99
 """Largest sparsity of a matrix under the greedy division."""
 
 
-def teal(trace: Trace, settings: Settings, model: Model | None) -> Method:
+def teal(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Return one group per recorded input, with thresholds at MLP-and-attention density D.
 
     Raises:
@@ -94,7 +94,7 @@ def teal(trace: Trace, settings: Settings, model: Model | None) -> Method:
     return Method("teal", tuple(groups), dense=dense, density=mean)
 
 
-def _weights(units_of: dict[str, int], model: Model | None, trace: Trace) -> NDArray[np.float64]:
+def _weights(units_of: dict[str, int], model: Model | None, trace: Outline) -> NDArray[np.float64]:
     """Return each group's share of the weights of a layer that are pruned, float64[groups]."""
     if model is None:
         raise MethodError(

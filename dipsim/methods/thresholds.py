@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.methods.contract import Group
-from dipsim.trace import Trace
+from dipsim.trace import Outline, recording
 
 _HELD = 2**28
 """Bytes of calibration scores that are held at a time."""
@@ -26,13 +26,13 @@ class Calibration:
         MethodError: no calibration tokens, or too many.
     """
 
-    def __init__(self, trace: Trace, rows: str | None, method: str, group: Group) -> None:
+    def __init__(self, trace: Outline, rows: str | None, method: str, group: Group) -> None:
         if rows is None:
             raise MethodError(
                 f"method {method} is calibrated on tokens that are not measured: give "
                 f"--calibrate-tokens A:B, e.g. 0:{max(1, trace.tokens // 4)}"
             )
-        part = trace.window(*trace.calibration_rows(rows))
+        part = recording(trace).window(*trace.calibration_rows(rows))
         signal = part.signals[group.signal]
         each = 4 * trace.layers * signal.units
         if part.tokens > _HELD // each:
@@ -60,13 +60,13 @@ class Calibration:
         return np.concatenate([[0.0], energy / total])
 
 
-def most_rows(trace: Trace) -> int:
+def most_rows(trace: Outline) -> int:
     """Return how many rows of the largest signal are held at a time."""
     return _HELD // max(4 * trace.layers * signal.units for signal in trace.signals.values())
 
 
 def with_thresholds(
-    trace: Trace, rows: str | None, method: str, groups: Sequence[Group]
+    trace: Outline, rows: str | None, method: str, groups: Sequence[Group]
 ) -> tuple[Group, ...]:
     """Return the groups with thresholds, each layer at the group's density.
 

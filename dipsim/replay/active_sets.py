@@ -19,7 +19,7 @@ from dipsim.methods.contract import COLUMN_OF_DOWN, Group
 from dipsim.methods.masking import takes_codes
 from dipsim.replay.choose import Chooser
 from dipsim.settings import Prefill, Reset, Settings
-from dipsim.trace import PREFILL, Tokens, Trace
+from dipsim.trace import PREFILL, Outline, Tokens, Trace, recording
 from dipsim.trace.encoding import words_for
 from dipsim.trace.signal import Reading
 
@@ -53,13 +53,15 @@ class Sets:
 class ActiveSets:
     """The active sets of a trace under a method, block by block; each pass reads the trace once.
 
+    Those of a model that runs have no blocks: it chooses as it goes.
+
     Where a set is known beforehand, a prefill batch that is cached is united in its last row.
 
     Args:
         settings: ``prefill`` and ``reset`` are looked at.
     """
 
-    def __init__(self, trace: Trace, method: Method, settings: Settings) -> None:
+    def __init__(self, trace: Outline, method: Method, settings: Settings) -> None:
         self.trace, self.method, self.settings = trace, method, settings
         self._held: list[Sets] | None = None
         self._held_shares: NDArray[np.float32] | None = None
@@ -209,7 +211,7 @@ class ActiveSets:
         groups = [group for group in self.method.groups if group.choice != "all"]
         wanted = {group.signal: self._reading(group) for group in groups}
         if wanted:
-            for start, stop, data in self.trace.blocks(wanted):
+            for start, stop, data in recording(self.trace).blocks(wanted):
                 yield slice(start, stop), data
             return
         for start in range(0, self.trace.tokens, _ROWS_WITHOUT_SIGNAL):
@@ -217,7 +219,7 @@ class ActiveSets:
 
     def _reading(self, group: Group) -> Reading:
         """Return how a group's signal is read: as codes of log8 only where their order decides."""
-        signal = self.trace.signals[group.signal]
+        signal = recording(self.trace).signals[group.signal]
         if group.choice == "sets" or (group.choice == "predicted" and not signal.scored):
             return "sets"
         if group.choice == "threshold":
@@ -244,7 +246,9 @@ class ActiveSets:
     def _norms(self, group: Group) -> NDArray[np.float32] | None:
         """Norms of the columns whose sum, weighed by the scores, is what the layer puts out."""
         weighed = group.signal == "glu" and COLUMN_OF_DOWN[0] in group.slices
-        return self.trace.signals["glu"].norms if weighed and group.choice != "all" else None
+        if not weighed or group.choice == "all":
+            return None
+        return recording(self.trace).signals["glu"].norms
 
 
 def rows_of(
@@ -273,7 +277,7 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
 
 
 def active_sets(
-    trace: Trace, method: Method
+    trace: Outline, method: Method
 ) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
     """Yield blocks (first token, end, per group uint64[n, layers, words]) of every token's own
     sets, prefill included; cache-aware groups without their preference for resident units."""

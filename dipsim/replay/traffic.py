@@ -171,7 +171,8 @@ def joined(parts: Sequence[Traffic], measured: NDArray[np.bool_]) -> Traffic:
     Args:
         measured: [tokens] of all of them.
     """
+    names = [*_COUNTS, "plain"] if parts[0].plain is not None else _COUNTS
     counts: dict[str, Any] = {
-        name: np.concatenate([getattr(at, name) for at in parts]) for name in _COUNTS
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in names
     }
     return replace(parts[0], measured=measured, **counts)

@@ -1,16 +1,19 @@
 """Traces: what a model did, token by token, independent of device, method and cache."""
 
+from dipsim.trace.outline import Outline
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
-from dipsim.trace.trace import Trace, load_trace, trace_names
+from dipsim.trace.trace import Trace, load_trace, recording, trace_names
 from dipsim.trace.writer import TraceWriter, save_trace
 
 __all__ = [
     "DECODE",
     "PREFILL",
+    "Outline",
     "Tokens",
     "Trace",
     "TraceWriter",
     "load_trace",
+    "recording",
     "save_trace",
     "trace_names",
 ]

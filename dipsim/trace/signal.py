@@ -23,6 +23,7 @@ from dipsim.trace.encoding import (
     widen_halves,
 )
 from dipsim.trace.npz import Array, Member, evenly
+from dipsim.trace.outline import SignalOutline
 
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 Reading = Literal["scores", "sets", "codes", "values"]
@@ -158,31 +159,17 @@ class SparsePart:
             raise TraceError(f"{self.what}.indices must ascend within each token and layer")
 
 
-@dataclass(frozen=True)
-class Signal:
+@dataclass(frozen=True, kw_only=True)
+class Signal(SignalOutline):
     """A vector per layer and token: scores, or sets of active units."""
 
-    name: str
-    encoding: Encoding
-    recorded_units: int
     trace: str
     """Name of the trace, for error messages."""
-    declared: Mapping[str, Any]
-    """Entry of the signal in ``meta.signals``: ``unit_bytes``, ``slices`` and more."""
-    scored: bool
-    """True if scores can be read; False for sets without scores."""
     parts: tuple[SignalPart, ...] = field(repr=False)
     layers: tuple[int, int]
     """Layers (first, end) of the file that are read."""
-    cluster: int = 1
-    """Number of neighbouring recorded units that are read as one."""
     recorded_norms: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """float32[layers of the file, recorded units], norms of the columns that the scores weigh."""
-
-    @property
-    def units(self) -> int:
-        """Number of units per token and layer, after clustering."""
-        return self.recorded_units // self.cluster
 
     @property
     def norms(self) -> NDArray[np.float32] | None:
@@ -204,11 +191,6 @@ class Signal:
         """
         listed = [part.fewest() for part in self.parts if isinstance(part, SparsePart)]
         return min(listed, default=0)
-
-    @property
-    def holds(self) -> Literal["scores", "sets"]:
-        """``scores`` that leave the choice of units to a method, or ``sets`` already chosen."""
-        return "sets" if self.encoding in ("bool", "bits", "sparse") else "scores"
 
     def blocks(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
         """Yield tokens first..last-1, decoded and checked, at most ``block`` at a time.
@@ -365,7 +347,15 @@ def open_signal(
     layers = (0, member.shape[1])
     norms = _norms(what, key, members, (member.shape[1], units))
     return Signal(
-        key, encoding, units, trace, declared, scored, (part,), layers, recorded_norms=norms
+        name=key,
+        encoding=encoding,
+        recorded_units=units,
+        scored=scored,
+        declared=declared,
+        trace=trace,
+        parts=(part,),
+        layers=layers,
+        recorded_norms=norms,
     )
 
 
@@ -414,7 +404,16 @@ def _open_sparse(
         raise TraceError(f"{what}.scores must be floats, one for each of {key}.indices")
     part = SparsePart(what, (tokens, layers, units), indptr, indices, scores)
     part.check()
-    return Signal(key, "sparse", units, trace, declared, scores is not None, (part,), (0, layers))
+    return Signal(
+        name=key,
+        encoding="sparse",
+        recorded_units=units,
+        scored=scores is not None,
+        declared=declared,
+        trace=trace,
+        parts=(part,),
+        layers=(0, layers),
+    )
 
 
 _SPARSE = ("indptr", "indices", "shape", "scores")

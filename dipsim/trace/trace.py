@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
+from dipsim.trace.outline import Outline
 from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
@@ -31,7 +32,7 @@ MAX_TOKENS = 2**22
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Outline):
     """A trace, opened by `load_trace`; immutable.
 
     phase : uint8[tokens], 0 prefill, 1 decode;
@@ -41,47 +42,9 @@ class Trace:
     signals : by name, see `Signal`; meta : see docs/trace-format.md.
     """
 
-    name: str
-    rows: Tokens
-    """Phases, sequences and positions."""
-    layers: int
     signals: Mapping[str, Signal]
-    token_id: NDArray[np.int32] | None
-    meta: Mapping[str, Any]
-    hash: str
-    """SHA-256 (hexadecimal) of the contents of all arrays, independent of their compression."""
+    token_id: NDArray[np.int32] | None = None
     warnings: tuple[str, ...] = ()
-    recorded_layers: int = 0
-    """Number of layers of the file; more than ``layers`` after `layer_window`."""
-    first: int = 0
-    """Row of the file that is token 0 of this trace; above 0 after `window`."""
-    first_layer: int = 0
-    """Layer of the file that is layer 0 of this trace; above 0 after `layer_window`."""
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens."""
-        return len(self.rows)
-
-    @property
-    def phase(self) -> NDArray[np.uint8]:
-        """[tokens] 0 prefill, 1 decode."""
-        return self.rows.phase
-
-    @property
-    def sequence(self) -> NDArray[np.int32]:
-        """[tokens] number of the sequence, non-decreasing."""
-        return self.rows.sequence
-
-    @property
-    def position(self) -> NDArray[np.int64]:
-        """[tokens] tokens of the same sequence before each."""
-        return self.rows.position
-
-    @property
-    def model(self) -> Any:
-        """The value of ``meta.model``: a preset's name, a geometry, or None."""
-        return self.meta.get("model")
 
     def blocks(self, wanted: Mapping[str, Reading]) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Yield all tokens in blocks: (first token, end, {signal: decoded rows}).
@@ -105,88 +68,25 @@ class Trace:
         row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
-    def part(
-        self, tokens: str | None = None, layers: str | None = None, sequence: str | None = None
-    ) -> "Trace":
-        """Return the tokens, layers and sequences "A:B" as a trace of their own.
-
-        Either side of "A:B" may be left out; None keeps all. Sequences are counted from 0 in their
-        order; tokens are counted within the sequences kept.
-
-        Raises:
-            TraceError: not of that form, or outside the trace.
-        """
-        cut = self
-        if sequence is not None:
-            starts = [*np.flatnonzero(self.rows.begins_sequence()), self.tokens]
-            start, stop = _range("sequence", sequence, len(starts) - 1)
-            cut = cut.window(int(starts[start]), int(starts[stop]))
-        if tokens is not None:
-            cut = cut.window(*_range("tokens", tokens, cut.tokens))
-        if layers is not None:
-            cut = cut.layer_window(*_range("layers", layers, self.layers))
-        return cut
-
-    def calibration_rows(self, tokens: str | None) -> tuple[int, int]:
-        """Return the tokens "A:B" of ``--calibrate-tokens`` as (A, B), and None as (0, 0).
-
-        Raises:
-            TraceError: not of that form, or outside the trace.
-        """
-        return (0, 0) if tokens is None else self.token_rows("calibrate-tokens", tokens)
-
-    def token_rows(self, option: str, tokens: str) -> tuple[int, int]:
-        """Return the tokens "A:B" of an option as (A, B).
-
-        Raises:
-            TraceError: not of that form, or outside the trace.
-        """
-        start, stop = _range(option, tokens, self.tokens)
-        _check_range(option, start, stop, self.tokens)
-        return start, stop
-
-    def window(self, start: int, stop: int) -> "Trace":
+    def window(self, start: int, stop: int) -> Self:
         """Return the tokens start..stop-1 as a trace of their own.
 
         Raises:
             TraceError: an empty window or one outside the trace.
         """
-        _check_range("tokens", start, stop, self.tokens)
-        return replace(
-            self,
-            rows=self.rows.window(start, stop),
-            token_id=None if self.token_id is None else self.token_id[start:stop],
-            first=self.first + start,
-        )
+        cut = super().window(start, stop)
+        return cut if self.token_id is None else replace(cut, token_id=self.token_id[start:stop])
 
-    def layer_window(self, start: int, stop: int) -> "Trace":
+    def layer_window(self, start: int, stop: int) -> Self:
         """Return the layers start..stop-1 as a trace of their own.
 
         Raises:
             TraceError: an empty window or one outside the trace.
         """
-        _check_range("layers", start, stop, self.layers)
-        first = self.first_layer + start
-        layers = (first, first + stop - start)
-        return replace(
-            self,
-            layers=stop - start,
-            signals={key: replace(signal, layers=layers) for key, signal in self.signals.items()},
-            first_layer=first,
-        )
-
-    def clustered(self, size: int) -> "Trace":
-        """Return the trace with every ``size`` neighbouring units of a signal read as one.
-
-        Experts, and signals whose number of units ``size`` does not divide, stay as they are.
-        """
-        if size == 1:
-            return self
-        signals = dict(self.signals)
-        for name, signal in signals.items():
-            if name != "expert" and signal.recorded_units % size == 0:
-                signals[name] = replace(signal, cluster=size)
-        return replace(self, signals=signals)
+        cut = super().layer_window(start, stop)
+        layers = (cut.first_layer, cut.first_layer + cut.layers)
+        signals = {key: replace(signal, layers=layers) for key, signal in self.signals.items()}
+        return replace(cut, signals=signals)
 
     def describe(self) -> dict[str, Any]:
         """Return shapes, counts of tokens, meta and hash as plain values."""
@@ -208,6 +108,17 @@ class Trace:
             "meta": dict(self.meta),
             "hash": self.hash,
         }
+
+
+def recording(outline: Outline) -> Trace:
+    """Return the trace that an outline is.
+
+    Raises:
+        TraceError: it holds no values.
+    """
+    if not isinstance(outline, Trace):
+        raise TraceError(f"{outline.name} holds no values: record a trace and replay it")
+    return outline
 
 
 def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
@@ -395,23 +306,6 @@ def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
         raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
     if (np.diff(sequence.astype(np.int64)) < 0).any():
         raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
-
-
-def _range(what: str, text: str, count: int) -> tuple[int, int]:
-    """Parse "A:B", a range within 0..count, of the option ``what``."""
-    match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", text, re.ASCII)
-    if match is None:
-        raise TraceError(f"--{what} {text!r}: write A:B, e.g. 0:64")
-    start, stop = int(match[1] or 0), int(match[2] or count)
-    _check_range(what, start, stop, count)
-    return start, stop
-
-
-def _check_range(what: str, start: int, stop: int, count: int) -> None:
-    if not 0 <= start < stop <= count:
-        raise TraceError(
-            f"{what} {start}:{stop} of a trace of {count}: write A:B with 0 <= A < B <= {count}"
-        )
 
 
 def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:

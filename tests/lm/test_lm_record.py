@@ -15,8 +15,11 @@ transformers = pytest.importorskip("transformers")
 
 from dipsim import lm  # noqa: E402
 from dipsim.errors import DipsimError, ModelError, TraceError  # noqa: E402
-from dipsim.simulate import simulate  # noqa: E402
-from dipsim.trace import load_trace  # noqa: E402
+from dipsim.lm.record import outline, record_arrays  # noqa: E402
+from dipsim.lm.structure import find_structure  # noqa: E402
+from dipsim.run import replay  # noqa: E402
+from dipsim.simulate import prepare, simulate  # noqa: E402
+from dipsim.trace import Tokens, load_trace  # noqa: E402
 from dipsim.trace.writer import TraceWriter  # noqa: E402
 from tools.cli import invoke, refusal  # noqa: E402
 from tools.paths import ROOT  # noqa: E402
@@ -84,6 +87,50 @@ def test_a_cache_changes_nothing_but_the_phase(tmp_path: Path) -> None:
         answer = generate(model, IDS[:1], 5)[:, :-1]
     whole = lm.record_arrays(model, answer)
     np.testing.assert_allclose(scores(path, "glu"), whole["glu"], rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "signals"),
+    [
+        ("LlamaConfig", {}, ("mlp_input", "gate", "up", "glu", "attn_input", "attn_output")),
+        ("Phi3Config", {}, ("mlp_input", "glu", "gate")),
+        ("GPT2Config", {"n_embd": 16, "n_inner": 24, "n_layer": 2, "n_head": 4}, ("glu",)),
+        ("MixtralConfig", {"num_local_experts": 4}, ("expert", "attn_input")),
+    ],
+)
+def test_an_outline_is_what_a_recording_would_be(
+    config: str, more: dict[str, Any], signals: tuple[str, ...]
+) -> None:
+    model = tiny(config, **more)
+    structure = find_structure(model)
+    recorded = load_trace(record_arrays(model, [1, 2, 3], signals, structure))
+    calls: list[int] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    outlined = outline(model, "outline", recorded.rows, signals, structure)
+    assert not calls
+    assert (outlined.layers, outlined.recorded_layers) == (recorded.layers, recorded.layers)
+    assert outlined.meta == recorded.meta
+    described = [
+        {
+            key: (signal.name, signal.encoding, signal.units, signal.scored, signal.holds)
+            for key, signal in each.signals.items()
+        }
+        for each in (outlined, recorded)
+    ]
+    assert described[0] == described[1]
+
+
+def test_an_outline_prepares_a_run_but_is_not_replayed() -> None:
+    model = tiny()
+    tokens = Tokens.of(np.ones(3, np.uint8), np.zeros(3, np.int32))
+    outlined = outline(model, "outline", tokens, ("mlp_input", "glu"), find_structure(model))
+    run = prepare(outlined, "snapdragon8", method="dip", cache_fraction=0.5)
+    recorded = load_trace(record_arrays(model, [1, 2, 3]))
+    same = prepare(recorded, "snapdragon8", method="dip", cache_fraction=0.5)
+    assert (run.method, run.model, run.context) == (same.method, same.model, same.context)
+    assert np.array_equal(run.budget.capacity, same.budget.capacity)
+    with pytest.raises(TraceError, match="outline holds no values: record a trace"):
+        replay(run)
 
 
 def test_a_trace_in_memory_runs() -> None:

@@ -185,8 +185,7 @@ def test_dense_is_booked_as_its_replay_is(llama) -> None:
 def test_prompts_are_read_whole(llama) -> None:
     with sparsify(llama, "dip", density=0.5) as sparse, torch.no_grad():
         llama.generate(IDS[:1], max_new_tokens=4, min_new_tokens=4, do_sample=False)
-    trace = sparse.live.trace
-    assert trace.phase.tolist() == [0] * 12 + [1] * 3
+    assert sparse.live.ran.tokens.phase.tolist() == [0] * 12 + [1] * 3
     assert sparse.traffic.active[:12].sum() == 0
     assert sparse.live.result().tokens == 3
 
@@ -246,7 +245,7 @@ def test_scales_of_what_is_stored_by_column_travel_with_a_column(llama) -> None:
         with sparsify(
             llama, "dip", profile="paper-a18", geometry=sizes, dram="1 MB", density=0.5
         ) as sparse:
-            budgets.append(sparse.live.job.work.budget)
+            budgets.append(sparse.live.run.budget)
     kept, moved = budgets
     assert kept.static.scales > 0 == moved.static.scales
     # 4 bits, and 2 + 2 bytes for 16 weights: 6 bits for each of gate, up and down
@@ -330,6 +329,6 @@ def test_the_harness_says_what_to_install(llama, monkeypatch) -> None:
         harness(llama, None)
 
 
-def test_a_probe_is_a_trace(llama) -> None:
+def test_a_recording_in_memory_is_a_trace(llama) -> None:
     arrays = record_arrays(llama, [1, 2, 3], ("mlp_input", "glu"))
     assert arrays["mlp_input"].shape == (3, LAYERS, HIDDEN)

@@ -1,0 +1,193 @@
+"""Outlines: all that is known of a trace but its values.
+
+A model that is yet to run has an outline too: its layers and signals are known before any value
+is. Methods, models and budgets are worked out on it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import TraceError
+from dipsim.trace.encoding import Encoding
+from dipsim.trace.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalOutline:
+    """A vector per layer and token, without its values."""
+
+    name: str
+    encoding: Encoding
+    """How values are stored; of a running model float32."""
+    recorded_units: int
+    scored: bool
+    """True if scores can be read; False for sets without scores."""
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    """Entry of the signal in ``meta.signals``: ``unit_bytes``, ``slices`` and more."""
+    cluster: int = 1
+    """Number of neighbouring recorded units that are read as one."""
+
+    @property
+    def units(self) -> int:
+        """Number of units per token and layer, after clustering."""
+        return self.recorded_units // self.cluster
+
+    @property
+    def holds(self) -> Literal["scores", "sets"]:
+        """``scores`` that leave the choice of units to a method, or ``sets`` already chosen."""
+        return "sets" if self.encoding in ("bool", "bits", "sparse") else "scores"
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Tokens, layers and signals of a trace, or of a model that runs; immutable.
+
+    signals : by name, see `SignalOutline`; meta : see docs/trace-format.md.
+    """
+
+    name: str
+    rows: Tokens
+    """Phases, sequences and positions."""
+    layers: int
+    signals: Mapping[str, SignalOutline]
+    meta: Mapping[str, Any]
+    hash: str
+    """SHA-256 (hexadecimal) of the contents of all arrays, independent of their compression; empty
+    where there are none."""
+    recorded_layers: int
+    """Number of layers of the file or model; more than ``layers`` after `layer_window`."""
+    first: int = 0
+    """Row of the file that is token 0 here; above 0 after `window`."""
+    first_layer: int = 0
+    """Layer of the file that is layer 0 here; above 0 after `layer_window`."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.rows)
+
+    @property
+    def phase(self) -> NDArray[np.uint8]:
+        """[tokens] 0 prefill, 1 decode."""
+        return self.rows.phase
+
+    @property
+    def sequence(self) -> NDArray[np.int32]:
+        """[tokens] number of the sequence, non-decreasing."""
+        return self.rows.sequence
+
+    @property
+    def position(self) -> NDArray[np.int64]:
+        """[tokens] tokens of the same sequence before each."""
+        return self.rows.position
+
+    @property
+    def model(self) -> Any:
+        """The value of ``meta.model``: a preset's name, a geometry, or None."""
+        return self.meta.get("model")
+
+    def of_tokens(self, name: str, tokens: Tokens) -> "Outline":
+        """Return the outline of other tokens of the same model, which has no values."""
+        return Outline(
+            name=name,
+            rows=tokens,
+            layers=self.layers,
+            signals=self.signals,
+            meta=self.meta,
+            hash=self.hash,
+            recorded_layers=self.recorded_layers,
+            first_layer=self.first_layer,
+        )
+
+    def part(
+        self, tokens: str | None = None, layers: str | None = None, sequence: str | None = None
+    ) -> Self:
+        """Return the tokens, layers and sequences "A:B" as a trace of their own.
+
+        Either side of "A:B" may be left out; None keeps all. Sequences are counted from 0 in their
+        order; tokens are counted within the sequences kept.
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        cut = self
+        if sequence is not None:
+            starts = [*np.flatnonzero(self.rows.begins_sequence()), self.tokens]
+            start, stop = _range("sequence", sequence, len(starts) - 1)
+            cut = cut.window(int(starts[start]), int(starts[stop]))
+        if tokens is not None:
+            cut = cut.window(*_range("tokens", tokens, cut.tokens))
+        if layers is not None:
+            cut = cut.layer_window(*_range("layers", layers, self.layers))
+        return cut
+
+    def calibration_rows(self, tokens: str | None) -> tuple[int, int]:
+        """Return the tokens "A:B" of ``--calibrate-tokens`` as (A, B), and None as (0, 0).
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        return (0, 0) if tokens is None else self.token_rows("calibrate-tokens", tokens)
+
+    def token_rows(self, option: str, tokens: str) -> tuple[int, int]:
+        """Return the tokens "A:B" of an option as (A, B).
+
+        Raises:
+            TraceError: not of that form, or outside the trace.
+        """
+        start, stop = _range(option, tokens, self.tokens)
+        _check_range(option, start, stop, self.tokens)
+        return start, stop
+
+    def window(self, start: int, stop: int) -> Self:
+        """Return the tokens start..stop-1 as a trace of their own.
+
+        Raises:
+            TraceError: an empty window or one outside the trace.
+        """
+        _check_range("tokens", start, stop, self.tokens)
+        return replace(self, rows=self.rows.window(start, stop), first=self.first + start)
+
+    def layer_window(self, start: int, stop: int) -> Self:
+        """Return the layers start..stop-1 as a trace of their own.
+
+        Raises:
+            TraceError: an empty window or one outside the trace.
+        """
+        _check_range("layers", start, stop, self.layers)
+        return replace(self, layers=stop - start, first_layer=self.first_layer + start)
+
+    def clustered(self, size: int) -> Self:
+        """Return the trace with every ``size`` neighbouring units of a signal read as one.
+
+        Experts, and signals whose number of units ``size`` does not divide, stay as they are.
+        """
+        if size == 1:
+            return self
+        signals = dict(self.signals)
+        for name, signal in signals.items():
+            if name != "expert" and signal.recorded_units % size == 0:
+                signals[name] = replace(signal, cluster=size)
+        return replace(self, signals=signals)
+
+
+def _range(what: str, text: str, count: int) -> tuple[int, int]:
+    """Parse "A:B", a range within 0..count, of the option ``what``."""
+    match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", text, re.ASCII)
+    if match is None:
+        raise TraceError(f"--{what} {text!r}: write A:B, e.g. 0:64")
+    start, stop = int(match[1] or 0), int(match[2] or count)
+    _check_range(what, start, stop, count)
+    return start, stop
+
+
+def _check_range(what: str, start: int, stop: int, count: int) -> None:
+    if not 0 <= start < stop <= count:
+        raise TraceError(
+            f"{what} {start}:{stop} of a trace of {count}: write A:B with 0 <= A < B <= {count}"
+        )
