@@ -32,6 +32,16 @@ SPARSE = {"density": 0.5, "split": "equal"}
 RECIPE = Recipe(
     settings=SPARSE, rank=4, steps=20, rate=1e-2, window=WINDOW, judge_tokens=8 * WINDOW
 )
+LEARNING = Recipe(
+    settings={"density": 0.4, "split": "equal"},
+    rank=16,
+    steps=60,
+    rate=2e-2,
+    batch=16,
+    window=WINDOW,
+    judge_tokens=64 * WINDOW,
+)
+"""Every window trains once; recovers .24 to .31 whatever the seed, the text or the precision."""
 
 
 def llama(seed=0, **sizes):
@@ -45,16 +55,20 @@ def loaded(seed=0, **sizes):
     return Loaded(model, geometry_of(model), "tiny", Path("tiny"))
 
 
-@pytest.fixture(scope="module")
-def ids():
-    """What the model itself would write: any other text it cannot predict, masks or not."""
-    model, rows = llama(), torch.arange(40)[:, None]
+def written(windows):
+    """Sample a text from the model itself: any other it cannot predict, masks or not."""
+    model, rows = llama(), torch.arange(windows)[:, None] % VOCAB
     torch.manual_seed(1)
     with torch.no_grad():
         while rows.shape[1] < WINDOW:
             last = model(input_ids=rows).logits[:, -1].softmax(-1)
             rows = torch.cat([rows, torch.multinomial(last, 1)], 1)
-    return np.append(rows.flatten().numpy(), [1, 2, 3])
+    return rows.flatten().numpy()
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.append(written(40), [1, 2, 3])
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +85,53 @@ def judged(model, ids, masks=True):
         return perplexity(model, windows).value
 
 
-def test_an_adapter_brings_something_back(trained) -> None:
-    _, found = trained
-    assert found.dense < found.adapted < found.sparse
-    assert found.recovered > 0
+def logits(model, ids, masks=True):
+    """Return the predictions for the windows that judge: float32[windows, window, vocabulary]."""
+    windows = torch.from_numpy(ids[: RECIPE.judge_tokens].reshape(-1, WINDOW))
+    with torch.no_grad():
+        if not masks:
+            return model(input_ids=windows).logits
+        with sparsify(model, "dip", **SPARSE):
+            return model(input_ids=windows).logits
+
+
+def check_fused(fused, folder, ids):
+    """Check that a model holds W + B A of the adapter in a folder, and predicts as it does.
+
+    Rounding of W + B A may flip the order of two scores that are nearly equal. Such a flip changes
+    the predictions of one token and of those after it in its window, so with masks a quarter of the
+    tokens may differ; about one of 128 does on some processors.
+    """
+    adapted = lora.load_adapter(llama(), folder)
+    for name, matrix in adapted.base_model.model.named_modules():
+        if hasattr(matrix, "lora_A"):
+            w, a, b = (
+                weight.detach().double()
+                for weight in (
+                    matrix.base_layer.weight,
+                    matrix.lora_A["default"].weight,
+                    matrix.lora_B["default"].weight,
+                )
+            )
+            assert (b @ a).abs().max() > 1e-4
+            held = fused.get_submodule(name).weight.detach().double()
+            torch.testing.assert_close(held, w + b @ a, rtol=0, atol=1e-6)
+    off = [logits(model, ids, masks=False) for model in (fused, adapted)]
+    torch.testing.assert_close(*off, rtol=0, atol=1e-4)
+    on = [logits(model, ids) for model in (fused, adapted)]
+    assert ((on[0] - on[1]).abs().amax(-1) < 1e-4).float().mean() >= 0.75
+
+
+def test_an_adapter_brings_something_back(tmp_path) -> None:
+    windows = LEARNING.steps * LEARNING.batch
+    judged_windows = LEARNING.judge_tokens // WINDOW
+    text = written(windows + judged_windows)
+    found = train_adapter(loaded(), text, tmp_path / "a", LEARNING)
+    assert found.recovered > 0.1
+    assert found.dense < found.adapted < 0.97 * found.sparse
     assert found.masks_off != found.dense
-    assert found.trained_tokens == RECIPE.steps * WINDOW
-    assert found.judged_tokens == 8 * WINDOW
+    assert found.trained_tokens == windows * WINDOW
+    assert found.judged_tokens == LEARNING.judge_tokens
 
 
 def test_figures_are_those_of_the_models(trained, ids) -> None:
@@ -94,7 +148,7 @@ def test_fused_is_the_same_with_masks_and_without(trained, ids) -> None:
     folder, found = trained
     fused = lora.fuse(lora.load_adapter(llama(), folder))
     assert type(fused) is transformers.LlamaForCausalLM
-    assert judged(fused, ids) == pytest.approx(found.adapted, rel=1e-4)
+    check_fused(fused, folder, ids)
     assert judged(fused, ids, masks=False) == pytest.approx(found.masks_off, rel=1e-4)
 
 
@@ -369,7 +423,10 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
     assert found["dense"] < found["sparse"]
     again = load(fused)
     assert again.tokenizer("3 4")["input_ids"] == [3, 4]
-    assert judged(again.model, ids) == pytest.approx(found["adapted"], rel=1e-4)
+    check_fused(again.model, out, ids)
+    masks_off = judged(again.model, ids, masks=False)
+    assert masks_off == pytest.approx(found["masks_off"], rel=1e-4)
+    assert judged(again.model, ids) == pytest.approx(found["adapted"], rel=0.02)  # flips
     shown = command(*args)  # finished: only shown
     assert shown.exit_code == 0
     assert "of the log-perplexity masks cost" in shown.stdout
