@@ -256,7 +256,7 @@ def test_split_marks_the_two_that_have_a_name(trace: Trace, density: float) -> N
     assert pairs == sorted(pairs)
     named = {cell.place["split"]: cell for cell in found.cells if cell.place["split"]}
     for split in ("authors", "equal"):
-        place = (named[split].at["density.mlp_input"], named[split].at["density.glu"])
+        place = (named[split].place["density.mlp_input"], named[split].place["density.glu"])
         assert place == pytest.approx(split_density(density, split))
         options = {"cache_fraction": 0.6, "density": density, "split": split}
         result = simulate(trace, "paper-a18", method="dip", **options)

@@ -437,13 +437,12 @@ def test_more_pages_than_can_be_followed() -> None:
 
 
 def test_bandwidths_are_searched_with_direct_reads() -> None:
-    from dipsim.simulate import prepare, run_all
     from dipsim.sweep.vary import retimed
 
     arrays = {"glu": TURNS, "meta": {"model": {**MODEL, "bits": 8}}}
-    job = prepare(arrays, PHONE, cache_fraction=0.5, io="buffered")
+    result = dipsim.simulate(arrays, PHONE, cache_fraction=0.5, io="buffered")
     with pytest.raises(DipsimError, match="varied with direct reads only"):
-        retimed(job, run_all([job])[0], 2)
+        retimed(result.run, result.traffic, 2)
 
 
 def test_policies_are_not_compared_with_an_optimum_over_pages() -> None:
@@ -451,5 +450,5 @@ def test_policies_are_not_compared_with_an_optimum_over_pages() -> None:
     from dipsim.simulate import prepare
 
     arrays = {"glu": TURNS, "meta": {"model": {**MODEL, "bits": 8}}}
-    job = prepare(arrays, PHONE, cache_fraction=0.5, io="mmap")
-    assert no_optimum(job) == "the system's page cache holds the weights"
+    run = prepare(arrays, PHONE, cache_fraction=0.5, io="mmap")
+    assert no_optimum(run) == "the system's page cache holds the weights"
