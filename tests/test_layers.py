@@ -15,8 +15,8 @@ from tools.paths import ROOT
 
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
-    ("errors", "option"),
-    ("units", "files", "kernels"),
+    ("errors",),
+    ("units", "files", "option", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
     ("methods", "policies"),
@@ -24,8 +24,8 @@ ROWS = (
     ("replay",),
     ("budget", "resolve"),
     ("run",),
-    ("timeline", "repeat"),
-    ("marks",),
+    ("timeline",),
+    ("repeat", "marks"),
     ("result",),
     ("simulate",),
     ("sweep",),
