@@ -350,7 +350,7 @@ def test_prefill_of_a_mapped_model_takes_faults() -> None:
         "meta": {"model": {**MODEL, "bits": 8}},
     }
     found = dipsim.simulate(arrays, PHONE, cache_fraction=0.5, io="mmap")
-    assert rows_of(dipsim.load_trace(arrays))[0].tolist() == [SKIP, SKIP, DECODE, DECODE]
+    assert rows_of(dipsim.load_trace(arrays).rows)[0].tolist() == [SKIP, SKIP, DECODE, DECODE]
     assert found.timing.prefill is not None
     used = (found.budget.static.total + 3072) / 1e9
     assert found.timing.prefill.seconds == pytest.approx(6e-3 + used)  # six pages

@@ -131,9 +131,9 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Stream]
 
 def dipsim_hits(stream: Stream, policy: str, capacity: int) -> int:
     method = build_method(stream.trace, Settings(method="recorded"))
-    plan = Settings(access="sequential", threads=1)
+    settings = Settings(access="sequential")
     held = np.array([[capacity]])
-    traffic = replay(stream.trace, method, load_policy(policy), held, plan)
+    traffic = replay(stream.trace, method, load_policy(policy), held, settings, threads=1)
     assert traffic.active.sum() == stream.requests
     return int(traffic.hits.sum())
 

@@ -14,6 +14,7 @@ from dipsim import files
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, Policy
+from dipsim.replay.contender import measured_rows
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
@@ -573,4 +574,5 @@ def test_what_does_not_rank_admits_its_own_way_only(policy: str | Policy) -> Non
 @pytest.mark.parametrize("warmup", [30, 31, -1])
 def test_a_warmup_leaves_a_token_to_measure(warmup: int) -> None:
     with pytest.raises(TraceError, match="use --warmup 0 to 29"):
-        hits(random_sets(seed=1, tokens=30), "lru", 3, warmup=warmup)
+        trace = load_trace({"glu": random_sets(seed=1, tokens=30)})
+        measured_rows(trace.name, trace.rows, warmup)

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dipsim.errors import DipsimError
+from dipsim.replay.active_sets import ActiveSets
 from dipsim.result import Result
 from dipsim.simulate import simulate
 from dipsim.validate.error_bars import (
@@ -113,10 +115,10 @@ def test_the_bar_depends_on_how_weights_come_in(
     results: Callable[..., Result], io: str, expected: str | None
 ) -> None:
     direct = results("oneplus15r", **STREAMED)
-    result = replace(
-        direct, config={**direct.config, "settings": {**direct.config["settings"], "io": io}}
-    )
-    assert class_of(result) == expected
+    run = direct.run
+    settings = run.settings.model_copy(update={"io": io})
+    sets = ActiveSets(run.trace, run.method, settings)
+    assert class_of(replace(direct, run=replace(run, sets=sets))) == expected
 
 
 def test_a_factor_is_shown_as_one() -> None:
@@ -127,7 +129,12 @@ def test_a_factor_is_shown_as_one() -> None:
 def test_request_sizes_are_those_of_the_marks(results: Callable[..., Result]) -> None:
     columns = results("snapdragon8", **STREAMED)  # columns of 1920 bytes, points from 4 KiB up
     assert request_sizes(columns) == "extrapolated"
-    inside = replace(columns, marks=tuple(at for at in columns.marks if at != "extrapolated"))
+    nowhere = np.zeros_like(columns.traffic.outside)
+    inside = replace(
+        columns,
+        traffic=replace(columns.traffic, outside=nowhere),
+        timing=replace(columns.timing, extrapolated=False),
+    )
     assert request_sizes(inside) == "inside"
     assert request_sizes(results("paper-a18", **STREAMED)) == "inside"
 
