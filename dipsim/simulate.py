@@ -1,4 +1,5 @@
-"""The pipeline: trace, profile and model -> a run worked out -> counts -> times -> a result."""
+"""The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives the
+`Timing`, and a `Result` holds all three."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,24 +27,24 @@ def simulate(
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-    **what: Any,
+    **options: Any,
 ) -> Result:
     """Replay a trace on a device.
 
     Args:
         trace: path, name of a shipped trace, arrays, or a `Trace`.
         profile: path, name of a shipped profile, mapping, or a `Profile`.
-        threads: caches replayed at a time; changes no figure.
+        threads: caches replayed at a time; results do not depend on it.
         progress: called with (tokens done, tokens).
-        what: ``model``, ``policy``, ``overrides`` of `prepare`, and fields of `Settings`, e.g.
-            ``method="dip-ca", density=0.7, dram="50%"``.
+        options: ``model``, ``policy``, ``overrides`` of `prepare`, and fields of `Settings`, e.g.
+            ``method="dip-ca", density=0.7, dram="50%"`` (of the model's bytes).
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    run = prepare(trace, profile, **what)
-    traffic = replay(run, progress, threads=threads)  # exact counts, and what their reads cost
-    timing = time_traffic(run, traffic)  # closed form, or discrete events
+    run = prepare(trace, profile, **options)
+    traffic = replay(run, progress, threads=threads)  # hits, misses, and what their reads cost
+    timing = time_traffic(run, traffic)  # in closed form, or by discrete events (``engine``)
     return Result(run, traffic, timing)
 
 
@@ -59,8 +60,9 @@ def prepare(
     """Work a run out: what is replayed, with which caches, on what device.
 
     Args:
-        trace: as of `simulate`, or the outline of a model that is to run.
-        model: preset, YAML file, geometry or `Model`; default: what the trace says.
+        trace: as of `simulate`; or an `Outline`, which says all of a trace but its scores: the run
+            of a model in the loop, whose scores come as it runs (`dipsim.lm`).
+        model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
         overrides: ``key=value`` texts for the profile, as ``-s`` on the command line.
         options: fields of `Settings`.
@@ -68,18 +70,22 @@ def prepare(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
+    # What is asked, and of which device
     label = policy.label if isinstance(policy, Policy) else policy
     settings = make_settings({**options, "policy": label})
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
+    # What is replayed: the sets of units that tokens need, known beforehand, or chosen as the
+    # replay goes on where they depend on what is in DRAM
     opened = trace if isinstance(trace, Outline) else load_trace(trace)
-    whole = opened.clustered(settings.cluster)
-    part = whole.part(settings.tokens, settings.layers, settings.sequence)
+    clustered = opened.clustered(settings.cluster)
+    part = clustered.part(settings.tokens, settings.layers, settings.sequence)
     geometry = find_model(part, model, settings)
     method = build_method(part, settings, geometry)
     resolved = settings.model_copy(update={"method": method.name, "backend": backend})
     sets = ActiveSets(part, method, resolved)
+    # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     flash = FlashCost(find_flash(device, settings.io))
     costs = placement.costs(flash)

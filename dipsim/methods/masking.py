@@ -1,27 +1,32 @@
 """Cache-aware masking: DIP-CA chooses units by their scores and by what is in DRAM.
 
-Federici et al., MLSys 2025, arXiv 2412.01380 (cache-aware masking), and the authors' code. A token
-uses k units of a group. s are their raw scores, R the units that are resident before the token.
-Every rule takes the k largest keys s'; ties go to the larger raw score, then to the lower id.
+Federici et al., MLSys 2025, arXiv 2412.01380 (cache-aware masking), and the authors' code.
 
-    gamma         s' = s          if resident
-                  s' = gamma s    otherwise
-    blend         s' = gamma s / max s + (1 - gamma) [resident]
-    approximate   in this order until k are chosen, each by falling s:
-                  resident units among the k best, resident units among the m best,
-                  other units among the k best
+A *group* is the columns or neurons of one layer that one signal drives (mlp_input, glu). Of its
+units every token uses k, given by the density (dip.py). Plain DIP takes the k largest scores s >= 0;
+DIP-CA prefers units that are *resident*, in DRAM when the token begins. Its rules:
 
-    warm_up       gamma_t in place of gamma, t = 0, 1, ... batches since the start:
-                  gamma_t = 1 - (1 - gamma) (1 - gamma^(t / 4))
-    fixed_top_n   the n largest raw scores are chosen before anything else
-    counts        approximate by (1 - w) s / max s + w c / max c in place of s,
-                  c = batches that used a unit since the start
+    gamma         the k largest keys s':   s' = s          if resident
+                                           s' = gamma s    otherwise
+    blend         the k largest keys       s' = gamma s / max s + (1 - gamma) [resident]
+    approximate   residents among the m best (m >= k), the best first; if they are fewer than k,
+                  then the best of the absent units among the k best
 
-gamma = 1 is plain DIP; gamma = 0 takes residents first. Keys are float32. Chosen from 8-bit codes
-(encoding log8), a code's value stands for the score, so the set is that of the decoded scores.
+[resident] is 1 or 0. Equal keys: the larger raw score, then the lower id. gamma = 1 is plain DIP;
+gamma = 0 takes every resident with a score before any absent unit. Parameters of the rules:
 
-The page in order: the parameters (``--masking``, ``--gamma``), a group's rule as numbers, the keys
-of each rule, and `choose`, which a replay loop calls for every token, layer and group.
+    fixed_top_n   all rules: the n largest raw scores, at most k, are chosen before anything else
+    warm_up       gamma, blend: if 1, gamma falls from 1 to its value over the first batches:
+                  gamma_t = 1 - (1 - gamma) (1 - gamma^(t / 4)) in batch t = 0, 1, ...
+    counts = w    approximate: ranks by (1 - w) s / max s + w c / max c instead of s, where c is
+                  how many batches used the unit
+
+A batch is a decode token, or a prompt that passes the caches as one; t and c begin anew when the
+cache is emptied. Keys are rounded to float32. Scores stored as 8-bit codes (encoding log8) are
+chosen by the values their codes stand for, so the set is that of the decoded scores.
+
+In this file, in order: the parameters (``--masking``, ``--gamma``), a group's rule as numbers, the
+keys of each rule, and `choose`, which a replay loop calls for every token, layer and group.
 """
 
 import math
@@ -62,17 +67,17 @@ MASKING: dict[str, dict[str, Parameter]] = {
     "blend": {**_FIXED_TOP_N, **_WARM_UP},
     "approximate": {**_FIXED_TOP_N, "top_m": Parameter(None), "counts": Parameter(0.0)},
 }
-"""Parameters of each rule. n and m are given as shares of the group's units, ``counts`` is w, and
-``warm_up`` is 0 or 1."""
+"""Parameters of each rule. ``fixed_top_n`` (n) and ``top_m`` (m, required) are shares of the group's
+units, ``counts`` is w, and ``warm_up`` is 0 or 1."""
 DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
-"""gamma of each group, from 0 to 1: the input stage bears less preference."""
+"""gamma of each group, from 0 to 1: mlp_input, the more sensitive one, prefers residents less."""
 
 
 def prefer_resident(groups: Iterable[Group], settings: Settings) -> tuple[Group, ...]:
     """Return the groups with the rule that the settings name, and their gamma.
 
     Raises:
-        MethodError: a masking that is none, a gamma for a rule that has none, or m below k.
+        MethodError: an unknown rule, a gamma for approximate, or a top_m missing or below k.
     """
     rule = parse_rule("--masking", settings.masking or "gamma", MASKING)
     if rule.name == "approximate":
@@ -94,14 +99,19 @@ def _approximate(group: Group, rule: Rule) -> Group:
             "--masking approximate needs top_m, the share of the units among which resident ones "
             f"are preferred, e.g. approximate:top_m={min(1.0, group.density * 1.25):.2g}"
         )
-    most = max(1, math.floor(share * group.units + 1e-9))
-    if most < group.kept:
+    m = _units(share, group, least=1)
+    if m < group.kept:
         raise MethodError(
-            f"--masking approximate: top_m={share:g} are {most} units of {group.signal}, fewer "
+            f"--masking approximate: top_m={share:g} are {m} units of {group.signal}, fewer "
             f"than the {group.kept} that are kept; give "
             f"{math.ceil(1000 * group.kept / group.units) / 1000:g} or more"
         )
     return replace(group, rule=rule)
+
+
+def _units(share: float, group: Group, least: int = 0) -> int:
+    """Return a share of a group's units as a whole number; 1e-9 absorbs the share's rounding."""
+    return max(least, math.floor(share * group.units + 1e-9))
 
 
 # A group's rule as numbers -----------------------------------------------------------------------
@@ -125,15 +135,15 @@ class Numbers(NamedTuple):
 
 
 def numbers_of(group: Group) -> Numbers:
-    """Return the numbers of a group that has a rule of this page."""
+    """Return the numbers of a group with a rule in `MASKING`; a parameter it lacks is 0."""
     rule = group.rule
     assert rule is not None, "a cache-aware group has a rule"
     return Numbers(
         rule=tuple(MASKING).index(rule.name),
         gamma=1.0 if group.gamma is None else group.gamma,
         warm_up=rule["warm_up"],
-        fixed=math.floor(rule["fixed_top_n"] * group.units + 1e-9),
-        top_m=max(1, math.floor(rule["top_m"] * group.units + 1e-9)),
+        fixed=_units(rule["fixed_top_n"], group),
+        top_m=_units(rule["top_m"], group, least=1),
         counts=rule["counts"],
     )
 
@@ -144,7 +154,7 @@ def takes_codes(rule: Rule) -> bool:
 
 
 def counts_uses(rule: Rule | None) -> bool:
-    """Tell whether a rule goes by how many batches used each unit."""
+    """Tell whether a rule must know how many batches used each unit."""
     return rule is not None and rule["counts"] > 0
 
 
@@ -166,14 +176,14 @@ def gamma_at(gamma: Any, t: int) -> Any:
 @register_jitable
 def gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
     """Write s' of every unit."""
-    # 64 units at a time, so that the loop is vectorised: a factor for every unit, kept up to date
-    # as units come and go, is no faster to multiply by.
+    # 64 units at a time, so that the loop is vectorised. An array of factors, one for every unit,
+    # kept up to date as units come and go, was tried: multiplying by it is no faster.
     weight, units = np.float32(gamma), scores.shape[0]
     whole = units >> 6
     for w in range(whole):
         word, base = resident[w], w * 64
         for b in range(64):
-            here = (word >> np.uint64(b)) & np.uint64(1) != 0
+            here = ((word >> np.uint64(b)) & np.uint64(1)) != 0
             keys[base + b] = preferred(scores[base + b], here, weight)
     for u in range(whole * 64, units):
         keys[u] = preferred(scores[u], holds(resident, u), weight)
@@ -192,6 +202,7 @@ def gamma_tables(gamma: float, tables: Any) -> None:
 
 @register_jitable
 def _blend_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
+    """Write s' of the rule blend."""
     largest = _largest(scores)
     for u in range(scores.shape[0]):
         share = scores[u] / largest if largest > 0 else 0.0
@@ -200,6 +211,7 @@ def _blend_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
 
 @register_jitable
 def _count_keys(scores: Any, uses: Any, weight: float, keys: Any) -> None:
+    """Write by what ``counts`` ranks; ``weight`` is w."""
     largest, most = _largest(scores), _largest(uses)
     for u in range(scores.shape[0]):
         share = scores[u] / largest if largest > 0 else 0.0
@@ -209,6 +221,7 @@ def _count_keys(scores: Any, uses: Any, weight: float, keys: Any) -> None:
 
 @register_jitable
 def _largest(values: Any) -> float:
+    """Return the largest of some values, at least 0."""
     largest = 0.0
     for value in values:
         largest = max(largest, np.float64(value))
@@ -231,8 +244,9 @@ def _choose_approximately(
     """Write the choice of the rule approximate to ``words``.
 
     Args:
-        scratch: keys (float32[units]); order (float32[units]), by which units are chosen; tied
-            (int64[units]); fixed (uint64[words]), units that are chosen already; two more sets.
+        guess: where the search for a cut begins; it changes no choice.
+        scratch: what units are ranked by (order, float32[units]) and which are chosen already
+            (fixed, uint64[words]), between arrays that are overwritten.
     """
     keys, order, tied, fixed, among_k, among_m = scratch
     units, left = order.shape[0], k
@@ -240,17 +254,19 @@ def _choose_approximately(
         left -= holds(fixed, u)
     top_k(order, scores, k, guess, among_k, keys, tied)
     top_k(order, scores, m, guess, among_m, keys, tied)
-    preferred_units = 0
+    residents = 0
     for w in range(words.shape[0]):
         words[w] = among_m[w] & resident[w] & ~fixed[w]  # m >= k, so those among k are in it
         among_k[w] &= ~resident[w] & ~fixed[w]
     for u in range(units):
-        preferred_units += holds(words, u)
-    too_many = preferred_units > left
-    count = left if too_many else left - preferred_units
+        residents += holds(words, u)
+    # Too many residents: the best of them. Otherwise all of them, and the best absent units.
+    too_many = residents > left
+    count = left if too_many else left - residents
     candidates = words if too_many else among_k
     bits, raw = keys.view(np.int32), order.view(np.int32)
     for u in range(units):
+        # A candidate with score 0 still goes before those that are none.
         bits[u] = min(raw[u] + 1, LARGEST_BITS) if holds(candidates, u) else 0
     if count > 0:
         top_k(keys, scores, count, guess, among_m, keys, tied)
@@ -264,15 +280,22 @@ def _choose_approximately(
 
 @register_jitable
 def _numbers_at(row: Any) -> Numbers:
+    """Return a row of `Parts.numbers` by name."""
     return Numbers(row[0], row[1], row[2], row[3], row[4], row[5])
 
 
 @register_jitable
 def _choose_from_scores(
-    numbers: Any, k: int, scores: Any, resident: Any, words: Any, place: Any, choosing: Any
+    numbers: Any, k: int, scores: Any, resident: Any, words: Any, part: Any, choosing: Any
 ) -> None:
-    """Write the units that a rule chooses; ``place`` is (part, its first word)."""
-    (p, start), units, count = place, scores.shape[0], words.shape[0]
+    """Write the units that a rule chooses to ``words``.
+
+    Args:
+        part: its number, and the word its units begin at.
+        choosing: scratch, and what is remembered between tokens: where the last selection cut, so
+            that the next search begins there, and the batches since the cache was emptied.
+    """
+    (p, start), units, count = part, scores.shape[0], words.shape[0]
     keys, order, tied = choosing.keys[0, :units], choosing.keys[1, :units], choosing.tied
     fixed, guess = choosing.sets[0, :count], choosing.threshold[p]
     n: Any = min(np.int64(numbers.fixed), k)
@@ -309,23 +332,26 @@ def _choose(fingerprint: str) -> Any:
     def choose(
         block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
     ) -> None:
-        """Write the units that a token uses to the block's sets, and what they hold to its shares.
+        """Write the units that a token uses to the block's sets, and the share of the scores, and
+        of their squares, that they hold to its shares.
 
         The hook ``choose`` of a replay loop (kernels/batch.py), compiled once for all policies.
 
         Args:
-            block, parts, choosing: `Block`, `Parts` and `Choosing`, whole.
-            resident: uint64[capacities, words] before the token; the first capacity counts.
-            last: not looked at; neither is ``t``.
-            place: (row, layer, part).
+            block, parts, choosing: the records of kernels/cache.py: a block of tokens, the parts
+                of the cache (each the units of one layer and group), and scratch space.
+            resident: uint64[capacities, words] before the token; a cache that masks look into has
+                one capacity.
+            last, t: for rules that go by the last use; not looked at here.
+            place: (row of the block, layer, part).
         """
-        fingerprint  # noqa: B018
+        fingerprint  # noqa: B018  # in the closure, so that stored code is renewed with its source
         r, layer, p = place
         start, stop = parts.word[p], parts.word[p + 1]
         first, end = 64 * start, 64 * start + parts.units[p]
         words, here = block.sets[r, layer, start:stop], resident[0, start:stop]
         numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
-        if block.codes.shape[0] > 0:
+        if block.codes.shape[0] > 0:  # only where `takes_codes`
             codes, tables = block.codes[r, layer, first:end], choosing.tables
             gamma_tables(numbers.gamma, tables)
             select_codes(codes, tables, here, k, words, choosing.counters, shares)

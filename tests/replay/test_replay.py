@@ -573,6 +573,6 @@ def test_what_does_not_rank_admits_its_own_way_only(policy: str | Policy) -> Non
 
 @pytest.mark.parametrize("warmup", [30, 31, -1])
 def test_a_warmup_leaves_a_token_to_measure(warmup: int) -> None:
+    trace = load_trace({"glu": random_sets(seed=1, tokens=30)})
     with pytest.raises(TraceError, match="use --warmup 0 to 29"):
-        trace = load_trace({"glu": random_sets(seed=1, tokens=30)})
         measured_rows(trace.name, trace.rows, warmup)
