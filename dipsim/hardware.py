@@ -83,7 +83,7 @@ class Read(_Section):
 
 
 class Fit(_Section):
-    """A formula fitted to measured reads (flash/speed.py)."""
+    """A formula fitted to measured reads (flash/read_time.py)."""
 
     t0: Seconds = Field(description="time from a read's start to its first byte")
     bandwidth: Bandwidth = Field(description="bandwidth of one lane once its bytes flow")

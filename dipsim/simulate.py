@@ -1,5 +1,5 @@
-"""The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives the
-`Timing`, and a `Result` holds all three."""
+"""The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives
+the `Timing`, and a `Result` holds all three."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,203 +1,472 @@
-"""Studies in general: what one declares, what a user asks of it, and its cells.
+"""The studies of the DIP paper (arXiv 2412.01380) that one repeats: what each of them varies.
 
-`dipsim.analysis.studies` declares those there are.
+All replay a trace open loop. The energy kept is a proxy, never accuracy: it compares runs of one
+method at one stage, neither methods nor stages.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
-from dipsim.hardware import Profile
-from dipsim.methods import BUILTIN
-from dipsim.methods.thresholds import most_rows
+from dipsim.analysis.ttft import by_prompt
+from dipsim.analysis.ttft import points as prompts
+from dipsim.errors import DipsimError, MethodError, ModelError
+from dipsim.hardware import Profile, load_profile
+from dipsim.methods import BUILTIN, default_method
+from dipsim.methods.contract import DEFAULT_DENSITY
+from dipsim.methods.dip import split_density
 from dipsim.model import Model
 from dipsim.option import flag
+from dipsim.policies import load_policies, load_policy
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
-from dipsim.settings import TAKES
-from dipsim.simulate import prepare
-from dipsim.sweep.many import Read, many, one_cell
-from dipsim.sweep.point import Cell, Point
-from dipsim.trace import DECODE, Trace
+from dipsim.result import Result
+from dipsim.settings import PRUNING, concerning
+from dipsim.sweep.point import Figures, Place, Point
+from dipsim.sweep.study import Ask, Found, Study, run_study, served
+from dipsim.trace import Trace, load_trace
+from dipsim.units import BANDWIDTH, BYTES
 
-_IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
-"""Errors that make a run of a study impossible, and leave the others."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Request of a user: a study on one device, with defaults filled in."""
-
-    trace: Trace
-    device: Profile
-    model: Input | Model | None
-    methods: tuple[str, ...]
-    policies: tuple[str, ...]
-    options: Mapping[str, Any]
-    """They hold for all runs of methods that take them."""
-
-    def point(self, place: Mapping[str, Any], method: str, **changes: Any) -> Point:
-        """Return the run of a method; a change to None takes an option away.
-
-        Args:
-            place: on the axes, beside the device.
-        """
-        place = {"profile": self.device.name, **place}
-        return Point(place, self.trace, self.device, self._options(method, changes), self.model)
-
-    def _options(self, method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of a run.
-
-        Thresholds are calibrated on the first quarter of the tokens unless the user says which.
-        """
-        taken = {
-            name: value
-            for name, value in self.options.items()
-            if name not in TAKES or method in TAKES[name]
-        }
-        options = {**taken, "method": method, **changes}
-        if method in ("cats", "teal") or options.get("selection") == "threshold":
-            rows = min(self.part.tokens // 4, most_rows(self.part))
-            options.setdefault("calibrate_tokens", f"0:{max(1, rows)}")
-        else:
-            options.pop("calibrate_tokens", None)
-        return {name: value for name, value in options.items() if value is not None}
-
-    @property
-    def part(self) -> Trace:
-        """The part of the trace that is replayed."""
-        cut = (self.options.get(name) for name in ("tokens", "layers", "sequence"))
-        return self.trace.part(*cut)
-
-    def model_of(self, method: str, **changes: Any) -> Model | None:
-        """Return the model that a run of a method uses, whatever its budget; None without one."""
-        changes = {"dram": None, "cache": None, "cache_fraction": 1.0, **changes}
-        options = self._options(method, changes)
-        return prepare(self.trace, self.device, model=self.model, **options).model
+DENSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+GAMMAS = (1.0, 0.7, 0.5, 0.2)
+DRAM = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+"""Shares of the model's bytes at its own bits."""
+BANDWIDTHS = (0.5e9, 1e9, 2e9, 4e9, 8e9)
+OVERLAPS = ("paper-serial", "paper-concurrent", "pipelined")
+POLICIES = ("none", "lru", "lfu", "lfu-decay", "arc", "belady", "opt")
+INPUT, DOWN = "mlp_input", "glu"
+COMPRESSED: dict[str, dict[str, Any]] = {
+    "dense-3bit": {"method": "dense", "bits": 3.0},
+    "dense-2:4": {"method": "dense", "weights": "2:4"},
+}
+"""Rivals of pruning at equal DRAM, in study dram."""
+_EQUAL = {"dram": "60%"}
+NAMED_SPLITS = ("authors", "equal")
+_STEP = 20
+"""Input densities of study split are multiples of 1 / 20."""
 
 
-@dataclass(frozen=True)
-class Study:
-    """Declaration of a study: its axes, how its runs are made, and the figures that are shown."""
-
-    name: str
-    summary: str
-    axes: tuple[str, ...]
-    figures: tuple[str, ...]
-    """Those that are shown; files have all."""
-    points: Callable[[Ask], Iterable[Point]]
-    x: str
-    """The axis that goes across a picture, and across tables of a `grid`."""
-    series: str | None = None
-    """The axis with a line for each value, and in tables of a `grid` a row."""
-    apart: tuple[str, ...] = ()
-    """Axes of which each value has tables and panels of its own."""
-    grid: bool = False
-    """Tables of one figure each, instead of one table with a row per run."""
-    methods: Callable[[Trace], tuple[str, ...]] = lambda _: ()
-    """Those that run unless the user names others."""
-    policies: tuple[str, ...] = ("lfu",)
-    varies: tuple[str, ...] = ()
-    """Options that cannot be given, as they are its axes."""
-    repeats: str | None = None
-    """The option of which several may be given: ``method`` or ``policy``."""
-    profiles: tuple[str, ...] = ("paper-a18",)
-    budget: Mapping[str, Any] = field(default_factory=lambda: {"cache_fraction": 0.6})
-    """When none is given. Methods that keep different parts in DRAM are compared at equal DRAM."""
-    note: str = ""
-    """Remark that is printed below the tables."""
-    read: Read = one_cell
-    """Cells of a run, see `many`."""
+# How the runs are made ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """The cells of a study, in the order of its axes."""
-
-    study: Study
-    trace: Trace
-    fixed: Mapping[str, Any]
-    """Options that held for all runs of methods that take them."""
-    left_out: tuple[str, ...]
-    """Methods whose signals the trace does not have."""
-    unmeasured: int
-    """Decode tokens no run measures, since thresholds of some are calibrated on them."""
-    cells: list[Cell]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "study": self.study.name,
-            "summary": self.study.summary,
-            "trace": {"name": self.trace.name, "hash": self.trace.hash},
-            "axes": ["profile", *self.study.axes],
-            "fixed": dict(self.fixed),
-            "left_out": list(self.left_out),
-            "unmeasured": self.unmeasured,
-            "cells": [
-                {**cell.to_dict(), "why": cell.why, "options": dict(cell.options)}
-                for cell in self.cells
-            ],
-        }
+def _density(ask: Ask) -> Iterator[Point]:
+    for method in ask.methods:
+        for density in (1.0,) if method == "dense" else DENSITIES:
+            yield ask.point({"method": method, "density": density}, method, density=density)
 
 
-def served(trace: Trace, method: str) -> bool:
-    """Return whether a trace records the scores that a method chooses by, if it does so."""
-    if method in ("dense", "recorded", "moe"):
-        return True
-    scored = {signal.name for signal in trace.signals.values() if signal.scored}
-    wants = set(BUILTIN[method].signals)
-    return bool(wants & scored) if method == "teal" else wants <= scored
+def _gamma(ask: Ask) -> Iterator[Point]:
+    for first in GAMMAS:
+        for second in GAMMAS:
+            place = {f"gamma.{INPUT}": first, f"gamma.{DOWN}": second}
+            yield ask.point(place, "dip-ca", gamma={INPUT: first, DOWN: second})
 
 
-def run_study(
-    study: Study, asks: Sequence[Ask], progress: Progress | None = None
-) -> tuple[list[Cell], int]:
-    """Run every point on every device; also how many decode tokens none of them measures.
+def _dram(ask: Ask) -> Iterator[Point]:
+    for name in ask.methods:
+        sizes = [f"{share:.0%}" for share in DRAM]
+        if name in COMPRESSED:  # the same bytes, though the model takes fewer
+            own = _model_bytes(ask)
+            sizes = [BYTES.exact(share * own) for share in DRAM]
+        for share, size in zip(DRAM, sizes, strict=True):
+            options = COMPRESSED.get(name, {"method": name})
+            yield ask.point({"method": name, "dram": share}, **options, dram=size)
 
-    Args:
-        asks: one for each device.
-        progress: called with (runs done, runs).
+
+def _model_bytes(ask: Ask) -> float:
+    """Return the bytes of all weights at the model's own bits.
 
     Raises:
-        DipsimError: anything wrong with the input, in one line; of what only some runs cannot do
-            their cells say why.
+        ModelError: no model.
     """
-    points = [point for ask in asks for point in study.points(ask)]
-    _check_used(study, asks[0], points)
-    part = asks[0].part
-    until = max((_calibrated(part, point) for point in points), default=0)
-    if until:  # all runs measure the same tokens
-        points = [_warmed_up(point, until) for point in points]
-    return many(points, read=study.read, tolerated=_IMPOSSIBLE, progress=progress), until
+    model = ask.model_of("dense", weights=None)
+    if model is None:
+        raise ModelError(f"{ask.trace.name} names no model to take shares of: pass --model")
+    return model.total_bytes
 
 
-def _warmed_up(point: Point, tokens: int) -> Point:
-    """Return the point with a warm-up of at least so many decode tokens."""
-    warmup = max(tokens, point.options.get("warmup", 0))
-    return replace(point, options={**point.options, "warmup": warmup})
+def _flash(ask: Ask) -> Iterator[Point]:
+    for overlap in OVERLAPS:
+        if "compat" in ask.options and not overlap.startswith("paper"):
+            continue
+        for method in ask.methods:
+            for bandwidth in BANDWIDTHS:
+                override = f"flash.bandwidth={BANDWIDTH.exact(bandwidth)}"
+                overrides = [*ask.options.get("overrides", ()), override]
+                place = {"overlap": overlap, "method": method, "flash_bandwidth": bandwidth}
+                yield ask.point(place, method, overlap=overlap, overrides=overrides)
 
 
-def _check_used(study: Study, ask: Ask, points: Sequence[Point]) -> None:
-    """Refuse an option that no run uses."""
-    methods = {point.options["method"] for point in points}
-    for name in TAKES.keys() & ask.options.keys():
-        if not methods & set(TAKES[name]):
-            raise DipsimError(
-                f"{flag(name)} is for {', '.join(TAKES[name])}, none of which study {study.name} "
-                "runs here: drop it"
+def _policies(ask: Ask) -> Iterator[Point]:
+    (method,) = ask.methods
+    if method not in PRUNING:
+        raise MethodError(f"method {method} has no density to vary: use dipsim compare instead")
+    for policy in ask.policies:
+        label = load_policy(policy).label
+        for density in DENSITIES:
+            place = {"policy": label, "density": density}
+            yield ask.point(place, method, policy=policy, density=density)
+
+
+def _split(ask: Ask) -> Iterator[Point]:
+    """Yield pairs of densities with 3 D = 2 in + down, and the two pairs that have a name."""
+    density = ask.options["density"]
+    named = {_densities({"density": density, "split": name})[0]: name for name in NAMED_SPLITS}
+    steps = (i / _STEP for i in range(1, _STEP + 1))
+    even = [step for step in steps if 0 < round(3 * density - 2 * step, 9) <= 1]
+    for entering in sorted({*even, *named}):
+        down = round(3 * density - 2 * entering, 12)
+        place = {
+            f"density.{INPUT}": entering,
+            f"density.{DOWN}": down,
+            "split": named.get(entering, ""),
+        }
+        yield ask.point(place, "dip", density=None, group_density={INPUT: entering, DOWN: down})
+
+
+def _one(ask: Ask) -> Iterator[Point]:
+    (method,) = ask.methods
+    yield ask.point({}, method)
+
+
+def _variants(ask: Ask) -> Iterator[Point]:
+    kept = _densities(ask.options)
+    most = f"{(1 + max(kept)) / 2:.2f}"  # halfway between what is kept and everything
+    exempt = f"{0.75 * min(kept):.2f}"
+    yield ask.point({"variant": "dip, top-k"}, "dip")
+    yield ask.point({"variant": "dip, threshold"}, "dip", selection="threshold")
+    for masking in (
+        "gamma",
+        "gamma:warm_up=1",
+        f"gamma:fixed_top_n={exempt}",
+        "blend",
+        f"approximate:top_m={most}",
+        f"approximate:top_m={most},counts=0.5",
+    ):
+        changes = {"gamma": None} if masking.startswith("approximate") else {}
+        yield ask.point({"variant": masking}, "dip-ca", masking=masking, **changes)
+
+
+def _densities(options: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the densities of both stages of dip."""
+    if "group_density" in options:
+        return tuple(options["group_density"].values())
+    density = options["density"]
+    if not 0 <= density <= 1:
+        raise MethodError(f"density {density:g}: the share that is kept, from 0 to 1")
+    return split_density(density, options.get("split", "authors"))
+
+
+def _by_layer(result: Result) -> Iterator[tuple[Place, Figures]]:
+    """Yield a cell per group and layer, numbered as in the trace."""
+    layers, traffic = result.per_layer, result.traffic
+    energy = traffic.energy[traffic.measured].mean(axis=0, dtype="float64")
+    for i, group in enumerate(traffic.groups):
+        for layer in range(result.run.trace.layers):
+            place = layer, i
+            accesses = int(layers["accesses"][place])
+            yield (
+                {"group": group, "layer": result.run.trace.first_layer + layer},
+                {
+                    "hit_rate": int(layers["hits"][place]) / accesses if accesses else 0.0,
+                    "energy_kept": {group: float(energy[place])},
+                    "flash_bytes_per_token": float(layers["flash_bytes_per_token"][place]),
+                    "flash_ms_per_token": float(layers["flash_ms_per_token"][place]),
+                    "capacity": None if traffic.capacity is None else int(traffic.capacity[place]),
+                },
             )
-    calibrated = any("calibrate_tokens" in point.options for point in points)
-    if "calibrate_tokens" in ask.options and not calibrated:
-        raise DipsimError(
-            f"--calibrate-tokens: study {study.name} runs nothing with thresholds here: drop it"
+
+
+# Which methods run --------------------------------------------------------------------------------
+
+
+def _pruning(trace: Trace) -> tuple[str, ...]:
+    """Return dense, and all methods that have a density."""
+    return ("dense", *PRUNING)
+
+
+def _usual(trace: Trace) -> tuple[str, ...]:
+    own = default_method(trace)
+    return (own,) if own == "moe" else tuple(dict.fromkeys(("dense", own, "dip-ca")))
+
+
+def _competing(trace: Trace) -> tuple[str, ...]:
+    usual = _usual(trace)
+    return (*usual, *COMPRESSED) if "dense" in usual else usual
+
+
+def _own(trace: Trace) -> tuple[str, ...]:
+    return (default_method(trace),)
+
+
+def _only(*names: str) -> Callable[[Trace], tuple[str, ...]]:
+    return lambda _: names
+
+
+_RATES = ("hit_rate", "flash_bytes_per_token", "tokens_per_second")
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "density",
+            "methods at MLP densities from .3 to .9",
+            axes=("method", "density"),
+            figures=(
+                "tokens_per_second",
+                "hit_rate",
+                "flash_bytes_per_token",
+                "dram_bytes_per_token",
+                "energy_kept",
+            ),
+            points=_density,
+            x="density",
+            series="method",
+            grid=True,
+            methods=_pruning,
+            budget=_EQUAL,
+            varies=("density", "group_density"),
+            repeats="method",
+        ),
+        Study(
+            "gamma",
+            "how much dip-ca prefers what is in DRAM, at both stages",
+            axes=(f"gamma.{INPUT}", f"gamma.{DOWN}"),
+            figures=(
+                "hit_rate",
+                "energy_kept",
+                "flash_bytes_per_token",
+                "flash_reads_per_token",
+                "tokens_per_second",
+            ),
+            points=_gamma,
+            x=f"gamma.{DOWN}",
+            series=f"gamma.{INPUT}",
+            methods=_only("dip-ca"),
+            varies=("method", "gamma"),
+            profiles=("paper-a18", "snapdragon8"),
+        ),
+        Study(
+            "dram",
+            "DRAM from 25 to 100 % of the model, also for dense at 3 bits and 2:4",
+            axes=("method", "dram"),
+            figures=("tokens_per_second", "hit_rate"),
+            points=_dram,
+            x="dram",
+            series="method",
+            grid=True,
+            methods=_competing,
+            varies=concerning("budget"),
+            repeats="method",
+        ),
+        Study(
+            "flash",
+            "flash from 0.5 to 8 GB/s, serial, concurrent and pipelined",
+            axes=("overlap", "method", "flash_bandwidth"),
+            figures=("tokens_per_second",),
+            points=_flash,
+            x="flash_bandwidth",
+            series="method",
+            apart=("overlap",),
+            grid=True,
+            methods=_usual,
+            budget=_EQUAL,
+            varies=("overlap",),
+            repeats="method",
+            note="Flash reads any size at the bandwidth given, as the paper's; a profile's own "
+            "curve is not used.",
+        ),
+        Study(
+            "policies",
+            "policies at MLP densities from .3 to .9",
+            axes=("policy", "density"),
+            figures=_RATES,
+            points=_policies,
+            x="density",
+            series="policy",
+            grid=True,
+            methods=_own,
+            policies=POLICIES,
+            varies=("density", "group_density"),
+            repeats="policy",
+        ),
+        Study(
+            "split",
+            "the density of dip divided between the input and the down stage",
+            axes=(f"density.{INPUT}", f"density.{DOWN}", "split"),
+            figures=("energy_kept", *_RATES),
+            points=_split,
+            x=f"density.{INPUT}",
+            methods=_only("dip"),
+            varies=("method", "group_density", "split"),
+        ),
+        Study(
+            "layers",
+            "one run, layer by layer",
+            axes=("group", "layer"),
+            figures=("hit_rate", "energy_kept", "flash_bytes_per_token", "flash_ms_per_token"),
+            points=_one,
+            x="layer",
+            series="group",
+            methods=_own,
+            read=_by_layer,
+        ),
+        Study(
+            "variants",
+            "dip and the ways dip-ca prefers what is in DRAM",
+            axes=("variant",),
+            figures=("energy_kept", *_RATES),
+            points=_variants,
+            x="variant",
+            methods=_only("dip", "dip-ca"),
+            varies=("method", "masking", "selection"),
+        ),
+        Study(
+            "ttft",
+            "time to the first token against the length of the prompt",
+            axes=("prompt",),
+            figures=("hit_rate", "prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"),
+            points=prompts,
+            x="prompt",
+            methods=_own,
+            budget=_EQUAL,
+            read=by_prompt,
+            note="The prompt is one batch that streams every weight once. ttft: the first token as "
+            "the trace's tokens on average; cold: as its first one, with nothing in DRAM before.",
+        ),
+    )
+}
+
+
+# Running one --------------------------------------------------------------------------------------
+
+
+def load_study(name: str) -> Study:
+    """Return a study by name.
+
+    Raises:
+        DipsimError: there is none of that name.
+    """
+    if name not in STUDIES:
+        raise DipsimError(f"no study {name!r}: use one of {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+def study(
+    name: str,
+    trace: Input | Trace,
+    profiles: Sequence[Input | Profile] = (),
+    *,
+    methods: Sequence[str] = (),
+    policies: Sequence[str] = (),
+    model: Input | Model | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    **options: Any,
+) -> Found:
+    """Run a study.
+
+    Args:
+        name: one of `STUDIES`.
+        profiles: devices; by default those of the study.
+        methods: by default those of the study that the trace serves.
+        policies: names or ``file.py:attribute``; by default lfu, or those of the study.
+        model: as `simulate`.
+        overrides: ``key=value`` texts for the profiles.
+        progress: called with (runs done, runs).
+        options: as `simulate`; they hold for all runs of methods that take them. Without a budget
+            it is the study's.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line.
+    """
+    wanted = load_study(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    _refuse(wanted, given, methods, policies, overrides)
+    opened = load_trace(trace)
+    devices = [load_profile(profile) for profile in profiles or wanted.profiles]
+    names = [device.name for device in devices]
+    if len(set(names)) < len(names):
+        raise DipsimError(f"--profile {', '.join(names)}: name each device once")
+    load_policies(policies)
+    runs, left_out = _methods(wanted, opened, methods)
+    fixed = _fixed(wanted, given, runs)
+    if overrides:
+        fixed["overrides"] = list(overrides)
+    if len(runs) == 1:
+        fixed["method"] = runs[0]
+    chosen = tuple(policies) or wanted.policies
+    if wanted.repeats != "policy":
+        fixed["policy"] = chosen[0]
+    asks = [Ask(opened, device, model, runs, chosen, fixed) for device in devices]
+    cells, unmeasured = run_study(wanted, asks, progress)
+    return Found(wanted, opened, fixed, left_out, unmeasured, cells)
+
+
+def _methods(
+    study: Study, trace: Trace, methods: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the methods that run, and those of the study that the trace does not serve.
+
+    Args:
+        methods: those the user named.
+
+    Raises:
+        MethodError: the trace serves none of them.
+    """
+    if methods:
+        return tuple(methods), ()
+    usual = study.methods(trace)
+    left_out = tuple(name for name in usual if not _serves(trace, name))
+    runs = tuple(name for name in usual if name not in left_out)
+    if left_out and not set(runs) - {"dense", *COMPRESSED}:
+        raise MethodError(
+            f"study {study.name} runs {', '.join(left_out)}, by scores that {trace.name} does not "
+            f"hold (it has {', '.join(trace.signals)}): choose another study or trace"
         )
+    return runs, left_out
 
 
-def _calibrated(part: Trace, point: Point) -> int:
-    """Return the decode tokens up to the last one that thresholds are calibrated on."""
-    rows = point.options.get("calibrate_tokens")
-    if rows is None:
-        return 0
-    return int((part.phase[: part.calibration_rows(rows)[1]] == DECODE).sum())
+def _serves(trace: Trace, method: str) -> bool:
+    return method in COMPRESSED or served(trace, method)
+
+
+def _fixed(study: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[str, Any]:
+    """Return the options of all runs, with the defaults that studies have."""
+    fixed = dict(given)
+    if not {*given, *study.varies} & set(concerning("budget")):
+        fixed |= study.budget
+    prunes = any(method in PRUNING for method in runs)
+    if prunes and "density" not in study.varies and not {"density", "group_density"} & set(given):
+        fixed["density"] = DEFAULT_DENSITY
+    return fixed
+
+
+def _refuse(
+    study: Study,
+    given: Mapping[str, Any],
+    methods: Sequence[str],
+    policies: Sequence[str],
+    overrides: Sequence[str],
+) -> None:
+    """Refuse what is an axis of the study, and methods that are none.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    for name in study.varies:
+        if name in given or (name == "method" and methods):
+            raise DipsimError(f"{flag(name)}: study {study.name} sets it itself; drop it")
+    if study.name == "gamma" and str(given.get("masking", "")).startswith("approximate"):
+        raise DipsimError("--masking approximate has no gamma for study gamma to vary; drop it")
+    if study.name == "flash" and any(
+        text.strip().startswith("flash.bandwidth") for text in overrides
+    ):
+        raise DipsimError("-s flash.bandwidth: study flash sets it itself; drop it")
+    for what, names in (("method", methods), ("policy", policies)):
+        if len(names) > 1 and study.repeats != what:
+            raise DipsimError(f"--{what} {', '.join(names)}: study {study.name} runs one; name one")
+        if len(set(names)) < len(names):
+            raise DipsimError(f"--{what} {', '.join(names)}: name each once")
+    known = [*BUILTIN, *(COMPRESSED if study.name == "dram" else ())]
+    for method in methods:
+        if method not in known:
+            raise MethodError(f"no method {method!r}: use one of {', '.join(known)}")

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from dipsim import kernels
-from dipsim.analysis.study import Ask
 from dipsim.errors import DipsimError, ModelError
 from dipsim.result import Result
 from dipsim.sweep.point import Figures, Place, Point, figures_of
+from dipsim.sweep.study import Ask
 from dipsim.timeline.prefill import prefill_seconds
 from dipsim.timeline.steps import rates
 from dipsim.timeline.timing import time_traffic

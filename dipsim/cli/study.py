@@ -45,7 +45,7 @@ def study(
     **options: Any,
 ) -> None:
     """Repeat a study of the DIP paper on TRACE: tables, and with --plot a picture."""
-    from dipsim.analysis.studies import STUDIES, load_study
+    from dipsim.analysis.study import STUDIES, load_study
     from dipsim.report import files
     from dipsim.report import study as report
 
@@ -60,7 +60,7 @@ def study(
     if picture is not None:
         files.check_series("policies", policy or ())
     with Progress("compared", "runs") as progress:
-        from dipsim.analysis.studies import study as run
+        from dipsim.analysis.study import study as run
 
         results = run(
             str(name),
@@ -85,7 +85,7 @@ def study(
 
 def _list_studies(name: str | None, as_json: bool) -> None:
     """Print all studies; with ``--json`` only when none was named, as an error follows else."""
-    from dipsim.analysis.studies import STUDIES
+    from dipsim.analysis.study import STUDIES
     from dipsim.report import study as report
 
     if not as_json:

@@ -1,6 +1,6 @@
 """Fit of measured reads of a disk: they become the flash section of a profile.
 
-The section holds either the points themselves or the formula of flash/speed.py fitted to them.
+The section holds either the points themselves or the formula of flash/read_time.py fitted to them.
 Errors are those of the logarithm of the bandwidth, computed by the class that a run uses.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import DipsimError, brief, printable
-from dipsim.flash.speed import speed_of
+from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash
 from dipsim.units import BANDWIDTH, BYTES, RATE, TIME, Dimension
 
@@ -217,8 +217,8 @@ def _errors(predicted: Sequence[tuple[Measured, float]]) -> Errors | None:
 def fit_points(points: Sequence[Measured]) -> NDArray[np.float64]:
     """Return float64[5]: logarithms of the t0, bandwidth, cap, iops and p that fit points best.
 
-    The formula is that of flash/speed.py. The fit minimises the squared error of the logarithm of
-    the bandwidth, by Levenberg and Marquardt's method from several starts. The limit of IOPS is
+    The formula is that of flash/read_time.py. The fit minimises the squared error of the logarithm
+    of the bandwidth, by Levenberg and Marquardt's method from several starts. The limit of IOPS is
     infinite unless it makes the fit clearly better.
     """
     rates = np.array([point.bandwidth for point in points])

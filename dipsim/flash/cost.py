@@ -1,6 +1,6 @@
 """Flash: what a set of misses costs (docs/layout.md).
 
-What one read takes is in speed.py; here reads are made of misses, in whole pages.
+What one read takes is in read_time.py; here reads are made of misses, in whole pages.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.flash.layout import Places, laid_out, reads_whole, stride
-from dipsim.flash.speed import speed_of
+from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash
 from dipsim.kernels import Requests
 from dipsim.methods.contract import Method

@@ -3,8 +3,8 @@
 Federici et al., MLSys 2025, arXiv 2412.01380 (cache-aware masking), and the authors' code.
 
 A *group* is the columns or neurons of one layer that one signal drives (mlp_input, glu). Of its
-units every token uses k, given by the density (dip.py). Plain DIP takes the k largest scores s >= 0;
-DIP-CA prefers units that are *resident*, in DRAM when the token begins. Its rules:
+units every token uses k, given by the density (dip.py). Plain DIP takes the k largest scores
+s >= 0; DIP-CA prefers units that are *resident*, in DRAM when the token begins. Its rules:
 
     gamma         the k largest keys s':   s' = s          if resident
                                            s' = gamma s    otherwise
@@ -67,8 +67,8 @@ MASKING: dict[str, dict[str, Parameter]] = {
     "blend": {**_FIXED_TOP_N, **_WARM_UP},
     "approximate": {**_FIXED_TOP_N, "top_m": Parameter(None), "counts": Parameter(0.0)},
 }
-"""Parameters of each rule. ``fixed_top_n`` (n) and ``top_m`` (m, required) are shares of the group's
-units, ``counts`` is w, and ``warm_up`` is 0 or 1."""
+"""Parameters of each rule. ``fixed_top_n`` (n) and ``top_m`` (m, required) are shares of the
+group's units, ``counts`` is w, and ``warm_up`` is 0 or 1."""
 DEFAULT_GAMMA = {"mlp_input": 0.5, "glu": 0.2}
 """gamma of each group, from 0 to 1: mlp_input, the more sensitive one, prefers residents less."""
 

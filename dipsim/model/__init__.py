@@ -1,6 +1,7 @@
 """Models: their geometry, the bytes of every slice of weights, and the files that describe them."""
 
-from dipsim.model.model import (
+from dipsim.model.load import load_model, model_names
+from dipsim.model.weights import (
     ATTENTION,
     DEFAULT_BITS,
     MATRICES,
@@ -8,8 +9,6 @@ from dipsim.model.model import (
     Model,
     Quant,
     Slice,
-    load_model,
-    model_names,
 )
 
 __all__ = [

@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dipsim.analysis.studies import STUDIES
-from dipsim.analysis.study import Found
+from dipsim.analysis.study import STUDIES
 from dipsim.errors import printable
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import BESIDE, picture, series_style
 from dipsim.report.tables import marks_of, table
 from dipsim.sweep.point import Cell
+from dipsim.sweep.study import Found
 from dipsim.units import BANDWIDTH, BYTES
 
 ENERGY = "energy_kept"

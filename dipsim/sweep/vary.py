@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dipsim.errors import DipsimError, ProfileError
 from dipsim.flash.cost import FlashCost
-from dipsim.flash.speed import Curve, Points
+from dipsim.flash.read_time import Curve, Points
 from dipsim.hardware import Profile, Source
 from dipsim.option import flag
 from dipsim.replay.traffic import Traffic

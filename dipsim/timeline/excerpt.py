@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.timeline.clock import clock_for
+from dipsim.timeline.engine import clock_for
 from dipsim.timeline.events import Draw, Span
 from dipsim.timeline.steps import rates, steps
 

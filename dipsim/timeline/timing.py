@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.timeline.clock import Clock, Engine, clock_for
 from dipsim.timeline.closed import Heat, Times, is_paper
+from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import TraceError
+from dipsim.trace.checks import check_believable, check_not_negative, check_scores
 from dipsim.trace.encoding import (
     Encoding,
     decode_log8,
@@ -28,8 +29,6 @@ from dipsim.trace.outline import SignalOutline
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 Reading = Literal["scores", "sets", "codes", "values"]
 _PIECE = 2**18  # rows of indptr held at a time
-_ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
-_INFINITY_BITS = 0x7F800000  # float32 infinity as uint32; NaN and every sign bit give more
 _BY_DTYPE: dict[str, Encoding] = {
     "float16": "float16",
     "float32": "float32",
@@ -247,8 +246,7 @@ class Signal(SignalOutline):
             assert part.largest is not None, "open_signal asks for it"
             for largest in part.largest.rows(span[0], evenly(span[1] - span[0], block)):
                 scale = largest[:, begin:end, None].astype(np.float32)
-                if not (np.isfinite(scale).all() and (scale >= 0).all()):
-                    raise TraceError(f"{self.trace}: {self.name}.max must be finite and >= 0")
+                check_not_negative(scale, f"{self.trace}: {self.name}.max")
                 yield next(scores) * scale
 
     def _joined(self, rows: Array) -> Array:
@@ -282,27 +280,8 @@ class Signal(SignalOutline):
         else:
             with np.errstate(over="ignore"):
                 scores = np.array(raw, np.float32, order="C")  # plain, writeable arrays
-        if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, no sign bits
-            return scores
-        if self.name != "expert" and not (scores.size == 0 or scores.min() >= 0):
-            self._refuse(scores, start)
-        if scores.size and not np.isfinite(scores).all():
-            self._refuse(scores, start)
-        if self.name != "expert":
-            np.abs(scores, out=scores)  # -0.0 is 0: kernels compare scores by their bits
+        check_scores(scores, self.trace, self.name, (start, self.layers[0]))
         return scores
-
-    def _refuse(self, scores: NDArray[np.float32], start: int) -> None:
-        """Raise an error that names the first score that is negative or not finite."""
-        bad = ~np.isfinite(scores)
-        if self.name != "expert":
-            bad |= scores < 0
-        token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
-        raise TraceError(
-            f"{self.trace}: signal {self.name}: score {scores[token, layer, unit]} at token "
-            f"{start + token}, layer {self.layers[0] + layer}, unit {unit}; scores are finite and "
-            ">= 0 (save the absolute value)"
-        )
 
 
 def open_signal(
@@ -341,7 +320,7 @@ def open_signal(
         largest = members.get(f"{key}.max")
         if largest is None or largest.shape != member.shape[:2] or largest.dtype.kind != "f":
             raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
-    _believable(what, member.shape[1], units)
+    check_believable(what, member.shape[1], units)
     scored = encoding not in ("bool", "bits")
     part = DensePart(member, members.get(f"{key}.max"))
     layers = (0, member.shape[1])
@@ -371,8 +350,7 @@ def _norms(
             f"[layers, units], here {list(shape)}"
         )
     norms = np.array(member.whole(), np.float32)
-    if not (np.isfinite(norms).all() and (norms >= 0).all()):
-        raise TraceError(f"{what}.norms must be finite and >= 0")
+    check_not_negative(norms, f"{what}.norms")
     return norms
 
 
@@ -393,7 +371,7 @@ def _open_sparse(
     tokens, layers, units = (int(n) for n in shape.whole())
     if min(tokens, layers) < 0:
         raise TraceError(f"{what}.shape is {tokens} x {layers} x {units}: negative")
-    _believable(what, layers, units)
+    check_believable(what, layers, units)
     if indptr.shape != (tokens * layers + 1,) or indptr.dtype.kind not in "iu":
         rows = f"{tokens} tokens x {layers} layers + 1"
         raise TraceError(f"{what}.indptr has shape {indptr.shape}: it must be integers [{rows}]")
@@ -423,11 +401,6 @@ def arrays_of(key: str) -> tuple[str, ...]:
     """Return the names of all arrays that a signal may be stored in."""
     norms = (f"{key}.norms",) if key == "glu" else ()
     return (key, f"{key}.max", *norms, *(f"{key}.{suffix}" for suffix in _SPARSE))
-
-
-def _believable(what: str, layers: int, units: int) -> None:
-    if units <= 0 or layers * units * 4 > _ROW_BYTES:
-        raise TraceError(f"{what} has {layers} x {units} units a token: not believable")
 
 
 def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encoding:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError
+from dipsim.trace.checks import check_written
 from dipsim.trace.encoding import Encoding, encode_log8
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import SIGNALS
@@ -260,7 +261,7 @@ class TraceWriter:
             scores = scores.reshape(values.shape)
         for given in (values, scores):
             if given is not None and given.dtype.kind == "f":
-                _check_scores(key, given, encoding)
+                check_written(key, given, encoding)
         rows: dict[str, Array] = _ENCODERS[encoding](key, values, scores)
         return rows
 
@@ -390,15 +391,6 @@ def _add(archive: zipfile.ZipFile, array: str, values: Array) -> None:
     with archive.open(_entry(array, archive.compression), "w") as out:
         _write_header(out, values.dtype, values.shape)
         out.write(values.tobytes())
-
-
-def _check_scores(key: str, values: Array, encoding: Encoding) -> None:
-    if not np.isfinite(values).all() or (key != "expert" and (values < 0).any()):
-        raise TraceError(f"signal {key}: scores must be finite and >= 0: append absolute values")
-    if encoding == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-        raise TraceError(f"signal {key}: scores above 65504 do not fit float16: use float32")
-    if encoding == "log8" and values.min(initial=0) < 0:
-        raise TraceError(f"signal {key}: log8 cannot hold negative scores: use float16")
 
 
 def _floats(dtype: Any) -> Any:

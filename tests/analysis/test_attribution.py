@@ -10,7 +10,7 @@ import pytest
 
 import dipsim as package
 from dipsim.analysis.attribution import SPEEDS, Attribution, attribute, check_attribution
-from dipsim.analysis.studies import study
+from dipsim.analysis.study import study
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import prepare

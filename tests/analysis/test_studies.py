@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dipsim import Result, Trace, load_trace, simulate
-from dipsim.analysis.studies import (
+from dipsim.analysis.study import (
     BANDWIDTHS,
     COMPRESSED,
     DENSITIES,
@@ -21,12 +21,12 @@ from dipsim.analysis.studies import (
     STUDIES,
     study,
 )
-from dipsim.analysis.study import Found
 from dipsim.errors import MethodError
 from dipsim.methods.dip import split_density
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.sweep import passes
 from dipsim.sweep.point import Cell, figures_of
+from dipsim.sweep.study import Found
 from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
 from tools.folder import MODEL as SMALL

@@ -12,7 +12,7 @@ import yaml
 from dipsim.disk import fit as flash_fit
 from dipsim.disk.fit import Measured, calibrate, fit_points, read_points
 from dipsim.errors import DipsimError
-from dipsim.flash.speed import speed_of
+from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash, load_profile
 from tools.cli import invoke, refusal
 

@@ -7,7 +7,7 @@ import pytest
 from dipsim import files
 from dipsim.errors import ModelError
 from dipsim.model import DEFAULT_BITS, load_model, model_names
-from dipsim.model.model import FOLDER, SUFFIX
+from dipsim.model.load import FOLDER, SUFFIX
 from tools.paths import DOCS
 
 # Independent of dipsim: totals of the published safetensors files.

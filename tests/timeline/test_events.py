@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dipsim
-from dipsim.timeline.clock import Clock
 from dipsim.timeline.closed import RESOURCES, Heat, Machine, Step
+from dipsim.timeline.engine import Clock
 from dipsim.timeline.events import COPY, DMA, USE, Timeline, simulate_events
 from naive import time as naive_time
 from naive.time import Phone, Piece

@@ -1,4 +1,4 @@
-"""Models: the geometry of a network and how its weights are stored; one function per quantity.
+"""Weights of a model: its geometry, and the bytes of every matrix, row and column as stored.
 
 Nothing here knows a device or a cache. Weights are counted in bytes as stored: ``bits`` per weight
 plus, with ``quant``, the scales. Which scales travel with a loaded slice and which must stay in
@@ -6,19 +6,13 @@ DRAM depends on the axis they lie along, so a slice's bytes (`Model.slice_bytes`
 left behind (`Model.static_scale_bytes`) are two functions.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dipsim import files
-from dipsim.errors import ModelError, first_problem
-from dipsim.model import gguf, hf_config
-
-FOLDER, SUFFIX = "model/presets", ".yaml"
 DEFAULT_BITS = 4.5
 NORM_BYTES = 2  # every format dipsim knows keeps norms in 16 bits
 Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
@@ -304,59 +298,3 @@ class Model(BaseModel):
         if self.window is not None:
             kept = kept + windowed * np.minimum(positions, self.window)
         return 2 * self.kv_heads * self.head_dim * kv_bits / 8 * kept
-
-
-def load_model(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Model, bits: float | None = None
-) -> Model:
-    """Load a model by the name of a preset, from a file, or from a mapping of its geometry.
-
-    Args:
-        given: a preset's name, a YAML file, a Hugging Face `config.json` or the folder it lies in,
-            a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``. A
-            mapping of nothing but ``name`` (and ``bits`` or ``quant``) names a preset.
-        bits: bits per weight, scales included, in place of the model's own storage.
-
-    Raises:
-        ModelError: unknown name, unreadable file, unknown or missing key, impossible value.
-    """
-    if isinstance(given, Model):
-        data, where = given.model_dump(mode="json", exclude_unset=True), given.name
-    elif isinstance(given, Mapping):
-        data, where = dict(given), str(given.get("name", "unnamed"))
-        if set(data) <= {"name", "bits", "quant"} and "name" in data:
-            data = {**_preset(str(data["name"])), **data}
-    else:
-        data, where = _read(given), str(given)
-    if bits is not None:
-        data = {**data, "bits": bits}
-        data.pop("quant", None)
-    try:
-        return Model.model_validate(data)
-    except ValidationError as problem:
-        raise ModelError(f"model {where}: {first_problem(problem)}") from None
-
-
-def model_names() -> list[str]:
-    """Return the names of the presets."""
-    return files.shipped_names(FOLDER, SUFFIX)
-
-
-def _preset(name: str) -> dict[str, Any]:
-    if name not in model_names():
-        raise ModelError(f"no model preset {name!r}: use one of {', '.join(model_names())}")
-    return files.read_yaml(files.shipped(FOLDER) / f"{name}{SUFFIX}", ModelError)
-
-
-def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
-    path = files.find(given, FOLDER, SUFFIX)
-    if path is None:
-        known = ", ".join(model_names())
-        raise ModelError(
-            f"no model {str(given)!r}: give a YAML file, a config.json, a GGUF, or one of {known}"
-        )
-    if path.suffix == gguf.SUFFIX:
-        return gguf.read_gguf(path)
-    if hf_config.is_hf_config(path):
-        return hf_config.read_hf_config(path)
-    return files.read_yaml(path, ModelError)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import dipsim
 from dipsim.errors import ProfileError
 from dipsim.flash.cost import FlashCost
-from dipsim.flash.speed import Formula, Points, Steady
+from dipsim.flash.read_time import Formula, Points, Steady
 from dipsim.hardware import Fit, load_profile, profile_schema
 from dipsim.sweep.vary import iops_of, scaled
 

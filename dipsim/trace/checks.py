@@ -1,0 +1,78 @@
+"""Checks of a trace's values: scores are finite and, but for a router's, not negative."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import TraceError
+from dipsim.trace.encoding import Encoding
+
+_INFINITY_BITS = 0x7F800000  # float32 infinity as uint32; NaN and every sign bit give more
+_ROW_BYTES = 256 * 2**20  # one token of one signal: far above any real model
+
+
+def check_scores(
+    scores: NDArray[np.float32], trace: str, signal: str, first: tuple[int, int]
+) -> None:
+    """Refuse scores that are NaN, infinite or negative, and turn -0.0 to 0, in place.
+
+    Kernels compare scores by their bits, so a -0.0 would count as large. The logits of `expert`
+    may be negative.
+
+    Args:
+        scores: float32[tokens, layers, units], plain and writeable.
+        first: token and layer of the first row, for the message.
+
+    Raises:
+        TraceError: names the first bad score.
+    """
+    if scores.view(np.uint32).max(initial=0) < _INFINITY_BITS:  # finite, no sign bits
+        return
+    signed = signal == "expert"
+    bad = ~np.isfinite(scores)
+    if not signed:
+        bad |= scores < 0
+    if bad.any():
+        token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(
+            f"{trace}: signal {signal}: score {scores[token, layer, unit]} at token "
+            f"{first[0] + token}, layer {first[1] + layer}, unit {unit}; scores are finite and "
+            ">= 0 (save the absolute value)"
+        )
+    if not signed:
+        np.abs(scores, out=scores)
+
+
+def check_not_negative(values: NDArray[np.floating[Any]], what: str) -> None:
+    """Refuse norms or scales that are not finite and >= 0.
+
+    Raises:
+        TraceError: names ``what`` they are.
+    """
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise TraceError(f"{what} must be finite and >= 0")
+
+
+def check_written(signal: str, values: NDArray[Any], encoding: Encoding) -> None:
+    """Refuse scores that must not be written, or that an encoding cannot hold.
+
+    Raises:
+        TraceError: says which encoding can.
+    """
+    if not np.isfinite(values).all() or (signal != "expert" and (values < 0).any()):
+        raise TraceError(f"signal {signal}: scores must be finite and >= 0: append absolute values")
+    if encoding == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise TraceError(f"signal {signal}: scores above 65504 do not fit float16: use float32")
+    if encoding == "log8" and values.min(initial=0) < 0:
+        raise TraceError(f"signal {signal}: log8 cannot hold negative scores: use float16")
+
+
+def check_believable(what: str, layers: int, units: int) -> None:
+    """Refuse a shape that no model has.
+
+    Raises:
+        TraceError: names ``what`` has it.
+    """
+    if units <= 0 or layers * units * 4 > _ROW_BYTES:
+        raise TraceError(f"{what} has {layers} x {units} units a token: not believable")
