@@ -76,11 +76,10 @@ def prepare(
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
-    # What is replayed: the sets of units that tokens need, known beforehand, or chosen as the
-    # replay goes on where they depend on what is in DRAM
+    # The units that tokens need: known beforehand, or chosen in the replay, by what is in DRAM
     opened = trace if isinstance(trace, Outline) else load_trace(trace)
-    clustered = opened.clustered(settings.cluster)
-    part = clustered.part(settings.tokens, settings.layers, settings.sequence)
+    parts = settings.tokens, settings.layers, settings.sequence
+    part = opened.clustered(settings.cluster).part(*parts)
     geometry = find_model(part, model, settings)
     method = build_method(part, settings, geometry)
     resolved = settings.model_copy(update={"method": method.name, "backend": backend})

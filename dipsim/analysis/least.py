@@ -26,11 +26,11 @@ from dipsim.units import BYTES
 PRECISION = 0.01
 """The answer is known to this share of itself."""
 REACH = 1000.0
-"""How far down from the most a search goes, and how far up from the profile's bandwidth."""
+"""Factor by which a search goes down from the most, and up from the profile's bandwidth."""
 
 
 @dataclass(frozen=True)
-class Span:
+class SearchRange:
     """The values that are tried."""
 
     low: float
@@ -50,7 +50,7 @@ class Least:
     what: Axis
     target: float
     """Tokens per second."""
-    span: Span
+    span: SearchRange
     trials: list[Cell]
     """Every value that was run, ascending. The place of a cell is its ``value``: bytes of DRAM, a
     factor on the flash's bandwidth, or IOPS."""
@@ -152,20 +152,20 @@ def _better(new: Cell, old: Cell, target: float) -> bool:
     return new.rate > old.rate
 
 
-def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any]) -> Span:
+def _span(trace: Trace, device: Profile, what: Axis, options: Mapping[str, Any]) -> SearchRange:
     if what == "flash-bandwidth":
-        return Span(1 / REACH, REACH, f"{REACH:g} times its flash bandwidth", 1.0)
+        return SearchRange(1 / REACH, REACH, f"{REACH:g} times its flash bandwidth", 1.0)
     if what == "iops":
         now, most = iops_of(device)
         size = BYTES.exact(min(read.size for read in device.flash.reads))
-        return Span(
+        return SearchRange(
             most / REACH, most, f"reads of {size} as fast as its bandwidth allows", now, size
         )
     least, _, most = dram_sizes(trace, device, options)
     capacity = float(math.floor(device.dram.capacity))
     if most > capacity:
-        return Span(min(least, capacity), capacity, "all of its DRAM")
-    return Span(max(least, float(math.ceil(most / REACH))), most, "everything in DRAM")
+        return SearchRange(min(least, capacity), capacity, "all of its DRAM")
+    return SearchRange(max(least, float(math.ceil(most / REACH))), most, "everything in DRAM")
 
 
 def _runner(

@@ -77,7 +77,7 @@ class Paging:
             ModelError: the weights have more than `MOST` pages.
         """
         regions, pages = self._regions()
-        cache = kernels.PageCache(
+        cache = kernels.PageLru(
             newer=np.zeros(pages + 1, np.int64),
             older=np.zeros(pages + 1, np.int64),
             held=np.array([0, min(int(self.size / self.page), pages)]),

@@ -66,7 +66,7 @@ class Steady:
         return np.zeros(size.shape, np.bool_)
 
 
-class Curve(NamedTuple):
+class ReadCurve(NamedTuple):
     """Service times at one number of lanes: ``seconds`` at ``sizes`` (bytes), both ascending."""
 
     sizes: NDArray[np.float64]
@@ -84,23 +84,23 @@ class Points:
 
     def __init__(self, flash: Flash) -> None:
         self.lanes = flash.lanes
-        self.curves: dict[int, Curve] = {}
+        self.curves: dict[int, ReadCurve] = {}
         for lanes in sorted({read.lanes for read in flash.reads}):
             points = sorted((r.size, r.size / r.bandwidth) for r in flash.reads if r.lanes == lanes)
             sizes, seconds = np.array(points).T
-            self.curves[lanes] = Curve(sizes, seconds)
+            self.curves[lanes] = ReadCurve(sizes, seconds)
 
     def lanes_for(self, reads: int) -> int:
         """The largest measured number of lanes that is reached, else the fewest measured."""
         reached = [lanes for lanes in self.curves if lanes <= min(self.lanes, reads)]
         return max(reached, default=min(self.curves))
 
-    def curve_for(self, reads: int) -> Curve:
+    def curve_for(self, reads: int) -> ReadCurve:
         """The curve that serves ``reads`` in flight."""
         return self.curves[self.lanes_for(reads)]
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """See `Curve.at`."""
+        """See `ReadCurve.at`."""
         return self.curve_for(reads).at(size)
 
     @property

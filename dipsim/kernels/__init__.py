@@ -34,7 +34,7 @@ from dipsim.kernels.cache import (
     new_parts,
 )
 from dipsim.kernels.coactivation import chain
-from dipsim.kernels.pages import PageCache, Regions, use_pages
+from dipsim.kernels.pages import PageLru, Regions, use_pages
 from dipsim.kernels.reads import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.stack_distance import stack_distances
 from dipsim.kernels.topk import errors_of, select_codes_of, select_of, shares_of
@@ -62,7 +62,7 @@ __all__ = [
     "SKIP",
     "VICTIM",
     "Block",
-    "PageCache",
+    "PageLru",
     "Parts",
     "Regions",
     "Requests",

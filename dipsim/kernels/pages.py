@@ -25,7 +25,7 @@ class Regions(NamedTuple):
     static_pages: NDArray[np.int64]  # [parts + 1]
 
 
-class PageCache(NamedTuple):
+class PageLru(NamedTuple):
     """The LRU: a ring of pages from the newest to the oldest; the last entry is its anchor."""
 
     newer: NDArray[np.int64]  # [pages + 1]

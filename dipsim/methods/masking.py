@@ -117,10 +117,10 @@ def _units(share: float, group: Group, least: int = 0) -> int:
 # A group's rule as numbers -----------------------------------------------------------------------
 
 GAMMA, BLEND, APPROXIMATE = 0, 1, 2
-"""`Numbers.rule`, in the order of `MASKING`."""
+"""`MaskingNumbers.rule`, in the order of `MASKING`."""
 
 
-class Numbers(NamedTuple):
+class MaskingNumbers(NamedTuple):
     """A group's rule as `choose` reads it; all are held as float64."""
 
     rule: float
@@ -134,11 +134,11 @@ class Numbers(NamedTuple):
     """w."""
 
 
-def numbers_of(group: Group) -> Numbers:
+def numbers_of(group: Group) -> MaskingNumbers:
     """Return the numbers of a group with a rule in `MASKING`; a parameter it lacks is 0."""
     rule = group.rule
     assert rule is not None, "a cache-aware group has a rule"
-    return Numbers(
+    return MaskingNumbers(
         rule=tuple(MASKING).index(rule.name),
         gamma=1.0 if group.gamma is None else group.gamma,
         warm_up=rule["warm_up"],
@@ -279,9 +279,9 @@ def _choose_approximately(
 
 
 @register_jitable
-def _numbers_at(row: Any) -> Numbers:
+def _numbers_at(row: Any) -> MaskingNumbers:
     """Return a row of `Parts.numbers` by name."""
-    return Numbers(row[0], row[1], row[2], row[3], row[4], row[5])
+    return MaskingNumbers(row[0], row[1], row[2], row[3], row[4], row[5])
 
 
 @register_jitable

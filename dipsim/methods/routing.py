@@ -70,12 +70,12 @@ def parse_routing(text: str | None, k: int) -> Rule | None:
 # A group's rule as numbers -----------------------------------------------------------------------
 
 PLAIN, CACHE_PRIOR, MAX_RANK, DROP_COLD, REUSE_DISTANCE = 0, 1, 2, 3, 4
-"""`Numbers.rule`, in the order of `ROUTING`."""
+"""`RoutingNumbers.rule`, in the order of `ROUTING`."""
 MEAN, STARTED = 0, 1
 """Columns of `Choosing.memory`: m, and whether there was a token yet."""
 
 
-class Numbers(NamedTuple):
+class RoutingNumbers(NamedTuple):
     """A group's rule as `choose` reads it; all are held as float64."""
 
     rule: float
@@ -86,11 +86,11 @@ class Numbers(NamedTuple):
     factor: float
 
 
-def numbers_of(group: Group) -> Numbers:
+def numbers_of(group: Group) -> RoutingNumbers:
     """Return the numbers of a group that has a rule of this page."""
     rule = group.rule
     assert rule is not None, "a cache-aware group has a rule"
-    return Numbers(
+    return RoutingNumbers(
         rule=tuple(ROUTING).index(rule.name),
         weight=rule["lambda"],
         top_j=rule["top_j"],
@@ -221,8 +221,8 @@ def _shares(z: Any, words: Any, shares: Any) -> None:
 
 
 @register_jitable
-def _numbers_at(row: Any) -> Numbers:
-    return Numbers(row[0], row[1], row[2], row[3], row[4])
+def _numbers_at(row: Any) -> RoutingNumbers:
+    return RoutingNumbers(row[0], row[1], row[2], row[3], row[4])
 
 
 @register_jitable

@@ -22,7 +22,7 @@ from dipsim.methods.contract import (
     Method,
     check_settings,
 )
-from dipsim.methods.thresholds import Calibration
+from dipsim.methods.thresholds import SortedScores
 from dipsim.model import MATRICES, Model, Slice
 from dipsim.settings import Settings
 from dipsim.trace import Outline
@@ -66,7 +66,7 @@ def teal(trace: Outline, settings: Settings, model: Model | None) -> Method:
         for name, units in units_of.items()
     ]
     calibrations = [
-        Calibration(trace, settings.calibrate_tokens, "teal", group) for group in groups
+        SortedScores(trace, settings.calibrate_tokens, "teal", group) for group in groups
     ]
     kept = np.array([[group.density for group in groups]] * trace.layers)
     if split == "greedy" and len(groups) > 1:

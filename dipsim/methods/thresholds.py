@@ -19,7 +19,7 @@ _HELD = 2**28
 """Bytes of calibration scores that are held at a time."""
 
 
-class Calibration:
+class SortedScores:
     """Calibration scores of one group: float32[layers, n], each layer ascending.
 
     Raises:
@@ -76,7 +76,7 @@ def with_thresholds(
     """
     calibrated = []
     for group in groups:
-        scores = Calibration(trace, rows, method, group)
+        scores = SortedScores(trace, rows, method, group)
         each = tuple(scores.threshold(layer, group.density) for layer in range(trace.layers))
         calibrated.append(replace(group, choice="threshold", thresholds=each))
     return tuple(calibrated)

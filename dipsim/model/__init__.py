@@ -1,7 +1,7 @@
 """Models: their geometry, the bytes of every slice of weights, and the files that describe them."""
 
 from dipsim.model.load import load_model, model_names
-from dipsim.model.weights import (
+from dipsim.model.weight_bytes import (
     ATTENTION,
     DEFAULT_BITS,
     MATRICES,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from dipsim import files
 from dipsim.errors import ModelError, first_problem
 from dipsim.model import gguf, hf_config
-from dipsim.model.weights import Model
+from dipsim.model.weight_bytes import Model
 
 FOLDER, SUFFIX = "model/presets", ".yaml"
 

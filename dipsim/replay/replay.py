@@ -95,14 +95,14 @@ def replay_policies(
     later = [i for i, contender in enumerate(contenders) if contender.waits]
     held: list[Sets] = []
     accesses = 0
-    in_order = any(contender.guesses is not None for contender in contenders)
 
     def feeds(some: Sequence[int]) -> list[_Feed]:
         known = [_profiled(sets, contenders[i], lambda: held) for i in some]
         pairs = zip(some, known, strict=True)
         return [feed for i, contender in pairs for feed in _feeds(sets, contender, counts[i])]
 
-    with _Workers(1 if in_order else threads) as workers:
+    guesses = any(contender.guesses is not None for contender in contenders)
+    with _Workers(1 if guesses else threads) as workers:  # a layer is guessed from the one before
         streamed = feeds(now)
         for block in sets.blocks(shares, plain_shares):
             workers.feed(streamed, [block])
@@ -117,11 +117,8 @@ def replay_policies(
         workers.feed(feeds(later), held)
         if progress is not None and not now:
             progress(tokens, tokens)
-    if aware:
-        for i in (*now, *later):
-            _finish_shares(counts[i], sets.method, shares)
-            counts[i] = [replace(traffic, plain=plain_shares) for traffic in counts[i]]
-    return [counts[i] if i in now or i in later else None for i in range(len(contenders))]
+    replayed = {i: _finished(counts[i], sets, shares, plain_shares) for i in (*now, *later)}
+    return [replayed.get(i) for i in range(len(contenders))]
 
 
 def replay_policy(
@@ -248,16 +245,22 @@ def _profiled(
     return replace(contender, profile_uses=uses)
 
 
-def _finish_shares(
-    traffics: Sequence[Traffic], method: Method, shares: NDArray[np.float32]
-) -> None:
-    """Copy the shares of groups that are not cache-aware: they were chosen for all budgets."""
+def _finished(
+    traffics: Sequence[Traffic],
+    sets: ActiveSets,
+    shares: NDArray[np.float32],
+    plain: NDArray[np.float32] | None,
+) -> list[Traffic]:
+    """Return the traffics with the shares of groups that were chosen once for all budgets."""
+    if not sets.method.cache_aware:
+        return list(traffics)
     for traffic in traffics:
-        for i, group in enumerate(method.groups):
+        for i, group in enumerate(sets.method.groups):
             if not group.aware:
                 traffic.mass[:, :, i] = shares[:, :, i, 0]
                 traffic.energy[:, :, i] = shares[:, :, i, 1]
                 traffic.error[:, :, i] = shares[:, :, i, 2]
+    return [replace(traffic, plain=plain) for traffic in traffics]
 
 
 def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) -> list[_Feed]:

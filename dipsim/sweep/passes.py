@@ -57,7 +57,7 @@ class _Entry(NamedTuple):
         return self.seen, self.size
 
 
-class _Work(NamedTuple):
+class _Entrants(NamedTuple):
     """A run with all that is replayed for it: first itself, then the contenders beside it."""
 
     number: int
@@ -112,9 +112,9 @@ def replay_runs(
 
 def _groups(
     runs: Mapping[int, Run], beside: Mapping[int, Sequence[Contender]]
-) -> list[list[_Work]]:
+) -> list[list[_Entrants]]:
     """Return the runs by the sets they use."""
-    groups: dict[Any, list[_Work]] = {}
+    groups: dict[Any, list[_Entrants]] = {}
     for number, run in runs.items():
         entries = [_entry(run.contender(), _seen(run), run.flash.flash.bandwidth)]
         for contender in beside.get(number, ()):
@@ -123,7 +123,7 @@ def _groups(
                 _entry(replace(contender, capacities=[capacity]), None, None)
                 for capacity in contender.capacities
             ]
-        groups.setdefault(_sets_key(run), []).append(_Work(number, run, entries))
+        groups.setdefault(_sets_key(run), []).append(_Entrants(number, run, entries))
     return list(groups.values())
 
 
@@ -165,9 +165,9 @@ def _size(capacity: Capacity) -> bytes:
     return np.asarray(capacity).tobytes()
 
 
-def _chunks(group: Sequence[_Work]) -> list[list[_Work]]:
+def _chunks(group: Sequence[_Entrants]) -> list[list[_Entrants]]:
     """Return runs that one pass each can replay."""
-    chunks: list[list[_Work]] = [[]]
+    chunks: list[list[_Entrants]] = [[]]
     known: set[Any] = set()
     total = 0
     for work in group:
@@ -203,7 +203,7 @@ def _held(run: Run) -> ActiveSets | None:
 
 
 def _replay(
-    chunk: Sequence[_Work],
+    chunk: Sequence[_Entrants],
     sets: ActiveSets,
     plain: NDArray[np.float32] | None,
     progress: Progress | None,
@@ -234,7 +234,7 @@ def _replay(
     return counts
 
 
-def _outcome(work: _Work, counts: Counts) -> Outcome:
+def _outcome(work: _Entrants, counts: Counts) -> Outcome:
     """Return what the replay of its chunk says of a run."""
     own, *others = work.entries
     traffic, bandwidth = counts[own.key]

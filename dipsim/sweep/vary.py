@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dipsim.errors import DipsimError, ProfileError
 from dipsim.flash.cost import FlashCost
-from dipsim.flash.read_time import Curve, Points
+from dipsim.flash.read_time import Points, ReadCurve
 from dipsim.hardware import Profile, Source
 from dipsim.option import flag
 from dipsim.replay.traffic import Traffic
@@ -141,7 +141,7 @@ def faster(traffic: Traffic, factor: float) -> Traffic:
     return replace(traffic, flash_seconds=traffic.flash_seconds / factor, ahead=ahead)
 
 
-def _curve(device: Profile) -> Curve:
+def _curve(device: Profile) -> ReadCurve:
     """Return the times of reads at the flash's own lanes.
 
     Raises:

@@ -23,7 +23,7 @@ class SignalOutline:
 
     name: str
     encoding: Encoding
-    """How values are stored; of a running model float32."""
+    """Storage of the values; of a running model float32."""
     recorded_units: int
     scored: bool
     """True if scores can be read; False for sets without scores."""

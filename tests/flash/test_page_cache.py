@@ -13,7 +13,7 @@ import dipsim
 from dipsim.errors import DipsimError
 from dipsim.flash.page_cache import MOST
 from dipsim.hardware import load_profile
-from dipsim.kernels import COMMIT, SKIP, PageCache, Regions, use_pages
+from dipsim.kernels import COMMIT, SKIP, PageLru, Regions, use_pages
 from dipsim.kernels.bits import DECODE
 from dipsim.replay.active_sets import rows_of
 from dipsim.report import hints
@@ -130,8 +130,8 @@ def regions_of(memory: Memory) -> tuple[Regions, int]:
     return regions, int(begins[-1])
 
 
-def lru(pages: int, capacity: int) -> PageCache:
-    return PageCache(
+def lru(pages: int, capacity: int) -> PageLru:
+    return PageLru(
         np.zeros(pages + 1, np.int64),
         np.zeros(pages + 1, np.int64),
         np.array([0, capacity]),
