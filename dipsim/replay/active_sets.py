@@ -46,8 +46,9 @@ class Sets:
 
     @property
     def accesses(self) -> int:
-        """Units that the rows use, where the sets are known."""
-        return sum(int(np.bitwise_count(sets).sum(dtype=np.int64)) for sets in self.sets)
+        """Units that a replay of the rows books as used, where the sets are known."""
+        booked = self.actions >= kernels.COMMIT
+        return sum(int(np.bitwise_count(sets[booked]).sum(dtype=np.int64)) for sets in self.sets)
 
 
 class ActiveSets:
