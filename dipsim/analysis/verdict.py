@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dipsim.policies import BUILTIN
+from dipsim.replay.active_sets import HELD_BYTES
 from dipsim.replay.contender import Contender
 from dipsim.replay.replay import Progress
 from dipsim.replay.traffic import Traffic
@@ -160,13 +161,14 @@ def replay_judged(run: Run, progress: Progress | None = None) -> tuple[Traffic, 
     """Count what a run does and judge it, in one pass over the trace.
 
     Returns:
-        No verdict where there is no optimum, or more than `MOST` accesses.
+        No verdict where there is no optimum, with more than `MOST` accesses, or where the sets take
+        more than `HELD_BYTES`.
 
     Raises:
         DipsimError: as `replay`.
     """
     rivals = contenders(run, optional=True)
-    if not rivals:
+    if not rivals or run.sets.packed_bytes > HELD_BYTES:
         return replay(run, progress), None
     traffic, counts = replay_beside(run, rivals, progress, most=MOST)
     return traffic, judge(run, traffic, [each for one in counts for each in one or ()])

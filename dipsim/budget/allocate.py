@@ -16,7 +16,7 @@ from dipsim.budget.divide import Budget
 from dipsim.errors import BudgetError
 from dipsim.flash.cost import Placement
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.active_sets import HELD_BYTES, ActiveSets
 from dipsim.replay.contender import Contender, measured_rows
 from dipsim.replay.curves import curve
 
@@ -54,7 +54,7 @@ def allocate_optimal(
     learned = trace.calibration_rows(settings.calibrate_tokens)
     measured = measured_rows(part.name, part.rows, 0, [learned])
     first_half = ActiveSets(part, method, settings)
-    if not method.cache_aware:
+    if not method.cache_aware and first_half.packed_bytes <= HELD_BYTES:
         first_half.hold()
     seconds = curve(first_half, Contender(policy, (), settings, measured, **more), tried).seconds
     index = cheapest(seconds, tried * placement.unit_bytes, budget.cache)[None]

@@ -68,7 +68,7 @@ def plan_budget(
         buffer=_buffer(sets, placement, guesses),
     )
     if settings.io == "mmap":  # mapped weights lie in no cache but that of the pages
-        return replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
+        budget = replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
     if settings.allocate == "optimal":
         return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":

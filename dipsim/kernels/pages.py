@@ -25,6 +25,8 @@ class Regions(NamedTuple):
     static_pages: NDArray[np.int64]  # [parts + 1]
 
 
+# The record had another name once: its functions must not start on the lines they had then, since
+# numba finds stored code by function and line, and unpickles the record's type from it.
 class PageLru(NamedTuple):
     """The LRU: a ring of pages from the newest to the oldest; the last entry is its anchor."""
 

@@ -255,7 +255,12 @@ def _refuse(run: Run) -> None:
     }
     for option, given in asked.items():
         if given:
-            raise DipsimError(
-                f"{option} works on traces only: a running model is pruned layer after layer, with "
-                "a cache for each; drop it, or record a trace and replay it"
-            )
+            raise only_on_traces(option)
+
+
+def only_on_traces(option: str) -> DipsimError:
+    """Return the error of an option that a running model cannot have."""
+    return DipsimError(
+        f"{option} works on traces only: a running model is pruned layer after layer, with "
+        "a cache for each; drop it, or record a trace and replay it"
+    )

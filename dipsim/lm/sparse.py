@@ -26,7 +26,7 @@ from dipsim.budget.divide import Budget
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
 from dipsim.lm.calls import Marks, call_of
-from dipsim.lm.live import RUNNING, Live
+from dipsim.lm.live import RUNNING, Live, only_on_traces
 from dipsim.lm.record import outline, record_arrays
 from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
 from dipsim.methods import BUILTIN
@@ -82,6 +82,8 @@ def sparsify(
             "(--calibrate-tokens A:B, in Python calibrate=ids)"
         )
     options = _options(capacity, profile is not None, settings)
+    if options.get("allocate") == "optimal":
+        raise only_on_traces("--allocate optimal")
     if thresholds and calibrate is not None:
         options["calibrate_tokens"] = f"0:{len(calibrate)}"
     run = prepare(

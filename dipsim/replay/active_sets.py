@@ -5,7 +5,7 @@ are handed on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +26,8 @@ from dipsim.trace.signal import Reading
 NO_SCORES = np.empty((0, 0, 0), np.float32)
 NO_CODES = np.empty((0, 0, 0), np.uint8)
 _ROWS_WITHOUT_SIGNAL = 1024
+HELD_BYTES = 2**28
+"""Most that the packed sets of a run take to be held without being needed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,17 @@ class Sets:
     """True where the row before is a decode row of the same sequence."""
     norms: list[NDArray[np.float32] | None]
     """Norms of the columns that a group's scores weigh; None where the trace has none."""
+
+    def with_own_masks(self, method: Method) -> "Sets":
+        """Return the block with room of its own for the sets of cache-aware groups.
+
+        Every cache writes the masks it chooses into its block, several caches at a time.
+        """
+        if not method.cache_aware:
+            return self
+        pairs = zip(method.groups, self.sets, strict=True)
+        own = [np.zeros_like(sets) if group.aware else sets for group, sets in pairs]
+        return replace(self, sets=own)
 
     @property
     def accesses(self) -> int:
@@ -83,6 +96,12 @@ class ActiveSets:
     def rows(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Actions of the rows, and where the cache is emptied before one (`rows_of`)."""
         return rows_of(self.tokens, self.prefill, self.settings.reset)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of all sets as bits."""
+        words = sum(words_for(group.units) for group in self.method.groups)
+        return 8 * words * self.trace.layers * len(self.tokens)
 
     def check_known(self) -> None:
         """Refuse sets that depend on the cache.

@@ -49,6 +49,8 @@ class _Feed(NamedTuple):
     def take(self, blocks: Sequence[Sets]) -> None:
         """Replay blocks and book what the cache did."""
         keeps_missed = self.traffics[0].missed is not None
+        if self.cache.guesses is None:  # guesses read what the caches of other layers chose
+            blocks = [block.with_own_masks(self.cache.method) for block in blocks]
         results = self.cache.feed(blocks, self.loop, self.admission, keeps_missed)
         for block, of_capacities in zip(blocks, results, strict=True):
             rows = slice(block.start, block.stop)

@@ -18,7 +18,6 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run, behind_page_cache
 from dipsim.sweep.vary import faster
-from dipsim.trace.encoding import words_for
 
 PASS_BYTES = 2**29
 """Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
@@ -134,6 +133,11 @@ def _sets_key(run: Run) -> Any:
     return part, settings.cluster, run.method, run.sets.prefill, settings.reset
 
 
+def guesses_key(run: Run) -> Any:
+    """Return what is equal for runs that read the same guesses ahead, so that one copy will do."""
+    return _sets_key(run), run.settings.prefetch
+
+
 def _plain_key(run: Run) -> Any:
     """Return what is equal for runs of which plain top-k keeps the same; None where it is all the
     run has."""
@@ -149,7 +153,8 @@ def _seen(run: Run) -> Any:
     if flash.bandwidth is not None:
         flash = flash.model_copy(update={"bandwidth": 1.0})
     learned = settings.order_from, settings.static_from, settings.prefetch
-    return run.unit_bytes.tobytes(), settings.layout, settings.io, learned, flash
+    sizes = run.unit_bytes.tobytes(), run.placement.strides().tobytes()
+    return sizes, settings.layout, settings.io, learned, flash
 
 
 def _entry(contender: Contender, seen: Any, bandwidth: float | None) -> _Entry:
@@ -186,18 +191,12 @@ def _bytes(run: Run, contender: Contender) -> int:
     units = sum(group.units for group in run.method.groups)
     counts = _PER_COUNT + _PER_COUNT_AHEAD * (contender.guesses is not None)
     size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * _PER_UNIT
-    return size + (_packed(run) if contender.keep_missed else 0)
-
-
-def _packed(run: Run) -> int:
-    """Return the bytes of a set of bits per token, layer and group."""
-    words = sum(words_for(group.units) for group in run.method.groups)
-    return 8 * words * run.trace.layers * run.trace.tokens
+    return size + (run.sets.packed_bytes if contender.keep_missed else 0)
 
 
 def _held(run: Run) -> ActiveSets | None:
     """Return the sets of a run in memory; None where they depend on the cache or are too large."""
-    if run.method.cache_aware or _packed(run) > SETS_BYTES:
+    if run.method.cache_aware or run.sets.packed_bytes > SETS_BYTES:
         return None
     return ActiveSets(run.trace, run.method, run.settings).hold()
 

@@ -227,10 +227,12 @@ def test_a_long_trace_is_not_judged_unasked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(verdict, "MOST", 6)
     traffic, found = replay_judged(run)
     assert found is not None
-    monkeypatch.setattr(verdict, "MOST", 5)
-    again, found = replay_judged(run)
-    assert found is None
-    np.testing.assert_array_equal(again.hits, traffic.hits)
+    for name, most in (("MOST", 5), ("HELD_BYTES", run.sets.packed_bytes - 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(verdict, name, most)
+            again, found = replay_judged(run)
+        assert found is None
+        np.testing.assert_array_equal(again.hits, traffic.hits)
 
 
 # The cliff ----------------------------------------------------------------------------------------

@@ -373,3 +373,13 @@ def test_without_a_model_the_size_of_kv_is_not_known() -> None:
     arrays = {**trace([{0}]), "meta": {"signals": {"glu": {"unit_bytes": 12}}}}
     with pytest.raises(ModelError, match="pass --model"):
         dipsim.simulate(arrays, DEVICE, kv="grow", dram="400 B")
+
+
+def test_mapped_weights_keep_the_budget_of_growing_kv() -> None:
+    overrides = ["flash.fault.seconds=1 ms"]
+    mapped = run([{0}, {1}], dram="222 B", policy=None, io="mmap", overrides=overrides)
+    plain = run([{0}, {1}], dram="222 B")
+    assert mapped.budget.start == plain.budget.start
+    assert mapped.to_dict()["groups"][0]["capacity"] == plain.to_dict()["groups"][0]["capacity"]
+    with pytest.raises(BudgetError, match="give more --dram, a smaller --context, or --kv fixed"):
+        run([{0}, {1}], dram="175 B", policy=None, io="mmap", overrides=overrides)

@@ -294,6 +294,7 @@ def test_windows(tmp_path) -> None:
         ({"method": "moe"}, "expert"),
         ({"method": "dip", "policy": "belady"}, "must know the future"),
         ({"method": "dip", "scope": "global"}, "works on traces only"),
+        ({"method": "dip", "allocate": "optimal"}, "--allocate optimal works on traces only"),
         ({"method": "dip", "capacity": np.zeros((1, 1), np.int64)}, "layers and groups"),
     ],
 )

@@ -14,7 +14,9 @@ from dipsim import files
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, Policy
-from dipsim.replay.contender import measured_rows
+from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import Contender, measured_rows
+from dipsim.replay.replay import replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.trace import Trace, load_trace
@@ -576,3 +578,24 @@ def test_a_warmup_leaves_a_token_to_measure(warmup: int) -> None:
     trace = load_trace({"glu": random_sets(seed=1, tokens=30)})
     with pytest.raises(TraceError, match="use --warmup 0 to 29"):
         measured_rows(trace.name, trace.rows, warmup)
+
+
+def test_contenders_of_a_pass_choose_masks_in_rooms_of_their_own() -> None:
+    rng = np.random.default_rng(3)
+    trace = load_trace({name: rng.random((6, 2, 65), np.float32) for name in SIGNALS})
+    method = build_method(trace, Settings(method="dip-ca", density=0.5))
+    settings = Settings()
+    sets = ActiveSets(trace, method, settings)
+    (block,) = sets.blocks()
+    one, other = (block.with_own_masks(method) for _ in range(2))
+    for i in range(2):
+        assert not np.shares_memory(one.sets[i], other.sets[i])
+    measured = measured_rows(trace.name, trace.rows, 0)
+    capacity = np.array([[30, 20]] * 2)
+    some = [Contender(BUILTIN[name], [capacity], settings, measured) for name in ("lru", "lfu")]
+    together = replay_policies(sets, some, threads=2)
+    for contender, found in zip(some, together, strict=True):
+        alone = replay(trace, method, contender.policy, capacity, settings)
+        assert found is not None
+        assert found[0].hits.tolist() == alone.hits.tolist()
+        assert found[0].mass.tolist() == alone.mass.tolist()
