@@ -375,6 +375,7 @@ def test_without_a_model_the_size_of_kv_is_not_known() -> None:
         dipsim.simulate(arrays, DEVICE, kv="grow", dram="400 B")
 
 
+@pytest.mark.slow
 def test_mapped_weights_keep_the_budget_of_growing_kv() -> None:
     overrides = ["flash.fault.seconds=1 ms"]
     mapped = run([{0}, {1}], dram="222 B", policy=None, io="mmap", overrides=overrides)

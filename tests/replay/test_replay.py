@@ -591,11 +591,11 @@ def test_contenders_of_a_pass_choose_masks_in_rooms_of_their_own() -> None:
     for i in range(2):
         assert not np.shares_memory(one.sets[i], other.sets[i])
     measured = measured_rows(trace.name, trace.rows, 0)
-    capacity = np.array([[30, 20]] * 2)
-    some = [Contender(BUILTIN[name], [capacity], settings, measured) for name in ("lru", "lfu")]
+    policy, sizes = BUILTIN["lru"], [np.array([[units, 20]] * 2) for units in (30, 40)]
+    some = [Contender(policy, [size], settings, measured) for size in sizes]
     together = replay_policies(sets, some, threads=2)
-    for contender, found in zip(some, together, strict=True):
-        alone = replay(trace, method, contender.policy, capacity, settings)
+    for size, found in zip(sizes, together, strict=True):
+        alone = replay(trace, method, policy, size, settings)
         assert found is not None
         assert found[0].hits.tolist() == alone.hits.tolist()
         assert found[0].mass.tolist() == alone.mass.tolist()
