@@ -54,7 +54,7 @@ class Sets:
         if not method.cache_aware:
             return self
         pairs = zip(method.groups, self.sets, strict=True)
-        own = [np.zeros_like(sets) if group.aware else sets for group, sets in pairs]
+        own = [np.zeros(sets.shape, np.uint64) if group.aware else sets for group, sets in pairs]
         return replace(self, sets=own)
 
     @property
