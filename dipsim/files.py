@@ -4,11 +4,17 @@ Shipped profiles and traces sit at the top of the repository; a wheel carries th
 package. Both places are searched, so an editable install and a wheel behave alike.
 """
 
+import errno
+import glob
+import itertools
 import json
+import math
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,9 +22,15 @@ import yaml
 
 from dipsim.errors import DipsimError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: nothing is locked there, and nothing taken for stale
+    fcntl = None  # type: ignore[assignment]
+
 _PACKAGE = Path(__file__).resolve().parent
 _TEXT_LIMIT = 4 * 2**20
 """Largest YAML or JSON file that is read, in bytes: far above any real one."""
+_NO_LOCKS = -1
 _BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # the last ones come out of yaml's constructors for malformed scalars such as "!!bool maybe"
 
@@ -96,7 +108,7 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
         DipsimError: an ``error`` of one line, for anything else.
     """
     try:
-        data = json.loads(read_text(path, error))
+        data = parse_json(read_text(path, error))
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not readable as JSON ({_reason(problem)})") from None
     if not isinstance(data, dict):
@@ -104,22 +116,187 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
     return data
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON as its standard has it: NaN and infinities, also as 1e999, are no numbers.
+
+    Raises:
+        ValueError: the text is not JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
+
+
+class Unfinished:
+    """A hidden file or folder beside its destination, which takes its name when it is complete.
+
+    It is locked while its writer lives. What a killed writer left behind is not, and the next
+    writer of the same destination removes it.
+
+    Args:
+        destination: a symbolic link is followed, so that it stays and its target is written.
+        folder: whether to make a folder instead of a file.
+
+    Raises:
+        OSError: a destination that may not be replaced, or whose folder cannot be written to.
+    """
+
+    def __init__(self, destination: Path, *, folder: bool = False) -> None:
+        _check_destination(destination)
+        self.destination = Path(os.path.realpath(destination))
+        parent, prefix = self.destination.parent, f".{self.destination.name[:50]}.dipsim-"
+        _remove_stale(parent, prefix)
+        self._lock: int | None = None
+        while self._lock is None:  # another writer took it for stale before it was locked
+            if folder:
+                self.path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+            else:
+                handle, name = tempfile.mkstemp(dir=parent, prefix=prefix)
+                os.close(handle)
+                self.path = Path(name)
+            self._lock = _lock(self.path)
+
+    def finish(self) -> None:
+        """Give it the name of its destination, with the permissions of any new file or folder."""
+        folder = self.path.is_dir()
+        os.chmod(self.path, (0o777 if folder else 0o666) & ~umask())
+        (os.rename if folder else os.replace)(self.path, self.destination)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove it where it still has its hidden name, and unlock it."""
+        _remove(self.path)
+        if self._lock is not None:
+            _unlock(self._lock)
+        self._lock = None
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for writing so that it appears complete or not at all."""
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, renamed after
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    )
+    """Open ``path`` for writing so that it appears complete or not at all.
+
+    Raises:
+        OSError: it cannot be written, or is read-only, or is something else than a file.
+    """
+    unfinished = Unfinished(path)
     try:
-        with handle:
+        with open(unfinished.path, "w+b") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(handle.name, 0o666 & ~umask())
-        os.replace(handle.name, path)
-    except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
-        raise
+        unfinished.finish()
+    finally:
+        unfinished.discard()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write to, which becomes ``path`` when it is complete, or is removed.
+
+    Raises:
+        OSError: it cannot be made, or something has its name.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "it exists; give a new folder")
+    unfinished = Unfinished(path, folder=True)
+    try:
+        yield unfinished.path
+        unfinished.finish()
+    finally:
+        unfinished.discard()
+
+
+def unused_name(path: Path, remark: str) -> Path:
+    """Return a path beside ``path`` that nothing has: ``t.npz`` becomes ``t.<remark>.npz``."""
+    names = (f"{path.stem}.{remark}{n or ''}{path.suffix}" for n in itertools.count())
+    return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+
+
+def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:
+    """Refuse to replace what is read.
+
+    Args:
+        out: the file or folder to be written.
+        sources: files that it is made of.
+
+    Raises:
+        DipsimError: ``out`` is one of them.
+    """
+    if os.path.exists(out) and any(os.path.samefile(out, source) for source in sources):
+        raise DipsimError(f"{out}: is read here; write to another name")
+
+
+def _check_destination(path: Path) -> None:
+    """Refuse to replace what is no ordinary file, or what its owner protects.
+
+    Raises:
+        OSError: says what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder; give another name")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not an ordinary file; give another name")
+    if not mode & 0o222 or not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "read-only; give another name or chmod +w it")
+
+
+def _remove_stale(parent: Path, prefix: str) -> None:
+    """Remove hidden files and folders of writers that no longer live."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        handle = _lock(path)
+        if handle is not None and handle != _NO_LOCKS:
+            _remove(path)
+            _unlock(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file or folder until `_unlock`, or until its process ends.
+
+    Returns:
+        An open handle; `_NO_LOCKS` where the system has no locks; None where another process has
+        the lock, or removed the file.
+    """
+    if fcntl is None:
+        return _NO_LOCKS
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # some network file systems
+        os.close(handle)
+        return _NO_LOCKS
+    os.close(handle)
+    return None
+
+
+def _unlock(handle: int) -> None:
+    if handle != _NO_LOCKS:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there and as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def umask() -> int:

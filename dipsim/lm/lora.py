@@ -7,8 +7,6 @@ adapter fuses exactly into its matrix under any mask.
 import copy
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 from torch import nn
 
 from dipsim.errors import DipsimError, ModelError, brief
-from dipsim.files import read_json, umask, whole_file
+from dipsim.files import read_json, whole_file, whole_folder
 from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import find_structure
 
@@ -133,17 +131,12 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         DipsimError: the folder cannot be written.
     """
     check_new(folder)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with quiet():
+        with whole_folder(folder) as unfinished, quiet():
             model.save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
-        unfinished.chmod(0o777 & ~umask())
-        unfinished.rename(folder)
     except Exception as problem:  # safetensors has errors of its own for a full disk
         raise DipsimError(f"{folder}: cannot be written ({brief(problem, 160)})") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_new(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -54,9 +55,10 @@ def record(
             geometry in the model's config.
 
     Raises:
-        DipsimError: an unknown architecture, a signal that it lacks, a path that cannot be written;
-            in the with-block a full disk. However the with-block ends, the tokens recorded until
-            then are kept, and the error says so.
+        DipsimError: an unknown architecture, a signal that it lacks, a path that cannot be written,
+            meta that JSON cannot hold; in the with-block a full disk. However the with-block ends,
+            the tokens recorded until then are kept, beside an older trace under a name of their
+            own, and the error says so.
     """
     structure = find_structure(model)
     names = _wanted(structure, signals)
@@ -150,9 +152,13 @@ class Recorder:
     def __init__(
         self, structure: Structure, encodings: Mapping[str, Encoding], writer: TraceWriter
     ) -> None:
-        self.path = writer.path
         self._structure, self._encodings, self._writer = structure, encodings, writer
         self._taps: _Taps | None = None
+
+    @property
+    def path(self) -> Path:
+        """File or folder of the trace; of a part beside an older trace, known at the end."""
+        return self._writer.path
 
     @property
     def tokens(self) -> int:
@@ -177,7 +183,10 @@ class Recorder:
             self._writer.abort()
             raise TraceError(f"{self.path}: the model was not called, so no trace is written")
         given = self.tokens
-        kept = self._writer.close_early()
+        try:
+            kept = self._writer.close_early(wanted=problem is None)
+        except KeyboardInterrupt as stop:  # what was recorded is worth a second try, not a third
+            kept, problem = self._writer.close_early(wanted=problem is None), problem or stop
         if problem is None and kept == given:
             return
         remark = f"the first {kept} tokens are kept in {self.path}" if kept else "nothing is kept"
@@ -187,6 +196,8 @@ class Recorder:
             raise type(problem)(f"{problem}; {remark}") from None
         if kept:
             problem.add_note(remark)
+        if kind is None:
+            raise problem
 
 
 class _Tap(NamedTuple):

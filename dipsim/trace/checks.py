@@ -62,10 +62,28 @@ def check_written(signal: str, values: NDArray[Any], encoding: Encoding) -> None
     """
     if not np.isfinite(values).all() or (signal != "expert" and (values < 0).any()):
         raise TraceError(f"signal {signal}: scores must be finite and >= 0: append absolute values")
-    if encoding == "float16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+    largest = np.abs(values).max(initial=0)
+    if encoding == "float16" and largest > np.finfo(np.float16).max:
         raise TraceError(f"signal {signal}: scores above 65504 do not fit float16: use float32")
+    if largest > np.finfo(np.float32).max:
+        raise TraceError(f"signal {signal}: scores above 3.4e38 do not fit float32: scale them")
     if encoding == "log8" and values.min(initial=0) < 0:
         raise TraceError(f"signal {signal}: log8 cannot hold negative scores: use float16")
+
+
+def plain_array(name: str, values: Any) -> NDArray[Any]:
+    """Return values as an array of numbers, little-endian and in C order.
+
+    Raises:
+        TraceError: Python objects, structures, or lists of unequal lengths.
+    """
+    try:
+        array = np.asarray(values, order="C")
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise TraceError(f"array {name!r}: {str(problem).splitlines()[0]}") from None
+    if array.dtype.hasobject or array.dtype.names is not None:
+        raise TraceError(f"array {name!r} holds Python objects: give numbers")
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def check_believable(what: str, layers: int, units: int) -> None:

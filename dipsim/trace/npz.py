@@ -26,7 +26,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
-_BOMB = 400  # the emptiest sets worth storing as bytes (1 in 400) deflate 200 times
+_LARGE = 768 * 2**20
+_EMPTIEST = 1000  # times that sets with 1 active unit in 20 000 deflate; nothing but zeros: 1030
 _BAD_HEADER = (  # exceptions of numpy's header parser
     EOFError,
     MemoryError,
@@ -47,6 +48,10 @@ def evenly(total: int, block: int) -> Iterator[int]:
 
 class Member(Protocol):
     """One array, readable in blocks of rows (its first axis)."""
+
+    @property
+    def path(self) -> Path | None:
+        """File that holds it; None in memory."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -72,6 +77,7 @@ class InMemory:
     """An array that is already in memory."""
 
     array: Array
+    path: None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -169,8 +175,8 @@ def open_npz(path: Path) -> dict[str, InArchive]:
     """Return the members of an archive by name (without ``.npy``), headers read and checked.
 
     Raises:
-        TraceError: no regular file, no zip, damaged, encrypted, a name twice, object arrays,
-            Fortran order, or a header that disagrees with the bytes present.
+        TraceError: no regular file, no zip, a bomb, damaged, encrypted, a name twice, object
+            arrays, Fortran order, or a header that disagrees with the bytes present.
     """
     try:
         mode = os.stat(path).st_mode
@@ -180,6 +186,13 @@ def open_npz(path: Path) -> dict[str, InArchive]:
             infos = archive.infolist()
             if len(infos) > MAX_MEMBERS:
                 raise TraceError(f"{path}: {len(infos)} members, at most {MAX_MEMBERS} are allowed")
+            if sum(info.compress_size for info in infos) > os.fstat(raw.fileno()).st_size:
+                raise TraceError(f"{path}: its members overlap; write the file again")
+            if is_bomb(infos):
+                raise TraceError(
+                    f"{path}: {sum(info.file_size for info in infos)} bytes of nearly nothing when "
+                    "inflated: store sets as sparse, or arrays uncompressed (np.savez)"
+                )
             members: dict[str, InArchive] = {}
             for info in infos:
                 name = info.filename.removesuffix(".npy")
@@ -199,6 +212,18 @@ def open_npz(path: Path) -> dict[str, InArchive]:
         raise TraceError(f"{path}: cannot be read ({brief(reason)})") from None
 
 
+def is_bomb(infos: Iterable[zipfile.ZipInfo]) -> bool:
+    """Return True if a small archive inflates to much, more than sparse sets or scores would.
+
+    Arrays are read in blocks, so size alone costs time, not memory.
+    """
+    inflated = packed = 0
+    for info in infos:
+        inflated += info.file_size
+        packed += info.compress_size
+    return inflated > max(_LARGE, packed * _EMPTIEST)
+
+
 def _check(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, raw: IO[bytes]
 ) -> InArchive:
@@ -212,11 +237,6 @@ def _check(
         dtype, shape, header = _read_header(stream, what, info.file_size)
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     largest = info.compress_size * (_DEFLATE_LIMIT if deflated else 1) + 64 * deflated
-    if info.file_size > max(_SMALL, info.compress_size * _BOMB):
-        raise TraceError(
-            f"{what} grows {info.file_size // max(info.compress_size, 1)} times when it is "
-            f"inflated, more than {_BOMB}: store sets that are this empty as sparse or bits"
-        )
     if info.file_size > largest:
         raise TraceError(f"{what} claims {info.file_size} bytes, more than its file can hold")
     offset = None if deflated else _data_offset(info, raw, what) + header

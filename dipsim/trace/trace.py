@@ -6,7 +6,6 @@ in blocks of tokens.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError, brief
+from dipsim.trace.checks import plain_array
+from dipsim.trace.meta import meta_text, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
 from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"
-FORMAT, VERSION = "dipsim-trace", 1
 _MARKS = ("phase", "sequence", "token_id", "meta")
 _BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
 MAX_TOKENS = 2**22
@@ -45,6 +45,8 @@ class Trace(Outline):
     signals: Mapping[str, Signal]
     token_id: NDArray[np.int32] | None = None
     warnings: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+    """Files that it is read from; none in memory."""
 
     def blocks(self, wanted: Mapping[str, Reading]) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Yield all tokens in blocks: (first token, end, {signal: decoded rows}).
@@ -67,6 +69,20 @@ class Trace(Outline):
         """Return the number of tokens of these signals that make a block of at most 32 MiB."""
         row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
+
+    def check_values(self) -> None:
+        """Read all values once.
+
+        Raises:
+            TraceError: values that no trace may hold.
+        """
+        for name, signal in self.signals.items():
+            readings: tuple[Reading, ...] = ("values",) if signal.holds == "scores" else ("sets",)
+            if signal.holds == "sets" and signal.scored:
+                readings = ("sets", "scores")
+            for reading in readings:
+                for _ in self.blocks({name: reading}):
+                    pass
 
     def window(self, start: int, stop: int) -> Self:
         """Return the tokens start..stop-1 as a trace of their own.
@@ -140,7 +156,9 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
     if path is None:
         known = ", ".join(trace_names())
         raise TraceError(f"no trace {str(given)!r}: give an .npz file, or a shipped one: {known}")
-    return _load_shards(path) if path.is_dir() else _assemble(str(given), open_npz(path))
+    if path.is_dir():
+        return _load_shards(path)
+    return replace(_assemble(str(given), open_npz(path)), paths=(path,))
 
 
 def trace_names() -> list[str]:
@@ -169,7 +187,8 @@ def _load_shards(folder: Path) -> Trace:
         traces.append(_assemble(f"{folder}/{name}", open_npz(folder / name), meta))
     others = [name for name in names if name not in shards and not name.startswith(".")]
     warnings = tuple(f"{folder}: {name} is no shard, ignored" for name in others)
-    return _join(str(folder), traces, warnings)
+    joined = _join(str(folder), traces, warnings)
+    return replace(joined, paths=tuple(folder / name for name in shards))
 
 
 def shard_name(number: int) -> str:
@@ -219,20 +238,17 @@ def _kinds(shard: Trace) -> dict[str, tuple[Any, ...]]:
 
 
 def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the values as numpy arrays, ``meta`` (a dict) as JSON text.
+    """Return the values as plain arrays (see `plain_array`), ``meta`` (a dict) as JSON text.
 
     Raises:
-        TraceError: Python objects instead of numbers.
+        TraceError: Python objects instead of numbers, meta that JSON cannot hold.
     """
-    arrays = {}
-    for key, value in given.items():
-        try:
-            arrays[key] = np.asarray(json.dumps(value) if key == "meta" else value)
-        except (TypeError, ValueError) as problem:
-            raise TraceError(f"array {key!r}: {str(problem).splitlines()[0]}") from None
-        if arrays[key].dtype.hasobject:
-            raise TraceError(f"array {key!r} holds Python objects: give numbers")
-    return arrays
+    return {
+        key: np.asarray(meta_text(plain_meta(value)))
+        if key == "meta" and isinstance(value, Mapping)
+        else plain_array(key, value)
+        for key, value in given.items()
+    }
 
 
 def _assemble(
@@ -240,7 +256,7 @@ def _assemble(
 ) -> Trace:
     """Make a trace of the arrays of one file; a shard without ``meta`` inherits the first one's."""
     warnings: list[str] = []
-    meta = _read_meta(name, members)
+    meta = read_meta(name, members)
     if inherited is not None and "meta" not in members:
         meta = dict(inherited)
     signals = _open_signals(name, members, meta.get("signals", {}))
@@ -288,10 +304,10 @@ def _assemble(
     )
 
 
-def _open_signals(name: str, members: Mapping[str, Member], declared: Any) -> dict[str, Signal]:
+def _open_signals(
+    name: str, members: Mapping[str, Member], declared: Mapping[str, Any]
+) -> dict[str, Signal]:
     """Open all signals of a file; ``declared`` is its ``meta.signals``."""
-    if not isinstance(declared, dict) or not all(isinstance(v, dict) for v in declared.values()):
-        raise TraceError(f"{name}: meta.signals must map a signal's name to its properties")
     present = [key for key in SIGNALS if key in members or f"{key}.indptr" in members]
     for signal in declared:
         if signal not in present:
@@ -306,28 +322,6 @@ def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:
         raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
     if (np.diff(sequence.astype(np.int64)) < 0).any():
         raise TraceError(f"{name}: sequence numbers fall: sort the tokens by sequence")
-
-
-def _read_meta(name: str, members: Mapping[str, Member]) -> dict[str, Any]:
-    if "meta" not in members:
-        return {}
-    member = members["meta"]
-    if member.shape != () or member.dtype.kind != "U":
-        raise TraceError(f"{name}: meta must be one text (0-d unicode) that holds a JSON object")
-    try:
-        meta = json.loads(str(member.whole()), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise TraceError(f"{name}: meta is not JSON: use json.dumps of a dict") from None
-    if not isinstance(meta, dict):
-        raise TraceError(f"{name}: meta must be a JSON object, got {type(meta).__name__}")
-    if meta.get("format", FORMAT) != FORMAT or meta.get("version", VERSION) != VERSION:
-        given = brief(f"{meta.get('format')} version {meta.get('version')}")
-        raise TraceError(f"{name}: written as {given}; this dipsim reads {FORMAT} version 1")
-    return meta
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _mark(

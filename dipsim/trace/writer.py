@@ -1,45 +1,59 @@
-"""Writers of traces: whole or not at all, token by token, in any encoding."""
+"""Writers of traces: whole or not at all, token by token, in any encoding.
 
-import json
+What they accept, `load_trace` reads back; what it would refuse is refused before it is written.
+"""
+
+import errno
 import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError
-from dipsim.trace.checks import check_written
+from dipsim.trace.archive import ListSpool, Spool, pack
+from dipsim.trace.checks import check_believable, check_not_negative, check_written, plain_array
 from dipsim.trace.encoding import Encoding, encode_log8
+from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, plain_meta
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import SIGNALS
-from dipsim.trace.trace import FORMAT, MAX_TOKENS, SUFFIX, VERSION, as_arrays, shard_name
+from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, load_trace, shard_name
 
 SHARD_BYTES = 256 * 2**20
+_MOST_SHARDS = 100_000  # their names have five digits
 _MARKS = {"phase": np.uint8, "sequence": np.int32, "token_id": np.int32}
 _USUAL: dict[str, Encoding] = {"b": "bits", "f": "float32"}
 _STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets itself
-_COPY = 2**20
 
 
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all.
 
+    Args:
+        path: a file, which is replaced.
+        arrays: as `load_trace` takes them; float64 signals become float32.
+
     Raises:
-        TraceError: Python objects instead of numbers.
-        OSError: a path that cannot be written.
+        TraceError: arrays that are no trace, with values that none may hold, or a path that cannot
+            be written.
     """
-    members = as_arrays(arrays)
-    with files.whole_file(Path(path)) as handle:
-        np.savez_compressed(handle, **members)  # type: ignore[arg-type]
+    members = {
+        key: _narrowed(key, array) if key in SIGNALS else array
+        for key, array in as_arrays(arrays).items()
+    }
+    trace = load_trace(members)
+    trace.check_values()
+    try:
+        with files.whole_file(Path(path)) as handle:
+            pack(handle, members, deflate=True)
+            handle.flush()
+            load_trace(handle.name)
+    except OSError as problem:
+        raise _unwritable(path, problem) from None
 
 
 class TraceWriter:
@@ -51,13 +65,16 @@ class TraceWriter:
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
-        meta: kept in the trace; see docs/trace-format.md.
+        meta: kept in the trace; see docs/trace-format.md. Values of numpy, paths, dates and sets
+            become what JSON has for them.
         encodings: per signal: float16, float32, log8, bool, bits or sparse. Default: float16
             stays, other floats become float32, sets become bits.
         shard_bytes: a shard ends when it holds this many bytes.
+        norms: float[layers, units] of the down columns that ``glu`` weighs; None for none.
 
     Raises:
-        TraceError: a path that cannot be written, an unknown signal or encoding.
+        TraceError: a path that cannot be written, an unknown signal, an encoding that it cannot
+            have, meta that JSON cannot hold.
     """
 
     def __init__(
@@ -67,31 +84,29 @@ class TraceWriter:
         meta: Mapping[str, Any] | None = None,
         encodings: Mapping[str, Encoding] | None = None,
         shard_bytes: int = SHARD_BYTES,
+        norms: NDArray[Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.tokens = 0
-        self._meta, self._encodings = dict(meta or {}), dict(encodings or {})
+        self._meta, self._encodings = plain_meta(meta or {}), dict(encodings or {})
+        check_signals(str(path), self._meta.get("signals", {}))
         for key, encoding in self._encodings.items():
-            if key not in SIGNALS or encoding not in _ENCODERS:
-                raise TraceError(
-                    f"encoding {key}={encoding}: write SIGNAL=ENCODING with one of "
-                    f"{', '.join(SIGNALS)} and one of {', '.join(_ENCODERS)}"
-                )
+            _check_encoding(key, encoding)
         self._one_file = self.path.suffix == SUFFIX
         self._shard_bytes = shard_bytes
+        self._norms = None if norms is None else _checked_norms(norms)
         if not self._one_file and os.path.lexists(self.path):
             raise TraceError(f"{self.path} exists: give a new folder, or a name ending in .npz")
         self._shapes: dict[str, tuple[int, int]] = {}
         self._keys: set[str] = set()
         self._last_sequence = 0
-        self._spools: dict[str, _Spool] = {}
+        self._spools: dict[str, Spool] = {}
         self._shards = self._in_shards = 0
         try:
-            parent = self.path.resolve().parent
-            folder = tempfile.mkdtemp(dir=parent, prefix=f".{self.path.name}.")
+            self._unfinished = files.Unfinished(self.path, folder=True)
         except OSError as problem:
-            raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
-        self._folder = Path(folder)
+            raise _unwritable(path, problem) from None
+        self._folder = self._unfinished.path
 
     def append(self, block: Mapping[str, Any]) -> None:
         """Add tokens.
@@ -104,34 +119,38 @@ class TraceWriter:
         Raises:
             TraceError: shapes or keys that change, invalid scores, falling sequence numbers.
         """
-        tokens = self._count(block)
+        given = {key: plain_array(key, values) for key, values in block.items()}
+        tokens, shapes = self._count(given)
         if tokens == 0:
             return
-        rows: dict[
-            str, Array
-        ] = {}  # encode all before any is written: an error leaves the trace as it was
-        for key in block:
+        # all is checked and encoded before any is written: an error leaves the trace as it was
+        rows: dict[str, Array] = {}
+        encodings = dict(self._encodings)
+        for key, values in given.items():
             if key in SIGNALS:
-                rows |= self._encoded(key, np.asarray(block[key]), block.get(f"{key}.scores"))
+                scores = given.get(f"{key}.scores")
+                values = values.reshape(-1, *shapes[key])
+                encodings[key] = self._encoding(key, values, scores)
+                rows |= _encoded(key, values, scores, encodings[key])
             elif key in _MARKS:
-                rows[key] = self._mark(key, block[key], tokens)
-            elif not (key.endswith(".scores") and key.removesuffix(".scores") in block):
+                rows[key] = self._mark(key, values, tokens)
+            elif not (key.endswith(".scores") and key.removesuffix(".scores") in given):
                 known = ", ".join([*SIGNALS, *_MARKS])
                 raise TraceError(f"array {key!r}: unknown; use {known}")
         if self.tokens + tokens > MAX_TOKENS:
             raise TraceError(f"{self.path}: more than {MAX_TOKENS} tokens: split the trace")
-        for array, values in rows.items():
-            self._write(array, values)
-        self.tokens += tokens
-        if "sequence" in rows:
-            self._last_sequence = int(rows["sequence"][-1])
-        full = sum(spool.bytes for spool in self._spools.values()) >= self._shard_bytes
-        if full and not self._one_file:
-            try:
-                self._end_shard()
-            except OSError as problem:
-                raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
-            self._in_shards = self.tokens
+        self._shapes, self._keys, self._encodings = shapes, set(given), encodings
+        try:
+            for array, values in rows.items():
+                self._spool(array, values).write(values)
+            self.tokens += tokens
+            if "sequence" in rows:
+                self._last_sequence = int(rows["sequence"][-1])
+            full = sum(spool.bytes for spool in self._spools.values()) >= self._shard_bytes
+            if full and not self._one_file and self._shards + 1 < _MOST_SHARDS:
+                self._end_shard(self.tokens)
+        except OSError as problem:
+            raise _unwritable(self.path, problem) from None
 
     def close(self) -> None:
         """Finish the trace and give it its name.
@@ -143,50 +162,53 @@ class TraceWriter:
             if self.tokens == 0:
                 raise TraceError(f"{self.path}: no tokens, so no trace is written")
             if self._spools:
-                self._end_shard()
-            if self._one_file:
-                os.replace(self._folder / shard_name(0), self.path)
-                shutil.rmtree(self._folder)
-            else:
-                os.chmod(self._folder, 0o777 & ~files.umask())
-                os.rename(self._folder, self.path)
+                self._end_shard(self.tokens)
+            self._name(self.path)
         except OSError as problem:
             self.abort()
-            raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
+            raise _unwritable(self.path, problem) from None
         except BaseException:
             self.abort()
             raise
 
-    def close_early(self) -> int:
+    def close_early(self, *, wanted: bool = False) -> int:
         """Finish the trace with its complete tokens after a full disk or an interruption.
 
         Where there is no room to pack them all, the last are dropped; with sparse sets, all of the
-        unfinished shard are.
+        unfinished shard are. An older trace stays: the part goes beside it under a name of its own,
+        which is `path` then. After an interruption it may be called again.
+
+        Args:
+            wanted: whether this is the end that was wanted, so that a whole trace takes its name.
 
         Returns:
             The number of tokens kept; with 0 there is no trace.
         """
         whole = min((spool.whole() for spool in self._spools.values()), default=0)
         tries = (whole, whole * 3 // 4, whole // 2, whole // 4)
-        packed = next((tokens for tokens in tries if tokens and self._packed(tokens)), 0)
-        for spool in self._spools.values():
-            spool.path.unlink(missing_ok=True)
-        self._spools = {}
-        self.tokens = self._in_shards + packed
+        if not any(tokens and self._packed(tokens) for tokens in tries):
+            for spool in self._spools.values():
+                spool.path.unlink(missing_ok=True)
+            self._spools = {}
+        complete = wanted and self._in_shards == self.tokens
+        self.tokens = self._in_shards
         if self.tokens == 0:
             self.abort()
-        else:
-            self.close()
+        elif self._folder.exists():
+            replaced = complete and self._one_file
+            if os.path.lexists(self.path) and not replaced:
+                self.path = files.unused_name(self.path, "part")
+            self._name(self.path)
         return self.tokens
 
     def _packed(self, tokens: int) -> bool:
         """Try to pack the first ``tokens`` rows of every spool as a shard; return True if done."""
-        if any(array.endswith(".indptr") for array in self._spools):
-            return False  # rows of .indptr are not tokens
+        if any(isinstance(spool, ListSpool) for spool in self._spools.values()):
+            return False  # whose rows are not tokens
         for spool in self._spools.values():
             spool.cut(tokens)
         try:
-            self._end_shard()
+            self._end_shard(self._in_shards + tokens)
         except OSError:
             return False
         return True
@@ -194,9 +216,8 @@ class TraceWriter:
     def abort(self) -> None:
         """Drop everything that was appended."""
         for spool in self._spools.values():
-            with suppress(OSError):  # closing writes what is left, and the disk may be full
-                spool.file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            spool.close()
+        self._unfinished.discard()
 
     def __enter__(self) -> Self:
         return self
@@ -212,64 +233,63 @@ class TraceWriter:
         else:
             self.abort()
 
-    def _count(self, block: Mapping[str, Any]) -> int:
-        """Check a block's keys and shapes against the blocks before; return its tokens."""
-        counts = set()
+    def _count(self, block: Mapping[str, Array]) -> tuple[int, dict[str, tuple[int, int]]]:
+        """Check a block against those before; return its tokens, and layers and units by signal."""
+        counts, shapes = set(), dict(self._shapes)
         for key in block:
             if key not in SIGNALS:
                 continue
-            shape = np.shape(block[key])
+            shape = block[key].shape
             if len(shape) not in (2, 3) or 0 in shape[-2:]:
                 raise TraceError(f"signal {key} has shape {shape}: append [n, layers, units]")
             counts.add(shape[0] if len(shape) == 3 else 1)
-            if self._shapes.setdefault(key, shape[-2:]) != shape[-2:]:
-                before = self._shapes[key]
-                raise TraceError(f"signal {key} has shape {shape}: before it had {before}")
-        if len(counts) != 1 or len({shape[0] for shape in self._shapes.values()}) > 1:
+            if self.tokens and key in shapes and shapes[key] != shape[-2:]:
+                raise TraceError(f"signal {key} has shape {shape}: before it had {shapes[key]}")
+            shapes[key] = shape[-2:]
+            check_believable(f"signal {key}", *shapes[key])
+        if len(counts) != 1 or len({layers for layers, _ in shapes.values()}) > 1:
             raise TraceError("append signals of the same tokens and layers, at least one signal")
         if not self.tokens:
             for key, encoding in self._encodings.items():
                 if key not in block:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
+            if self._norms is not None and shapes.get("glu") != self._norms.shape:
+                raise TraceError(
+                    f"norms {list(self._norms.shape)}: they are those of glu {shapes.get('glu')}"
+                )
         if self.tokens and set(block) != self._keys:
             differing = ", ".join(sorted(set(block) ^ self._keys))
             raise TraceError(f"every block must hold the same arrays; {differing} differ")
-        self._keys = set(block)
-        return counts.pop()
+        return counts.pop(), shapes
 
-    def _encoded(self, key: str, values: Array, scores: Any) -> dict[str, Array]:
-        """Return the next rows of the arrays that a signal is stored in."""
-        values = values.reshape(-1, *self._shapes[key])
+    def _encoding(self, key: str, values: Array, scores: Array | None) -> Encoding:
+        """Return the encoding of a signal, whose values and scores it can hold."""
         if values.dtype.kind not in _USUAL:
             raise TraceError(f"signal {key} is {values.dtype}: append floats, or bool for sets")
         usual: Encoding = "sparse" if scores is not None else _USUAL[values.dtype.kind]
         if values.dtype == np.float16:
             usual = "float16"
-        encoding = self._encodings.setdefault(key, usual)
+        encoding = self._encodings.get(key, usual)
         if (encoding in ("bool", "bits", "sparse")) != (values.dtype.kind == "b"):
             kind = "sets" if values.dtype.kind == "b" else "scores"
             raise TraceError(f"signal {key} holds {kind}, which {encoding} cannot hold")
-        if scores is not None:
-            if encoding != "sparse":
-                raise TraceError(f"{key}.scores: only sparse sets carry scores, not {encoding}")
-            scores = np.asarray(scores)
-            if scores.size != values.size or scores.dtype.kind != "f":
-                raise TraceError(
-                    f"{key}.scores is {scores.dtype}{list(scores.shape)}: append floats, one for "
-                    f"every unit of {key} {list(values.shape)}"
-                )
-            scores = scores.reshape(values.shape)
+        if scores is not None and encoding != "sparse":
+            raise TraceError(f"{key}.scores: only sparse sets carry scores, not {encoding}")
+        if scores is not None and (scores.size != values.size or scores.dtype.kind != "f"):
+            raise TraceError(
+                f"{key}.scores is {scores.dtype}{list(scores.shape)}: append floats, one for "
+                f"every unit of {key} {list(values.shape)}"
+            )
         for given in (values, scores):
             if given is not None and given.dtype.kind == "f":
                 check_written(key, given, encoding)
-        rows: dict[str, Array] = _ENCODERS[encoding](key, values, scores)
-        return rows
+        return encoding
 
-    def _mark(self, key: str, given: Any, tokens: int) -> Array:
+    def _mark(self, key: str, given: Array, tokens: int) -> Array:
         """Return a mark's next rows, checked; one value stands for all ``tokens``."""
-        if np.shape(given) not in ((), (1,), (tokens,)):
-            raise TraceError(f"{key} has shape {np.shape(given)}: append [{tokens}] or one value")
-        values = np.broadcast_to(np.asarray(given), (tokens,))
+        if given.shape not in ((), (1,), (tokens,)):
+            raise TraceError(f"{key} has shape {given.shape}: append [{tokens}] or one value")
+        values = np.broadcast_to(given, (tokens,))
         limit = 1 if key == "phase" else 2**31 - 1
         if values.dtype.kind not in "iub" or values.min() < 0 or values.max() > limit:
             raise TraceError(f"{key}: append integers from 0 to {limit}")
@@ -278,35 +298,44 @@ class TraceWriter:
             raise TraceError("sequence numbers fall: append the tokens sequence by sequence")
         return values.astype(_MARKS[key])
 
-    def _write(self, array: str, rows: Array) -> None:
+    def _spool(self, array: str, rows: Array) -> Spool:
+        """Return the spool of an array, made for its first rows."""
         if array not in self._spools:
-            path = self._folder / f"{array}.raw"
-            self._spools[array] = _Spool(path, rows.dtype, rows.shape[1:])
-        try:
-            self._spools[array].write(rows)
-        except OSError as problem:
-            raise TraceError(f"{self.path}: cannot be written ({problem.strerror})") from None
+            kind = ListSpool if array.endswith(".indptr") else Spool
+            self._spools[array] = kind(self._folder / f"{array}.raw", rows.dtype, rows.shape[1:])
+        return self._spools[array]
 
-    def _end_shard(self) -> None:
-        """Pack the spools as the next shard."""
-        target = self._folder / shard_name(self._shards)
-        compression = zipfile.ZIP_DEFLATED if self._one_file else zipfile.ZIP_STORED
-        with (
-            files.whole_file(target) as handle,
-            zipfile.ZipFile(handle, "w", compression) as archive,
-        ):
-            for array, spool in self._spools.items():
-                spool.copy_into(archive, array)
-                if array.endswith(".indptr"):
-                    key = array.removesuffix(".indptr")
-                    rows, layers, units = spool.rows - 1, *self._shapes[key]
-                    shape = np.array([rows // layers, layers, units], np.int64)
-                    _add(archive, f"{key}.shape", shape)
-            _add(archive, "meta", np.asarray(json.dumps(self._full_meta())))
-        for spool in self._spools.values():
+    def _end_shard(self, tokens: int) -> None:
+        """Pack the spools as the next shard, so that all shards hold ``tokens`` tokens."""
+        arrays: dict[str, Array | Spool] = dict(self._spools)
+        for key, (layers, units) in self._shapes.items():
+            if f"{key}.indptr" in arrays:
+                shape = (tokens - self._in_shards, layers, units)
+                arrays[f"{key}.shape"] = np.array(shape, np.int64)
+        if self._norms is not None:
+            arrays["glu.norms"] = self._norms
+        arrays["meta"] = np.asarray(meta_text(self._full_meta()))
+        with files.whole_file(self._folder / shard_name(self._shards)) as handle:
+            pack(handle, arrays, deflate=self._one_file)
+        packed, self._spools = self._spools, {}
+        self._shards, self._in_shards = self._shards + 1, tokens
+        for spool in packed.values():
             spool.path.unlink()
-        self._spools = {}
-        self._shards += 1
+
+    def _name(self, path: Path) -> None:
+        """Give the finished trace its name.
+
+        Raises:
+            OSError: the name cannot be given.
+        """
+        if self._one_file:
+            os.replace(self._folder / shard_name(0), os.path.realpath(path))
+            self._unfinished.discard()
+        elif os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "it exists by now")
+        else:
+            self._unfinished.destination = Path(os.path.realpath(path))
+            self._unfinished.finish()
 
     def _full_meta(self) -> dict[str, Any]:
         """Return the meta to store, with format, version, encodings and packed units."""
@@ -328,69 +357,41 @@ class TraceWriter:
         return {**meta, "signals": signals} if signals else meta
 
 
-class _Spool:
-    """The rows of one array, on disk until their number is known."""
-
-    def __init__(self, path: Path, dtype: np.dtype[Any], tail: tuple[int, ...]) -> None:
-        self.path, self.dtype, self.tail = path, dtype, tail
-        self.rows = self.bytes = 0
-        self.last = 0
-        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by copy_into or abort
-
-    def write(self, rows: Array) -> None:
-        if self.path.name.endswith(
-            ".indptr.raw"
-        ):  # given as lengths, kept as the ends of the lists
-            ends = np.cumsum(rows, dtype=np.int64) + self.last
-            self.last = int(ends[-1])
-            rows = np.concatenate([[0], ends]) if self.rows == 0 else ends
-        data = np.ascontiguousarray(rows, self.dtype)
-        self.file.write(data.tobytes())
-        self.file.flush()  # small rows too, so that a full disk shows at once
-        self.rows += len(data)
-        self.bytes += data.nbytes
-
-    def whole(self) -> int:
-        """Return the number of complete rows on disk, also after a write that failed."""
-        with suppress(OSError):
-            self.file.close()
-        return self.path.stat().st_size // self._row_bytes
-
-    def cut(self, rows: int) -> None:
-        """Keep the first rows."""
-        os.truncate(self.path, rows * self._row_bytes)
-        self.rows = rows
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.dtype.itemsize * int(np.prod(self.tail, dtype=np.int64))
-
-    def copy_into(self, archive: zipfile.ZipFile, array: str) -> None:
-        """Add the rows to an archive as the member ``array``."""
-        self.file.close()
-        with (
-            archive.open(_entry(array, archive.compression), "w", force_zip64=True) as out,
-            open(self.path, "rb") as raw,
-        ):
-            _write_header(out, self.dtype, (self.rows, *self.tail))
-            shutil.copyfileobj(raw, out, _COPY)
+def _unwritable(path: str | os.PathLike[str], problem: OSError) -> TraceError:
+    return TraceError(f"{path}: cannot be written ({problem.strerror or problem})")
 
 
-def _entry(array: str, compression: int) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(f"{array}.npy")  # dated 1980: equal contents make equal files
-    entry.compress_type = compression
-    return entry
+def _check_encoding(key: str, encoding: str) -> None:
+    """Refuse an unknown signal or encoding, or one that does not fit the other."""
+    allowed = [name for name in _ENCODERS if (key, name) != ("expert", "log8")]
+    if key not in SIGNALS or encoding not in allowed:
+        raise TraceError(
+            f"encoding {key}={encoding}: write SIGNAL=ENCODING with one of "
+            f"{', '.join(SIGNALS)} and one of {', '.join(allowed)}"
+        )
 
 
-def _write_header(out: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    head = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    npy.write_array_header_1_0(out, head)
+def _checked_norms(norms: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        narrow = np.ascontiguousarray(norms, np.float32)
+    check_not_negative(narrow, "norms")
+    return narrow
 
 
-def _add(archive: zipfile.ZipFile, array: str, values: Array) -> None:
-    with archive.open(_entry(array, archive.compression), "w") as out:
-        _write_header(out, values.dtype, values.shape)
-        out.write(values.tobytes())
+def _narrowed(key: str, array: Array) -> Array:
+    """Return float64 values as float32, checked; any other array as it is."""
+    if array.dtype != np.float64:
+        return array
+    check_written(key, array, "float32")
+    return array.astype(np.float32)
+
+
+def _encoded(key: str, values: Array, scores: Array | None, encoding: Encoding) -> dict[str, Array]:
+    """Return the rows of the arrays that a signal is stored in."""
+    if scores is not None:
+        scores = scores.reshape(values.shape)
+    rows: dict[str, Array] = _ENCODERS[encoding](key, values, scores)
+    return rows
 
 
 def _floats(dtype: Any) -> Any:

@@ -233,9 +233,9 @@ class FullDisk:
         return sum(at.stat().st_size for at in self.folder.rglob("*") if at.is_file())
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from dipsim.trace import writer
+        from dipsim.trace.archive import Spool
 
-        write, copy = writer._Spool.write, writer._Spool.copy_into
+        write, copy = Spool.write, Spool.copy_to
 
         def check(extra: int) -> None:
             if self.used() + extra > self.room:
@@ -245,13 +245,12 @@ class FullDisk:
             check(rows.nbytes)
             write(spool, rows)
 
-        def full_copy(spool: Any, archive: Any, array: str) -> None:
+        def full_copy(spool: Any, out: Any) -> None:
             check(spool.path.stat().st_size)
-            copy(spool, archive, array)
-            archive.fp.flush()
+            copy(spool, out)
 
-        monkeypatch.setattr(writer._Spool, "write", full_write)
-        monkeypatch.setattr(writer._Spool, "copy_into", full_copy)
+        monkeypatch.setattr(Spool, "write", full_write)
+        monkeypatch.setattr(Spool, "copy_to", full_copy)
 
 
 @pytest.mark.parametrize("name", ["t.npz", "t"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dipsim.errors import TraceError, brief
+from dipsim.files import refuse_same
 from dipsim.trace.convert.sources import open_arrays
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.npz import Array, Member, evenly
@@ -70,12 +71,14 @@ def import_arrays(
         Sentences about changes made to the values.
 
     Raises:
-        TraceError: arrays that are missing, disagree, or are neither floats nor bool.
+        DipsimError: arrays that are missing, disagree, or are neither floats nor bool; ``out`` is
+            one of their files.
     """
     path = Path(source)
     arrays = open_arrays(path)
     chosen = dict(names or {key: key for key in (*SIGNALS, *_MARKS) if key in arrays})
     stacks = _stacks(path, arrays, chosen)
+    refuse_same(out, {member.path for stack in stacks for member in stack.members if member.path})
     count = stacks[0].tokens
     marks = {
         key: _mark(path, arrays, key, name, count) for key, name in chosen.items() if key in _MARKS

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dipsim.errors import TraceError
+from dipsim.files import refuse_same
 from dipsim.trace.encoding import Encoding, unpack_sets
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import Signal
@@ -33,8 +34,10 @@ def export_trace(
         Sentences about properties that could not be kept.
 
     Raises:
-        TraceError: an unknown signal, scores asked for as sets or sets as scores.
+        DipsimError: an unknown signal, scores asked for as sets or sets as scores, or ``out`` is
+            the trace itself.
     """
+    refuse_same(out, trace.paths)
     names = tuple(trace.signals) if signals is None else signals
     for name in (*names, *(encodings or {})):
         if name not in trace.signals:
@@ -44,8 +47,9 @@ def export_trace(
         kept = trace.signals[name].encoding
         stored[name] = (encodings or {}).get(name, "float32" if kept == "float64" else kept)
     meta, lost = _meta(trace)
+    norms = trace.signals["glu"].norms if "glu" in names else None
     block = trace.block_size(names)
-    with TraceWriter(out, meta=meta, encodings=stored) as writer:
+    with TraceWriter(out, meta=meta, encodings=stored, norms=norms) as writer:
         streams = [_rows(trace, trace.signals[name], stored[name], block) for name in names]
         start = 0
         for parts in zip(*streams, strict=True):

@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from dipsim.errors import TraceError
+from dipsim.files import refuse_same
 from dipsim.trace.tokens import DECODE
 from dipsim.trace.writer import TraceWriter
 
@@ -93,6 +94,7 @@ def import_routes(
     path = Path(source)
     if not path.is_file():
         raise TraceError(f"{path}: not a regular file; give a route_trace CSV")
+    refuse_same(out, [path])
     try:
         with open(path, "rb") as file:
             reader = _RouteReader(path, file)

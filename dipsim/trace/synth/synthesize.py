@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dipsim.files import refuse_same
 from dipsim.model import Model, load_model
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.synth.draw import draw, geometry_of
@@ -42,6 +43,7 @@ def synthesize(
         DipsimError: a trace that cannot be fitted, an unknown model, a path that cannot be written.
     """
     source = load_trace(like)
+    refuse_same(path, source.paths)
     fit = fit_trace(source, signals)
     target = None if model is None else load_model(model)
     count = source.tokens if tokens is None else tokens
