@@ -10,9 +10,10 @@ import itertools
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
-import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -152,29 +153,31 @@ class Unfinished:
         self.destination = Path(os.path.realpath(destination))
         parent, prefix = self.destination.parent, f".{self.destination.name[:50]}.dipsim-"
         _remove_stale(parent, prefix)
-        self._lock: int | None = None
-        while self._lock is None:  # another writer took it for stale before it was locked
+        lock: int | None = None
+        while lock is None:  # another writer may take it for stale before it is locked
+            self.path = parent / f"{prefix}{secrets.token_hex(4)}"
+            weakref.finalize(self, _remove, self.path)  # also where an interruption comes next
             if folder:
-                self.path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+                self.path.mkdir(0o700)
             else:
-                handle, name = tempfile.mkstemp(dir=parent, prefix=prefix)
-                os.close(handle)
-                self.path = Path(name)
-            self._lock = _lock(self.path)
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            lock = _lock(self.path)
+        self._unlock = weakref.finalize(self, _unlock, lock)
 
     def finish(self) -> None:
         """Give it the name of its destination, with the permissions of any new file or folder."""
         folder = self.path.is_dir()
         os.chmod(self.path, (0o777 if folder else 0o666) & ~umask())
         (os.rename if folder else os.replace)(self.path, self.destination)
-        self.discard()
+        self._unlock()
 
     def discard(self) -> None:
         """Remove it where it still has its hidden name, and unlock it."""
-        _remove(self.path)
-        if self._lock is not None:
-            _unlock(self._lock)
-        self._lock = None
+        try:
+            _remove(self.path)
+        finally:  # an interruption of the first is no reason to leave anything
+            _remove(self.path)
+            self._unlock()
 
 
 @contextmanager

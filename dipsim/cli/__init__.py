@@ -21,24 +21,7 @@ from dipsim.cli import catalogue  # noqa: F401
 # isort: on
 
 
-class _Ended(KeyboardInterrupt):
-    """A request to end by signal, which is cleaned up after as Ctrl-C is."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.code = 128 + number
-
-
-def _end_on_signals() -> None:
-    """End the program as an interruption does when it is asked to end, unless that is ignored."""
-
-    def end(number: int, frame: Any) -> None:
-        raise _Ended(number)
-
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
-            if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
-                signal.signal(getattr(signal, name), end)
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -46,21 +29,40 @@ def main() -> None:
 
     Interrupted by a signal, it removes what it was writing and exits with 128 + its number.
     """
-    _end_on_signals()
+    ended = _end_on_signals()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
     except DipsimError as problem:
         fail(str(problem))
-    except (typer.Exit, typer.Abort, KeyboardInterrupt) as stop:
-        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
-        if isinstance(stop, typer.Exit) and not isinstance(cause, KeyboardInterrupt):
-            code = stop.exit_code
-        else:
-            fail("interrupted", cause.code if isinstance(cause, _Ended) else 130)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
     except Exception as problem:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
         fail(problem.format_message())
+    if code == _INTERRUPTED:
+        fail("interrupted", 128 + ended[0] if ended else _INTERRUPTED)
     sys.exit(code or 0)
+
+
+def _end_on_signals() -> list[int]:
+    """Make requests to end the program interruptions, which are cleaned up after, as Ctrl-C is.
+
+    Returns:
+        A list to which the number of the signal is added when one comes.
+    """
+    ended: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+            if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+                signal.signal(getattr(signal, name), end)
+    return ended

@@ -168,7 +168,11 @@ class Recorder:
     def __enter__(self) -> Self:
         halves = (torch.float16, torch.float32)
         stored = {name: halves[encoding != "float16"] for name, encoding in self._encodings.items()}
-        self._taps = _Taps(self._structure, stored, self._writer.append)
+        try:
+            self._taps = _Taps(self._structure, stored, self._writer.append)
+        except BaseException:
+            self._writer.abort()
+            raise
         return self
 
     def __exit__(
@@ -223,13 +227,16 @@ class _Taps:
         self._call: Call | None = None
         self._marks = Marks()
         decoder = structure.decoder
-        self._hooks = [
-            decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            decoder.register_forward_hook(self._end),
-        ]
-        for i, layer in enumerate(structure.layers):
-            for signal in stored:
-                self._put_in(i, signal, _tap(layer, signal))
+        self._hooks: list[Any] = []
+        try:
+            self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+            self._hooks.append(decoder.register_forward_hook(self._end))
+            for i, layer in enumerate(structure.layers):
+                for signal in stored:
+                    self._put_in(i, signal, _tap(layer, signal))
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
         """Remove all hooks from the model."""

@@ -26,26 +26,31 @@ def pack(handle: IO[bytes], arrays: "Mapping[str, Array | Spool]", *, deflate: b
             bomb is stored all the same.
     """
     compression = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
-    with zipfile.ZipFile(handle, "w", compression) as archive:
+    archive = zipfile.ZipFile(handle, "w", compression)
+    try:
         for name, array in arrays.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, whenever it is written
-            entry.compress_type = compression
-            with archive.open(entry, "w", force_zip64=True) as out:
-                head = {
-                    "descr": npy.dtype_to_descr(array.dtype),
-                    "fortran_order": False,
-                    "shape": array.shape,
-                }
-                npy.write_array_header_1_0(out, head)
-                if isinstance(array, Spool):
-                    array.copy_to(out)
-                elif array.nbytes:
-                    out.write(array.reshape(-1).view(np.uint8).data)
-        bomb = is_bomb(archive.infolist())
+            _add(archive, name, array)
+    except BaseException:
+        archive.fp = None  # closing would complain of the member that is open
+        raise
+    archive.close()
+    bomb = is_bomb(archive.infolist())
     if deflate and bomb:
         handle.seek(0)
         handle.truncate()
         pack(handle, arrays, deflate=False)
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: "Array | Spool") -> None:
+    entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, whenever it is written
+    entry.compress_type = archive.compression
+    head = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with archive.open(entry, "w", force_zip64=True) as out:
+        npy.write_array_header_1_0(out, head)
+        if isinstance(array, Spool):
+            array.copy_to(out)
+        elif array.nbytes:
+            out.write(array.reshape(-1).view(np.uint8).data)
 
 
 class Spool:

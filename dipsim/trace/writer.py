@@ -141,8 +141,9 @@ class TraceWriter:
             raise TraceError(f"{self.path}: more than {MAX_TOKENS} tokens: split the trace")
         self._shapes, self._keys, self._encodings = shapes, set(given), encodings
         try:
-            for array, values in rows.items():
-                self._spool(array, values).write(values)
+            spools = [self._spool(array, values) for array, values in rows.items()]
+            for spool, values in zip(spools, rows.values(), strict=True):
+                spool.write(values)
             self.tokens += tokens
             if "sequence" in rows:
                 self._last_sequence = int(rows["sequence"][-1])
@@ -163,7 +164,7 @@ class TraceWriter:
                 raise TraceError(f"{self.path}: no tokens, so no trace is written")
             if self._spools:
                 self._end_shard(self.tokens)
-            self._name(self.path)
+            self._name()
         except OSError as problem:
             self.abort()
             raise _unwritable(self.path, problem) from None
@@ -194,11 +195,12 @@ class TraceWriter:
         self.tokens = self._in_shards
         if self.tokens == 0:
             self.abort()
-        elif self._folder.exists():
-            replaced = complete and self._one_file
-            if os.path.lexists(self.path) and not replaced:
+        elif (self._folder / shard_name(0)).exists():  # no earlier call gave it its name
+            replaces = complete and self._one_file
+            if os.path.lexists(self.path) and not replaces:
                 self.path = files.unused_name(self.path, "part")
-            self._name(self.path)
+            self._name()
+        self._unfinished.discard()
         return self.tokens
 
     def _packed(self, tokens: int) -> bool:
@@ -322,19 +324,20 @@ class TraceWriter:
         for spool in packed.values():
             spool.path.unlink()
 
-    def _name(self, path: Path) -> None:
-        """Give the finished trace its name.
+    def _name(self) -> None:
+        """Give the finished trace its name, `path`.
 
         Raises:
             OSError: the name cannot be given.
         """
+        destination = Path(os.path.realpath(self.path))
         if self._one_file:
-            os.replace(self._folder / shard_name(0), os.path.realpath(path))
+            os.replace(self._folder / shard_name(0), destination)
             self._unfinished.discard()
-        elif os.path.lexists(path):
+        elif os.path.lexists(destination):
             raise FileExistsError(errno.EEXIST, "it exists by now")
         else:
-            self._unfinished.destination = Path(os.path.realpath(path))
+            self._unfinished.destination = destination
             self._unfinished.finish()
 
     def _full_meta(self) -> dict[str, Any]:
