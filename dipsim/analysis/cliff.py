@@ -69,7 +69,7 @@ def _batches(run: Run) -> NDArray[np.float64]:
         for layer, i in np.ndindex(layers, groups):
             count = kernels.count_members(block.sets[i], layer)[booked]
             sizes[:, layer, i] = count * run.unit_bytes[layer, i]
-        used.append(sizes.reshape(len(sizes), -1))
+        used.append(sizes.reshape(len(sizes), layers * groups))
     return np.concatenate(used)
 
 

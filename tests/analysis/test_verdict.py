@@ -309,6 +309,18 @@ def test_at_the_cliff_it_hits_when_every_token_is_alike(seed: int) -> None:
     assert check_warnings(trace, sizes) == (sum(size < edge for size in sizes), 0)
 
 
+@pytest.mark.parametrize("prompt", [slice(0, 3), slice(2, 4), slice(1, 5)])
+def test_blocks_of_prompt_alone_do_not_move_the_cliff(
+    prompt: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dipsim.trace.trace._BLOCK_BYTES", 1)  # a block for every token
+    sets = np.random.default_rng(1).random((6, 2, 9)) < 0.6
+    phase = np.ones(len(sets), np.uint8)
+    phase[prompt] = 0
+    generated = trace_of(sets[phase == 1])
+    assert stated(trace_of(sets, phase=phase)) == stated(generated)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_units_of_different_sizes(seed: int) -> None:
     rng = np.random.default_rng(seed)
