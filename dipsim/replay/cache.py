@@ -26,6 +26,7 @@ Loop = Callable[..., None]
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
+_GRAIN = 2.0**-10  # bytes
 _NUMBA_NOISE: tuple[str, ...]
 _NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
 _NUMBA_NOISE += (
@@ -42,27 +43,27 @@ _NUMBA_NOISE += (
 
 
 def parts_of(
-    method: Method, places: Sequence[tuple[int, int]], unit_bytes: NDArray[np.float64] | None
+    method: Method, places: Sequence[tuple[int, int]], sizes: NDArray[np.float64]
 ) -> kernels.Parts:
     """The parts of a cache.
 
     Args:
         places: (layer, group) of each part.
-        unit_bytes: float64[layers, groups] in global scope; None counts in units.
+        sizes: float64[parts] bytes of a unit; 1 where the cache counts in units.
     """
     groups = [method.groups[group] for _, group in places]
     return kernels.new_parts(
         units=[group.units for group in groups],
-        size=[1.0 if unit_bytes is None else _exact(unit_bytes[place]) for place in places],
+        size=np.maximum(_exact(sizes), _GRAIN).tolist(),
         k=[group.kept for group in groups],
         numbers=[numbers_of(group) for group in groups],
         counted=[counts_uses(group.rule) for group in groups],
     )
 
 
-def _exact(size: float) -> float:
-    """A size as a multiple of 2**-10 bytes, of which float64 holds exact sums up to 8 TB."""
-    return max(float(np.round(size * 1024)), 1.0) / 1024
+def _exact(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sizes as multiples of a grain, of which float64 holds exact sums up to 8 TB."""
+    return np.round(sizes / _GRAIN) * _GRAIN
 
 
 class Reads(NamedTuple):
@@ -138,13 +139,19 @@ class ReplayedCache:
     ) -> None:
         self.method, self.policy, self.places = method, policy, places
         self.costs, self.guesses, self.seed = costs, guesses, seed
-        self.parts = parts = parts_of(method, places, unit_bytes)
+        sizes = np.array([1.0 if unit_bytes is None else unit_bytes[place] for place in places])
+        self.parts = parts = parts_of(method, places, sizes)
         words = int(parts.word[-1])
-        whole = float((parts.units * parts.size).sum())
-        capacity = np.minimum(np.array(capacities, np.float64), whole)
+        given, whole = (float((parts.units * each).sum()) for each in (sizes, parts.size))
+
+        def as_rounded(capacity: NDArray[np.float64]) -> NDArray[np.float64]:
+            # as the units were, so that the same share of them fits: of all of them, all
+            return _exact(np.minimum(capacity / given, 1.0) * whole)
+
+        capacity = as_rounded(np.array(capacities, np.float64))
         self.capacity_of_row = _SAME_SIZE
         if capacity_of_row is not None:
-            self.capacity_of_row = np.minimum(capacity_of_row, whole)
+            self.capacity_of_row = as_rounded(capacity_of_row)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
         mean = whole / parts.units.sum()
         fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))

@@ -209,6 +209,18 @@ def test_one_cache_of_units_of_one_byte_equals_layer_scope(
     assert one.capacity is None
 
 
+@pytest.mark.parametrize("bits", [4.5, 4.8437, 4.1, 3.0001, 16 / 3])
+@pytest.mark.parametrize("method", ["dense", "dip"])
+def test_a_cache_of_everything_holds_everything(method: str, bits: float) -> None:
+    given: dict[str, Any] = {"method": method, "bits": bits, "policy": "lru", "tokens": "0:3"}
+    layer, one = (
+        simulate("smollm2-chat", "paper-a18", scope=scope, cache_fraction=1.0, **given)
+        for scope in ("layer", "global")
+    )
+    assert one.fits
+    np.testing.assert_array_equal(one.traffic.misses, layer.traffic.misses)
+
+
 @settings(max_examples=25)
 @given(CASES)
 def test_static_holds_the_most_used_that_fit(case: Case) -> None:
@@ -346,7 +358,7 @@ def test_a_loop_larger_than_the_cache_never_hits_under_lru(phone: Trace) -> None
     assert larger.hits.sum() > 0
 
 
-@pytest.mark.parametrize("size", [360.0, 237_600_000.6])
+@pytest.mark.parametrize("size", [360.0, 237_600_000.6, 348.7464])
 @pytest.mark.parametrize("policy", ["lru", "lfu-decay", "fifo", "belady", "clock", "arc", "s3fifo"])
 def test_one_layer_and_group_is_the_same_in_bytes(policy: str, size: float) -> None:
     rng = np.random.default_rng(3)
@@ -359,7 +371,7 @@ def test_one_layer_and_group_is_the_same_in_bytes(policy: str, size: float) -> N
             trace,
             method,
             BUILTIN[policy],
-            units * size + 0.5,
+            units * size,
             Settings(scope="global"),
             unit_bytes=np.array([[size]]),
         )
