@@ -45,6 +45,10 @@ class BudgetError(DipsimError):
     """A division of DRAM that does not add up."""
 
 
+class StoredCodeWarning(UserWarning):
+    """Compiled code that cannot be stored, or whose stored form cannot be read."""
+
+
 def first_problem(problem: ValidationError) -> str:
     """Return one line out of pydantic's report: the key, the value given, the values allowed."""
     first = problem.errors()[0]

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from dipsim.cli.app import app
-from dipsim.cli.output import fail
+from dipsim.cli.output import fail, warnings_said
 from dipsim.errors import DipsimError
 
 # One module for each question; the help lists their commands in this order.
@@ -33,7 +33,8 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
-        code = app(standalone_mode=False)
+        with warnings_said():
+            code = app(standalone_mode=False)
     except DipsimError as problem:
         fail(str(problem))
     except typer.Exit as stop:

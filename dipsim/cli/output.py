@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
-from dipsim.errors import printable
+from dipsim.errors import StoredCodeWarning, printable
 
 
 def fail(message: str, code: int = 2) -> None:
@@ -22,6 +23,22 @@ def fail(message: str, code: int = 2) -> None:
 def say(message: str) -> None:
     """Print one line on standard error, without characters that could steer a terminal."""
     _write(f"dipsim: {printable(' '.join(message.split()))}\n")
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Say dipsim's own Python warnings in one line; those of others look as usual."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, StoredCodeWarning):
+                say(f"warning: {message}")
+            else:
+                usual(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _write(line: str) -> None:

@@ -15,6 +15,7 @@ from dipsim.kernels.cache import Hooks
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
 from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked, same_size
+from dipsim.kernels.stored import stored
 
 # The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
 # numba's key for stored code (fingerprint.py).
@@ -120,7 +121,7 @@ def bind(
     bound["resize"] = new_size if changing else same_size
     replay = _with_globals(template(fingerprint(homes, *names) if keep else ""), bound)
     if keep:
-        return njit(cache=True, nogil=True, _nrt=False)(replay)
+        return stored(nogil=True, _nrt=False)(replay)
     return _counting_if_it_must(replay)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba import types as nb
 from numba.core import config
 from numba.extending import intrinsic, register_jitable
+
+from dipsim.kernels.stored import stored
 
 SKIP, JOIN, COMMIT, DECODE = 0, 1, 2, 3
 """Actions of a row: do nothing; add its mask to a batch that goes on; end a batch of prefill; be a
@@ -93,7 +94,7 @@ def list_units(word: Any, base: int, into: Any, count: int) -> int:
     return end
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def count_members(sets, layer):
     """Return how many units every row of one layer holds, int64[n]."""
     sizes = np.zeros(sets.shape[0], np.int64)
@@ -103,7 +104,7 @@ def count_members(sets, layer):
     return sizes
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def count_uses(sets, layer, actions, uses):
     """Add to ``uses`` (int64[units]) the number of committed rows that each unit is active in."""
     for r in range(sets.shape[0]):
@@ -115,7 +116,7 @@ def count_uses(sets, layer, actions, uses):
                     word &= word - np.uint64(1)
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def next_uses(sets, layer, actions, resets, first, after, sizes):
     """Walk a block backwards and note the next use of every active unit.
 

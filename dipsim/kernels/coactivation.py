@@ -1,10 +1,10 @@
 """A chain of units in which neighbours are used by the same tokens."""
 
 import numpy as np
-from numba import njit
 
 from dipsim.kernels.bits import ones
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 
 WINDOW = 64
 """Equally popular units among which the next one is sought; bounds the time."""
@@ -47,4 +47,4 @@ def _chain(fingerprint):
     return chain
 
 
-chain = njit(cache=True, nogil=True)(_chain(fingerprint()))
+chain = stored(nogil=True)(_chain(fingerprint()))

@@ -1,11 +1,11 @@
 """Seeded draws: one hash behind all of them, and a predictor's guesses drawn with it."""
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.kernels.bits import bit, holds, ones
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 
 
 @register_jitable(forceinline=True)
@@ -67,4 +67,4 @@ def _draw_guesses(fingerprint):
     return draw_guesses
 
 
-draw_guesses = njit(cache=True, nogil=True)(_draw_guesses(fingerprint()))
+draw_guesses = stored(nogil=True)(_draw_guesses(fingerprint()))

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba import types as nb
 from numba.extending import intrinsic, overload, register_jitable
+
+from dipsim.kernels.stored import stored
 
 BINS = 2048
 LANES = 4
@@ -70,7 +71,7 @@ def find_cut(histogram, n):
         cut += 1
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def lowest(n, count, units, keys, last, rest, histogram):
     """Bring the n lowest of ``units[:count]`` by (key, last use, unit) to ``units[:n]``.
 

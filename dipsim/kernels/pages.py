@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.bits import COMMIT, bit, lowest_bit, without_lowest
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 
 
 class Regions(NamedTuple):
@@ -25,8 +25,6 @@ class Regions(NamedTuple):
     static_pages: NDArray[np.int64]  # [parts + 1]
 
 
-# The record had another name once: its functions must not start on the lines they had then, since
-# numba finds stored code by function and line, and unpickles the record's type from it.
 class PageLru(NamedTuple):
     """The LRU: a ring of pages from the newest to the oldest; the last entry is its anchor."""
 
@@ -39,7 +37,7 @@ class PageLru(NamedTuple):
 _SLACK = 1e-6  # of a page: units whose bytes carry float noise do not reach into the next page
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def empty(cache):
     """Forget all pages."""
     anchor = cache.newer.shape[0] - 1
@@ -49,7 +47,7 @@ def empty(cache):
     cache.loaded[:] = -1
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def touch(cache, first, last, batch):
     """Use pages ``first`` to ``last``, in order.
 
@@ -82,7 +80,7 @@ def touch(cache, first, last, batch):
     return faults, absent
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def touch_static(cache, regions, p):
     """Use the static pages before part ``p``; returns the number of pages read."""
     first = regions.static_first[p]
@@ -154,4 +152,4 @@ def _use_pages(fingerprint):
     return use_pages
 
 
-use_pages = njit(cache=True, nogil=True)(_use_pages(fingerprint()))
+use_pages = stored(nogil=True)(_use_pages(fingerprint()))

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.kernels.bits import AT_ONCE, bit, list_units
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 
 READS, OUTSIDE = 0, 1
 """Columns of the counts of reads; OUTSIDE is 1 where one lay outside the measured points."""
@@ -30,7 +30,7 @@ class Requests(NamedTuple):
     place: NDArray[np.int64] = _NATURAL  # [units] in address order; empty: that of their ids
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def coalesce(count, misses, requests, runs):
     """Return what ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, any outside).
 
@@ -108,7 +108,7 @@ def _price(fingerprint):
     return price
 
 
-price = njit(cache=True, nogil=True)(_price(fingerprint()))
+price = stored(nogil=True)(_price(fingerprint()))
 
 
 NO_REQUESTS = Requests(

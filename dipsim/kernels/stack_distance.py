@@ -1,10 +1,10 @@
 """Hits of lru at every capacity from one pass (Mattson et al., IBM Systems Journal 1970)."""
 
 import numpy as np
-from numba import njit
 
 from dipsim.kernels.bits import COMMIT, SKIP, list_units
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 
 
 def _stack_distances(fingerprint):
@@ -54,4 +54,4 @@ def _stack_distances(fingerprint):
     return stack_distances
 
 
-stack_distances = njit(cache=True, nogil=True)(_stack_distances(fingerprint()))
+stack_distances = stored(nogil=True)(_stack_distances(fingerprint()))

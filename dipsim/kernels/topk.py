@@ -8,8 +8,9 @@ renewed with it.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
+
+from dipsim.kernels.stored import stored
 
 _INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
 LARGEST_BITS = _INFINITY_BITS - 1
@@ -114,7 +115,7 @@ def _settle_ties(
             words[tied[i] >> 6] |= np.uint64(1) << np.uint64(tied[i] & 63)
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def top_k(keys, scores, k, guess, words, scratch, tied):
     """Write the units with the k largest keys to ``words``; ties: larger raw score, lower id.
 
@@ -140,7 +141,7 @@ def top_k(keys, scores, k, guess, words, scratch, tied):
     return cut
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def select_of(scores, k, sets, choosing, shares):
     """Write the units with the k largest scores of every row, and what they hold.
 
@@ -194,7 +195,7 @@ def _pack_codes(
         words[w] = (if_absent & ~resident[w]) | (if_resident & resident[w])
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def select_codes(codes, tables, resident, k, words, counts, shares):
     """Write the k best of the units to ``words``, as `top_k` does with what the codes stand for.
 
@@ -253,7 +254,7 @@ def select_codes(codes, tables, resident, k, words, counts, shares):
     shares[1] = kept_energy / energy if energy > 0 else 1.0
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def select_codes_of(codes, values, k, sets, shares):
     """Write the units with the k largest codes of every row, and what they hold.
 
@@ -276,7 +277,7 @@ def select_codes_of(codes, values, k, sets, shares):
 # What a choice keeps -----------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@stored(nogil=True, fastmath={"reassoc", "contract"})
 def kept_shares(scores, words, shares):
     """Write the share of the score mass, and of the energy (squares), that the set holds.
 
@@ -299,7 +300,7 @@ def kept_shares(scores, words, shares):
     shares[1] = kept_energy / energy if energy > 0 else 1.0
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def shares_of(scores, sets, shares):
     """Write `kept_shares` of every row; shapes as in `select_of`."""
     for r in range(scores.shape[0]):
@@ -307,7 +308,7 @@ def shares_of(scores, sets, shares):
             kept_shares(scores[r, layer], sets[r, layer], shares[r, layer])
 
 
-@njit(cache=True, nogil=True)
+@stored(nogil=True)
 def errors_of(scores, sets, norms, errors):
     """Write the relative error of a matrix's output without the columns outside the sets.
 

@@ -36,13 +36,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.errors import MethodError
 from dipsim.kernels.bits import holds
 from dipsim.kernels.cache import BATCHES
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 from dipsim.kernels.topk import (
     CODES,
     IF_ABSENT,
@@ -328,7 +328,7 @@ def _choose_from_scores(
 
 
 def _choose(fingerprint: str) -> Any:
-    @njit(cache=True, nogil=True)
+    @stored(nogil=True)
     def choose(
         block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
     ) -> None:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.extending import register_jitable
 
 from dipsim.errors import MethodError
 from dipsim.kernels.bits import DECODE, bit, holds
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.stored import stored
 from dipsim.methods.contract import Group
 from dipsim.methods.rules import Parameter, Rule, parse_rule
 
@@ -250,7 +250,7 @@ def _by_rule(numbers: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, wo
 
 
 def _choose(fingerprint: str) -> Any:
-    @njit(cache=True, nogil=True)
+    @stored(nogil=True)
     def choose(
         block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
     ) -> None:
@@ -282,7 +282,7 @@ def _choose(fingerprint: str) -> Any:
 
 
 def _route_plainly(fingerprint: str) -> Any:
-    @njit(cache=True, nogil=True)
+    @stored(nogil=True)
     def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
         """Write the k best experts of every row, and what they hold.
 
