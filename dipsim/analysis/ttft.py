@@ -46,7 +46,7 @@ def points(ask: Ask) -> Iterator[Point]:
 def by_prompt(result: Result) -> Iterator[tuple[Place, Figures]]:
     """Yield one cell: prefill as one streamed batch, and the first decode token behind it."""
     run = replace(result.run, kv_read="context")
-    prefill = prefill_seconds(run, rates(run), run.context)
+    prefill = float(prefill_seconds(run, rates(run), run.context))
     first = np.zeros_like(result.traffic.measured)
     actions, _ = run.sets.rows
     first[np.flatnonzero(actions == kernels.DECODE)[0]] = True

@@ -6,7 +6,7 @@ step before has finished; a head step after the last layer (docs/time.md).
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,14 @@ class Step(NamedTuple):
     """The place the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
     """True for the first group of a layer: then reads for the next layer may go out."""
+
+    def of_tokens(self, rows: slice) -> "Step":
+        """Return the step of some of its tokens."""
+        fields = self._asdict().items()
+        cut: dict[str, Any] = {
+            name: values[rows] for name, values in fields if isinstance(values, np.ndarray)
+        }
+        return self._replace(**cut)
 
 
 class Heat(NamedTuple):

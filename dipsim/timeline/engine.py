@@ -12,7 +12,7 @@ from dipsim.hardware import Profile
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Overlap
-from dipsim.timeline.closed import Heat, Machine, Step, Times, is_paper, token_times
+from dipsim.timeline.closed import Heat, Machine, Seconds, Step, Times, is_paper, token_times
 from dipsim.timeline.steps import Rates
 
 if TYPE_CHECKING:  # simpy loads when events happen
@@ -44,6 +44,20 @@ class Clock:
         if heat is not None and not is_paper(self.overlap):  # hot throughout: see clock_for
             chain = (hot_step(step, heat, kernel) for step in chain)
         return token_times(chain, tokens, self.overlap, a, kernel)
+
+    def each_alone(self, chain: Iterable[Step], tokens: int, a: float) -> Seconds:
+        """[tokens] latency of each token as if it were the only one.
+
+        In closed form it always is; as events tokens get in each other's way.
+        """
+        if self.engine == "closed":
+            return self.times(chain, tokens, a).latency
+        steps = list(chain)
+        alone = [
+            self.times([step.of_tokens(slice(token, token + 1)) for step in steps], 1, a)
+            for token in range(tokens)
+        ]
+        return np.array([times.latency[0] for times in alone])
 
     def timeline(self, chain: Iterable[Step], tokens: int, a: float, spans_of: int) -> "Timeline":
         """The same as discrete events, with the spans of the first ``spans_of`` tokens."""

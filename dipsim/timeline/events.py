@@ -285,13 +285,6 @@ def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine)
     return [_Work(*row) for row in zip(*plain, strict=True)]
 
 
-def _rows(step: Step, rows: slice) -> Step:
-    """A step of some tokens."""
-    fields = step._asdict().items()
-    cut: dict[str, Any] = {name: at[rows] for name, at in fields if isinstance(at, np.ndarray)}
-    return step._replace(**cut)
-
-
 class _Simulation:
     """The tokens of a run on a machine."""
 
@@ -333,7 +326,7 @@ class _Simulation:
         number, place = divmod(token, _BLOCK)
         if number not in self.blocks:
             first, last = number * _BLOCK, min((number + 1) * _BLOCK, self.tokens)
-            parts = (_rows(step, slice(first, last)) for step in self.chain)
+            parts = (step.of_tokens(slice(first, last)) for step in self.chain)
             works = [_work(part, last - first, *self.how) for part in parts]
             before = {key: block for key, block in self.blocks.items() if key == number - 1}
             self.blocks = {**before, number: list(zip(*works, strict=True))}

@@ -1,7 +1,8 @@
 """Prompts: how long a batch of prefill takes, and when the first token is there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.steps import Rates
-from dipsim.trace import DECODE, PREFILL, Tokens
+from dipsim.trace import PREFILL, Tokens
 
 
 @dataclass(frozen=True)
@@ -23,71 +24,78 @@ class Prefill:
 
 
 def prefill_seconds(
-    run: Run, rate: Rates, tokens: int, loaded: float | None = None, used: float | None = None
-) -> float:
-    """Return how long one batch takes: flash in order, then the slower of DRAM and compute.
+    run: Run,
+    rate: Rates,
+    tokens: NDArray[np.int64] | int,
+    loaded: NDArray[np.float64] | None = None,
+    used: NDArray[np.float64] | None = None,
+) -> Any:
+    """Return how long each batch takes: flash in order, then the slower of DRAM and compute.
+
+    The result has the shape of ``tokens``.
 
     Args:
-        tokens: of the batch.
+        tokens: of each batch.
         loaded, used: bytes of units read from flash, and used; all of them unless given.
     """
     budget = run.budget
-    loaded = budget.units_bytes if loaded is None else loaded
-    used = budget.units_bytes if used is None else used
     # The authors count what is resident once, and what comes from flash once.
     resident = budget.static.total - budget.streamed
-    weights = resident if run.authors else budget.static.total + used
-    parameters = 0 if run.model is None else run.model.active_parameters
-    flops = 0 if run.authors else 2 * parameters * tokens
-    read = (loaded + budget.streamed) / run.flash.sequential_bandwidth
-    return read + max(weights / rate.dram, flops / rate.flops)
+    in_use = budget.static.total + (budget.units_bytes if used is None else used)
+    weights = resident if run.authors else in_use
+    parameters = 0 if run.model is None or run.authors else run.model.active_parameters
+    flops = 2.0 * parameters * np.asarray(tokens, np.float64)
+    from_flash = (budget.units_bytes if loaded is None else loaded) + budget.streamed
+    read = from_flash / run.flash.sequential_bandwidth
+    return read + np.maximum(weights / rate.dram, flops / rate.flops)
 
 
 def time_prefill(
-    run: Run, traffic: Traffic, rate: Rates, first_token: Callable[[int], float]
+    run: Run,
+    traffic: Traffic,
+    rate: Rates,
+    first_tokens: Callable[[NDArray[np.int64]], NDArray[np.float64]],
 ) -> tuple[Prefill | None, float | None]:
     """Return the prefill batches of a run, and its mean seconds to the first token.
 
     A streamed batch reads every matrix with pruned groups once, whole; a cached one its misses.
 
     Args:
-        first_token: how long the decode token of a row takes, seconds.
+        first_tokens: how long the decode tokens of some rows take, each alone, seconds.
 
     Returns:
         None for the first where there is no prompt, for the second where no token follows one.
     """
     tokens = run.tokens
-    prefill = tokens.phase == PREFILL
-    if not prefill.any():
+    begins, ends = _batches(tokens)
+    if not len(begins):
         return None, None
-    cached = run.sets.prefill == "cache"
-    new = tokens.begins_sequence()
-    seconds, firsts = [], []
-    for begin, end in _batches(tokens):
-        loaded = used = run.budget.units_bytes
-        if cached:
-            loaded = float(traffic.moved[end - 1].sum())
-            used = float((traffic.active[end - 1] * run.unit_bytes).sum())
-        seconds.append(prefill_seconds(run, rate, end - begin, loaded, used))
-        if run.authors:
-            firsts.append(seconds[-1])
-        elif end < len(tokens) and tokens.phase[end] == DECODE and not new[end]:
-            firsts.append(seconds[-1] + first_token(end))
+    loaded = used = None
+    if run.sets.prefill == "cache":
+        last = ends - 1
+        loaded = traffic.moved[last].sum(axis=(1, 2))
+        used = (traffic.active[last] * run.unit_bytes).sum(axis=(1, 2))
+    seconds = prefill_seconds(run, rate, ends - begins, loaded, used)
+    firsts = seconds
+    if not run.authors:
+        inside = np.minimum(ends, len(tokens) - 1)
+        followed = (ends < len(tokens)) & tokens.decode[inside] & ~tokens.begins_sequence()[inside]
+        firsts = seconds[followed] + first_tokens(ends[followed])
+    prefill = tokens.phase == PREFILL
     batches = Prefill(
         tokens=int(prefill.sum()),
         accesses=int(traffic.active[prefill].sum(dtype=np.int64)),
         hits=int(traffic.hits[prefill].sum(dtype=np.int64)),
-        seconds=float(sum(seconds)),
+        seconds=float(sum(seconds.tolist())),
     )
-    return batches, float(np.mean(firsts)) if firsts else None
+    return batches, float(np.mean(firsts)) if len(firsts) else None
 
 
-def _batches(tokens: Tokens) -> Iterator[tuple[int, int]]:
-    """Yield the rows (first, end) of each maximal run of prefill rows of one sequence."""
+def _batches(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[batches] first row, and row behind the last, of each maximal run of prefill rows of one
+    sequence."""
     prefill, new = tokens.phase == PREFILL, tokens.begins_sequence()
-    first_row: NDArray[np.bool_] = np.arange(len(tokens)) == 0
-    for begin in np.flatnonzero(prefill & (new | ~np.roll(prefill, 1) | first_row)).tolist():
-        end = begin + 1
-        while end < len(tokens) and prefill[end] and not new[end]:
-            end += 1
-        yield begin, end
+    follows = np.append(False, prefill[:-1] & prefill[1:] & ~new[1:])
+    begins = np.flatnonzero(prefill & ~follows)
+    ends = np.flatnonzero(prefill & ~np.append(follows[1:], False)) + 1
+    return begins, ends

@@ -67,7 +67,10 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
         bounds = [timed(rows, 0.0), timed(rows, 1.0)]
     slow, fast = (_rate(run, rows, bound) for bound in bounds)
     prefill, ttft = time_prefill(
-        run, traffic, rate, lambda row: float(timed(np.array([row]), usual).latency[0])
+        run,
+        traffic,
+        rate,
+        lambda firsts: clock.each_alone(steps(run, traffic, firsts, rate), len(firsts), usual),
     )
     thermal = None
     heat = run.device.thermal
