@@ -9,7 +9,7 @@ import typer
 
 from dipsim.cli.app import app
 from dipsim.cli.output import fail, warnings_said
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 
 # One module for each question; the help lists their commands in this order.
 # isort: off
@@ -19,6 +19,9 @@ from dipsim.cli import inspect, convert, synth  # noqa: F401
 from dipsim.cli import record, evaluate, lora  # noqa: F401
 from dipsim.cli import catalogue  # noqa: F401
 # isort: on
+
+_TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says on a processor, where its error has no class of its own, and on a GPU."""
 
 
 _INTERRUPTED = 130
@@ -41,7 +44,11 @@ def main() -> None:
         code = stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
+    except MemoryError as problem:
+        fail(_out_of_memory(problem))
     except Exception as problem:
+        if any(text in str(problem) for text in _TORCH_OUT_OF_MEMORY):
+            fail(_out_of_memory(problem))
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
         fail(problem.format_message())
@@ -67,3 +74,11 @@ def _end_on_signals() -> list[int]:
             if signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
                 signal.signal(getattr(signal, name), end)
     return ended
+
+
+def _out_of_memory(problem: Exception) -> str:
+    """Return one line on what did not fit, as numpy, numba and torch say it, and what would."""
+    return (
+        f"not enough memory ({brief(problem, 160) or 'no detail'}): take a part of the trace "
+        "(--tokens, --layers), fewer policies, budgets or units at a time, or a smaller model"
+    )

@@ -1,18 +1,16 @@
 """One way to run many: points in, cells out, each trace read as few times as possible."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.replay.contender import Contender, check_contender
-from dipsim.replay.prefetch import Guesses
 from dipsim.replay.replay import Progress
 from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
 from dipsim.run import Run
 from dipsim.simulate import prepare
-from dipsim.sweep.passes import guesses_key, replay_runs
+from dipsim.sweep.passes import replay_runs, with_shared_tables
 from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
 from dipsim.sweep.vary import retimed
 from dipsim.timeline.timing import time_traffic
@@ -59,7 +57,7 @@ def many(
     runs: dict[int, Run] = {}
     beside: dict[int, Sequence[Contender]] = {}
     problems: list[DipsimError] = []
-    guesses: dict[Any, Guesses | None] = {}
+    tables: dict[Any, Any] = {}
 
     def fail(number: int, problem: DipsimError) -> None:
         point = points[number]
@@ -69,7 +67,7 @@ def many(
     for number, point in enumerate(points):
         try:
             run = prepare(point.trace, point.device, model=point.model, **point.options)
-            run = replace(run, guesses=guesses.setdefault(guesses_key(run), run.guesses))
+            run = with_shared_tables(run, tables)
             check_contender(run.sets, run.contender())
             beside[number] = before(run) or ()
         except tolerated as problem:

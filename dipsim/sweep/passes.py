@@ -4,6 +4,7 @@ A pass reads the trace and chooses the active sets once, for all policies, admis
 of its runs. Runs that differ in what no replay sees, such as the speed of DRAM, share their counts.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, PolicyError
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Capacity, CapacityByRow, Contender
-from dipsim.replay.replay import Progress, replay_policies
+from dipsim.replay.replay import Progress, form_of, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run, behind_page_cache
 from dipsim.sweep.vary import faster
@@ -23,10 +24,12 @@ PASS_BYTES = 2**29
 """Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
 SETS_BYTES = 2**30
 """Most that packed sets take to be held for several passes; larger ones are chosen anew."""
+_PER_UNIT, _PER_UNIT_AWARE = 42, 33
+"""Bytes of a cache per unit, less its policy's state: in any case, and where it chooses masks."""
+_SAMPLE = 2**12
+"""Units of which a policy's state is measured."""
 _PER_COUNT, _PER_COUNT_AHEAD = 48, 28
 """Bytes of a traffic per token, layer and group: in any case, and where something is read ahead."""
-_PER_UNIT = 96
-"""Bytes of a cache per unit."""
 
 
 class Outcome(NamedTuple):
@@ -133,9 +136,23 @@ def _sets_key(run: Run) -> Any:
     return part, settings.cluster, run.method, run.sets.prefill, settings.reset
 
 
-def guesses_key(run: Run) -> Any:
-    """Return what is equal for runs that read the same guesses ahead, so that one copy will do."""
-    return _sets_key(run), run.settings.prefetch
+def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
+    """Return the run with tables of earlier runs in place of equal ones of its own.
+
+    Args:
+        known: the tables so far; those of this run are added.
+    """
+    sets, settings = _sets_key(run), run.settings
+    sizes = run.unit_bytes.tobytes(), run.placement.strides().tobytes()
+    order = settings.layout, settings.order_from
+    places = known.setdefault(("places", sets, order), run.placement.places)
+    return replace(
+        run,
+        placement=replace(run.placement, places=places),
+        costs=known.setdefault(("costs", sets, order, sizes, run.flash.flash), run.costs),
+        guesses=known.setdefault(("guesses", sets, settings.prefetch), run.guesses),
+        profile_uses=known.setdefault(("uses", sets, settings.static_from), run.profile_uses),
+    )
 
 
 def _plain_key(run: Run) -> Any:
@@ -188,10 +205,23 @@ def _chunks(group: Sequence[_Entrants]) -> list[list[_Entrants]]:
 
 def _bytes(run: Run, contender: Contender) -> int:
     """Return roughly what the counts and the caches of a contender take."""
-    units = sum(group.units for group in run.method.groups)
     counts = _PER_COUNT + _PER_COUNT_AHEAD * (contender.guesses is not None)
-    size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * _PER_UNIT
+    units = sum(group.units for group in run.method.groups)
+    per_unit = _PER_UNIT + _PER_UNIT_AWARE * run.method.cache_aware + 2 * _state_bytes(contender)
+    size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
     return size + (run.sets.packed_bytes if contender.keep_missed else 0)
+
+
+def _state_bytes(contender: Contender) -> int:
+    """Return the bytes of a policy's state per unit; none of one that fails, which its replay says.
+
+    A cache holds the state twice: as it is, and as it is after a reset.
+    """
+    form = form_of(contender.policy, contender.settings.access)
+    try:
+        return math.ceil(form.new_state(_SAMPLE, _SAMPLE, 0).nbytes / _SAMPLE)
+    except PolicyError:
+        return 0
 
 
 def _held(run: Run) -> ActiveSets | None:
