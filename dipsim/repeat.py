@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 from dipsim.files import read_json
 from dipsim.model import Model
+from dipsim.policies import runs_file
 from dipsim.run import Run
 from dipsim.settings import FIXED_BY_MMAP, Settings, discarded
 from dipsim.trace import Trace, load_trace
@@ -40,13 +41,32 @@ class SavedRun:
             )
         return trace
 
-    def settings_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def settings_with(
+        self, options: Mapping[str, Any], *, trust_policy: bool = False
+    ) -> dict[str, Any]:
         """Return the saved settings, overridden by the options that are given.
 
         An option also discards the saved values that refine or restate it (`discarded`): those of
         dip-ca do not outlive another ``method``.
+
+        Args:
+            trust_policy: a policy in a file that the saved settings name may be run; otherwise it
+                must be among the options too.
+
+        Raises:
+            DipsimError: the saved settings name a file that would be run, and nobody asked for it.
         """
         given = {key: value for key, value in options.items() if value is not None}
+        policy = self.settings.get("policy")
+        if isinstance(policy, str) and runs_file(policy):
+            if not trust_policy and "policy" not in given:
+                raise DipsimError(
+                    f"--config {self.file}: names the policy {brief(policy, 200)}, a file that "
+                    "would be run: look at it, then add --trust-policy or give that --policy "
+                    "again; or give another"
+                )
+            if _full_policy(given.get("policy", "")) == _full_policy(policy):
+                del given["policy"]  # no other one: what refines it stays
         dropped = discarded(given)
         io = self.settings.get("io"), given.get("io", self.settings.get("io"))
         if "mmap" in io and io[0] != io[1]:  # what mmap fixed was nobody's choice
@@ -65,9 +85,7 @@ def make_config(run: Run) -> dict[str, Any]:
         saved["static_from"] = _full_path(saved["static_from"])
     if saved.get("prefetch", "previous") not in ("previous", "next-layer"):
         saved["prefetch"] = _full_path(saved["prefetch"])
-    file, suffix, attribute = run.settings.policy.rpartition(".py:")
-    if suffix:
-        saved["policy"] = _full_path(file + ".py") + ":" + attribute
+    saved["policy"] = _full_policy(run.settings.policy)
     model: Model | None = run.model
     if model is not None:  # the whole one: --layers is among the settings
         model = model.model_copy(update={"layers": run.trace.recorded_layers})
@@ -111,6 +129,12 @@ def read_config(file: str) -> SavedRun:
     if model is not None and not isinstance(model, dict):
         raise DipsimError(f"--config {file}: model must be an object")
     return SavedRun(file, data["trace"], data["profile"], model, data["settings"])
+
+
+def _full_policy(policy: str) -> str:
+    """Return a policy with the full path of its file, if it has one."""
+    file, suffix, attribute = policy.rpartition(".py:")
+    return _full_path(file + ".py") + ":" + attribute if suffix else policy
 
 
 def _full_path(name: str) -> str:

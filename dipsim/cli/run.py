@@ -37,6 +37,9 @@ def run(
     config: Annotated[
         str | None, typer.Option(help="repeat the run of a result written with --json")
     ] = None,
+    trust_policy: Annotated[
+        bool, typer.Option("--trust-policy", help="run the policy's file that --config names")
+    ] = False,
     calibration: CalibrationOption = None,
     attribution: Annotated[
         bool, typer.Option("--attribution", help="what binds each layer; what would be faster")
@@ -56,7 +59,9 @@ def run(
 
     timeline_file = files.check_timeline(timeline, timeline_tokens)
     picture = files.check_plot(plot)
-    source, device, geometry, options = _inputs(config, trace, profile, model, options)
+    source, device, geometry, options = _inputs(
+        config, trust_policy, trace, profile, model, options
+    )
     device = load_device(device, override)
     known = _calibration(calibration, options)
     with Progress() as progress:
@@ -89,6 +94,7 @@ def run(
 
 def _inputs(
     config: str | None,
+    trust_policy: bool,
     trace: str | None,
     profile: str | None,
     model: str | None,
@@ -97,15 +103,17 @@ def _inputs(
     """Return trace, device, model and options: those given, else those of a saved run.
 
     Raises:
-        DipsimError: no trace, or a file that holds no run.
+        DipsimError: no trace, or a file that holds no run, or whose policy nobody trusts.
     """
     if config is not None:
         from dipsim.repeat import read_config
 
         saved = read_config(config)
+        options = saved.settings_with(options, trust_policy=trust_policy)
         source = trace or saved.open_trace()
-        options = saved.settings_with(options)
         return source, profile or saved.profile, model or saved.model, options
+    if trust_policy:
+        raise DipsimError("--trust-policy is for the policy of a --config: drop it")
     if trace is None:
         raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
     return trace, profile, model, options

@@ -39,7 +39,7 @@ _RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, 
 _QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS)
 BUILTIN = {policy.name: policy for policy in (*_RANKING, *_QUEUES, BELADY, OPT)}
 
-__all__ = ["BUILTIN", "Admission", "Policy", "load_policies", "load_policy"]
+__all__ = ["BUILTIN", "Admission", "Policy", "load_policies", "load_policy", "runs_file"]
 
 
 def load_policy(given: str | Policy) -> Policy:
@@ -60,6 +60,12 @@ def load_policy(given: str | Policy) -> Policy:
     if given in BUILTIN:
         return BUILTIN[given]
     return _from_file(given)
+
+
+def runs_file(given: str) -> bool:
+    """Return whether `load_policy` runs a file for this text."""
+    policy, colon, parameters = given.rpartition(":")
+    return bool(colon) and (policy.endswith(".py") or ("=" in parameters and runs_file(policy)))
 
 
 def load_policies(given: Sequence[str | Policy]) -> list[Policy]:

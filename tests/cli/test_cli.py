@@ -436,7 +436,24 @@ def test_a_policy_of_the_users_own_runs_as_its_twin_does_and_repeats(
     assert mine.json["hits"] == lru.json["hits"] > 0
     result = tmp_path / "result.json"
     result.write_text(mine.out)
-    assert done(dipsim(f"run --config {result} --json")).out == mine.out
+    assert done(dipsim(f"run --config {result} --trust-policy --json")).out == mine.out
+
+
+def test_a_config_runs_a_file_only_when_asked_to(dipsim: Dipsim, tmp_path: Path) -> None:
+    policy = tmp_path / "marking.py"
+    policy.write_text(RECENCY + "open('executed', 'a').close()\n")
+    line = f"--admission ranked --policy {policy}:policy --json"
+    first = done(dipsim(f"run t.npz --profile snapdragon8 --dram 90% {line}"))
+    result = tmp_path / "result.json"
+    result.write_text(first.out)
+    Path("executed").unlink()
+    refused(dipsim(f"run --config {result}"), "marking.py:policy", "--trust-policy")
+    done(dipsim(f"run --config {result} --policy lru"))
+    assert not Path("executed").exists()
+    again = done(dipsim(f"run --config {result} --policy {policy}:policy --json"))
+    assert again.out == first.out  # ranked admission is kept: no other policy was given
+    assert Path("executed").exists()
+    refused(dipsim("run t.npz --profile snapdragon8 --trust-policy"), "--config")
 
 
 # What is refused ----------------------------------------------------------------------------------
