@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim import files
-from dipsim.errors import ProfileError, first_problem
+from dipsim.errors import ProfileError, brief, first_problem
 from dipsim.units import (
     Bandwidth,
     Bytes,
@@ -29,9 +29,13 @@ FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate", "given"]
 _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
+"""Share of a speed that is left: never none of it."""
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
 _LARGEST_PAGE = 2.0**30
-"""Largest page of a read, in bytes: pages far larger than a unit would round reads to none."""
+"""Largest page of a read, in bytes: far above any real one."""
+_MOST_DIGITS = 20
+"""Digits beyond which no whole number is read; those that are refused are quoted as they are."""
 _SPEEDS = ("bandwidth", "reads", "fit")
 """Keys of flash that state its speed; each replaces the others."""
 
@@ -72,7 +76,7 @@ class Read(_Section):
     """One measured point: reads of ``size``, ``lanes`` in flight, reach ``bandwidth`` together."""
 
     size: Bytes
-    lanes: int = Field(ge=1, strict=True)
+    lanes: Lanes
     bandwidth: Bandwidth
 
     @model_validator(mode="after")
@@ -126,7 +130,7 @@ class Flash(_Section):
     """Storage; its speed is one ``bandwidth``, measured ``reads``, or a ``fit`` to such."""
 
     capacity: Bytes | None = Field(default=None, description="size of flash; a model must fit")
-    lanes: int = Field(default=1, ge=1, strict=True, description="reads kept in flight")
+    lanes: Lanes = Field(default=1, description="reads kept in flight")
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
@@ -157,7 +161,9 @@ class Backend(_Section):
     gemv: Mapping[str, Bandwidth] = Field(
         default={}, description="matrix-vector rate in weight bytes/s, per weight format"
     )
-    dram_efficiency: Share = Field(default=1.0, description="share of peak DRAM bandwidth reached")
+    dram_efficiency: SpeedShare = Field(
+        default=1.0, description="share of peak DRAM bandwidth reached"
+    )
     compute: UnlimitedCompute = Field(default="unlimited", validate_default=True)
     sync: Seconds = Field(
         default="0 s", validate_default=True, description="fixed cost per masked group"
@@ -174,8 +180,8 @@ class Backend(_Section):
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
-        rates = {"dram_efficiency": self.dram_efficiency, "compute": self.compute}
-        rates |= {"cache_copy": self.cache_copy, **{f"gemv.{k}": v for k, v in self.gemv.items()}}
+        rates = {"compute": self.compute, "cache_copy": self.cache_copy}
+        rates |= {f"gemv.{name}": rate for name, rate in self.gemv.items()}
         for name, rate in rates.items():
             if rate == 0:
                 raise ValueError(f"{name} is 0: it must be positive")
@@ -186,14 +192,8 @@ class Thermal(_Section):
     """Throttling of a device: the shares of its speed that are left once it is hot."""
 
     after: Seconds = Field(description="decoding time until it throttles")
-    flash: Share = Field(default=1.0, description="share of the flash's speed that is left")
-    compute: Share = Field(default=1.0, description="share of the kernels' speed that is left")
-
-    @model_validator(mode="after")
-    def _positive(self) -> Self:
-        if self.flash == 0 or self.compute == 0:
-            raise ValueError("a hot device still works: flash and compute must be positive")
-        return self
+    flash: SpeedShare = Field(default=1.0, description="share of the flash's speed that is left")
+    compute: SpeedShare = Field(default=1.0, description="share of the kernels' speed that is left")
 
 
 class PageCache(_Section):
@@ -415,22 +415,23 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not value.strip():
-        raise ProfileError(f"-s {text!r}: write key=value, e.g. -s flash.bandwidth=2GB/s")
+        raise ProfileError(f"-s {brief(text)!r}: write key=value, e.g. -s flash.bandwidth=2GB/s")
     parsed: Any = value.strip()
     if key == "compute":
         key = f"backends.{next(iter(data.get('backends', {'default': 0})))}.compute"
     if key == "flash.lanes":
-        parsed = int(parsed) if parsed.isascii() and parsed.isdecimal() else parsed
+        whole = parsed.isascii() and parsed.isdecimal() and len(parsed) < _MOST_DIGITS
+        parsed = int(parsed) if whole else parsed
     elif key.rpartition(".")[2] in _SHARES or key in ("thermal.flash", "thermal.compute"):
         try:
             parsed = float(parsed)
         except ValueError:
-            raise ProfileError(f"-s {text!r}: {key} is a number from 0 to 1") from None
+            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from 0 to 1") from None
     elif key == "flash.fit.p":
         try:
             parsed = float(parsed)
         except ValueError:
-            raise ProfileError(f"-s {text!r}: {key} is a number from 0.5 to 100") from None
+            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from 0.5 to 100") from None
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     data = _merged(_without_rivals(data, parsed), parsed)

@@ -14,12 +14,15 @@ from dipsim.flash.order import learned_places, order_rows
 from dipsim.flash.page_cache import mapped
 from dipsim.hardware import Flash, Profile
 from dipsim.methods import build_method
-from dipsim.model import Model, load_model
+from dipsim.model import MOST_BYTES, Model, load_model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
 from dipsim.trace import Outline, load_trace, recording
+from dipsim.units import BYTES
 
+_UNIT_BYTES = 2.0**-10, 2.0**40
+"""Range of the bytes of a unit that a trace declares."""
 Input = str | os.PathLike[str] | Mapping[str, Any]
 """A file, the name of something shipped, or its contents."""
 
@@ -75,7 +78,7 @@ def place_units(sets: ActiveSets, model: Model | None, by_option: bool) -> Place
 
     Raises:
         ModelError: nothing says what a unit takes.
-        TraceError: it declares what makes no sense.
+        TraceError: it declares what makes no sense, or units larger than any model.
         MethodError: nothing an order can be learned from.
     """
     method, settings = sets.method, sets.settings
@@ -152,6 +155,12 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
             )
         if signal is not None:
             sizes[:, i] *= signal.cluster
+    total = float((sizes * [group.units for group in groups]).sum())
+    if total > MOST_BYTES:
+        raise TraceError(
+            f"{trace.name}: its units take {BYTES.show(total)}, at most {BYTES.show(MOST_BYTES)} "
+            "are believable: correct unit_bytes, or the --model"
+        )
     return sizes
 
 
@@ -160,8 +169,10 @@ def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.fl
     recorded = trace.recorded_layers
     values = declared if isinstance(declared, list) else [declared] * recorded
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    if len(values) != recorded or not plain or not all(0 < v < 2**50 for v in values):
+    least, most = _UNIT_BYTES
+    if len(values) != recorded or not plain or not all(least <= v <= most for v in values):
         raise TraceError(
-            f"{trace.name}: unit_bytes of {signal} must be a positive number, or {recorded} of them"
+            f"{trace.name}: unit_bytes of {signal} must be a number from {least:g} to {most:g}, or "
+            f"{recorded} of them"
         )
     return np.array(values, np.float64)[trace.first_layer :][: trace.layers]

@@ -160,12 +160,12 @@ class Settings(BaseModel):
     cache_fraction: float | None = option(
         None, "share of the units the caches hold", "budget", family="budget", ge=0, le=1
     )
-    bits: float | None = option(None, "bits per weight, scales included", "storage", gt=0, le=32)
+    bits: float | None = option(None, "bits per weight, scales included", "storage", ge=0.01, le=32)
     context: Count | None = option(None, "tokens of KV in the budget", "storage")
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
     )
-    kv_bits: float = option(16, "bits per key or value [16]", "storage", gt=0, le=32)
+    kv_bits: float = option(16, "bits per key or value [16]", "storage", ge=0.01, le=32)
     layout: Layout | None = option(
         None, "in flash: column, bundle, expert, row or permuted", "flash"
     )

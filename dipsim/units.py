@@ -9,32 +9,42 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from dipsim.errors import brief
+
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.DOTALL)
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+_EXACT = Context(prec=60)
+"""Arithmetic of more digits than a float has; longer numbers are rounded to so many first."""
 _BITS = re.compile(r"^[kKMGT]?i?b(it)?(/s|ps)?$")
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One kind of quantity: its accepted units (suffix -> base units) and those for printing."""
+    """One kind of quantity: its units (suffix -> base units), those for printing, and its range.
+
+    No device comes near the ends of a range; they are such that no product of quantities overflows.
+    """
 
     name: str
     example: str
     units: Mapping[str, float]
     shown: tuple[str, ...]
     """Suffixes used for printing, smallest first."""
+    range: tuple[str, str]
+    """Smallest and largest quantity that is believed, as text; 0 is, beside them."""
 
     def parse(self, given: Any, *, unlimited: bool = False) -> float:
         """Read text such as ``"60 GB/s"`` into base units.
 
         Raises:
-            ValueError: no unit, an unknown unit, a negative or a non-finite number.
+            ValueError: no unit, an unknown unit, or a number outside the range.
         """
         if unlimited and isinstance(given, str) and given.strip() == "unlimited":
             return math.inf
@@ -43,20 +53,45 @@ class Dimension:
             " or 'unlimited'" * unlimited
         )
         if not isinstance(given, str):
-            raise ValueError(f"{given!r} has no unit: write {allowed}")
+            raise ValueError(f"{brief(repr(given))} has no unit: write {allowed}")
+        quoted = repr(brief(given))
         match = _NUMBER.fullmatch(given.strip())
         if match is None:
-            raise ValueError(f"{given!r} is not {allowed}")
+            raise ValueError(f"{quoted} is not {allowed}")
         suffix = match[2].strip().replace("\N{GREEK SMALL LETTER MU}", "\N{MICRO SIGN}")
         if suffix not in self.units:
             if not suffix:
-                raise ValueError(f"{given!r} has no unit: write {allowed}")
+                raise ValueError(f"{quoted} has no unit: write {allowed}")
+            suffix = brief(suffix)
             why = f"{suffix!r} counts bits" if _BITS.match(suffix) else f"unknown unit {suffix!r}"
-            raise ValueError(f"{given!r}: {why}; write {allowed}")
-        value = float(Decimal(match[1]) * Decimal(repr(self.units[suffix])))  # rounded once
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{given!r} is out of range: write {allowed}")
+            raise ValueError(f"{quoted}: {why}; write {allowed}")
+        value = self._value(match[1], suffix)
+        if not self.believes(value):
+            least, most = self.range
+            raise ValueError(f"{quoted} is out of range: write {allowed}, {least} to {most}")
         return value
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of the range in base units."""
+        least, most = (self._value(*text.split()) for text in self.range)
+        return least, most
+
+    def believes(self, value: float) -> bool:
+        """Return whether a value in base units is 0 or in the range."""
+        least, most = self.bounds
+        return value == 0 or least <= value <= most
+
+    def _value(self, number: str, suffix: str) -> float:
+        """Return a number with a unit in base units, rounded once.
+
+        It is infinite if it is too large, and 0 only if the number is.
+        """
+        try:
+            value = _EXACT.multiply(Decimal(number), Decimal(repr(self.units[suffix])))
+        except ArithmeticError:
+            return math.inf
+        return max(float(value), math.ulp(0.0)) if value > 0 else float(value)
 
     def exact(self, value: float) -> str:
         """Return the shortest text that parses back to exactly ``value``: 131072 is ``128 KiB``."""
@@ -67,7 +102,7 @@ class Dimension:
         texts = []
         for suffix, scale in self.units.items():
             number = f"{value / scale:.12g}"
-            if scale <= value < 1e300 * scale and self.parse(f"{number} {suffix}") == value:
+            if scale <= value and self._value(number, suffix) == value:
                 texts.append(f"{number} {suffix}")
         base = next(suffix for suffix, scale in self.units.items() if scale == 1)
         return min(texts, key=len, default=f"{value!r} {base}")
@@ -93,20 +128,54 @@ def _scaled(unit: str, binary: bool = False) -> dict[str, float]:
     return {prefix + unit: scale for prefix, scale in prefixes.items()}
 
 
-BYTES = Dimension("size", "8 GiB", _scaled("B", binary=True), ("B", "kB", "MB", "GB", "TB"))
+BYTES = Dimension(
+    name="size",
+    example="8 GiB",
+    units=_scaled("B", binary=True),
+    shown=("B", "kB", "MB", "GB", "TB"),
+    range=("1 B", "1 PB"),
+)
 BANDWIDTH = Dimension(
-    "bandwidth", "60 GB/s", _scaled("B/s", binary=True), ("B/s", "kB/s", "MB/s", "GB/s", "TB/s")
+    name="bandwidth",
+    example="60 GB/s",
+    units=_scaled("B/s", binary=True),
+    shown=("B/s", "kB/s", "MB/s", "GB/s", "TB/s"),
+    range=("0.001 B/s", "1 PB/s"),
 )
 TIME = Dimension(
-    "time", "80 us", {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}, ("us", "ms", "s")
+    name="time",
+    example="80 us",
+    units={"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0},
+    shown=("us", "ms", "s"),
+    range=("0.001 ns", "1000000000 s"),
 )
 COMPUTE = Dimension(
-    "compute rate", "2 TFLOP/s", _scaled("FLOP/s"), ("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s")
+    name="compute rate",
+    example="2 TFLOP/s",
+    units=_scaled("FLOP/s"),
+    shown=("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s"),
+    range=("0.001 FLOP/s", "1000000 PFLOP/s"),
 )
-RATE = Dimension("rate of reads", "100 kIOPS", _scaled("IOPS"), ("IOPS", "kIOPS", "MIOPS", "GIOPS"))
-POWER = Dimension("power", "4 W", {"mW": 1e-3, "W": 1.0}, ("mW", "W"))
+RATE = Dimension(
+    name="rate of reads",
+    example="100 kIOPS",
+    units=_scaled("IOPS"),
+    shown=("IOPS", "kIOPS", "MIOPS", "GIOPS"),
+    range=("0.001 IOPS", "1000 GIOPS"),
+)
+POWER = Dimension(
+    name="power",
+    example="4 W",
+    units={"mW": 1e-3, "W": 1.0},
+    shown=("mW", "W"),
+    range=("0.001 mW", "1000000 W"),
+)
 ENERGY_PER_BYTE = Dimension(
-    "energy per byte", "40 pJ/B", {"pJ/B": 1e-12, "nJ/B": 1e-9, "uJ/B": 1e-6, "J/B": 1.0}, ("pJ/B",)
+    name="energy per byte",
+    example="40 pJ/B",
+    units={"pJ/B": 1e-12, "nJ/B": 1e-9, "uJ/B": 1e-6, "J/B": 1.0},
+    shown=("pJ/B",),
+    range=("0.000001 pJ/B", "1000 J/B"),
 )
 
 
@@ -121,7 +190,7 @@ def parse_share(text: str) -> float | None:
     match = _NUMBER.fullmatch(text.strip()[:-1].strip())
     share = float(match[1]) / 100 if match and not match[2] else math.nan
     if not 0 <= share <= 10:
-        raise ValueError(f"{text!r} is no share from 0% to 1000%: write e.g. 50%")
+        raise ValueError(f"{brief(text)!r} is no share from 0% to 1000%: write e.g. 50%")
     return share
 
 
@@ -132,7 +201,12 @@ def _field(dimension: Dimension, unlimited: bool = False) -> Any:
         return dimension.parse(given, unlimited=unlimited)
 
     pattern = r"^\s*[+]?[0-9.eE+-]+\s*\S+\s*$" + (r"|^unlimited$" if unlimited else "")
-    schema = {"type": "string", "pattern": pattern, "examples": [dimension.example]}
+    schema = {
+        "type": "string",
+        "pattern": pattern,
+        "examples": [dimension.example],
+        "$comment": "0, or from {} to {}".format(*dimension.range),
+    }
     return (
         BeforeValidator(parse),
         PlainSerializer(dimension.exact, return_type=str),

@@ -164,7 +164,10 @@ def test_the_first_backend_is_the_default_and_others_are_chosen_by_name() -> Non
         ({"backends": {"cpu": {}}}, "compute at the top or inside backends, not both"),
         ({"compute": ..., "backends": {}}, "backends"),
         ({"compute": ..., "backends": {"cpu": {"overlap_factor": 1.5}}}, "overlap_factor"),
-        ({"compute": ..., "backends": {"cpu": {"dram_efficiency": 0}}}, "dram_efficiency is 0"),
+        (
+            {"compute": ..., "backends": {"cpu": {"dram_efficiency": 0}}},
+            "dram_efficiency: input should be greater than or equal to 0.001",
+        ),
         ({"compute": ..., "backends": {"cpu": {"dram_efficiency": math.nan}}}, "dram_efficiency"),
         ({"compute": ..., "backends": {"cpu": {"gemv": {"q4": 16}}}}, "gemv.q4: 16 has no unit"),
         ({"compute": ..., "backends": {"cpu": {"gemv": {"q4": "0 B/s"}}}}, "gemv.q4 is 0"),

@@ -43,8 +43,10 @@ def evaluate(
     ] = None,
     profile: ProfileOption = None,
     override: Override = None,
-    window: Annotated[int, typer.Option(help="tokens of a sequence")] = 512,
-    tokens: Annotated[int | None, typer.Option(help="judged, at most [all]", min=1)] = None,
+    window: Annotated[int, typer.Option(help="tokens of a sequence", min=2, max=2**22)] = 512,
+    tokens: Annotated[
+        int | None, typer.Option(help="judged, at most [all]", min=1, max=2**32)
+    ] = None,
     calibrate_tokens: Annotated[
         str | None, typer.Option(help="tokens A:B of the text for thresholds; not judged")
     ] = None,

@@ -20,20 +20,22 @@ def record(
     out: Out,
     prompt: Annotated[list[str] | None, typer.Option(help="to go on from; may repeat")] = None,
     generate: Annotated[
-        int | None, typer.Option(help="tokens after every prompt, at most [64]", min=1)
+        int | None, typer.Option(help="tokens after every prompt, at most [64]", min=1, max=2**22)
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="prompts are a user's turns")] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token [0]", min=0)
+        float | None, typer.Option(help="0 takes the likeliest token [0]", min=0, max=1000)
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="of every random draw [0]", min=0, max=2**40)
     ] = None,
     text: Annotated[str | None, typer.Option(help="a file to read instead, UTF-8")] = None,
     window: Annotated[
-        int | None, typer.Option(help="tokens of the text in a sequence [512]")
+        int | None, typer.Option(help="tokens of the text in a sequence [512]", min=2, max=2**22)
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="of the text, at most", min=1)] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="of the text, at most", min=1, max=2**32)
+    ] = None,
     signals: Annotated[
         str | None, typer.Option(help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]")
     ] = None,

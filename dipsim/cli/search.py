@@ -140,8 +140,8 @@ def _search_rate(
 def _search_least(trace: Any, device: Any, target: float, what: str, options: Any) -> Any:
     from dipsim.analysis.least import search_least
 
-    if not 0 < target < math.inf:
-        raise DipsimError(f"--target-rate {target:g}: tokens per second, more than 0")
+    if not 1e-9 <= target <= 1e15:
+        raise DipsimError(f"--target-rate {target:g}: tokens per second, from 1e-9 to 1e15")
     axis: Any = what  # search_least checks it
     return search_least(trace, device, axis, target, **options)
 

@@ -21,10 +21,12 @@ def synth(
     out: Out,
     like: Annotated[str, typer.Option(help="the trace to fit")] = "smollm2-chat",
     model: Annotated[str | None, typer.Option(help="its geometry [that of --like]")] = None,
-    tokens: Annotated[int | None, typer.Option(help="how many [as --like]")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="how many [as --like]", min=1, max=2**22)
+    ] = None,
     signals: SomeSignals = None,
     encoding: Encodings = None,
-    seed: Annotated[int, typer.Option(help="of every random draw", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="of every random draw", min=0, max=2**40)] = 0,
     iid: Annotated[
         bool, typer.Option("--iid", help="independent scores: every policy then hits C/N")
     ] = False,

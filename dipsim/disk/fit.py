@@ -364,6 +364,7 @@ def _quantity(dimension: Dimension, given: Any, what: str) -> float:
             value = dimension.parse(text)
         except ValueError as problem:
             raise DipsimError(f"{what} {brief(problem, 120)}") from None
-    if not 0 < value < 1e18:
-        raise DipsimError(f"{what} {brief(text, 20)}: it must be a positive {dimension.name}")
+    if value == 0 or not dimension.believes(value):
+        least, most = dimension.range
+        raise DipsimError(f"{what} {brief(text, 20)}: a {dimension.name} from {least} to {most}")
     return value

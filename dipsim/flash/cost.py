@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.errors import ProfileError
 from dipsim.flash.layout import Places, laid_out, reads_whole, stride
 from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash
@@ -18,7 +19,10 @@ from dipsim.kernels import Requests
 from dipsim.methods.contract import Method
 from dipsim.model import Model
 from dipsim.settings import Layout
+from dipsim.units import BYTES
 
+MOST_READS = 2**30
+"""Reads of one group and token that are counted: those of misses and those ahead fit in int32."""
 _SLACK = 1e-9  # a unit's bytes may carry float noise; it must not cost a page
 
 
@@ -39,7 +43,7 @@ class FlashCost:
 
     def pages(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bytes the device moves for a read of ``size``: whole pages, first offset ignored."""
-        return np.ceil(size / self.flash.align - _SLACK) * self.flash.align
+        return np.maximum(np.ceil(size / self.flash.align - _SLACK), size > 0) * self.flash.align
 
     @property
     def sequential_bandwidth(self) -> float:
@@ -74,6 +78,20 @@ class FlashCost:
     def reads_in_order(self, size: float) -> int:
         """Return how many reads it takes to read ``size`` bytes in order."""
         return math.ceil(size / self.sequential_read - _SLACK)
+
+    def check_reads(self, units: int, apart: float) -> None:
+        """Refuse a group whose reads could not be counted.
+
+        Raises:
+            ProfileError: its units, ``apart`` bytes apart, are too many reads.
+        """
+        reads = self.reads_in_order(units * apart)
+        if reads > MOST_READS:
+            raise ProfileError(
+                f"{units} units, {BYTES.show(apart)} apart, are {reads} reads of "
+                f"{BYTES.show(self.sequential_read)}, at most {MOST_READS} are counted: give "
+                "larger reads in the profile's flash, or smaller units"
+            )
 
     def break_even(self, size: float, apart: float) -> float:
         """q*: the share of missing units below which single reads beat reading everything.
@@ -139,6 +157,7 @@ class Placement:
 
         Raises:
             MethodError: a layout that scatters the slices of a unit.
+            ProfileError: a group of more reads than are counted.
         """
         tables: dict[tuple[int, float, float], Requests] = {}
         costs: list[list[Requests | InOrder]] = []
@@ -146,6 +165,7 @@ class Placement:
             costs.append([])
             for i, group in enumerate(self.method.groups):
                 size = float(sizes[i])
+                flash.check_reads(group.units, float(strides[i]))
                 if group.choice == "all":
                     bandwidth, read = flash.sequential_bandwidth, flash.sequential_read
                     costs[-1].append(InOrder(size, bandwidth, read))

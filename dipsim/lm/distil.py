@@ -29,12 +29,23 @@ from dipsim.lm.load import Loaded
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.sparse import Sparse, sparsify
 from dipsim.lm.text import windows_of
+from dipsim.option import flag
 
 STATE = "training.safetensors"
 """File of the training state, in the adapter's folder until training is finished."""
 _SAVE_EVERY = 10
 _WARM_UP = 10
 _SECONDS = 60
+_RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 2**14),
+    "steps": (1, 10**7),
+    "minutes": (0.001, 10**5),
+    "rate": (1e-9, 10),
+    "batch": (1, 2**12),
+    "window": (2, 2**22),
+    "judge_tokens": (1, 2**32),
+    "seed": (0, 2**40),
+}
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of every weight, beside its step
 
 
@@ -43,7 +54,7 @@ class Recipe:
     """Settings of the training of an adapter, and of its evaluation.
 
     Raises:
-        DipsimError: a number that is not above 0, or not exactly one of steps and minutes.
+        DipsimError: a number outside its range, or not exactly one of steps and minutes.
     """
 
     method: str = "dip"
@@ -64,10 +75,10 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "minutes", "rate", "batch"):
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise DipsimError(f"{name} {value}: must be above 0")
+            if value is not None and not least <= value <= most:
+                raise DipsimError(f"{flag(name)} {value}: from {least} to {most}")
         if (self.steps is None) == (self.minutes is None):
             raise DipsimError("give either steps or minutes")
 

@@ -17,6 +17,8 @@ COLUMN_OF_GATE_AND_UP = (Slice("gate", "column"), Slice("up", "column"))
 COLUMN_OF_DOWN = (Slice("down", "column"),)
 NEURON = (Slice("gate", "row"), Slice("up", "row"), Slice("down", "column"))
 DEFAULT_DENSITY = 0.7
+LEAST_DENSITY = 1e-9
+"""Smallest density that is believed; 0 is, beside it."""
 MEANING = {
     "mlp_input": "abs(x) of the MLP input",
     "gate": "abs(act(W_gate x))",
@@ -140,8 +142,11 @@ def check_settings(method: str, settings: Settings, signals: tuple[str, ...]) ->
     """
     densities = {"density": settings.density} if settings.density is not None else {}
     for what, value in [*densities.items(), *settings.group_density.items()]:
-        if value is not None and not 0 <= value <= 1:
-            raise MethodError(f"{what} {value:g}: the share that is kept, from 0 to 1")
+        if value != 0 and not LEAST_DENSITY <= value <= 1:
+            raise MethodError(
+                f"{what} {value:g}: the share that is kept, from 0 to 1 (if not 0, at least "
+                f"{LEAST_DENSITY:g})"
+            )
     for name, value in settings.gamma.items():
         if not 0 <= value <= 1:
             which = "" if name == "*" else f"{name}="

@@ -13,9 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dipsim.units import BYTES
+
 DEFAULT_BITS = 4.5
 NORM_BYTES = 2  # every format dipsim knows keeps norms in 16 bits
-Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Count = Annotated[int, Field(ge=1, le=2**16, strict=True)]
+"""Layers, heads, experts, and what is counted with them."""
+Width = Annotated[int, Field(ge=1, le=2**26, strict=True)]
+"""Units of a vector, words of a vocabulary."""
+Positions = Annotated[int, Field(ge=1, le=2**40, strict=True)]
+Bits = Annotated[float, Field(ge=0.01, le=32)]
+"""Bits per weight, or per key or value."""
+MOST_BYTES = 2.0**43
+"""Bytes of the largest model that is believed: sums of its units' bytes, in 2**-10, are exact."""
 Matrix = Literal["gate", "up", "down", "q", "k", "v", "o"]
 MATRICES: tuple[Matrix, ...] = ("gate", "up", "down")
 """Matrices of a gated MLP; a plain one has no gate."""
@@ -41,7 +51,7 @@ class Quant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: str = Field(min_length=1)
-    bits: float = Field(gt=0, le=32, strict=True)
+    bits: Bits = Field(strict=True)
     group: Count = 32
     axis: Literal["in", "out", "channel"] = "in"
     scale_bytes: float = Field(default=2, ge=0, le=64)
@@ -66,24 +76,22 @@ class Model(BaseModel):
 
     name: str = "unnamed"
     layers: Count
-    hidden: Count
-    intermediate: Count
+    hidden: Width
+    intermediate: Width
     heads: Count
     kv_heads: Count
     head_dim: Count
-    vocab: Count
+    vocab: Width
     tied_embeddings: bool = False
     activation: str = "silu"
     gated: bool = True
     experts: Count | None = None
     experts_per_token: Count | None = None
-    shared_intermediate: int = Field(default=0, ge=0, le=10**9, strict=True)
-    window: Count | None = None
+    shared_intermediate: int = Field(default=0, ge=0, le=2**26, strict=True)
+    window: Positions | None = None
     window_every: Count = 1
-    context: Count | None = None
-    bits: float = Field(
-        default=DEFAULT_BITS, gt=0, le=32, strict=True, description="bits per weight, in all"
-    )
+    context: Positions | None = None
+    bits: Bits = Field(default=DEFAULT_BITS, strict=True, description="bits per weight, in all")
     quant: Quant | None = None
     weights: Literal["2:4"] | None = Field(
         default=None, description="two of every four weights of an MLP are kept"
@@ -111,6 +119,11 @@ class Model(BaseModel):
             raise ValueError("shared_intermediate is for models with experts")
         if self.quant is not None and "bits" in self.model_fields_set:
             raise ValueError("give bits or quant, not both")
+        if self.total_bytes > MOST_BYTES:
+            raise ValueError(
+                f"the model takes {BYTES.show(self.total_bytes)}, at most "
+                f"{BYTES.show(MOST_BYTES)} are believable: correct its sizes"
+            )
         return self
 
     # Parameters

@@ -195,7 +195,7 @@ HEAD = "size,lanes,bandwidth\n"
         (HEAD + "8192,1,1e9\n4096,1,1e9\n", "line 3: size 4 KiB after 8 KiB with 1 lanes"),
         (HEAD + "4096,1,1e9\n4096,1,2e9\n", "sizes must ascend, each once"),
         (HEAD + "4096,1,1e9\n4096,2,2e9\n", "one size only"),
-        (HEAD + "4096,1,1e9\n8192,1,-1e9\n", "line 3: bandwidth -1e9: it must be a positive"),
+        (HEAD + "4096,1,1e9\n8192,1,-1e9\n", "line 3: bandwidth -1e9: a bandwidth from 0.001 B/s"),
         (HEAD + "4096,1,0\n8192,1,1e9\n", "line 2: bandwidth 0"),
         (HEAD + "4096,1,nan\n8192,1,1e9\n", "bandwidth nan"),
         (HEAD + "4096,1,inf\n8192,1,1e9\n", "bandwidth inf"),
