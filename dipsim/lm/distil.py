@@ -19,6 +19,7 @@ import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, TypeAdapter
 from torch import Tensor, nn
 
 from dipsim.analysis.lora import Recovery
@@ -37,9 +38,9 @@ _SAVE_EVERY = 10
 _WARM_UP = 10
 _SECONDS = 60
 _RANGES: dict[str, tuple[float, float]] = {
-    "rank": (1, 2**14),
+    "rank": (1, lora.MOST_RANK),
     "steps": (1, 10**7),
-    "minutes": (0.001, 10**5),
+    "minutes": (1e-5, 10**5),
     "rate": (1e-9, 10),
     "batch": (1, 2**12),
     "window": (2, 2**22),
@@ -141,15 +142,20 @@ def _finished(folder: Path, about: Mapping[str, Any]) -> Recovery | None:
     _check_same(folder, kept, about)
     figures = kept.get("figures", {})
     try:
-        return Recovery(**{figure.name: figures[figure.name] for figure in fields(Recovery)})
-    except (KeyError, TypeError):
+        known = {figure.name: figures[figure.name] for figure in fields(Recovery)}
+        recovery = TypeAdapter(Recovery).validate_python(known)
+        json.dumps(recovery.to_dict(), allow_nan=False)
+    except (KeyError, TypeError, ValueError):  # not there, of another kind, or not finite
         raise DipsimError(f"{folder / lora.ABOUT}: holds no figures: remove the folder") from None
+    return recovery
 
 
 def _check_same(folder: Path, kept: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Check that a folder was begun with the same model, text and recipe."""
-    before, now = ({**entries, **(entries.get("recipe") or {})} for entries in (kept, about))
-    for name in ("weights", "text", *now["recipe"]):
+    recipe = kept.get("recipe")
+    before = {**kept, **(recipe if isinstance(recipe, dict) else {})}
+    now = {**about, **about["recipe"]}
+    for name in ("weights", "text", *about["recipe"]):
         if before.get(name) != now[name]:
             what = {"weights": "model", "text": "text"}.get(name)
             change = f"another {what}" if what else f"{name} {brief(before.get(name))}"
@@ -168,6 +174,14 @@ def _make(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
     except OSError as problem:
         raise DipsimError(f"{folder}: cannot be made ({problem.strerror})") from None
+
+
+class _SoFar(BaseModel):
+    """Steps and seconds of a training that is not finished."""
+
+    step: int = Field(ge=0, le=_RANGES["steps"][1])
+    cpu: float = Field(ge=0, le=1e9)
+    wall: float = Field(ge=0, le=1e9)
 
 
 class _Training:
@@ -250,8 +264,8 @@ class _Training:
         tensors = {f"adapter.{name}": weight.detach() for name, weight in self.learnt.items()}
         for name, weight in self.learnt.items():
             tensors |= {f"{key}.{name}": it for key, it in self.optimiser.state[weight].items()}
-        so_far = {"step": self.step, "cpu": self.cpu, "wall": self.wall}
-        note = {"about": json.dumps(about), "so_far": json.dumps(so_far)}
+        so_far = _SoFar(step=self.step, cpu=self.cpu, wall=self.wall)
+        note = {"about": json.dumps(about), "so_far": so_far.model_dump_json()}
         with whole_file(path) as handle:
             handle.write(safetensors.torch.save(tensors, note))
 
@@ -264,19 +278,28 @@ class _Training:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 note = file.metadata()
-                kept, so_far = json.loads(note["about"]), json.loads(note["so_far"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except Exception as problem:
+            kept, so_far = json.loads(note["about"]), _SoFar.model_validate_json(note["so_far"])
+            _check_same(path.parent, kept, about)
+            tensors = lora.read_tensors(path, self._state())
+        except DipsimError:
+            raise
+        except Exception as problem:  # whatever may stand there instead
             raise DipsimError(f"{path}: damaged ({brief(problem)}); remove the folder") from None
-        _check_same(path.parent, kept, about)
-        try:
-            for name, weight in self.learnt.items():
-                weight.data.copy_(tensors[f"adapter.{name}"].reshape_as(weight))
-                moments = {key: tensors[f"{key}.{name}"].reshape_as(weight) for key in _MOMENTS}
-                self.optimiser.state[weight] = {"step": tensors[f"step.{name}"], **moments}
-        except (KeyError, RuntimeError):
-            raise DipsimError(f"{path}: damaged (lacks weights); remove the folder") from None
-        self.step, self.cpu, self.wall = so_far["step"], so_far["cpu"], so_far["wall"]
+        for name, weight in self.learnt.items():
+            weight.data.copy_(tensors[f"adapter.{name}"])
+            self.optimiser.state[weight] = {
+                key: tensors[f"{key}.{name}"] for key in ("step", *_MOMENTS)
+            }
+        self.step, self.cpu, self.wall = so_far.step, so_far.cpu, so_far.wall
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return tensors of the names and shapes that a state has; only the adapter's are real."""
+        like: dict[str, Tensor] = {}
+        for name, weight in self.learnt.items():
+            moments = dict.fromkeys(("adapter", *_MOMENTS), weight.detach())
+            like |= {f"{key}.{name}": it for key, it in moments.items()}
+            like[f"step.{name}"] = torch.zeros(())
+        return like
 
     def judge(self, windows: NDArray[np.int64]) -> Recovery:
         """Return the four perplexities, and the cost of the training."""

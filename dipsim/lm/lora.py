@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import find_structure
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOST_RANK = 2**14
 ABOUT = "dipsim.json"
 """File beside peft's own: the adapter's model, its recipe, and its figures."""
 
@@ -96,6 +98,8 @@ def adapter_weights(model: peft.PeftModel) -> dict[str, torch.Tensor]:
 def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
     """Add the adapter that a folder holds to its model, and return the two together.
 
+    Only the weights are read, as numbers; peft's own configuration could name code.
+
     Raises:
         ModelError: no such folder, files missing or damaged, or an adapter of another model.
     """
@@ -109,11 +113,57 @@ def load_adapter(model: nn.Module, folder: str | Path) -> peft.PeftModel:
             f"{folder}: an adapter of another model, {brief(about.get('model', 'unknown'))} with "
             "other weights: give the one it was trained on"
         )
+    path = folder / WEIGHTS
     try:
-        with quiet():
-            return peft.PeftModel.from_pretrained(model, str(folder)).eval()
+        rank = _rank_of(path)
+        adapted = add_adapter(model, rank, brief(about.get("model", "unknown")))
+        tensors = read_tensors(path, adapter_weights(adapted))
     except Exception as problem:  # the libraries check little, so any error may surface
         raise ModelError(f"{folder}: not a readable adapter ({brief(problem, 160)})") from None
+    with quiet():
+        peft.set_peft_model_state_dict(adapted, tensors)
+    return adapted.requires_grad_(False).eval()
+
+
+def read_tensors(path: Path, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Read the tensors of a safetensors file; none is read before all shapes are known to be right.
+
+    Args:
+        like: tensors with the names and shapes that the file must have.
+
+    Raises:
+        ValueError: other names or shapes, or numbers that are not finite.
+        safetensors.SafetensorError: not such a file, or cut.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        names = set(file.keys())
+        if names != like.keys():
+            raise ValueError("lacks weights" if like.keys() - names else "has other weights")
+        for name, weight in like.items():
+            shape = list(file.get_slice(name).get_shape())
+            if shape != list(weight.shape):
+                raise ValueError(f"shape {shape}, not {list(weight.shape)}, of {name}")
+        tensors = {name: file.get_tensor(name) for name in names}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"no finite number in {name}")
+    return tensors
+
+
+def _rank_of(path: Path) -> int:
+    """Return the rank of the adapter in a safetensors file.
+
+    Raises:
+        ValueError: it has no such matrices.
+        safetensors.SafetensorError: not such a file, or cut.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - the file is no mapping
+            if name.endswith(".lora_A.weight"):
+                rank = int(file.get_slice(name).get_shape()[0])
+                if 1 <= rank <= MOST_RANK:
+                    return rank
+    raise ValueError(f"no matrices of rank 1 to {MOST_RANK}")
 
 
 def fuse(model: peft.PeftModel) -> Any:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -344,24 +345,103 @@ def test_a_folder_of_something_else(ids, tmp_path) -> None:
     refused("damaged", ids, tmp_path / "b")
 
 
-def test_a_state_that_lacks_weights(ids, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def half_trained(ids, tmp_path_factory):
+    """Folder of a training that stopped after one step."""
+
     class Stop(Exception):
         pass
 
     def interrupt(done, total):
-        if done == 1:
-            raise Stop
+        raise Stop
 
+    folder = tmp_path_factory.mktemp("half") / "a"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distil, "_SAVE_EVERY", 1)
         with pytest.raises(Stop):
-            train_adapter(loaded(), ids, tmp_path / "a", RECIPE, interrupt)
-    state = tmp_path / "a" / distil.STATE
-    with safetensors.safe_open(state, "pt") as file:
-        note, names = file.metadata(), sorted(file.keys())
-        kept = {name: file.get_tensor(name) for name in names[1:]}
-    safetensors.torch.save_file(kept, state, note)
-    refused("damaged .lacks weights.; remove the folder", ids, tmp_path / "a")
+            train_adapter(loaded(), ids, folder, RECIPE, interrupt)
+    return folder
+
+
+class Bang:
+    """Leaves a mark when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def edited(path, change):
+    """Save a safetensors file anew, its tensors and its notes changed in place."""
+    with safetensors.safe_open(path, "pt") as file:
+        notes, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors, notes)
+    safetensors.torch.save_file(tensors, path, notes)
+
+
+DAMAGE = {
+    "lacks weights": lambda tensors, notes: tensors.pop(min(tensors)),
+    "has other weights": lambda tensors, notes: tensors.update(more=torch.zeros(2)),
+    "shape .*, not": lambda tensors, notes: tensors.update({min(tensors): torch.zeros(3, 3)}),
+    "no finite number": lambda tensors, notes: tensors[min(tensors)].fill_(math.nan),
+}
+NOTES = {"about": ["[]", "{", "1"], "so_far": ["{}", '{"step": -1, "cpu": 0, "wall": 0}', "[]"]}
+
+
+@pytest.mark.parametrize("match", DAMAGE)
+def test_weights_that_are_damaged(half_trained, trained, ids, tmp_path, match) -> None:
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    shutil.copytree(half_trained, half)
+    edited(half / distil.STATE, DAMAGE[match])
+    refused(f"damaged .*{match}.*; remove the folder", ids, half)
+    shutil.copytree(trained[0], whole)
+    edited(whole / lora.WEIGHTS, DAMAGE[match])
+    with pytest.raises(DipsimError, match=f"not a readable adapter .*{match}"):
+        lora.load_adapter(llama(), whole)
+
+
+def test_a_state_that_is_damaged(half_trained, ids, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a"
+    shutil.copytree(half_trained, folder)
+    state = folder / distil.STATE
+    whole = state.read_bytes()
+    huge = b"\xff" * 7 + b"\x7f"
+    for data in (b"", whole[:8], whole[:100], whole[:-1], huge + whole[8:], pickle.dumps(Bang())):
+        state.write_bytes(data)
+        refused("damaged", ids, folder)
+    for name, texts in NOTES.items():
+        for text in texts:
+            state.write_bytes(whole)
+            edited(state, lambda _, notes, name=name, text=text: notes.update({name: text}))
+            refused("damaged", ids, folder)
+    state.write_bytes(whole)
+    edited(state, lambda _, notes: notes.update(about='{"recipe": [1]}'))
+    refused("another model", ids, folder)
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("figures", [[], {}, {"dense": "x"}, {"dense": math.inf}, {"sparse": -1}])
+def test_figures_that_are_none(trained, ids, tmp_path, figures) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(trained[0], folder)
+    about = json.loads((folder / lora.ABOUT).read_text())
+    about["figures"] = {**about["figures"], **figures} if figures else figures
+    (folder / lora.ABOUT).write_text(json.dumps(about))
+    refused("holds no figures", ids, folder)
+
+
+def test_the_configuration_of_an_adapter_runs_nothing(trained, tmp_path, monkeypatch) -> None:
+    """Peft imports the module that ``megatron_core`` names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("bang.py").write_text("import os; os.mkdir('executed')")
+    folder = tmp_path / "a"
+    shutil.copytree(trained[0], folder)
+    config = json.loads((folder / lora.CONFIG).read_text())
+    config |= {"megatron_core": "bang", "megatron_config": {"a": 1}, "r": 10**9}
+    (folder / lora.CONFIG).write_text(json.dumps(config))
+    lora.load_adapter(llama(), folder)
+    assert not Path("executed").exists()
 
 
 def test_an_adapter_of_another_model(trained, ids, tmp_path) -> None:
