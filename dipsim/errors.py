@@ -7,13 +7,17 @@ from pydantic import ValidationError
 
 
 def printable(text: str) -> str:
-    """Make text from files safe for a terminal: control characters become question marks."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    """Make text from files one line that cannot steer a terminal.
+
+    Line ends and other white space become spaces; control characters, marks that turn the direction
+    of writing, invisible ones and lone surrogates become question marks.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 def brief(text: object, longest: int = 80) -> str:
     """Make text out of an untrusted file short and printable enough to quote."""
-    line = printable(str(text)).replace("\n", " ")
+    line = printable(str(text))
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 

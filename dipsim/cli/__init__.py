@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from dipsim.cli.app import app
-from dipsim.cli.output import fail, warnings_said
+from dipsim.cli.output import fail, guarded_streams, warnings_said
 from dipsim.errors import DipsimError, brief
 
 # One module for each question; the help lists their commands in this order.
@@ -22,8 +22,6 @@ from dipsim.cli import catalogue  # noqa: F401
 
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """What torch says on a processor, where its error has no class of its own, and on a GPU."""
-
-
 _INTERRUPTED = 130
 
 
@@ -35,15 +33,23 @@ def main() -> None:
     ended = _end_on_signals()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    with guarded_streams(), warnings_said():
+        code = _run()
+        if code == _INTERRUPTED:
+            fail("interrupted", 128 + ended[0] if ended else _INTERRUPTED)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code; errors end in `fail`."""
     try:
-        with warnings_said():
-            code = app(standalone_mode=False)
+        return app(standalone_mode=False) or 0
     except DipsimError as problem:
         fail(str(problem))
     except typer.Exit as stop:
-        code = stop.exit_code
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        code = _INTERRUPTED
+        return _INTERRUPTED
     except MemoryError as problem:
         fail(_out_of_memory(problem))
     except Exception as problem:
@@ -52,9 +58,6 @@ def main() -> None:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
         fail(problem.format_message())
-    if code == _INTERRUPTED:
-        fail("interrupted", 128 + ended[0] if ended else _INTERRUPTED)
-    sys.exit(code or 0)
 
 
 def _end_on_signals() -> list[int]:

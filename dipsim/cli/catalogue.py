@@ -58,6 +58,7 @@ def policies(
         show(catalogue.policies())
         return
     from dipsim.analysis.policy_laws import LAWS, check_policy
+    from dipsim.report.tables import line
 
     broken = 0
     for name in check:
@@ -67,7 +68,7 @@ def policies(
             say(f"{name}: {fault}")
         broken += bool(faults)
         if not faults:
-            show(f"{name}: keeps the contract ({len(LAWS)} laws)")
+            show(line(f"{name}: keeps the contract ({len(LAWS)} laws)"))
     if broken:
         raise typer.Exit(2)
 

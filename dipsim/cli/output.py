@@ -5,16 +5,17 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
 from dipsim.errors import StoredCodeWarning, printable
 
 
-def fail(message: str, code: int = 2) -> None:
+def fail(message: str, code: int = 2) -> NoReturn:
     """Print what is wrong and leave with an exit code."""
     say(message)
     sys.exit(code)
@@ -51,35 +52,71 @@ def _write(line: str) -> None:
     sys.stderr.flush()
 
 
-class _Console(Console):
-    """A console that leaves a closed pipe to `_output`, which treats it as no error."""
+class _Guarded:
+    """A stream for text that goes on when it cannot be written: the rest of the text is lost.
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    Args:
+        stream: the stream.
+        lost: called with the reason; not called when a reader has gone, which is no error.
+    """
+
+    def __init__(self, stream: TextIO, lost: Callable[[OSError], None]) -> None:
+        self._stream, self._lost = stream, lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._kept():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._kept():
+            self._stream.flush()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is still in the buffer goes there too
+            os.close(nowhere)
+            if not isinstance(problem, BrokenPipeError):
+                self._lost(problem)
 
 
 @contextmanager
-def _output() -> Iterator[None]:
-    """Wrap all that prints: a reader that closes the pipe is no error, a full disk is one."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(problem, BrokenPipeError):
-            fail(f"cannot write the output: {problem.strerror}")
+def guarded_streams() -> Iterator[None]:
+    """Guard all that prints, ours or a library's.
+
+    Standard output that is closed or full ends the program with exit code 2; standard error never
+    does. Characters that the encoding of standard output lacks become question marks.
+    """
+    if sys.stderr is None:  # closed; the next file that is opened must not take its number
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the program ends
+    if sys.stdout is None:
+        fail("standard output is closed: send it to a file, or to /dev/null")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    output = _Guarded(sys.stdout, lambda why: fail(f"cannot write the output: {why.strerror}"))
+    with redirect_stdout(output), redirect_stderr(_Guarded(sys.stderr, lambda why: None)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def show(renderable: Any) -> None:
-    """Print a table or text of rich to standard output."""
-    with _output():
-        _Console().print(renderable)
+    """Print a table or lines of a report to standard output; what is too wide is not cut."""
+    Console(markup=False, emoji=False).print(renderable, crop=False)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object, or a text as it is, to standard output."""
-    with _output():
-        print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
+    print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
 
 
 class Progress:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dipsim.analysis.attribution import STEP, Attribution, Part
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 from dipsim.timeline.closed import RESOURCES
 
 _NAMES = {
@@ -26,23 +24,23 @@ def render(attribution: Attribution) -> RenderableType:
     """Return elasticities, the largest first; then which layers each resource binds."""
     elasticity = dict(attribution.elasticity)
     known = [(name, per_cent) for name, per_cent in elasticity.items() if per_cent is not None]
-    rows = table("1 % more of", "rate", right=(1,))
+    rows = Table("1 % more of", "rate", right=(1,))
     for name, per_cent in sorted(known, key=lambda pair: -abs(pair[1])):
         rows.add_row(_NAMES[name], f"{_signed(per_cent)} %")
     unknown = [_NAMES[name] for name, per_cent in elasticity.items() if per_cent is None]
     parts: list[RenderableType] = [
-        Text(),
-        Text(f"what would be faster (changes of {STEP:.0%} either way)", style="bold"),
+        line(),
+        line(f"what would be faster (changes of {STEP:.0%} either way)", style="bold"),
         rows,
     ]
     if unknown:
-        parts.append(Text(f"not known here: {', '.join(unknown)}", style="dim"))
+        parts.append(line(f"not known here: {', '.join(unknown)}", style="dim"))
     if not attribution.parts:
         return Group(*parts)
     title = "exposed time, ms per token"
     if attribution.contends:
         title += " (in closed form: as if nothing contended)"
-    return Group(*parts, Text(), Text(title, style="bold"), _bound(attribution))
+    return Group(*parts, line(), line(title, style="bold"), _bound(attribution))
 
 
 def _signed(per_cent: float) -> str:
@@ -54,7 +52,7 @@ def _bound(attribution: Attribution) -> Table:
     """Return the layers that each resource binds, and what comes before and after them."""
     parts, layers = attribution.parts, attribution.layers
     shown = [name for name in RESOURCES if any(part.exposed[name] for part in parts)]
-    rows = table("bound by", "", *shown, right=tuple(range(2, 2 + len(shown))))
+    rows = Table("bound by", "", *shown, right=tuple(range(2, 2 + len(shown))))
     groups: list[tuple[str, str, Sequence[Part]]] = [
         (resource, f"layers {_ranges([int(part.name) for part in bound])}", bound)
         for resource in RESOURCES

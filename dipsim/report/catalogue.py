@@ -1,20 +1,18 @@
 """Reports that list what there is: profiles, models, policies, methods."""
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line, stacked
 from dipsim.units import BANDWIDTH, BYTES
 
 
 def profiles(known: list[Profile]) -> Table:
     """Return a line for each profile."""
-    rows = table("profile", "DRAM", "bandwidth", "summary")
+    rows = Table("profile", "DRAM", "bandwidth", "summary")
     for profile in known:
         rows.add_row(
             profile.name,
@@ -27,9 +25,7 @@ def profiles(known: list[Profile]) -> Table:
 
 def profile(shown: Profile) -> RenderableType:
     """Return every number of a profile with its kind and source."""
-    rows = table("key", "value", "kind", "from")
-    for column in rows.columns[:3]:
-        column.no_wrap = True
+    rows = Table("key", "value", "kind", "from", whole=range(3))
     previous = ""
     for key, value in shown.numbers():
         source = shown.source(key)
@@ -43,7 +39,7 @@ def profile(shown: Profile) -> RenderableType:
                 "" if repeated else origin,
             )
             previous = origin
-    return Group(Text(f"{shown.name}: {shown.summary}", style="bold"), rows)
+    return Group(line(f"{shown.name}: {shown.summary}", style="bold"), rows)
 
 
 def _texts(value: object) -> list[str]:
@@ -57,7 +53,7 @@ def _texts(value: object) -> list[str]:
 
 def models(known: list[Model]) -> Table:
     """Return a line for each model preset."""
-    rows = table(
+    rows = Table(
         "model", "layers", "hidden", "intermediate", "parameters", "bytes", right=(1, 2, 3, 4, 5)
     )
     for model in known:
@@ -74,7 +70,7 @@ def models(known: list[Model]) -> Table:
 
 def model(shown: Model) -> Table:
     """Return the geometry and the byte counts of a model."""
-    rows = table(shown.name, "")
+    rows = Table(shown.name, "")
     hidden = {"name", "sources", "bits", "quant"}
     usual = {"gated": True, "shared_intermediate": 0, "window_every": 1}
     for key, value in shown.model_dump(exclude=hidden, exclude_none=True).items():
@@ -104,19 +100,19 @@ def _storage(model: Model) -> str:
 
 def policies() -> RenderableType:
     """Return a row for each built-in policy, its parameters below what it does."""
-    rows = table("policy", "admission", "what it does", "source")
+    rows = Table("policy", "admission", "what it does", "source")
     for policy in POLICIES.values():
-        lines = [policy.summary]
+        texts = [policy.summary]
         if policy.parameters:
-            lines.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
-        rows.add_row(policy.name, policy.admit, "\n".join(lines), policy.source)
+            texts.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
+        rows.add_row(policy.name, policy.admit, stacked(*texts), policy.source)
     hint = "hint: set a parameter as in --policy lfu-decay:half_life=8; yours is file.py:attribute"
-    return Group(rows, Text(hint, style="cyan"))
+    return Group(rows, line(hint, style="cyan"))
 
 
 def methods() -> Table:
     """Return a line for each method."""
-    rows = table("method", "signals", "what it does")
+    rows = Table("method", "signals", "what it does")
     for name, entry in METHODS.items():
         first, *rest = entry.signals or ("any",)
         between = ", ..., " if len(rest) > 1 else ", "

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dipsim.analysis.compare import FIGURES, Comparison
-from dipsim.errors import printable
 from dipsim.report.files import check_series, write_rows
 from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture
-from dipsim.report.tables import marks_of, number, table
+from dipsim.report.tables import Table, line, marks_of, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
@@ -23,11 +20,11 @@ def render(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     for budget, cells in _by_budget(comparison).items():
         cache = BYTES.show(cells[0].number("cache_bytes"))
-        parts += [Text(f"{budget}: {cache} of cache", style="bold"), _table(cells), Text()]
+        parts += [line(f"{budget}: {cache} of cache", style="bold"), _table(cells), line()]
         best = next((cell for cell in cells if _runs_on_a_device(cell)), None)
         verdict = None if best is None else best.value("verdict")
         if best is not None and verdict is not None:
-            parts += [Text(f"{printable(best.place['policy'])}: {verdict.sentence}."), Text()]
+            parts += [line(f"{best.place['policy']}: {verdict.sentence}."), line()]
     note = "band: rates with no and with full overlap. "
     if comparison.no_optimum is None:
         note += (
@@ -36,7 +33,7 @@ def render(comparison: Comparison) -> RenderableType:
         )
     else:
         note += f"No distance to the optimum: {comparison.no_optimum}."
-    parts.append(Text(note, style="dim"))
+    parts.append(line(note, style="dim"))
     return Group(*parts, *marks_of(cell.marks for cell in comparison.cells))
 
 
@@ -52,7 +49,7 @@ def _runs_on_a_device(cell: Cell) -> bool:
 
 
 def _table(cells: list[Cell]) -> Table:
-    rows = table(
+    rows = Table(
         "policy", "hits", "to opt", "other adm.", "tok/s", "band", "flash", "reads",
         right=tuple(range(1, 8)),
     )  # fmt: skip
@@ -61,7 +58,7 @@ def _table(cells: list[Cell]) -> Table:
         slow, fast = cell.band
         changed = None if verdict is None else verdict.admission
         rows.add_row(
-            printable(cell.place["policy"]),
+            cell.place["policy"],
             f"{cell.value('hit_rate'):.1%}",
             number(cell.value("to_optimum"), "{:.1%}"),
             f"{verdict.gained / max(verdict.accesses, 1):+.1%}" if verdict and changed else "-",

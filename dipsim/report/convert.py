@@ -4,9 +4,8 @@ import shlex
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from dipsim.errors import printable
+from dipsim.report.tables import line
 from dipsim.trace import Trace
 from dipsim.units import BYTES
 
@@ -17,9 +16,6 @@ def render(trace: Trace) -> RenderableType:
     path = Path(trace.name)
     files = [path] if path.is_file() else list(path.iterdir())
     size = BYTES.show(sum(file.stat().st_size for file in files))
-    lines = [
-        f"{trace.name}: {trace.tokens} tokens of {trace.layers} layers, {', '.join(signals)}; "
-        f"{size}",
-        f"hint: dipsim inspect {shlex.quote(trace.name)}",
-    ]
-    return Group(*(Text(printable(line)) for line in lines))
+    about = f"{trace.tokens} tokens of {trace.layers} layers, {', '.join(signals)}; {size}"
+    hint = f"hint: dipsim inspect {shlex.quote(trace.name)}"
+    return Group(line(f"{trace.name}: {about}"), line(hint))

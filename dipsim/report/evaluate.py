@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dipsim.analysis.evaluate import (
     LOSSES,
@@ -16,10 +14,9 @@ from dipsim.analysis.evaluate import (
     memory_of,
     row_dict,
 )
-from dipsim.errors import printable
 from dipsim.report.files import check_series, write_flat
 from dipsim.report.pictures import COLOURS, DASHES, MARKERS, picture
-from dipsim.report.tables import number, table
+from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
@@ -32,16 +29,16 @@ def render(evaluation: Evaluation) -> RenderableType:
         f"{evaluation.model}: {evaluation.tokens} tokens in windows of {evaluation.window}{where}"
     )
     title += f", {_short(shared)}" if shared else ""
-    parts: list[RenderableType] = [Text(printable(title), style="bold"), _rows(evaluation)]
+    parts: list[RenderableType] = [line(title, style="bold"), _rows(evaluation)]
     parts += [
-        Text(f"{_name(row, shared)}: {printable(row.why)}", style="dim")
+        line(f"{_name(row, shared)}: {row.why}", style="dim")
         for row in evaluation.rows
         if row.why is not None
     ]
     if any(row.value("open_loop") for row in evaluation.rows):
-        parts += [Text(), _loops(evaluation)]
+        parts += [line(), _loops(evaluation)]
     if evaluation.device is not None:
-        parts += [Text(), _best(evaluation)]
+        parts += [line(), _best(evaluation)]
     note = (
         "closed loop: masks act while the model runs. used: density; +: perplexity above dense; "
         "kept: energy of each stage's scores; flash: "
@@ -50,14 +47,14 @@ def render(evaluation: Evaluation) -> RenderableType:
         note += "missed bytes a token."
     else:
         note += "bytes moved a token. *: no other row in the same memory is both faster and better."
-    parts.append(Text(note, style="dim"))
+    parts.append(line(note, style="dim"))
     return Group(*parts)
 
 
 def _rows(evaluation: Evaluation) -> Table:
     timed = evaluation.device is not None
     columns = ["method", "used", "ppl", "+", "kept", "hits", "flash", *["tok/s"] * timed]
-    rows = _named(*columns)
+    rows = Table(*columns, right=range(1, len(columns)))
     best = frontier(evaluation.rows) if timed else []
     shared = _shared(evaluation.rows)
     again = any(
@@ -86,7 +83,7 @@ def _loops(evaluation: Evaluation) -> Table:
     """Return hits and bytes of the same methods and caches on a trace of the dense model."""
     timed = evaluation.device is not None
     columns = ["open loop", "hits", "closed", "missed", "closed", *["tok/s", "closed"] * timed]
-    rows = _named(*columns)
+    rows = Table(*columns, right=range(1, len(columns)))
     shared = _shared(evaluation.rows)
     for row in evaluation.rows:
         opened = row.value("open_loop")
@@ -105,16 +102,9 @@ def _loops(evaluation: Evaluation) -> Table:
     return rows
 
 
-def _named(*columns: str) -> Table:
-    """Return a table whose first column may take more than a line, and no other."""
-    rows = table(*columns, right=tuple(range(1, len(columns))))
-    for column in rows.columns[1:]:
-        column.no_wrap = True
-    return rows
-
-
 def _best(evaluation: Evaluation) -> Table:
-    rows = _named("best tok/s at", *(f"+{loss:g}" for loss in LOSSES))
+    columns = [f"+{loss:g}" for loss in LOSSES]
+    rows = Table("best tok/s at", *columns, right=range(1, 1 + len(columns)))
     best = best_rates(evaluation.rows, evaluation.dense)
     for memory, methods in best.items():
         for method, rates in methods.items():
@@ -153,7 +143,7 @@ def _short(settings: Mapping[str, Any]) -> str:
         if isinstance(value, dict):
             value = "/".join(f"{gamma:g}" for gamma in value.values())
         parts.append(f"{_PREFIXES.get(name, name + ' ')}{value}")
-    return printable(" ".join(parts))
+    return " ".join(parts)
 
 
 _PREFIXES = {"density": "", "gamma": "gamma ", "cache_fraction": "cache ", "policy": ""}
@@ -215,7 +205,7 @@ def plot(evaluation: Evaluation, path: Path) -> None:
                     linewidth=1,
                     linestyle=DASHES[i % len(DASHES)],
                     zorder=0,
-                    label=printable(f"frontier {memory}".strip()),
+                    label=f"frontier {memory}".strip(),
                 )
         axes.axhline(evaluation.dense, color="0.5", linestyle=":", label="dense model")
         axes.set_yscale("log")
@@ -227,4 +217,4 @@ def plot(evaluation: Evaluation, path: Path) -> None:
         )
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-        figure.suptitle(printable(f"{evaluation.model}, closed loop"))
+        figure.suptitle(f"{evaluation.model}, closed loop")

@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.activity import DENSITIES, USUAL
 from dipsim.analysis.inspect import SignalReport
-from dipsim.errors import printable
 from dipsim.report.pictures import picture
-from dipsim.report.tables import number, table
+from dipsim.report.tables import Table, line, number
 from dipsim.trace import PREFILL, Trace
 
 
@@ -23,16 +21,16 @@ def render(trace: Trace, reports: dict[str, SignalReport]) -> RenderableType:
         trace: the trace that was inspected.
         reports: findings by signal.
     """
-    parts: list[RenderableType] = [Text(printable(trace.name), style="bold")]
-    parts += [Text(printable(line)) for line in _head(trace)]
+    parts: list[RenderableType] = [line(trace.name, style="bold")]
+    parts += map(line, _head(trace))
     sections = {
         "signals": _signals(trace),
         "active sets": _sets(reports),
         "hit rate at a cache of so many units": _hits(reports),
     }
     for title, section in sections.items():
-        parts += [Text(), Text(title, style="bold"), section]
-    parts += [Text(), *_notes(trace, reports)]
+        parts += [line(), line(title, style="bold"), section]
+    parts += [line(), *_notes(trace, reports)]
     return Group(*parts)
 
 
@@ -51,7 +49,7 @@ def _head(trace: Trace) -> list[str]:
 
 
 def _signals(trace: Trace) -> Table:
-    rows = table("signal", "holds", "encoding", "units", right=(3,))
+    rows = Table("signal", "holds", "encoding", "units", right=(3,))
     for signal in trace.signals.values():
         holds = "sets, scores" if signal.holds == "sets" and signal.scored else signal.holds
         rows.add_row(signal.name, holds, signal.encoding, str(signal.units))
@@ -60,7 +58,7 @@ def _signals(trace: Trace) -> Table:
 
 def _sets(reports: dict[str, SignalReport]) -> Table:
     columns = [f"at {density:.0%}" for density in DENSITIES]
-    rows = table(
+    rows = Table(
         "overlap", *columns, "as used", "active", "top 10%", "Gini", right=tuple(range(1, 8))
     )
     for name, report in reports.items():
@@ -82,7 +80,7 @@ def _sets(reports: dict[str, SignalReport]) -> Table:
 def _hits(reports: dict[str, SignalReport]) -> Table:
     shares = sorted({share for report in reports.values() for share in report.lru})
     columns = [f"{share:.0%}" for share in shares]
-    rows = table("signal", "policy", *columns, right=tuple(range(2, 2 + len(columns))))
+    rows = Table("signal", "policy", *columns, right=tuple(range(2, 2 + len(columns))))
     for name, report in reports.items():
         rows.add_row(name, "lru", *(_share(report.lru.get(share)) for share in shares))
         rows.add_row("", "opt", *(_share(report.opt.get(share)) for share in shares))
@@ -107,7 +105,7 @@ def _notes(trace: Trace, reports: dict[str, SignalReport]) -> list[Text]:
     shortest = min(report.activity.sets.tokens for report in reports.values())
     if shortest < trace.tokens:
         notes.append(f"Hit rates are of the first {shortest} tokens or more.")
-    return [Text(note) for note in notes]
+    return [*map(line, notes)]
 
 
 def _counted(count: int, noun: str) -> str:

@@ -3,11 +3,9 @@
 from statistics import median
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from dipsim.disk.bench import Bench
-from dipsim.errors import printable
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 from dipsim.units import BANDWIDTH, BYTES
 
 
@@ -17,17 +15,17 @@ def render(bench: Bench) -> RenderableType:
     sizes = list(dict.fromkeys(cell.size for cell in bench.cells))
     cells = {(cell.size, cell.lanes): cell for cell in bench.cells}
     names = [f"{n} in flight" for n in lanes]
-    rows = table("size", *names, right=tuple(range(len(lanes) + 1)))
+    rows = Table("size", *names, right=tuple(range(len(lanes) + 1)))
     for size in sizes:
         rates = [BANDWIDTH.show(cells[size, n].bandwidth) for n in lanes]
         rows.add_row(BYTES.exact(size), *rates)
     how = "direct reads" if bench.direct else "BUFFERED reads"
-    title = f"{printable(bench.path)}: {how} at random offsets"
-    parts: list[RenderableType] = [Text(title, style="bold"), rows]
+    title = f"{bench.path}: {how} at random offsets"
+    parts: list[RenderableType] = [line(title, style="bold"), rows]
     worst = max(bench.cells, key=lambda cell: cell.spread)
     usual = median(cell.spread for cell in bench.cells)
     parts.append(
-        Text(
+        line(
             f"the passes differ by {usual:.0%} (median), {worst.spread:.0%} at most "
             f"({BYTES.exact(worst.size)}, {worst.lanes} in flight)",
             style="dim",
@@ -35,6 +33,6 @@ def render(bench: Bench) -> RenderableType:
     )
     if not bench.direct:
         parts.append(
-            Text("this file system has no direct reads: what memory holds was read from there")
+            line("this file system has no direct reads: what memory holds was read from there")
         )
     return Group(*parts)

@@ -1,11 +1,9 @@
 """Report of `dipsim lora`: what masks cost, and how much of it an adapter brings back."""
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from dipsim.analysis.lora import Recovery
-from dipsim.errors import printable
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 from dipsim.units import BYTES
 
 
@@ -20,7 +18,7 @@ def render(recovery: Recovery, folder: str) -> RenderableType:
     if recovery.recovered is not None:
         share = f"{recovery.recovered:.1%}"
         answer = f"the adapter brings back {share} of the log-perplexity masks cost"
-    rows = table("", "masks off", "masks on", right=(1, 2))
+    rows = Table("", "masks off", "masks on", right=(1, 2))
     rows.add_row("without the adapter", f"{recovery.dense:.3f}", f"{recovery.sparse:.3f}")
     rows.add_row("with the adapter", f"{recovery.masks_off:.3f}", f"{recovery.adapted:.3f}")
     took = (
@@ -34,9 +32,9 @@ def render(recovery: Recovery, folder: str) -> RenderableType:
     )
     note = f"perplexity on {recovery.judged_tokens} tokens that did not train."
     return Group(
-        Text(printable(f"{recovery.model}: {answer}"), style="bold"),
+        line(f"{recovery.model}: {answer}", style="bold"),
         rows,
-        Text(took),
-        Text(printable(size)),
-        Text(note, style="dim"),
+        line(took),
+        line(size),
+        line(note, style="dim"),
     )

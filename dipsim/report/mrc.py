@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from dipsim.analysis.mrc import Curves
-from dipsim.errors import printable
 from dipsim.report.files import check_series, write_rows
 from dipsim.report.pictures import picture, series_style
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 
 
 def render(curves: Curves) -> RenderableType:
@@ -25,21 +23,21 @@ def render(curves: Curves) -> RenderableType:
             titles.append(group.signal)
             rates.append([curves.by_group(name)[:, i] for name in names])
     parts: list[RenderableType] = [
-        Text(f"{printable(curves.trace)}, {curves.method.name}: hits / accesses", style="bold")
+        line(f"{curves.trace}, {curves.method.name}: hits / accesses", style="bold")
     ]
     for title, columns in zip(titles, rates, strict=True):
-        rows = table("cache", *map(printable, names), right=tuple(range(len(names) + 1)))
+        rows = Table("cache", *names, right=tuple(range(len(names) + 1)))
         for n, share in enumerate(curves.shares):
             rows.add_row(f"{share:.0%}", *(f"{column[n]:.1%}" for column in columns))
-        parts += [Text(), Text(title, style="bold"), rows]
+        parts += [line(), line(title, style="bold"), rows]
     exact = [
         f"{signal} from {least} of {len(rates) + least - 1} units"
         for signal, (least, rates) in curves.lru_exact().items()
     ]
     if exact:
         parts += [
-            Text(),
-            Text(
+            line(),
+            line(
                 f"lru at every capacity that holds each batch ({'; '.join(exact)}) comes from one "
                 "pass: --json, --csv, --plot",
                 style="dim",

@@ -2,12 +2,10 @@
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from dipsim.disk.replayed import ReplayedIo
-from dipsim.errors import printable
 from dipsim.report.calibrate import lines
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 from dipsim.units import BYTES, TIME
 
 _SHOWN = 8
@@ -20,16 +18,16 @@ def render(replayed: ReplayedIo) -> RenderableType:
     tokens = len(errors)
     how = "direct" if replayed.direct else "BUFFERED"
     title = (
-        f"flash time of {tokens} tokens on {printable(replayed.file)}: median error "
+        f"flash time of {tokens} tokens on {replayed.file}: median error "
         f"{np.median(np.abs(errors)):.1%}, at the disk's pace "
         f"{np.median(np.abs(replayed.paced_errors)):.1%}"
     )
-    predictors = table(
+    predictors = Table(
         "predictor, on the second half of the tokens", "median", "bias", right=(1, 2)
     )
     for judged in replayed.judged():
         predictors.add_row(judged.name, f"{judged.median:.1%}", f"{judged.bias:+.1%}")
-    rows = table("token", "reads", "bytes", "predicted", "measured", "error", right=tuple(range(6)))
+    rows = Table("token", "reads", "bytes", "predicted", "measured", "error", right=tuple(range(6)))
     for i in np.unique(np.linspace(0, tokens - 1, _SHOWN).astype(int)):
         rows.add_row(
             str(i),
@@ -40,10 +38,10 @@ def render(replayed: ReplayedIo) -> RenderableType:
             f"{errors[i]:+.1%}",
         )
     source = f"{how} reads, {replayed.lanes} in flight; calibrated on the same file:"
-    parts: list[RenderableType] = [Text(title, style="bold"), Text(), predictors, Text(), rows]
-    parts += [Text(), Text(source, style="dim")]
-    parts += [Text(line, style="dim") for line in lines(replayed.calibrated)]
+    parts: list[RenderableType] = [line(title, style="bold"), line(), predictors, line(), rows]
+    parts += [line(), line(source, style="dim")]
+    parts += [line(text, style="dim") for text in lines(replayed.calibrated)]
     low, high = np.quantile(replayed.pace, [0.1, 0.9])
     pace = f"between the tokens reads took {low:.2f} to {high:.2f} times as long as calibrated"
-    parts.append(Text(f"{pace} (p10 to p90)", style="dim"))
+    parts.append(line(f"{pace} (p10 to p90)", style="dim"))
     return Group(*parts)

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from dipsim.analysis.attribution import Attribution
 from dipsim.analysis.calibration import Bounds
@@ -17,7 +15,7 @@ from dipsim.budget.divide import Budget
 from dipsim.report import attribution as attribution_report
 from dipsim.report.hints import hints
 from dipsim.report.pictures import BESIDE, COLOURS, picture
-from dipsim.report.tables import table
+from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
 from dipsim.units import BYTES
@@ -41,9 +39,9 @@ def render(
         bounds: perplexity read off a calibration.
         attribution: what binds each layer, and what would be faster.
     """
-    parts: list[RenderableType] = [Text(result.verdict, style="bold"), Text()]
+    parts: list[RenderableType] = [line(result.verdict, style="bold"), line()]
     if verdict is not None and verdict.misses and not result.fits:
-        parts += [Text(f"{result.policy}: {verdict.sentence}."), Text()]
+        parts += [line(f"{result.policy}: {verdict.sentence}."), line()]
     budget = "budget"
     if result.budget.dram is not None:
         budget += f" of {BYTES.show(result.budget.dram)} DRAM"
@@ -54,13 +52,13 @@ def render(
         "time (exposed)": _time(result),
     }
     for title, section in sections.items():
-        parts += [Text(title, style="bold"), section, Text()]
+        parts += [line(title, style="bold"), section, line()]
     if result.marks:
-        parts.append(Text(f"marks: {', '.join(result.marks)}"))
+        parts.append(line(f"marks: {', '.join(result.marks)}"))
     if result.estimates:
-        parts.append(Text(f"estimated: {', '.join(result.estimates)}", style="dim"))
+        parts.append(line(f"estimated: {', '.join(result.estimates)}", style="dim"))
     for hint in hints(result)[:2]:
-        parts.append(Text(f"hint: {hint}", style="cyan"))
+        parts.append(line(f"hint: {hint}", style="cyan"))
     if attribution is not None:
         parts.append(attribution_report.render(attribution))
     return Group(*parts)
@@ -86,8 +84,7 @@ def to_dict(
 
 
 def _rates(result: Result, bounds: Bounds | None) -> Table:
-    rows = table("", "")
-    rows.show_header = False
+    rows = Table("", "")
     rate, *others = result.summary()
     calibrated = [] if bounds is None else [_perplexity_row(bounds)]
     for label, text in [rate, *bar_rows(result, bar_of(result)), *others, *calibrated]:
@@ -105,8 +102,7 @@ def _perplexity_row(bounds: Bounds) -> tuple[str, str]:
 
 def _budget(result: Result) -> Table:
     budget = result.budget
-    rows = table("", "", "", right=(1,))
-    rows.show_header = False
+    rows = Table("", "", "", right=(1,))
     lines = [
         ("attention", budget.static.attention),
         ("norms", budget.static.norms),
@@ -138,7 +134,7 @@ def _at_first(budget: Budget, which: int) -> str:
 
 
 def _groups(result: Result) -> Table:
-    rows = table(
+    rows = Table(
         "group", "units", "bytes", "active", "C", "C/|A|", "hits", "mass", "energy", "q*",
         right=tuple(range(1, 10)),
     )  # fmt: skip
@@ -163,7 +159,7 @@ def _groups(result: Result) -> Table:
 
 def _time(result: Result) -> Table:
     shares = {name: share for name, share in result.time_share.items() if share > 0}
-    rows = table(*shares, right=tuple(range(len(shares))))
+    rows = Table(*shares, right=tuple(range(len(shares))))
     rows.add_row(*(f"{share:.1%}" for share in shares.values()))
     return rows
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.contours import Contours
@@ -28,7 +27,7 @@ from dipsim.report.pictures import (
     picture,
     series_style,
 )
-from dipsim.report.tables import marks_of, table
+from dipsim.report.tables import Table, line, marks_of
 from dipsim.sweep.point import Cell
 from dipsim.sweep.vary import Axis
 from dipsim.units import BYTES
@@ -86,7 +85,7 @@ def _render_frontier(frontier: Frontier) -> RenderableType:
     if len({point.place["method"] for point in frontier.points}) > 1:
         stages = "each stage"
     columns = ["method", "gamma", "density", "lost", "hits", "flash", "tok/s"]
-    rows = table(*columns, *(["perplexity"] if calibrated else []), right=(2, *range(4, 8)))
+    rows = Table(*columns, *(["perplexity"] if calibrated else []), right=(2, *range(4, 8)))
     best = _best_of_each(frontier)
     for point in best:
         lost = (max(0.0, 1 - kept) for kept in point.value("energy_kept").values())
@@ -110,10 +109,10 @@ def _render_frontier(frontier: Frontier) -> RenderableType:
         note += "It compares runs of one method; it is no accuracy. "
     note += f"{run} run; the fastest of each method and gamma are shown"
     note += f", {missing} had none that loses so little." if missing else "."
-    parts: list[RenderableType] = [Text(_frontier_sentence(frontier), style="bold"), Text()]
+    parts: list[RenderableType] = [line(_frontier_sentence(frontier), style="bold"), line()]
     if frontier.best is not None:
-        parts += [Text(f"options: {_options(frontier.best)}"), Text(), rows, Text()]
-    return Group(*parts, Text(note, style="dim"), *marks_of(point.marks for point in best))
+        parts += [line(f"options: {_options(frontier.best)}"), line(), rows, line()]
+    return Group(*parts, line(note, style="dim"), *marks_of(point.marks for point in best))
 
 
 def _best_of_each(frontier: Frontier) -> list[Cell]:
@@ -215,7 +214,7 @@ def _draw_points(axes: Any, shown: list[Cell]) -> None:
 def _render_least(least: Least) -> RenderableType:
     """Return the least value, and every value that was run."""
     name = "factor" if least.what == "flash-bandwidth" else AXIS_NAMES[least.what]
-    rows = table(name, "cache", "hits", "flash", "tok/s", "", right=tuple(range(5)))
+    rows = Table(name, "cache", "hits", "flash", "tok/s", "", right=tuple(range(5)))
     for trial in least.trials:
         rows.add_row(
             _value(least.what, trial.place["value"], 4),
@@ -226,7 +225,7 @@ def _render_least(least: Least) -> RenderableType:
             "<- least" if trial is least.found else "",
         )
     marks = marks_of(trial.marks for trial in least.trials)
-    return Group(Text(_least_sentence(least), style="bold"), Text(), rows, Text(), *marks)
+    return Group(line(_least_sentence(least), style="bold"), line(), rows, line(), *marks)
 
 
 def _least_sentence(least: Least) -> str:
@@ -280,16 +279,16 @@ def _render_contours(contours: Contours) -> RenderableType:
     down, across = contours.axes
     names = [AXIS_NAMES[axis] for axis in contours.axes]
     title = f"tokens per second, by {names[0]} (down) and {names[1]} (across)"
-    parts: list[RenderableType] = [Text(title, style="bold")]
+    parts: list[RenderableType] = [line(title, style="bold")]
     for start in range(0, len(contours.values[1]), _ACROSS):
         part = slice(start, start + _ACROSS)
         heads = [_value(across, value) for value in contours.values[1][part]]
-        rows = table("", *heads, right=tuple(range(len(heads) + 1)))
+        rows = Table("", *heads, right=tuple(range(len(heads) + 1)))
         for value, rates in zip(contours.values[0], contours.rates, strict=True):
             rows.add_row(_value(down, value), *(f"{rate:.3g}" for rate in rates[part]))
-        parts += [Text(), rows]
+        parts += [line(), rows]
     marks = marks_of(cell.marks for row in contours.cells for cell in row)
-    return Group(*parts, Text(), *marks)
+    return Group(*parts, line(), *marks)
 
 
 def _plot_contours(contours: Contours, title: str, path: Path) -> None:

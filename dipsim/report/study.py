@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dipsim.analysis.study import STUDIES
-from dipsim.errors import printable
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import BESIDE, picture, series_style
-from dipsim.report.tables import marks_of, table
+from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
 from dipsim.sweep.study import Found
 from dipsim.units import BANDWIDTH, BYTES
@@ -60,10 +58,10 @@ class Figure(NamedTuple):
     stage: str | None = None
 
     @property
-    def head(self) -> str:
-        """Name over a column."""
+    def head(self) -> list[str]:
+        """Name over a column, line by line."""
         head = WORDING[self.key].head
-        return f"{head}\n{self.stage}" if self.stage else head
+        return [head, self.stage] if self.stage else [head]
 
     def value(self, cell: Cell) -> Any:
         """Return the figure of a cell; None where it has none."""
@@ -124,7 +122,7 @@ def _axis_text(axis: str, value: Any) -> str:
         return f"{value:.0%}"
     if axis == "flash_bandwidth":
         return BANDWIDTH.show(value)
-    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
@@ -143,7 +141,7 @@ def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell
 
 def listing() -> Table:
     """Return a line for every study."""
-    rows = table("study", "what it varies")
+    rows = Table("study", "what it varies")
     for name, study in STUDIES.items():
         rows.add_row(name, study.summary)
     return rows
@@ -155,21 +153,21 @@ def render(results: Found) -> RenderableType:
     title = f"{study.name}: {study.summary}"
     fixed = ", ".join(f"{name}={_setting(value)}" for name, value in results.fixed.items())
     parts: list[RenderableType] = [
-        Text(title, style="bold"),
-        Text(printable(f"{results.trace.name}; {fixed}")),
+        line(title, style="bold"),
+        line(f"{results.trace.name}; {fixed}"),
     ]
     groups = ["group"] if "group" in study.axes else []
     for place, cells in _sections(results, *groups):
         if study.grid:
             for key in study.figures:
                 title, scale = Figure(key).title(cells)
-                heading = printable(", ".join([*place, title]))
+                heading = ", ".join([*place, title])
                 grid = _grid(results, key, cells, scale)
-                parts += [Text(), Text(heading, style="bold"), grid]
+                parts += [line(), line(heading, style="bold"), grid]
         else:
             heading = ", ".join([*place, *_cache(cells)])
-            parts += [Text(), Text(printable(heading), style="bold"), _list(results, cells)]
-    return Group(*parts, Text(), *_notes(results))
+            parts += [line(), line(heading, style="bold"), _list(results, cells)]
+    return Group(*parts, line(), *_notes(results))
 
 
 def _setting(value: Any) -> str:
@@ -193,7 +191,7 @@ def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
         cells = [cell for cell in cells if cell.place[down] != "dense"]  # it keeps all of it
     across = sorted({cell.place[x] for cell in cells})
     heads = [down, *(["stage"] if energy else []), *(_axis_text(x, value) for value in across)]
-    rows = table(*heads, right=tuple(range(1 + energy, len(heads))))
+    rows = Table(*heads, right=range(1 + energy, len(heads)), whole=(0,))
     for name, row in groupby(cells, lambda cell: cell.place[down]):
         by_x = {cell.place[x]: cell for cell in row}
         stages: Iterable[str | None] = _stages(by_x.values()) if energy else [None]
@@ -202,51 +200,46 @@ def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
             texts = (figure.text(by_x[v], scale) if v in by_x else "-" for v in across)
             label = _axis_text(down, name) if n == 0 else ""
             rows.add_row(label, *([str(stage)] if energy else []), *texts)
-    return _first_unfolded(rows)
+    return rows
 
 
 def _list(results: Found, cells: list[Cell]) -> Table:
     """Return a row for each cell."""
     axes = [axis for axis in results.study.axes if axis != "group"]
     figures = list(_figures(results, cells))
-    heads = [axis.replace(".", "\n") for axis in axes]
+    heads = [axis.split(".") for axis in axes]
     heads += [figure.head for figure in figures]
     numbers = [i for i, axis in enumerate(axes) if not isinstance(cells[0].place.get(axis), str)]
-    rows = table(*heads, right=(*numbers, *range(len(axes), len(heads))))
+    right = (*numbers, *range(len(axes), len(heads)))
+    rows = Table(*(stacked(*head) for head in heads), right=right, whole=(0,))
     for cell in cells:
         places = (_axis_text(axis, cell.place.get(axis, "-")) for axis in axes)
         rows.add_row(*places, *(figure.text(cell) for figure in figures))
-    return _first_unfolded(rows)
-
-
-def _first_unfolded(rows: Table) -> Table:
-    """Return the table, its first column kept on one line."""
-    rows.columns[0].no_wrap = True
     return rows
 
 
 def _notes(results: Found) -> Iterator[Text]:
     if results.study.note:
-        yield Text(results.study.note, style="dim")
+        yield line(results.study.note, style="dim")
     for reason in _reasons(results):
-        yield Text(f"-: {printable(reason)}", style="dim")
+        yield line(f"-: {reason}", style="dim")
     if results.left_out:
         names = ", ".join(results.left_out)
-        yield Text(f"not in this trace: the signals of {names}", style="dim")
+        yield line(f"not in this trace: the signals of {names}", style="dim")
     if results.unmeasured:
-        yield Text(
+        yield line(
             f"The first {results.unmeasured} decode tokens are measured by no run: thresholds are "
             "calibrated on them.",
             style="dim",
         )
     if ENERGY in results.study.figures:
-        yield Text(
+        yield line(
             "energy kept: a proxy, never accuracy; it compares runs of one method at one stage, "
             "neither methods nor stages.",
             style="dim",
         )
     if any(_loses_input(cell) for cell in results.cells):
-        yield Text(
+        yield line(
             f"!: less than {INPUT_ENERGY} of what plain top-k keeps; perplexity rises steeply.",
             style="dim",
         )

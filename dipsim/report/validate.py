@@ -10,9 +10,8 @@ from typing import Any
 
 from rich.console import Group as Parts
 from rich.console import RenderableType
-from rich.text import Text
 
-from dipsim.report.tables import number, table
+from dipsim.report.tables import Table, line, number
 from dipsim.validate import GroupResult, Judged, RoutesResult, Validation, bars_of
 from dipsim.validate.setups import explanation_of, remark_on
 
@@ -139,20 +138,20 @@ def _bytes_read(routes: RoutesResult) -> str:
 
 def render(validation: Validation, routes: RoutesResult | None) -> RenderableType:
     """Return tables of groups, cases and routes, then what is to be said of them."""
-    parts: list[RenderableType] = [_table(_group_rows(validation)), Text()]
+    parts: list[RenderableType] = [_table(_group_rows(validation)), line()]
     for result in validation.groups:
         parts += [
-            Text(f"{result.group.title} (ms a token)", style="bold"),
+            line(f"{result.group.title} (ms a token)", style="bold"),
             _table(_case_rows(result)),
-            Text(),
+            line(),
         ]
     if routes is not None:
-        parts += [Text(_ROUTES_TITLE, style="bold"), _table(_routes_rows(routes)), Text()]
-        parts += [Text(f"bytes: {_bytes_read(routes)}"), Text()]
-    parts += [Text(line) for line in _closer(validation, routes)]
-    parts += [Text(f"{case.case}: {_explained(case)}") for case in _misses(validation)]
+        parts += [line(_ROUTES_TITLE, style="bold"), _table(_routes_rows(routes)), line()]
+        parts += [line(f"bytes: {_bytes_read(routes)}"), line()]
+    parts += map(line, _closer(validation, routes))
+    parts += [line(f"{case.case}: {_explained(case)}") for case in _misses(validation)]
     left = f"{len(validation.not_applicable)} cases are not predicted; --page or --json says why"
-    return Parts(*parts, Text(left, style="dim"))
+    return Parts(*parts, line(left, style="dim"))
 
 
 def to_dict(validation: Validation, routes: RoutesResult | None) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def to_dict(validation: Validation, routes: RoutesResult | None) -> dict[str, An
 
 
 def _table(rows: Rows) -> RenderableType:
-    shown = table(*rows[0], right=tuple(range(1, len(rows[0]))))
+    shown = Table(*rows[0], right=tuple(range(1, len(rows[0]))))
     for row in rows[1:]:
         shown.add_row(*row)
     return shown
