@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget.divide import Budget
+from dipsim.errors import printable
 from dipsim.marks import estimates, marks
 from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
@@ -436,11 +437,11 @@ class Result:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{escape(label)}</td><td>{escape(text)}</td></tr>"
+            f"<tr><td>{_html(label)}</td><td>{_html(text)}</td></tr>"
             for label, text in self.summary()
         )
-        marks = escape(", ".join(self.marks)) or "none"
-        return f"<p>{escape(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
+        marks = _html(", ".join(self.marks)) or "none"
+        return f"<p>{_html(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
 
 
 def mean_share(shares: Array) -> Array:
@@ -454,6 +455,10 @@ def mean_share(shares: Array) -> Array:
 def finite(rate: float) -> float | None:
     """JSON has no infinity: the rate of tokens that take no time is null."""
     return rate if math.isfinite(rate) else None
+
+
+def _html(text: str) -> str:
+    return escape(printable(text))
 
 
 def _one_or_all(values: Array) -> Any:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.compare import FIGURES, Comparison
 from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture
+from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture, plain
 from dipsim.report.tables import Table, line, marks_of, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
@@ -115,13 +115,13 @@ def plot(comparison: Comparison, title: str, path: Path) -> None:
             middle = np.array([cell.rate for cell in cells])
             band = np.array([cell.band for cell in cells])
             sides = np.maximum(np.stack([middle - band[:, 0], band[:, 1] - middle]), 0)
-            rate.errorbar(middle, heights, xerr=sides, capsize=2, label=budget, **style)
+            rate.errorbar(middle, heights, xerr=sides, capsize=2, label=plain(budget), **style)
             hits.plot([100 * cell.value("hit_rate") for cell in cells], heights, **style)
-        rate.set_yticks(list(rows.values()), list(rows))
+        rate.set_yticks(list(rows.values()), [plain(name) for name in rows])
         across = "tokens per second (bar: overlap none to full)"
         rate.set(xlabel=across, xlim=(0, 1.05 * max(fastest)))
         hits.set(xlabel="active bytes found in DRAM (%)", xlim=(-3, 103))
         figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
         for axes in (rate, hits):
             axes.grid(alpha=0.3, axis="x")
-        figure.suptitle(title)
+        figure.suptitle(plain(title))

@@ -15,7 +15,7 @@ from dipsim.analysis.evaluate import (
     row_dict,
 )
 from dipsim.report.files import check_series, write_flat
-from dipsim.report.pictures import COLOURS, DASHES, MARKERS, picture
+from dipsim.report.pictures import COLOURS, DASHES, MARKERS, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
@@ -205,16 +205,16 @@ def plot(evaluation: Evaluation, path: Path) -> None:
                     linewidth=1,
                     linestyle=DASHES[i % len(DASHES)],
                     zorder=0,
-                    label=f"frontier {memory}".strip(),
+                    label=plain(f"frontier {memory}".strip()),
                 )
         axes.axhline(evaluation.dense, color="0.5", linestyle=":", label="dense model")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.set(
-            xlabel=f"tokens per second on {evaluation.device}" if timed else "density used",
+            xlabel=plain(f"tokens per second on {evaluation.device}") if timed else "density used",
             ylabel="perplexity",
         )
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-        figure.suptitle(f"{evaluation.model}, closed loop")
+        figure.suptitle(plain(f"{evaluation.model}, closed loop"))

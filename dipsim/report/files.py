@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, printable
 from dipsim.files import whole_file
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -139,10 +139,15 @@ def write_flat(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV of plain values, numbers in base units; the first row names the columns.
 
+    Texts are made harmless, as someone may print the file on a terminal.
+
     Raises:
         DipsimError: the file cannot be written.
     """
-    listed = list(rows)
+    listed = [
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
     try:
         with whole_file(path) as handle:
             text = TextIOWrapper(handle, "utf-8", newline="", write_through=True)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dipsim.analysis.activity import DENSITIES, USUAL
 from dipsim.analysis.inspect import SignalReport
-from dipsim.report.pictures import picture
+from dipsim.report.pictures import picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.trace import PREFILL, Trace
 
@@ -142,7 +142,7 @@ def plot(reports: dict[str, SignalReport], title: str, path: Path) -> None:
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8)
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
 
 
 def _draw_activity(

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.mrc import Curves
 from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import picture, series_style
+from dipsim.report.pictures import picture, plain, series_style
 from dipsim.report.tables import Table, line
 
 
@@ -105,7 +105,7 @@ def plot(curves: Curves, path: Path) -> None:
                 if len(groups) > 1 and panel:
                     rates = curves.by_group(name)[:, panel - 1]
                 style = series_style(i) | {"markevery": (i % every, every), "markersize": 5}
-                axes.plot(shares, 100 * rates, label=name, **style)
+                axes.plot(shares, 100 * rates, label=plain(name), **style)
                 if name == "lru" and title in exact:  # every capacity, from its one pass
                     least, all_rates = exact[title]
                     sizes = np.arange(least, least + len(all_rates))
@@ -117,4 +117,4 @@ def plot(curves: Curves, path: Path) -> None:
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("hits / accesses (%)")
         panels[0].legend(fontsize=8)
-        figure.suptitle(f"{curves.trace}, {curves.method.name}")
+        figure.suptitle(plain(f"{curves.trace}, {curves.method.name}"))

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, printable
 from dipsim.files import whole_file
 from dipsim.timeline.excerpt import Excerpt
 
@@ -48,7 +48,7 @@ def write(shown: Excerpt, title: str, path: Path) -> None:
 
 def events(shown: Excerpt, title: str) -> Iterator[Event]:
     """Yield all events: names, then tokens and what was busy, then DRAM."""
-    yield _name("process_name", 0, {"name": title})
+    yield _name("process_name", 0, {"name": printable(title)})
     for thread, lane in enumerate(LANES, 1):
         yield _name("thread_name", thread, {"name": lane})
         yield _name("thread_sort_index", thread, {"sort_index": thread})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, printable
 from dipsim.files import whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -43,6 +43,11 @@ def picture(path: Path, width: float, height: float) -> Iterator[Any]:
             figure.savefig(handle, format=path.suffix[1:], dpi=120)
     except OSError as problem:
         raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
+
+
+def plain(text: str) -> str:
+    """Return a text of anybody's for a picture: no dollar sign makes a formula of it."""
+    return printable(text).replace("$", r"\$")
 
 
 def series_style(i: int) -> dict[str, Any]:

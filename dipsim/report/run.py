@@ -14,7 +14,7 @@ from dipsim.analysis.verdict import Verdict
 from dipsim.budget.divide import Budget
 from dipsim.report import attribution as attribution_report
 from dipsim.report.hints import hints
-from dipsim.report.pictures import BESIDE, COLOURS, picture
+from dipsim.report.pictures import BESIDE, COLOURS, picture, plain
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
@@ -203,7 +203,7 @@ def plot(result: Result, title: str, path: Path) -> None:
         handles, labels = axes.get_legend_handles_labels()
         if handles:  # in the order in which they are stacked
             figure.legend(handles[::-1], labels[::-1], title="exposed time", **BESIDE)
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
 
 
 def means_of(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ from dipsim.report.pictures import (
     RING,
     finite_rates,
     picture,
+    plain,
     series_style,
 )
 from dipsim.report.tables import Table, line, marks_of
@@ -185,7 +186,7 @@ def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
         axes.grid(alpha=0.3)
         stages = "/".join(next((gamma for point in shown if (gamma := point.place["gamma"])), {}))
         figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
 
 
 def _draw_points(axes: Any, shown: list[Cell]) -> None:
@@ -268,7 +269,7 @@ def _plot_least(least: Least, title: str, path: Path) -> None:
         axes.set(xlabel=label, ylabel="tokens per second", xscale=_scale(least.what))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-        axes.set_title(title)
+        axes.set_title(plain(title))
 
 
 # Rates over two axes ------------------------------------------------------------------------------
@@ -314,7 +315,7 @@ def _plot_contours(contours: Contours, title: str, path: Path) -> None:
                 ticks = values[:: -(-len(values) // 8)]
                 axis.set_ticks(ticks, [f"{value:.3g}" for value in ticks])
                 axis.set_ticks([], minor=True)
-        axes.set_title(f"{title}: tokens per second")
+        axes.set_title(plain(f"{title}: tokens per second"))
 
 
 def _levels(low: float, high: float) -> list[float]:

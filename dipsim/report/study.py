@@ -11,7 +11,7 @@ from rich.text import Text
 from dipsim.analysis.study import STUDIES
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
-from dipsim.report.pictures import BESIDE, picture, series_style
+from dipsim.report.pictures import BESIDE, picture, plain, series_style
 from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
 from dipsim.sweep.study import Found
@@ -339,10 +339,9 @@ def plot(results: Found, path: Path) -> None:
         if labels:
             series = None if results.study.series is None else _axis_label(results.study.series)
             figure.legend(labels.values(), labels, title=series, **BESIDE)
-        title = (
-            f"{results.study.name}: {Path(results.trace.name).name}, {', '.join(_devices(results))}"
-        )
-        figure.suptitle(title)
+        devices = ", ".join(_devices(results))
+        title = f"{results.study.name}: {Path(results.trace.name).name}, {devices}"
+        figure.suptitle(plain(title))
 
 
 def _done(results: Found) -> list[Cell]:
@@ -395,7 +394,7 @@ def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
         cells = [cell for cell in panel.known if series is None or cell.place[series] == name]
         if cells:
             across = [cell.place[x] for cell in cells]
-            label = {} if series is None else {"label": _axis_text(series, name)}
+            label = {} if series is None else {"label": plain(_axis_text(series, name))}
             style = {"markersize": 5, **label, **series_style(i)}
             axes.plot(across, panel.values(cells), **style)
     for cell in panel.known:
@@ -403,7 +402,7 @@ def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
             split = {"equal": "equal split", "authors": "authors' split"}[cell.place["split"]]
             colour = "0.6" if cell.place["split"] == "equal" else "k"
             axes.axvline(cell.place[x], color=colour, linestyle=":", label=split, zorder=0)
-    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=panel.place)
+    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=plain(panel.place))
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale_figure(axes, results, panel.figure)
@@ -448,7 +447,7 @@ def _draw_variants(axes: Any, panel: _Panel) -> None:
     heights = [rows[cell.place["variant"]] for cell in panel.known]
     axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
     axes.set_yticks(list(rows.values()), list(rows))
-    axes.set(xlabel=panel.label, title=panel.place)
+    axes.set(xlabel=panel.label, title=plain(panel.place))
     axes.grid(alpha=0.3)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Group as Parts
 from rich.console import RenderableType
 
+from dipsim.errors import printable
 from dipsim.report.tables import Table, line, number
 from dipsim.validate import GroupResult, Judged, RoutesResult, Validation, bars_of
 from dipsim.validate.setups import explanation_of, remark_on
@@ -236,7 +237,7 @@ def page(validation: Validation, routes: RoutesResult | None) -> str:
         "another kind has none.\n",
         *_markdown(_bar_rows(validation)),
     ]  # fmt: skip
-    lines = [*(_wrapped(line) for part in sections for line in part.split("\n"))]
+    lines = [_wrapped(printable(text)) for part in sections for text in part.split("\n")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
