@@ -1,5 +1,6 @@
 """`dipsim lora`: adapters that bring back what masks cost."""
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -77,7 +78,7 @@ def lora(
     )
     if fuse is not None:
         check_new(Path(fuse))
-        if Path(fuse).resolve() == Path(out).resolve():
+        if os.path.realpath(fuse) == os.path.realpath(out):
             raise DipsimError(f"--fuse {fuse}: the adapter's own folder; give another")
     loaded = load(model)
     ids = read_ids(text, loaded.tokenizer)

@@ -1,5 +1,6 @@
 """Options of the commands that read or write trace files, and what they print of a new one."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,8 +11,25 @@ from dipsim.errors import DipsimError
 if TYPE_CHECKING:
     from dipsim.trace import Trace
 
+
+def _check_out(out: str) -> str:
+    """Return a path a trace can be written to: a file, or a folder that the writer will make.
+
+    Raises:
+        DipsimError: nothing can be written there; what stands there, the writer judges.
+    """
+    from dipsim.report.files import check_file
+    from dipsim.trace.trace import SUFFIX
+
+    if out.endswith(SUFFIX) or not os.path.lexists(out):
+        check_file(out)
+    return out
+
+
 TraceName = Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")]
-Out = Annotated[str, typer.Argument(help="an .npz file, or a new folder of shards")]
+Out = Annotated[
+    str, typer.Argument(help="an .npz file, or a new folder of shards", callback=_check_out)
+]
 Encodings = Annotated[
     list[str] | None,
     typer.Option(

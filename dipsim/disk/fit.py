@@ -7,6 +7,7 @@ Errors are those of the logarithm of the bandwidth, computed by the class that a
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +307,7 @@ def read_points(path: str) -> tuple[list[Measured], bool]:
     Raises:
         DipsimError: a file that is no such table, in one line.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise DipsimError(f"{printable(path)}: no such file; dipsim iobench FILE --csv writes one")
     text = files.read_text(Path(path), DipsimError).removeprefix(
         "\ufeff"

@@ -5,11 +5,11 @@ directly, group by group, with as many threads as the flash has lanes. The disk 
 (`dipsim iobench`), so the prediction rests on that measurement alone.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,7 +202,7 @@ def _check(wanted: Wanted) -> None:
 
 
 def _file(wanted: Wanted) -> AbstractContextManager[DirectFile]:
-    if Path(wanted.path).exists():
+    if os.path.exists(wanted.path):
         return open_file(wanted.path)
     return made_file(wanted.path, int(wanted.file_size) // PAGE * PAGE)
 

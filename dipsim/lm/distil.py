@@ -7,6 +7,7 @@ goes on from there.
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -121,7 +122,7 @@ def train_adapter(
         return finished
     loaded.check_reads(recipe.window)
     run = _Training(loaded, trained, recipe)
-    if (folder / STATE).is_file():
+    if os.path.isfile(folder / STATE):
         run.restore(folder / STATE, about)
     _make(folder)
     try:
@@ -136,7 +137,7 @@ def train_adapter(
 
 def _finished(folder: Path, about: Mapping[str, Any]) -> Recovery | None:
     """Return the figures of a folder in which training is finished, else None."""
-    if not (folder / lora.ABOUT).is_file():
+    if not os.path.isfile(folder / lora.ABOUT):
         return None
     kept = read_json(folder / lora.ABOUT, DipsimError)
     _check_same(folder, kept, about)

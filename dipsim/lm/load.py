@@ -1,6 +1,7 @@
 """A model and its tokenizer from a Hugging Face folder or a GGUF file, offline."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,12 +83,12 @@ def load(path: str | Path) -> Loaded:
         geometry = gguf.read_gguf(path)
         gguf.check_whole(path)
         name = str(geometry["name"])
-    elif path.is_dir():
+    elif os.path.isdir(path):
         if not (path / hf_config.FILE).is_file():
             raise ModelError(f"{path}: holds no config.json; give {_FORMS}")
         name = path.resolve().name
     else:
-        what = "no such file or folder" if not path.exists() else "not a model"
+        what = "no such file or folder" if not os.path.exists(path) else "not a model"
         raise ModelError(f"{path}: {what}; give {_FORMS}")
     with quiet(), _read_once():
         model = _model(path)

@@ -193,9 +193,16 @@ def check_new(folder: Path) -> None:
     """Check that a folder can be made.
 
     Raises:
-        DipsimError: the folder exists, or its parent does not.
+        DipsimError: the folder exists, its parent does not, or its name leads nowhere.
     """
-    if folder.exists():
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        if not folder.parent.is_dir():
+            raise DipsimError(
+                f"{folder}: no such folder as {folder.parent} to make it in"
+            ) from None
+    except OSError as problem:
+        raise DipsimError(f"{folder}: cannot be made ({problem.strerror})") from None
+    else:
         raise DipsimError(f"{folder}: exists; give a new folder")
-    if not folder.parent.is_dir():
-        raise DipsimError(f"{folder}: no such folder as {folder.parent} to make it in")

@@ -1,5 +1,6 @@
 """Report of `dipsim calibrate`: flash as YAML of a profile, with its errors in comments."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
 from dipsim.hardware import load_profile
-from dipsim.report.files import write_text
+from dipsim.report.files import check_text, write_text
 from dipsim.units import BYTES
 
 
@@ -26,16 +27,12 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
         if extends is not None:
             raise DipsimError(f"--extends {extends} goes with --out FILE.yaml: add it, or drop it")
         return None
-    target = Path(path)
     if extends is None:
         raise DipsimError(
             f"--out {path}: a profile needs more than flash: name the one it --extends"
         )
-    if target.suffix != ".yaml" or target.is_dir():
-        raise DipsimError(f"--out {path}: give a file that ends in .yaml")
-    if not target.resolve().parent.is_dir():
-        raise DipsimError(f"--out {path}: no such folder")
-    if target.resolve() == Path(extends).resolve():
+    target = check_text("--out", path, ".yaml")
+    if os.path.realpath(path) == os.path.realpath(extends):
         raise DipsimError(f"--out {path}: is the profile it --extends; give another name")
     return target
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,7 +28,7 @@ def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
         return None
     if Path(path).suffix not in PICTURES:
         raise DipsimError(f"--plot {path}: give a file that ends in {', '.join(PICTURES)}")
-    return _in_a_folder("--plot", path)
+    return check_file(path, "--plot")
 
 
 def check_series(option: str, names: Sequence[object]) -> None:
@@ -56,7 +57,7 @@ def check_csv(path: str | os.PathLike[str] | None) -> Path | None:
         return None
     if Path(path).suffix != ".csv":
         raise DipsimError(f"--csv {path}: give a file that ends in .csv")
-    return _in_a_folder("--csv", path)
+    return check_file(path, "--csv")
 
 
 def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) -> Path | None:
@@ -74,7 +75,7 @@ def check_text(option: str, path: str | os.PathLike[str] | None, suffix: str) ->
         return None
     if Path(path).suffix != suffix:
         raise DipsimError(f"{option} {path}: give a file that ends in {suffix}")
-    return _in_a_folder(option, path)
+    return check_file(path, option)
 
 
 def check_timeline(path: str | os.PathLike[str] | None, tokens: int | None) -> Path | None:
@@ -99,12 +100,26 @@ def check_timeline(path: str | os.PathLike[str] | None, tokens: int | None) -> P
     return check_text("--timeline", path, ".json")
 
 
-def _in_a_folder(option: str, path: str | os.PathLike[str]) -> Path:
+def check_file(path: str | os.PathLike[str], option: str = "") -> Path:
+    """Return a path that a file of any kind can be written to.
+
+    Args:
+        path: given file.
+        option: as the user wrote it, for the error; empty for an argument.
+
+    Raises:
+        DipsimError: a folder, no such folder, a name that leads nowhere.
+    """
     target = Path(path)
-    if target.is_dir():
-        raise DipsimError(f"{option} {target}: is a folder; give a file")
-    if not target.resolve().parent.is_dir():
-        raise DipsimError(f"{option} {target}: no such folder")
+    what = f"{option} {target}".lstrip()
+    try:
+        if stat.S_ISDIR(target.stat().st_mode):
+            raise DipsimError(f"{what}: is a folder; give a file")
+    except FileNotFoundError:  # it is made, where a link leads if it is one
+        if not os.path.isdir(os.path.dirname(os.path.realpath(target))):
+            raise DipsimError(f"{what}: no such folder") from None
+    except OSError as problem:
+        raise DipsimError(f"{what}: cannot be written ({problem.strerror})") from None
     return target
 
 

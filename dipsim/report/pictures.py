@@ -1,5 +1,6 @@
 """Figures, colours and markers that all pictures share; matplotlib loads with the first picture."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def picture(path: Path, width: float, height: float) -> Iterator[Any]:
     FigureCanvasAgg(figure)
     yield figure
     try:
-        with whole_file(path) as handle:
+        with whole_file(path) as handle, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # characters the font lacks become boxes
             figure.savefig(handle, format=path.suffix[1:], dpi=120)
     except OSError as problem:
         raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
