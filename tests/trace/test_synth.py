@@ -232,3 +232,18 @@ def test_sources_without_variety_still_give_a_trace(arrays: dict[str, np.ndarray
         sum(stop - start for start, stop, _ in made.blocks({"glu": made.signals["glu"].holds}))
         == 20
     )
+
+
+@pytest.mark.parametrize("signal", ["glu", "expert"])
+@pytest.mark.parametrize("largest", [1e-43, 1e30, float(np.finfo(np.float32).max)])
+def test_scores_as_large_or_small_as_they_can_be_are_drawn_finite(
+    signal: str, largest: float
+) -> None:
+    rng = np.random.default_rng(0)
+    if signal == "expert":
+        scores = largest * rng.choice((-1.0, 1.0), (24, 2, 33))
+    else:
+        scores = largest * rng.random((24, 2, 33)) ** 60
+    fit = fit_trace(load_trace({signal: scores.astype(np.float32)}))
+    made = joined(draw(fit, geometry_of(fit, None), 60))
+    assert np.isfinite(made[signal]).all()

@@ -19,6 +19,7 @@ _BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
 _TOKEN, _SEQUENCE, _DRIFT, _NOISE, _UNITS, _LEVEL, _ORDER = range(7)
 _TRIES = 20
 _TINY = np.float32(1e-30)
+_MOST_LOG = np.float32(88.7)  # of a score that is drawn; above 88.72 it is no float32
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _LayerSource:
     def _levelled(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
         levels = self.fit.level
         y += levels[self.levels.integers(len(levels), size=len(y))][:, None]
-        return np.exp(y, out=y) if self.signal.logarithmic else y
+        return np.exp(np.minimum(y, _MOST_LOG, out=y), out=y) if self.signal.logarithmic else y
 
     def _chosen(self, y: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return the sets of the largest y, bool[n, units].

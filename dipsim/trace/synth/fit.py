@@ -35,6 +35,7 @@ _SAMPLED_TOKENS, _WINDOW = 1024, 256
 _SAMPLED_BYTES = 64 * 2**20
 LAGS = 8  # lags that tell how fast the drift forgets
 _FAR = 16  # beyond this lag the drift has gone
+_LARGEST_LOGIT = 1e36  # so that sums of what is fitted to logits stay float32
 _LOWEST = 0.01  # share of a token's scores that count as equally small: log 0 has no moments
 
 
@@ -205,6 +206,8 @@ def _fit_scores(values: NDArray[np.float32], pairs: _Pairs, signal: SignalFit) -
         positive = np.where(y > 0, y, np.inf).min(initial=np.inf)
         y = np.log(np.maximum(y, positive if np.isfinite(positive) else 1.0))
         y = np.maximum(y, np.quantile(y, _LOWEST, axis=1, keepdims=True))
+    else:
+        y = np.clip(y, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     level = y.mean(axis=1)
     y -= level[:, None]
     covariance = y @ y.T / y.shape[1]
