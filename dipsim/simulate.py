@@ -11,6 +11,7 @@ from dipsim.methods import build_method
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
 from dipsim.replay.active_sets import ActiveSets
+from dipsim.replay.contender import measured_rows
 from dipsim.replay.prefetch import find_guesses
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input, count_profile, find_flash, find_model, learned_rows, place_units
@@ -80,6 +81,7 @@ def prepare(
     opened = trace if isinstance(trace, Outline) else load_trace(trace)
     parts = settings.tokens, settings.layers, settings.sequence
     part = opened.clustered(settings.cluster).part(*parts)
+    measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
     method = build_method(part, settings, geometry)
     resolved = settings.model_copy(update={"method": method.name, "backend": backend})

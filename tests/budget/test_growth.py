@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dipsim
-from dipsim.errors import BudgetError, DipsimError, ModelError, PolicyError
+from dipsim.errors import BudgetError, DipsimError, ModelError, PolicyError, TraceError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN
 from dipsim.repeat import read_config
@@ -373,6 +373,12 @@ def test_without_a_model_the_size_of_kv_is_not_known() -> None:
     arrays = {**trace([{0}]), "meta": {"signals": {"glu": {"unit_bytes": 12}}}}
     with pytest.raises(ModelError, match="pass --model"):
         dipsim.simulate(arrays, DEVICE, kv="grow", dram="400 B")
+
+
+def test_a_prompt_alone_leaves_nothing_to_measure() -> None:
+    arrays = trace([{0}, {1}], phase=np.zeros(2, np.uint8))
+    with pytest.raises(TraceError, match="holds no decode tokens"):
+        dipsim.simulate(arrays, DEVICE, kv="grow", dram="400 B", policy="lru")
 
 
 @pytest.mark.slow
