@@ -69,12 +69,21 @@ def widen_halves(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     return scores
 
 
+def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return floats as a plain, writeable array; those beyond float32 become infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32, order="C")
+
+
 def join_scores(scores: NDArray[np.float32], cluster: int) -> NDArray[np.float32]:
-    """Return float32[..., units // cluster]: the root of the sum of squares of each cluster."""
+    """Return float32[..., units // cluster]: the root of the sum of squares of each cluster.
+
+    One above the largest float32 is held there.
+    """
     total = np.zeros((*scores.shape[:-1], scores.shape[-1] // cluster))
     for i in range(cluster):
         total += np.square(scores[..., i::cluster], dtype=np.float64)
-    return np.sqrt(total).astype(np.float32)
+    return np.minimum(np.sqrt(total), np.finfo(np.float32).max).astype(np.float32)
 
 
 def join_sets(words: NDArray[np.uint64], units: int, cluster: int) -> NDArray[np.uint64]:

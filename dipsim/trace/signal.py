@@ -16,6 +16,7 @@ from dipsim.errors import TraceError
 from dipsim.trace.checks import check_believable, check_not_negative, check_scores
 from dipsim.trace.encoding import (
     Encoding,
+    as_float32,
     decode_log8,
     join_scores,
     join_sets,
@@ -245,7 +246,7 @@ class Signal(SignalOutline):
             assert isinstance(part, DensePart), "log8 is dense"
             assert part.largest is not None, "open_signal asks for it"
             for largest in part.largest.rows(span[0], evenly(span[1] - span[0], block)):
-                scale = largest[:, begin:end, None].astype(np.float32)
+                scale = as_float32(largest[:, begin:end, None])
                 check_not_negative(scale, f"{self.trace}: {self.name}.max")
                 yield next(scores) * scale
 
@@ -278,8 +279,7 @@ class Signal(SignalOutline):
         if self.encoding == "float16":
             scores = widen_halves(np.ascontiguousarray(raw))
         else:
-            with np.errstate(over="ignore"):
-                scores = np.array(raw, np.float32, order="C")  # plain, writeable arrays
+            scores = as_float32(raw)
         check_scores(scores, self.trace, self.name, (start, self.layers[0]))
         return scores
 
@@ -349,7 +349,7 @@ def _norms(
             f"{what}.norms is {member.dtype}{list(member.shape)}: it must be floats "
             f"[layers, units], here {list(shape)}"
         )
-    norms = np.array(member.whole(), np.float32)
+    norms = as_float32(member.whole())
     check_not_negative(norms, f"{what}.norms")
     return norms
 

@@ -55,6 +55,7 @@ def test_no_norms_no_error() -> None:
 @pytest.mark.parametrize(
     ("norms", "told"),
     [
+        (np.full((1, 4), 1e300), "glu.norms must be finite and >= 0"),
         (np.ones((1, 3), np.float32), r"glu.norms is float32\[1, 3\]: .* here \[1, 4\]"),
         (np.ones((1, 4), np.int64), "must be floats"),
         (np.full((1, 4), -1, np.float32), "finite and >= 0"),

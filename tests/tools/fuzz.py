@@ -34,6 +34,7 @@ import numpy as np
 import yaml
 
 from dipsim import simulate
+from dipsim.analysis.compare import compare
 from dipsim.analysis.study import STUDIES
 from dipsim.cli import app, main
 from dipsim.errors import DipsimError
@@ -152,13 +153,15 @@ def _scores(
     if encoding == "log8" and scores.max() < np.finfo(np.float32).max:
         declared |= {"encoding": "log8"}
         codes, largest = encode_log8(scores.astype(np.float32))
+        if draw.random() < 0.1:
+            largest = SCORES["huge"](rng, shape[:2])
         return {name: codes, f"{name}.max": largest}
     kind = np.dtype("float32" if encoding == "log8" else encoding)
     most = np.finfo(kind).max
     arrays = {name: np.clip(scores, -most, most).astype(kind)}
     if name == "glu" and draw.random() < 0.2:
-        norms = SCORES[draw.choice(("uniform", "zero", "largest"))](rng, shape[1:])
-        arrays["glu.norms"] = norms.astype(np.float32)
+        norms = SCORES[draw.choice(("uniform", "zero", "largest", "huge"))](rng, shape[1:])
+        arrays["glu.norms"] = norms if norms.max() > most else norms.astype(np.float32)
     return arrays
 
 
@@ -182,6 +185,7 @@ def _marks(draw: Random, rng: np.random.Generator, tokens: int) -> Arrays:
     marks: Arrays = {}
     if draw.random() < 0.6:
         marks["phase"] = phases[draw.choice(tuple(phases))].astype(np.uint8)
+        marks["phase"][-1] |= draw.random() < 0.9
     if draw.random() < 0.5:
         marks["sequence"] = sequences[draw.choice(tuple(sequences))].astype(np.int32)
     if draw.random() < 0.2:
@@ -240,6 +244,14 @@ USUAL |= {"synth": ("like", "tokens"), "study": ("trace",)}
 """Options without which a command is mostly refused."""
 QUESTIONS = {"search": ("max_loss", "target_rate", "axes")}
 """Options of a command of which one is wanted."""
+
+GOES_WITH = {
+    "calibrate_tokens": ("selection", "threshold"),
+    "order_from": ("layout", "permuted"),
+    "static_from": ("policy", "static"),
+    "timeline_tokens": ("timeline", "timeline.json"),
+}
+"""Options that are mostly refused without another one, with that one and its text."""
 
 
 def _ruled(rules: Mapping[str, Any]) -> tuple[str, ...]:
@@ -389,7 +401,36 @@ def draw_line(draw: Random, arrays: Arrays) -> list[str]:
     """
     known = commands()
     command = draw.choices(list(known), [WEIGHTS.get(name, 1) for name in known])[0]
-    choices, questions = known[command], QUESTIONS.get(command, ())
+    choices = known[command]
+    wanted = _wanted(draw, command, choices)
+    fixed: dict[str, str] = {}
+    method = _usual_method(arrays)
+    if "method" in choices and ("method" in wanted or draw.random() < 0.5):
+        method = fixed["method"] = _any_method(draw, arrays)
+    if draw.random() < 0.9:
+        taken = {name for name, methods in TAKES.items() if method in methods}
+        wanted |= {name for name in choices if name in taken and draw.random() < 0.15}
+        wanted |= {"calibrate_tokens"} if method in ("cats", "teal") else set()
+        wanted |= {"calibrate_tokens"} if "selection" in wanted & taken else set()
+        wanted -= TAKES.keys() - taken
+        wanted -= {"density"} if "group_density" in wanted else set()
+        for name, (other, text) in GOES_WITH.items():
+            if name in wanted and (other not in TAKES or other in taken):
+                fixed[other] = text
+    words = [command]
+    for name, choice in choices.items():
+        if name in fixed:
+            words += [*filter(None, [choice.spelling]), fixed[name]]
+        elif name in wanted:
+            count = draw.choice((1, 1, 2)) if choice.repeats else 1
+            for text in draw.choices(choice.texts or (None,), k=count):
+                words += [word for word in (choice.spelling, text) if word is not None]
+    return words
+
+
+def _wanted(draw: Random, command: str, choices: Mapping[str, Choice]) -> set[str]:
+    """Return the names of the parameters that a command line gives."""
+    questions = QUESTIONS.get(command, ())
     usual = [*USUAL.get(command, ()), *draw.sample(questions, min(1, len(questions)))]
     usual += [name for name, choice in choices.items() if choice.needed]
     likely = draw.choice((0, 1, 2, 5)) / max(len(choices), 1)
@@ -399,37 +440,25 @@ def draw_line(draw: Random, arrays: Arrays) -> list[str]:
     wanted |= {"json"} & choices.keys() if draw.random() < 0.5 else set()
     if budget and "profile" in usual and draw.random() < (0.3 if questions else 0.8):
         wanted |= {draw.choice(budget)}
-    method = _method(draw, arrays) if "method" in wanted or draw.random() < 0.5 else None
-    if method is not None and "method" in choices:
-        wanted |= {"method"}
-        taken = {name for name, methods in TAKES.items() if method in methods}
-        wanted |= {name for name in choices if name in taken and draw.random() < 0.15}
-        wanted |= {"calibrate_tokens"} if method in ("cats", "teal") else set()
-        others = {name for name in TAKES if name not in taken}
-        wanted -= others if draw.random() < 0.9 else set()
-    if "group_density" in wanted:
-        wanted -= {"density"}
-    if method not in ("cats", "teal") and wanted & {"selection", "calibrate_tokens"}:
-        wanted |= {"selection", "calibrate_tokens"}
-    words = [command]
-    for name in (name for name in choices if name in wanted):
-        choice = choices[name]
-        texts = choice.texts if name != "method" or method is None else (method,)
-        for text in (
-            draw.choices(texts, k=draw.choice((1, 1, 2)))
-            if choice.repeats
-            else ((draw.choice(texts),) if texts else (None,))
-        ):
-            words += [word for word in (choice.spelling, text) if word is not None]
-    return words
+    return wanted
 
 
-def _method(draw: Random, arrays: Arrays) -> str:
-    """Return the name of a method, mostly of one that a trace serves."""
-    scored = {name for name, values in arrays.items() if values.dtype.kind == "f"}
-    scored |= {name.removesuffix(".max") for name in scored}
+def _scored(arrays: Arrays) -> set[str]:
+    """Return the signals of a trace that hold scores."""
+    floats = {name for name, values in arrays.items() if values.dtype.kind == "f"}
+    return floats | {name.removesuffix(".max") for name in floats}
+
+
+def _usual_method(arrays: Arrays) -> str:
+    """Return the method of a trace where none is named."""
+    usual = ("moe", "dip", "glu")
+    return next((name for name in usual if {*METHODS[name].signals} <= _scored(arrays)), "recorded")
+
+
+def _any_method(draw: Random, arrays: Arrays) -> str:
+    """Return a method, mostly one that a trace serves."""
     reading = {name: {*entry.signals} for name, entry in METHODS.items()}
-    serving = [name for name, signals in reading.items() if signals and signals <= scored]
+    serving = [name for name, signals in reading.items() if signals and signals <= _scored(arrays)]
     return draw.choice(serving or ["recorded"] if draw.random() < 0.9 else list(METHODS))
 
 
@@ -620,7 +649,33 @@ def one_cache_of_everything(figures: Figures) -> None:
         raise Broken(f"scope: {each.hits} of {each.accesses}, global {one.hits}")
 
 
-LAWS = (threads_are_equal, config_repeats, opt_is_best, engines_agree, one_cache_of_everything)
+def compare_agrees(figures: Figures) -> None:
+    """Check that `compare`, which shares replays, gives the rate and the hits of the run."""
+    saved = read_config(RESULT)
+    options = dict(saved.settings)
+    policy, _ = options.pop("policy"), options.pop("kv", None)
+    budget = {name: options.pop(name) for name in concerning("budget") if name in options}
+    if figures["config"]["settings"]["kv"] != "fixed":
+        return
+    policies = list(dict.fromkeys(["none", policy]))
+    trace = saved.open_trace()
+    comparison = compare(trace, saved.profile, policies, [budget], model=saved.model, **options)
+    ours = next(
+        cell for cell in comparison.cells if (cell.place["policy"] == "none") == (policy == "none")
+    )
+    for key in ("tokens_per_second", "hit_rate", "flash_bytes_per_token"):
+        if ours.value(key) != figures[key]:
+            raise Broken(f"compare: {key} {ours.value(key)}, of the run {figures[key]}")
+
+
+LAWS = (
+    threads_are_equal,
+    config_repeats,
+    compare_agrees,
+    opt_is_best,
+    engines_agree,
+    one_cache_of_everything,
+)
 
 
 # Cases --------------------------------------------------------------------------------------------

@@ -88,6 +88,21 @@ def test_scores_read_back_as_float32(save: Callable[..., None], dtype: str, path
     assert ["float64" in warning for warning in trace.warnings] == [True] * (dtype == "float64")
 
 
+def test_joined_scores_stay_float32(path: Path) -> None:
+    largest = np.finfo(np.float32).max
+    np.savez(path, glu=np.full((2, 1, 4), largest, np.float32))
+    assert (read(load_trace(path).clustered(2), "glu") == largest).all()
+
+
+def test_the_scale_of_log8_beyond_float32_is_refused(path: Path) -> None:
+    largest = np.full((TOKENS, LAYERS), 1e300)
+    codes = np.ones((TOKENS, LAYERS, UNITS), np.uint8)
+    arrays = {"glu": codes, "glu.max": largest, "meta": meta(glu={"encoding": "log8"})}
+    np.savez(path, **arrays)
+    with pytest.raises(TraceError, match="max must be finite"):
+        list(load_trace(path).signals["glu"].values(0, TOKENS, TOKENS))
+
+
 @each_storage
 @pytest.mark.parametrize("units", [1, 7, 8, 63, 64, 65, 130])
 def test_sets_read_back(save: Callable[..., None], units: int, path: Path) -> None:
