@@ -109,7 +109,7 @@ def draw_trace(draw: Random) -> Arrays:
         meta["model"] = model
     if "model" not in meta or draw.random() < 0.1:
         for entry in declared.values():
-            sizes = draw.choice((1, 24.5, 3e6, [24.5, 1e6, 1.0][:layers]))
+            sizes = draw.choice((1, 24.5, 3e6, 1e12, [24.5, 1e6, 1.0][:layers]))
             entry |= {"unit_bytes": sizes} if draw.random() < 0.95 else {}
     return arrays | _marks(draw, rng, tokens) | {"meta": np.array(json.dumps(meta))}
 
@@ -202,6 +202,40 @@ ROUTES = (
 )
 
 
+def draw_phone(draw: Random) -> dict[str, Any]:
+    """Return a device; most of what a profile need not say is there or not."""
+    reads = [{"size": "4 KiB", "lanes": 1, "bandwidth": "100 MB/s"}]
+    reads += [{"size": "1 MiB", "lanes": lanes, "bandwidth": "2 GB/s"} for lanes in (1, 4)]
+    speeds = ({"bandwidth": "1 kB/s"}, {"bandwidth": "1 GB/s"}, {"reads": reads}, {"reads": reads})
+    flash: dict[str, Any] = {**draw.choice(speeds), "lanes": draw.choice((1, 4))}
+    backend = {
+        "gemv": {"q4_0": "20 GB/s"},
+        "dram_efficiency": 0.5,
+        "compute": "1 GFLOP/s",
+        "sync": "10 us",
+        "overlap_factor": draw.choice((0.5, 1.0)),
+        "cache_copy": "1 GB/s",
+        "active_power": "1 W",
+    }
+    parts = {
+        "staging": draw.choice(("0 B", "100 B")),
+        "runtime_overhead": "100 B",
+        "thermal": {"after": draw.choice(("0 s", "1 ms")), "flash": 0.5, "compute": 0.5},
+        "page_cache": {"bandwidth": "1 GB/s"},
+        "energy": {"dram": "40 pJ/B", "flash": "400 pJ/B"},
+    }
+
+    def some(mapping: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in mapping.items() if draw.random() < 0.6}
+
+    flash |= some({"align": draw.choice(("512 B", "4 KiB")), "fault": {"seconds": "100 us"}})
+    dram = {"capacity": "8 GB", "bandwidth": draw.choice(("1 MB/s", "60 GB/s"))}
+    dram |= some({"background": "100 kB/s"})
+    return {"name": "phone", "dram": dram, "flash": flash, "backends": {"cpu": some(backend)}} | (
+        some(parts)
+    )
+
+
 def fill(folder: Path, draw: Random) -> Arrays:
     """Write the files that command lines name into a folder; return the arrays of ``t.npz``."""
     arrays = draw_trace(draw)
@@ -216,6 +250,7 @@ def fill(folder: Path, draw: Random) -> Arrays:
     (folder / "routes.csv").write_text(ROUTES)
     model = json.loads(str(arrays["meta"])).get("model", {"name": "smollm2-135m"})
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
+    (folder / "phone.yaml").write_text(yaml.safe_dump(draw_phone(draw)))
     lanes, speed = draw.choice((1, 4)), draw.choice((1.0, 1e6, 1e9))
     rows = [f"{4096 * 2**i},{lanes},{speed * (i + 1)}" for i in range(draw.choice((1, 2, 5, 9)))]
     (folder / "reads.csv").write_text("\n".join(["size,lanes,bandwidth", *rows]) + "\n")
@@ -280,7 +315,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("tokens", "layers", "sequence", "calibrate_tokens", "order_from"), PARTS),
     **dict.fromkeys(("trace", "static_from"), (*["t.npz"] * 5, "shards", "other.npz")),
     "like": (*["t.npz"] * 5, "smollm2-chat"),
-    "profile": tuple(profile_names()),
+    "profile": (*["phone.yaml"] * 20, *["paper-a18"] * 6, *profile_names()),
     "extends": tuple(profile_names()),
     "profiles name": tuple(profile_names()),
     "models name": ("model.yaml", *model_names()),
@@ -291,7 +326,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "dram.bandwidth=1MB/s", "staging=0B", "staging=1kB", "runtime_overhead=1MB",
         "thermal.after=0s", "thermal.after=1ms", "thermal.flash=.1", "page_cache.size=0B",
         "page_cache.bandwidth=1GB/s", "backends.cpu.overlap_factor=1", "backends.cpu.sync=1s",
-        "backends.cpu.compute=unlimited", "flash.lanes=8",
+        "backends.cpu.compute=unlimited", "flash.lanes=8", "flash.fault.seconds=1us",
     ),
     "calibration": ("calibration.json",),
     "timeline": ("timeline.json",),
@@ -433,7 +468,7 @@ def _wanted(draw: Random, command: str, choices: Mapping[str, Choice]) -> set[st
     questions = QUESTIONS.get(command, ())
     usual = [*USUAL.get(command, ()), *draw.sample(questions, min(1, len(questions)))]
     usual += [name for name, choice in choices.items() if choice.needed]
-    likely = draw.choice((0, 1, 2, 5)) / max(len(choices), 1)
+    likely = draw.choice((0, 1, 2, 5, 8)) / max(len(choices), 1)
     budget = [name for name in concerning("budget") if name in choices]
     wanted = {name for name in choices if draw.random() < likely} - {*questions, *budget}
     wanted |= {name for name in usual if draw.random() < 0.99}
@@ -657,12 +692,16 @@ def compare_agrees(figures: Figures) -> None:
     budget = {name: options.pop(name) for name in concerning("budget") if name in options}
     if figures["config"]["settings"]["kv"] != "fixed":
         return
-    policies = list(dict.fromkeys(["none", policy]))
+    policies = list(dict.fromkeys([policy, "lru"]))
     trace = saved.open_trace()
-    comparison = compare(trace, saved.profile, policies, [budget], model=saved.model, **options)
-    ours = next(
-        cell for cell in comparison.cells if (cell.place["policy"] == "none") == (policy == "none")
-    )
+    try:
+        cells = compare(
+            trace, saved.profile, policies, [budget], model=saved.model, **options
+        ).cells
+    except DipsimError:  # lru knows no such admission or access
+        return
+    is_lru = policy == "lru"
+    ours = next(cell for cell in comparison.cells if (cell.place["policy"] == "lru") == is_lru)
     for key in ("tokens_per_second", "hit_rate", "flash_bytes_per_token"):
         if ours.value(key) != figures[key]:
             raise Broken(f"compare: {key} {ours.value(key)}, of the run {figures[key]}")
