@@ -161,7 +161,8 @@ def _scores(
     arrays = {name: np.clip(scores, -most, most).astype(kind)}
     if name == "glu" and draw.random() < 0.2:
         norms = SCORES[draw.choice(("uniform", "zero", "largest", "huge"))](rng, shape[1:])
-        arrays["glu.norms"] = norms if norms.max() > most else norms.astype(np.float32)
+        small = norms.max() <= np.finfo(np.float32).max
+        arrays["glu.norms"] = norms.astype(np.float32) if small else norms
     return arrays
 
 
@@ -473,6 +474,7 @@ def _wanted(draw: Random, command: str, choices: Mapping[str, Choice]) -> set[st
     wanted = {name for name in choices if draw.random() < likely} - {*questions, *budget}
     wanted |= {name for name in usual if draw.random() < 0.99}
     wanted |= {"json"} & choices.keys() if draw.random() < 0.5 else set()
+    wanted |= {"policy"} & choices.keys() if draw.random() < 0.4 else set()
     if budget and "profile" in usual and draw.random() < (0.3 if questions else 0.8):
         wanted |= {draw.choice(budget)}
     return wanted
