@@ -518,6 +518,8 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
     [
         (["--steps", "2", "--minutes", "1"], "not both"),
         (["--fuse", "{text}"], "exists"),
+        (["--fuse", "{loop}"], "exists"),
+        (["--fuse", "{under}"], "cannot be made (Not a directory)"),
         (["--fuse", "{out}"], "the adapter's own folder"),
         (["--window", "1"], "--window 1"),
         (["--window", "16", "--judge-tokens", "128", "--split", "half"], "half"),
@@ -527,7 +529,10 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
 )
 def test_the_command_refuses(folder_of_a_model, text, tmp_path, args, match) -> None:
     out = tmp_path / "a"
-    args = [{"{text}": text, "{out}": out}.get(at, at) for at in args]
+    loop, under = tmp_path / "loop", f"{text}/new"
+    loop.symlink_to(loop)
+    paths = {"{text}": text, "{out}": out, "{loop}": loop, "{under}": under}
+    args = [paths.get(word, word) for word in args]
     line = refusal("lora", folder_of_a_model, "--text", text, "--out", out, *args)
     assert match in line
     assert not (tmp_path / "a").exists()
