@@ -7,7 +7,7 @@ import pytest
 from dipsim.settings import Settings
 from tools import fuzz
 
-CASES, FIRST = 240, 0
+CASES, FIRST = 300, 0
 
 
 @pytest.mark.slow

@@ -197,6 +197,14 @@ HEAD = "size,lanes,bandwidth\n"
         (HEAD + "4096,1,1e9\n4096,2,2e9\n", "one size only"),
         (HEAD + "4096,1,1e9\n8192,1,-1e9\n", "line 3: bandwidth -1e9: a bandwidth from 0.001 B/s"),
         (HEAD + "4096,1,0\n8192,1,1e9\n", "line 2: bandwidth 0"),
+        (
+            HEAD + "4096,1,5e-324\n8192,1,1e9\n",
+            "line 2: bandwidth 5e-324: a bandwidth from 0.001 B/s",
+        ),
+        (
+            HEAD + "1e-3,1,1e9\n8192,1,1e9\n",
+            "line 2: size 1e-3: a size from 1 B",
+        ),
         (HEAD + "4096,1,nan\n8192,1,1e9\n", "bandwidth nan"),
         (HEAD + "4096,1,inf\n8192,1,1e9\n", "bandwidth inf"),
         (HEAD + "4096,1,-5 MB/s\n8192,1,1e9\n", "out of range"),

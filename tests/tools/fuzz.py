@@ -99,9 +99,7 @@ def draw_trace(draw: Random) -> Arrays:
             arrays |= _sets(draw, rng, name, shape, declared[name])
         else:
             arrays |= _scores(draw, rng, name, shape, declared[name])
-    model = {"layers": layers, "hidden": hidden, "intermediate": neurons, "heads": 1, "kv_heads": 1}
-    model |= {"vocab": draw.choice((1, 50)), "bits": draw.choice((1, 4.5, 4.8437, 16))}
-    model |= {"tied_embeddings": draw.random() < 0.5}
+    model = _model(draw, layers, hidden, neurons)
     if "expert" in declared:
         model |= {"experts": experts, "experts_per_token": draw.randint(1, experts)}
     meta: dict[str, Any] = {"signals": declared}
@@ -112,6 +110,19 @@ def draw_trace(draw: Random) -> Arrays:
             sizes = draw.choice((1, 24.5, 3e6, 1e12, [24.5, 1e6, 1.0][:layers]))
             entry |= {"unit_bytes": sizes} if draw.random() < 0.95 else {}
     return arrays | _marks(draw, rng, tokens) | {"meta": np.array(json.dumps(meta))}
+
+
+def _model(draw: Random, layers: int, hidden: int, neurons: int) -> dict[str, Any]:
+    """Return the geometry of a model; most of what it need not say is there or not."""
+    model = {"layers": layers, "hidden": hidden, "intermediate": neurons, "heads": 1, "kv_heads": 1}
+    model |= {"vocab": draw.choice((1, 50)), "tied_embeddings": draw.random() < 0.5}
+    quant = {"format": "q4_0", "bits": 4, "group": draw.choice((1, 32))}
+    quant |= {"axis": draw.choice(("in", "out", "channel"))}
+    bits = {"bits": draw.choice((1, 4.5, 4.8437, 16))}
+    more = {"context": draw.choice((1, 9)), "window": draw.choice((1, 4)), "window_every": 2}
+    more |= {"gated": False, "shared_intermediate": 3, "weights": "2:4"}
+    model |= draw.choice((bits, bits, {"quant": quant}))
+    return model | {key: value for key, value in more.items() if draw.random() < 0.08}
 
 
 def _sets(
@@ -150,6 +161,8 @@ def _scores(
     if name == "expert":
         scores = scores * rng.choice((-1, 1), shape) if draw.random() < 0.7 else scores
         encoding = "float32" if encoding == "log8" else encoding
+        if scores.min() >= 0:
+            declared |= {"encoding": "prob"} if draw.random() < 0.5 else {}
     if encoding == "log8" and scores.max() < np.finfo(np.float32).max:
         declared |= {"encoding": "log8"}
         codes, largest = encode_log8(scores.astype(np.float32))
@@ -252,7 +265,7 @@ def fill(folder: Path, draw: Random) -> Arrays:
     model = json.loads(str(arrays["meta"])).get("model", {"name": "smollm2-135m"})
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     (folder / "phone.yaml").write_text(yaml.safe_dump(draw_phone(draw)))
-    lanes, speed = draw.choice((1, 4)), draw.choice((1.0, 1e6, 1e9))
+    lanes, speed = draw.choice((1, 4)), draw.choice((5e-324, 1.0, 1e6, 1e9, 1e14, 1e300))
     rows = [f"{4096 * 2**i},{lanes},{speed * (i + 1)}" for i in range(draw.choice((1, 2, 5, 9)))]
     (folder / "reads.csv").write_text("\n".join(["size,lanes,bandwidth", *rows]) + "\n")
     kept = {name: draw.choice((0.0, 0.9, 1.0)) for name in ("mlp_input", "glu")}
@@ -293,7 +306,7 @@ GOES_WITH = {
 def _ruled(rules: Mapping[str, Any]) -> tuple[str, ...]:
     """Return texts of rules: their names alone, and with each of their parameters."""
     pairs = ((name, key) for name, parameters in rules.items() for key in parameters)
-    values = ("0", "1", "2", ".5", ".9")
+    values = ("0", "1", "2", ".5", ".9", "1e-300", "1e9")
     return (*rules, *(f"{name}:{key}={value}" for name, key in pairs for value in values))
 
 
