@@ -134,6 +134,24 @@ def _finite(text: str) -> float:
     return number
 
 
+def check_destination(path: Path) -> None:
+    """Refuse to replace what is no ordinary file, or what its owner protects.
+
+    Raises:
+        OSError: says what it is.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder; give another name")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not an ordinary file; give another name")
+    if not mode & 0o222 or not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "read-only; give another name or chmod +w it")
+
+
 class Unfinished:
     """A hidden file or folder beside its destination, which takes its name when it is complete.
 
@@ -149,7 +167,7 @@ class Unfinished:
     """
 
     def __init__(self, destination: Path, *, folder: bool = False) -> None:
-        _check_destination(destination)
+        check_destination(destination)
         self.destination = Path(os.path.realpath(destination))
         parent, prefix = self.destination.parent, f".{self.destination.name[:50]}.dipsim-"
         _remove_stale(parent, prefix)
@@ -233,24 +251,6 @@ def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:
     """
     if os.path.exists(out) and any(os.path.samefile(out, source) for source in sources):
         raise DipsimError(f"{out}: is read here; write to another name")
-
-
-def _check_destination(path: Path) -> None:
-    """Refuse to replace what is no ordinary file, or what its owner protects.
-
-    Raises:
-        OSError: says what it is.
-    """
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder; give another name")
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "not an ordinary file; give another name")
-    if not mode & 0o222 or not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "read-only; give another name or chmod +w it")
 
 
 def _remove_stale(parent: Path, prefix: str) -> None:

@@ -2,14 +2,13 @@
 
 import csv
 import os
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from dipsim.errors import DipsimError, printable
-from dipsim.files import whole_file
+from dipsim.files import check_destination, whole_file
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
@@ -108,18 +107,18 @@ def check_file(path: str | os.PathLike[str], option: str = "") -> Path:
         option: as the user wrote it, for the error; empty for an argument.
 
     Raises:
-        DipsimError: a folder, no such folder, a name that leads nowhere.
+        DipsimError: a folder, no such folder, a name that leads nowhere, a file that must stay.
     """
     target = Path(path)
     what = f"{option} {target}".lstrip()
+    if os.path.isdir(target):
+        raise DipsimError(f"{what}: is a folder; give a file")
     try:
-        if stat.S_ISDIR(target.stat().st_mode):
-            raise DipsimError(f"{what}: is a folder; give a file")
-    except FileNotFoundError:  # it is made, where a link leads if it is one
-        if not os.path.isdir(os.path.dirname(os.path.realpath(target))):
-            raise DipsimError(f"{what}: no such folder") from None
+        check_destination(target)
     except OSError as problem:
         raise DipsimError(f"{what}: cannot be written ({problem.strerror})") from None
+    if not os.path.isdir(os.path.dirname(os.path.realpath(target))):  # of the target of a link
+        raise DipsimError(f"{what}: no such folder")
     return target
 
 
