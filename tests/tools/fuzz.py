@@ -539,12 +539,9 @@ def call(words: list[str]) -> Outcome:
         try:
             main()
         except SystemExit as stop:
-            return Outcome(stop.code if isinstance(stop.code, int) else 1, *map(_text, (out, err)))
+            code = stop.code if isinstance(stop.code, int) else 1
+            return Outcome(code, out.getvalue(), err.getvalue())
     raise Broken("exit: main returned")
-
-
-def _text(stream: io.StringIO) -> str:
-    return stream.getvalue()
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
@@ -783,9 +780,10 @@ def cases(first: int, keep: Path | None = None) -> Iterator[Verdict]:
     seed = first
     while True:
         with tempfile.TemporaryDirectory() as folder:
-            yield try_case(seed, Path(folder).resolve())
+            verdict = try_case(seed, Path(folder).resolve())
             if keep is not None:
                 shutil.copytree(folder, keep / str(seed))
+        yield verdict
         seed += 1
 
 
