@@ -6,6 +6,7 @@ import pytest
 
 from dipsim.settings import Settings
 from tools import fuzz
+from tools.drawn_lines import commands
 
 CASES, FIRST = 300, 0
 
@@ -19,7 +20,7 @@ def test_odd_traces_under_any_options_are_answered_or_refused(quiet: None) -> No
 
 
 def test_every_option_and_command_is_drawn() -> None:
-    drawn = fuzz.commands()
+    drawn = commands()
     assert {"run", "compare", "mrc", "search", "study", "synth", "export"} <= drawn.keys()
     assert Settings.model_fields.keys() <= drawn["run"].keys()
     for option in drawn["run"].values():
