@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import yaml
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, printable
 
 try:
     import fcntl
@@ -32,6 +32,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _TEXT_LIMIT = 4 * 2**20
 """Largest YAML or JSON file that is read, in bytes: far above any real one."""
 _NO_LOCKS = -1
+"""Handle of a file or folder on a system, or a file system, that has no locks."""
 _BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # the last ones come out of yaml's constructors for malformed scalars such as "!!bool maybe"
 
@@ -155,8 +156,8 @@ def check_destination(path: Path) -> None:
 class Unfinished:
     """A hidden file or folder beside its destination, which takes its name when it is complete.
 
-    It is locked while its writer lives. What a killed writer left behind is not, and the next
-    writer of the same destination removes it.
+    It is locked while its writer lives. What a killed writer left is unlocked, and the next writer
+    of the same destination removes it.
 
     Args:
         destination: a symbolic link is followed, so that it stays and its target is written.
@@ -185,8 +186,11 @@ class Unfinished:
     def finish(self) -> None:
         """Give it the name of its destination, with the permissions of any new file or folder."""
         folder = self.path.is_dir()
-        os.chmod(self.path, (0o777 if folder else 0o666) & ~umask())
-        (os.rename if folder else os.replace)(self.path, self.destination)
+        os.chmod(self.path, (0o777 if folder else 0o666) & ~_umask())
+        if folder:
+            os.rename(self.path, self.destination)  # which must not exist
+        else:
+            os.replace(self.path, self.destination)
         self._unlock()
 
     def discard(self) -> None:
@@ -235,8 +239,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def unused_name(path: Path, remark: str) -> Path:
     """Return a path beside ``path`` that nothing has: ``t.npz`` becomes ``t.<remark>.npz``."""
-    names = (f"{path.stem}.{remark}{n or ''}{path.suffix}" for n in itertools.count())
-    return next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    named = (
+        path.with_name(f"{path.stem}.{remark}{n or ''}{path.suffix}") for n in itertools.count()
+    )
+    return next(candidate for candidate in named if not os.path.lexists(candidate))
 
 
 def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:
@@ -266,15 +272,17 @@ def _lock(path: Path) -> int | None:
     """Lock a file or folder until `_unlock`, or until its process ends.
 
     Returns:
-        An open handle; `_NO_LOCKS` where the system has no locks; None where another process has
-        the lock, or removed the file.
+        An open handle; `_NO_LOCKS` where it cannot be locked; None where another process has the
+        lock, or removed the file.
     """
     if fcntl is None:
         return _NO_LOCKS
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError:  # its permissions forbid it: nobody may take it for stale
+        return _NO_LOCKS
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(handle), os.stat(path)):
@@ -302,11 +310,18 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def umask() -> int:
+def _umask() -> int:
     """Return the permission bits that this process withholds from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def unwritable(
+    what: object, problem: OSError, error: type[DipsimError] = DipsimError
+) -> DipsimError:
+    """Return the error to raise where ``what``, a path or an option with one, cannot be written."""
+    return error(f"{printable(str(what))}: cannot be written ({_reason(problem)})")
 
 
 def _reason(problem: BaseException) -> str:

@@ -340,7 +340,7 @@ def _read(
 ) -> dict[str, Any]:
     """Read a profile and those it extends; ``seen`` are the files that led here."""
     path = files.find(given, FOLDER, SUFFIX)
-    if beside is not None and (beside / given).is_file():
+    if beside is not None and os.path.isfile(beside / given):
         path = beside / given
     if path is None:
         known = ", ".join(profile_names())
@@ -426,7 +426,7 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
         try:
             parsed = float(parsed)
         except ValueError:
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from 0 to 1") from None
+            raise ProfileError(f"-s {brief(text)!r}: {key} is a number, at most 1") from None
     elif key == "flash.fit.p":
         try:
             parsed = float(parsed)

@@ -29,7 +29,7 @@ _BITS = re.compile(r"^[kKMGT]?i?b(it)?(/s|ps)?$")
 class Dimension:
     """One kind of quantity: its units (suffix -> base units), those for printing, and its range.
 
-    No device comes near the ends of a range; they are such that no product of quantities overflows.
+    A quantity outside its range is taken for a mistake; within it no product overflows.
     """
 
     name: str

@@ -7,6 +7,7 @@ bounds under monotonicity, not predictions.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim import files
 from dipsim.errors import DipsimError, brief, first_problem
 
-Positive = Annotated[float, Field(ge=1e-9, le=1e100, strict=True)]
+Perplexity = Annotated[float, Field(ge=1e-9, le=1e100, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -39,7 +40,7 @@ class CalibrationPoint(_Section):
     method: Name
     energy_kept: Mapping[Name, Share] = Field(min_length=1)
     """Mean share of the squared scores that was kept, per stage."""
-    perplexity: Positive
+    perplexity: Perplexity
 
     def loses_at_most(self, kept: Mapping[str, float]) -> bool:
         """Return True if the point keeps at least ``kept`` at every stage."""
@@ -56,7 +57,7 @@ class Calibration(_Section):
     format: Literal["dipsim-calibration"]
     version: Literal[1]
     model: Name
-    dense_perplexity: Positive
+    dense_perplexity: Perplexity
     points: tuple[CalibrationPoint, ...] = Field(min_length=1, max_length=100_000)
 
     @model_validator(mode="after")
@@ -147,7 +148,7 @@ def load_calibration(path: str) -> Calibration:
     Raises:
         DipsimError: no such file, not JSON, or not a calibration, in one line.
     """
-    if not Path(path).exists():
+    if not os.path.exists(path):
         raise DipsimError(f"--calibration {path}: no such file; give a calibration in JSON")
     data = files.read_json(Path(path), DipsimError)
     try:

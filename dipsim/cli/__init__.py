@@ -61,7 +61,7 @@ def _run() -> int:
 
 
 def _end_on_signals() -> list[int]:
-    """Make requests to end the program interruptions, which are cleaned up after, as Ctrl-C is.
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that what Ctrl-C cleans up they do too.
 
     Returns:
         A list to which the number of the signal is added when one comes.

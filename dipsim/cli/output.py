@@ -53,7 +53,7 @@ def _write(line: str) -> None:
 
 
 class _Guarded:
-    """A stream for text that goes on when it cannot be written: the rest of the text is lost.
+    """A stream for text whose errors do not stop the program: what cannot be written is dropped.
 
     Args:
         stream: the stream.
@@ -67,16 +67,16 @@ class _Guarded:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._kept():
+        with self._dropping():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._kept():
+        with self._dropping():
             self._stream.flush()
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _dropping(self) -> Iterator[None]:
         try:
             yield
         except OSError as problem:

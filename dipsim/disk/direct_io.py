@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from dipsim.errors import DipsimError, printable
+from dipsim.files import unwritable
 from dipsim.units import BYTES
 
 PAGE = 4096
@@ -129,7 +130,7 @@ def _fill(descriptor: int, path: str, size: int) -> None:
                 rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     except OSError as problem:
-        raise DipsimError(f"{printable(path)}: cannot be written ({problem.strerror})") from None
+        raise unwritable(path, problem) from None
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -18,8 +18,8 @@ from numba.core.dispatcher import Dispatcher
 from dipsim.errors import StoredCodeWarning
 
 _DIGEST = sha256().digest_size
-_warned: list[str] = []
-"""The folder that was warned about: one, as what ails it mostly ails all."""
+_warned = False
+"""Whether a warning was given: one is enough, as one cause mostly affects every function."""
 
 
 def stored(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -54,10 +54,9 @@ class _StoredCode(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as problem:  # whatever unpickling or numba comes upon
-            # Of a record that had another name once: old code, not damaged.
+            # A record of another name than now cannot be unpickled: that code is old, not damaged.
             if not isinstance(problem, AttributeError | ImportError):
                 _warn(
-                    self.cache_path,
                     f"compiled code in {self.cache_path} cannot be read ({_line(problem)}): it is "
                     "compiled anew; if this comes again, remove that folder",
                 )
@@ -88,8 +87,8 @@ class _Files(IndexDataCacheFile):
         super().save(key, (self._source_stamp, key, data))
 
     def load(self, key: Any) -> Any:
-        stamp, of, data = super().load(key) or (None, None, None)
-        return data if (stamp, of) == (self._source_stamp, key) else None
+        stamp, stored_key, data = super().load(key) or (None, None, None)
+        return data if (stamp, stored_key) == (self._source_stamp, key) else None
 
     def _dump(self, obj: Any) -> bytes:
         data = super()._dump(obj)
@@ -109,14 +108,14 @@ def _line(problem: Exception) -> str:
 
 def _cannot_store(folder: str, why: str) -> None:
     _warn(
-        folder,
         f"compiled code cannot be stored in {folder} ({why}): every run compiles it anew; set "
         "NUMBA_CACHE_DIR to a folder with room that you may write to",
     )
 
 
-def _warn(folder: str, message: str) -> None:
-    """Warn, once."""
+def _warn(message: str) -> None:
+    """Warn, once in a process."""
+    global _warned
     if not _warned:
-        _warned.append(folder)
+        _warned = True
         warnings.warn(StoredCodeWarning(message), stacklevel=2)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dipsim.analysis.lora import Recovery
 from dipsim.errors import DipsimError, brief
-from dipsim.files import read_json, whole_file
+from dipsim.files import read_json, unwritable, whole_file
 from dipsim.lm import lora
 from dipsim.lm.load import Loaded
 from dipsim.lm.perplexity import perplexity
@@ -131,7 +131,7 @@ def train_adapter(
         lora.save_adapter(run.student, folder, {**about, "figures": recovery.to_dict()})
         (folder / STATE).unlink(missing_ok=True)
     except OSError as problem:
-        raise DipsimError(f"{folder}: cannot be written ({problem.strerror})") from None
+        raise unwritable(folder, problem) from None
     return recovery
 
 
@@ -294,7 +294,7 @@ class _Training:
         self.step, self.cpu, self.wall = so_far.step, so_far.cpu, so_far.wall
 
     def _state(self) -> dict[str, Tensor]:
-        """Return tensors of the names and shapes that a state has; only the adapter's are real."""
+        """Return tensors with the names and shapes of a state; their values mean nothing."""
         like: dict[str, Tensor] = {}
         for name, weight in self.learnt.items():
             moments = dict.fromkeys(("adapter", *_MOMENTS), weight.detach())

@@ -1,5 +1,6 @@
 """Geometry out of a Hugging Face `config.json`: one table of the keys of each architecture."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def is_hf_config(path: Path) -> bool:
     """Return True for a `.json` file or a folder that holds `config.json`."""
-    return path.suffix == ".json" or (path / FILE).is_file()
+    return path.suffix == ".json" or os.path.isfile(path / FILE)
 
 
 def read_hf_config(path: Path) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def read_hf_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: an unreadable file, or an unknown architecture.
     """
-    file = path / FILE if path.is_dir() else path
+    file = path / FILE if os.path.isdir(path) else path
     config = files.read_json(file, ModelError)
     return geometry_of(config, str(file), file.resolve().parent.name)
 

@@ -142,18 +142,18 @@ class ReplayedCache:
         sizes = np.array([1.0 if unit_bytes is None else unit_bytes[place] for place in places])
         self.parts = parts = parts_of(method, places, sizes)
         words = int(parts.word[-1])
-        given, whole = (float((parts.units * each).sum()) for each in (sizes, parts.size))
+        given, rounded = (float((parts.units * each).sum()) for each in (sizes, parts.size))
 
         def as_rounded(capacity: NDArray[np.float64]) -> NDArray[np.float64]:
-            # as the units were, so that the same share of them fits: of all of them, all
-            return _exact(np.minimum(capacity / given, 1.0) * whole)
+            # scaled as rounding scaled the units, so that a cache of everything holds everything
+            return _exact(np.minimum(capacity / given, 1.0) * rounded)
 
         capacity = as_rounded(np.array(capacities, np.float64))
         self.capacity_of_row = _SAME_SIZE
         if capacity_of_row is not None:
             self.capacity_of_row = as_rounded(capacity_of_row)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
-        mean = whole / parts.units.sum()
+        mean = rounded / parts.units.sum()
         fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
         preload = np.zeros((len(capacity), words), np.uint64)
         if policy.preload and uses is not None:

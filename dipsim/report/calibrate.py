@@ -8,6 +8,7 @@ import yaml
 
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
+from dipsim.files import refuse_same
 from dipsim.hardware import load_profile
 from dipsim.report.files import check_text, write_text
 from dipsim.units import BYTES
@@ -32,8 +33,8 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
             f"--out {path}: a profile needs more than flash: name the one it --extends"
         )
     target = check_text("--out", path, ".yaml")
-    if os.path.realpath(path) == os.path.realpath(extends):
-        raise DipsimError(f"--out {path}: is the profile it --extends; give another name")
+    if os.path.lexists(extends):
+        refuse_same(path, [Path(extends)])
     return target
 
 
@@ -78,7 +79,7 @@ def write(path: Path, calibrated: Calibrated, origin: str, extends: str) -> None
         DipsimError: the profile would not be valid, or the file cannot be written.
     """
     parent = Path(extends)
-    base = str(parent.resolve()) if parent.is_file() else extends
+    base = str(parent.resolve()) if os.path.isfile(parent) else extends
     head = {"name": path.stem, "extends": base, "summary": f"{extends} with flash of {origin}"}
     load_profile({**head, **calibrated.section(origin)})
     head = {key: printable(value) for key, value in head.items()}

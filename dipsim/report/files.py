@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dipsim.errors import DipsimError, printable
-from dipsim.files import check_destination, whole_file
+from dipsim.files import check_destination, unwritable, whole_file
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
@@ -103,7 +103,7 @@ def check_file(path: str | os.PathLike[str], option: str = "") -> Path:
     """Return a path that a file of any kind can be written to.
 
     Args:
-        path: given file.
+        path: the file to be written.
         option: as the user wrote it, for the error; empty for an argument.
 
     Raises:
@@ -116,7 +116,7 @@ def check_file(path: str | os.PathLike[str], option: str = "") -> Path:
     try:
         check_destination(target)
     except OSError as problem:
-        raise DipsimError(f"{what}: cannot be written ({problem.strerror})") from None
+        raise unwritable(what, problem) from None
     if not os.path.isdir(os.path.dirname(os.path.realpath(target))):  # of the target of a link
         raise DipsimError(f"{what}: no such folder")
     return target
@@ -170,7 +170,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             writer.writerows(listed)
             text.detach()
     except OSError as problem:
-        raise DipsimError(f"--csv {path}: cannot be written ({problem.strerror})") from None
+        raise unwritable(f"--csv {path}", problem) from None
 
 
 def write_text(option: str, path: Path, text: str) -> None:
@@ -188,4 +188,4 @@ def write_text(option: str, path: Path, text: str) -> None:
         with whole_file(path) as handle:
             handle.write(text.encode())
     except OSError as problem:
-        raise DipsimError(f"{option} {path}: cannot be written ({problem.strerror})") from None
+        raise unwritable(f"{option} {path}", problem) from None

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError, printable
-from dipsim.files import whole_file
+from dipsim.errors import printable
+from dipsim.files import unwritable, whole_file
 from dipsim.timeline.excerpt import Excerpt
 
 PROCESS = 1
@@ -43,7 +43,7 @@ def write(shown: Excerpt, title: str, path: Path) -> None:
                 handle.write(json.dumps(event, allow_nan=False).encode())
             handle.write(b"\n]}\n")
     except OSError as problem:
-        raise DipsimError(f"--timeline {path}: cannot be written ({problem.strerror})") from None
+        raise unwritable(f"--timeline {path}", problem) from None
 
 
 def events(shown: Excerpt, title: str) -> Iterator[Event]:

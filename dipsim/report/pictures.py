@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dipsim.errors import DipsimError, printable
-from dipsim.files import whole_file
+from dipsim.files import unwritable, whole_file
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito's, told apart by colour-blind readers; with markers and dashes also in grey."""
@@ -44,7 +44,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Any]:
             warnings.filterwarnings("ignore", "Glyph")  # characters the font lacks become boxes
             figure.savefig(handle, format=path.suffix[1:], dpi=120)
     except OSError as problem:
-        raise DipsimError(f"--plot {path}: cannot be written ({problem.strerror})") from None
+        raise unwritable(f"--plot {path}", problem) from None
 
 
 def plain(text: str) -> str:

@@ -25,7 +25,7 @@ PASS_BYTES = 2**29
 SETS_BYTES = 2**30
 """Most that packed sets take to be held for several passes; larger ones are chosen anew."""
 _PER_UNIT, _PER_UNIT_AWARE = 42, 33
-"""Bytes of a cache per unit, less its policy's state: in any case, and where it chooses masks."""
+"""Bytes of a cache per unit beside its policy's state: always, and more where it chooses masks."""
 _SAMPLE = 2**12
 """Units of which a policy's state is measured."""
 _PER_COUNT, _PER_COUNT_AHEAD = 48, 28
@@ -140,10 +140,9 @@ def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
     """Return the run with tables of earlier runs in place of equal ones of its own.
 
     Args:
-        known: the tables so far; those of this run are added.
+        known: the tables so far, by their kind and what they are made of; this run's are added.
     """
-    sets, settings = _sets_key(run), run.settings
-    sizes = run.unit_bytes.tobytes(), run.placement.strides().tobytes()
+    sets, settings, sizes = _sets_key(run), run.settings, _sizes_key(run)
     order = settings.layout, settings.order_from
     places = known.setdefault(("places", sets, order), run.placement.places)
     return replace(
@@ -170,8 +169,12 @@ def _seen(run: Run) -> Any:
     if flash.bandwidth is not None:
         flash = flash.model_copy(update={"bandwidth": 1.0})
     learned = settings.order_from, settings.static_from, settings.prefetch
-    sizes = run.unit_bytes.tobytes(), run.placement.strides().tobytes()
-    return sizes, settings.layout, settings.io, learned, flash
+    return _sizes_key(run), settings.layout, settings.io, learned, flash
+
+
+def _sizes_key(run: Run) -> Any:
+    """Return what is equal for runs whose units take as many bytes, in DRAM and in flash."""
+    return run.unit_bytes.tobytes(), run.placement.strides().tobytes()
 
 
 def _entry(contender: Contender, seen: Any, bandwidth: float | None) -> _Entry:
@@ -213,7 +216,7 @@ def _bytes(run: Run, contender: Contender) -> int:
 
 
 def _state_bytes(contender: Contender) -> int:
-    """Return the bytes of a policy's state per unit; none of one that fails, which its replay says.
+    """Return the bytes of a policy's state per unit; 0 for one that fails, as its replay will say.
 
     A cache holds the state twice: as it is, and as it is after a reset.
     """

@@ -46,9 +46,10 @@ class Clock:
         return token_times(chain, tokens, self.overlap, a, kernel)
 
     def each_alone(self, chain: Iterable[Step], tokens: int, a: float) -> Seconds:
-        """[tokens] latency of each token as if it were the only one.
+        """Return the latency of each token as if it were the only one, seconds, float64[tokens].
 
-        In closed form it always is; as events tokens get in each other's way.
+        In closed form it always is; as events tokens get in each other's way. ``a`` is the overlap
+        factor.
         """
         if self.engine == "closed":
             return self.times(chain, tokens, a).latency

@@ -32,11 +32,13 @@ def prefill_seconds(
 ) -> Any:
     """Return how long each batch takes: flash in order, then the slower of DRAM and compute.
 
-    The result has the shape of ``tokens``.
-
     Args:
-        tokens: of each batch.
-        loaded, used: bytes of units read from flash, and used; all of them unless given.
+        tokens: of each batch, or of one.
+        loaded, used: bytes of units read from flash, and used, float64[batches]; all of them unless
+            given.
+
+    Returns:
+        Seconds, float64 of the shape of ``tokens``.
     """
     budget = run.budget
     # The authors count what is resident once, and what comes from flash once.
@@ -61,7 +63,7 @@ def time_prefill(
     A streamed batch reads every matrix with pruned groups once, whole; a cached one its misses.
 
     Args:
-        first_tokens: how long the decode tokens of some rows take, each alone, seconds.
+        first_tokens: from decode rows, int64[n], to the seconds that each takes alone, float64[n].
 
     Returns:
         None for the first where there is no prompt, for the second where no token follows one.
@@ -92,8 +94,11 @@ def time_prefill(
 
 
 def _batches(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """[batches] first row, and row behind the last, of each maximal run of prefill rows of one
-    sequence."""
+    """Return where the batches begin and end: maximal runs of prefill rows of one sequence.
+
+    Returns:
+        int64[batches] first rows, and int64[batches] rows behind the last.
+    """
     prefill, new = tokens.phase == PREFILL, tokens.begins_sequence()
     follows = np.append(False, prefill[:-1] & prefill[1:] & ~new[1:])
     begins = np.flatnonzero(prefill & ~follows)

@@ -64,13 +64,13 @@ class Spool:
 
     def __init__(self, path: Path, dtype: np.dtype[Any], tail: tuple[int, ...]) -> None:
         self.path, self.dtype, self.tail = path, dtype, tail
-        self.rows = self.bytes = 0
+        self.row_count = self.bytes = 0
         self._file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by `close`
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of the axes."""
-        return self.rows, *self.tail
+        return self.row_count, *self.tail
 
     def write(self, rows: Array) -> None:
         """Append rows [n, *tail].
@@ -81,10 +81,10 @@ class Spool:
         data = np.ascontiguousarray(rows, self.dtype)
         self._file.write(data.tobytes())
         self._file.flush()  # small rows too, so that a full disk shows at once
-        self.rows += len(data)
+        self.row_count += len(data)
         self.bytes += data.nbytes
 
-    def whole(self) -> int:
+    def rows_on_disk(self) -> int:
         """Return the number of complete rows on disk, also after a write that failed."""
         self.close()
         return self.path.stat().st_size // self._row_bytes
@@ -93,7 +93,7 @@ class Spool:
         """Keep the first rows."""
         self.close()
         os.truncate(self.path, rows * self._row_bytes)
-        self.rows = rows
+        self.row_count = rows
 
     def close(self) -> None:
         """End writing; what cannot be written any more is lost."""
@@ -101,8 +101,12 @@ class Spool:
             self._file.close()
 
     def copy_to(self, out: IO[bytes]) -> None:
-        """Copy the bytes of all rows."""
-        self._file.close()
+        """Copy the bytes of all rows.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._file.close()  # a row that does not reach the disk is an error here, unlike in `close`
         with open(self.path, "rb") as raw:
             shutil.copyfileobj(raw, out, _COPY)
 
@@ -120,7 +124,7 @@ class ListSpool(Spool):
         Raises:
             OSError: the disk is full.
         """
-        if self.rows == 0:
+        if self.row_count == 0:
             self._end = 0
             super().write(np.zeros(1, np.int64))
         ends = np.cumsum(rows, dtype=np.int64) + self._end

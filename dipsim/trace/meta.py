@@ -44,7 +44,9 @@ def read_meta(trace: str, members: Mapping[str, Member]) -> dict[str, Any]:
         raise TraceError(f"{trace}: meta must be a JSON object, got {type(meta).__name__}")
     if meta.get("format", FORMAT) != FORMAT or meta.get("version", VERSION) != VERSION:
         given = brief(f"{meta.get('format')} version {meta.get('version')}")
-        raise TraceError(f"{trace}: written as {given}; this dipsim reads {FORMAT} version 1")
+        raise TraceError(
+            f"{trace}: written as {given}; this dipsim reads {FORMAT} version {VERSION}"
+        )
     check_signals(trace, meta.get("signals", {}))
     return meta
 

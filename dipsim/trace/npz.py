@@ -27,7 +27,7 @@ MAX_MEMBERS = 1000
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
 _LARGE = 768 * 2**20
-_EMPTIEST = 1000  # times that sets with 1 active unit in 20 000 deflate; nothing but zeros: 1030
+_EMPTIEST = 1000  # times: sets with 1 unit of 20 000 active deflate 880, nothing but zeros 1030
 _BAD_HEADER = (  # exceptions of numpy's header parser
     EOFError,
     MemoryError,
@@ -213,7 +213,7 @@ def open_npz(path: Path) -> dict[str, InArchive]:
 
 
 def is_bomb(infos: Iterable[zipfile.ZipInfo]) -> bool:
-    """Return True if a small archive inflates to much, more than sparse sets or scores would.
+    """Return True if an archive inflates to more than 768 MiB and to over 1000 times its size.
 
     Arrays are read in blocks, so size alone costs time, not memory.
     """

@@ -51,9 +51,9 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         with files.whole_file(Path(path)) as handle:
             pack(handle, members, deflate=True)
             handle.flush()
-            load_trace(handle.name)
+            load_trace(handle.name)  # limits of files alone: members, names, sizes of marks
     except OSError as problem:
-        raise _unwritable(path, problem) from None
+        raise files.unwritable(path, problem, TraceError) from None
 
 
 class TraceWriter:
@@ -105,7 +105,7 @@ class TraceWriter:
         try:
             self._unfinished = files.Unfinished(self.path, folder=True)
         except OSError as problem:
-            raise _unwritable(path, problem) from None
+            raise files.unwritable(path, problem, TraceError) from None
         self._folder = self._unfinished.path
 
     def append(self, block: Mapping[str, Any]) -> None:
@@ -117,10 +117,11 @@ class TraceWriter:
                 ``token_id`` [n], or one value for all. Every block holds the same keys.
 
         Raises:
-            TraceError: shapes or keys that change, invalid scores, falling sequence numbers.
+            TraceError: shapes or keys that change, unknown arrays, values that no trace or not this
+                encoding may hold, falling sequence numbers, more than 2**22 tokens, a full disk.
         """
         given = {key: plain_array(key, values) for key, values in block.items()}
-        tokens, shapes = self._count(given)
+        tokens, shapes = self._checked_shapes(given)
         if tokens == 0:
             return
         # all is checked and encoded before any is written: an error leaves the trace as it was
@@ -151,7 +152,7 @@ class TraceWriter:
             if full and not self._one_file and self._shards + 1 < _MOST_SHARDS:
                 self._end_shard(self.tokens)
         except OSError as problem:
-            raise _unwritable(self.path, problem) from None
+            raise files.unwritable(self.path, problem, TraceError) from None
 
     def close(self) -> None:
         """Finish the trace and give it its name.
@@ -164,10 +165,10 @@ class TraceWriter:
                 raise TraceError(f"{self.path}: no tokens, so no trace is written")
             if self._spools:
                 self._end_shard(self.tokens)
-            self._name()
+            self._take_name()
         except OSError as problem:
             self.abort()
-            raise _unwritable(self.path, problem) from None
+            raise files.unwritable(self.path, problem, TraceError) from None
         except BaseException:
             self.abort()
             raise
@@ -185,7 +186,7 @@ class TraceWriter:
         Returns:
             The number of tokens kept; with 0 there is no trace.
         """
-        whole = min((spool.whole() for spool in self._spools.values()), default=0)
+        whole = min((spool.rows_on_disk() for spool in self._spools.values()), default=0)
         tries = (whole, whole * 3 // 4, whole // 2, whole // 4)
         if not any(tokens and self._packed(tokens) for tokens in tries):
             for spool in self._spools.values():
@@ -199,7 +200,7 @@ class TraceWriter:
             replaces = complete and self._one_file
             if os.path.lexists(self.path) and not replaces:
                 self.path = files.unused_name(self.path, "part")
-            self._name()
+            self._take_name()
         self._unfinished.discard()
         return self.tokens
 
@@ -235,7 +236,7 @@ class TraceWriter:
         else:
             self.abort()
 
-    def _count(self, block: Mapping[str, Array]) -> tuple[int, dict[str, tuple[int, int]]]:
+    def _checked_shapes(self, block: Mapping[str, Array]) -> tuple[int, dict[str, tuple[int, int]]]:
         """Check a block against those before; return its tokens, and layers and units by signal."""
         counts, shapes = set(), dict(self._shapes)
         for key in block:
@@ -257,7 +258,8 @@ class TraceWriter:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
             if self._norms is not None and shapes.get("glu") != self._norms.shape:
                 raise TraceError(
-                    f"norms {list(self._norms.shape)}: they are those of glu {shapes.get('glu')}"
+                    f"norms have shape {list(self._norms.shape)}: give those of glu's "
+                    f"[layers, units], here {shapes.get('glu', 'none')}"
                 )
         if self.tokens and set(block) != self._keys:
             differing = ", ".join(sorted(set(block) ^ self._keys))
@@ -324,7 +326,7 @@ class TraceWriter:
         for spool in packed.values():
             spool.path.unlink()
 
-    def _name(self) -> None:
+    def _take_name(self) -> None:
         """Give the finished trace its name, `path`.
 
         Raises:
@@ -358,10 +360,6 @@ class TraceWriter:
         meta = {**self._meta, "format": FORMAT, "version": VERSION}
         meta.pop("signals", None)
         return {**meta, "signals": signals} if signals else meta
-
-
-def _unwritable(path: str | os.PathLike[str], problem: OSError) -> TraceError:
-    return TraceError(f"{path}: cannot be written ({problem.strerror or problem})")
 
 
 def _check_encoding(key: str, encoding: str) -> None:

@@ -40,7 +40,7 @@ def total(pair):
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for a module with a compiled function, and below it for the code that is stored."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "code"))
-    monkeypatch.setattr(stored, "_warned", [])
+    monkeypatch.setattr(stored, "_warned", False)
     yield tmp_path
     sys.modules.pop(MODULE, None)
 
@@ -156,9 +156,9 @@ def test_the_command_line_says_it_in_one_line(
     dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warn(*_: Any) -> list[str]:
-        stored._warn("here", "code cannot be\nstored")
+        stored._warn("code cannot be\nstored")
         return []
 
-    monkeypatch.setattr(stored, "_warned", [])
+    monkeypatch.setattr(stored, "_warned", False)
     monkeypatch.setattr("dipsim.hardware.profile_names", warn)
     assert done(dipsim("profiles --json")).err == ["dipsim: warning: code cannot be stored"]

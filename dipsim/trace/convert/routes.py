@@ -32,7 +32,7 @@ _DECODE_ROWS = 2**16  # decode rows that are held before they are written
 
 def is_routes(path: Path) -> bool:
     """Return True if a path is taken for a route trace: it ends in .csv and is no folder."""
-    return path.suffix == ".csv" and not path.is_dir()
+    return path.suffix == ".csv" and not os.path.isdir(path)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def import_routes(
             the message names the line.
     """
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TraceError(f"{path}: not a regular file; give a route_trace CSV")
     refuse_same(out, [path])
     try:

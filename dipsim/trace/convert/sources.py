@@ -26,7 +26,7 @@ def open_arrays(path: Path) -> dict[str, Member]:
     Raises:
         TraceError: files that are unreadable, hostile, or of another kind.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return dict(_open_file(path))
     try:
         names = sorted(os.listdir(path))
@@ -92,7 +92,7 @@ def _open_safetensors(path: Path) -> dict[str, InSafetensors]:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError:
         raise TraceError(f"{path}: reading it needs a library: pip install safetensors") from None
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TraceError(f"{path}: not a regular file")
     tensors = {}
     try:
