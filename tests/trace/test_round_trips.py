@@ -84,15 +84,15 @@ META = st.one_of(
 
 
 @st.composite
-def blocks(draw: Any) -> list[dict[str, Any]]:
-    """Up to three blocks of a trace, most of them alike."""
+def blocks(draw: Any, fewest: int = 0) -> list[dict[str, Any]]:
+    """Up to three blocks of a trace, most of them alike, each of ``fewest`` tokens or some more."""
     layers, units = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 7, 8, 9, 64, 65]))
     kinds = draw(st.dictionaries(st.sampled_from(NAMES), KINDS, min_size=1, max_size=2))
     scored = draw(st.booleans())
     marks = draw(st.lists(st.sampled_from(["phase", "sequence", "token_id"]), unique=True))
     listed = []
     for number in range(draw(st.integers(1, 3))):
-        tokens = draw(st.integers(0, 4))
+        tokens = draw(st.integers(fewest, fewest + 4))
         block: dict[str, Any] = {}
         for name, kind in kinds.items():
             block[name] = draw(values(kind, tokens, layers, units))
@@ -110,7 +110,7 @@ ENCODINGS = st.dictionaries(
     st.sampled_from(NAMES), st.sampled_from([*SCORES, *SETS, "zip"]), max_size=2
 )
 OUT = st.sampled_from(["t.npz", "t"])
-TOKENS = st.integers(0, 5)
+NO_CHOICE: Any = st.just({})
 
 
 def read(trace: Trace, name: str) -> Array:
@@ -345,7 +345,7 @@ def test_synth_keeps_what_it_accepts(examples: int) -> None:
     accepted: list[bool] = []
 
     @settings(max_examples=examples)
-    @given(blocks(), st.just({}) | ENCODINGS, st.just({}) | ENCODINGS, OUT, TOKENS, st.booleans())
+    @given(blocks(16), NO_CHOICE, NO_CHOICE | ENCODINGS, OUT, st.integers(0, 5), st.booleans())
     def check(
         listed: list[dict[str, Any]], before: Any, after: Any, out: str, tokens: int, iid: bool
     ) -> None:
