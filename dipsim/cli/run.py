@@ -59,9 +59,8 @@ def run(
 
     timeline_file = files.check_timeline(timeline, timeline_tokens)
     picture = files.check_plot(plot)
-    source, device, geometry, options = _inputs(
-        config, trust_policy, trace, profile, model, options
-    )
+    given = trace, profile, model, options
+    source, device, geometry, options = _inputs(config, trust_policy, *given)
     device = load_device(device, override)
     known = _calibration(calibration, options)
     with Progress() as progress:

@@ -7,6 +7,7 @@ adapter fuses exactly into its matrix under any mask.
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from dipsim.errors import DipsimError, ModelError, brief
-from dipsim.files import read_json, whole_file, whole_folder
+from dipsim.files import check_destination, read_json, unwritable, whole_file, whole_folder
 from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import find_structure
 
@@ -195,14 +196,11 @@ def check_new(folder: Path) -> None:
     Raises:
         DipsimError: the folder exists, its parent does not, or its name leads nowhere.
     """
-    try:
-        folder.lstat()
-    except FileNotFoundError:
-        if not folder.parent.is_dir():
-            raise DipsimError(
-                f"{folder}: no such folder as {folder.parent} to make it in"
-            ) from None
-    except OSError as problem:
-        raise DipsimError(f"{folder}: cannot be made ({problem.strerror})") from None
-    else:
+    if os.path.lexists(folder):
         raise DipsimError(f"{folder}: exists; give a new folder")
+    try:
+        check_destination(folder)
+    except OSError as problem:
+        raise unwritable(folder, problem) from None
+    if not os.path.isdir(folder.parent):
+        raise DipsimError(f"{folder}: no such folder as {folder.parent} to make it in")

@@ -65,7 +65,9 @@ def load_policy(given: str | Policy) -> Policy:
 def runs_file(given: str) -> bool:
     """Return whether `load_policy` runs a file for this text."""
     policy, colon, parameters = given.rpartition(":")
-    return bool(colon) and (policy.endswith(".py") or ("=" in parameters and runs_file(policy)))
+    if "=" in parameters and colon:
+        return runs_file(policy)
+    return given not in BUILTIN and policy.endswith(".py")
 
 
 def load_policies(given: Sequence[str | Policy]) -> list[Policy]:

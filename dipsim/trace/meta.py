@@ -1,10 +1,11 @@
 """Meta of a trace: the JSON object that it carries, read and made fit to be written."""
 
 import datetime
+import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -87,55 +88,50 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(meta, Mapping):
         raise TraceError(f"meta is a {type(meta).__name__}: give a dict")
-    plain: dict[str, Any] = _Plain().value(meta, "meta", ())
+    plain: dict[str, Any] = _plain(meta, "meta", (), itertools.count(1))
     meta_text(plain)
     return plain
 
 
-class _Plain:
-    """A walk through values, which counts them."""
+def _plain(value: Any, place: str, above: tuple[int, ...], number: Iterator[int]) -> Any:
+    """Return a value in the types of JSON.
 
-    def __init__(self) -> None:
-        self.count = 0
-
-    def value(self, value: Any, place: str, above: tuple[int, ...]) -> Any:
-        """Return ``value`` in the types of JSON.
-
-        Args:
-            value: of any type.
-            place: its place in the meta, for error messages.
-            above: ids of all that it lies in.
-        """
-        self.count += 1
-        if id(value) in above or len(above) > _DEEPEST or self.count > _MOST_VALUES:
-            raise TraceError(
-                f"{brief(place)} holds itself, lies deeper than {_DEEPEST} levels, or is one of "
-                f"more than {_MOST_VALUES} values: keep meta small"
-            )
-        value = _usual(value)
-        if value is None or isinstance(value, bool | str):
-            return value
-        if isinstance(value, int):
-            if abs(value) >= _LARGEST:
-                raise TraceError(f"{brief(place)} has thousands of digits: store it as text")
-            return int(value)
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                raise TraceError(f"{brief(place)} is {value}, which JSON cannot hold: use null")
-            return float(value)
-        inside = (*above, id(value))
-        if isinstance(value, Mapping):
-            keys = [_key(key, place) for key in value]
-            if len(set(keys)) < len(keys):
-                raise TraceError(f"{brief(place)} has two keys of one name as text")
-            pairs = zip(keys, value.values(), strict=True)
-            return {key: self.value(inner, f"{place}.{key}", inside) for key, inner in pairs}
-        if isinstance(value, list | tuple):
-            return [self.value(inner, f"{place}[{i}]", inside) for i, inner in enumerate(value)]
-        raise TraceError(
-            f"{brief(place)} is a {type(value).__name__}, which JSON cannot hold: give text, "
-            "numbers, lists or dicts"
-        )
+    Args:
+        value: of any type.
+        place: its place in the meta, for error messages.
+        above: ids of all that it lies in.
+        number: counts the values of the meta.
+    """
+    if id(value) in above:
+        raise TraceError(f"{brief(place)} holds itself: give a copy without the loop")
+    if len(above) > _DEEPEST:
+        raise TraceError(f"{brief(place)} lies deeper than {_DEEPEST} levels: store it as text")
+    if next(number) > _MOST_VALUES:
+        raise TraceError(f"meta holds more than {_MOST_VALUES} values: store less beside a trace")
+    value = _usual(value)
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        if abs(value) >= _LARGEST:
+            raise TraceError(f"{brief(place)} has thousands of digits: store it as text")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TraceError(f"{brief(place)} is {value}, which JSON cannot hold: use null")
+        return float(value)
+    inside = (*above, id(value))
+    if isinstance(value, Mapping):
+        keys = [_key(key, place) for key in value]
+        if len(set(keys)) < len(keys):
+            raise TraceError(f"{brief(place)} has two keys of one name as text")
+        pairs = zip(keys, value.values(), strict=True)
+        return {key: _plain(inner, f"{place}.{key}", inside, number) for key, inner in pairs}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{place}[{i}]", inside, number) for i, inner in enumerate(value)]
+    raise TraceError(
+        f"{brief(place)} is of type {type(value).__name__}, which JSON cannot hold: give text, "
+        "numbers, lists or dicts"
+    )
 
 
 def _usual(value: Any) -> Any:

@@ -519,7 +519,7 @@ def test_the_command_trains_and_fuses(folder_of_a_model, text, ids, tmp_path) ->
         (["--steps", "2", "--minutes", "1"], "not both"),
         (["--fuse", "{text}"], "exists"),
         (["--fuse", "{loop}"], "exists"),
-        (["--fuse", "{under}"], "cannot be made (Not a directory)"),
+        (["--fuse", "{under}"], "cannot be written (Not a directory)"),
         (["--fuse", "{out}"], "the adapter's own folder"),
         (["--window", "1"], "--window 1"),
         (["--window", "16", "--judge-tokens", "128", "--split", "half"], "half"),

@@ -405,8 +405,8 @@ def test_what_would_look_like_a_bomb_is_stored(
 
 META_REFUSED: list[tuple[Any, str]] = [
     ({"a": {"b": math.nan}}, "meta.a.b is nan, which JSON cannot hold"),
-    ({"a": [1, object()]}, r"meta.a\[1\] is a object"),
-    ({"a": b"x"}, "meta.a is a bytes"),
+    ({"a": [1, object()]}, r"meta.a\[1\] is of type object"),
+    ({"a": b"x"}, "meta.a is of type bytes"),
     ({1.5: 1}, "meta has the key '1.5': keys are text"),
     ({1: 1, "1": 2}, "two keys of one name"),
     ({"a": 10**5000}, "thousands of digits"),
@@ -433,8 +433,8 @@ def test_meta_that_holds_itself_or_lies_deep_is_refused(tmp_path: Path) -> None:
     wide: Any = 1
     for _ in range(40):
         wide = [wide, wide]
-    for meta in (cycle, {"a": deep}, {"a": wide}):
-        with pytest.raises(TraceError, match="holds itself, lies deeper than 64 levels"):
+    for meta, refusal in ((cycle, "itself"), ({"a": deep}, "64 levels"), ({"a": wide}, "values")):
+        with pytest.raises(TraceError, match=refusal):
             TraceWriter(tmp_path / "t.npz", meta=meta)
 
 
