@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,7 +18,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import yaml
 
@@ -31,8 +32,8 @@ except ModuleNotFoundError:  # Windows: nothing is locked there, and nothing tak
 _PACKAGE = Path(__file__).resolve().parent
 _TEXT_LIMIT = 4 * 2**20
 """Largest YAML or JSON file that is read, in bytes: far above any real one."""
-_NO_LOCKS = -1
-"""Handle of a file or folder on a system, or a file system, that has no locks."""
+_DIGITS = 8
+"""Random hexadecimal digits in the name of a hidden file."""
 _BAD_YAML = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # the last ones come out of yaml's constructors for malformed scalars such as "!!bool maybe"
 
@@ -145,6 +146,8 @@ def check_destination(path: Path) -> None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
+    except ValueError:  # a zero byte, or what the encoding of names lacks
+        raise OSError(errno.EINVAL, "no name that a file can have; give another") from None
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "a folder; give another name")
     if not stat.S_ISREG(mode):
@@ -172,16 +175,17 @@ class Unfinished:
         self.destination = Path(os.path.realpath(destination))
         parent, prefix = self.destination.parent, f".{self.destination.name[:50]}.dipsim-"
         _remove_stale(parent, prefix)
-        lock: int | None = None
-        while lock is None:  # another writer may take it for stale before it is locked
-            self.path = parent / f"{prefix}{secrets.token_hex(4)}"
-            weakref.finalize(self, _remove, self.path)  # also where an interruption comes next
-            if folder:
-                self.path.mkdir(0o700)
-            else:
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            lock = _lock(self.path)
-        self._unlock = weakref.finalize(self, _unlock, lock)
+        taken = True
+        while taken:  # by another writer, for stale, before it was locked
+            self.path = parent / f"{prefix}{secrets.token_hex(_DIGITS // 2)}"
+            # also where an interruption comes next; but a forked child owns nothing of this
+            weakref.finalize(self, _remove_own, self.path, os.getpid())
+            self.handle = _made(self.path, folder)
+            close = weakref.finalize(self, _close, self.handle)
+            taken = _lock(self.handle) == "taken" or not os.path.lexists(self.path)
+            if taken:
+                close()
+        self._close = close
 
     def finish(self) -> None:
         """Give it the name of its destination, with the permissions of any new file or folder."""
@@ -191,7 +195,7 @@ class Unfinished:
             os.rename(self.path, self.destination)  # which must not exist
         else:
             os.replace(self.path, self.destination)
-        self._unlock()
+        self._close()
 
     def discard(self) -> None:
         """Remove it where it still has its hidden name, and unlock it."""
@@ -199,7 +203,7 @@ class Unfinished:
             _remove(self.path)
         finally:  # an interruption of the first is no reason to leave anything
             _remove(self.path)
-            self._unlock()
+            self._close()
 
 
 @contextmanager
@@ -211,7 +215,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     unfinished = Unfinished(path)
     try:
-        with open(unfinished.path, "w+b") as handle:
+        # by the handle that is locked: on some network file systems any other may not write
+        with open(unfinished.handle, "w+b", closefd=False) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -261,44 +266,54 @@ def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:
 
 def _remove_stale(parent: Path, prefix: str) -> None:
     """Remove hidden files and folders of writers that no longer live."""
+    named = re.compile(re.escape(prefix) + f"[0-9a-f]{{{_DIGITS}}}")
     for path in parent.glob(f"{glob.escape(prefix)}*"):
-        handle = _lock(path)
-        if handle is not None and handle != _NO_LOCKS:
-            _remove(path)
-            _unlock(handle)
+        if not named.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _lock(handle) == "locked":
+                    _remove(path)
+            finally:
+                os.close(handle)
 
 
-def _lock(path: Path) -> int | None:
-    """Lock a file or folder until `_unlock`, or until its process ends.
+def _made(path: Path, folder: bool) -> int:
+    """Make a hidden file or folder and return a handle of it, of a file one to write by."""
+    if not folder:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    path.mkdir(0o700)
+    return -1 if fcntl is None else os.open(path, os.O_RDONLY)
+
+
+def _lock(handle: int) -> Literal["locked", "taken", "unlocked"]:
+    """Lock an open file or folder until it is closed, or its process ends.
 
     Returns:
-        An open handle; `_NO_LOCKS` where it cannot be locked; None where another process has the
-        lock, or removed the file.
+        ``taken`` where another process has the lock, ``unlocked`` where the system, or a network
+        file system, has no locks.
     """
     if fcntl is None:
-        return _NO_LOCKS
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError:  # its permissions forbid it: nobody may take it for stale
-        return _NO_LOCKS
+        return "unlocked"
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
-            return handle
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError:  # some network file systems
-        os.close(handle)
-        return _NO_LOCKS
-    os.close(handle)
-    return None
+    except BlockingIOError:
+        return "taken"
+    except OSError:
+        return "unlocked"
+    return "locked"
 
 
-def _unlock(handle: int) -> None:
-    if handle != _NO_LOCKS:
+def _close(handle: int) -> None:
+    with suppress(OSError):
         os.close(handle)
+
+
+def _remove_own(path: Path, process: int) -> None:
+    """Remove a hidden file or folder if it was made by this process."""
+    if os.getpid() == process:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

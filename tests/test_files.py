@@ -1,9 +1,11 @@
 """Files that dipsim writes: whole or not at all, and never in place of something else."""
 
+import gc
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,10 +109,65 @@ def test_what_is_dropped_unfinished_is_removed(tmp_path: Path) -> None:
 
 
 def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
-    for name in (".t.npz.bak", ".t.npz.swp", ".other.dipsim-12345678"):
+    for name in (".t.npz.bak", ".t.npz.swp", ".other.dipsim-12345678", ".t.npz.dipsim-mine"):
         (tmp_path / name).write_text("mine")
     save(tmp_path / "t.npz")
-    assert len(os.listdir(tmp_path)) == 4
+    assert len(os.listdir(tmp_path)) == 5
+
+
+def test_a_forked_child_removes_nothing(tmp_path: Path) -> None:
+    out = TraceWriter(tmp_path / "t.npz")
+    out.append({"glu": SCORES})
+    child = os.fork()
+    if child == 0:
+        del out
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    out.close()
+    assert load_trace(tmp_path / "t.npz").tokens == 4
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_trace_lands_where_its_writer_began(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "t.npz").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    out = TraceWriter("t.npz")
+    out.append({"glu": SCORES})
+    monkeypatch.chdir(tmp_path / "other")
+    if early:
+        out.close_early()
+    out.close()
+    assert (tmp_path / "other" / "t.npz").read_text() == "mine"
+    assert load_trace(tmp_path / "t.npz").tokens == 4
+
+
+def test_a_finished_trace_takes_no_more(tmp_path: Path) -> None:
+    with TraceWriter(tmp_path / "t.npz") as out:
+        out.append({"glu": SCORES})
+        out.close()
+        with pytest.raises(DipsimError, match="is finished"):
+            out.append({"glu": SCORES})
+    assert load_trace(tmp_path / "t.npz").tokens == 4
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 2000, "/glu", "../glu", "a/../../glu", 3])
+def test_names_of_arrays_that_cannot_be(name: object, tmp_path: Path) -> None:
+    arrays: dict[Any, Any] = {"glu": SCORES, name: SCORES}
+    with pytest.raises(DipsimError, match="array"):
+        save_trace(tmp_path / "t.npz", arrays)
+    assert os.listdir(tmp_path) == []
+
+
+@WRITERS
+def test_names_that_no_file_can_have(writer: Callable[[Path], None], tmp_path: Path) -> None:
+    for name in ("a\0.npz", "a\ud800.npz", "x" * 300 + ".npz"):
+        with pytest.raises((DipsimError, OSError), match=r"no name|too long"):
+            writer(tmp_path / name)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:

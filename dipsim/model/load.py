@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dipsim import files
-from dipsim.errors import ModelError, first_problem
+from dipsim.errors import ModelError, brief, first_problem
 from dipsim.model import gguf, hf_config
 from dipsim.model.weight_bytes import Model
 
@@ -34,8 +34,13 @@ def load_model(
         data, where = dict(given), str(given.get("name", "unnamed"))
         if set(data) <= {"name", "bits", "quant"} and "name" in data:
             data = {**_preset(str(data["name"])), **data}
-    else:
+    elif isinstance(given, str | os.PathLike):
         data, where = _read(given), str(given)
+    else:
+        raise ModelError(
+            f"model {brief(given)!r}: give the name of a preset, a file, or a geometry such as "
+            "{layers: 32, ...}"
+        )
     if bits is not None:
         data = {**data, "bits": bits}
         data.pop("quant", None)

@@ -17,6 +17,7 @@ from dipsim.trace.npz import Member
 
 FORMAT, VERSION = "dipsim-trace", 1
 _LONGEST = 2**22  # characters of JSON; numpy stores four bytes for each
+_ROOM = 2**12  # characters for what a writer adds
 _DEEPEST = 64
 _LARGEST = 10**4000  # Python reads no integer of more than 4300 digits
 _MOST_VALUES = 10**6
@@ -89,7 +90,7 @@ def plain_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(meta, Mapping):
         raise TraceError(f"meta is a {type(meta).__name__}: give a dict")
     plain: dict[str, Any] = _plain(meta, "meta", (), itertools.count(1))
-    meta_text(plain)
+    meta_text({**plain, "": "x" * _ROOM})
     return plain
 
 

@@ -11,7 +11,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from dipsim.errors import TraceError, brief
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
+_LONGEST_NAME = 1000  # characters
 _DEFLATE_LIMIT = 1040  # deflate cannot expand more than 1032 times
 _SMALL = 64 * 2**20
 _LARGE = 768 * 2**20
@@ -184,8 +185,8 @@ def open_npz(path: Path) -> dict[str, InArchive]:
             raise TraceError(f"{path}: not a regular file; give an .npz file")
         with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
             infos = archive.infolist()
-            if len(infos) > MAX_MEMBERS:
-                raise TraceError(f"{path}: {len(infos)} members, at most {MAX_MEMBERS} are allowed")
+            names = [info.filename.removesuffix(".npy") for info in infos]
+            check_names(str(path), names)
             if sum(info.compress_size for info in infos) > os.fstat(raw.fileno()).st_size:
                 raise TraceError(f"{path}: its members overlap; write the file again")
             if is_bomb(infos):
@@ -194,14 +195,9 @@ def open_npz(path: Path) -> dict[str, InArchive]:
                     "inflated: store sets as sparse, or arrays uncompressed (np.savez)"
                 )
             members: dict[str, InArchive] = {}
-            for info in infos:
-                name = info.filename.removesuffix(".npy")
+            for name, info in zip(names, infos, strict=True):
                 if name == info.filename:
                     raise TraceError(f"{path}: member {brief(name)!r} is no .npy array")
-                if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
-                    raise TraceError(f"{path}: array {brief(name)!r} is named like a path")
-                if name in members:
-                    raise TraceError(f"{path}: array {brief(name)!r} stands there twice")
                 members[name] = _check(path, archive, info, raw)
             return members
     except zipfile.BadZipFile as problem:
@@ -210,6 +206,32 @@ def open_npz(path: Path) -> dict[str, InArchive]:
     except (OSError, EOFError, zlib.error, NotImplementedError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise TraceError(f"{path}: cannot be read ({brief(reason)})") from None
+
+
+def check_names(what: str, names: Collection[str]) -> None:
+    """Refuse names that arrays of an archive cannot or must not have.
+
+    Args:
+        what: the archive, for error messages.
+        names: of all its arrays, without ``.npy``.
+
+    Raises:
+        TraceError: too many, one twice, one like a path, too long or not printable.
+    """
+    if len(names) > MAX_MEMBERS:
+        raise TraceError(f"{what}: {len(names)} members, at most {MAX_MEMBERS} are allowed")
+    known: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise TraceError(
+                f"{what}: array {brief(name)!r}: a name is text of at most {_LONGEST_NAME} "
+                "printable characters"
+            )
+        if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
+            raise TraceError(f"{what}: array {brief(name)!r} is named like a path")
+        if name in known:
+            raise TraceError(f"{what}: array {brief(name)!r} stands there twice")
+        known.add(name)
 
 
 def is_bomb(infos: Iterable[zipfile.ZipInfo]) -> bool:

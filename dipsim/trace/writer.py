@@ -19,7 +19,7 @@ from dipsim.trace.archive import ListSpool, Spool, pack
 from dipsim.trace.checks import check_believable, check_not_negative, check_written, plain_array
 from dipsim.trace.encoding import Encoding, encode_log8
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, plain_meta
-from dipsim.trace.npz import Array
+from dipsim.trace.npz import Array, check_names
 from dipsim.trace.signal import SIGNALS
 from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, load_trace, shard_name
 
@@ -45,13 +45,11 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         key: _narrowed(key, array) if key in SIGNALS else array
         for key, array in as_arrays(arrays).items()
     }
-    trace = load_trace(members)
-    trace.check_values()
+    check_names("arrays", members)
+    load_trace(members).check_values()
     try:
         with files.whole_file(Path(path)) as handle:
             pack(handle, members, deflate=True)
-            handle.flush()
-            load_trace(handle.name)  # limits of files alone: members, names, sizes of marks
     except OSError as problem:
         raise files.unwritable(path, problem, TraceError) from None
 
@@ -102,6 +100,7 @@ class TraceWriter:
         self._last_sequence = 0
         self._spools: dict[str, Spool] = {}
         self._shards = self._in_shards = 0
+        self._finished = False
         try:
             self._unfinished = files.Unfinished(self.path, folder=True)
         except OSError as problem:
@@ -117,9 +116,12 @@ class TraceWriter:
                 ``token_id`` [n], or one value for all. Every block holds the same keys.
 
         Raises:
-            TraceError: shapes or keys that change, unknown arrays, values that no trace or not this
-                encoding may hold, falling sequence numbers, more than 2**22 tokens, a full disk.
+            TraceError: a finished trace, shapes or keys that change, unknown arrays, values that no
+                trace, or not this encoding, may hold, falling sequence numbers, more than 2**22
+                tokens, a full disk.
         """
+        if self._finished:
+            raise TraceError(f"{self.path}: is finished; write further tokens with a new writer")
         given = {key: plain_array(key, values) for key, values in block.items()}
         tokens, shapes = self._checked_shapes(given)
         if tokens == 0:
@@ -155,11 +157,13 @@ class TraceWriter:
             raise files.unwritable(self.path, problem, TraceError) from None
 
     def close(self) -> None:
-        """Finish the trace and give it its name.
+        """Finish the trace and give it its name; once it is finished, nothing happens.
 
         Raises:
             TraceError: no token was appended, or the disk is full.
         """
+        if self._finished:
+            return
         try:
             if self.tokens == 0:
                 raise TraceError(f"{self.path}: no tokens, so no trace is written")
@@ -186,23 +190,33 @@ class TraceWriter:
         Returns:
             The number of tokens kept; with 0 there is no trace.
         """
+        try:
+            complete = self._pack_whole_tokens() and wanted
+            if self.tokens == 0:
+                self.abort()
+            elif (self._folder / shard_name(0)).exists():  # no earlier call gave it its name
+                destination = self._unfinished.destination
+                if os.path.lexists(destination) and not (complete and self._one_file):
+                    self._unfinished.destination = files.unused_name(destination, "part")
+                    self.path = self._unfinished.destination
+                self._take_name()
+        except OSError as problem:
+            self.abort()
+            raise files.unwritable(self.path, problem, TraceError) from None
+        self._unfinished.discard()
+        return self.tokens
+
+    def _pack_whole_tokens(self) -> bool:
+        """Pack as many tokens as there is room for; return True if these are all."""
+        appended = self.tokens
         whole = min((spool.rows_on_disk() for spool in self._spools.values()), default=0)
         tries = (whole, whole * 3 // 4, whole // 2, whole // 4)
         if not any(tokens and self._packed(tokens) for tokens in tries):
             for spool in self._spools.values():
                 spool.path.unlink(missing_ok=True)
             self._spools = {}
-        complete = wanted and self._in_shards == self.tokens
         self.tokens = self._in_shards
-        if self.tokens == 0:
-            self.abort()
-        elif (self._folder / shard_name(0)).exists():  # no earlier call gave it its name
-            replaces = complete and self._one_file
-            if os.path.lexists(self.path) and not replaces:
-                self.path = files.unused_name(self.path, "part")
-            self._take_name()
-        self._unfinished.discard()
-        return self.tokens
+        return self.tokens == appended
 
     def _packed(self, tokens: int) -> bool:
         """Try to pack the first ``tokens`` rows of every spool as a shard; return True if done."""
@@ -332,15 +346,14 @@ class TraceWriter:
         Raises:
             OSError: the name cannot be given.
         """
-        destination = Path(os.path.realpath(self.path))
         if self._one_file:
-            os.replace(self._folder / shard_name(0), destination)
+            os.replace(self._folder / shard_name(0), self._unfinished.destination)
             self._unfinished.discard()
-        elif os.path.lexists(destination):
+        elif os.path.lexists(self._unfinished.destination):
             raise FileExistsError(errno.EEXIST, "it exists by now")
         else:
-            self._unfinished.destination = destination
             self._unfinished.finish()
+        self._finished = True
 
     def _full_meta(self) -> dict[str, Any]:
         """Return the meta to store, with format, version, encodings and packed units."""
@@ -373,8 +386,11 @@ def _check_encoding(key: str, encoding: str) -> None:
 
 
 def _checked_norms(norms: NDArray[Any]) -> NDArray[np.float32]:
+    numbers = plain_array("norms", norms)
+    if numbers.dtype.kind != "f":
+        raise TraceError(f"norms are {numbers.dtype}: give floats")
     with np.errstate(over="ignore"):
-        narrow = np.ascontiguousarray(norms, np.float32)
+        narrow = numbers.astype(np.float32)
     check_not_negative(narrow, "norms")
     return narrow
 
