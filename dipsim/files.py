@@ -111,7 +111,7 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
         DipsimError: an ``error`` of one line, for anything else.
     """
     try:
-        data = parse_json(read_text(path, error))
+        data = json.loads(read_text(path, error))
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not readable as JSON ({_reason(problem)})") from None
     if not isinstance(data, dict):

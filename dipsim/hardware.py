@@ -426,7 +426,8 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
         try:
             parsed = float(parsed)
         except ValueError:
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number, at most 1") from None
+            least = "0" if key.endswith("overlap_factor") else "0.001"
+            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from {least} to 1") from None
     elif key == "flash.fit.p":
         try:
             parsed = float(parsed)

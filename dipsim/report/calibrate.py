@@ -8,7 +8,6 @@ import yaml
 
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
-from dipsim.files import refuse_same
 from dipsim.hardware import load_profile
 from dipsim.report.files import check_text, write_text
 from dipsim.units import BYTES
@@ -33,8 +32,8 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
             f"--out {path}: a profile needs more than flash: name the one it --extends"
         )
     target = check_text("--out", path, ".yaml")
-    if os.path.lexists(extends):
-        refuse_same(path, [Path(extends)])
+    if os.path.realpath(path) == os.path.realpath(extends):
+        raise DipsimError(f"--out {path}: is the profile it --extends; give another name")
     return target
 
 

@@ -442,7 +442,7 @@ def test_every_cell_is_a_run(trace: Trace, axes: Any) -> None:
         "--target-rate 90000",
         "--target-rate 1e12 --least flash-bandwidth --cache-fraction .5",
         "--axes flash-bandwidth,dram --points 2",
-        "--axes dram,flash-bandwidth --points 9",
+        "--axes dram,flash-bandwidth --points 7",
     ],
 )
 def test_tables_files_and_json(dipsim: Dipsim, folder: Path, question: str) -> None:

@@ -400,8 +400,8 @@ SLICES = {"mlp_input": {"slices": ["gate", "up"]}, "glu": {"slices": ["down"]}}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("thermal.after=1s -s thermal.flash=0", "a hot device still works"),
-        ("thermal.after=1s -s thermal.compute=0", "a hot device still works"),
+        ("thermal.after=1s -s thermal.flash=0", "greater than or equal to 0.001"),
+        ("thermal.after=1s -s thermal.compute=0", "greater than or equal to 0.001"),
         ("thermal.after=1s -s thermal.flash=1.5", "less than or equal to 1"),
         ("thermal.after=-1s", "thermal.after"),
         ("thermal.flash=0.5", "thermal.after is missing"),

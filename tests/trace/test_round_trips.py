@@ -424,7 +424,10 @@ def test_meta_that_cannot_be_kept_is_refused_at_the_start(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_meta_that_holds_itself_or_lies_deep_is_refused(tmp_path: Path) -> None:
+def test_meta_that_holds_itself_or_lies_deep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dipsim.trace.meta._MOST_VALUES", 1000)
     cycle: dict[str, Any] = {}
     cycle["again"] = cycle
     deep: Any = 1
