@@ -61,8 +61,7 @@ def prepare(
     """Work a run out: what is replayed, with which caches, on what device.
 
     Args:
-        trace: as of `simulate`; or an `Outline`, which says all of a trace but its scores: the run
-            of a model in the loop, whose scores come as it runs (`dipsim.lm`).
+        trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
         overrides: ``key=value`` texts for the profile, as ``-s`` on the command line.

@@ -21,7 +21,7 @@ from dipsim.cli import catalogue  # noqa: F401
 # isort: on
 
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-"""What torch says on a processor, where its error has no class of its own, and on a GPU."""
+"""Messages of torch, whose error has no class of its own on a processor, and on a GPU."""
 _INTERRUPTED = 130
 
 

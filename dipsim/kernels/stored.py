@@ -19,7 +19,7 @@ from dipsim.errors import StoredCodeWarning
 
 _DIGEST = sha256().digest_size
 _warned = False
-"""Whether a warning was given: one is enough, as one cause mostly affects every function."""
+"""True once a warning was given: one is enough, as one cause mostly affects every function."""
 
 
 def stored(**options: Any) -> Callable[[Callable[..., Any]], Any]:
