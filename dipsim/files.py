@@ -8,7 +8,6 @@ import errno
 import glob
 import itertools
 import json
-import math
 import os
 import re
 import secrets
@@ -117,23 +116,6 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise error(f"{path}: expected a JSON object, got {type(data).__name__}")
     return data
-
-
-def parse_json(text: str) -> Any:
-    """Parse JSON as its standard has it: NaN and infinities, also as 1e999, are no numbers.
-
-    Raises:
-        ValueError: the text is not JSON.
-        RecursionError: it is nested too deep.
-    """
-    return json.loads(text, parse_float=_finite, parse_constant=_finite)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no number of JSON")
-    return number
 
 
 def check_destination(path: Path) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from pydantic import BaseModel
 
 from dipsim.errors import TraceError, brief
-from dipsim.files import parse_json
 from dipsim.trace.npz import Member
 
 FORMAT, VERSION = "dipsim-trace", 1
@@ -39,7 +38,7 @@ def read_meta(trace: str, members: Mapping[str, Member]) -> dict[str, Any]:
     if member.shape != () or member.dtype.kind != "U":
         raise TraceError(f"{trace}: meta must be one text (0-d unicode) that holds a JSON object")
     try:
-        meta = parse_json(str(member.whole()))
+        meta = json.loads(str(member.whole()), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         raise TraceError(f"{trace}: meta is not JSON: use json.dumps of a dict") from None
     if not isinstance(meta, dict):
@@ -51,6 +50,14 @@ def read_meta(trace: str, members: Mapping[str, Member]) -> dict[str, Any]:
         )
     check_signals(trace, meta.get("signals", {}))
     return meta
+
+
+def _finite(text: str) -> float:
+    """Return a number; NaN and infinities, also as 1e999, are none of JSON's."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def check_signals(trace: str, declared: Any) -> None:
