@@ -119,7 +119,7 @@ def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:
 
 
 def check_destination(path: Path) -> None:
-    """Refuse to replace what is no ordinary file, or what its owner protects.
+    """Refuse to replace what is no ordinary file or what its owner protects, or to write nowhere.
 
     Raises:
         OSError: says what it is.
@@ -127,6 +127,8 @@ def check_destination(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
+        if not os.path.isdir(os.path.dirname(os.path.realpath(path))):  # of the target of a link
+            raise FileNotFoundError(errno.ENOENT, "no such folder") from None
         return
     except ValueError:  # a zero byte, or what the encoding of names lacks
         raise OSError(errno.EINVAL, "no name that a file can have; give another") from None

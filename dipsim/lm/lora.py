@@ -202,5 +202,3 @@ def check_new(folder: Path) -> None:
         check_destination(folder)
     except OSError as problem:
         raise unwritable(folder, problem) from None
-    if not os.path.isdir(folder.parent):
-        raise DipsimError(f"{folder}: no such folder as {folder.parent} to make it in")

@@ -117,8 +117,6 @@ def check_file(path: str | os.PathLike[str], option: str = "") -> Path:
         check_destination(target)
     except OSError as problem:
         raise unwritable(what, problem) from None
-    if not os.path.isdir(os.path.dirname(os.path.realpath(target))):  # of the target of a link
-        raise DipsimError(f"{what}: no such folder")
     return target
 
 

@@ -249,7 +249,6 @@ def piped(line: str, where: str, folder: Path, **more: str) -> subprocess.Comple
         capture_output=True,
         encoding="utf-8",
         cwd=folder,
-        timeout=120,
         env={**os.environ, "COLUMNS": "80", **more},
     )
 
