@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.compare import FIGURES, Comparison
 from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import COLOURS, MARKERS, finite_rates, picture, plain
+from dipsim.report.pictures import COLOURS, MARKERS, Sheet, finite_rates, picture, plain
 from dipsim.report.tables import Table, line, marks_of, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
@@ -92,7 +92,7 @@ def _row(cell: Cell) -> dict[str, Any]:
     }
 
 
-def plot(comparison: Comparison, title: str, path: Path) -> None:
+def plot(comparison: Comparison, title: str, sheet: Sheet) -> Any:
     """Draw tokens per second and hit rate of every policy, a series for each budget.
 
     Policies stand one below the other, the fastest at the last budget on top.
@@ -106,7 +106,7 @@ def plot(comparison: Comparison, title: str, path: Path) -> None:
     fastest = finite_rates([cell.band[1] for cell in comparison.cells])
     rows = {cell.place["policy"]: row for row, cell in enumerate(reversed(series[budgets[-1]]))}
     spread = 0.5 / max(len(budgets), 2)
-    with picture(path, 9, 1.6 + 0.34 * len(rows)) as figure:
+    with picture(sheet, 9, 1.6 + 0.34 * len(rows)) as figure:
         rate, hits = figure.subplots(1, 2, sharey=True)
         for i, (budget, cells) in enumerate(series.items()):
             offset = spread * (len(budgets) - 1 - 2 * i) / 2
@@ -125,3 +125,4 @@ def plot(comparison: Comparison, title: str, path: Path) -> None:
         for axes in (rate, hits):
             axes.grid(alpha=0.3, axis="x")
         figure.suptitle(plain(title))
+    return figure

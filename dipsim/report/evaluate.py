@@ -15,7 +15,7 @@ from dipsim.analysis.evaluate import (
     row_dict,
 )
 from dipsim.report.files import check_series, write_flat
-from dipsim.report.pictures import COLOURS, DASHES, MARKERS, picture, plain
+from dipsim.report.pictures import COLOURS, DASHES, MARKERS, Sheet, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
@@ -171,7 +171,7 @@ def _flat(row: Cell) -> dict[str, Any]:
     return columns
 
 
-def plot(evaluation: Evaluation, path: Path) -> None:
+def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
     """Draw perplexity against tokens per second, or without a device against density.
 
     Raises:
@@ -181,7 +181,7 @@ def plot(evaluation: Evaluation, path: Path) -> None:
     methods = list(dict.fromkeys(row.place["method"] for row in rows))
     check_series("methods", methods)
     timed = evaluation.device is not None
-    with picture(path, 7, 4.5) as figure:
+    with picture(sheet, 7, 4.5) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
             own = [row for row in rows if row.place["method"] == method]
@@ -218,3 +218,4 @@ def plot(evaluation: Evaluation, path: Path) -> None:
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
         figure.suptitle(plain(f"{evaluation.model}, closed loop"))
+    return figure

@@ -9,6 +9,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError, printable
 from dipsim.files import check_destination, unwritable, whole_file
+from dipsim.report.pictures import Sheet
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
@@ -17,8 +18,17 @@ MOST_TOKENS = 1000
 """Tokens in one timeline, each of some hundreds of bars."""
 
 
-def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
-    """Return a path a picture can be written to; None without one.
+def check_plot(
+    path: str | os.PathLike[str] | None,
+    size: tuple[float, float] | None = None,
+    dpi: int | None = None,
+) -> Sheet | None:
+    """Return what a picture can be drawn on; None without a file.
+
+    Args:
+        path: given file, or None.
+        size: inches; None for those that suit what is drawn.
+        dpi: dots per inch; None for the default.
 
     Raises:
         DipsimError: another suffix, or no such folder.
@@ -27,7 +37,8 @@ def check_plot(path: str | os.PathLike[str] | None) -> Path | None:
         return None
     if Path(path).suffix not in PICTURES:
         raise DipsimError(f"--plot {path}: give a file that ends in {', '.join(PICTURES)}")
-    return check_file(path, "--plot")
+    file = check_file(path, "--plot")
+    return Sheet(file, size) if dpi is None else Sheet(file, size, dpi)
 
 
 def check_series(option: str, names: Sequence[object]) -> None:

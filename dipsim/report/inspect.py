@@ -1,6 +1,5 @@
 """Report of `dipsim inspect`: signals, overlap, hit rates, and whether these have settled."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from rich.text import Text
 
 from dipsim.analysis.activity import DENSITIES, USUAL
 from dipsim.analysis.inspect import SignalReport
-from dipsim.report.pictures import picture, plain
+from dipsim.report.pictures import Sheet, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.trace import PREFILL, Trace
 
@@ -116,13 +115,13 @@ def _share(value: float | None) -> str:
     return number(value, "{:.1%}")
 
 
-def plot(reports: dict[str, SignalReport], title: str, path: Path) -> None:
+def plot(reports: dict[str, SignalReport], title: str, sheet: Sheet) -> Any:
     """Draw four panels: overlap, popularity, hit rates, convergence.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    with picture(path, 9, 7) as figure:
+    with picture(sheet, 9, 7) as figure:
         (overlap, popular), (hits, settled) = figure.subplots(2, 2)
         for i, (name, report) in enumerate(reports.items()):
             _draw_activity(overlap, popular, name, f"C{i}", report)
@@ -143,6 +142,7 @@ def plot(reports: dict[str, SignalReport], title: str, path: Path) -> None:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8)
         figure.suptitle(plain(title))
+    return figure
 
 
 def _draw_activity(

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.mrc import Curves
 from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import picture, plain, series_style
+from dipsim.report.pictures import Sheet, picture, plain, series_style
 from dipsim.report.tables import Table, line
 
 
@@ -84,7 +84,7 @@ def _rows(curves: Curves) -> Iterator[dict[str, Any]]:
             yield row("lru, one pass", layer, i, capacity, depths[capacity], accesses[layer, i])
 
 
-def plot(curves: Curves, path: Path) -> None:
+def plot(curves: Curves, sheet: Sheet) -> Any:
     """Draw hit rate against cache size: a panel for all units, and one for each group.
 
     Raises:
@@ -97,7 +97,7 @@ def plot(curves: Curves, path: Path) -> None:
     exact = curves.lru_exact()
     shares = [100 * share for share in curves.shares]
     every = 1 if len(shares) <= 10 else 4
-    with picture(path, 4.2 * len(titles) + 0.6, 4) as figure:
+    with picture(sheet, 4.2 * len(titles) + 0.6, 4) as figure:
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=True)):
             for i, name in enumerate(names):
@@ -118,3 +118,4 @@ def plot(curves: Curves, path: Path) -> None:
         panels[0].set_ylabel("hits / accesses (%)")
         panels[0].legend(fontsize=8)
         figure.suptitle(plain(f"{curves.trace}, {curves.method.name}"))
+    return figure

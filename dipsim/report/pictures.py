@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,26 @@ BESIDE = {"fontsize": 8, "title_fontsize": 8, "loc": "outside right upper"}
 """Style of a legend to the right of all panels."""
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Paper that a picture is drawn on."""
+
+    path: Path | None = None
+    """File, whose suffix is the format; None where the figure itself is what is wanted."""
+    size: tuple[float, float] | None = None
+    """Width and height in inches; None for those that suit what is drawn."""
+    dpi: int = 120
+    """Dots per inch of a PNG."""
+
+
 @contextmanager
-def picture(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Yield a matplotlib figure to draw in, and write it whole afterwards.
+def picture(sheet: Sheet, width: float, height: float) -> Iterator[Any]:
+    """Yield a matplotlib figure to draw in, and write it whole afterwards, if to a file.
 
     Args:
-        path: file; its suffix is the format.
-        width: inches.
-        height: inches.
+        sheet: what it is drawn on.
+        width: inches that suit what is drawn.
+        height: inches that suit what is drawn.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -36,13 +49,17 @@ def picture(path: Path, width: float, height: float) -> Iterator[Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    size = sheet.size or (width, height)
+    figure = Figure(figsize=size, dpi=sheet.dpi, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure
+    path = sheet.path
+    if path is None:
+        return
     try:
         with whole_file(path) as handle, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # characters the font lacks become boxes
-            figure.savefig(handle, format=path.suffix[1:], dpi=120)
+            figure.savefig(handle, format=path.suffix[1:], dpi=sheet.dpi)
     except OSError as problem:
         raise unwritable(f"--plot {path}", problem) from None
 

@@ -1,7 +1,6 @@
 """Report of `dipsim run`: a result as text, as JSON, and as a picture of how long tokens take."""
 
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from dipsim.analysis.verdict import Verdict
 from dipsim.budget.divide import Budget
 from dipsim.report import attribution as attribution_report
 from dipsim.report.hints import hints
-from dipsim.report.pictures import BESIDE, COLOURS, picture, plain
+from dipsim.report.pictures import BESIDE, COLOURS, Sheet, picture, plain
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
@@ -168,7 +167,7 @@ def _mean(value: float | list[float]) -> float:
     return sum(value) / len(value) if isinstance(value, list) else float(value)
 
 
-def plot(result: Result, title: str, path: Path) -> None:
+def plot(result: Result, title: str, sheet: Sheet) -> Any:
     """Draw how long each measured token takes, stacked by what the token waits for.
 
     Of more than `MOST_BARS` tokens, bars are means of several, and a line marks the slowest one.
@@ -182,7 +181,7 @@ def plot(result: Result, title: str, path: Path) -> None:
     tokens, size = len(exposed), ceil(len(exposed) / MOST_BARS)
     edges = np.append(np.arange(0, tokens, size), tokens)
     bars, total = means_of(exposed, size), exposed.sum()
-    with picture(path, 9, 4) as figure:
+    with picture(sheet, 9, 4) as figure:
         axes = figure.subplots()
         below = np.zeros(len(bars))
         for i, name in enumerate(RESOURCES):
@@ -204,6 +203,7 @@ def plot(result: Result, title: str, path: Path) -> None:
         if handles:  # in the order in which they are stacked
             figure.legend(handles[::-1], labels[::-1], title="exposed time", **BESIDE)
         figure.suptitle(plain(title))
+    return figure
 
 
 def means_of(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:

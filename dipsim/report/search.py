@@ -23,6 +23,7 @@ from dipsim.report.pictures import (
     COLOURS,
     MARKERS,
     RING,
+    Sheet,
     finite_rates,
     picture,
     plain,
@@ -61,7 +62,7 @@ def write_csv(answer: Frontier | Least | Contours, path: Path) -> None:
     write_flat(path, rows)
 
 
-def plot(answer: Frontier | Least | Contours, title: str, path: Path) -> None:
+def plot(answer: Frontier | Least | Contours, title: str, sheet: Sheet) -> Any:
     """Draw rate against loss, rate against hardware, or lines of equal rate.
 
     Raises:
@@ -69,11 +70,10 @@ def plot(answer: Frontier | Least | Contours, title: str, path: Path) -> None:
             cannot be written.
     """
     if isinstance(answer, Frontier):
-        _plot_frontier(answer, title, path)
-    elif isinstance(answer, Least):
-        _plot_least(answer, title, path)
-    else:
-        _plot_contours(answer, title, path)
+        return _plot_frontier(answer, title, sheet)
+    if isinstance(answer, Least):
+        return _plot_least(answer, title, sheet)
+    return _plot_contours(answer, title, sheet)
 
 
 # The highest rate at a loss -----------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _frontier_sentence(frontier: Frontier) -> str:
     return f"{frontier.best.rate:.4g} tokens/s{band} is the highest rate found that loses {bound}."
 
 
-def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
+def _plot_frontier(frontier: Frontier, title: str, sheet: Sheet) -> Any:
     """Draw rate against loss of the points that were run, and the Pareto front.
 
     A colour for each method and first gamma, a marker for each other gamma. Points that lose more
@@ -169,7 +169,7 @@ def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
     shown = [point for point in known if point.number("loss") <= 3 * limit] or known
     if not shown:
         raise DipsimError("--plot: no point has both a loss and a rate that are known")
-    with picture(path, 8, 5) as figure:
+    with picture(sheet, 8, 5) as figure:
         axes = figure.subplots()
         _draw_points(axes, shown)
         front = [point for point in frontier.front() if point in shown]
@@ -187,6 +187,7 @@ def _plot_frontier(frontier: Frontier, title: str, path: Path) -> None:
         stages = "/".join(next((gamma for point in shown if (gamma := point.place["gamma"])), {}))
         figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
         figure.suptitle(plain(title))
+    return figure
 
 
 def _draw_points(axes: Any, shown: list[Cell]) -> None:
@@ -255,10 +256,10 @@ def _least_sentence(least: Least) -> str:
     )
 
 
-def _plot_least(least: Least, title: str, path: Path) -> None:
+def _plot_least(least: Least, title: str, sheet: Sheet) -> Any:
     """Draw the rate of every value that was run."""
     rates = finite_rates([trial.rate for trial in least.trials])
-    with picture(path, 7, 4.5) as figure:
+    with picture(sheet, 7, 4.5) as figure:
         axes = figure.subplots()
         values, label = _in_unit(least.what, [trial.place["value"] for trial in least.trials])
         axes.plot(values, rates, **series_style(0))
@@ -270,6 +271,7 @@ def _plot_least(least: Least, title: str, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         axes.set_title(plain(title))
+    return figure
 
 
 # Rates over two axes ------------------------------------------------------------------------------
@@ -292,11 +294,11 @@ def _render_contours(contours: Contours) -> RenderableType:
     return Group(*parts, line(), *marks)
 
 
-def _plot_contours(contours: Contours, title: str, path: Path) -> None:
+def _plot_contours(contours: Contours, title: str, sheet: Sheet) -> Any:
     """Draw lines of equal tokens per second; a dot is a run."""
     rates = np.array([finite_rates(row) for row in contours.rates]).T
     (across, xlabel), (up, ylabel) = map(_in_unit, contours.axes, contours.values)
-    with picture(path, 7, 5) as figure:
+    with picture(sheet, 7, 5) as figure:
         axes = figure.subplots()
         axes.plot(*np.meshgrid(across, up), ".", color="0.6", markersize=4, clip_on=False)
         levels = _levels(float(rates.min()), float(rates.max()))

@@ -11,7 +11,7 @@ from rich.text import Text
 from dipsim.analysis.study import STUDIES
 from dipsim.report.files import write_flat
 from dipsim.report.hints import INPUT_ENERGY
-from dipsim.report.pictures import BESIDE, picture, plain, series_style
+from dipsim.report.pictures import BESIDE, Sheet, picture, plain, series_style
 from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
 from dipsim.sweep.study import Found
@@ -311,7 +311,7 @@ class _Panel(NamedTuple):
         return [scale * self.figure.value(cell) for cell in cells]
 
 
-def plot(results: Found, path: Path) -> None:
+def plot(results: Found, sheet: Sheet) -> Any:
     """Draw a panel for each figure, and for each device where it matters.
 
     Energies of several methods, which do not compare, are left out.
@@ -326,7 +326,7 @@ def plot(results: Found, path: Path) -> None:
     if named:
         names = {cell.place["variant"] for cell in results.cells}
         width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
-    with picture(path, width, height) as figure:
+    with picture(sheet, width, height) as figure:
         grid = figure.subplots(down, across, squeeze=False, sharey=named)
         labels: dict[str, Any] = {}
         for axes, panel in _placed(grid, rows):
@@ -342,6 +342,7 @@ def plot(results: Found, path: Path) -> None:
         devices = ", ".join(_devices(results))
         title = f"{results.study.name}: {Path(results.trace.name).name}, {devices}"
         figure.suptitle(plain(title))
+    return figure
 
 
 def _done(results: Found) -> list[Cell]:

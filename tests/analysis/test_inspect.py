@@ -174,8 +174,10 @@ def numbers(value: Any) -> list[float]:
 @pytest.mark.parametrize("suffix", files.PICTURES)
 @pytest.mark.parametrize("kind", ["all alike", "prefill only", "negative logits"])
 def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
-    path = files.check_plot(tmp_path / f"p{suffix}")
-    inspection.plot(inspect_trace(load_trace(NOTHING[kind])), kind, path)
+    path = tmp_path / f"p{suffix}"
+    sheet = files.check_plot(path, size=(6, 5), dpi=50)
+    figure = inspection.plot(inspect_trace(load_trace(NOTHING[kind])), kind, sheet)
+    assert tuple(figure.get_size_inches()) == (6, 5)
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(head)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

@@ -24,6 +24,7 @@ from dipsim.analysis.study import (
 from dipsim.errors import MethodError
 from dipsim.methods.dip import split_density
 from dipsim.report.hints import INPUT_ENERGY
+from dipsim.report.pictures import Sheet
 from dipsim.sweep import passes
 from dipsim.sweep.point import Cell, figures_of
 from dipsim.sweep.study import Found
@@ -453,7 +454,7 @@ def test_a_picture_of_many_methods_and_policies(
     from dipsim.report.study import plot
 
     found = study("density", all_signals, tokens="0:8")
-    plot(found, tmp_path / "many.svg")
+    plot(found, Sheet(tmp_path / "many.svg"))
     assert (tmp_path / "many.svg").read_text().count("dip-ca") == 1
     names = ["none", "lru", "lfu", "arc", "slru", "sieve", "fifo", "clock", "mru"]
     line = " ".join(f"--policy {name}" for name in names)

@@ -15,6 +15,7 @@ from dipsim.errors import DipsimError
 from dipsim.report import perfetto
 from dipsim.report import run as report
 from dipsim.report.files import MOST_TOKENS, check_timeline
+from dipsim.report.pictures import Sheet
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.simulate import prepare
@@ -261,7 +262,7 @@ def test_bars_are_means() -> None:
 
 
 def drawn(result: Result, path: Path) -> str:
-    report.plot(result, "some run", path)
+    report.plot(result, "some run", Sheet(path))
     return path.read_text()
 
 
