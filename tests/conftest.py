@@ -7,7 +7,6 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("tools")
 
-from dipsim.cli.output import Progress  # noqa: E402
 from tools.cli import Dipsim, runner  # noqa: E402
 from tools.folder import fill  # noqa: E402
 
@@ -29,9 +28,3 @@ def dipsim(
 ) -> Dipsim:
     """Run a command line in this process, in ``folder``."""
     return runner(monkeypatch, capsys, folder)
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print no line on progress: when one comes depends on the speed of the machine."""
-    monkeypatch.setattr(Progress, "_say", lambda self: None)

@@ -12,7 +12,7 @@ CASES, FIRST = 300, 0
 
 
 @pytest.mark.slow
-def test_odd_traces_under_any_options_are_answered_or_refused(quiet: None) -> None:
+def test_odd_traces_under_any_options_are_answered_or_refused() -> None:
     verdicts = list(islice(fuzz.cases(FIRST), CASES))
     failures = [f"seed {each.seed}: {each.detail}" for each in verdicts if each.code is None]
     assert not failures, "\n".join(failures)

@@ -15,7 +15,7 @@ from tools.paths import ROOT
 
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
-    ("errors",),
+    ("errors", "compiling"),
     ("units", "files", "option", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
@@ -35,7 +35,7 @@ ROWS = (
     ("cli",),
 )
 """Districts import only from rows above theirs; those that share a row know nothing of each other.
-The kernels stand where they do because they know of errors alone."""
+The kernels stand where they do because they know of the first row alone."""
 ROW_OF = {district: row for row, districts in enumerate(ROWS) for district in districts}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 TESTS = ROOT / "tests"

@@ -14,6 +14,7 @@ from dipsim.policies import BUILTIN, Policy, load_policies
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Contender, measured_rows
 from dipsim.replay.curves import Curve, LruStack, curve, lru_stack
+from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.settings import CURVE_CONCERNS, Settings, concerning, make_settings
 from dipsim.trace import Trace, load_trace
@@ -93,6 +94,7 @@ def miss_ratio_curves(
     shares: Sequence[float] = GRID,
     *,
     threads: int | None = None,
+    progress: Progress = lambda done, total: None,
     **options: Any,
 ) -> Curves:
     """Replay policies over cache sizes; no device and no model needed.
@@ -101,6 +103,7 @@ def miss_ratio_curves(
 
     Args:
         shares: of the units of every layer and group, 0 to 1.
+        progress: called with (policies done, policies).
         options: fields of `Settings` that concern trace, method and replay.
 
     Raises:
@@ -123,12 +126,15 @@ def miss_ratio_curves(
     stack = None
     if usual and not method.cache_aware and BUILTIN["lru"] in chosen:
         stack = lru_stack(sets, contenders[0].measured)
-    curves = {
-        contender.policy.label: curve(sets, contender, capacity, threads)
-        if stack is None or contender.policy != BUILTIN["lru"]
-        else _of_stack(stack, sets, contender, capacity, threads)
-        for contender in contenders
-    }
+    curves: dict[str, Curve] = {}
+    for contender in contenders:
+        known = stack if contender.policy == BUILTIN["lru"] else None
+        curves[contender.policy.label] = (
+            curve(sets, contender, capacity, threads)
+            if known is None
+            else _of_stack(known, sets, contender, capacity, threads)
+        )
+        progress(len(curves), len(contenders))
     return Curves(trace.name, method, tuple(shares), curves, stack)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, Name, app
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 
 
 @app.command()
@@ -62,7 +63,7 @@ def policies(
 
     broken = 0
     for name in check:
-        with Progress("checked"):
+        with Progress(f"checking {name}"):
             faults = check_policy(load_policy(name))
         for fault in faults:
             say(f"{name}: {fault}")

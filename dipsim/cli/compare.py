@@ -19,7 +19,8 @@ from dipsim.cli.options import (
     ProfileOption,
     takes,
 )
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
 
 USUAL = ["none", "lru", "lfu", "lfu-decay", "arc", "belady", "opt"]
@@ -59,7 +60,7 @@ def compare(
     if picture is not None:
         files.check_series("budgets", budgets)
     device = load_device(profile, override)
-    with Progress("compared", "runs") as progress:
+    with Progress("comparing", "runs") as progress:
         from dipsim.analysis.compare import compare as run_all
         from dipsim.analysis.default_policies import policies_that_apply
         from dipsim.report import compare as report

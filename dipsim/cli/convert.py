@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.output import Progress
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
     Encodings,
     Layers,
@@ -51,8 +51,9 @@ def import_(
     if model is not None:
         meta["model"] = load_model(model).model_dump(mode="json", exclude_unset=True)
     notes: list[str] = []
-    with Progress("imported") as progress:
-        if is_routes(Path(source)):
+    routes = is_routes(Path(source))
+    with Progress("importing", "bytes" if routes else "tokens") as progress:
+        if routes:
             if name or encoding:
                 raise DipsimError("--map and --encoding are for arrays: a route CSV has neither")
             import_routes(source, out, meta=meta, progress=progress)
@@ -83,7 +84,7 @@ def export(
     from dipsim.trace import load_trace
     from dipsim.trace.convert import export_trace
 
-    with Progress("written") as progress:
+    with Progress("writing", "tokens") as progress:
         lost = export_trace(
             load_trace(trace).part(tokens, layers, sequence),
             out,

@@ -1,5 +1,6 @@
 """`dipsim eval`: a model under methods, judged on a text."""
 
+import itertools
 import json
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import load_device
 from dipsim.cli.options import Csv, Override, Plot, ProfileOption, pairs
 from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 _OF_GAMMA = "of dip-ca: a number, or mlp_input=.5,glu=.2; may repeat"
@@ -85,24 +87,25 @@ def evaluate(
     from dipsim.report import evaluate as report
 
     device = None if profile is None else load_device(profile, override)
-    loaded = _loaded(model, geometry, adapter, bits)
-    windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
-    cells = grid(
-        methods,
-        {
-            "density": density or [],
-            "split": split or [],
-            "selection": [selection] if selection else [],
-            "gamma": [pairs(each, "--gamma") for each in gamma or []],
-            "masking": masking or [],
-            "recall": [] if recall is None else [recall],
-            "routing": routing or [],
-            "policy": policy or [],
-            "cache_fraction": cache_fraction or ([] if dram or device else [0.5]),
-            "dram": dram or [],
-        },
-    )
-    evaluation = _judge(loaded, windows, cells, device, calibrate, both_loops, bits)
+    with Progress("judging", "rows", log=True) as progress:
+        loaded = _loaded(model, geometry, adapter, bits)
+        windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
+        cells = grid(
+            methods,
+            {
+                "density": density or [],
+                "split": split or [],
+                "selection": [selection] if selection else [],
+                "gamma": [pairs(each, "--gamma") for each in gamma or []],
+                "masking": masking or [],
+                "recall": [] if recall is None else [recall],
+                "routing": routing or [],
+                "policy": policy or [],
+                "cache_fraction": cache_fraction or ([] if dram or device else [0.5]),
+                "dram": dram or [],
+            },
+        )
+        evaluation = _judge(loaded, windows, cells, device, calibrate, both_loops, bits, progress)
     if calibration_file is not None:
         points = json.dumps(calibration_of(evaluation), indent=1)
         files.write_text("--calibration", calibration_file, points)
@@ -208,6 +211,7 @@ def _judge(
     calibrate: Any,
     both_loops: bool,
     bits: tuple[int, int] | None,
+    progress: Progress,
 ) -> Any:
     """Return the evaluation of all cells, with weights stored by column where that is asked for."""
     from contextlib import nullcontext
@@ -217,14 +221,7 @@ def _judge(
     from dipsim.lm.requantise import requantised
     from dipsim.lm.structure import find_structure
 
-    total = len(cells) + 1
-    count = 0
-
-    def done(row: Any) -> None:
-        nonlocal count
-        count += 1
-        say(f"judged {count} of {total}: {row.place['method']}")
-
+    judged = itertools.count(1)
     stored: Any = nullcontext()
     if bits is not None:
         before = perplexity(loaded.model, windows).value
@@ -237,7 +234,7 @@ def _judge(
             profile=device,
             calibrate=calibrate,
             both_loops=both_loops,
-            done=done,
+            done=lambda row: progress(next(judged), len(cells) + 1),
         )
     if bits is not None:
         say(

@@ -2,7 +2,8 @@
 
 from dipsim.cli.app import Json, app
 from dipsim.cli.options import Plot
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import Layers, Sequences, Tokens, TraceName
 
 
@@ -22,7 +23,7 @@ def inspect(
     from dipsim.trace import load_trace
 
     picture = files.check_plot(plot)
-    with Progress():
+    with Progress("inspecting"):
         opened = load_trace(trace).part(tokens, layers, sequence)
         reports = inspect_trace(opened)
         if picture is not None:

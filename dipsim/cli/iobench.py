@@ -6,7 +6,8 @@ import typer
 
 from dipsim.cli.app import Json, app
 from dipsim.cli.options import Csv
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
@@ -32,7 +33,7 @@ def iobench(
         wanted["sizes"] = [_size(text) for text in sizes.split(",")]
     if threads is not None:
         wanted["threads"] = [_count(text) for text in threads.split(",")]
-    with Progress("measured", "cells") as progress:
+    with Progress("measuring", "samples") as progress:
         measured = bench.iobench(file, seconds=seconds, progress=progress, **wanted)
         if table is not None:
             files.write_rows(table, measured.rows())

@@ -8,7 +8,8 @@ import typer
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import given_only
 from dipsim.cli.options import pairs
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
@@ -80,12 +81,13 @@ def lora(
         check_new(Path(fuse))
         if os.path.realpath(fuse) == os.path.realpath(out):
             raise DipsimError(f"--fuse {fuse}: the adapter's own folder; give another")
-    loaded = load(model)
-    ids = read_ids(text, loaded.tokenizer)
-    with Progress("trained", "steps") as progress:
+    with Progress("training", "steps") as progress:
+        loaded = load(model)
+        ids = read_ids(text, loaded.tokenizer)
         recovery = train_adapter(loaded, ids, out, recipe, progress)
+        if fuse is not None:
+            save_model(fused(load_adapter(loaded.model, out)), loaded.tokenizer, Path(fuse))
     if fuse is not None:
-        save_model(fused(load_adapter(loaded.model, out)), loaded.tokenizer, Path(fuse))
         say(f"{fuse}: the model with the adapter in it")
     if as_json:
         print_json({**recovery.to_dict(), "adapter": out, "fused": fuse})

@@ -6,7 +6,8 @@ from dipsim.cli.app import Json, app
 from dipsim.cli.compare import CacheFractions
 from dipsim.cli.inputs import given_only, open_trace
 from dipsim.cli.options import HOW, METHOD, WHAT, Csv, Plot, Policies, takes
-from dipsim.cli.output import Progress, print_json, show
+from dipsim.cli.output import print_json, show
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
 
 USUAL = ["lru", "lfu", "opt"]
@@ -32,7 +33,7 @@ def mrc(
     picture, table = files.check_plot(plot), files.check_csv(csv)
     if picture is not None:
         files.check_series("policies", policy or ())
-    with Progress():
+    with Progress("replaying", "policies") as progress:
         from dipsim.analysis.default_policies import policies_that_apply
         from dipsim.analysis.mrc import GRID, miss_ratio_curves
         from dipsim.report import mrc as report
@@ -42,6 +43,7 @@ def mrc(
             opened,
             policy or policies_that_apply(USUAL, opened, options),
             tuple(cache_fraction or GRID),
+            progress=progress,
             **given_only(options),
         )
         if picture is not None:

@@ -3,15 +3,15 @@
 import json
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
 from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
+from dipsim.cli.status import STATUS
 from dipsim.errors import StoredCodeWarning, printable
 
 
@@ -23,7 +23,8 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def say(message: str) -> None:
     """Print one line on standard error, without characters that could steer a terminal."""
-    _write(f"dipsim: {printable(' '.join(message.split()))}\n")
+    sys.stderr.write(f"dipsim: {printable(' '.join(message.split()))}\n")  # in one piece
+    sys.stderr.flush()
 
 
 @contextmanager
@@ -42,18 +43,10 @@ def warnings_said() -> Iterator[None]:
         yield
 
 
-def _write(line: str) -> None:
-    """Write to standard error in one piece.
-
-    `Progress` writes from a thread of its own, which would come between the text and the newline
-    of a print.
-    """
-    sys.stderr.write(line)
-    sys.stderr.flush()
-
-
 class _Guarded:
     """A stream for text whose errors do not stop the program: what cannot be written is dropped.
+
+    On a terminal, the line that shows progress is gone before anything is written.
 
     Args:
         stream: the stream.
@@ -61,13 +54,13 @@ class _Guarded:
     """
 
     def __init__(self, stream: TextIO, lost: Callable[[OSError], None]) -> None:
-        self._stream, self._lost = stream, lost
+        self._stream, self._lost, self._on_terminal = stream, lost, stream.isatty()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._dropping():
+        with STATUS.away(text) if self._on_terminal else nullcontext(), self._dropping():
             self._stream.write(text)
         return len(text)
 
@@ -101,7 +94,8 @@ def guarded_streams() -> Iterator[None]:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     output = _Guarded(sys.stdout, lambda why: fail(f"cannot write the output: {why.strerror}"))
-    with redirect_stdout(output), redirect_stderr(_Guarded(sys.stderr, lambda why: None)):
+    errors = _Guarded(sys.stderr, lambda why: None)
+    with STATUS.on(sys.stderr), redirect_stdout(output), redirect_stderr(errors):
         try:
             yield
         finally:
@@ -117,46 +111,3 @@ def show(renderable: Any) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON object, or a text as it is, to standard output."""
     print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
-
-
-class Progress:
-    """A line on standard error, once a run takes longer than a second.
-
-    Args:
-        verb: what is done to the things, in the past tense.
-        things: what is counted.
-    """
-
-    def __init__(self, verb: str = "replayed", things: str = "tokens") -> None:
-        self.verb, self.things, self.done, self.total = verb, things, 0, 0
-        self._timer = threading.Timer(1.0, self._say)
-        self._timer.daemon = True
-        self._shown = False
-
-    def __call__(self, done: int, total: int) -> None:
-        """Note how many things are done, and how many there are in all."""
-        self.done, self.total = done, total
-        if self._shown and sys.stderr.isatty():
-            self._say()
-
-    def _say(self) -> None:
-        self._shown = True
-        text = (
-            f"{self.verb} {self.done} of {self.total} {self.things}"
-            if self.done
-            else "preparing (the first run compiles its kernels, which takes some seconds)"
-            if self.verb in ("replayed", "compared", "checked")  # these compile kernels
-            else "reading"
-        )
-        end = "\r" if sys.stderr.isatty() else "\n"
-        _write(f"dipsim: {text} ...".ljust(78) + end)
-
-    def __enter__(self) -> "Progress":
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()
-        if self._shown and sys.stderr.isatty():
-            _write(" " * 78 + "\r")

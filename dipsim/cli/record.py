@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.output import Progress, say
+from dipsim.cli.output import say
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import Encodings, Out, encodings_of, names_of, show_written
 from dipsim.errors import DipsimError
 
@@ -62,7 +63,7 @@ def record(
     from dipsim.lm.quiet import quiet
 
     meta: dict[str, Any] = {} if license_ is None else {"license": license_}
-    with Progress("recorded") as progress:
+    with Progress("recording", "tokens") as progress:
         loaded = lm.load(model)
         if prompt:
             generate, temperature = generate or 64, temperature or 0.0

@@ -23,7 +23,8 @@ from dipsim.cli.options import (
     TraceArgument,
     takes,
 )
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
@@ -63,7 +64,7 @@ def run(
     source, device, geometry, options = _inputs(config, trust_policy, *given)
     device = load_device(device, override)
     known = _calibration(calibration, options)
-    with Progress() as progress:
+    with Progress("replaying", "tokens") as progress:
         from dipsim.analysis import verdict
         from dipsim.analysis.loss import energy_of
         from dipsim.result import Result

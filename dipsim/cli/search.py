@@ -22,7 +22,8 @@ from dipsim.cli.options import (
     ProfileOption,
     takes,
 )
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
 from dipsim.errors import DipsimError
 
@@ -65,7 +66,7 @@ def search(
     _belongs({"--least": least}, "--target-rate", question)
     _belongs({"--points": points}, "--axes", question)
     device = load_device(profile, override)
-    with Progress("compared", "runs") as progress:
+    with Progress("comparing", "runs") as progress:
         from dipsim.report import hints
         from dipsim.report import search as report
 

@@ -19,7 +19,8 @@ from dipsim.cli.options import (
     TraceArgument,
     takes,
 )
-from dipsim.cli.output import Progress, print_json, show
+from dipsim.cli.output import print_json, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
@@ -59,7 +60,7 @@ def study(
         raise DipsimError(f"no trace: dipsim study {name} TRACE (see dipsim study --help)")
     if picture is not None:
         files.check_series("policies", policy or ())
-    with Progress("compared", "runs") as progress:
+    with Progress("comparing", "runs") as progress:
         from dipsim.analysis.study import study as run
 
         results = run(

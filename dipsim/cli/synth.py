@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.output import Progress, say
+from dipsim.cli.output import say
+from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
     Encodings,
     Out,
@@ -37,7 +38,7 @@ def synth(
 
     if iid:
         say("warning: --iid makes every policy hit C/N; no real model behaves so: for checks only")
-    with Progress("drawn") as progress:
+    with Progress("drawing", "tokens") as progress:
         trace = synthesize(
             out,
             like,

@@ -7,7 +7,8 @@ import typer
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import given_only
 from dipsim.cli.options import BUDGET, HOW, METHOD, POLICY, WHAT, ModelOption, ProfileOption, takes
-from dipsim.cli.output import Progress, print_json, say, show
+from dipsim.cli.output import print_json, say, show
+from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
@@ -85,7 +86,7 @@ def _published(
     from dipsim.validate import bars_of, judge, judge_routes, load_cases
     from dipsim.validate.error_bars import bars_text
 
-    with Progress("judged", "cases"):
+    with Progress("judging the cases"):
         known = load_cases(cases)
         phone = None
         if routes is not None and metrics is not None:
@@ -127,7 +128,7 @@ def _replayed(
         raise DipsimError(f"--file-size {problem}") from None
     if not {"dram", "cache", "cache_fraction"} & set(options):
         options["cache_fraction"] = 0.5
-    with Progress("read", "tokens") as progress:
+    with Progress("reading", "tokens") as progress:
         from dipsim.disk.replayed import Wanted, validate_io
         from dipsim.trace import load_trace
 

@@ -14,7 +14,9 @@ from typing import Any
 from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
+from numba.core.event import Event, Listener, register
 
+from dipsim import compiling
 from dipsim.errors import StoredCodeWarning
 
 _DIGEST = sha256().digest_size
@@ -99,6 +101,19 @@ class _Files(IndexDataCacheFile):
         if sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
             raise ValueError(f"{name} is damaged")
         return super()._load_data(name)
+
+
+class _Compiling(Listener):
+    """Tells of every function that numba compiles; to load stored code is not to compile."""
+
+    def on_start(self, event: Event) -> None:
+        compiling.started(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: Event) -> None:
+        compiling.ended()
+
+
+register("numba:compile", _Compiling())
 
 
 def _line(problem: Exception) -> str:

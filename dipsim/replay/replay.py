@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
+from dipsim.compiling import compiled_for
 from dipsim.errors import DipsimError
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, chooser_of
@@ -43,6 +44,8 @@ class _Feed(NamedTuple):
     cache: ReplayedCache
     loop: Loop
     admission: int
+    purpose: str
+    """What the loop is compiled for, where no code of it is stored."""
     traffics: Sequence[Traffic]
     """One for each capacity of the cache."""
 
@@ -51,7 +54,8 @@ class _Feed(NamedTuple):
         keeps_missed = self.traffics[0].missed is not None
         if self.cache.guesses is None:  # guesses read what the caches of other layers chose
             blocks = [block.with_own_masks(self.cache.method) for block in blocks]
-        results = self.cache.feed(blocks, self.loop, self.admission, keeps_missed)
+        with compiled_for(self.purpose):
+            results = self.cache.feed(blocks, self.loop, self.admission, keeps_missed)
         for block, of_capacities in zip(blocks, results, strict=True):
             rows = slice(block.start, block.stop)
             for traffic, of_parts in zip(self.traffics, of_capacities, strict=True):
@@ -277,6 +281,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     everywhere = [(layer, i) for layer in range(layers) for i in range(len(method.groups))]
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access, any(len(s) > 1 for s in shared), changing)
+    purpose = f"the replay of {method.name} with {policy.name}"
     feeds = []
     for some in shared:
         for places in [everywhere] if in_bytes else [[place] for place in everywhere]:
@@ -298,7 +303,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
                 guesses=contender.guesses,
             )
             to = [traffics[budget] for budget in some]
-            feeds.append(_Feed(cache, loop, contender.admission, to))
+            feeds.append(_Feed(cache, loop, contender.admission, purpose, to))
     return feeds
 
 

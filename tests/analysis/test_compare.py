@@ -21,8 +21,6 @@ from tools.cli import Dipsim, done, refused
 from tools.folder import RECENCY
 from tools.replays import replay
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 SHARED = {
     "hit_rate", "unit_hit_rate", "tokens_per_second", "tokens_per_second_range",
     "flash_bytes_per_token", "flash_reads_per_token", "marks", "verdict",

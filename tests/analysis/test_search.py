@@ -25,8 +25,6 @@ from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
 from tools.folder import MODEL as SMALL
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 READS = {
     **PHONE,
     "flash": {

@@ -33,8 +33,6 @@ from tools.devices import PHONE
 from tools.folder import MODEL as SMALL
 from tools.paths import DOCS, LONG_CHAT
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 TOKENS, LAYERS, HIDDEN, NEURONS = 24, 2, 40, 80
 MODEL = {**SMALL, "hidden": HIDDEN, "intermediate": NEURONS}
 MAGIC = b"\x89PNG\r\n\x1a\n"

@@ -19,8 +19,6 @@ from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done
 from tools.replays import replay_all
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 KEYS = {
     "accesses", "misses", "first_uses", "unavoidable", "lost", "admission", "admission_misses",
 }  # fmt: skip

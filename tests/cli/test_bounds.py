@@ -13,7 +13,6 @@ from dipsim.model import Model
 from tools.cli import Dipsim, refused
 from tools.folder import MODEL
 
-pytestmark = pytest.mark.usefixtures("quiet")
 RUN = "run t.npz --profile snapdragon8 --cache-fraction .5"
 MANY_DIGITS = "9" * 5000
 BEYOND = {

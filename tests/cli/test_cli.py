@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipsim.cli.output import Progress, say
+from dipsim.cli.output import say
 from tools.cli import PROGRAM, Dipsim, done, lines_of, program, refused
 from tools.folder import HIDDEN, RECENCY, TOKENS
 
@@ -608,7 +608,7 @@ def test_the_script_runs(folder: Path) -> None:
     if not script.exists():
         pytest.skip(f"no {script}: dipsim is not installed beside the interpreter")
     line = [str(script), "run", "t.npz", "--profile", "snapdragon8", "--json"]
-    ran = subprocess.run(line, capture_output=True, text=True, cwd=folder, timeout=120)
+    ran = subprocess.run(line, capture_output=True, text=True, cwd=folder)
     assert ran.returncode == 0
     assert json.loads(ran.stdout)["tokens"] == TOKENS
 
@@ -641,12 +641,12 @@ def test_a_reader_that_leaves_is_no_error(line: str, folder: Path) -> None:
         assert running.stderr is not None
         running.stdout.close()
         errors = running.stderr.read()
-        code = running.wait(timeout=60)
+        code = running.wait()
     assert (code, errors) == (0, "")
 
 
 def test_a_line_on_standard_error_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else what a long run says of its progress, from another thread, comes into it."""
+    """Else what another program prints on the same terminal comes into it."""
     pieces: list[str] = []
 
     class Stream:
@@ -656,8 +656,4 @@ def test_a_line_on_standard_error_is_one_piece(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(sys, "stderr", Stream())
     say("two\nlines")
-    with Progress() as progress:
-        progress._say()
-    assert pieces[0] == "dipsim: two lines\n"
-    assert len(pieces) == 2
-    assert pieces[1].endswith("\n")
+    assert pieces == ["dipsim: two lines\n"]

@@ -27,8 +27,6 @@ from tools.cli import Dipsim, done, lines_of, program, refused
 from tools.policies import PARAMETERS
 from tools.replays import replay
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 FADING = '''"""Evicts the coldest; a use counts half after half_life tokens."""
 import numpy as np
 from dipsim import Policy
