@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -171,18 +170,30 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(name: str, tmp_path: P
     living.communicate()
 
 
+ASKED_TO_END = """
+import os, signal
+from dipsim.cli import main
+from dipsim.trace import TraceWriter
+
+append = TraceWriter.append
+
+
+def append_and_end(writer, *rows):
+    append(writer, *rows)
+    assert os.listdir()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+TraceWriter.append = append_and_end
+main()
+"""
+
+
 def test_a_program_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
-    command = "from dipsim.cli import main; main()"
-    words = ["synth", "t.npz", "--model", "llama-3-8b", "--tokens", "100000"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not os.listdir(tmp_path):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert said.splitlines()[-1] == "dipsim: interrupted"
+    command = [sys.executable, "-c", ASKED_TO_END, "synth", "t.npz", "--tokens", "200"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["dipsim: interrupted"]
+    assert done.returncode == 128 + signal.SIGTERM
     assert os.listdir(tmp_path) == []
 
 

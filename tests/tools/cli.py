@@ -19,7 +19,9 @@ from typer.testing import CliRunner, Result
 from dipsim.cli import app, main
 from dipsim.errors import DipsimError
 
-PROGRAM = [sys.executable, "-c", "from dipsim.cli import main; main()"]
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (600, 600))\n"
+"""Begins a program that would else never end: after so many seconds of a processor it is killed."""
+PROGRAM = [sys.executable, "-c", f"{LIMITED}from dipsim.cli import main; main()"]
 
 
 class Outcome(NamedTuple):

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_arrays, import_routes
 from dipsim.trace.encoding import unpack_sets
-from tools.cli import PROGRAM, lines_of, program
+from tools.cli import lines_of, program
 from tools.hostile import read_or_refused
 from tools.paths import VALIDATION, of_a_phone
 
@@ -359,6 +359,31 @@ def test_the_command(tmp_path: Path) -> None:
     assert not (tmp_path / "u.npz").exists()
 
 
+KILLED = """
+import os, signal, sys
+from dipsim.cli import main
+
+moment, calls = int(sys.argv.pop(1)), 0
+WRITING = ("/dipsim/trace/", "/dipsim/files", "zipfile", "shutil")
+
+
+def watch(frame, event, argument):
+    global calls
+    if event == "call" and any(part in frame.f_code.co_filename for part in WRITING):
+        calls += 1
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+sys.setprofile(watch)
+try:
+    main()
+finally:
+    sys.setprofile(None)
+    print(calls)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["import", "export", "synth"])
 def test_killed_at_any_moment_nothing_stands_under_the_final_name(
@@ -371,20 +396,22 @@ def test_killed_at_any_moment_nothing_stands_under_the_final_name(
         "export": ["export", "a.npz", "out", "--encoding", "glu=log8"],
         "synth": ["synth", "out", "--tokens", "2000"],
     }[command]
-    killed = 0
-    for moment in rng.uniform(0.1, 2.0, 10):
-        with subprocess.Popen([*PROGRAM, *words], cwd=tmp_path, stderr=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL) as process:  # fmt: skip
-            time.sleep(moment)
-            process.send_signal(signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
+
+    def killed_at(call: int) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-c", KILLED, str(call), *words]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+
+    whole = killed_at(0)  # never: it tells how many calls there are
+    calls = int(whole.stdout.splitlines()[-1])
+    os.rename(tmp_path / "out", tmp_path / "whole")
+    for call in rng.integers(1, calls, 9, endpoint=True).tolist():
+        assert killed_at(call).returncode == -signal.SIGKILL
         if (tmp_path / "out").exists():  # then it is whole
             trace = load_trace(tmp_path / "out")
             key = next(iter(trace.signals))
             for _ in trace.blocks({key: "scores"}):
                 pass
-            os.rename(tmp_path / "out", tmp_path / f"done{moment}")
-    assert killed > 0
+            os.rename(tmp_path / "out", tmp_path / f"done{call}")
 
 
 def test_import_errors_are_errors_of_dipsim() -> None:
