@@ -1,5 +1,6 @@
 """Fixtures of all tests; hypothesis draws the same examples every time, however slow."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,12 @@ def dipsim(
 ) -> Dipsim:
     """Run a command line in this process, in ``folder``."""
     return runner(monkeypatch, capsys, folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests were skipped, and why."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        each = (f"{count} {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped: {'; '.join(each)}")

@@ -109,7 +109,7 @@ def test_recipes_are_python(recipe: str) -> None:
     assert "dipsim" not in names
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
     (recipe,) = recipes("cpp")
     (tmp_path / "record.cpp").write_text(recipe)

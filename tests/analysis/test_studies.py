@@ -31,7 +31,7 @@ from dipsim.sweep.study import Found
 from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
 from tools.folder import MODEL as SMALL
-from tools.paths import DOCS, LONG_CHAT
+from tools.paths import DOCS, LONG_CHAT, of_the_long_chat
 
 TOKENS, LAYERS, HIDDEN, NEURONS = 24, 2, 40, 80
 MODEL = {**SMALL, "hidden": HIDDEN, "intermediate": NEURONS}
@@ -152,7 +152,7 @@ def test_the_hit_rate_is_monotone_in_gamma() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LONG_CHAT.exists(), reason="the shared trace is not here")
+@of_the_long_chat
 def test_the_hit_rate_is_monotone_in_gamma_on_the_long_trace() -> None:
     found = study("gamma", LONG_CHAT, density=0.7, cache_fraction=0.6)
     assert len(found.cells) == 32

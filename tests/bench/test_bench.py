@@ -16,7 +16,7 @@ TOKENS, UNITS = 24, 640
 def hits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
     """Hits by part and contender, on a tiny workload."""
     if not os.environ.get("CI"):  # in CI a missing libCacheSim is a failure
-        pytest.importorskip("libcachesim")
+        pytest.importorskip("libcachesim", reason="needs libcachesim")
     folder = tmp_path_factory.mktemp("bench")
     parts = list(bench_replay.one_core_parts(TOKENS, UNITS, ("lru", "lfu"), folder, rounds=1))
     parts.append(bench_replay.threads(workload.scores(TOKENS, UNITS, layers=3), rounds=1))

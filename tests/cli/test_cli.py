@@ -606,7 +606,7 @@ def test_a_bad_line_is_refused_with_what_is_allowed(dipsim: Dipsim, line: str) -
 def test_the_script_runs(folder: Path) -> None:
     script = Path(sys.executable).with_name("dipsim")
     if not script.exists():
-        pytest.skip(f"no {script}: dipsim is not installed beside the interpreter")
+        pytest.skip("needs dipsim to be installed beside the interpreter")
     line = [str(script), "run", "t.npz", "--profile", "snapdragon8", "--json"]
     ran = subprocess.run(line, capture_output=True, text=True, cwd=folder)
     assert ran.returncode == 0

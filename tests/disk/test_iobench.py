@@ -163,7 +163,7 @@ def test_files_that_cannot_serve(tmp_path: Path) -> None:
     assert "half of it is holes" in refusal("iobench", str(tmp_path / "sparse"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root")
 def test_a_file_one_may_not_read(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(bytes(PAGE))

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="needs the extra: pip install 'dipsim[torch]'")
-pytest.importorskip("transformers", reason="needs the extra: pip install 'dipsim[torch]'")
+from tools.paths import NEEDS_TORCH
+
+pytest.importorskip("torch", reason=NEEDS_TORCH)
+pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim import lm
 from dipsim.analysis.calibration import load_calibration

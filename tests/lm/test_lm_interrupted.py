@@ -19,8 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim import lm  # noqa: E402
 from dipsim.errors import DipsimError, TraceError  # noqa: E402

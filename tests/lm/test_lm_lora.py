@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch = pytest.importorskip("torch", reason="needs the extra: pip install 'dipsim[torch]'")
-transformers = pytest.importorskip("transformers", reason="needs the extra")
-peft = pytest.importorskip("peft", reason="needs the extra")
+
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
+peft = pytest.importorskip("peft", reason=NEEDS_TORCH)
 
 import safetensors.torch  # noqa: E402
 

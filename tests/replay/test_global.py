@@ -20,7 +20,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
 from naive import replay as naive
-from tools.paths import VALIDATION
+from tools.paths import VALIDATION, of_a_phone
 from tools.replays import replay, replay_all
 
 SIGNALS = ("mlp_input", "glu")
@@ -28,10 +28,6 @@ CLOSED = [name for name in BUILTIN if name != "opt"]  # those that have a global
 TWINNED = [name for name in CLOSED if name != "static"]
 RANKING = [name for name in TWINNED if BUILTIN[name].ranks and BUILTIN[name].admit != "never"]
 MIB = 2**20
-
-of_a_phone = pytest.mark.skipif(
-    not VALIDATION.exists(), reason="the phone's routes are third-party, not shipped"
-)
 
 
 # The twin --------------------------------------------------------------------------------------

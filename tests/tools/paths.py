@@ -12,14 +12,15 @@ SHARED = ROOT.parent / "shared"
 LONG_CHAT = SHARED / "traces" / "smollm2-135m-chat-256.npz"
 """A longer trace than the shipped one, of the same model."""
 VALIDATION = SHARED / "validation"
-of_a_phone = pytest.mark.skipif(
-    not VALIDATION.exists(), reason="the phone's routes are third-party, not shipped"
-)
+NEEDS_TORCH = "needs the extra: pip install 'dipsim[torch]'"
+NOT_SHIPPED = "needs recordings that are not in this repository (../shared)"
+of_a_phone = pytest.mark.skipif(not VALIDATION.exists(), reason=NOT_SHIPPED)
+of_the_long_chat = pytest.mark.skipif(not LONG_CHAT.exists(), reason=NOT_SHIPPED)
 
 
 def shared(path: str) -> Path:
     """Return a shared file; skip the test where it is missing."""
     file = SHARED / path
     if not file.exists():
-        pytest.skip(f"no {file}: it is not part of the repository")
+        pytest.skip(NOT_SHIPPED)
     return file

@@ -19,7 +19,7 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synthesize
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats
-from tools.paths import LONG_CHAT
+from tools.paths import LONG_CHAT, of_the_long_chat
 from tools.replays import replay
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -67,7 +67,7 @@ def test_fitted_on_one_half_of_the_shipped_trace_judged_on_the_other(key: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LONG_CHAT.exists(), reason="the longer trace is not part of the repository")
+@of_the_long_chat
 @pytest.mark.parametrize("key", ["mlp_input", "glu"])
 def test_fitted_on_one_half_of_the_shared_trace_judged_on_the_other(key: str) -> None:
     trace = load_trace(LONG_CHAT)
