@@ -33,6 +33,7 @@ ROWS = (
     ("lm",),
     ("report",),
     ("cli",),
+    ("__main__",),
 )
 """Districts import only from rows above theirs; those that share a row know nothing of each other.
 The kernels stand where they do because they know of the first row alone."""

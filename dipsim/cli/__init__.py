@@ -43,13 +43,20 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return its exit code; errors end in `fail`."""
     try:
-        return app(standalone_mode=False) or 0
+        return app(prog_name="dipsim", standalone_mode=False) or 0
     except DipsimError as problem:
         fail(str(problem))
     except typer.Exit as stop:
-        return stop.exit_code
+        return 2 if stop.exit_code == 1 else stop.exit_code  # 1: typer's, for an unknown shell
     except (typer.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except OSError as problem:
+        if "--install-completion" not in sys.argv:
+            raise  # a bug: who opens a file says what is wrong with it
+        fail(
+            f"--install-completion: {problem.filename} cannot be written ({problem.strerror}); "
+            "source what dipsim --show-completion prints instead"
+        )
     except MemoryError as problem:
         fail(_out_of_memory(problem))
     except Exception as problem:

@@ -8,11 +8,10 @@ app = typer.Typer(
     name="dipsim",
     help="Replay activation traces of a language model through a phone's memory hierarchy.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-Name = Annotated[str | None, typer.Argument(help="show one in full")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 

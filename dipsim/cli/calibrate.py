@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.output import print_json, say
 
@@ -16,7 +17,10 @@ def calibrate(
         int | None, typer.Option(help="reads the runtime keeps in flight [the most measured]")
     ] = None,
     extends: Annotated[
-        str | None, typer.Option(help="the profile that --out takes the rest from")
+        str | None,
+        typer.Option(
+            help="the profile that --out takes the rest from", autocompletion=completion.profiles
+        ),
     ] = None,
     out: Annotated[str | None, typer.Option(help="write a profile: a .yaml file")] = None,
     as_json: Json = False,

@@ -1,17 +1,24 @@
 """Commands that list what there is: profiles, models, policies, methods."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from dipsim.cli.app import Json, Name, app
+from dipsim.cli import completion
+from dipsim.cli.app import Json, app
 from dipsim.cli.output import print_json, say, show
 from dipsim.cli.progress import Progress
 
 
+def _one(names: Callable[[str], list[str]]) -> Any:
+    """Return the argument that names one of what a command lists."""
+    return typer.Argument(help="show one in full", autocompletion=names)
+
+
 @app.command()
 def profiles(
-    name: Name = None,
+    name: Annotated[str | None, _one(completion.profiles)] = None,
     schema: Annotated[bool, typer.Option("--schema", help="JSON Schema of a profile")] = False,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +38,9 @@ def profiles(
 
 
 @app.command()
-def models(name: Name = None, as_json: Json = False) -> None:
+def models(
+    name: Annotated[str | None, _one(completion.models)] = None, as_json: Json = False
+) -> None:
     """List the model presets, or show one (or a YAML file)."""
     from dipsim.model import load_model, model_names
     from dipsim.report import catalogue

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
@@ -36,7 +37,11 @@ def import_(
     ] = None,
     encoding: Encodings = None,
     model: Annotated[
-        str | None, typer.Option(help="what the trace is from: as run --model; kept in it")
+        str | None,
+        typer.Option(
+            help="what the trace is from: as run --model; kept in it",
+            autocompletion=completion.models,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import load_device
 from dipsim.cli.options import Csv, Override, Plot, ProfileOption, pairs
@@ -21,7 +22,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
     text: Annotated[str, typer.Option(help="a file to judge on, UTF-8")],
     method: Annotated[
-        list[str] | None, typer.Option(help="see dipsim methods; may repeat [dip]")
+        list[str] | None,
+        typer.Option(
+            help="see dipsim methods; may repeat [dip]", autocompletion=completion.methods
+        ),
     ] = None,
     density: Annotated[
         list[float] | None, typer.Option(help="share of MLP weights kept; may repeat [0.7]")
@@ -35,7 +39,10 @@ def evaluate(
     recall: Annotated[float | None, typer.Option(help="of predictor")] = None,
     routing: Annotated[list[str] | None, typer.Option(help="of moe; may repeat")] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(help="see dipsim policies; may repeat [lfu]")
+        list[str] | None,
+        typer.Option(
+            help="see dipsim policies; may repeat [lfu]", autocompletion=completion.policies
+        ),
     ] = None,
     cache_fraction: Annotated[
         list[float] | None, typer.Option(help="share of the units cached; may repeat [0.5]")
@@ -63,7 +70,11 @@ def evaluate(
         str | None, typer.Option(help="write a calibration for dipsim search: a .json file")
     ] = None,
     geometry: Annotated[
-        str | None, typer.Option(help="sizes of a model dipsim does not know, as run --model")
+        str | None,
+        typer.Option(
+            help="sizes of a model dipsim does not know, as run --model",
+            autocompletion=completion.models,
+        ),
     ] = None,
     plot: Plot = None,
     csv: Csv = None,

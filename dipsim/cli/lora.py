@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import given_only
 from dipsim.cli.options import pairs
@@ -18,13 +19,17 @@ def lora(
     model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
     text: Annotated[str, typer.Option(help="a file to judge and train on, UTF-8")],
     out: Annotated[str, typer.Option(help="folder of the adapter; goes on with one half trained")],
-    method: Annotated[str, typer.Option(help="see dipsim methods")] = "dip",
+    method: Annotated[
+        str, typer.Option(help="see dipsim methods", autocompletion=completion.methods)
+    ] = "dip",
     density: Annotated[float, typer.Option(help="share of MLP weights kept")] = 0.5,
     split: Annotated[str | None, typer.Option(help="of dip: authors or equal")] = None,
     gamma: Annotated[
         str | None, typer.Option(help="of dip-ca: a number, or mlp_input=.5,glu=.2")
     ] = None,
-    policy: Annotated[str, typer.Option(help="see dipsim policies")] = "lfu",
+    policy: Annotated[
+        str, typer.Option(help="see dipsim policies", autocompletion=completion.policies)
+    ] = "lfu",
     cache_fraction: Annotated[float, typer.Option(help="share of the units cached")] = 0.5,
     rank: Annotated[int, typer.Option(help="of the adapter", min=1)] = 32,
     steps: Annotated[int | None, typer.Option(help="of training [200]", min=1)] = None,

@@ -7,24 +7,42 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.errors import DipsimError
 from dipsim.option import Concern, Option, flag
 from dipsim.settings import OPTIONS, concerning
 
 TraceArgument = Annotated[
-    str | None, typer.Argument(help="an .npz file, a folder of shards, or a shipped name")
+    str | None,
+    typer.Argument(
+        help="an .npz file, a folder of shards, or a shipped name", autocompletion=completion.traces
+    ),
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", help="device: a name or a YAML file")
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="device: a name or a YAML file",
+        autocompletion=completion.profiles,
+    ),
 ]
-ModelOption = Annotated[str | None, typer.Option(help="a preset, YAML, config.json or GGUF")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="a preset, YAML, config.json or GGUF", autocompletion=completion.models),
+]
 Override = Annotated[
     list[str] | None,
     typer.Option("-s", help="override the profile: flash.bandwidth=2GB/s", metavar="KEY=VALUE"),
 ]
 Policies = Annotated[
     list[str] | None,
-    typer.Option("--policy", help="as for run; repeat it", metavar="NAME[:KEY=VALUE,...]"),
+    typer.Option(
+        "--policy",
+        help="as for run; repeat it",
+        metavar="NAME[:KEY=VALUE,...]",
+        autocompletion=completion.policies,
+    ),
 ]
 Plot = Annotated[str | None, typer.Option(help="draw it: a .png, .svg or .pdf file")]
 Csv = Annotated[str | None, typer.Option("--csv", help="write the figures to a file")]
@@ -35,10 +53,19 @@ CalibrationOption = Annotated[
 ]
 
 
+NAMES = {
+    "method": completion.methods,
+    "policy": completion.policies,
+    "static_from": completion.traces,
+}
+"""What a shell completes for the settings that name something shipped."""
+
+
 def _annotation(option: Option) -> Any:
     """Return the type and the help text that typer reads."""
     kind: Any = str if option.kind is dict else option.kind
-    return Annotated[kind | None, typer.Option(help=option.help)]
+    names = NAMES.get(option.name)
+    return Annotated[kind | None, typer.Option(help=option.help, autocompletion=names)]
 
 
 def _annotations(*concerns: Concern) -> dict[str, Any]:

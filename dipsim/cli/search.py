@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import given_only, load_device, open_trace
 from dipsim.cli.options import (
@@ -36,7 +37,11 @@ def search(
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="see dipsim methods; with --calibration repeat it", metavar="NAME"),
+        typer.Option(
+            help="see dipsim methods; with --calibration repeat it",
+            metavar="NAME",
+            autocompletion=completion.methods,
+        ),
     ] = None,
     max_loss: Annotated[
         str | None, typer.Option(help="of energy: .02, or mlp_input=.003,glu=.1; see --calibration")

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import open_trace
 from dipsim.cli.options import (
@@ -31,12 +32,21 @@ def study(
     trace: TraceArgument = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "-p", help="a name or a YAML file; repeat it [paper-a18]"),
+        typer.Option(
+            "--profile",
+            "-p",
+            help="a name or a YAML file; repeat it [paper-a18]",
+            autocompletion=completion.profiles,
+        ),
     ] = None,
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="of density, dram, flash: repeat it [all that apply]", metavar="NAME"),
+        typer.Option(
+            help="of density, dram, flash: repeat it [all that apply]",
+            metavar="NAME",
+            autocompletion=completion.methods,
+        ),
     ] = None,
     policy: Policies = None,
     override: Override = None,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
@@ -20,8 +21,13 @@ from dipsim.cli.trace_files import (
 @app.command()
 def synth(
     out: Out,
-    like: Annotated[str, typer.Option(help="the trace to fit")] = "smollm2-chat",
-    model: Annotated[str | None, typer.Option(help="its geometry [that of --like]")] = None,
+    like: Annotated[
+        str, typer.Option(help="the trace to fit", autocompletion=completion.traces)
+    ] = "smollm2-chat",
+    model: Annotated[
+        str | None,
+        typer.Option(help="its geometry [that of --like]", autocompletion=completion.models),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(help="how many [as --like]", min=1, max=2**22)
     ] = None,

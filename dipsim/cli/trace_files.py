@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.output import print_json, say, show
 from dipsim.errors import DipsimError
 
@@ -26,7 +27,12 @@ def _check_out(out: str) -> str:
     return out
 
 
-TraceName = Annotated[str, typer.Argument(help="an .npz file, a folder of shards, or a name")]
+TraceName = Annotated[
+    str,
+    typer.Argument(
+        help="an .npz file, a folder of shards, or a name", autocompletion=completion.traces
+    ),
+]
 Out = Annotated[
     str, typer.Argument(help="an .npz file, or a new folder of shards", callback=_check_out)
 ]

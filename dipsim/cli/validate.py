@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dipsim.cli import completion
 from dipsim.cli.app import Json, app
 from dipsim.cli.inputs import given_only
 from dipsim.cli.options import BUDGET, HOW, METHOD, POLICY, WHAT, ModelOption, ProfileOption, takes
@@ -27,10 +28,19 @@ def validate(
     page: Annotated[str | None, typer.Option(help="write the figures as a .md page")] = None,
     bars: Annotated[str | None, typer.Option(help="write the error bars as a .json file")] = None,
     replay: Annotated[
-        str | None, typer.Option(help="read the misses of this trace from FILE", metavar="TRACE")
+        str | None,
+        typer.Option(
+            help="read the misses of this trace from FILE",
+            metavar="TRACE",
+            autocompletion=completion.traces,
+        ),
     ] = None,
     scale_to: Annotated[
-        str | None, typer.Option(help="of --replay: take units for this model's, e.g. phi-3-medium")
+        str | None,
+        typer.Option(
+            help="of --replay: take units for this model's, e.g. phi-3-medium",
+            autocompletion=completion.models,
+        ),
     ] = None,
     file_size: Annotated[str | None, typer.Option(help="of a FILE that is made [2 GB]")] = None,
     lanes: Annotated[int | None, typer.Option(help="of --replay: reads in flight [4]")] = None,
