@@ -33,8 +33,9 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
         DipsimError: neither ids nor embeddings, several sequences with one KV cache, or padding,
             whose rows would not be tokens.
     """
-    ids = given.get("input_ids", args[0] if args else None)
-    rows = given.get("inputs_embeds") if ids is None else ids
+    first = given.get("input_ids", args[0] if args else given.get("hidden_states"))
+    ids = first if first is not None and not first.is_floating_point() else None
+    rows = given.get("inputs_embeds") if first is None else first
     if rows is None or rows.dim() < 2:
         raise DipsimError("the model was called without input_ids or inputs_embeds")
     sequences, tokens = int(rows.shape[0]), int(rows.shape[1])

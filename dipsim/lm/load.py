@@ -17,6 +17,7 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dipsim.errors import ModelError, brief
+from dipsim.lm.geometry import geometry_of
 from dipsim.lm.quiet import quiet
 from dipsim.model import gguf, hf_config
 
@@ -32,7 +33,7 @@ class Loaded:
     geometry: Mapping[str, Any] | None
     """Geometry in the form `load_model` takes; a GGUF's includes its storage.
 
-    None where dipsim does not know the architecture.
+    None where its layers are not understood.
     """
     name: str
     path: Path
@@ -95,22 +96,6 @@ def load(path: str | Path) -> Loaded:
     if geometry is None:
         geometry = geometry_of(model, name)
     return Loaded(model, geometry, name, path)
-
-
-def geometry_of(model: nn.Module, name: str = "model") -> dict[str, Any] | None:
-    """Return the geometry of a transformers model, in the form `load_model` takes.
-
-    None where dipsim does not know the architecture.
-    """
-    config: Any = getattr(model, "config", None)
-    if not hasattr(config, "to_dict"):
-        return None
-    values = config.to_dict()
-    values.pop("_name_or_path", None)  # a path of the user's machine
-    try:
-        return hf_config.geometry_of(values, name, name)
-    except ModelError:
-        return None
 
 
 def _model(path: Path) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dipsim.errors import DipsimError, TraceError
 from dipsim.lm.calls import Call, Marks, call_of
-from dipsim.lm.load import geometry_of
+from dipsim.lm.geometry import geometry_of
 from dipsim.lm.quiet import quiet
 from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
 from dipsim.trace import Outline, Tokens
@@ -65,7 +65,7 @@ def record(
     chosen = _encodings(names, encodings)
     properties: dict[str, Any] = {}
     kind = getattr(getattr(model, "config", None), "model_type", "model")
-    if (geometry := geometry_of(model, str(kind))) is not None:
+    if (geometry := geometry_of(model, str(kind), structure)) is not None:
         properties["model"] = geometry
     if structure.moe:
         properties["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
@@ -139,7 +139,7 @@ def outline(
 def _meta(model: nn.Module, structure: Structure) -> dict[str, Any]:
     """Return what a model says of itself, as the meta of a trace."""
     meta: dict[str, Any] = {}
-    if (geometry := geometry_of(model)) is not None:
+    if (geometry := geometry_of(model, structure=structure)) is not None:
         meta["model"] = geometry
     if structure.moe:
         meta["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
@@ -284,6 +284,12 @@ class _Taps:
             if len(shapes) > 1 or None in shapes:
                 raise TraceError(_UNEQUAL.format(signal))
             block[signal] = np.stack(layers, axis=1)  # type: ignore[arg-type]
+            if len(block[signal]) != call.sequences * call.tokens:
+                raise TraceError(
+                    f"signal {signal} has {len(block[signal])} rows in a call of "
+                    f"{call.sequences * call.tokens} tokens: this model does not take every token "
+                    "once, in its order; record other signals"
+                )
         block["phase"], block["sequence"] = self._marks.of(call)
         if call.ids is not None:
             block["token_id"] = call.ids.reshape(-1).cpu().numpy().astype(np.int32)

@@ -99,6 +99,8 @@ class Structure:
     """The decoder layers of a model, in order."""
 
     layers: tuple[Layer, ...]
+    blocks: tuple[nn.Module, ...]
+    """Module of every layer."""
     decoder: nn.Module
     """Module that holds the layers; it is called once for every call of the model, by token ids."""
 
@@ -149,7 +151,7 @@ def find_structure(model: nn.Module) -> Structure:
         layers.append(layer)
     first = seen[0][0]
     decoder = next(m for m in model.modules() for child in m.children() if _holds(child, first))
-    return Structure(tuple(layers), decoder)
+    return Structure(tuple(layers), tuple(block for block, _ in seen), decoder)
 
 
 def _holds(blocks: nn.Module, block: nn.Module) -> bool:
@@ -170,7 +172,8 @@ class _ModuleCall:
     @property
     def linear(self) -> bool:
         """True if it maps vectors by a matrix, whatever its class (peft's layers, Conv1D ...)."""
-        return _linear_like(self.module) and self.tensor and bool(self.inputs)
+        vectors = self.tensor and self.outputs[0] is not None
+        return _linear_like(self.module) and vectors and bool(self.inputs)
 
     @property
     def x(self) -> Tensor:
@@ -233,7 +236,8 @@ def _noting(name: str, calls: list[_ModuleCall]) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = tuple(_flat(value) for value in (*args, *kwargs.values()) if _tensor(value))
         outputs = output if isinstance(output, tuple) else (output,)
-        kept = tuple(_flat(value) if _tensor(value) else None for value in outputs)
+        # attention's weights [batch, heads, tokens, tokens] are no vectors of tokens
+        kept = tuple(_flat(out) if _tensor(out) and out.ndim <= 3 else None for out in outputs)
         calls.append(_ModuleCall(name, module, given, kept, isinstance(output, Tensor)))
 
     return hook
@@ -273,7 +277,7 @@ def _layer(block: nn.Module, calls: list[_ModuleCall], k: int | None) -> Layer:
     router, beside = _find_router(block, calls, k)
     linears = [call for call in calls if call.linear and call.x.is_floating_point()]
     outside = [call for call in linears if call.module not in beside]
-    mlp = _find_mlp(outside, [call.module for call in calls if _may_activate(call)])
+    mlp = _find_mlp(outside, [call for call in calls if _may_activate(call)])
     taken = {*mlp.mlp_input, mlp.down}
     rest = [call for call in outside if call.module not in taken]
     attn_input = tuple(call.module for call in rest if _same(call.x, rest[0].x))
@@ -315,16 +319,24 @@ def _may_activate(call: _ModuleCall) -> bool:
     return (
         next(call.module.parameters(), None) is None
         and call.tensor
+        and call.outputs[0] is not None
         and len(call.inputs) == 1
         and call.x.shape == call.y.shape
     )
 
 
-def _find_mlp(linears: list[_ModuleCall], modules: Sequence[nn.Module]) -> Layer:
-    """Return the MLP of the last linear whose input is made of the outputs of earlier ones."""
-    for activations in (modules, _ACTIVATIONS):  # the model's own first: they are exact
+def _find_mlp(linears: list[_ModuleCall], own: Sequence[_ModuleCall]) -> Layer:
+    """Return the MLP of the last linear whose input is made of the outputs of earlier ones.
+
+    Args:
+        linears: calls of the layer's linears.
+        own: calls of its modules that may be activations; a norm takes vectors of one width only.
+    """
+    for exact in (True, False):  # the model's own activations first: they are exact
         for i in range(len(linears) - 1, 0, -1):
-            mlp = _made_of(linears[i], linears[:i], activations)
+            width = linears[i].x.shape[-1]
+            modules = [call.module for call in own if call.x.shape[-1] == width]
+            mlp = _made_of(linears[i], linears[:i], modules if exact else _ACTIVATIONS)
             if mlp is not None:
                 return mlp
     return Layer()
@@ -414,7 +426,9 @@ def _router(
 
     ``fed`` are the inputs of the experts.
     """
-    scores = [i for i, out in enumerate(call.outputs) if _scores(out) and out.shape[1] == experts]
+    scores = [
+        i for i, out in enumerate(call.outputs) if _scores(out) and out.shape == (_PROBES, experts)
+    ]
     if not scores:
         return None
     chosen = [i for i, out in enumerate(call.outputs) if out is not None and not _scores(out)]

@@ -62,10 +62,11 @@ __all__ = [
 ]
 
 
-def default_method(trace: Outline) -> str:
+def default_method(trace: Outline, model: Model | None = None) -> str:
     """Return the name of the method for a trace when none is given.
 
-    The first of recorded, moe, dip and glu whose signals the trace holds.
+    The first of recorded, moe, dip and glu whose signals the trace holds; for a plain MLP, whose
+    product no gate foretells, glu-oracle instead of dip and glu.
 
     Raises:
         MethodError: no method fits its signals.
@@ -75,6 +76,8 @@ def default_method(trace: Outline) -> str:
         return "recorded"
     if "expert" in holds:
         return "moe"
+    if "glu" in holds and model is not None and not model.gated:
+        return "glu-oracle"
     if "mlp_input" in holds and "glu" in holds:
         return "dip"
     if "glu" in holds:
@@ -98,7 +101,7 @@ def build_method(trace: Outline, settings: Settings, model: Model | None = None)
     """
     routed = settings.routing is not None or settings.top_k is not None
     name = settings.method or (
-        "moe" if routed and "expert" in trace.signals else default_method(trace)
+        "moe" if routed and "expert" in trace.signals else default_method(trace, model)
     )
     if name not in BUILTIN:
         raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")

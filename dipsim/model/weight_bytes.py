@@ -96,6 +96,9 @@ class Model(BaseModel):
     weights: Literal["2:4"] | None = Field(
         default=None, description="two of every four weights of an MLP are kept"
     )
+    approximate: str | None = Field(
+        default=None, description="what the model has and this geometry cannot express"
+    )
     sources: Mapping[str, str] = {}
 
     @model_validator(mode="before")

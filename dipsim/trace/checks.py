@@ -37,11 +37,57 @@ def check_scores(
         token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
         raise TraceError(
             f"{trace}: signal {signal}: score {scores[token, layer, unit]} at token "
-            f"{first[0] + token}, layer {first[1] + layer}, unit {unit}; scores are finite and "
-            ">= 0 (save the absolute value)"
+            f"{first[0] + token}, layer {first[1] + layer}, unit {unit}; scores are finite"
+            + ("" if signed else f" and >= 0: save np.abs({signal})")
         )
     if not signed:
         np.abs(scores, out=scores)
+
+
+def check_router(
+    values: NDArray[Any], what: str, encoding: Any, *, prefix: str = "meta.signals.expert."
+) -> None:
+    """Refuse router scores that are something else than they are taken for.
+
+    Args:
+        values: float[tokens, layers, experts], some tokens from the beginning.
+        what: the signal, for error messages.
+        encoding: ``prob``, ``logits``, or None: taken for logits, but judged by the content.
+        prefix: of the key that says the encoding.
+
+    Raises:
+        TraceError: logits said to be probabilities; or weights, in 0..1 and of a sum of at most
+            about 1, that are not said to be any.
+    """
+    if not values.size or not np.isfinite(values).all():
+        return  # which whoever reads all values tells
+    least, sums = values.min(), values.sum(axis=-1, dtype=np.float64)
+    if encoding == "prob" and least < 0:
+        raise TraceError(
+            f"{what} holds {least:g}, and probabilities are never negative: drop "
+            f"{prefix}encoding = 'prob' for logits"
+        )
+    alone = values.shape[-1] == 1  # of one expert nothing is chosen
+    if encoding is not None or alone or least < 0 or not 0 < sums.max() <= _LARGEST_SUM:
+        return
+    chosen = ""
+    if (values == 0).any():
+        chosen = (
+            "; of the chosen experts only, with 0 for the others, sets with scores "
+            "(dipsim import --encoding expert=sparse, or dipsim.TraceWriter with encodings="
+            "{'expert': 'sparse'}: append {'expert': w > 0, 'expert.scores': w})"
+        )
+    raise TraceError(
+        f"{what} holds weights (0 to 1, at most 1 in all), not logits: save the router's logits, "
+        f"or probabilities of all experts with {prefix}encoding = 'prob' (import: --encoding "
+        f"expert=prob; 'logits' if they are some all the same){chosen}"
+    )
+
+
+JUDGED_TOKENS = 256
+"""Tokens from the beginning by which a router's scores are judged."""
+_LARGEST_SUM = 1.01
+"""Sum of probabilities, rounded to 16 bits."""
 
 
 def check_not_negative(values: NDArray[np.floating[Any]], what: str) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits", "sparse"]
+Meaning = Literal["prob", "logits"]
+"""What the floats of ``expert`` are."""
 STEPS_PER_OCTAVE = 20
 
 

@@ -72,6 +72,44 @@ def check_signals(trace: str, declared: Any) -> None:
         raise TraceError(f"{trace}: meta.signals must map a signal's name to its properties")
 
 
+def misplaced(meta: Mapping[str, Any], signals: Iterable[str]) -> list[str]:
+    """Return sentences about entries that dipsim would read in another place, and ignores here.
+
+    Args:
+        meta: checked by `read_meta`, or made plain by `plain_meta`.
+        signals: the names that a signal can have.
+    """
+    remarks = [
+        f"meta.{key} is ignored: it belongs under meta.signals.<signal>"
+        for key in _OF_SIGNALS
+        if key in meta
+    ]
+    remarks += [
+        f"meta.{name} is ignored: it belongs under meta.signals"
+        for name in signals
+        if isinstance(meta.get(name), Mapping) and {*meta[name]} & {*_OF_SIGNALS}
+    ]
+    if "model" not in meta and {"layers", "hidden", "intermediate"} <= {*meta}:
+        remarks.append(
+            "meta.layers, hidden, intermediate are ignored: they belong under meta.model"
+        )
+    declared: Mapping[str, Any] = meta.get("signals", {})
+    remarks += [
+        f"meta.signals.{name}.experts_per_token is ignored: it belongs under meta"
+        for name, properties in declared.items()
+        if "experts_per_token" in properties
+    ]
+    count = meta.get("experts_per_token", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        remarks.append(
+            f"meta.experts_per_token is ignored: {brief(count)!r} is no number of experts"
+        )
+    return remarks
+
+
+_OF_SIGNALS = ("encoding", "units", "unit_bytes", "slices")
+
+
 def meta_text(meta: Mapping[str, Any]) -> str:
     """Return meta as the JSON text that a trace stores.
 

@@ -4,7 +4,7 @@ A signal is a list of parts (one per shard). A part knows its raw rows; `Signal`
 them to what the kernels take: float32 scores, or sets as 64-bit words.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -29,6 +29,8 @@ from dipsim.trace.outline import SignalOutline
 
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 Reading = Literal["scores", "sets", "codes", "values"]
+MEANINGS = ("prob", "logits")
+"""Encodings that say what the floats of ``expert`` are; without one they are taken for logits."""
 _PIECE = 2**18  # rows of indptr held at a time
 _BY_DTYPE: dict[str, Encoding] = {
     "float16": "float16",
@@ -303,7 +305,7 @@ def open_signal(
         return _open_sparse(trace, key, members, declared)
     member = members[key]
     if len(member.shape) != 3:
-        raise TraceError(f"{what} has shape {member.shape}: it must be [tokens, layers, units]")
+        raise TraceError(f"{what} has shape {list(member.shape)}: {_axes(key, member.shape)}")
     units = member.shape[2]
     encoding = _encoding(what, member, declared)
     if encoding == "bits":
@@ -320,11 +322,12 @@ def open_signal(
         largest = members.get(f"{key}.max")
         if largest is None or largest.shape != member.shape[:2] or largest.dtype.kind != "f":
             raise TraceError(f"{what} is log8: it needs {key}.max, float32 [tokens, layers]")
+    _check_units(what, declared, units)
     check_believable(what, member.shape[1], units)
     scored = encoding not in ("bool", "bits")
     part = DensePart(member, members.get(f"{key}.max"))
     layers = (0, member.shape[1])
-    norms = _norms(what, key, members, (member.shape[1], units))
+    norms = _norms(what, key, members, (member.shape[1], units)) if scored else None
     return Signal(
         name=key,
         encoding=encoding,
@@ -336,6 +339,29 @@ def open_signal(
         layers=layers,
         recorded_norms=norms,
     )
+
+
+def _axes(key: str, shape: tuple[int, ...]) -> str:
+    """Return what an array of other than three axes should be, and the line that makes it so."""
+    wanted = "it must be [tokens, layers, units]"
+    if len(shape) == 2:
+        return (
+            f"{wanted}; of one layer save {key}[:, None], of one token {key}[None], of a list of "
+            f"layers np.stack(list, axis=1)"
+        )
+    if len(shape) == 4:
+        return (
+            f"{wanted}; of [sequences, tokens, layers, units] save "
+            f"{key}.reshape(-1, *{key}.shape[2:]), and sequence=np.repeat(range(sequences), tokens)"
+        )
+    return wanted
+
+
+def _check_units(what: str, declared: Mapping[str, Any], units: int) -> None:
+    """Refuse a declared number of units other than that of the arrays."""
+    given = declared.get("units", units)
+    if given != units:
+        raise TraceError(f"{what} has {units} units, and meta.signals says {given!r}: drop it")
 
 
 def _norms(
@@ -371,6 +397,7 @@ def _open_sparse(
     tokens, layers, units = (int(n) for n in shape.whole())
     if min(tokens, layers) < 0:
         raise TraceError(f"{what}.shape is {tokens} x {layers} x {units}: negative")
+    _check_units(what, declared, units)
     check_believable(what, layers, units)
     if indptr.shape != (tokens * layers + 1,) or indptr.dtype.kind not in "iu":
         rows = f"{tokens} tokens x {layers} layers + 1"
@@ -397,20 +424,76 @@ def _open_sparse(
 _SPARSE = ("indptr", "indices", "shape", "scores")
 
 
-def arrays_of(key: str) -> tuple[str, ...]:
-    """Return the names of all arrays that a signal may be stored in."""
-    norms = (f"{key}.norms",) if key == "glu" else ()
-    return (key, f"{key}.max", *norms, *(f"{key}.{suffix}" for suffix in _SPARSE))
+def arrays_of(signal: Signal) -> tuple[str, ...]:
+    """Return the names of all arrays that a signal is stored in."""
+    key = signal.name
+    if signal.encoding == "sparse":
+        return tuple(f"{key}.{suffix}" for suffix in _SPARSE)
+    own = (f"{key}.max",) if signal.encoding == "log8" else ()
+    weighs = key == "glu" and signal.holds == "scores"
+    return (key, *own, *((f"{key}.norms",) if weighs else ()))
+
+
+def check_companions(trace: str, names: Collection[str], signals: Mapping[str, Signal]) -> None:
+    """Refuse arrays that belong to a signal's storage, but not to the one it has.
+
+    Args:
+        trace: the trace's name, for error messages.
+        names: of all arrays of the file.
+
+    Raises:
+        TraceError: says what such an array is for.
+    """
+    known = {array for signal in signals.values() for array in arrays_of(signal)}
+    for name in sorted(set(names) - known):
+        key, _, suffix = name.partition(".")
+        if key not in SIGNALS or suffix not in _COMPANIONS:
+            continue
+        signal = signals.get(key)
+        has = f"there is no signal {key}" if signal is None else f"{key} is {signal.encoding}"
+        raise TraceError(f"{trace}: {name} {_COMPANIONS[suffix].format(key=key)}, but {has}")
+
+
+_COMPANIONS = {
+    "max": "is for scores as 8-bit logarithms (meta.signals.{key}.encoding = 'log8')",
+    "norms": "are the norms of the columns that scores of glu weigh",
+    **dict.fromkeys(
+        ("indices", "shape"), "is for sparse sets ({key}.indptr, {key}.indices, {key}.shape)"
+    ),
+    "scores": "is for sparse sets ({key}.indptr, {key}.indices, {key}.shape; "
+    "dipsim.TraceWriter(path, encodings={{'{key}': 'sparse'}}) makes them of bool arrays)",
+}
 
 
 def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encoding:
+    """Return how a dense signal is stored, as its type and ``meta`` say."""
     given = declared.get("encoding")
     if member.dtype == np.uint8:
         if given == "bits" or given == "log8":
             return "bits" if given == "bits" else "log8"
-        raise TraceError(f"{what} is uint8: say encoding 'bits' or 'log8' in meta, given {given!r}")
+        key = what.rpartition(" ")[2]
+        raise TraceError(
+            f"{what} is uint8: meta must say whether these are 'bits' or 'log8' codes, e.g. "
+            f'meta=json.dumps({{"signals": {{"{key}": {{"encoding": "log8"}}}}}}), given {given!r}; '
+            f"for sets of 0 and 1 save {key}.astype(bool)"
+        )
     if member.dtype.name not in _BY_DTYPE:
-        raise TraceError(f"{what} is {member.dtype}: save float16, float32, bool or uint8")
-    if given is not None and not (what.endswith("expert") and given == "prob"):
+        raise TraceError(f"{what} is {_way(member.dtype)}")
+    stored = _BY_DTYPE[member.dtype.name]
+    meant = what.endswith(" expert") and given in MEANINGS and member.dtype.kind == "f"
+    if given is not None and given != stored and not meant:
         raise TraceError(f"{what} is {member.dtype}: encoding {given!r} does not fit")
-    return _BY_DTYPE[member.dtype.name]
+    return stored
+
+
+def _way(dtype: np.dtype[Any]) -> str:
+    """Return a type that is no signal's, with the line of numpy that makes it one."""
+    if dtype.kind in "iu":
+        return (
+            f"{dtype}: scores are floats, x.astype(np.float16); sets are bool arrays with a column "
+            "for every unit, which of a list of active units x[tokens, layers, k] are "
+            "(x[..., None] == np.arange(units)).any(-2)"
+        )
+    if dtype.kind == "c":
+        return f"{dtype}: save np.abs(x).astype(np.float32)"
+    return f"{dtype}: save float16 or float32 (x.astype(np.float16)) for scores, bool for sets"

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError, brief
-from dipsim.trace.checks import plain_array
-from dipsim.trace.meta import meta_text, plain_meta, read_meta
+from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
+from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
-from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, open_signal
+from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"
@@ -263,15 +263,19 @@ def _assemble(
     for key, opened in signals.items():
         if opened.encoding == "float64":
             warnings.append(f"{name}: signal {key} is float64; rounded to float32")
-    known = {*_MARKS, *(array for key in signals for array in arrays_of(key))}
+    check_companions(name, members, signals)
+    known = {*_MARKS, *(array for signal in signals.values() for array in arrays_of(signal))}
     warnings += [
         f"{name}: unknown array {brief(key)!r} ignored" for key in members if key not in known
     ]
+    warnings += [f"{name}: {remark}" for remark in misplaced(meta, SIGNALS)]
     if not signals:
         listed = brief(", ".join(members) or "nothing", 200)
         raise TraceError(
             f"{name}: no signal found (has {listed}); save one of {', '.join(SIGNALS)}"
         )
+    if inherited is None and "expert" in signals:
+        _check_router(name, signals["expert"])
     shapes = {key: (opened.parts[0].tokens, opened.layers[1]) for key, opened in signals.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
@@ -315,6 +319,16 @@ def _open_signals(
                 f"{name}: meta.signals names {brief(signal)!r}, which is no array here"
             )
     return {key: open_signal(name, key, members, declared.get(key, {})) for key in present}
+
+
+def _check_router(name: str, signal: Signal) -> None:
+    """Judge by the first tokens whether the scores of ``expert`` are what they are taken for."""
+    if signal.holds != "scores":
+        return
+    (part,) = signal.parts
+    count = min(part.tokens, JUDGED_TOKENS)
+    for rows in part.rows(0, count, count, "values") if count else ():
+        check_router(rows, f"{name}: signal expert", signal.declared.get("encoding"))
 
 
 def _check_tokens(name: str, tokens: int, sequence: NDArray[np.int32]) -> None:

@@ -14,19 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.trace.archive import ListSpool, Spool, pack
-from dipsim.trace.checks import check_believable, check_not_negative, check_written, plain_array
-from dipsim.trace.encoding import Encoding, encode_log8
-from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, plain_meta
+from dipsim.trace.checks import (
+    JUDGED_TOKENS,
+    check_believable,
+    check_not_negative,
+    check_router,
+    check_written,
+    plain_array,
+)
+from dipsim.trace.encoding import Encoding, Meaning, encode_log8
+from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array, check_names
-from dipsim.trace.signal import SIGNALS
+from dipsim.trace.signal import MEANINGS, SIGNALS
 from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, load_trace, shard_name
 
 SHARD_BYTES = 256 * 2**20
 _MOST_SHARDS = 100_000  # their names have five digits
 _MARKS = {"phase": np.uint8, "sequence": np.int32, "token_id": np.int32}
 _USUAL: dict[str, Encoding] = {"b": "bits", "f": "float32"}
+_NOTHING = np.empty(0)
 _STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets itself
 
 
@@ -46,7 +54,10 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         for key, array in as_arrays(arrays).items()
     }
     check_names("arrays", members)
-    load_trace(members).check_values()
+    trace = load_trace(members)
+    if trace.warnings:  # of what a reader would ignore
+        raise TraceError(trace.warnings[0])
+    trace.check_values()
     try:
         with files.whole_file(Path(path)) as handle:
             pack(handle, members, deflate=True)
@@ -66,13 +77,14 @@ class TraceWriter:
         meta: kept in the trace; see docs/trace-format.md. Values of numpy, paths, dates and sets
             become what JSON has for them.
         encodings: per signal: float16, float32, log8, bool, bits or sparse. Default: float16
-            stays, other floats become float32, sets become bits.
+            stays, other floats become float32, sets become bits. Of ``expert`` also prob: floats
+            are probabilities, or logits: they are logits, though they look like weights.
         shard_bytes: a shard ends when it holds this many bytes.
         norms: float[layers, units] of the down columns that ``glu`` weighs; None for none.
 
     Raises:
         TraceError: a path that cannot be written, an unknown signal, an encoding that it cannot
-            have, meta that JSON cannot hold.
+            have, meta that JSON cannot hold, or that a reader would ignore where it stands.
     """
 
     def __init__(
@@ -80,16 +92,23 @@ class TraceWriter:
         path: str | os.PathLike[str],
         *,
         meta: Mapping[str, Any] | None = None,
-        encodings: Mapping[str, Encoding] | None = None,
+        encodings: Mapping[str, Encoding | Meaning] | None = None,
         shard_bytes: int = SHARD_BYTES,
         norms: NDArray[Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.tokens = 0
-        self._meta, self._encodings = plain_meta(meta or {}), dict(encodings or {})
+        self._meta = plain_meta(meta or {})
         check_signals(str(path), self._meta.get("signals", {}))
-        for key, encoding in self._encodings.items():
+        for remark in misplaced(self._meta, SIGNALS):
+            raise TraceError(remark)
+        self._encodings: dict[str, Encoding] = {}
+        for key, encoding in (encodings or {}).items():
             _check_encoding(key, encoding)
+            if encoding == "prob" or encoding == "logits":
+                self._declare(key, encoding)
+            else:
+                self._encodings[key] = encoding
         self._one_file = self.path.suffix == SUFFIX
         self._shard_bytes = shard_bytes
         self._norms = None if norms is None else _checked_norms(norms)
@@ -135,6 +154,8 @@ class TraceWriter:
                 values = values.reshape(-1, *shapes[key])
                 encodings[key] = self._encoding(key, values, scores)
                 rows |= _encoded(key, values, scores, encodings[key])
+                if key == "expert" and values.dtype.kind == "f" and not self.tokens:
+                    check_router(rows[key][:JUDGED_TOKENS], "signal expert", self._meaning(key))
             elif key in _MARKS:
                 rows[key] = self._mark(key, values, tokens)
             elif not (key.endswith(".scores") and key.removesuffix(".scores") in given):
@@ -250,6 +271,17 @@ class TraceWriter:
         else:
             self.abort()
 
+    def _declare(self, key: str, meaning: Meaning) -> None:
+        """Note in meta what the floats of a signal are."""
+        declared = dict(self._meta.get("signals", {}))
+        declared[key] = {**declared.get(key, {}), "encoding": meaning}
+        self._meta["signals"] = declared
+
+    def _meaning(self, key: str) -> Meaning | None:
+        """Return what the floats of a signal are said to be."""
+        given = self._meta.get("signals", {}).get(key, {}).get("encoding")
+        return given if key == "expert" and given in MEANINGS else None
+
     def _checked_shapes(self, block: Mapping[str, Array]) -> tuple[int, dict[str, tuple[int, int]]]:
         """Check a block against those before; return its tokens, and layers and units by signal."""
         counts, shapes = set(), dict(self._shapes)
@@ -270,6 +302,13 @@ class TraceWriter:
             for key, encoding in self._encodings.items():
                 if key not in block:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
+            for key in self._meta.get("signals", {}):
+                if key not in block:
+                    raise TraceError(
+                        f"meta.signals names {brief(key)!r}: the trace has no such signal"
+                    )
+            if self._norms is not None and block.get("glu", _NOTHING).dtype.kind == "b":
+                raise TraceError("norms weigh scores of glu, and this glu holds sets: give none")
             if self._norms is not None and shapes.get("glu") != self._norms.shape:
                 raise TraceError(
                     f"norms have shape {list(self._norms.shape)}: give those of glu's "
@@ -301,6 +340,9 @@ class TraceWriter:
         for given in (values, scores):
             if given is not None and given.dtype.kind == "f":
                 check_written(key, given, encoding)
+        meaning = self._meaning(key)
+        if meaning is not None and values.dtype.kind == "b":
+            raise TraceError(f"encoding {key}={meaning}: is for floats, and {key} holds sets")
         return encoding
 
     def _mark(self, key: str, given: Array, tokens: int) -> Array:
@@ -363,8 +405,8 @@ class TraceWriter:
             stored: dict[str, Any] = {"encoding": encoding} if encoding in ("log8", "bits") else {}
             if encoding == "bits":
                 stored["units"] = self._shapes[key][1]
-            if declared.get("encoding") == "prob" and encoding not in ("log8", "bits"):
-                stored = {"encoding": "prob"}
+            if (meaning := self._meaning(key)) is not None:
+                stored = {"encoding": meaning}
             kept = {name: value for name, value in declared.items() if name not in _STORAGE}
             signals[key] = {**kept, **stored}
         signals = {
@@ -378,6 +420,7 @@ class TraceWriter:
 def _check_encoding(key: str, encoding: str) -> None:
     """Refuse an unknown signal or encoding, or one that does not fit the other."""
     allowed = [name for name in _ENCODERS if (key, name) != ("expert", "log8")]
+    allowed += MEANINGS if key == "expert" else ()
     if key not in SIGNALS or encoding not in allowed:
         raise TraceError(
             f"encoding {key}={encoding}: write SIGNAL=ENCODING with one of "

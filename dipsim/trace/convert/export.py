@@ -44,9 +44,11 @@ def export_trace(
             raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(trace.signals)}")
     stored: dict[str, Encoding] = {}
     for name in names:
-        kept = trace.signals[name].encoding
-        stored[name] = (encodings or {}).get(name, "float32" if kept == "float64" else kept)
+        own = trace.signals[name].encoding
+        stored[name] = (encodings or {}).get(name, "float32" if own == "float64" else own)
     meta, lost = _meta(trace)
+    kept = {key: value for key, value in meta.get("signals", {}).items() if key in names}
+    meta = {**meta, "signals": kept} if "signals" in meta else meta
     norms = trace.signals["glu"].norms if "glu" in names else None
     block = trace.block_size(names)
     with TraceWriter(out, meta=meta, encodings=stored, norms=norms) as writer:
