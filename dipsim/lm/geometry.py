@@ -98,9 +98,8 @@ def _measured(model: nn.Module, structure: Structure, name: str) -> dict[str, An
     last, block = structure.layers[-1], structure.blocks[-1]
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    hidden = (
-        last.units.get("attn_input") or last.units.get("mlp_input") or embedding.weight.shape[1]
-    )
+    widths = last.units
+    hidden = widths.get("attn_input") or widths.get("mlp_input") or embedding.weight.shape[1]
     heads = _number(config, "num_attention_heads") or 1
     attention = last.units.get("attn_output", hidden)
     head_dim = attention // heads if attention % heads == 0 else attention

@@ -13,7 +13,6 @@ import gguf as gguf_py
 import numpy as np
 import torch
 import transformers
-from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dipsim.errors import ModelError, brief

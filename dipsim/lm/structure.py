@@ -201,17 +201,13 @@ def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_ModuleCall]]]:
         if isinstance(module, nn.ModuleList) and module not in inner:
             lists.append(module)
             inner.update(module.modules())
-    calls: dict[nn.Module, list[_ModuleCall]] = {}
+    calls: dict[nn.Module, list[_ModuleCall]] = {block: [] for blocks in lists for block in blocks}
     handles = [
         handle
         for blocks in lists
         for block in blocks
         for name, module in _outermost(block)
-        for handle in [
-            module.register_forward_hook(
-                _noting(name, calls.setdefault(block, [])), with_kwargs=True
-            )
-        ]
+        for handle in [module.register_forward_hook(_noting(name, calls[block]), with_kwargs=True)]
     ]
     try:
         _run(model)

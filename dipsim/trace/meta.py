@@ -90,9 +90,7 @@ def misplaced(meta: Mapping[str, Any], signals: Iterable[str]) -> list[str]:
         if isinstance(meta.get(name), Mapping) and {*meta[name]} & {*_OF_SIGNALS}
     ]
     if "model" not in meta and {"layers", "hidden", "intermediate"} <= {*meta}:
-        remarks.append(
-            "meta.layers, hidden, intermediate are ignored: they belong under meta.model"
-        )
+        remarks.append("meta.layers and others are ignored: they belong under meta.model")
     declared: Mapping[str, Any] = meta.get("signals", {})
     remarks += [
         f"meta.signals.{name}.experts_per_token is ignored: it belongs under meta"

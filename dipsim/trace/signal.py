@@ -473,9 +473,9 @@ def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encodin
             return "bits" if given == "bits" else "log8"
         key = what.rpartition(" ")[2]
         raise TraceError(
-            f"{what} is uint8: meta must say whether these are 'bits' or 'log8' codes, e.g. "
-            f'meta=json.dumps({{"signals": {{"{key}": {{"encoding": "log8"}}}}}}), given {given!r}; '
-            f"for sets of 0 and 1 save {key}.astype(bool)"
+            f"{what} is uint8, encoding {given!r}: say in meta whether these are 'bits' or 'log8' "
+            f'codes, e.g. meta=json.dumps({{"signals": {{"{key}": {{"encoding": "log8"}}}}}}); '
+            f"of sets of 0 and 1 save {key}.astype(bool)"
         )
     if member.dtype.name not in _BY_DTYPE:
         raise TraceError(f"{what} is {_way(member.dtype)}")

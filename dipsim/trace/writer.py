@@ -304,9 +304,7 @@ class TraceWriter:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
             for key in self._meta.get("signals", {}):
                 if key not in block:
-                    raise TraceError(
-                        f"meta.signals names {brief(key)!r}: the trace has no such signal"
-                    )
+                    raise TraceError(f"meta.signals names {brief(key)!r}, which is not appended")
             if self._norms is not None and block.get("glu", _NOTHING).dtype.kind == "b":
                 raise TraceError("norms weigh scores of glu, and this glu holds sets: give none")
             if self._norms is not None and shapes.get("glu") != self._norms.shape:
