@@ -4,6 +4,7 @@ Shipped profiles and traces sit at the top of the repository; a wheel carries th
 package. Both places are searched, so an editable install and a wheel behave alike.
 """
 
+import difflib
 import errno
 import glob
 import itertools
@@ -14,6 +15,7 @@ import secrets
 import shutil
 import stat
 import weakref
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,6 +55,101 @@ def find(given: str | os.PathLike[str], folder: str, suffix: str) -> Path | None
     if not os.path.isfile(given) and str(given) in shipped_names(folder, suffix):
         return shipped(folder) / f"{given}{suffix}"
     return Path(given) if os.path.lexists(given) else None
+
+
+Kind = Literal[
+    "a trace",
+    "one array",
+    "an archive",
+    "a GGUF model",
+    "a model folder",
+    "a folder",
+    "weights",
+    "a pickle",
+    "a model config",
+    "a result",
+    "a profile",
+    "a model",
+    "a log of experts",
+    "a table",
+]
+_HEAD = 2**16
+"""Bytes by which the kind of a text file is judged."""
+_TEXT_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("a log of experts", r"\A# *route_trace"),
+    ("a result", r'\A\s*\{(?s:.*)"tokens_per_second"'),
+    ("a model config", r'\A\s*\{(?s:.*)"(model_type|architectures)"'),
+    ("a profile", r"(?m)^(dram|flash|backends|extends)\s*:"),
+    ("a model", r"(?m)^(layers|hidden|intermediate)\s*:"),
+)
+_SUFFIX_KINDS: dict[str, Kind] = {
+    ".safetensors": "weights",
+    ".pt": "a pickle",
+    ".pth": "a pickle",
+    ".pkl": "a pickle",
+    ".bin": "a pickle",
+    ".csv": "a table",
+    ".tsv": "a table",
+}
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Return what a file or folder seems to be, by its first bytes and its name; None if unknown.
+
+    It serves error messages: whoever reads a file checks what it holds.
+    """
+    if os.path.isdir(path):
+        return "a model folder" if os.path.isfile(path / "config.json") else "a folder"
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    if head[:4] == b"GGUF":
+        return "a GGUF model"
+    if head[:6] == b"\x93NUMPY":
+        return "one array"
+    if head[:4] == b"PK\x03\x04":
+        return _kind_of_archive(path)
+    if path.suffix in _SUFFIX_KINDS:
+        return _SUFFIX_KINDS[path.suffix]
+    text = head.decode("utf-8", "replace")
+    return next((kind for kind, form in _TEXT_KINDS if re.search(form, text)), None)
+
+
+def _kind_of_archive(path: Path) -> Kind | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+        return None
+    if any(name.endswith("data.pkl") for name in names):
+        return "a pickle"
+    return "a trace" if any(name.endswith(".npy") for name in names) else "an archive"
+
+
+_SHIPPED = {
+    "trace": ("traces", ".npz"),
+    "profile": ("hardware_profiles", ".yaml"),
+    "model": ("model/presets", ".yaml"),
+}
+
+
+def nearest(given: object, wanted: str) -> str:
+    """Return words for an error on what a name that was not found may have meant; often none.
+
+    Args:
+        given: the name.
+        wanted: ``trace``, ``profile`` or ``model``.
+    """
+    name = str(given)
+    for what, place in _SHIPPED.items():
+        if what != wanted and name in shipped_names(*place):
+            return f"that is a {what}, for {'--' + what if what != 'trace' else 'TRACE'}; "
+    close = difflib.get_close_matches(name, shipped_names(*_SHIPPED[wanted]), 1)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def read_text(path: Path, error: type[DipsimError]) -> str:

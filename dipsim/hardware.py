@@ -344,12 +344,35 @@ def _read(
         path = beside / given
     if path is None:
         known = ", ".join(profile_names())
-        raise ProfileError(f"no profile {str(given)!r}: give a file, or one of {known}")
+        meant = files.nearest(given, "profile")
+        raise ProfileError(f"no profile {str(given)!r}: {meant}give a file, or one of {known}")
+    kind = files.kind_of(path)
+    if kind in _WAYS:
+        raise ProfileError(f"{path}: {kind}, no profile: {_WAYS[kind]}")
     identity = os.path.realpath(path)
     if identity in seen:
         raise ProfileError(f"profile {given}: extends itself in a circle: break it")
     data = files.read_yaml(path, ProfileError)
     return _extended(data, str(given), (*seen, identity), path.parent)
+
+
+_TRACE = "give it first, dipsim run TRACE --profile NAME"
+_MODEL = "give it as --model, and one of dipsim profiles as --profile"
+_WAYS: Mapping[files.Kind, str] = {
+    "a trace": _TRACE,
+    "one array": "dipsim import makes a trace of it; a profile is YAML",
+    "a folder": "give a YAML file; a folder of shards is a trace and stands first",
+    "a GGUF model": _MODEL,
+    "a model folder": _MODEL,
+    "a model config": _MODEL,
+    "a model": _MODEL,
+    "weights": "a profile is YAML; give one of dipsim profiles",
+    "a pickle": "a profile is YAML; give one of dipsim profiles",
+    "an archive": "unpack it; a profile is YAML",
+    "a result": "dipsim run --config FILE repeats it, its profile included",
+    "a log of experts": "dipsim import makes a trace of it",
+    "a table": "of a measured flash dipsim calibrate makes a profile",
+}
 
 
 def _one_backend(data: dict[str, Any]) -> dict[str, Any]:

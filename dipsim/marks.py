@@ -46,6 +46,7 @@ def marks(
         "clairvoyant": policy.future or (policy.preload and not _profiled(run)),
         "preloaded": policy.preload,
         "no-model": run.model is None,
+        "approximate-model": run.model is not None and run.model.approximate is not None,
     }
     return tuple(mark for mark, applies in holds.items() if applies)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def record(
-    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
+    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a GGUF, or org/name")],
     out: Out,
     prompt: Annotated[list[str] | None, typer.Option(help="to go on from; may repeat")] = None,
     generate: Annotated[
@@ -93,8 +93,15 @@ def record(
                 say(note)
             raise
         trace = load_trace(Path(out))
-    notes = [] if loaded.geometry is not None else ["the trace names no model: run with --model"]
-    show_written(trace, notes, as_json)
+    show_written(trace, _notes(loaded), as_json)
+
+
+def _notes(loaded: "Loaded") -> list[str]:
+    """Return what is to be said of the model that the trace names."""
+    if loaded.geometry is None:
+        return ["the trace names no model: run with --model"]
+    remark = loaded.geometry.get("approximate")
+    return [] if remark is None else [f"the trace's model is approximate: {remark}"]
 
 
 def _refuse(source: str, **options: Any) -> None:

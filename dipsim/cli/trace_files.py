@@ -39,7 +39,8 @@ Out = Annotated[
 Encodings = Annotated[
     list[str] | None,
     typer.Option(
-        help="float16, float32, log8, bool, bits or sparse; may repeat", metavar="SIGNAL=ENCODING"
+        help="float16, float32, log8, bool, bits, sparse; of expert prob; may repeat",
+        metavar="SIGNAL=ENCODING",
     ),
 ]
 SomeSignals = Annotated[str | None, typer.Option(help="some of its signals, e.g. mlp_input")]

@@ -15,12 +15,13 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from dipsim import files
 from dipsim.errors import ModelError, brief
 from dipsim.lm.geometry import geometry_of
 from dipsim.lm.quiet import quiet
-from dipsim.model import gguf, hf_config
+from dipsim.model import gguf, hf_config, hub, model_names
 
-_FORMS = "a Hugging Face folder (config.json, *.safetensors) or a .gguf file"
+_FORMS = "a Hugging Face folder (config.json, *.safetensors), a .gguf file, or org/name of the hub"
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,19 @@ def load(path: str | Path) -> Loaded:
     """Load a model from disk; nothing is fetched, no code of the model's and no pickle is run.
 
     Args:
-        path: a Hugging Face folder with safetensors, or a GGUF file.
+        path: a Hugging Face folder with safetensors, a GGUF file, or the id of a model on the hub
+            that was downloaded before.
 
     Raises:
         ModelError: missing, cut short, not a causal language model, or weights that do not fit.
     """
-    path, geometry = Path(path), None
+    given, geometry, name = str(path), None, None
+    path = Path(path)
+    if not os.path.lexists(path):
+        path, name = _cached(given), given
+    kind = files.kind_of(path)
+    if kind in _WAYS:
+        raise ModelError(f"{path}: {kind}, no model that runs: {_WAYS[kind]}; give {_FORMS}")
     if path.suffix == gguf.SUFFIX:
         geometry = gguf.read_gguf(path)
         gguf.check_whole(path)
@@ -86,15 +94,51 @@ def load(path: str | Path) -> Loaded:
     elif os.path.isdir(path):
         if not (path / hf_config.FILE).is_file():
             raise ModelError(f"{path}: holds no config.json; give {_FORMS}")
-        name = path.resolve().name
+        name = name or path.resolve().name
     else:
-        what = "no such file or folder" if not os.path.exists(path) else "not a model"
-        raise ModelError(f"{path}: {what}; give {_FORMS}")
+        raise ModelError(f"{path}: not a model; give {_FORMS}")
     with quiet(), _read_once():
         model = _model(path)
     if geometry is None:
         geometry = geometry_of(model, name)
     return Loaded(model, geometry, name, path)
+
+
+_WAYS: Mapping[files.Kind | None, str] = {
+    "a trace": "it was recorded already, dipsim run takes it",
+    "weights": "give the folder they lie in, with config.json",
+    "a pickle": "dipsim opens none; model.save_pretrained(FOLDER) writes safetensors",
+    "a model config": "give the folder it lies in, with the weights",
+    "a model": "it has the sizes alone",
+    "a profile": "it is for --profile of dipsim run",
+}
+
+
+def _cached(given: str) -> Path:
+    """Return the files of a model of the hub: a folder, or its only GGUF.
+
+    Raises:
+        ModelError: it was not downloaded, or without its weights; or no such file.
+    """
+    snapshot = hub.find_snapshot(given)
+    if snapshot is None:
+        if hub.is_hub_id(given):
+            raise ModelError(f"{given}: no such file or folder, and {hub.how_to_download(given)}")
+        preset = given in model_names()
+        what = "a preset has sizes alone, no weights" if preset else "no such file or folder"
+        raise ModelError(f"{given}: {what}; give {_FORMS}")
+    ggufs = sorted(snapshot.glob(f"*{gguf.SUFFIX}"))
+    if len(ggufs) == 1:
+        return ggufs[0]
+    if ggufs:
+        listed = ", ".join(path.name for path in ggufs)
+        raise ModelError(f"{given}: has several GGUF files, give one: {snapshot} holds {listed}")
+    if not any(snapshot.glob("*.safetensors")):
+        raise ModelError(
+            f"{given}: no *.safetensors in {snapshot}: run hf download {given} first; other "
+            "weights are not read"
+        )
+    return snapshot
 
 
 def _model(path: Path) -> Any:

@@ -62,7 +62,7 @@ def read_hf_config(path: Path) -> dict[str, Any]:
     """
     file = path / FILE if os.path.isdir(path) else path
     config = files.read_json(file, ModelError)
-    return geometry_of(config, str(file), file.resolve().parent.name)
+    return geometry_of(config, str(file), file.absolute().parent.name)
 
 
 def geometry_of(config: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dipsim import files
 from dipsim.errors import ModelError, brief, first_problem
-from dipsim.model import gguf, hf_config
+from dipsim.model import gguf, hf_config, hub
 from dipsim.model.weight_bytes import Model
 
 FOLDER, SUFFIX = "model/presets", ".yaml"
@@ -61,13 +62,53 @@ def _preset(name: str) -> dict[str, Any]:
     return files.read_yaml(files.shipped(FOLDER) / f"{name}{SUFFIX}", ModelError)
 
 
+_WAYS: Mapping[files.Kind | None, str] = {
+    "a trace": "give it first, dipsim run TRACE --model NAME",
+    "one array": "dipsim import makes a trace of it",
+    "a folder": "a model's holds config.json; give that, a GGUF, a YAML file or a preset",
+    "weights": "the sizes are in the config.json beside it: give that, or the folder",
+    "a pickle": "the sizes are in the config.json beside it: give that, or the folder",
+    "an archive": "unpack it, and give the config.json in it",
+    "a profile": "give it as --profile",
+    "a result": "dipsim run --config FILE repeats it, its model included",
+    "a log of experts": "dipsim import makes a trace of it",
+    "a table": "a model is YAML, config.json or GGUF",
+}
+
+
+def _read_snapshot(name: str, snapshot: Path) -> dict[str, Any]:
+    """Read the geometry of a model in the cache of the hub.
+
+    Raises:
+        ModelError: neither a config.json nor one GGUF was downloaded.
+    """
+    if os.path.isfile(snapshot / hf_config.FILE):
+        return {**hf_config.read_hf_config(snapshot), "name": name[:80]}
+    ggufs = sorted(snapshot.glob(f"*{gguf.SUFFIX}"))
+    if len(ggufs) == 1:
+        return gguf.read_gguf(ggufs[0])
+    if ggufs:
+        listed = ", ".join(path.name for path in ggufs)
+        raise ModelError(f"{name}: has several GGUF files, give one: {snapshot} holds {listed}")
+    raise ModelError(
+        f"{name}: no config.json in {snapshot}: run hf download {name} {hf_config.FILE} first"
+    )
+
+
 def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
     path = files.find(given, FOLDER, SUFFIX)
+    if path is None and (snapshot := hub.find_snapshot(given)) is not None:
+        return _read_snapshot(str(given), snapshot)
     if path is None:
-        known = ", ".join(model_names())
+        known, meant = ", ".join(model_names()), files.nearest(given, "model")
+        if hub.is_hub_id(given):
+            meant = hub.how_to_download(given, f" {hf_config.FILE}") + "; or "
         raise ModelError(
-            f"no model {str(given)!r}: give a YAML file, a config.json, a GGUF, or one of {known}"
+            f"no model {str(given)!r}: {meant}give a YAML file, a config.json, a GGUF, or one of "
+            f"{known}"
         )
+    if (kind := files.kind_of(path)) in _WAYS:
+        raise ModelError(f"{path}: {kind}, no model: {_WAYS[kind]}")
     if path.suffix == gguf.SUFFIX:
         return gguf.read_gguf(path)
     if hf_config.is_hf_config(path):

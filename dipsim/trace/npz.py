@@ -299,9 +299,14 @@ def _read_header(
             raise TraceError(f"{what} has no readable .npy header ({brief(line)})") from None
     header = stream.tell()
     if dtype.hasobject:
-        raise TraceError(f"{what} holds Python objects: save numbers, dipsim never unpickles")
+        raise TraceError(
+            f"{what} holds Python objects: save numbers, dipsim never unpickles; of a list with an "
+            "array [tokens, units] per layer save np.stack(list, axis=1)"
+        )
     if dtype.byteorder == ">" or dtype.names is not None:
-        raise TraceError(f"{what} is {dtype}: save it as plain little-endian numbers")
+        raise TraceError(
+            f"{what} is {dtype}: save it as plain little-endian numbers, x.astype(np.float32)"
+        )
     if fortran and len(shape) > 1:
         raise TraceError(f"{what} is in Fortran order: save np.ascontiguousarray(it)")
     if any(not isinstance(n, int) or n < 0 for n in shape):

@@ -478,7 +478,7 @@ def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encodin
             f"of sets of 0 and 1 save {key}.astype(bool)"
         )
     if member.dtype.name not in _BY_DTYPE:
-        raise TraceError(f"{what} is {_way(member.dtype)}")
+        raise TraceError(f"{what} is {wanted_instead(member.dtype)}")
     stored = _BY_DTYPE[member.dtype.name]
     meant = what.endswith(" expert") and given in MEANINGS and member.dtype.kind == "f"
     if given is not None and given != stored and not meant:
@@ -486,7 +486,7 @@ def _encoding(what: str, member: Member, declared: Mapping[str, Any]) -> Encodin
     return stored
 
 
-def _way(dtype: np.dtype[Any]) -> str:
+def wanted_instead(dtype: np.dtype[Any]) -> str:
     """Return a type that is no signal's, with the line of numpy that makes it one."""
     if dtype.kind in "iu":
         return (

@@ -5,6 +5,7 @@ A `Trace` knows shapes and marks (phase, sequence, token_id); the big arrays sta
 in blocks of tokens.
 """
 
+import difflib
 import hashlib
 import os
 import re
@@ -155,10 +156,52 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
         known = ", ".join(trace_names())
-        raise TraceError(f"no trace {str(given)!r}: give an .npz file, or a shipped one: {known}")
+        meant = files.nearest(given, "trace")
+        raise TraceError(
+            f"no trace {str(given)!r}: {meant}give an .npz file, or a shipped one: {known}"
+        )
+    check_trace_file(path)
     if path.is_dir():
         return _load_shards(path)
     return replace(_assemble(str(given), open_npz(path)), paths=(path,))
+
+
+def check_trace_file(path: Path) -> None:
+    """Refuse a file that is plainly something else than a trace.
+
+    Raises:
+        TraceError: says what it is, and what to do with it.
+    """
+    kind = files.kind_of(path)
+    if kind == "a folder":
+        arrays = [name for name in os.listdir(path) if Path(name).suffix in _ARRAYS]
+        shards = any(_SHARD.fullmatch(name) for name in arrays)
+        way = _WAYS["weights"] if arrays and not shards else None
+    else:
+        way = _WAYS.get(kind or "")
+    if way is not None:
+        raise TraceError(f"{path}: {kind}, no trace: {way.format(path=path, stem=path.stem)}")
+
+
+_ARRAYS = (".npy", ".npz", ".safetensors")
+_SHARD = re.compile(r"part-\d{5}\.npz", re.ASCII)
+_RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
+_WAYS = {
+    "one array": "dipsim import {path} t.npz --map glu={stem}",
+    "weights": "of arrays make one with dipsim import {path} t.npz --map glu=NAME",
+    "a pickle": "dipsim opens no pickle; in Python save its numbers, e.g. "
+    "np.savez('t.npz', glu=torch.load('{path}')['glu'].abs().numpy())",
+    "an archive": "unpack it; of the .npy files in it dipsim import FOLDER t.npz makes one",
+    "a GGUF model": _RECORD + ", or give it as --model",
+    "a model folder": _RECORD + ", or give it as --model",
+    "a model config": "give it as --model, and first the trace of such a model",
+    "a model": "give it as --model, and first the trace of such a model",
+    "a profile": "give it as --profile, and first a trace",
+    "a result": "dipsim run --config {path} repeats it",
+    "a log of experts": "dipsim import {path} t.npz",
+    "a table": "in Python np.savez('t.npz', glu=np.loadtxt('{path}', delimiter=',')[:, None]) makes "
+    "one of a row of scores for each token",
+}
 
 
 def trace_names() -> list[str]:
@@ -172,7 +215,7 @@ def _load_shards(folder: Path) -> Trace:
         names = sorted(os.listdir(folder))
     except OSError as problem:
         raise TraceError(f"{folder}: cannot be read ({problem.strerror})") from None
-    shards = [name for name in names if re.fullmatch(r"part-\d{5}\.npz", name, re.ASCII)]
+    shards = [name for name in names if _SHARD.fullmatch(name)]
     if not shards:
         raise TraceError(
             f"{folder}: a folder without shards; give an .npz file, or a folder of "
@@ -270,10 +313,7 @@ def _assemble(
     ]
     warnings += [f"{name}: {remark}" for remark in misplaced(meta, SIGNALS)]
     if not signals:
-        listed = brief(", ".join(members) or "nothing", 200)
-        raise TraceError(
-            f"{name}: no signal found (has {listed}); save one of {', '.join(SIGNALS)}"
-        )
+        raise TraceError(f"{name}: no signal found {_instead(name, members)}")
     if inherited is None and "expert" in signals:
         _check_router(name, signals["expert"])
     shapes = {key: (opened.parts[0].tokens, opened.layers[1]) for key, opened in signals.items()}
@@ -305,6 +345,21 @@ def _assemble(
         hash=digest.hexdigest(),
         warnings=tuple(warnings),
         recorded_layers=layers,
+    )
+
+
+def _instead(name: str, members: Mapping[str, Member]) -> str:
+    """Return what a file without signals has, and how a signal is made of it."""
+    listed = brief(", ".join(members) or "nothing", 200)
+    arrays = [key for key in members if key not in _MARKS]
+    signals = ", ".join(SIGNALS)
+    if not arrays:
+        return f"(has {listed}); save one of {signals}"
+    close = difflib.get_close_matches(arrays[0].lower(), SIGNALS, 1)
+    signal = close[0] if close else "glu"
+    return (
+        f"(has {listed}); save one of {signals}, e.g. {signal}={brief(arrays[0])}, or say which is "
+        f"which: dipsim import {name} t.npz --map {signal}={brief(arrays[0])}"
     )
 
 

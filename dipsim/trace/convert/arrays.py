@@ -12,9 +12,9 @@ import numpy as np
 from dipsim.errors import TraceError, brief
 from dipsim.files import refuse_same
 from dipsim.trace.convert.sources import open_arrays
-from dipsim.trace.encoding import Encoding
+from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.npz import Array, Member, evenly
-from dipsim.trace.signal import SIGNALS
+from dipsim.trace.signal import SIGNALS, wanted_instead
 from dipsim.trace.writer import TraceWriter
 
 _MARKS = ("phase", "sequence", "token_id")
@@ -51,7 +51,7 @@ def import_arrays(
     out: str | os.PathLike[str],
     *,
     names: Mapping[str, str] | None = None,
-    encodings: Mapping[str, Encoding] | None = None,
+    encodings: Mapping[str, Encoding | Meaning] | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
@@ -63,7 +63,8 @@ def import_arrays(
         names: per signal (or phase, sequence, token_id) the array's name; one ``*`` stands for the
             number of the layer: arrays [tokens, units] are then stacked. Default: arrays that are
             named like signals.
-        encodings: see `TraceWriter`.
+        encodings: see `TraceWriter`; floats become ``sparse`` sets of the units above 0, with their
+            scores.
         meta: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
@@ -84,6 +85,7 @@ def import_arrays(
         key: _mark(path, arrays, key, name, count) for key, name in chosen.items() if key in _MARKS
     }
     block = max(1, min(count, _BLOCK_BYTES // max(sum(stack.row_bytes for stack in stacks), 1)))
+    listed = {key for key, encoding in (encodings or {}).items() if encoding == "sparse"}
     signed: set[str] = set()
     start = 0
     with TraceWriter(out, meta=meta, encodings=encodings) as writer:
@@ -91,6 +93,9 @@ def import_arrays(
             rows: dict[str, Any] = {}
             for stack, values in zip(stacks, parts, strict=True):
                 rows[stack.signal] = values
+                if stack.signal in listed and values.dtype.kind == "f":
+                    rows |= {stack.signal: values > 0, f"{stack.signal}.scores": values}
+                    continue
                 if values.dtype.kind == "f" and stack.signal != "expert" and (values < 0).any():
                     rows[stack.signal] = np.abs(values)
                     signed.add(stack.signal)
@@ -125,14 +130,12 @@ def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> 
     members = _members(path, arrays, signal, name)
     for member in members:
         if member.dtype.kind != "f" and member.dtype != np.bool_:
-            raise TraceError(
-                f"{path}: {name} is {member.dtype}: scores are float16, float32 or float64, sets "
-                "bool"
-            )
+            raise TraceError(f"{path}: {name} is {wanted_instead(member.dtype)}")
         if len(member.shape) not in (2, 3) or 0 in member.shape[1:]:
             raise TraceError(
-                f"{path}: {name} has shape {member.shape}: it must be [tokens, layers, units], or "
-                "[tokens, units] per layer"
+                f"{path}: {name} has shape {list(member.shape)}: it must be [tokens, layers, "
+                "units], or [tokens, units] per layer (--map 'glu=layers.*'); save "
+                "x.reshape(-1, layers, units)"
             )
         if member.shape != members[0].shape or member.dtype != members[0].dtype:
             raise TraceError(
