@@ -4,6 +4,7 @@ The command line prints the message and exits with code 2; any other exception i
 """
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 
 def printable(text: str) -> str:
@@ -54,15 +55,29 @@ class StoredCodeWarning(UserWarning):
 
 
 def first_problem(problem: ValidationError) -> str:
-    """Return one line out of pydantic's report: the key, the value given, the values allowed."""
-    first = problem.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    """Return one line out of pydantic's report: the key, the value given, the values allowed.
+
+    Of several problems the first is told, and the keys of all others.
+    """
+    first, *others = problem.errors()
+    places = dict.fromkeys(_place(other) for other in others)
+    places.pop(_place(first), None)
+    more = f"; wrong too: {brief(', '.join(places), 1000)}" if places else ""
+    return _told(first) + more
+
+
+def _place(detail: ErrorDetails) -> str:
+    return ".".join(str(part) for part in detail["loc"]) or "the whole"
+
+
+def _told(first: ErrorDetails) -> str:
+    """Return a line on one problem."""
+    place = _place(first)
     if first["type"] == "extra_forbidden":
         return f"unknown key {place!r}: remove it or correct its spelling"
     if first["type"] == "missing":
         return f"{place} is missing: add it"
     message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problem.errors()) - 1} more)" if len(problem.errors()) > 1 else ""
     given = "" if repr(first["input"])[:60] in message else f", given {str(first['input'])[:60]!r}"
     given = "" if isinstance(first["input"], dict | list) else given
-    return f"{place}: {message[:1].lower() + message[1:]}{given}{more}"
+    return f"{place}: {message[:1].lower() + message[1:]}{given}"

@@ -26,7 +26,9 @@ from dipsim.units import (
 )
 
 FOLDER, SUFFIX = "hardware_profiles", ".yaml"
-Kind = Literal["measured", "vendor", "estimate", "given"]
+Kind = Literal["measured", "vendor", "estimate"]
+STATED = "stated by "
+"""Begin of the source of a number that came without one: who stated it follows."""
 _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
@@ -36,6 +38,8 @@ _LARGEST_PAGE = 2.0**30
 """Largest page of a read, in bytes: far above any real one."""
 _MOST_DIGITS = 20
 """Digits beyond which no whole number is read; those that are refused are quoted as they are."""
+_TEXTS = ("name", "summary", "sources", "extends")
+"""Keys of a profile that are no numbers."""
 _SPEEDS = ("bandwidth", "reads", "fit")
 """Keys of flash that state its speed; each replaces the others."""
 
@@ -226,6 +230,14 @@ class Source(BaseModel):
     kind: Kind
     origin: str = Field(alias="from", min_length=3)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given_before(cls, data: Any) -> Any:
+        """Read what results of earlier versions call a number of ``-s``."""
+        if isinstance(data, dict) and data.get("kind") == "given":
+            return {"kind": "estimate", "from": f"{STATED}{data.get('from')}"}
+        return data
+
 
 class Profile(_Section):
     """A device. Load one with `load_profile`; all quantities are in base units."""
@@ -271,7 +283,7 @@ class Profile(_Section):
         """Yield every number that the profile states, as (dotted key, text)."""
         dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
         for key, value in _leaves(dump):
-            if key.split(".")[0] not in ("name", "summary"):
+            if key.split(".")[0] not in _TEXTS:
                 yield key, value
 
     def source(self, path: str) -> Source | None:
@@ -347,13 +359,14 @@ def _read(
         meant = files.nearest(given, "profile")
         raise ProfileError(f"no profile {str(given)!r}: {meant}give a file, or one of {known}")
     kind = files.kind_of(path)
-    if kind in _WAYS:
+    if kind is not None and kind in _WAYS:
         raise ProfileError(f"{path}: {kind}, no profile: {_WAYS[kind]}")
     identity = os.path.realpath(path)
     if identity in seen:
         raise ProfileError(f"profile {given}: extends itself in a circle: break it")
     data = files.read_yaml(path, ProfileError)
-    return _extended(data, str(given), (*seen, identity), path.parent)
+    data = _extended(data, str(given), (*seen, identity), path.parent)
+    return _sourced(data, data, str(given))
 
 
 _TRACE = "give it first, dipsim run TRACE --profile NAME"
@@ -401,7 +414,51 @@ def _extended(
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    return _merged(_without_rivals(_read(base, seen, beside), data), data)
+    parent = _read(base, seen, beside)
+    changed = _changed(parent, data)
+    return _sourced(_merged(_without_rivals(parent, data), data), changed, where)
+
+
+def _changed(base: Mapping[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of ``change`` that differs from ``base``, and its sources."""
+    result: dict[str, Any] = {}
+    for key, value in change.items():
+        old = base.get(key)
+        if isinstance(old, Mapping) and isinstance(value, dict) and key != "sources":
+            result[key] = _changed(old, value)
+        elif value != old:
+            result[key] = value
+    return result
+
+
+def _sourced(data: dict[str, Any], change: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a profile's data with a source for every number in ``change``.
+
+    It is the one that ``change`` states for it or for a section above it; else the number is an
+    estimate, stated by ``where``.
+    """
+    known, own = data.get("sources", {}), change.get("sources", {})
+    if not isinstance(known, Mapping) or not isinstance(own, Mapping):
+        return data  # validation refuses it
+    stated = {"kind": "estimate", "from": f"{STATED}{where}"}
+    sources = {
+        key: source
+        for key, source in known.items()
+        if key in own or not (_is_stated(source) and set(_prefixes(str(key))) & {*own})
+    }
+    for key, _ in _leaves({key: value for key, value in change.items() if key not in _TEXTS}):
+        nearest = next((path for path in reversed(_prefixes(key)) if path in own), None)
+        sources[key] = stated if nearest is None else own[nearest]
+    dram = data.get("dram")
+    unsaid = isinstance(dram, Mapping) and "capacity" in dram and "available" not in dram
+    if unsaid and not {"dram", "dram.available"} & {*sources}:
+        sources["dram.available"] = {"kind": "estimate", "from": "all of dram.capacity"}
+    return {**data, "sources": sources} if sources else data
+
+
+def _is_stated(source: Any) -> bool:
+    """Return True for the source of a number that came without one."""
+    return isinstance(source, Mapping) and str(source.get("from", "")).startswith(STATED)
 
 
 def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -434,7 +491,7 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
-    """Lay one ``key=value`` of ``-s`` over a profile's data, and mark it as given."""
+    """Lay one ``key=value`` of ``-s`` over a profile's data, as an estimate that ``-s`` states."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not value.strip():
@@ -461,7 +518,8 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     data = _merged(_without_rivals(data, parsed), parsed)
     if not isinstance(data.get("sources", {}), dict):
         return data  # validation refuses it
-    return _merged(data, {"sources": {key: {"kind": "given", "from": f"-s {text}"}}})
+    source = {"kind": "estimate", "from": f"{STATED}-s {brief(text, 200)}"}
+    return _merged(data, {"sources": {key: source}})
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

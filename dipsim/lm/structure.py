@@ -411,7 +411,13 @@ def _experts(module: nn.Module) -> int:
     """Return the number of experts in a module: a list of them, or weights with one more axis."""
     if isinstance(module, nn.ModuleList):
         return len(module)
-    cubes = {len(weight) for weight in module.parameters() if weight.ndim == 3}
+    cubes = {
+        len(weight)
+        for part in module.modules()
+        if not isinstance(part, nn.Conv1d)  # whose third axis is that of its window
+        for weight in part.parameters(recurse=False)
+        if weight.ndim == 3
+    }
     return cubes.pop() if len(cubes) == 1 else 0
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dipsim.errors import DipsimError, ProfileError
 from dipsim.flash.cost import FlashCost
 from dipsim.flash.read_time import Points, ReadCurve
-from dipsim.hardware import Profile, Source
+from dipsim.hardware import STATED, Profile, Source
 from dipsim.option import flag
 from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
@@ -159,7 +159,7 @@ def _curve(device: Profile) -> ReadCurve:
 
 def _with_flash(device: Profile, update: dict[str, Any], key: str, change: str) -> Profile:
     """Return the device with another flash, and with the source of the key that changed."""
-    source = Source(kind="given", origin=f"search: {change}")
+    source = Source(kind="estimate", origin=f"{STATED}search: {change}")
     flash = device.flash.model_copy(update=update)
     sources = {**device.sources, key: source}
     return device.model_copy(update={"flash": flash, "sources": sources})

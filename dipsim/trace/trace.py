@@ -199,8 +199,8 @@ _WAYS = {
     "a profile": "give it as --profile, and first a trace",
     "a result": "dipsim run --config {path} repeats it",
     "a log of experts": "dipsim import {path} t.npz",
-    "a table": "in Python np.savez('t.npz', glu=np.loadtxt('{path}', delimiter=',')[:, None]) makes "
-    "one of a row of scores for each token",
+    "a table": "of a row of scores for each token np.savez('t.npz', "
+    "glu=np.loadtxt('{path}', delimiter=',')[:, None]) makes one",
 }
 
 

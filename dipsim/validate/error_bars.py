@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dipsim import files
 from dipsim.errors import DipsimError, first_problem
+from dipsim.hardware import STATED
 from dipsim.result import Result
 
 FORMAT, VERSION = "dipsim-bars", 1
@@ -95,7 +96,7 @@ def class_of(result: Result) -> str | None:
     if overlap.startswith("paper-") or overlap == "prefetch":  # not measured
         return None
     sources = config["profile"].get("sources", {})
-    if any(source["kind"] == "given" for source in sources.values()):
+    if any(source["from"].startswith(STATED) for source in sources.values()):
         return None  # a device with numbers of the user's own was not measured either
     if profile in _STREAMS and backend == "cpu" and not result.fits:
         return _WAYS.get(settings.get("io", "direct"))

@@ -93,7 +93,7 @@ def import_arrays(
             rows: dict[str, Any] = {}
             for stack, values in zip(stacks, parts, strict=True):
                 rows[stack.signal] = values
-                if stack.signal in listed and values.dtype.kind == "f":
+                if stack.signal in listed and values.dtype.kind == "f" and values.min() >= 0:
                     rows |= {stack.signal: values > 0, f"{stack.signal}.scores": values}
                     continue
                 if values.dtype.kind == "f" and stack.signal != "expert" and (values < 0).any():
