@@ -88,8 +88,6 @@ _SUFFIX_KINDS: dict[str, Kind] = {
     ".pth": "a pickle",
     ".pkl": "a pickle",
     ".bin": "a pickle",
-    ".csv": "a table",
-    ".tsv": "a table",
 }
 
 
@@ -116,7 +114,8 @@ def kind_of(path: Path) -> Kind | None:
     if path.suffix in _SUFFIX_KINDS:
         return _SUFFIX_KINDS[path.suffix]
     text = head.decode("utf-8", "replace")
-    return next((kind for kind, form in _TEXT_KINDS if re.search(form, text)), None)
+    table: Kind | None = "a table" if path.suffix in (".csv", ".tsv") else None
+    return next((kind for kind, form in _TEXT_KINDS if re.search(form, text)), table)
 
 
 def _kind_of_archive(path: Path) -> Kind | None:

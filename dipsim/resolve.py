@@ -49,6 +49,12 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     if option is None and not isinstance(given, dict):
         raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
     model = load_model(given, settings.bits)
+    if model.layers != trace.recorded_layers and model.layers == trace.tokens:
+        raise ModelError(
+            f"model {model.name} has {model.layers} layers, {trace.name} has {trace.tokens} tokens "
+            f"of {trace.recorded_layers} layers: its axes seem to be [layers, tokens, units], save "
+            "np.swapaxes(x, 0, 1)"
+        )
     if model.layers != trace.recorded_layers:
         raise ModelError(
             f"model {model.name} has {model.layers} layers, {trace.name} has "

@@ -40,7 +40,8 @@ def geometry_of(
     except ModelError:
         off = 1.0
     try:
-        measured = _measured(model, structure or find_structure(model), name)
+        ran = structure or find_structure(model)
+        measured = min(_measured(model, ran, name), key=lambda read: _missed(read, weights))
         remarks = _remarks(config, measured, weights)
     except ModelError:
         return named
@@ -92,8 +93,8 @@ def _remarks(config: Any, geometry: dict[str, Any], weights: int) -> list[str]:
     return remarks
 
 
-def _measured(model: nn.Module, structure: Structure, name: str) -> dict[str, Any]:
-    """Return the geometry of the modules that ran."""
+def _measured(model: nn.Module, structure: Structure, name: str) -> list[dict[str, Any]]:
+    """Return the geometries that the modules which ran may have: the heads of keys are a guess."""
     config: Any = model.config
     last, block = structure.layers[-1], structure.blocks[-1]
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
@@ -104,15 +105,12 @@ def _measured(model: nn.Module, structure: Structure, name: str) -> dict[str, An
     attention = last.units.get("attn_output", hidden)
     head_dim = attention // heads if attention % heads == 0 else attention
     heads = attention // head_dim
-    kv_heads = _number(config, "num_key_value_heads", "num_kv_heads") or heads
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", 0):
-        kv_heads = 1
+    named = _number(config, "num_key_value_heads", "num_kv_heads") or heads
     geometry = {
         "name": name[:80],
         "layers": len(structure.layers),
         "hidden": hidden,
         "heads": heads,
-        "kv_heads": min(kv_heads, heads),
         "head_dim": head_dim,
         "vocab": embedding.weight.shape[0],
         "tied_embeddings": head is None or head.weight is embedding.weight,
@@ -125,7 +123,8 @@ def _measured(model: nn.Module, structure: Structure, name: str) -> dict[str, An
         geometry |= {"intermediate": last.units["glu"], "gated": last.gate is not None}
     else:
         geometry |= _mixture(block, hidden, last.router.experts, last.router.k)
-    return {key: value for key, value in geometry.items() if value is not None}
+    stated = {key: value for key, value in geometry.items() if value is not None}
+    return [{**stated, "kv_heads": count} for count in dict.fromkeys((min(named, heads), heads, 1))]
 
 
 def _mixture(block: nn.Module, hidden: int, experts: int, k: int) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class Structure:
     blocks: tuple[nn.Module, ...]
     """Module of every layer."""
     decoder: nn.Module
-    """Module that holds the layers; it is called once for every call of the model, by token ids."""
+    """Innermost module that holds the layers and is called by token ids, once for every call of
+    the model; where none is, the one that holds the layers."""
 
     @property
     def gated(self) -> bool:
@@ -130,7 +131,7 @@ def find_structure(model: nn.Module) -> Structure:
         ModelError: no decoder layers, or one without an MLP or router; the message lists the
             modules seen.
     """
-    seen = _probe(model)
+    seen, called = _probe(model)
     if not seen:
         raise ModelError(
             f"{_kind(model)}: no decoder layers found (a ModuleList of blocks that run); "
@@ -150,7 +151,9 @@ def find_structure(model: nn.Module) -> Structure:
             )
         layers.append(layer)
     first = seen[0][0]
-    decoder = next(m for m in model.modules() for child in m.children() if _holds(child, first))
+    holder = next(m for m in model.modules() for child in m.children() if _holds(child, first))
+    by_ids = [module for module in model.modules() if module in called]
+    decoder = next((m for m in reversed(by_ids) if first in {*m.modules()}), holder)
     return Structure(tuple(layers), tuple(block for block, _ in seen), decoder)
 
 
@@ -190,10 +193,13 @@ def _linear_like(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_ModuleCall]]]:
+def _probe(
+    model: nn.Module,
+) -> tuple[list[tuple[nn.Module, list[_ModuleCall]]], set[nn.Module]]:
     """Run the model and return its decoder layers, each with the calls of its modules.
 
-    The layers are the longest list of blocks that run.
+    The layers are the longest list of blocks that run. The second is the modules around them that
+    were called by token ids.
     """
     lists: list[nn.ModuleList] = []
     inner: set[nn.Module] = set()
@@ -209,13 +215,25 @@ def _probe(model: nn.Module) -> list[tuple[nn.Module, list[_ModuleCall]]]:
         for name, module in _outermost(block)
         for handle in [module.register_forward_hook(_noting(name, calls[block]), with_kwargs=True)]
     ]
+    called: set[nn.Module] = set()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("input_ids", args[0] if args else None)
+        if isinstance(given, Tensor) and not given.is_floating_point():
+            called.add(module)
+
+    handles += [
+        module.register_forward_pre_hook(note, with_kwargs=True)
+        for module in model.modules()
+        if module not in inner and any(isinstance(part, nn.ModuleList) for part in module.modules())
+    ]
     try:
         _run(model)
     finally:
         for handle in handles:
             handle.remove()
     ran = [[(block, calls[block]) for block in blocks if calls[block]] for blocks in lists]
-    return max(ran, key=len, default=[])
+    return max(ran, key=len, default=[]), called
 
 
 def _outermost(block: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -183,6 +183,14 @@ def check_trace_file(path: Path) -> None:
         raise TraceError(f"{path}: {kind}, no trace: {way.format(path=path, stem=path.stem)}")
 
 
+def way_to_trace(path: Path) -> str | None:
+    """Return what a file is that holds no arrays, and how a trace comes of it; None if unknown."""
+    kind = files.kind_of(path)
+    if kind is None or kind not in _WAYS:
+        return None
+    return f"{kind}: {_WAYS[kind].format(path=path, stem=path.stem)}"
+
+
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _SHARD = re.compile(r"part-\d{5}\.npz", re.ASCII)
 _RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
@@ -355,11 +363,12 @@ def _instead(name: str, members: Mapping[str, Member]) -> str:
     signals = ", ".join(SIGNALS)
     if not arrays:
         return f"(has {listed}); save one of {signals}"
-    close = difflib.get_close_matches(arrays[0].lower(), SIGNALS, 1)
-    signal = close[0] if close else "glu"
+    first = brief(arrays[0])
+    close = difflib.get_close_matches(first.lower(), SIGNALS, 1)
+    signal = "expert" if "rout" in first.lower() else close[0] if close else "glu"
     return (
-        f"(has {listed}); save one of {signals}, e.g. {signal}={brief(arrays[0])}, or say which is "
-        f"which: dipsim import {name} t.npz --map {signal}={brief(arrays[0])}"
+        f"(has {listed}); save one of {signals}, e.g. np.savez('t.npz', {signal}=x), or say which "
+        f"is which: dipsim import {brief(name, 200)} t.npz --map {signal}={first}"
     )
 
 

@@ -334,7 +334,7 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.gguf").lower()
     assert "no config.json" in refusal(tmp_path)
     (tmp_path / "m.bin").write_bytes(b"x")
-    assert "not a model" in refusal(tmp_path / "m.bin")
+    assert "no model that runs" in refusal(tmp_path / "m.bin")
     folder = saved(tiny(), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     weights = folder / "model.safetensors"

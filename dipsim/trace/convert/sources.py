@@ -10,6 +10,7 @@ import numpy as np
 
 from dipsim.errors import TraceError, brief
 from dipsim.trace.npz import Array, Member, open_npy, open_npz
+from dipsim.trace.trace import way_to_trace
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 _MOST_FILES = 10_000
@@ -52,6 +53,8 @@ def _open_file(path: Path) -> Mapping[str, Member]:
         return open_npz(path)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
+    if (way := way_to_trace(path)) is not None:
+        raise TraceError(f"{path}: {way}")
     raise TraceError(
         f"{path}: give a folder or a file that ends in {', '.join(SUFFIXES)}, or a route_trace CSV"
     )
