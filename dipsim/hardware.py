@@ -365,8 +365,8 @@ def _read(
     if identity in seen:
         raise ProfileError(f"profile {given}: extends itself in a circle: break it")
     data = files.read_yaml(path, ProfileError)
-    data = _extended(data, str(given), (*seen, identity), path.parent)
-    return _sourced(data, data, str(given))
+    data = _extended(data, path.name, (*seen, identity), path.parent)
+    return _sourced(data, data, path.name)
 
 
 _TRACE = "give it first, dipsim run TRACE --profile NAME"
@@ -447,7 +447,9 @@ def _sourced(data: dict[str, Any], change: Mapping[str, Any], where: str) -> dic
         if key in own or not (_is_stated(source) and set(_prefixes(str(key))) & {*own})
     }
     for key, _ in _leaves({key: value for key, value in change.items() if key not in _TEXTS}):
-        nearest = next((path for path in reversed(_prefixes(key)) if path in own), None)
+        long = "backends.default.compute" if key == "compute" else key  # see `_one_backend`
+        places = dict.fromkeys((key, *reversed(_prefixes(long))))
+        nearest = next((path for path in places if path in own), None)
         sources[key] = stated if nearest is None else own[nearest]
     dram = data.get("dram")
     unsaid = isinstance(dram, Mapping) and "capacity" in dram and "available" not in dram
@@ -526,7 +528,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of all values that are no sections."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else key)
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
     elif value is not None:
         yield prefix, value
 

@@ -77,6 +77,15 @@ def test_a_shipped_file_states_every_number_with_a_unit_and_is_named_as_its_file
     assert load_profile(files.shipped(FOLDER) / f"{name}.yaml") == load_profile(name)
 
 
+@each_shipped
+def test_a_shipped_file_states_a_source_of_every_number(name: str) -> None:
+    profile = load_profile(name)
+    for key, _ in profile.numbers():
+        source = profile.source(key)
+        assert source is not None
+        assert not source.origin.startswith("stated by"), key
+
+
 def test_the_device_of_the_paper() -> None:
     paper = load_profile("paper-a18")
     assert (paper.dram.bandwidth, paper.flash.bandwidth) == (60e9, 1e9)
@@ -230,8 +239,80 @@ def test_extends_merges_sections_and_replaces_lists_and_numbers(tmp_path: Path) 
     child = load_profile(write(tmp_path / "child.yaml", change))
     assert (child.name, child.dram.capacity, child.dram.available) == ("child", 8e9, 2e9)
     assert (child.flash.lanes, len(child.flash.reads)) == (4, 1)
-    assert set(child.sources) == {"dram", "flash.reads"}
-    assert load_profile(change) == child
+    stated = {key: source.origin for key, source in child.sources.items()}
+    assert stated == {
+        "dram": SOURCE["from"],
+        "dram.capacity": SOURCE["from"],
+        "dram.bandwidth": SOURCE["from"],
+        "dram.available": "stated by child.yaml",
+        "flash.reads": SOURCE["from"],
+        "flash.lanes": "stated by base.yaml",
+        "backends.default.compute": "stated by base.yaml",
+    }
+    in_python = load_profile(change)
+    origin = in_python.source("dram.available")
+    assert origin is not None
+    assert origin.origin == "stated by profile"
+
+
+def test_a_number_that_a_child_changes_does_not_keep_its_parents_source(tmp_path: Path) -> None:
+    change = {
+        "extends": "oneplus15r",
+        "dram": {"bandwidth": "50 GB/s", "capacity": "12 GB", "available": "7 GB"},
+        "flash": {"bandwidth": "1 GB/s"},
+        "backends": {"cpu": {"gemv": {"q4_k": "20 GB/s"}, "compute": "1 TFLOP/s"}},
+        "sources": {"backends.cpu.gemv": SOURCE},
+    }
+    parent = load_profile("oneplus15r")
+    child = load_profile(write(tmp_path / "child.yaml", change))
+    kinds = {}
+    for key, _ in child.numbers():
+        source = child.source(key)
+        assert source is not None
+        if source != parent.source(key):
+            kinds[key] = (source.kind, source.origin)
+    estimate = ("estimate", "stated by child.yaml")
+    assert kinds == {
+        "dram.bandwidth": estimate,
+        "dram.available": estimate,
+        "flash.bandwidth": estimate,
+        "backends.cpu.compute": estimate,
+        "backends.cpu.gemv.q4_k": (SOURCE["kind"], SOURCE["from"]),
+    }
+
+
+def test_a_source_that_a_child_adds_holds_for_what_came_without(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", SMALLEST)
+    child = load_profile({"extends": base, "name": "child", "sources": {"flash": SOURCE}})
+    for key in ("flash.bandwidth", "dram.bandwidth"):
+        source = child.source(key)
+        assert source is not None
+        assert (source.origin == SOURCE["from"]) == (key == "flash.bandwidth")
+
+
+def test_a_file_that_names_no_source_states_its_numbers_itself(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path / "phone.yaml", SMALLEST))
+    origins = {key: profile.source(key) for key, _ in profile.numbers()}
+    available = origins.pop("dram.available")
+    assert available is not None
+    assert (available.kind, available.origin) == ("estimate", "all of dram.capacity")
+    for source in origins.values():
+        assert source is not None
+        assert (source.kind, source.origin) == ("estimate", "stated by phone.yaml")
+
+
+def test_overrides_kept_by_an_earlier_version_are_read() -> None:
+    old = {"kind": "given", "from": "-s flash.bandwidth=2GB/s"}
+    source = load_profile(changed(sources={"flash.bandwidth": old})).source("flash.bandwidth")
+    assert source is not None
+    assert (source.kind, source.origin) == ("estimate", "stated by -s flash.bandwidth=2GB/s")
+
+
+def test_all_wrong_keys_are_named() -> None:
+    line = refusal(changed(dram={"capacity": 12}, flash={"bandwith": "1 GB/s"}, drm=1))
+    for key in ("dram.capacity", "dram.bandwidth", "flash.bandwith", "drm"):
+        assert key in line
+    assert "more)" not in line
 
 
 def test_a_base_may_extend_another_and_a_shipped_one(tmp_path: Path) -> None:
@@ -262,7 +343,7 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
 # Overrides ----------------------------------------------------------------------------------------
 
 
-def test_overrides_change_single_numbers_and_mark_them_given() -> None:
+def test_overrides_change_single_numbers_and_state_who_gave_them() -> None:
     before = load_profile("snapdragon8")
     after = load_profile("snapdragon8", ("dram.available=3 GiB", "backends.cpu.sync=1ms"))
     assert (after.dram.available, after.backend("cpu")[1].sync) == (3 * 2**30, 1e-3)
@@ -270,7 +351,8 @@ def test_overrides_change_single_numbers_and_mark_them_given() -> None:
     for key in ("dram.available", "backends.cpu.sync"):
         source = after.source(key)
         assert source is not None
-        assert (source.kind, key in source.origin) == ("given", True)
+        assert source.kind == "estimate"
+        assert source.origin.startswith(f"stated by -s {key}=")
     assert before == load_profile("snapdragon8")
 
 
@@ -297,7 +379,7 @@ def test_a_bandwidth_takes_the_place_of_the_measured_curve() -> None:
     assert "flash.reads" not in profile.sources
     source = profile.source("flash.bandwidth")
     assert source is not None
-    assert source.kind == "given"
+    assert source.origin.startswith("stated by -s ")
 
 
 @pytest.mark.parametrize("text", ["compute=1 TFLOP/s", "backends.default.compute=1 TFLOP/s"])
@@ -307,7 +389,7 @@ def test_the_one_compute_rate_can_be_overridden(given: Any, text: str) -> None:
     assert profile.backend()[1].compute == 1e12
     source = profile.source("backends.default.compute")
     assert source is not None
-    assert source.kind == "given"
+    assert source.origin.startswith("stated by -s ")
 
 
 @pytest.mark.parametrize(
@@ -398,7 +480,8 @@ def test_what_is_no_regular_file_is_refused(what: str, tmp_path: Path) -> None:
         os.mkfifo(path)
     else:
         path = Path("/dev/zero")
-    assert f"{path}: not a regular file" in refusal(path)
+    said = "a folder, no profile" if what == "directory" else "not a regular file"
+    assert f"{path}: {said}" in refusal(path)
 
 
 @pytest.mark.parametrize(

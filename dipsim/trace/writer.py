@@ -102,6 +102,11 @@ class TraceWriter:
         check_signals(str(path), self._meta.get("signals", {}))
         for remark in misplaced(self._meta, SIGNALS):
             raise TraceError(remark)
+        for key in self._meta.get("signals", {}):  # of those not appended it is left out
+            if key not in SIGNALS:
+                raise TraceError(
+                    f"meta.signals names {brief(key)!r}, no signal: use {', '.join(SIGNALS)}"
+                )
         self._encodings: dict[str, Encoding] = {}
         for key, encoding in (encodings or {}).items():
             _check_encoding(key, encoding)
@@ -302,9 +307,6 @@ class TraceWriter:
             for key, encoding in self._encodings.items():
                 if key not in block:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
-            for key in self._meta.get("signals", {}):
-                if key not in block:
-                    raise TraceError(f"meta.signals names {brief(key)!r}, which is not appended")
             if self._norms is not None and block.get("glu", _NOTHING).dtype.kind == "b":
                 raise TraceError("norms weigh scores of glu, and this glu holds sets: give none")
             if self._norms is not None and shapes.get("glu") != self._norms.shape:

@@ -202,8 +202,8 @@ def test_weights_that_are_cut_short_are_noticed(tmp_path: Path) -> None:
 def test_a_fifo_and_a_folder_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gguf")
     (tmp_path / "folder.gguf").mkdir()
-    for name in ("pipe.gguf", "folder.gguf"):
-        with pytest.raises(ModelError, match="not a regular file"):
+    for name, said in (("pipe.gguf", "not a regular file"), ("folder.gguf", "a folder, no model")):
+        with pytest.raises(ModelError, match=said):
             load_model(tmp_path / name)
 
 

@@ -335,7 +335,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "zero tokens": ({"glu": GLU[:0]}, "0 tokens"),
     "zero layers": ({"glu": GLU[:, :0]}, "0 layers"),
     "zero units": ({"glu": GLU[..., :0]}, "glu"),
-    "int64": ({"glu": GLU.astype(np.int64)}, "glu is int64: save float16"),
+    "int64": ({"glu": GLU.astype(np.int64)}, "glu is int64: scores are floats"),
     "complex": ({"glu": GLU.astype(np.complex64)}, "glu is complex64"),
     "text": ({"glu": GLU.astype(str)}, "glu is"),
     "dates": ({"glu": np.zeros((2, 1, 3), "M8[s]")}, "glu is"),
