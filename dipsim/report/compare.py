@@ -1,128 +1,403 @@
-"""Report of `dipsim compare`: policies by budget, the fastest first, as tables, CSV, picture."""
+"""Report of `dipsim compare`: an answer, tables of rates or of every figure, HTML, CSV."""
 
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Group, RenderableType
+from rich.text import Text
 
-from dipsim.analysis.compare import FIGURES, Comparison
-from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import COLOURS, MARKERS, Sheet, finite_rates, picture, plain
+from dipsim.analysis.compare import Comparison, fastest, runs_on_a_device
+from dipsim.report.compare_picture import check_picture, plot
+from dipsim.report.files import write_rows
 from dipsim.report.tables import Table, line, marks_of, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
+__all__ = ["check_picture", "html", "one_of_each_kind", "plot", "render", "rows", "write_csv"]
 
-def render(comparison: Comparison) -> RenderableType:
-    """Return a table and a verdict for each budget, then notes and marks."""
-    parts: list[RenderableType] = []
-    for budget, cells in _by_budget(comparison).items():
-        cache = BYTES.show(cells[0].number("cache_bytes"))
-        parts += [line(f"{budget}: {cache} of cache", style="bold"), _table(cells), line()]
-        best = next((cell for cell in cells if _runs_on_a_device(cell)), None)
-        verdict = None if best is None else best.value("verdict")
-        if best is not None and verdict is not None:
-            parts += [line(f"{best.place['policy']}: {verdict.sentence}."), line()]
-    note = "band: rates with no and with full overlap. "
-    if comparison.no_optimum is None:
-        note += (
-            "to opt: hit rate of the optimum less that of the policy, of units over all tokens; "
-            "other adm.: what the other way to admit misses would change."
-        )
-    else:
-        note += f"No distance to the optimum: {comparison.no_optimum}."
-    parts.append(line(note, style="dim"))
-    return Group(*parts, *marks_of(cell.marks for cell in comparison.cells))
+MOST_TABLES = 2
+"""Devices times budgets up to which tables show every figure; more of them show rates alone."""
+_WIDTH = 80
+"""Columns of a terminal that tables of rates are cut to fit."""
+_AMOUNT = re.compile(r"\d[\d.]*( [kMGT]?B)?")
 
 
-def _by_budget(comparison: Comparison) -> dict[str, list[Cell]]:
-    groups = groupby(comparison.cells, lambda cell: cell.place["budget"])
-    return {budget: list(cells) for budget, cells in groups}
+class _Listing(NamedTuple):
+    """A table before it becomes text or HTML."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+    labels: int
+    """Columns at the left that hold names."""
 
 
-def _runs_on_a_device(cell: Cell) -> bool:
-    """Tell whether the policy keeps something and knows neither the future nor the whole trace."""
-    known = {"clairvoyant", "preloaded"} & set(cell.marks)
-    return not known and cell.place["policy"] != "none"
+# Text ---------------------------------------------------------------------------------------------
 
 
-def _table(cells: list[Cell]) -> Table:
-    rows = Table(
-        "policy", "hits", "to opt", "other adm.", "tok/s", "band", "flash", "reads",
-        right=tuple(range(1, 8)),
-    )  # fmt: skip
-    for cell in cells:
-        verdict = cell.value("verdict")
-        slow, fast = cell.band
-        changed = None if verdict is None else verdict.admission
-        rows.add_row(
-            cell.place["policy"],
-            f"{cell.value('hit_rate'):.1%}",
-            number(cell.value("to_optimum"), "{:.1%}"),
-            f"{verdict.gained / max(verdict.accesses, 1):+.1%}" if verdict and changed else "-",
-            f"{cell.rate:.4g}",
-            f"{slow:.4g}-{fast:.4g}",
-            BYTES.show(cell.value("flash_bytes_per_token")),
-            f"{cell.value('flash_reads_per_token'):.4g}",
-        )
-    return rows
+def render(comparison: Comparison, details: bool = False) -> RenderableType:
+    """Return a table of every figure and a verdict for each device and budget, notes and marks.
 
+    Where that were many tables, an answer for each device and its rates by budget stand instead.
 
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write a row for each policy and budget.
-
-    Raises:
-        DipsimError: the file cannot be written.
+    Args:
+        comparison: what to show.
+        details: show every figure in any case.
     """
-    write_rows(path, (_row(cell) for cell in comparison.cells))
+    sections = _sections(comparison)
+    brief = len(sections) > MOST_TABLES
+    parts: list[RenderableType] = []
+    if brief:
+        parts += [line(answer) for answer in _answers(comparison)]
+        for listing in _grids(comparison):
+            parts += [line(), line(listing.title, style="bold"), _table(listing)]
+        parts.append(line())
+    if details or not brief:
+        for cells in sections:
+            listing = _every_figure(comparison, cells)
+            parts += [line(listing.title, style="bold"), _table(listing), line()]
+            parts += [part for text in _verdict(comparison, cells) for part in (line(text), line())]
+    notes = _notes(comparison, rates=brief, figures=details or not brief)
+    return Group(*parts, *notes, *marks_of(cell.marks for cell in comparison.cells))
 
 
-def _row(cell: Cell) -> dict[str, Any]:
-    row = cell.to_dict(FIGURES)
-    slow, fast = row.pop("tokens_per_second_range")
+def _sections(comparison: Comparison) -> list[list[Cell]]:
+    """Return the cells of each device and budget, the fastest first."""
+
+    def place(cell: Cell) -> Any:
+        return cell.place["profile"], cell.place["budget"]
+
+    return [list(cells) for _, cells in groupby(comparison.cells, place)]
+
+
+def _labels(comparison: Comparison) -> list[str]:
+    """Return the axes that name a row."""
+    return comparison.varying("method", "density", "policy") or ["policy"]
+
+
+def _names(cell: Cell, axes: Iterable[str]) -> list[str]:
+    """Return the place of a cell on some axes, as texts."""
+    values = (cell.place[axis] for axis in axes)
+    return [
+        "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        for value in values
+    ]
+
+
+def _named(comparison: Comparison, cell: Cell) -> str:
+    """Return what tells a cell from others of its device and budget."""
+    return " ".join(name for name in _names(cell, _labels(comparison)) if name != "-")
+
+
+def _table(listing: _Listing) -> Table:
+    columns = len(listing.heads)
+    table = Table(*listing.heads, right=range(listing.labels, columns), whole=range(listing.labels))
+    for row in listing.rows:
+        table.add_row(*row)
+    return table
+
+
+def _short(value: float) -> str:
+    """Return four figures of a number, never as a power of ten."""
+    return f"{value:.4g}" if not 1e4 <= abs(value) < math.inf else f"{value:.0f}"
+
+
+# Every figure -------------------------------------------------------------------------------------
+
+
+def _other_admission(cell: Cell) -> str:
+    verdict = cell.value("verdict")
+    if verdict is None or verdict.admission is None:
+        return "-"
+    return f"{verdict.gained / max(verdict.accesses, 1):+.1%}"
+
+
+_COLUMNS: dict[str, Callable[[Cell], str]] = {
+    "hits": lambda cell: f"{cell.value('hit_rate'):.1%}",
+    "to opt": lambda cell: number(cell.value("to_optimum"), "{:.1%}"),
+    "other adm.": _other_admission,
+    "tok/s": lambda cell: _short(cell.rate),
+    "band": lambda cell: "-".join(map(_short, cell.band)),
+    "flash": lambda cell: BYTES.show(cell.value("flash_bytes_per_token")),
+    "reads": lambda cell: _short(cell.value("flash_reads_per_token")),
+}
+_SPARED = ("other adm.", "reads")
+"""Columns that give way where a row has several names."""
+
+
+def _every_figure(comparison: Comparison, cells: list[Cell]) -> _Listing:
+    """Return every figure of the cells of a device and budget."""
+    axes = _labels(comparison)
+    columns = [head for head in _COLUMNS if len(axes) == 1 or head not in _SPARED]
+    rows = []
+    for cell in cells:
+        known = cell.figures is not None
+        texts = (_COLUMNS[head](cell) if known else "-" for head in columns)
+        rows.append([*_names(cell, axes), *texts])
+    names = [cells[0].place["profile"]] if comparison.varying("profile") else []
+    if "policy" not in axes:
+        names.append(f"policy {cells[0].place['policy']}")
+    sizes = {BYTES.show(cell.number("cache_bytes")) for cell in cells if cell.figures is not None}
+    title = ", ".join([*names, cells[0].place["budget"]])
+    if len(sizes) == 1:
+        title += f": {sizes.pop()} of cache"
+    return _Listing(title, [*axes, *columns], rows, len(axes))
+
+
+def _verdict(comparison: Comparison, cells: list[Cell]) -> Iterator[str]:
+    """Yield the verdict on the fastest policy that a device can run, if there is one."""
+    best = fastest(cells)
+    verdict = None if best is None else best.value("verdict")
+    if best is not None and verdict is not None:
+        yield f"{_named(comparison, best)}: {verdict.sentence}."
+
+
+# Rates alone --------------------------------------------------------------------------------------
+
+
+def _answers(comparison: Comparison) -> Iterator[str]:
+    """Yield a sentence for each device: what is fastest, and where."""
+    for profile in comparison.axes["profile"]:
+        own = [cell for cell in comparison.cells if cell.place["profile"] == profile]
+        best = fastest(own)
+        if best is None:
+            yield f"{profile}: no policy ran that a device can run."
+            continue
+        name, budget = _named(comparison, best), best.place["budget"]
+        text = f"{profile}: {name} is the fastest, {_short(best.rate)} tokens/s at {budget}"
+        ahead = max(
+            (cell for cell in own if cell.place["budget"] == budget and cell.figures is not None),
+            key=lambda cell: cell.rate,
+        )
+        if ahead.rate > best.rate:
+            text += f" ({_named(comparison, ahead)}: {_short(ahead.rate)})"
+        if comparison.varying("budget"):
+            text += f". {_leaders(comparison, own)}"
+        yield f"{text}."
+
+
+def _leaders(comparison: Comparison, cells: Iterable[Cell]) -> str:
+    """Return at how many budgets of a device which of the cells is the fastest."""
+    counts: dict[str, int] = {}
+    alike = 0
+    for _, group in groupby(cells, lambda cell: cell.place["budget"]):
+        winners = _winners(group)
+        if len(winners) == 1:
+            name = _named(comparison, winners[0])
+            counts[name] = counts.get(name, 0) + 1
+        else:
+            alike += len(winners) > 1
+    ranking = sorted(counts.items(), key=lambda item: -item[1])
+    total = len(comparison.axes["budget"])
+    texts = [
+        f"{name} leads at {count} of {total} budgets" if i == 0 else f"{name} at {count}"
+        for i, (name, count) in enumerate(ranking)
+    ]
+    if alike:
+        texts.append(f"several alike at {alike}" + ("" if ranking else f" of {total} budgets"))
+    return ", ".join(texts)
+
+
+def _winners(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the fastest of the cells that run on a device; several only if their rates agree."""
+    known = [cell for cell in cells if runs_on_a_device(cell)]
+    most = max((cell.rate for cell in known), default=0.0)
+    return [cell for cell in known if cell.rate >= most * (1 - 1e-9)]
+
+
+def _grids(comparison: Comparison) -> Iterator[_Listing]:
+    """Yield rates by budget, a table for each device; of one budget, rates by device.
+
+    Where there are too many columns for a terminal, the table continues in another.
+    """
+    if not comparison.varying("budget"):
+        title = f"{comparison.axes['budget'][0]}: tokens per second"
+        heads = {name: str(name) for name in comparison.axes["profile"]}
+        yield from _grid(comparison, title, "profile", heads, comparison.cells)
+        return
+    heads = _budget_heads(comparison)
+    for profile in comparison.axes["profile"]:
+        own = [cell for cell in comparison.cells if cell.place["profile"] == profile]
+        title = f"{profile}: tokens per second{_by(comparison)}"
+        yield from _grid(comparison, title, "budget", heads, own)
+
+
+def _budget_heads(comparison: Comparison) -> dict[str, str]:
+    """Return a short name for each budget."""
+    budgets = comparison.budgets
+    if len({budget.kind for budget in budgets.values()}) > 1:
+        return {label: label for label in budgets}
+    return {
+        label: f"{100 * budget.share:.6g}%" if budget.share is not None else str(budget.value)
+        for label, budget in budgets.items()
+    }
+
+
+def _by(comparison: Comparison) -> str:
+    """Return what the short names of budgets are of."""
+    kinds = {budget.kind for budget in comparison.budgets.values()}
+    words = {"dram": "DRAM", "cache": "cache", "cache_fraction": "share of the units in the cache"}
+    return f", by {words[kinds.pop()]}" if len(kinds) == 1 else ""
+
+
+def _grid(
+    comparison: Comparison, title: str, across: str, heads: dict[Any, str], cells: Sequence[Cell]
+) -> Iterator[_Listing]:
+    """Yield the rates of some cells: the best row first, a column for each value of an axis."""
+    axes = _labels(comparison)
+    texts: dict[tuple[str, ...], dict[Any, str]] = {}
+    scores: dict[tuple[str, ...], float] = {}
+    stars = {
+        id(winner)
+        for value in heads
+        for winner in _starred([cell for cell in cells if cell.place[across] == value])
+    }
+    for cell in cells:
+        row = tuple(_names(cell, axes))
+        known = cell.figures is not None
+        text = f"{'*' if id(cell) in stars else ''}{_short(cell.rate)}" if known else "-"
+        texts.setdefault(row, {})[cell.place[across]] = text
+        scores[row] = scores.get(row, 0.0) + (math.log(max(cell.rate, 1e-300)) if known else -1e3)
+    order = sorted(texts, key=lambda row: -scores[row])
+    room = _WIDTH - sum(max(map(len, names)) + 2 for names in zip(axes, *order, strict=True))
+    for n, values in enumerate(_columns_that_fit(heads, texts.values(), room)):
+        rows = [[*row, *(texts[row].get(value, "-") for value in values)] for row in order]
+        head = [*axes, *(heads[value] for value in values)]
+        yield _Listing(title if n == 0 else f"{title}, continued", head, rows, len(axes))
+
+
+def _starred(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the fastest of a column, unless all that a device can run are alike."""
+    winners = _winners(cells)
+    return winners if len(winners) < sum(map(runs_on_a_device, cells)) else []
+
+
+def _columns_that_fit(
+    heads: dict[Any, str], rows: Iterable[dict[Any, str]], room: int
+) -> Iterator[list[Any]]:
+    """Yield values of an axis in lists whose columns take no more than the room there is."""
+    listed = list(rows)
+    block: list[Any] = []
+    used = 0
+    for value, head in heads.items():
+        width = max(map(len, [head, *(row.get(value, "-") for row in listed)])) + 2
+        if block and used + width > room:
+            yield block
+            block, used = [], 0
+        block.append(value)
+        used += width
+    yield block
+
+
+# Notes --------------------------------------------------------------------------------------------
+
+
+def _notes(comparison: Comparison, rates: bool, figures: bool) -> Iterator[Text]:
+    """Yield what the tables leave to be said.
+
+    Args:
+        comparison: what is shown.
+        rates: there are tables of rates alone.
+        figures: there are tables of every figure.
+    """
+    for reason in one_of_each_kind(cell.why for cell in comparison.cells if cell.why):
+        yield line(f"-: {reason}", style="dim")
+    if comparison.unmeasured:
+        yield line(
+            f"The first {comparison.unmeasured} decode tokens are not measured: thresholds are "
+            "calibrated on them.",
+            style="dim",
+        )
+    note = "*: the fastest that a device can run. " if rates else ""
+    if rates and not figures:
+        note += "Hits, flash, distance to opt, verdicts: --details, --csv, --json. "
+    if figures:
+        note += "band: rates with no and with full overlap. "
+        if any(cell.value("to_optimum") is not None for cell in comparison.cells):
+            note += (
+                "to opt: hit rate of the optimum less that of the policy, of units over all "
+                "tokens; "
+            )
+            spared = len(_labels(comparison)) > 1
+            note = note[:-2] + ". " if spared else note
+            if not spared:
+                note += "other adm.: what the other way to admit misses would change. "
+    if comparison.no_optimum is not None:
+        note += f"No distance to the optimum: {comparison.no_optimum}. "
+    yield line(note.strip(), style="dim")
+
+
+def one_of_each_kind(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the first of the texts that differ in numbers only, and how many others there are."""
+    kinds: dict[str, dict[str, None]] = {}
+    for text in texts:
+        kinds.setdefault(_AMOUNT.sub("#", text), {})[text] = None
+    for first, *others in map(list, kinds.values()):
+        yield first + (f" (and {len(others)} more with other numbers)" if others else "")
+
+
+# HTML and CSV -------------------------------------------------------------------------------------
+
+
+def html(comparison: Comparison) -> str:
+    """Return what `render` shows, without notes, as HTML for a notebook."""
+    sections = _sections(comparison)
+    if len(sections) > MOST_TABLES:
+        answers, listings = list(_answers(comparison)), list(_grids(comparison))
+    else:
+        listings = [_every_figure(comparison, cells) for cells in sections]
+        answers = [text for cells in sections for text in _verdict(comparison, cells)]
+    parts = [f"<p>{escape(text)}</p>" for text in answers]
+    return "".join([*parts, *map(_html_table, listings)])
+
+
+def _html_table(listing: _Listing) -> str:
+    def row(texts: Sequence[str], tag: str) -> str:
+        styles = ("left" if i < listing.labels else "right" for i in range(len(texts)))
+        cells = (
+            f'<{tag} style="text-align: {style}">{escape(text)}</{tag}>'
+            for text, style in zip(texts, styles, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    body = "".join(row(texts, "td") for texts in listing.rows)
+    head = row(listing.heads, "th")
+    caption = f"<caption>{escape(listing.title)}</caption>"
+    return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return a row for each cell, of plain values that a table has columns for.
+
+    Bytes, tokens per second and shares from 0 to 1 are numbers; marks are one text.
+    """
+    return [{"trace": comparison.trace.name, **_flat(row)} for row in comparison.rows()]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    slow, fast = row.pop("tokens_per_second_range") or (None, None)
     verdict = row.pop("verdict") or {}
+    marks, why = row.pop("marks"), row.pop("why")
+    counts = ("accesses", "misses", "unavoidable", "first_uses")
     return {
         **row,
         "tokens_per_second_slow": slow,
         "tokens_per_second_fast": fast,
-        **{name: verdict.get(name) for name in ("accesses", "misses", "unavoidable", "first_uses")},
-        "marks": " ".join(row["marks"]),
+        **{name: verdict.get(name) for name in counts},
+        "marks": " ".join(marks),
+        "why": why,
     }
 
 
-def plot(comparison: Comparison, title: str, sheet: Sheet) -> Any:
-    """Draw tokens per second and hit rate of every policy, a series for each budget.
-
-    Policies stand one below the other, the fastest at the last budget on top.
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """Write a row for each cell.
 
     Raises:
-        DipsimError: too many budgets, a rate is infinite, or the file cannot be written.
+        DipsimError: the file cannot be written.
     """
-    series = _by_budget(comparison)
-    budgets = list(series)
-    check_series("budgets", budgets)
-    fastest = finite_rates([cell.band[1] for cell in comparison.cells])
-    rows = {cell.place["policy"]: row for row, cell in enumerate(reversed(series[budgets[-1]]))}
-    spread = 0.5 / max(len(budgets), 2)
-    with picture(sheet, 9, 1.6 + 0.34 * len(rows)) as figure:
-        rate, hits = figure.subplots(1, 2, sharey=True)
-        for i, (budget, cells) in enumerate(series.items()):
-            offset = spread * (len(budgets) - 1 - 2 * i) / 2
-            heights = [rows[cell.place["policy"]] + offset for cell in cells]
-            style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": ""}
-            middle = np.array([cell.rate for cell in cells])
-            band = np.array([cell.band for cell in cells])
-            sides = np.maximum(np.stack([middle - band[:, 0], band[:, 1] - middle]), 0)
-            rate.errorbar(middle, heights, xerr=sides, capsize=2, label=plain(budget), **style)
-            hits.plot([100 * cell.value("hit_rate") for cell in cells], heights, **style)
-        rate.set_yticks(list(rows.values()), [plain(name) for name in rows])
-        across = "tokens per second (bar: overlap none to full)"
-        rate.set(xlabel=across, xlim=(0, 1.05 * max(fastest)))
-        hits.set(xlabel="active bytes found in DRAM (%)", xlim=(-3, 103))
-        figure.legend(*rate.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
-        for axes in (rate, hits):
-            axes.grid(alpha=0.3, axis="x")
-        figure.suptitle(plain(title))
-    return figure
+    write_rows(path, rows(comparison))

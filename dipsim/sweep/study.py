@@ -4,25 +4,26 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN
-from dipsim.methods.thresholds import most_rows
 from dipsim.model import Model
-from dipsim.option import flag
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
-from dipsim.settings import TAKES
 from dipsim.simulate import prepare
 from dipsim.sweep.many import Read, many, one_cell
+from dipsim.sweep.methods import (
+    IMPOSSIBLE,
+    calibrated_tokens,
+    check_used,
+    options_of,
+    part_of,
+    warmed_up,
+)
 from dipsim.sweep.point import Cell, Point
-from dipsim.trace import DECODE, Trace
-
-_IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
-"""Errors that make a run of a study impossible, and leave the others."""
+from dipsim.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,12 @@ class Ask:
         return Point(place, self.trace, self.device, self._options(method, changes), self.model)
 
     def _options(self, method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of a run.
-
-        Thresholds are calibrated on the first quarter of the tokens unless the user says which.
-        """
-        taken = {
-            name: value
-            for name, value in self.options.items()
-            if name not in TAKES or method in TAKES[name]
-        }
-        options = {**taken, "method": method, **changes}
-        if method in ("cats", "teal") or options.get("selection") == "threshold":
-            rows = min(self.part.tokens // 4, most_rows(self.part))
-            options.setdefault("calibrate_tokens", f"0:{max(1, rows)}")
-        else:
-            options.pop("calibrate_tokens", None)
-        return {name: value for name, value in options.items() if value is not None}
+        return options_of(method, self.trace, self.options, changes)
 
     @property
     def part(self) -> Trace:
         """The part of the trace that is replayed."""
-        cut = (self.options.get(name) for name in ("tokens", "layers", "sequence"))
-        return self.trace.part(*cut)
+        return part_of(self.trace, self.options)
 
     def model_of(self, method: str, **changes: Any) -> Model | None:
         """Return the model that a run of a method uses, whatever its budget; None without one."""
@@ -165,39 +150,9 @@ def run_study(
             their cells say why.
     """
     points = [point for ask in asks for point in study.points(ask)]
-    _check_used(study, asks[0], points)
+    check_used(asks[0].options, points, f"study {study.name}")
     part = asks[0].part
-    until = max((_calibrated(part, point) for point in points), default=0)
+    until = max((calibrated_tokens(part, point) for point in points), default=0)
     if until:  # all runs measure the same tokens
-        points = [_warmed_up(point, until) for point in points]
-    return many(points, read=study.read, tolerated=_IMPOSSIBLE, progress=progress), until
-
-
-def _warmed_up(point: Point, tokens: int) -> Point:
-    """Return the point with a warm-up of at least so many decode tokens."""
-    warmup = max(tokens, point.options.get("warmup", 0))
-    return replace(point, options={**point.options, "warmup": warmup})
-
-
-def _check_used(study: Study, ask: Ask, points: Sequence[Point]) -> None:
-    """Refuse an option that no run uses."""
-    methods = {point.options["method"] for point in points}
-    for name in TAKES.keys() & ask.options.keys():
-        if not methods & set(TAKES[name]):
-            raise DipsimError(
-                f"{flag(name)} is for {', '.join(TAKES[name])}, none of which study {study.name} "
-                "runs here: drop it"
-            )
-    calibrated = any("calibrate_tokens" in point.options for point in points)
-    if "calibrate_tokens" in ask.options and not calibrated:
-        raise DipsimError(
-            f"--calibrate-tokens: study {study.name} runs nothing with thresholds here: drop it"
-        )
-
-
-def _calibrated(part: Trace, point: Point) -> int:
-    """Return the decode tokens up to the last one that thresholds are calibrated on."""
-    rows = point.options.get("calibrate_tokens")
-    if rows is None:
-        return 0
-    return int((part.phase[: part.calibration_rows(rows)[1]] == DECODE).sum())
+        points = [warmed_up(point, until) for point in points]
+    return many(points, read=study.read, tolerated=IMPOSSIBLE, progress=progress), until

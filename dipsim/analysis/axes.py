@@ -1,0 +1,137 @@
+"""Axes of a comparison: devices, methods, densities and budgets, as a user gives them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from dipsim.errors import BudgetError, DipsimError, MethodError
+from dipsim.methods import BUILTIN, default_method
+from dipsim.methods.contract import DEFAULT_DENSITY
+from dipsim.option import flag
+from dipsim.settings import PRUNING, make_settings
+from dipsim.trace import Trace
+from dipsim.units import BYTES
+
+Size = str | float
+"""A text such as ``"3.5 GB"``, or a number of bytes."""
+
+
+class GivenBudget(NamedTuple):
+    """DRAM as it was asked for."""
+
+    kind: Literal["available", "dram", "cache", "cache_fraction"]
+    """``available``: what the device leaves."""
+    value: str | float | None
+    """The option's."""
+    bytes: float | None = None
+    """Bytes that were given, of DRAM or of cache."""
+    share: float | None = None
+    """Share that was given: of the model's bytes for ``dram``, of the units for the caches."""
+
+    @property
+    def label(self) -> str:
+        """The budget as it was asked for: ``cache_fraction=0.6``."""
+        return self.kind if self.value is None else f"{self.kind}={self.value}"
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The budget as an option of a run."""
+        return {} if self.value is None else {self.kind: self.value}
+
+
+def several(given: Any) -> list[Any]:
+    """Return one value or several, arrays too, as a list; None is no value."""
+    given = _plain(given)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return [_plain(value) for value in given]
+    return [] if given is None else [given]
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of numpy, and arrays, as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def refuse_twice(option: str, names: Sequence[str]) -> None:
+    """Refuse values of an axis that no table could tell apart."""
+    for name in names:
+        if names.count(name) > 1:
+            raise DipsimError(f"{option} {', '.join(names)}: {name} is there twice; name each once")
+
+
+def methods_of(trace: Trace, names: Sequence[str]) -> list[str]:
+    """Return the methods that run.
+
+    Raises:
+        MethodError: one that there is not, or none that fits the trace.
+    """
+    for name in names:
+        if name not in BUILTIN:
+            raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
+    refuse_twice("--method", names)
+    return list(names) or [default_method(trace)]
+
+
+def densities_of(given: Sequence[Any]) -> list[float]:
+    """Return densities as numbers.
+
+    Raises:
+        DipsimError: not a share, or there twice.
+    """
+    for density in given:
+        if not _is_share(density):
+            raise DipsimError(f"--density {density}: the share of the weights kept, from 0 to 1")
+    refuse_twice("--density", [f"{density:g}" for density in given])
+    return [float(density) for density in given]
+
+
+def density_of(method: str, kept: float | None, given: Mapping[str, Any]) -> float | None:
+    """Return the density of a method's runs; None where it has none, or its groups have."""
+    if method not in PRUNING or "group_density" in given:
+        return None
+    return DEFAULT_DENSITY if kept is None else kept
+
+
+def budgets_of(
+    dram: Sequence[Any], cache: Sequence[Any], fractions: Sequence[Any]
+) -> list[GivenBudget]:
+    """Return the budgets in the order dram, cache, cache_fraction; without any, the device's own.
+
+    Raises:
+        DipsimError: neither a size nor a share, or the same budget twice.
+    """
+    budgets = [_size("dram", size) for size in dram] + [_size("cache", size) for size in cache]
+    for share in fractions:
+        if not _is_share(share):
+            raise DipsimError(f"--cache-fraction {share}: a fraction of the units, from 0 to 1")
+        budgets.append(GivenBudget("cache_fraction", float(share), share=float(share)))
+    known: dict[Any, GivenBudget] = {}
+    for budget in budgets:
+        same = known.setdefault((budget.kind, budget.bytes, budget.share), budget)
+        if same is not budget:
+            raise DipsimError(
+                f"{flag(budget.kind)} {same.value} and {budget.value} are the same budget: name "
+                "each once"
+            )
+    return budgets or [GivenBudget("available", None)]
+
+
+def _size(kind: Literal["dram", "cache"], given: Any) -> GivenBudget:
+    """Return the budget of a size, which is a text with a unit or a number of bytes.
+
+    Raises:
+        BudgetError: neither.
+    """
+    text = given
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        if not BYTES.believes(float(given)):
+            raise BudgetError(f"{flag(kind)} {given}: bytes, {' to '.join(BYTES.range)}")
+        text = BYTES.exact(float(given))
+    settings = make_settings({kind: text})
+    if kind == "cache":
+        return GivenBudget(kind, text, bytes=settings.cache_bytes())
+    share = settings.dram_bytes(1.0) if "%" in text else None
+    return GivenBudget(kind, text, None if share is not None else settings.dram_bytes(1.0), share)

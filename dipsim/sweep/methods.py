@@ -1,0 +1,84 @@
+"""Several methods side by side: each takes the options that are for it, all measure the same."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
+from dipsim.methods.thresholds import most_rows
+from dipsim.option import flag
+from dipsim.settings import TAKES
+from dipsim.sweep.point import Point
+from dipsim.trace import DECODE, Trace
+
+IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
+"""Errors that make one of several runs impossible, and leave the others."""
+
+
+def part_of(trace: Trace, options: Mapping[str, Any]) -> Trace:
+    """Return the part of the trace that is replayed."""
+    return trace.part(*(options.get(name) for name in ("tokens", "layers", "sequence")))
+
+
+def options_of(
+    method: str, trace: Trace, options: Mapping[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the options of a run of a method.
+
+    Thresholds are calibrated on the first quarter of the tokens unless the user says which.
+
+    Args:
+        method: its name.
+        trace: what is replayed, all of it.
+        options: they hold for all runs of methods that take them.
+        changes: options of this run; None takes an option away.
+    """
+    taken = {
+        name: value for name, value in options.items() if name not in TAKES or method in TAKES[name]
+    }
+    chosen = {**taken, "method": method, **changes}
+    if method in ("cats", "teal") or chosen.get("selection") == "threshold":
+        part = part_of(trace, options)
+        chosen.setdefault("calibrate_tokens", f"0:{max(1, min(part.tokens // 4, most_rows(part)))}")
+    else:
+        chosen.pop("calibrate_tokens", None)
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def check_used(options: Mapping[str, Any], points: Sequence[Point], runner: str) -> None:
+    """Refuse an option that no run uses.
+
+    Args:
+        options: those that hold for all runs of methods that take them.
+        points: the runs.
+        runner: who makes them, for the error.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    methods = {point.options["method"] for point in points}
+    for name in TAKES.keys() & options.keys():
+        if not methods & set(TAKES[name]):
+            raise DipsimError(
+                f"{flag(name)} is for {', '.join(TAKES[name])}, none of which {runner} "
+                "runs here: drop it"
+            )
+    calibrated = any("calibrate_tokens" in point.options for point in points)
+    if "calibrate_tokens" in options and not calibrated:
+        raise DipsimError(
+            f"--calibrate-tokens: {runner} runs nothing with thresholds here: drop it"
+        )
+
+
+def calibrated_tokens(part: Trace, point: Point) -> int:
+    """Return the decode tokens up to the last one that thresholds are calibrated on."""
+    rows = point.options.get("calibrate_tokens")
+    if rows is None:
+        return 0
+    return int((part.phase[: part.calibration_rows(rows)[1]] == DECODE).sum())
+
+
+def warmed_up(point: Point, tokens: int) -> Point:
+    """Return the point with a warm-up of at least so many decode tokens."""
+    warmup = max(tokens, point.options.get("warmup", 0))
+    return replace(point, options={**point.options, "warmup": warmup})
