@@ -56,7 +56,7 @@ OWN = {
     },
     "compare": {
         *("trace", "profile", "model", "override", "plot", "csv", "as_json"),
-        *("policy", "dram", "cache", "cache_fraction"),
+        *("method", "density", "policy", "dram", "cache", "cache_fraction", "details"),
     },
     "mrc": {"trace", "policy", "cache_fraction", "plot", "csv", "as_json"},
     "search": {

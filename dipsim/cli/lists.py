@@ -1,6 +1,5 @@
 """Lists on the command line: an option that repeats, and values with commas between them."""
 
-import math
 from collections.abc import Iterable
 
 from dipsim.errors import DipsimError
@@ -37,15 +36,14 @@ def split_numbers(values: Iterable[str], option: str) -> list[float]:
         option: as the command line spells it.
 
     Raises:
-        DipsimError: a part that is no finite number.
+        DipsimError: a part that is no number.
     """
-    numbers: list[float] = []
+    numbers = []
     for name in split_names(values):
         try:
-            number = float(name)
+            numbers.append(float(name))
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise DipsimError(f"{option} {name!r}: write a number, or several: 0.5,0.8")
-        numbers.append(number)
+            raise DipsimError(
+                f"{option} {name!r}: write a number, or several with commas: 0.5,0.8"
+            ) from None
     return numbers

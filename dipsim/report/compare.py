@@ -90,8 +90,10 @@ def _names(cell: Cell, axes: Iterable[str]) -> list[str]:
 
 
 def _named(comparison: Comparison, cell: Cell) -> str:
-    """Return what tells a cell from others of its device and budget."""
-    return " ".join(name for name in _names(cell, _labels(comparison)) if name != "-")
+    """Return what tells a cell from others of its device and budget, as part of a sentence."""
+    axes = [axis for axis in _labels(comparison) if cell.place[axis] is not None]
+    names = zip(axes, _names(cell, axes), strict=True)
+    return " ".join(f"density {name}" if axis == "density" else name for axis, name in names)
 
 
 def _table(listing: _Listing) -> Table:
@@ -161,19 +163,20 @@ def _verdict(comparison: Comparison, cells: list[Cell]) -> Iterator[str]:
 
 
 def _answers(comparison: Comparison) -> Iterator[str]:
-    """Yield a sentence for each device: what is fastest, and where."""
+    """Yield for each device what is the fastest, and where."""
     for profile in comparison.axes["profile"]:
         own = [cell for cell in comparison.cells if cell.place["profile"] == profile]
         best = fastest(own)
         if best is None:
-            yield f"{profile}: no policy ran that a device can run."
+            yield f"{profile}: nothing ran that a device can run."
             continue
-        name, budget = _named(comparison, best), best.place["budget"]
-        text = f"{profile}: {name} is the fastest, {_short(best.rate)} tokens/s at {budget}"
-        ahead = max(
-            (cell for cell in own if cell.place["budget"] == budget and cell.figures is not None),
-            key=lambda cell: cell.rate,
-        )
+        budget = best.place["budget"]
+        column = [cell for cell in own if cell.place["budget"] == budget and cell.figures]
+        first, *others = (_named(comparison, cell) for cell in _winners(column))
+        alike = f", as {others[0] if len(others) == 1 else f'{len(others)} others'}"
+        text = f"{profile}: {first} is the fastest{alike if others else ''}"
+        text += f": {_short(best.rate)} tokens/s at {budget}"
+        ahead = max(column, key=lambda cell: cell.rate)
         if ahead.rate > best.rate:
             text += f" ({_named(comparison, ahead)}: {_short(ahead.rate)})"
         if comparison.varying("budget"):
@@ -198,9 +201,9 @@ def _leaders(comparison: Comparison, cells: Iterable[Cell]) -> str:
         f"{name} leads at {count} of {total} budgets" if i == 0 else f"{name} at {count}"
         for i, (name, count) in enumerate(ranking)
     ]
-    if alike:
-        texts.append(f"several alike at {alike}" + ("" if ranking else f" of {total} budgets"))
-    return ", ".join(texts)
+    if alike and not ranking:
+        return f"Several are alike at {alike} of {total} budgets"
+    return ", ".join([*texts, *([f"several alike at {alike}"] if alike else [])])
 
 
 def _winners(cells: Iterable[Cell]) -> list[Cell]:
@@ -329,6 +332,11 @@ def _notes(comparison: Comparison, rates: bool, figures: bool) -> Iterator[Text]
                 note += "other adm.: what the other way to admit misses would change. "
     if comparison.no_optimum is not None:
         note += f"No distance to the optimum: {comparison.no_optimum}. "
+    if comparison.varying("method", "density"):
+        note += (
+            "Methods and densities differ in what they lose, which no rate shows: see dipsim "
+            "search --max-loss. "
+        )
     yield line(note.strip(), style="dim")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from dipsim.analysis import verdict
 from dipsim.analysis.cliff import cliff_warning, find_cliff
-from dipsim.analysis.compare import compare
+from dipsim.analysis.compare import Watch, compare
 from dipsim.analysis.verdict import Verdict, replay_judged
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
@@ -430,19 +430,29 @@ def test_the_warning_comes_before_the_run(dipsim: Dipsim, monkeypatch: pytest.Mo
         assert stopped == "dipsim: the run began"
 
 
+class Heard(Watch):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warned(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 def test_a_comparison_warns_for_each_budget_below_the_cliff() -> None:
-    heard: list[str] = []
-    sizes = [{"cache": size} for size in ("5kB", "16kB", "17kB", "24kB")]
-    options: dict[str, Any] = {"scope": "global", "warn": heard.append}
-    found = compare(trace_of(ALIKE), "snapdragon8", ["lru", "lfu"], sizes, **options)
-    assert len(heard) == 2
-    assert ["5 kB" in heard[0], "16 kB" in heard[1]] == [True, True]
+    heard = Heard()
+    sizes = ["5kB", "16kB", "17kB", "24kB"]
+    options: dict[str, Any] = {"scope": "global", "watch": heard}
+    found = compare(trace_of(ALIKE), "snapdragon8", ["lru", "lfu"], cache=sizes, **options)
+    assert len(heard.warnings) == 2
+    assert ["5 kB" in heard.warnings[0], "16 kB" in heard.warnings[1]] == [True, True]
     hits = {
         cell.place["budget"]: cell.number("hit_rate")
         for cell in found.cells
         if cell.place["policy"] == "lru"
     }
-    assert [hits[f"cache={size['cache']}"] > 0 for size in sizes] == [False, False, True, True]
+    assert [hits[f"cache={size}"] > 0 for size in sizes] == [False, False, True, True]
 
 
 def test_a_comparison_without_lru_does_not(dipsim: Dipsim) -> None:

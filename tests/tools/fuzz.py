@@ -237,7 +237,8 @@ def compare_agrees(figures: Figures) -> None:
     policies = list(dict.fromkeys([policy, "lru"]))
     trace = saved.open_trace()
     try:
-        comparison = compare(trace, saved.profile, policies, [budget], model=saved.model, **options)
+        given = {"model": saved.model, "methods": options.pop("method", ()), **budget, **options}
+        comparison = compare(trace, saved.profile, policies, **given)
     except DipsimError:  # lru knows no such admission or access
         return
     is_lru = policy == "lru"
