@@ -21,7 +21,7 @@ from dipsim.analysis.axes import (
 from dipsim.analysis.cliff import Cliff, cliff_warning, falls, find_cliff
 from dipsim.analysis.default_policies import policies_that_apply
 from dipsim.analysis.verdict import contenders, judge, no_optimum
-from dipsim.errors import DipsimError, brief
+from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policies
@@ -308,7 +308,11 @@ def compare(
     points, unmeasured = _measured_alike(part_of(opened, given), points)
     rivals = _Rivals(watch)
     cells = many(
-        points, read=_reader(watch), before=rivals.of, tolerated=IMPOSSIBLE, progress=progress
+        points,
+        read=_reader(watch),
+        before=rivals.of,
+        tolerated=(*IMPOSSIBLE, ProfileError),
+        progress=progress,
     )
     axes = {axis: _values(axis, points) for axis in AXES}
     by_label = {budget.label: budget for budget in budgets}

@@ -14,11 +14,10 @@ from dipsim.cli.trace_files import TraceName
 
 _BESIDE_DENSITY = {name: option for name, option in WHAT.items() if name != "density"}
 CacheFractions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cache-fraction", help="share of the units the caches hold: .5,.8", metavar="SHARE,..."
-    ),
+    list[float] | None,
+    typer.Option("--cache-fraction", help="share of the units the caches hold; repeat it"),
 ]
+"""Sizes of the caches in `dipsim mrc`."""
 
 
 @app.command()
@@ -46,7 +45,10 @@ def compare(
         list[str] | None,
         typer.Option(help="for the caches alone: 400MiB", metavar="SIZE,..."),
     ] = None,
-    cache_fraction: CacheFractions = None,
+    cache_fraction: Annotated[
+        list[str] | None,
+        typer.Option(help="share of the units the caches hold: .5,.8", metavar="SHARE,..."),
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="every figure of every run, in tables")
     ] = False,

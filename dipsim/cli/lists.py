@@ -1,4 +1,4 @@
-"""Lists on the command line: an option that repeats, and values with commas between them."""
+"""Comma lists: several values of an option that may repeat, in one text."""
 
 from collections.abc import Iterable
 
@@ -6,44 +6,41 @@ from dipsim.errors import DipsimError
 
 
 def split_names(values: Iterable[str]) -> list[str]:
-    """Return the names in values that hold one or several, with commas between them.
+    """Return the names of comma lists, each with the parameters that follow its colon.
 
-    A parameter stays with its name: ``lru,lfu-decay:half_life=32,other=2,arc`` holds three names.
-
-    Raises:
-        DipsimError: nothing stands before, after or between commas.
+    ``["lru,lfu-decay:half_life=32,other=2", "arc"]`` ->
+    ``["lru", "lfu-decay:half_life=32,other=2", "arc"]``: a part with ``=`` and without a colon
+    before it goes on with the parameters of the part before. An empty part stays, for whoever
+    looks the names up to refuse.
     """
     names: list[str] = []
     for value in values:
-        own: list[str] = []
-        for part in value.split(","):
-            key, equals, _ = part.partition("=")
-            if not part.strip():
-                raise DipsimError(f"{value!r}: a name is missing beside a comma; write e.g. a,b")
-            if equals and ":" not in key and own:
-                own[-1] += f",{part.strip()}"
+        parts = value.split(",")
+        names.append(parts[0].strip())
+        for part in parts[1:]:
+            if "=" in part and ":" not in part.partition("=")[0]:
+                names[-1] += f",{part.strip()}"
             else:
-                own.append(part.strip())
-        names += own
+                names.append(part.strip())
     return names
 
 
 def split_numbers(values: Iterable[str], option: str) -> list[float]:
-    """Return the numbers in values that hold one or several, with commas between them.
+    """Return the numbers of comma lists: ``[".5,.7", ".9"]`` -> ``[0.5, 0.7, 0.9]``.
 
     Args:
-        values: as they were given.
-        option: as the command line spells it.
+        values: as the user wrote them.
+        option: as the command line spells it, for the error.
 
     Raises:
         DipsimError: a part that is no number.
     """
     numbers = []
-    for name in split_names(values):
+    for part in (part for value in values for part in value.split(",")):
         try:
-            numbers.append(float(name))
+            numbers.append(float(part))
         except ValueError:
             raise DipsimError(
-                f"{option} {name!r}: write a number, or several with commas: 0.5,0.8"
+                f"{option} {part.strip()!r}: a number, or several with commas, e.g. .5,.7"
             ) from None
     return numbers

@@ -5,7 +5,6 @@ from typing import Any
 from dipsim.cli.app import Json, app
 from dipsim.cli.compare import CacheFractions
 from dipsim.cli.inputs import given_only, open_trace
-from dipsim.cli.lists import split_numbers
 from dipsim.cli.options import HOW, METHOD, WHAT, Csv, Plot, Policies, takes
 from dipsim.cli.output import print_json, show
 from dipsim.cli.progress import Progress
@@ -43,7 +42,7 @@ def mrc(
         curves = miss_ratio_curves(
             opened,
             policy or policies_that_apply(USUAL, opened, options),
-            tuple(split_numbers(cache_fraction or (), "--cache-fraction")) or GRID,
+            tuple(cache_fraction or GRID),
             progress=progress,
             **given_only(options),
         )

@@ -28,13 +28,11 @@ def test_names(given: list[str], names: list[str]) -> None:
     assert split_names(given) == names
 
 
-@pytest.mark.parametrize("given", ["", ",", "lru,", ",lru", "lru,,lfu", "lru, ,lfu"])
-def test_a_name_that_is_missing_is_noticed(given: str) -> None:
-    with pytest.raises(DipsimError, match="a name is missing beside a comma"):
-        split_names([given])
+def test_a_name_that_is_missing_stays_to_be_refused() -> None:
+    assert split_names(["lru,,lfu", "arc,", ""]) == ["lru", "", "lfu", "arc", "", ""]
 
 
 def test_numbers() -> None:
     assert split_numbers([".5,1e-1", "1"], "--x") == [0.5, 0.1, 1.0]
-    with pytest.raises(DipsimError, match=r"--x '0.5x': write a number"):
+    with pytest.raises(DipsimError, match=r"--x '0\.5x': a number"):
         split_numbers([".5,0.5x"], "--x")
