@@ -22,6 +22,20 @@ def brief(text: object, longest: int = 80) -> str:
     return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
+def not_taken(what: str, given: object, takes: str) -> str:
+    """Return the message on an argument of a wrong type, e.g. an array where a path is due.
+
+    Args:
+        what: what was wanted, e.g. ``trace``.
+        given: the argument.
+        takes: what may be given.
+    """
+    shape = getattr(given, "shape", None)
+    kind = type(given).__name__
+    shown = f"an array of shape {shape}" if isinstance(shape, tuple) else f"of type {kind}"
+    return f"{what}: what is given is {shown}; give {takes}"
+
+
 class DipsimError(Exception):
     """Wrong input or usage; never raised for a bug of dipsim itself."""
 

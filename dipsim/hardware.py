@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim import files
-from dipsim.errors import ProfileError, brief, first_problem
+from dipsim.errors import ProfileError, brief, first_problem, not_taken
 from dipsim.units import (
     Bandwidth,
     Bytes,
@@ -29,6 +29,8 @@ FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate"]
 STATED = "stated by "
 """Begin of the source of a number that came without one: who stated it follows."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""``key=value`` texts, or values by key."""
 _SHARES = ("dram_efficiency", "overlap_factor")
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
@@ -295,13 +297,14 @@ class Profile(_Section):
 
 
 def load_profile(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Profile, overrides: Sequence[str] = ()
+    given: str | os.PathLike[str] | Mapping[str, Any] | Profile, overrides: Overrides = ()
 ) -> Profile:
     """Load a profile by the name of a shipped one, by its path, or from a mapping of its keys.
 
     Args:
         given: e.g. ``"snapdragon8"``, ``"my/phone.yaml"``, or a mapping such as the file holds.
-        overrides: ``key=value`` texts, e.g. ``"flash.bandwidth=2GB/s"``.
+        overrides: ``key=value`` texts, e.g. ``"flash.bandwidth=2GB/s"``, or a mapping such as
+            ``{"flash.bandwidth": "2GB/s"}``.
 
     Raises:
         ProfileError: unknown name, unreadable file, unknown key, missing unit, bad override.
@@ -310,15 +313,32 @@ def load_profile(
         data, where = given.model_dump(mode="json", by_alias=True, exclude_unset=True), given.name
     elif isinstance(given, Mapping):
         data, where = _extended(dict(given), "profile", ()), str(given.get("name", "profile"))
-    else:
+    elif isinstance(given, str | os.PathLike):
         data, where = _read(given, ()), str(given)
+    else:
+        raise ProfileError(not_taken("profile", given, "a shipped name, a YAML file or a mapping"))
     data = _one_backend(data)
-    for text in overrides:
+    for text in override_texts(overrides):
         data = _override(data, text)
     try:
         return Profile.model_validate(data)
     except ValidationError as problem:
         raise ProfileError(f"profile {where}: {first_problem(problem)}") from None
+
+
+def override_texts(overrides: Overrides) -> tuple[str, ...]:
+    """Return overrides of a profile as ``key=value`` texts.
+
+    Raises:
+        ProfileError: not texts and no mapping.
+    """
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={value}" for key, value in overrides.items())
+    texts = (overrides,) if isinstance(overrides, str) else overrides
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        takes = "texts such as 'flash.bandwidth=2GB/s', or a mapping of keys to values"
+        raise ProfileError(not_taken("override", overrides, takes))
+    return tuple(texts)
 
 
 def profile_schema() -> dict[str, Any]:

@@ -5,15 +5,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from importlib.metadata import version
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.budget.divide import Budget
-from dipsim.errors import printable
+from dipsim.errors import brief
 from dipsim.marks import estimates, marks
 from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
@@ -21,22 +21,35 @@ from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
 from dipsim.units import BYTES
+from dipsim.views import Viewed, frame, report_module
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Viewed):
     """Figures of a run. ``to_dict()`` gives the stable keys of docs/concepts.md.
 
-    Figures cover the measured decode tokens: those behind the warm-up.
+    Figures cover the measured decode tokens: those behind the warm-up. The picture shows how long
+    each of them takes, by what it waits for.
     """
+
+    report: ClassVar[str] = "run"
 
     run: Run = field(repr=False)
     traffic: Traffic
     timing: Timing
 
     # What was run
+
+    @property
+    def title(self) -> str:
+        """What was run, in a line."""
+        trace = brief(Path(self.run.trace.name).name, 60)
+        return f"{trace}, {self.method}, {self.policy}, on {brief(self.run.device.name, 40)}"
 
     @property
     def budget(self) -> Budget:
@@ -271,6 +284,20 @@ class Result:
             "flash_ms_per_token": traffic.all_flash_seconds[rows].mean(axis=0) * 1e3,
         }
 
+    def to_frame(self, which: Literal["tokens", "layers"] = "tokens") -> "DataFrame":
+        """Return a row per measured token, or per layer and group, as a pandas DataFrame.
+
+        Args:
+            which: ``tokens``: token of the trace, its sequence and position, accesses and hits
+                (units), flash bytes and reads, latency and exposed time per resource (ms).
+                ``layers``: layer, group, units, unit_bytes, capacity (units; none in global
+                scope), accesses and hits, their ratio, flash bytes and milliseconds a token.
+
+        Raises:
+            DipsimError: neither of them, or pandas is not installed.
+        """
+        return frame(report_module("frames").rows(self, which))
+
     def groups(self) -> list[dict[str, Any]]:
         """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and
         ``capacity`` is None when all groups share one cache."""
@@ -435,13 +462,16 @@ class Result:
         rows.append(("measured", f"{self.tokens} tokens, {self.method}, {self.policy}"))
         return rows
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{_html(label)}</td><td>{_html(text)}</td></tr>"
-            for label, text in self.summary()
+    def __repr__(self) -> str:
+        moved, tokens = BYTES.show(self.flash_bytes_per_token), self.tokens
+        return (
+            f"Result of {self.title}, {tokens} tokens measured\n{self.tokens_per_second:.4g} "
+            f"tokens/s, {self.hit_rate:.1%} of the active bytes hit, {moved} of flash a token"
         )
-        marks = _html(", ".join(self.marks)) or "none"
-        return f"<p>{_html(self.verdict)}</p><table>{rows}</table><p>marks: {marks}</p>"
+
+    def _repr_html_(self) -> str:
+        card: str = report_module("card").html(self)
+        return card
 
 
 def mean_share(shares: Array) -> Array:
@@ -455,10 +485,6 @@ def mean_share(shares: Array) -> Array:
 def finite(rate: float) -> float | None:
     """JSON has no infinity: the rate of tokens that take no time is null."""
     return rate if math.isfinite(rate) else None
-
-
-def _html(text: str) -> str:
-    return escape(printable(text))
 
 
 def _one_or_all(values: Array) -> Any:

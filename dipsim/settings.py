@@ -5,7 +5,9 @@ Every option is declared once, as a field of `Settings`. The command line's opti
 ``--config`` discards and which methods take an option are read off these declarations.
 """
 
+import os
 from collections.abc import Collection, Mapping
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +30,8 @@ FIXED_BY_MMAP = {
     "overlap": ("serial", "a page fault stops the thread that computes"),
 }
 """Settings that ``io="mmap"`` leaves no choice of, and why."""
+_SIZES = ("dram", "cache")
+"""Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 Layout = Literal["column", "bundle", "expert", "row", "permuted"]
@@ -391,10 +395,12 @@ def discarded(given: Collection[str]) -> set[str]:
 def make_settings(options: Mapping[str, Any]) -> Settings:
     """Make settings of plain values; None counts as not given.
 
+    Numbers may be numpy's; a number of ``dram`` or ``cache`` is one of bytes.
+
     Raises:
         DipsimError: an unknown option or an impossible value, in one line.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: _plain(key, value) for key, value in options.items() if value is not None}
     if isinstance(given.get("gamma"), int | float):
         given["gamma"] = {"*": float(given["gamma"])}
     try:
@@ -409,3 +415,36 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
         raise DipsimError(
             message if place == "the whole" else f"{flag(place)}: {message}"
         ) from None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value of an option as a file of settings holds it: numbers, texts, mappings.
+
+    Raises:
+        DipsimError: a truth value, which no option is; a number that is no size.
+    """
+    if isinstance(value, Mapping):
+        return {key: _plain(name, inner) for key, inner in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        raise DipsimError(f"{flag(name)} {value}: give a number or a text, no truth value")
+    if not isinstance(value, Real):
+        return value
+    number = int(value) if isinstance(value, Integral) else float(value)
+    return _size(name, number) if name in _SIZES else number
+
+
+def _size(name: str, number: float) -> str:
+    """Return a number of bytes as a text with a unit, which keeps it to the last bit.
+
+    Raises:
+        BudgetError: negative, no number, or a share.
+    """
+    if not BYTES.believes(number):
+        share = ", or a share of the model such as '50%'" if name == "dram" else ""
+        raise BudgetError(
+            f"{flag(name)} {number:g}: give bytes, {' to '.join(BYTES.range)}, e.g. 3.5e9, or a "
+            f"text such as '3.5 GB'{share}"
+        )
+    return BYTES.exact(number)

@@ -1,12 +1,12 @@
 """The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives
 the `Timing`, and a `Result` holds all three."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.flash.cost import FlashCost
-from dipsim.hardware import Profile, load_profile
+from dipsim.hardware import Overrides, Profile, load_profile
+from dipsim.keywords import RunOptions, lists_options
 from dipsim.methods import build_method
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
@@ -22,13 +22,14 @@ from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Outline, Trace, load_trace
 
 
+@lists_options
 def simulate(
     trace: Input | Trace,
     profile: Input | Profile,
     *,
     threads: int | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[RunOptions],
 ) -> Result:
     """Replay a trace on a device.
 
@@ -37,8 +38,8 @@ def simulate(
         profile: path, name of a shipped profile, mapping, or a `Profile`.
         threads: caches replayed at a time; results do not depend on it.
         progress: called with (tokens done, tokens).
-        options: ``model``, ``policy``, ``overrides`` of `prepare`, and fields of `Settings`, e.g.
-            ``method="dip-ca", density=0.7, dram="50%"`` (of the model's bytes).
+        options: e.g. ``method="dip-ca", density=0.7, dram="50%"`` (of the model's bytes), or
+            ``dram=3.5e9`` (bytes).
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
@@ -55,7 +56,7 @@ def prepare(
     *,
     model: Input | Model | None = None,
     policy: str | Policy | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     **options: Any,
 ) -> Run:
     """Work a run out: what is replayed, with which caches, on what device.
@@ -64,7 +65,7 @@ def prepare(
         trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
-        overrides: ``key=value`` texts for the profile, as ``-s`` on the command line.
+        overrides: of the profile, as ``-s`` on the command line.
         options: fields of `Settings`.
 
     Raises:

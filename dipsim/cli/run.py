@@ -81,7 +81,7 @@ def run(
     from dipsim.report import run as report
 
     if picture is not None:
-        report.plot(result, _title(result), picture)
+        report.plot(result, picture)
     for warning in hints.warnings(result):
         say(f"warning: {warning}")
     if as_json:
@@ -167,11 +167,6 @@ def _attributed(result: Any) -> Any:
     return attribute(result)
 
 
-def _title(result: Any) -> str:
-    trace = Path(result.run.trace.name).name
-    return f"{trace}, {result.method}, {result.policy}, on {result.run.device.name}"
-
-
 def _write_timeline(result: Any, tokens: int, path: Path) -> None:
     """Write what happened in the first tokens.
 
@@ -187,4 +182,4 @@ def _write_timeline(result: Any, tokens: int, path: Path) -> None:
             f"warning: tokens of the timeline take {longer:.4g} times as long as those of the "
             "figures: the closed form knows no contention; use --engine events"
         )
-    perfetto.write(shown, _title(result), path)
+    perfetto.write(shown, result.title, path)

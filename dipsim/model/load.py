@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dipsim import files
-from dipsim.errors import ModelError, brief, first_problem
+from dipsim.errors import ModelError, brief, first_problem, not_taken
 from dipsim.model import gguf, hf_config, hub
 from dipsim.model.weight_bytes import Model
 
@@ -38,10 +38,8 @@ def load_model(
     elif isinstance(given, str | os.PathLike):
         data, where = _read(given), str(given)
     else:
-        raise ModelError(
-            f"model {brief(given)!r}: give the name of a preset, a file, or a geometry such as "
-            "{layers: 32, ...}"
-        )
+        takes = "the name of a preset, a file, or a geometry such as {layers: 32, ...}"
+        raise ModelError(not_taken("model", given, takes))
     if bits is not None:
         data = {**data, "bits": bits}
         data.pop("quant", None)

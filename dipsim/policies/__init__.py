@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 
-from dipsim.errors import PolicyError
+from dipsim.errors import PolicyError, not_taken
 from dipsim.policies.arc import ARC
 from dipsim.policies.belady import BELADY
 from dipsim.policies.clock import CLOCK
@@ -54,6 +54,8 @@ def load_policy(given: str | Policy) -> Policy:
     """
     if isinstance(given, Policy):
         return given
+    if not isinstance(given, str):
+        raise PolicyError(not_taken("policy", given, "a name, file.py:attribute or a Policy"))
     policy, colon, parameters = given.rpartition(":")
     if "=" in parameters and colon:
         return load_policy(policy).with_parameters(_parameters(given, parameters))

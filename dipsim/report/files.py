@@ -41,6 +41,33 @@ def check_plot(
     return Sheet(file, size) if dpi is None else Sheet(file, size, dpi)
 
 
+def sheet_of(
+    path: str | os.PathLike[str] | None,
+    size: tuple[float, float] | None = None,
+    dpi: int | None = None,
+) -> Sheet:
+    """Return what a picture can be drawn on, for those who want the figure itself too.
+
+    Args:
+        path: file, or None for the figure alone.
+        size: inches; None for those that suit what is drawn.
+        dpi: dots per inch; None for the default.
+
+    Raises:
+        DipsimError: as `check_plot`, or a size that no picture has.
+    """
+    if size is not None and not (
+        isinstance(size, tuple | list) and len(size) == 2 and all(0.5 <= x <= 100 for x in size)
+    ):
+        raise DipsimError(f"size {size}: give width and height in inches, each from 0.5 to 100")
+    if dpi is not None and not 10 <= dpi <= 1200:
+        raise DipsimError(f"dpi {dpi}: give dots per inch, from 10 to 1200")
+    sheet = check_plot(path, size, dpi)
+    if sheet is not None:
+        return sheet
+    return Sheet(size=size) if dpi is None else Sheet(size=size, dpi=dpi)
+
+
 def check_series(option: str, names: Sequence[object]) -> None:
     """Refuse more series than a picture can hold.
 

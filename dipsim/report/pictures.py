@@ -1,6 +1,5 @@
 """Figures, colours and markers that all pictures share; matplotlib loads with the first picture."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,19 +45,16 @@ def picture(sheet: Sheet, width: float, height: float) -> Iterator[Any]:
     Raises:
         DipsimError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from dipsim.report.figure import Picture
 
     size = sheet.size or (width, height)
-    figure = Figure(figsize=size, dpi=sheet.dpi, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Picture(figsize=size, dpi=sheet.dpi, layout="constrained")
     yield figure
     path = sheet.path
     if path is None:
         return
     try:
-        with whole_file(path) as handle, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # characters the font lacks become boxes
+        with whole_file(path) as handle:
             figure.savefig(handle, format=path.suffix[1:], dpi=sheet.dpi)
     except OSError as problem:
         raise unwritable(f"--plot {path}", problem) from None

@@ -167,7 +167,7 @@ def _mean(value: float | list[float]) -> float:
     return sum(value) / len(value) if isinstance(value, list) else float(value)
 
 
-def plot(result: Result, title: str, sheet: Sheet) -> Any:
+def plot(result: Result, sheet: Sheet) -> Any:
     """Draw how long each measured token takes, stacked by what the token waits for.
 
     Of more than `MOST_BARS` tokens, bars are means of several, and a line marks the slowest one.
@@ -202,7 +202,7 @@ def plot(result: Result, title: str, sheet: Sheet) -> Any:
         handles, labels = axes.get_legend_handles_labels()
         if handles:  # in the order in which they are stacked
             figure.legend(handles[::-1], labels[::-1], title="exposed time", **BESIDE)
-        figure.suptitle(plain(title))
+        figure.suptitle(plain(result.title))
     return figure
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError, brief
+from dipsim.errors import TraceError, brief, not_taken
 from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
 from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
@@ -153,6 +153,9 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
     if isinstance(given, Mapping):
         arrays = as_arrays(given)
         return _assemble("arrays", {k: InMemory(v) for k, v in arrays.items()})
+    if not isinstance(given, str | os.PathLike):
+        takes = 'a path, a shipped name, a Trace, or a mapping of arrays such as {"glu": array}'
+        raise TraceError(not_taken("trace", given, takes))
     path = files.find(given, FOLDER, SUFFIX)
     if path is None:
         known = ", ".join(trace_names())

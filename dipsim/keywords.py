@@ -1,0 +1,150 @@
+"""Keyword arguments that the functions of dipsim share: the options of `Settings`, typed.
+
+An option is declared in `dipsim.settings`, and here a second time, since a type checker and an
+editor read nothing else; a test holds both declarations together.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from textwrap import wrap
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+
+from dipsim.hardware import Overrides
+from dipsim.model import Model
+from dipsim.policies import Policy
+from dipsim.resolve import Input
+from dipsim.settings import OPTIONS, Access, Layout, Overlap, Prefill, Reset, Scope
+
+Size = str | float
+"""A text such as ``"3.5 GB"``, or a number of bytes."""
+_BESIDE = {
+    "model": "preset, YAML, config.json, GGUF, geometry or Model [the one that the trace names]",
+    "overrides": "of the profile: 'flash.bandwidth=2GB/s' or {'flash.bandwidth': '2GB/s'}",
+}
+"""What keywords that are no settings mean."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ChoiceOptions(TypedDict, total=False):
+    """What a token needs, which part of the trace is replayed, and by which rules."""
+
+    density: float | None
+    group_density: Mapping[str, float] | None
+    split: str | None
+    gamma: float | Mapping[str, float] | None
+    masking: str | None
+    routing: str | None
+    top_k: int | None
+    selection: Literal["top-k", "threshold"] | None
+    calibrate_tokens: str | None
+    recall: float | None
+    predictor_rank: int | None
+    cluster: int | None
+    admission: Literal["forced", "ranked"] | None
+    access: Access | None
+    warmup: int | None
+    reset: Reset | None
+    prefill: Prefill | None
+    tokens: str | None
+    layers: str | None
+    sequence: str | None
+    seed: int | None
+
+
+class DeviceOptions(TypedDict, total=False):
+    """Device, bytes of weights and KV, division of DRAM, flash and time."""
+
+    model: Input | Model | None
+    overrides: Overrides
+    weights: Literal["2:4"] | None
+    compat: Literal["authors"] | None
+    static_from: str | os.PathLike[str] | None
+    bits: float | None
+    context: int | None
+    kv: Literal["fixed", "grow"] | None
+    kv_bits: float | None
+    layout: Layout | None
+    order_from: str | None
+    io: Literal["direct", "buffered", "mmap"] | None
+    overlap: Overlap | None
+    prefetch: str | os.PathLike[str] | None
+    engine: Literal["auto", "closed", "events"] | None
+    thermal: Literal["cold", "sustained"] | None
+    backend: str | None
+    scope: Scope | None
+    allocate: Literal["even", "equal", "optimal"] | None
+
+
+class BudgetOptions(TypedDict, total=False):
+    """DRAM that is given: one of these, or none for the profile's own."""
+
+    dram: Size | None
+    cache: Size | None
+    cache_fraction: float | None
+
+
+class CurveOptions(ChoiceOptions, total=False):
+    """Options of what needs no device."""
+
+    method: str | None
+
+
+class SweepOptions(ChoiceOptions, DeviceOptions, total=False):
+    """Options of what varies methods, policies and budgets itself."""
+
+
+class StudyOptions(SweepOptions, BudgetOptions, total=False):
+    """Options of what varies methods and policies itself."""
+
+
+class SearchOptions(StudyOptions, total=False):
+    """Options of what varies methods itself."""
+
+    policy: str | Policy | None
+
+
+class RunOptions(SearchOptions, total=False):
+    """Options of one run."""
+
+    method: str | None
+
+
+def lists_options(function: F) -> F:
+    """Make ``help()``, notebooks and `inspect.signature` list what a function takes as options.
+
+    The function takes them as ``**options: Unpack[...]`` of a class of this module.
+    """
+    signature = inspect.signature(function)
+    *own, rest = signature.parameters.values()
+    (kind,) = get_args(rest.annotation)
+    hints = get_type_hints(kind)
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(name),
+            annotation=hints[name],
+        )
+        for name in (*_BESIDE, *OPTIONS)
+        if name in hints
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    lines = [line for option in options for line in _help(option.name)]
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(
+        lines
+    )
+    return function
+
+
+def _default(name: str) -> Any:
+    if name not in OPTIONS:
+        return () if name == "overrides" else None
+    default = OPTIONS[name].default
+    return None if default == {} else default
+
+
+def _help(name: str) -> list[str]:
+    """Return the lines of an option in a docstring."""
+    text = OPTIONS[name].help if name in OPTIONS else _BESIDE[name]
+    return wrap(f"{name}: {text}", 88, initial_indent="    ", subsequent_indent="        ")
