@@ -296,7 +296,7 @@ class Result(Viewed):
         Raises:
             DipsimError: neither of them, or pandas is not installed.
         """
-        return frame(report_module("frames").rows(self, which))
+        return frame(report_module("frames").records(self, which))
 
     def groups(self) -> list[dict[str, Any]]:
         """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and

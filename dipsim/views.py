@@ -35,7 +35,7 @@ class Viewed:
         Raises:
             DipsimError: pandas is not installed.
         """
-        return frame(report_module(self.report).rows(self))
+        return frame(report_module(self.report).records(self))
 
     def plot(
         self,

@@ -142,7 +142,7 @@ def refuse_other_weights(options: Mapping[str, Any], beside: str) -> None:
             raise DipsimError(f"--{name} loses what {beside} says nothing of: drop one of them")
 
 
-def load_calibration(path: str) -> Calibration:
+def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration file.
 
     Raises:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
-from dipsim.analysis.search import OF_A_RUN
+from dipsim.analysis.frontier import OF_A_RUN
+from dipsim.errors import brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
@@ -24,17 +25,26 @@ from dipsim.sweep.vary import (
 )
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
+from dipsim.views import Viewed
 
 
 @dataclass(frozen=True)
-class Contours:
+class Contours(Viewed):
     """Rates over a grid."""
 
+    report: ClassVar[str] = "search"
+    trace: str
+    """Name of the trace."""
     axes: tuple[Axis, Axis]
     values: tuple[list[float], list[float]]
     """Ascending: bytes of DRAM, factors on the flash's bandwidth, or IOPS."""
     cells: list[list[Cell]]
     """Cells by the first axis, then by the second; their places are values of the two."""
+
+    def __repr__(self) -> str:
+        slow, fast = min(map(min, self.rates)), max(map(max, self.rates))
+        by = " and ".join(self.axes)
+        return f"Contours of {brief(self.trace, 60)} by {by}: {slow:.4g} to {fast:.4g} tokens/s"
 
     @property
     def rates(self) -> list[list[float]]:
@@ -91,7 +101,7 @@ def contours(
     cells = many(runs, before=before, progress=progress)
     rows = [cells[start : start + points] for start in range(0, len(cells), points)]
     first, second = grid.values()
-    return Contours(axes, (first, second), rows)
+    return Contours(trace.name, axes, (first, second), rows)
 
 
 def _point(

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 from dipsim.option import flag
 from dipsim.settings import TAKES
 from dipsim.sweep.point import Cell
+from dipsim.views import Viewed
 
 LOSSES = (0.1, 0.2, 0.5, 1.0)
 """Perplexity above the dense model's, at which the paper reads off rates."""
@@ -59,8 +60,10 @@ def row_dict(row: Cell) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Viewed):
     """Rows of one model on one text; the first is the dense model."""
+
+    report: ClassVar[str] = "evaluate"
 
     model: str
     tokens: int
@@ -68,6 +71,10 @@ class Evaluation:
     device: str | None
     rows: tuple[Cell, ...]
     """See `judged`."""
+
+    def __repr__(self) -> str:
+        judged = f"{len(self.rows) - 1} settings on {self.tokens} tokens"
+        return f"Evaluation of {brief(self.model, 60)}: {judged}, dense perplexity {self.dense:.4g}"
 
     @property
     def dense(self) -> float:

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.analysis.activity import Activity, activity
+from dipsim.errors import brief
 from dipsim.methods.contract import Group, Method
 from dipsim.policies import BUILTIN
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Contender, measured_rows
 from dipsim.replay.replay import replay_policies
 from dipsim.replay.traffic import Traffic
+from dipsim.resolve import Input
 from dipsim.settings import Settings
-from dipsim.trace import Trace
+from dipsim.trace import Trace, load_trace
+from dipsim.views import Viewed, shortened
 
 CAPACITIES = (0.4, 0.6, 0.8, 0.9)
 """Shares of the units that a cache holds."""
@@ -73,6 +76,8 @@ class SignalReport:
     convergence: Convergence | None
     """None without accesses: no decode tokens, or empty sets."""
 
+    __repr__ = shortened
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         activity = self.activity
@@ -95,13 +100,51 @@ class SignalReport:
         }
 
 
-def inspect_trace(trace: Trace) -> dict[str, SignalReport]:
-    """Return a report on every signal of a trace, by name.
+@dataclass(frozen=True)
+class Inspection(Viewed):
+    """What a trace holds, how it caches, and whether it is long enough."""
+
+    report: ClassVar[str] = "inspect"
+    trace: Trace
+    """The part that was inspected."""
+    signals: dict[str, SignalReport]
+    """Findings by signal."""
+
+    def __repr__(self) -> str:
+        settled = [
+            f"{name} {'long enough' if each.convergence.settled else 'too short'}"
+            for name, each in self.signals.items()
+            if each.convergence is not None
+        ]
+        about = f"{brief(self.trace.name, 60)}, {self.trace.tokens} tokens"
+        return f"Inspection of {about}\n{brief(', '.join(settled) or 'nothing active', 160)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        findings = {name: each.to_dict() for name, each in self.signals.items()}
+        return {**self.trace.describe(), "inspection": findings}
+
+
+def inspect(
+    trace: Input | Trace,
+    *,
+    tokens: str | None = None,
+    layers: str | None = None,
+    sequence: str | None = None,
+) -> Inspection:
+    """Inspect a trace: its active sets, its hit rates, and whether it is long enough.
+
+    Args:
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        tokens: a part of the tokens, A:B.
+        layers: a part of the layers, A:B.
+        sequence: a part of the sequences, A:B.
 
     Raises:
-        TraceError: invalid values in the trace.
+        TraceError: no trace, invalid values in it, or no such part.
     """
-    return {name: _inspect(activity(trace, name), name) for name in trace.signals}
+    part = load_trace(trace).part(tokens, layers, sequence)
+    return Inspection(part, {name: _inspect(activity(part, name), name) for name in part.signals})
 
 
 def _inspect(statistics: Activity, name: str) -> SignalReport:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from dipsim.analysis.search import OF_A_RUN
+from dipsim.analysis.frontier import OF_A_RUN
+from dipsim.errors import brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
@@ -22,6 +23,7 @@ from dipsim.sweep.vary import (
 )
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BYTES
+from dipsim.views import Viewed
 
 PRECISION = 0.01
 """The answer is known to this share of itself."""
@@ -44,9 +46,12 @@ class SearchRange:
 
 
 @dataclass(frozen=True)
-class Least:
+class Least(Viewed):
     """The least of something for a rate."""
 
+    report: ClassVar[str] = "search"
+    trace: str
+    """Name of the trace."""
     what: Axis
     target: float
     """Tokens per second."""
@@ -56,6 +61,11 @@ class Least:
     factor on the flash's bandwidth, or IOPS."""
     result: Result
     """The run that was found, else the fastest."""
+
+    def __repr__(self) -> str:
+        found = "out of reach" if self.found is None else f"{self.found.place['value']:g}"
+        asked = f"least {self.what} for {self.target:g} tokens/s"
+        return f"Least of {brief(self.trace, 60)}: {asked}: {found}, {len(self.trials)} runs"
 
     @property
     def found(self) -> Cell | None:
@@ -140,7 +150,7 @@ def search_least(
             low, high = (low, middle) if reaches(middle) else (middle, high)
     assert best is not None
     assert best.result is not None
-    return Least(what, target, span, [ran[value] for value in sorted(ran)], best.result)
+    return Least(trace.name, what, target, span, [ran[value] for value in sorted(ran)], best.result)
 
 
 def _better(new: Cell, old: Cell, target: float) -> bool:

@@ -7,6 +7,8 @@ is the upper bound of perplexity above dense, which compares them too.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from dipsim.analysis.calibration import Bounds, Calibration
 from dipsim.errors import DipsimError
@@ -68,6 +70,49 @@ class Allowed:
                 f"--max-loss names {', '.join(self.most)}; the stages of {method} are "
                 f"{', '.join(stages)}: name each, or give one number for all"
             )
+
+
+def allowed_loss(
+    given: float | str | Mapping[str, float], calibration: Calibration | None = None
+) -> Allowed:
+    """Return the loss that is allowed, as ``max_loss`` states it.
+
+    Args:
+        given: ``.02``, ``{"mlp_input": .003, "glu": .1}``, or the texts that the command line has
+            for them: ``".02"``, ``"mlp_input=.003,glu=.1"``.
+        calibration: with one the loss is of perplexity, which is one number.
+
+    Raises:
+        DipsimError: not of that form, or no share.
+    """
+    named = calibration is None
+    most = _losses(given) if isinstance(given, str) else given
+    losses: list[Any] = list(most.values()) if isinstance(most, Mapping) and named else [most]
+    highest = 1.0 if named else math.inf
+    if not all(_is_number(loss) and 0 <= loss <= highest for loss in losses):
+        form = (
+            "a share of the energy from 0 to 1, e.g. .02, or mlp_input=.003,glu=.1"
+            if named
+            else "a perplexity above dense, 0 or more"
+        )
+        raise DipsimError(f"--max-loss {given!r}: write {form}")
+    return Allowed(most, calibration)
+
+
+def _losses(text: str) -> float | Mapping[str, float]:
+    """Return the number, or the numbers by stage, of a text; nan where it is neither."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.partition("=") for part in text.split(",")]
+        losses = {stage.strip(): float(loss) for stage, _, loss in pairs}
+    except ValueError:
+        return math.nan
+    return losses if len(losses) == len(pairs) else math.nan
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _share(lost: float, most: float) -> float:

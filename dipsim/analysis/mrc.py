@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import BudgetError, DipsimError
+from dipsim.analysis.default_policies import policies_that_apply
+from dipsim.errors import BudgetError, DipsimError, brief
+from dipsim.keywords import CurveOptions, lists_options
 from dipsim.methods import Method, build_method
 from dipsim.option import flag
 from dipsim.policies import BUILTIN, Policy, load_policies
@@ -18,14 +20,18 @@ from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.settings import CURVE_CONCERNS, Settings, concerning, make_settings
 from dipsim.trace import Trace, load_trace
+from dipsim.views import Viewed
 
 GRID = tuple(i / 20 for i in range(1, 21))
 """Shares of the units that a cache holds."""
+_USUAL = ("lru", "lfu", "opt")
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Viewed):
     """Curves of several policies over the same capacities."""
+
+    report: ClassVar[str] = "mrc"
 
     trace: str
     method: Method
@@ -35,6 +41,11 @@ class Curves:
     """Curve of each policy, by its name."""
     stack: LruStack | None
     """Hits of lru at every capacity; None where the sets depend on the cache."""
+
+    def __repr__(self) -> str:
+        policies = brief(", ".join(self.curves), 60)
+        what = f"{brief(self.trace, 60)}, {self.method.name}"
+        return f"Curves of {what}: {policies} at {len(self.shares)} cache sizes"
 
     def rates(self, policy: str) -> NDArray[np.float64]:
         """[n] hits / accesses over all layers and groups."""
@@ -88,40 +99,46 @@ class Curves:
         }
 
 
-def miss_ratio_curves(
-    source: Input | Trace,
-    policies: Sequence[str | Policy] = ("lru", "opt"),
-    shares: Sequence[float] = GRID,
+@lists_options
+def mrc(
+    trace: Input | Trace,
+    policies: Sequence[str | Policy] = (),
+    cache_fraction: Sequence[float] = GRID,
     *,
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
-    **options: Any,
+    **options: Unpack[CurveOptions],
 ) -> Curves:
     """Replay policies over cache sizes; no device and no model needed.
 
     lru comes from one pass wherever the cache holds every batch; all else is replayed.
 
     Args:
-        shares: of the units of every layer and group, 0 to 1.
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        policies: names, ``file.py:attribute`` or objects; default: lru, lfu and opt, or those of
+            them that apply.
+        cache_fraction: shares of the units of every layer and group, 0 to 1.
+        threads: caches replayed at a time; changes no count.
         progress: called with (policies done, policies).
-        options: fields of `Settings` that concern trace, method and replay.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
+    shares = tuple(cache_fraction)
     _check(shares, options)
     settings = make_settings(options)
-    whole = load_trace(source).clustered(settings.cluster)
-    trace = whole.part(settings.tokens, settings.layers, settings.sequence)
-    method = build_method(trace, settings)
+    whole = load_trace(trace)
+    chosen = load_policies(policies or policies_that_apply(_USUAL, whole, options))
+    cut = settings.tokens, settings.layers, settings.sequence
+    part = whole.clustered(settings.cluster).part(*cut)
+    method = build_method(part, settings)
     units = np.array([group.units for group in method.groups])
     each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
-    capacity = np.repeat(each[:, None, :], trace.layers, axis=1)
-    sets = ActiveSets(trace, method, settings)
+    capacity = np.repeat(each[:, None, :], part.layers, axis=1)
+    sets = ActiveSets(part, method, settings)
     if not method.cache_aware:
         sets.hold()
-    chosen = load_policies(policies)
-    contenders = [_contender(policy, trace, settings) for policy in chosen]
+    contenders = [_contender(policy, part, settings) for policy in chosen]
     usual = settings.access == "atomic" and settings.admission != "ranked"
     stack = None
     if usual and not method.cache_aware and BUILTIN["lru"] in chosen:
@@ -135,7 +152,7 @@ def miss_ratio_curves(
             else _of_stack(known, sets, contender, capacity, threads)
         )
         progress(len(curves), len(contenders))
-    return Curves(trace.name, method, tuple(shares), curves, stack)
+    return Curves(part.name, method, shares, curves, stack)
 
 
 def _check(shares: Sequence[float], options: Mapping[str, Any]) -> None:

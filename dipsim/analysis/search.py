@@ -1,209 +1,128 @@
-"""The highest rate at a given loss: the density of each method is bisected, gammas are tried."""
+"""Search: the highest rate at a loss, the least hardware for a rate, or rates over two axes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
-from dipsim.analysis.loss import Allowed
-from dipsim.errors import DipsimError, MethodError
+from dipsim.analysis.calibration import Calibration, load_calibration, refuse_other_weights
+from dipsim.analysis.contours import Contours, contours
+from dipsim.analysis.frontier import Frontier, search_rate
+from dipsim.analysis.least import Least, search_least
+from dipsim.analysis.loss import allowed_loss
+from dipsim.errors import DipsimError
 from dipsim.hardware import Profile, load_profile
-from dipsim.methods.contract import InfeasibleError
+from dipsim.keywords import SearchOptions, lists_options
+from dipsim.option import flag
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
-from dipsim.result import Result, finite
-from dipsim.run import Run
-from dipsim.sweep.many import many
-from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
+from dipsim.sweep.vary import Axis
 from dipsim.trace import Trace, load_trace
 
-GAMMAS = {"mlp_input": (1.0, 0.7, 0.5), "glu": (1.0, 0.5, 0.2)}
-"""Tried in all pairs for dip-ca. The first is plain top-k."""
-STEPS = 100
-"""Densities are tried in hundredths."""
 
-
-OF_A_RUN = (
-    "tokens_per_second",
-    "tokens_per_second_range",
-    "hit_rate",
-    "flash_bytes_per_token",
-    "cache_bytes",
-    "energy_kept",
-)
-"""Figures of every run of a search."""
-FIGURES = ("loss", "meets", "perplexity", *OF_A_RUN)
-"""Figures of a density that was tried. ``loss``: see `Allowed`, None where a calibration does not
-bound it; ``meets``: whether it is no more than allowed; ``perplexity``: `Bounds`, None without a
-calibration."""
-
-
-def series_of(cell: Cell) -> tuple[str, tuple[float, ...]]:
-    """Return the method and the gammas that a density was tried for."""
-    return cell.place["method"], tuple(cell.place["gamma"].values())
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """Every density that was run, in that order, and the fastest that loses no more than allowed.
-
-    The place of a cell is its ``method``, ``density`` and ``gamma``, per group and empty unless the
-    method is cache-aware.
-    """
-
-    allowed: Allowed
-    points: list[Cell]
-    best: Cell | None
-    """It has its result."""
-
-    @property
-    def result(self) -> Result | None:
-        """The run of the best point."""
-        return None if self.best is None else self.best.result
-
-    def front(self) -> list[Cell]:
-        """Return points that no other beats in loss and in rate, by rising loss."""
-        front: list[Cell] = []
-        for cell in sorted(self.points, key=lambda cell: (cell.number("loss"), -cell.rate)):
-            if not front or cell.rate > front[-1].rate:
-                front.append(cell)
-        return front
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; ``config`` repeats the run of the best point."""
-        most = self.allowed.most
-        return {
-            "search": "rate",
-            "max_loss": dict(most) if isinstance(most, Mapping) else most,
-            "loss": self.allowed.meaning,
-            "best": None if self.best is None else self.best.to_dict(FIGURES),
-            "points": [cell.to_dict(FIGURES) for cell in self.points],
-            "config": None if self.result is None else dict(self.result.config),
-        }
-
-
-def search_rate(
+@lists_options
+def search(
     trace: Input | Trace,
     profile: Input | Profile,
-    allowed: Allowed,
-    methods: Sequence[str | None] = (None,),
     *,
+    max_loss: float | str | Mapping[str, float] | None = None,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    target_rate: float | None = None,
+    least: Axis | None = None,
+    axes: tuple[Axis, Axis] | None = None,
+    points: int | None = None,
+    methods: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
-    **options: Any,
-) -> Frontier:
-    """Find the highest rate that loses no more than ``allowed``.
-
-    For each method, and for dip-ca each pair of `GAMMAS` unless the options say how to mask, the
-    least density in hundredths that loses no more is bisected. The answer is the fastest of all
-    points that were run and lose no more.
+    **options: Unpack[SearchOptions],
+) -> Frontier | Least | Contours:
+    """Search for the highest rate, for the least hardware, or for both along two axes.
 
     Args:
-        methods: names; None is the trace's default.
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        profile: path, name of a shipped profile, mapping, or a `Profile`.
+        max_loss: find the highest rate that loses no more: a share of the energy at every stage,
+            or per stage (``{"mlp_input": .003, "glu": .1}``); with a calibration, perplexity above
+            dense.
+        calibration: perplexities of methods, a file or `Calibration`.
+        target_rate: find the least hardware with which a run makes so many tokens per second.
+        least: what is to be least: dram (the default), flash-bandwidth or iops.
+        axes: two of them: run a grid.
+        points: of each axis, 2 to 50; default: 6.
+        methods: those that may have the highest rate, or the one that runs; by default the
+            trace's.
         progress: called with (runs done, runs expected).
-        options: as `simulate`, without a density.
+
+    Returns:
+        A `Frontier` for ``max_loss``, a `Least` for ``target_rate``, `Contours` for ``axes``.
 
     Raises:
-        DipsimError: anything wrong with the input, in one line.
+        DipsimError: not exactly one of the three questions, or anything wrong with the input, in
+            one line.
     """
-    if len(methods) > 1 and allowed.calibration is None:
-        raise DipsimError(
-            f"--max-loss of {len(methods)} methods: the energies they lose do not compare; give "
-            "--calibration FILE, or one --method"
-        )
-    for method in methods:
-        if method in ("moe", "recorded", "dense"):
-            raise MethodError(f"method {method} has no density to search: name one that has")
-    tries = _Tries(load_trace(trace), load_profile(profile), allowed, options)
-    series = [(method, gamma) for method in methods for gamma in _gammas(method, options)]
-
-    def meets(method: str | None, gamma: Any, step: int) -> bool:
-        answer = tries.meets(method, gamma, step / STEPS)
-        progress(len(tries.cells), max(7 * len(series), len(tries.cells)))
-        return answer
-
-    fails: dict[str | None, int] = {}
-    for method, gamma in series:
-        # Of all gammas plain top-k, tried first, keeps the most: where it fails, all do.
-        low = fails.get(method, 0)
-        fails.setdefault(method, _least(partial(meets, method, gamma), low) - 1)
-    if tries.refused and not tries.cells:
-        raise tries.refused[-1]
-    return Frontier(allowed, tries.cells, tries.best)
-
-
-class _Tries:
-    """The densities that were tried."""
-
-    def __init__(
-        self, trace: Trace, device: Profile, allowed: Allowed, options: Mapping[str, Any]
-    ) -> None:
-        self.cells: list[Cell] = []
-        self.best: Cell | None = None
-        self.refused: list[MethodError] = []
-        self._trace, self._device, self._allowed = trace, device, allowed
-        self._options = dict(options)
-        self._model = self._options.pop("model", None)
-
-    def meets(self, method: str | None, gamma: Any, density: float) -> bool:
-        """Run a density, and return whether it loses no more than allowed.
-
-        Where the method cannot have the density, return on which side to go on.
-        """
-        options = {**self._options, "method": method, "gamma": gamma, "density": density}
-        point = Point({}, self._trace, self._device, options, self._model)
-        try:
-            (cell,) = many(
-                [point], read=partial(self._read, density), before=self._check, keep=True
+    question = _question({"max_loss": max_loss, "target_rate": target_rate, "axes": axes})
+    _belongs({"--calibration": calibration}, "max_loss", question)
+    _belongs({"--method twice": methods[1:] or None}, "max_loss", question)
+    _belongs({"--least": least}, "target_rate", question)
+    _belongs({"--points": points}, "axes", question)
+    opened, device = load_trace(trace), load_profile(profile, options.pop("overrides", ()))
+    given: dict[str, Any] = {**options, "progress": progress}
+    if max_loss is not None:
+        return _rate(opened, device, max_loss, calibration, methods, given)
+    given["method"] = methods[0] if methods else None
+    if target_rate is not None:
+        if not 1e-9 <= target_rate <= 1e15:
+            raise DipsimError(
+                f"--target-rate {target_rate:g}: tokens per second, from 1e-9 to 1e15"
             )
-        except InfeasibleError as problem:
-            self.refused.append(problem)
-            return False
-        except MethodError as problem:  # not one for so many units: fewer may do
-            self.refused.append(problem)
-            return True
-        self.cells.append(replace(cell, result=None))
-        meets = bool(cell.figures and cell.figures["meets"])
-        if meets and (self.best is None or cell.rate > self.best.rate):
-            self.best = cell
-        return meets
-
-    def _check(self, run: Run) -> None:
-        """Refuse, before the replay, a loss that does not fit the run."""
-        stages = [group.signal for group in run.method.groups]
-        self._allowed.check(run.method.name, stages, None if run.model is None else run.model.name)
-
-    def _read(self, density: float, result: Result) -> list[tuple[Place, Figures]]:
-        name, figures, allowed = result.method, figures_of(result), self._allowed
-        groups = result.run.method.groups
-        gamma = {group.signal: group.gamma for group in groups if group.gamma is not None}
-        loss = allowed.loss(name, figures["energy_kept"])
-        place = {"method": name, "density": density, "gamma": gamma}
-        judged = {
-            "loss": finite(loss),
-            "meets": loss <= allowed.limit,
-            "perplexity": allowed.bounds(name, figures["energy_kept"]),
-        }
-        return [(place, {**judged, **figures})]
+        return search_least(opened, device, least or "dram", target_rate, **given)
+    assert axes is not None, "the third question"
+    return _grid(opened, device, axes, 6 if points is None else points, given)
 
 
-def _least(meets: Callable[[int], bool], low: int) -> int:
-    """Return the least step above ``low`` that meets, by bisection; the last, if none does."""
-    high = STEPS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if meets(middle) else (middle, high)
-    if high == STEPS:
-        meets(high)
-    return high
+def _question(questions: Mapping[str, Any]) -> str:
+    """Return the question that is asked.
+
+    Raises:
+        DipsimError: no question is asked, or several are.
+    """
+    asked = [name for name, value in questions.items() if value is not None]
+    if len(asked) != 1:
+        given = " and ".join(map(flag, asked)) or "nothing to search for"
+        raise DipsimError(f"{given}: give one of {', '.join(map(flag, questions))}")
+    return asked[0]
 
 
-def _gammas(method: str | None, options: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the gammas that are tried for a method."""
-    given = any(options.get(name) is not None for name in ("gamma", "masking"))
-    if method != "dip-ca" or given:
-        yield options.get("gamma")
-        return
-    into, out = GAMMAS
-    for first in GAMMAS[into]:
-        for second in GAMMAS[out]:
-            yield {into: first, out: second}
+def _belongs(given: Mapping[str, Any], to: str, question: str) -> None:
+    """Refuse options that belong to another question."""
+    for name, value in given.items():
+        if value is not None and question != to:
+            raise DipsimError(f"{name} goes with {flag(to)}, not with {flag(question)}: drop it")
+
+
+def _rate(
+    trace: Trace,
+    device: Profile,
+    max_loss: float | str | Mapping[str, float],
+    calibration: str | os.PathLike[str] | Calibration | None,
+    methods: Sequence[str],
+    options: dict[str, Any],
+) -> Frontier:
+    for name in ("density", "group_density"):
+        if options.get(name) is not None:
+            raise DipsimError(f"{flag(name)} is what --max-loss searches: drop one of them")
+    refuse_other_weights(options, "--max-loss")
+    if len(set(methods)) < len(methods):
+        raise DipsimError("--method: one is named twice; name each once")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = load_calibration(calibration)
+    allowed = allowed_loss(max_loss, calibration)
+    return search_rate(trace, device, allowed, list(methods) or [None], **options)
+
+
+def _grid(
+    trace: Trace, device: Profile, axes: tuple[Axis, Axis], points: int, options: dict[str, Any]
+) -> Contours:
+    if len(axes) != 2:
+        raise DipsimError(f"--axes {','.join(axes)}: name two, e.g. dram,flash-bandwidth")
+    if not 2 <= points <= 50:
+        raise DipsimError(f"--points {points}: of each axis, from 2 to 50")
+    return contours(trace, device, axes, points, **options)

@@ -5,18 +5,18 @@ method at one stage, neither methods nor stages.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from dipsim.analysis.ttft import by_prompt
 from dipsim.analysis.ttft import points as prompts
 from dipsim.errors import DipsimError, MethodError, ModelError
-from dipsim.hardware import Profile, load_profile
+from dipsim.hardware import Profile, load_profile, override_texts
+from dipsim.keywords import StudyOptions, lists_options
 from dipsim.methods import BUILTIN, default_method
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.methods.dip import split_density
-from dipsim.model import Model
 from dipsim.option import flag
-from dipsim.policies import load_policies, load_policy
+from dipsim.policies import Policy, load_policy
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.result import Result
@@ -350,43 +350,43 @@ def load_study(name: str) -> Study:
     return STUDIES[name]
 
 
+@lists_options
 def study(
     name: str,
     trace: Input | Trace,
-    profiles: Sequence[Input | Profile] = (),
+    profiles: Input | Profile | Sequence[Input | Profile] = (),
     *,
     methods: Sequence[str] = (),
-    policies: Sequence[str] = (),
-    model: Input | Model | None = None,
-    overrides: Sequence[str] = (),
+    policies: Sequence[str | Policy] = (),
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[StudyOptions],
 ) -> Found:
-    """Run a study.
+    """Run a study of the DIP paper.
 
     Args:
         name: one of `STUDIES`.
-        profiles: devices; by default those of the study.
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        profiles: a device, or several; by default those of the study.
         methods: by default those of the study that the trace serves.
-        policies: names or ``file.py:attribute``; by default lfu, or those of the study.
-        model: as `simulate`.
-        overrides: ``key=value`` texts for the profiles.
+        policies: names, ``file.py:attribute`` or objects; by default lfu, or those of the study.
         progress: called with (runs done, runs).
-        options: as `simulate`; they hold for all runs of methods that take them. Without a budget
-            it is the study's.
+        options: they hold for all runs of methods that take them. Without a budget it is the
+            study's.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
     wanted = load_study(name)
+    model, overrides = options.pop("model", None), override_texts(options.pop("overrides", ()))
     given = {key: value for key, value in options.items() if value is not None}
-    _refuse(wanted, given, methods, policies, overrides)
+    labels = [load_policy(policy).label for policy in policies]
+    _refuse(wanted, given, methods, labels, overrides)
     opened = load_trace(trace)
-    devices = [load_profile(profile) for profile in profiles or wanted.profiles]
+    several = profiles if isinstance(profiles, list | tuple) else (profiles,)
+    devices = [load_profile(profile) for profile in several or wanted.profiles]
     names = [device.name for device in devices]
     if len(set(names)) < len(names):
         raise DipsimError(f"--profile {', '.join(names)}: name each device once")
-    load_policies(policies)
     runs, left_out = _methods(wanted, opened, methods)
     fixed = _fixed(wanted, given, runs)
     if overrides:

@@ -17,21 +17,18 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what TRACE holds, how it caches, and whether it is long enough."""
-    from dipsim.analysis.inspect import inspect_trace
+    from dipsim.analysis.inspect import inspect as look_at
     from dipsim.report import files
     from dipsim.report import inspect as report
-    from dipsim.trace import load_trace
 
     picture = files.check_plot(plot)
     with Progress("inspecting"):
-        opened = load_trace(trace).part(tokens, layers, sequence)
-        reports = inspect_trace(opened)
+        inspection = look_at(trace, tokens=tokens, layers=layers, sequence=sequence)
         if picture is not None:
-            report.plot(reports, opened.name, picture)
-    for warning in opened.warnings:
+            report.plot(inspection, picture)
+    for warning in inspection.trace.warnings:
         say(f"warning: {warning}")
     if as_json:
-        inspection = {signal: each.to_dict() for signal, each in reports.items()}
-        print_json({**opened.describe(), "inspection": inspection})
+        print_json(inspection.to_dict())
     else:
-        show(report.render(opened, reports))
+        show(report.render(inspection))

@@ -10,8 +10,6 @@ from dipsim.cli.output import print_json, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
 
-USUAL = ["lru", "lfu", "opt"]
-
 
 @app.command()
 @takes(METHOD, WHAT, HOW)
@@ -34,17 +32,13 @@ def mrc(
     if picture is not None:
         files.check_series("policies", policy or ())
     with Progress("replaying", "policies") as progress:
-        from dipsim.analysis.default_policies import policies_that_apply
-        from dipsim.analysis.mrc import GRID, miss_ratio_curves
+        from dipsim.analysis.mrc import GRID
+        from dipsim.analysis.mrc import mrc as curves_of
         from dipsim.report import mrc as report
 
-        opened = open_trace(trace)
-        curves = miss_ratio_curves(
-            opened,
-            policy or policies_that_apply(USUAL, opened, options),
-            tuple(cache_fraction or GRID),
-            progress=progress,
-            **given_only(options),
+        sizes = cache_fraction or GRID
+        curves = curves_of(
+            open_trace(trace), policy or (), sizes, progress=progress, **given_only(options)
         )
         if picture is not None:
             report.plot(curves, picture)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dipsim import files
-from dipsim.errors import ModelError, brief, first_problem, not_taken
+from dipsim.errors import ModelError, first_problem, not_taken
 from dipsim.model import gguf, hf_config, hub
 from dipsim.model.weight_bytes import Model
 

@@ -14,7 +14,7 @@ from dipsim.analysis.evaluate import (
     memory_of,
     row_dict,
 )
-from dipsim.report.files import check_series, write_flat
+from dipsim.report.files import check_series, flat_rows, write_rows
 from dipsim.report.pictures import COLOURS, DASHES, MARKERS, Sheet, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
@@ -159,7 +159,12 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_flat(path, (_flat(row) for row in evaluation.rows))
+    write_rows(path, records(evaluation))
+
+
+def records(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the rows of `write_csv`."""
+    return flat_rows(map(_flat, evaluation.rows))
 
 
 def _flat(row: Cell) -> dict[str, Any]:

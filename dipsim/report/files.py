@@ -175,15 +175,11 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def write_flat(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV of rows made flat, which need not have the same columns.
-
-    Raises:
-        DipsimError: the file cannot be written.
-    """
+def flat_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of plain values that all have the same columns, None where one has no value."""
     listed = [_flat(row) for row in rows]
     columns = dict.fromkeys(name for row in listed for name in row)
-    write_rows(path, ({name: row.get(name) for name in columns} for row in listed))
+    return [{name: row.get(name) for name in columns} for row in listed]
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from dipsim.errors import DipsimError
 from dipsim.result import Result
 
 
-def rows(result: Result, which: str) -> Mapping[str, Any] | Iterator[dict[str, Any]]:
+def records(result: Result, which: str) -> Mapping[str, Any] | Iterator[dict[str, Any]]:
     """Return columns of ``tokens`` or rows of ``layers``, see `Result.to_frame`.
 
     Raises:

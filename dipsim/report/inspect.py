@@ -7,19 +7,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipsim.analysis.activity import DENSITIES, USUAL
-from dipsim.analysis.inspect import SignalReport
+from dipsim.analysis.inspect import Inspection, SignalReport
 from dipsim.report.pictures import Sheet, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.trace import PREFILL, Trace
 
 
-def render(trace: Trace, reports: dict[str, SignalReport]) -> RenderableType:
-    """Return what a trace says of itself, three small tables and notes.
-
-    Args:
-        trace: the trace that was inspected.
-        reports: findings by signal.
-    """
+def render(inspection: Inspection) -> RenderableType:
+    """Return what a trace says of itself, three small tables and notes."""
+    trace, reports = inspection.trace, inspection.signals
     parts: list[RenderableType] = [line(trace.name, style="bold")]
     parts += map(line, _head(trace))
     sections = {
@@ -115,7 +111,29 @@ def _share(value: float | None) -> str:
     return number(value, "{:.1%}")
 
 
-def plot(reports: dict[str, SignalReport], title: str, sheet: Sheet) -> Any:
+def records(inspection: Inspection) -> list[dict[str, Any]]:
+    """Return a row for each size of the cache and each signal that has accesses.
+
+    Of ``lru`` and ``opt`` hits / accesses.
+    """
+    return [
+        {
+            "signal": name,
+            "units": report.activity.units,
+            "active": report.activity.active,
+            "top_share": report.activity.top_share,
+            "gini": report.activity.gini,
+            "cache_fraction": share,
+            "lru": rate,
+            "opt": report.opt.get(share),
+            "settled": report.convergence is not None and report.convergence.settled,
+        }
+        for name, report in inspection.signals.items()
+        for share, rate in report.lru.items()
+    ]
+
+
+def plot(inspection: Inspection, sheet: Sheet) -> Any:
     """Draw four panels: overlap, popularity, hit rates, convergence.
 
     Raises:
@@ -123,7 +141,7 @@ def plot(reports: dict[str, SignalReport], title: str, sheet: Sheet) -> Any:
     """
     with picture(sheet, 9, 7) as figure:
         (overlap, popular), (hits, settled) = figure.subplots(2, 2)
-        for i, (name, report) in enumerate(reports.items()):
+        for i, (name, report) in enumerate(inspection.signals.items()):
             _draw_activity(overlap, popular, name, f"C{i}", report)
             _draw_hits(hits, settled, name, f"C{i}", report)
         for axes in (overlap, popular):
@@ -141,7 +159,7 @@ def plot(reports: dict[str, SignalReport], title: str, sheet: Sheet) -> Any:
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize=8)
-        figure.suptitle(plain(title))
+        figure.suptitle(plain(inspection.trace.name))
     return figure
 
 

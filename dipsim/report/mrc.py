@@ -54,10 +54,11 @@ def write_csv(curves: Curves, path: Path) -> None:
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_rows(path, _rows(curves))
+    write_rows(path, records(curves))
 
 
-def _rows(curves: Curves) -> Iterator[dict[str, Any]]:
+def records(curves: Curves) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `write_csv`."""
     groups = curves.method.groups
 
     def row(policy: str, layer: int, i: int, capacity: Any, hits: Any, accesses: Any) -> Any:

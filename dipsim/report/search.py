@@ -4,7 +4,7 @@ The three questions, each with an answer of its own kind: the highest rate at a 
 the least hardware for a rate (`Least`), rates over two axes (`Contours`).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.contours import Contours
+from dipsim.analysis.frontier import FIGURES, OF_A_RUN, Frontier, series_of
 from dipsim.analysis.least import Least
-from dipsim.analysis.search import FIGURES, OF_A_RUN, Frontier, series_of
 from dipsim.errors import DipsimError
-from dipsim.report.files import check_series, write_flat
+from dipsim.report.files import check_series, flat_rows, write_rows
 from dipsim.report.pictures import (
     BESIDE,
     COLOURS,
@@ -46,23 +46,26 @@ def render(answer: Frontier | Least | Contours) -> RenderableType:
     return _render_least(answer) if isinstance(answer, Least) else _render_contours(answer)
 
 
+def records(answer: Frontier | Least | Contours) -> list[dict[str, Any]]:
+    """Return a row for every run, numbers in base units."""
+    if isinstance(answer, Contours):
+        return flat_rows(answer.rows())
+    if isinstance(answer, Least):
+        trials = answer.trials
+        return flat_rows({"what": answer.what, **trial.to_dict(OF_A_RUN)} for trial in trials)
+    return flat_rows(point.to_dict(FIGURES) for point in answer.points)
+
+
 def write_csv(answer: Frontier | Least | Contours, path: Path) -> None:
-    """Write a row for every run, numbers in base units.
+    """Write `records`.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    rows: Iterable[Mapping[str, Any]]
-    if isinstance(answer, Contours):
-        rows = answer.rows()
-    elif isinstance(answer, Least):
-        rows = ({"what": answer.what, **trial.to_dict(OF_A_RUN)} for trial in answer.trials)
-    else:
-        rows = (point.to_dict(FIGURES) for point in answer.points)
-    write_flat(path, rows)
+    write_rows(path, records(answer))
 
 
-def plot(answer: Frontier | Least | Contours, title: str, sheet: Sheet) -> Any:
+def plot(answer: Frontier | Least | Contours, sheet: Sheet) -> Any:
     """Draw rate against loss, rate against hardware, or lines of equal rate.
 
     Raises:
@@ -70,10 +73,10 @@ def plot(answer: Frontier | Least | Contours, title: str, sheet: Sheet) -> Any:
             cannot be written.
     """
     if isinstance(answer, Frontier):
-        return _plot_frontier(answer, title, sheet)
+        return _plot_frontier(answer, sheet)
     if isinstance(answer, Least):
-        return _plot_least(answer, title, sheet)
-    return _plot_contours(answer, title, sheet)
+        return _plot_least(answer, sheet)
+    return _plot_contours(answer, sheet)
 
 
 # The highest rate at a loss -----------------------------------------------------------------------
@@ -158,7 +161,7 @@ def _frontier_sentence(frontier: Frontier) -> str:
     return f"{frontier.best.rate:.4g} tokens/s{band} is the highest rate found that loses {bound}."
 
 
-def _plot_frontier(frontier: Frontier, title: str, sheet: Sheet) -> Any:
+def _plot_frontier(frontier: Frontier, sheet: Sheet) -> Any:
     """Draw rate against loss of the points that were run, and the Pareto front.
 
     A colour for each method and first gamma, a marker for each other gamma. Points that lose more
@@ -186,7 +189,7 @@ def _plot_frontier(frontier: Frontier, title: str, sheet: Sheet) -> Any:
         axes.grid(alpha=0.3)
         stages = "/".join(next((gamma for point in shown if (gamma := point.place["gamma"])), {}))
         figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
-        figure.suptitle(plain(title))
+        figure.suptitle(plain(frontier.trace))
     return figure
 
 
@@ -256,7 +259,7 @@ def _least_sentence(least: Least) -> str:
     )
 
 
-def _plot_least(least: Least, title: str, sheet: Sheet) -> Any:
+def _plot_least(least: Least, sheet: Sheet) -> Any:
     """Draw the rate of every value that was run."""
     rates = finite_rates([trial.rate for trial in least.trials])
     with picture(sheet, 7, 4.5) as figure:
@@ -270,7 +273,7 @@ def _plot_least(least: Least, title: str, sheet: Sheet) -> Any:
         axes.set(xlabel=label, ylabel="tokens per second", xscale=_scale(least.what))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-        axes.set_title(plain(title))
+        axes.set_title(plain(least.trace))
     return figure
 
 
@@ -294,7 +297,7 @@ def _render_contours(contours: Contours) -> RenderableType:
     return Group(*parts, line(), *marks)
 
 
-def _plot_contours(contours: Contours, title: str, sheet: Sheet) -> Any:
+def _plot_contours(contours: Contours, sheet: Sheet) -> Any:
     """Draw lines of equal tokens per second; a dot is a run."""
     rates = np.array([finite_rates(row) for row in contours.rates]).T
     (across, xlabel), (up, ylabel) = map(_in_unit, contours.axes, contours.values)
@@ -317,7 +320,8 @@ def _plot_contours(contours: Contours, title: str, sheet: Sheet) -> Any:
                 ticks = values[:: -(-len(values) // 8)]
                 axis.set_ticks(ticks, [f"{value:.3g}" for value in ticks])
                 axis.set_ticks([], minor=True)
-        axes.set_title(plain(f"{title}: tokens per second"))
+        axes.set_title(plain(f"{contours.trace}: tokens per second"))
+    return figure
 
 
 def _levels(low: float, high: float) -> list[float]:

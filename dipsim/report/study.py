@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipsim.analysis.study import STUDIES
-from dipsim.report.files import write_flat
+from dipsim.report.files import flat_rows, write_rows
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import BESIDE, Sheet, picture, plain, series_style
 from dipsim.report.tables import Table, line, marks_of, stacked
@@ -256,19 +256,21 @@ def _reasons(results: Found) -> list[str]:
     return list(dict.fromkeys(first.values()))
 
 
+def records(results: Found) -> list[dict[str, Any]]:
+    """Return a row for every cell, numbers in base units."""
+    return flat_rows(
+        {**cell.place, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
+        for cell in results.cells
+    )
+
+
 def write_csv(results: Found, path: Path) -> None:
-    """Write a row for every cell, numbers in base units.
+    """Write `records`.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_flat(
-        path,
-        (
-            {**cell.place, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
-            for cell in results.cells
-        ),
-    )
+    write_rows(path, records(results))
 
 
 # Picture ------------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from dipsim.errors import brief
 from dipsim.hardware import Profile
 from dipsim.methods import BUILTIN
 from dipsim.model import Model
+from dipsim.policies import Policy
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.simulate import prepare
@@ -24,6 +26,7 @@ from dipsim.sweep.methods import (
 )
 from dipsim.sweep.point import Cell, Point
 from dipsim.trace import Trace
+from dipsim.views import Viewed
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Ask:
     device: Profile
     model: Input | Model | None
     methods: tuple[str, ...]
-    policies: tuple[str, ...]
+    policies: tuple[str | Policy, ...]
     options: Mapping[str, Any]
     """They hold for all runs of methods that take them."""
 
@@ -97,8 +100,10 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Viewed):
     """The cells of a study, in the order of its axes."""
+
+    report: ClassVar[str] = "study"
 
     study: Study
     trace: Trace
@@ -110,6 +115,10 @@ class Found:
     """Decode tokens no run measures, since thresholds of some are calibrated on them."""
     cells: list[Cell]
 
+    def __repr__(self) -> str:
+        trace, cells = brief(self.trace.name, 60), len(self.cells)
+        return f"Study {self.study.name} of {trace}: {cells} cells by {', '.join(self.study.axes)}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
@@ -117,14 +126,21 @@ class Found:
             "summary": self.study.summary,
             "trace": {"name": self.trace.name, "hash": self.trace.hash},
             "axes": ["profile", *self.study.axes],
-            "fixed": dict(self.fixed),
+            "fixed": _plain(self.fixed),
             "left_out": list(self.left_out),
             "unmeasured": self.unmeasured,
             "cells": [
-                {**cell.to_dict(), "why": cell.why, "options": dict(cell.options)}
+                {**cell.to_dict(), "why": cell.why, "options": _plain(cell.options)}
                 for cell in self.cells
             ],
         }
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the names of policies in place of the objects."""
+    return {
+        name: value.label if isinstance(value, Policy) else value for name, value in options.items()
+    }
 
 
 def served(trace: Trace, method: str) -> bool:

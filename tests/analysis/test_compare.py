@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dipsim.analysis.compare import USUAL, compare
-from dipsim.analysis.mrc import GRID, miss_ratio_curves
+from dipsim.analysis.mrc import GRID, mrc
 from dipsim.errors import DipsimError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
@@ -370,11 +370,11 @@ def test_a_bad_line_is_refused_with_what_is_allowed(dipsim: Dipsim, line: str) -
 
 
 @pytest.mark.parametrize(
-    "options", [{"scope": "global"}, {"cache_fraction": 0.5}, {"policy": "lru"}, {"colour": "red"}]
+    "options", [{"scope": "global"}, {"dram": "1GB"}, {"policy": "lru"}, {"colour": "red"}]
 )
 def test_a_curve_takes_no_budget_and_no_device(options: dict[str, Any]) -> None:
     with pytest.raises(DipsimError, match=next(iter(options))):
-        miss_ratio_curves(random_trace(0), ["lru"], (0.5,), **options)
+        mrc(random_trace(0), ["lru"], (0.5,), **options)
 
 
 # mrc ----------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ SHARES = (0.0, 0.3, 0.59, 0.75, 0.76, 0.9, 1.0)
 def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
     names = ["lru", "lfu-decay:half_life=8", "arc", "opt", "static"]
     given = {"tokens": "0:16", **options}
-    found = miss_ratio_curves("smollm2-chat", names, SHARES, **given)
+    found = mrc("smollm2-chat", names, SHARES, **given)
     settings = make_settings(given)
     trace = load_trace("smollm2-chat").part(settings.tokens, settings.layers)
     method = build_method(trace, settings)
@@ -417,7 +417,7 @@ def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
 def test_lru_where_some_all_or_none_hold_a_batch(shares: tuple[float, ...]) -> None:
     trace = random_trace(seed=4, layers=3)
     method = build_method(trace, make_settings({}))
-    found = miss_ratio_curves(trace, ["lru"], shares)
+    found = mrc(trace, ["lru"], shares)
     for n, share in enumerate(shares):
         capacity = np.full((3, 1), int(share * 90 + 1e-9))
         traffic = replay(trace, method, BUILTIN["lru"], capacity)
@@ -426,7 +426,7 @@ def test_lru_where_some_all_or_none_hold_a_batch(shares: tuple[float, ...]) -> N
 
 
 def test_the_one_pass_agrees_with_the_grid() -> None:
-    found = miss_ratio_curves("smollm2-chat", ["lru", "lfu"], tokens="0:24", warmup=4)
+    found = mrc("smollm2-chat", ["lru", "lfu"], tokens="0:24", warmup=4)
     assert found.shares == GRID
     exact = found.lru_exact()
     assert list(exact) == ["mlp_input", "glu"]
@@ -446,7 +446,7 @@ def test_groups_and_layers_add_up(dipsim: Dipsim) -> None:
     line = "mrc smollm2-chat --tokens 0:24 --policy lru --policy sieve"
     found = done(dipsim(f"{line} --json")).json
     assert found["shares"] == list(GRID)
-    same = miss_ratio_curves("smollm2-chat", ["lru", "sieve"], tokens="0:24")
+    same = mrc("smollm2-chat", ["lru", "sieve"], tokens="0:24")
     assert found == same.to_dict()
     for name, rates in found["policies"].items():
         accesses = same.curves[name].accesses[0]
@@ -510,8 +510,8 @@ def test_sets_that_depend_on_the_cache_have_no_one_pass(dipsim: Dipsim, tmp_path
 def test_a_policy_called_lru_is_not_taken_for_the_built_in() -> None:
     trace = random_trace(seed=5)
     newest = replace(BUILTIN["mru"], name="lru")
-    found = miss_ratio_curves(trace, [newest], (0.5, 0.6))
-    expected = miss_ratio_curves(trace, ["mru", "lru"], (0.5, 0.6))
+    found = mrc(trace, [newest], (0.5, 0.6))
+    expected = mrc(trace, ["mru", "lru"], (0.5, 0.6))
     assert found.lru_exact() == {}
     np.testing.assert_array_equal(found.rates("lru"), expected.rates("mru"))
     assert (found.rates("lru") != expected.rates("lru")).all()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dipsim.analysis.activity import activity
-from dipsim.analysis.inspect import CAPACITIES, Convergence, inspect_trace
+from dipsim.analysis.inspect import CAPACITIES, Convergence, inspect
 from dipsim.errors import DipsimError
 from dipsim.report import files
 from dipsim.report import inspect as inspection
@@ -84,7 +84,7 @@ def test_hit_rates_are_those_of_the_twins(seed: int, sets: bool) -> None:
             for t, row in enumerate(rows):
                 flags[t, layer, sorted(row)] = True
         trace = load_trace({"glu": flags})
-    report = inspect_trace(trace)["glu"]
+    report = inspect(trace).signals["glu"]
     for share in CAPACITIES:
         for policy, curve in (("lru", report.lru), ("opt", report.opt)):
             rows = [
@@ -98,11 +98,11 @@ def test_hit_rates_are_those_of_the_twins(seed: int, sets: bool) -> None:
 
 def test_growing_prefixes_end_in_the_whole() -> None:
     _, trace = made(tokens=64)
-    report = inspect_trace(trace)["glu"]
+    report = inspect(trace).signals["glu"]
     assert report.convergence is not None
     assert list(report.convergence.prefixes) == [8, 16, 32, 64]
     assert report.convergence.prefixes[64] == pytest.approx(report.lru[CAPACITIES[1]])
-    part = inspect_trace(trace.part("0:16"))["glu"]
+    part = inspect(trace.part("0:16")).signals["glu"]
     assert report.convergence.prefixes[16] == pytest.approx(part.lru[CAPACITIES[1]])
 
 
@@ -111,7 +111,7 @@ def test_the_interval_holds_the_rate_and_narrows_with_more_sequences() -> None:
     for sequences in (8, 64):
         sequence = np.repeat(np.arange(sequences), 8).astype(np.int32)
         _, trace = made(tokens=8 * sequences, sequence=sequence)
-        report = inspect_trace(trace)["glu"]
+        report = inspect(trace).signals["glu"]
         assert report.convergence is not None
         assert report.convergence.resampled == "sequences"
         low, high = report.convergence.interval
@@ -156,9 +156,9 @@ NOTHING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", NOTHING)
 def test_traces_with_little_to_say(kind: str) -> None:
     trace = load_trace(NOTHING[kind])
-    reports = inspect_trace(trace)
-    inspection.render(trace, reports)
-    found = {name: report.to_dict() for name, report in reports.items()}
+    inspected = inspect(trace)
+    inspection.render(inspected)
+    found = {name: report.to_dict() for name, report in inspected.signals.items()}
     text = json.dumps(found, allow_nan=False)
     assert all(math.isfinite(x) for x in numbers(json.loads(text)))
 
@@ -176,7 +176,7 @@ def numbers(value: Any) -> list[float]:
 def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"p{suffix}"
     sheet = files.check_plot(path, size=(6, 5), dpi=50)
-    figure = inspection.plot(inspect_trace(load_trace(NOTHING[kind])), kind, sheet)
+    figure = inspection.plot(inspect(load_trace(NOTHING[kind])), sheet)
     assert tuple(figure.get_size_inches()) == (6, 5)
     head = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(head)

@@ -14,9 +14,9 @@ from dipsim import Profile, Result, Trace, load_profile, load_trace, simulate
 from dipsim.analysis import least as least_module
 from dipsim.analysis.calibration import Calibration
 from dipsim.analysis.contours import contours
+from dipsim.analysis.frontier import GAMMAS, search_rate, series_of
 from dipsim.analysis.least import PRECISION, search_least
 from dipsim.analysis.loss import Allowed, energy_of
-from dipsim.analysis.search import GAMMAS, search_rate, series_of
 from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.flash.cost import FlashCost
 from dipsim.sweep.point import Cell, figures_of
