@@ -23,7 +23,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
-from dipsim.errors import DipsimError, printable
+from dipsim.errors import DipsimError, not_taken, printable
 
 try:
     import fcntl
@@ -328,6 +328,21 @@ def unused_name(path: Path, remark: str) -> Path:
         path.with_name(f"{path.stem}.{remark}{n or ''}{path.suffix}") for n in itertools.count()
     )
     return next(candidate for candidate in named if not os.path.lexists(candidate))
+
+
+def path_of(given: str | os.PathLike[str], what: str = "path") -> Path:
+    """Return a path that a user gave.
+
+    Args:
+        given: the path.
+        what: what it leads to, for the message.
+
+    Raises:
+        DipsimError: it is no path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise DipsimError(not_taken(what, given, "a path: a text or a pathlib.Path"))
+    return Path(given)
 
 
 def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:

@@ -13,8 +13,8 @@ import pytest
 from dipsim.errors import DipsimError
 from dipsim.files import Unfinished, whole_file, whole_folder
 from dipsim.trace import TraceWriter, load_trace, save_trace
-from dipsim.trace.convert import export_trace, import_arrays
-from dipsim.trace.synth import synthesize
+from dipsim.trace.convert import export, import_arrays
+from dipsim.trace.synth import synth
 from tools.cli import Dipsim
 
 SCORES = np.ones((4, 1, 8), np.float32)
@@ -190,16 +190,16 @@ def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
     for name in ("t.npz", "link.npz", "hard.npz"):
         out = tmp_path / name
         for convert in (
-            lambda out=out: export_trace(load_trace(source), out),
+            lambda out=out: export(load_trace(source), out),
             lambda out=out: import_arrays(source, out),
-            lambda out=out: synthesize(out, source),
+            lambda out=out: synth(out, source),
         ):
             with pytest.raises(DipsimError, match="is read here; write to another name"):
                 convert()
     write_trace(tmp_path / "shards")
     shard = tmp_path / "shards" / "part-00000.npz"
     with pytest.raises(DipsimError, match="is read here"):
-        export_trace(load_trace(tmp_path / "shards"), shard)
+        export(load_trace(tmp_path / "shards"), shard)
     assert source.read_bytes() == before
 
 

@@ -20,7 +20,6 @@ from dipsim.cli.trace_files import (
     show_written,
     text_pairs,
 )
-from dipsim.errors import DipsimError
 
 
 @app.command("import")
@@ -48,28 +47,20 @@ def import_(
     """Make a trace out of arrays or of a phone's log of experts."""
     from pathlib import Path
 
-    from dipsim.model import load_model
-    from dipsim.trace import load_trace
-    from dipsim.trace.convert import import_arrays, import_routes, is_routes
+    from dipsim.trace.convert import import_ as make
+    from dipsim.trace.convert import is_routes
 
-    meta = {}
-    if model is not None:
-        meta["model"] = load_model(model).model_dump(mode="json", exclude_unset=True)
-    notes: list[str] = []
-    routes = is_routes(Path(source))
-    with Progress("importing", "bytes" if routes else "tokens") as progress:
-        if routes:
-            if name or encoding:
-                raise DipsimError("--map and --encoding are for arrays: a route CSV has neither")
-            import_routes(source, out, meta=meta, progress=progress)
-        else:
-            names = text_pairs(name, "--map", "glu=acts") or None
-            encodings = encodings_of(encoding)
-            notes = import_arrays(
-                source, out, names=names, encodings=encodings, meta=meta, progress=progress
-            )
-        trace = load_trace(Path(out))
-    show_written(trace, notes, as_json)
+    things = "bytes" if is_routes(Path(source)) else "tokens"
+    with Progress("importing", things) as progress:
+        trace = make(
+            source,
+            out,
+            names=text_pairs(name, "--map", "glu=acts") or None,
+            encodings=encodings_of(encoding),
+            model=model,
+            progress=progress,
+        )
+    show_written(trace, as_json)
 
 
 @app.command()
@@ -84,18 +75,17 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trace, or a part of it, in other encodings."""
-    from pathlib import Path
-
-    from dipsim.trace import load_trace
-    from dipsim.trace.convert import export_trace
+    from dipsim.trace.convert import export as write
 
     with Progress("writing", "tokens") as progress:
-        lost = export_trace(
-            load_trace(trace).part(tokens, layers, sequence),
+        written = write(
+            trace,
             out,
             signals=names_of(signals),
             encodings=encodings_of(encoding),
+            tokens=tokens,
+            layers=layers,
+            sequence=sequence,
             progress=progress,
         )
-        written = load_trace(Path(out))
-    show_written(written, lost, as_json)
+    show_written(written, as_json)

@@ -40,12 +40,12 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Make a trace of any geometry that caches and masks as a real one does."""
-    from dipsim.trace.synth import synthesize
+    from dipsim.trace.synth import synth as draw
 
     if iid:
         say("warning: --iid makes every policy hit C/N; no real model behaves so: for checks only")
     with Progress("drawing", "tokens") as progress:
-        trace = synthesize(
+        trace = draw(
             out,
             like,
             model=model,
@@ -56,4 +56,4 @@ def synth(
             iid=iid,
             progress=progress,
         )
-    show_written(trace, [], as_json)
+    show_written(trace, as_json)

@@ -76,11 +76,11 @@ def text_pairs(given: list[str] | None, option: str, example: str) -> dict[str, 
     return {key: value for key, _, value in pairs}
 
 
-def show_written(trace: "Trace", notes: list[str], as_json: bool) -> None:
-    """Print notes on what was written, then the trace."""
+def show_written(trace: "Trace", as_json: bool) -> None:
+    """Print what was changed, then the trace that was written."""
     from dipsim.report import convert as report
 
-    for note in notes:
+    for note in trace.warnings:
         say(note)
     if as_json:
         print_json(trace.describe())

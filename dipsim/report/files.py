@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dipsim.errors import DipsimError, printable
-from dipsim.files import check_destination, unwritable, whole_file
+from dipsim.files import check_destination, path_of, unwritable, whole_file
 from dipsim.report.pictures import Sheet
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -35,7 +35,7 @@ def check_plot(
     """
     if path is None:
         return None
-    if Path(path).suffix not in PICTURES:
+    if path_of(path).suffix not in PICTURES:
         raise DipsimError(f"--plot {path}: give a file that ends in {', '.join(PICTURES)}")
     file = check_file(path, "--plot")
     return Sheet(file, size) if dpi is None else Sheet(file, size, dpi)

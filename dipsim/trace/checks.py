@@ -1,5 +1,6 @@
 """Checks of a trace's values: scores are finite and, but for a router's, not negative."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -140,3 +141,10 @@ def check_believable(what: str, layers: int, units: int) -> None:
     """
     if units <= 0 or layers * units * 4 > _ROW_BYTES:
         raise TraceError(f"{what} has {layers} x {units} units a token: not believable")
+
+
+def names_of(signals: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the names of some signals; a text is one name, None stays None."""
+    if signals is None:
+        return None
+    return (signals,) if isinstance(signals, str) else tuple(signals)

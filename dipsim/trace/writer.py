@@ -6,7 +6,6 @@ What they accept, `load_trace` reads back; what it would refuse is refused befor
 import errno
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,6 +48,7 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         TraceError: arrays that are no trace, with values that none may hold, or a path that cannot
             be written.
     """
+    target = files.path_of(path)
     members = {
         key: _narrowed(key, array) if key in SIGNALS else array
         for key, array in as_arrays(arrays).items()
@@ -59,7 +59,7 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         raise TraceError(trace.warnings[0])
     trace.check_values()
     try:
-        with files.whole_file(Path(path)) as handle:
+        with files.whole_file(target) as handle:
             pack(handle, members, deflate=True)
     except OSError as problem:
         raise files.unwritable(path, problem, TraceError) from None
@@ -96,7 +96,7 @@ class TraceWriter:
         shard_bytes: int = SHARD_BYTES,
         norms: NDArray[Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = files.path_of(path)
         self.tokens = 0
         self._meta = plain_meta(meta or {})
         check_signals(str(path), self._meta.get("signals", {}))

@@ -9,7 +9,7 @@ import pytest
 
 from dipsim.errors import TraceError
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.convert import export_trace
+from dipsim.trace.convert import export
 from dipsim.trace.encoding import encode_log8, unpack_sets
 from dipsim.trace.writer import save_trace
 
@@ -43,7 +43,7 @@ def read(trace: Trace, key: str) -> np.ndarray:
 @pytest.mark.parametrize("scores", ["float32", "float16", "log8"])
 @pytest.mark.parametrize("sets", ["bool", "bits", "sparse"])
 def test_every_encoding(scores: Any, sets: Any, out: str, source: Trace, tmp_path: Path) -> None:
-    assert export_trace(source, tmp_path / out, encodings={"glu": scores, "up": sets}) == []
+    assert export(source, tmp_path / out, encodings={"glu": scores, "up": sets}).warnings == ()
     trace = load_trace(tmp_path / out)
     assert [at.encoding for at in trace.signals.values()] == [sets, scores]
     np.testing.assert_array_equal(read(trace, "up"), SETS)
@@ -59,9 +59,9 @@ def test_every_encoding(scores: Any, sets: Any, out: str, source: Trace, tmp_pat
 
 
 def test_log8_again_is_the_same(source: Trace, tmp_path: Path) -> None:
-    export_trace(source, tmp_path / "a.npz", encodings={"glu": "log8"})
+    export(source, tmp_path / "a.npz", encodings={"glu": "log8"})
     once = load_trace(tmp_path / "a.npz")
-    export_trace(once, tmp_path / "b.npz")
+    export(once, tmp_path / "b.npz")
     with np.load(tmp_path / "a.npz") as first, np.load(tmp_path / "b.npz") as second:
         assert first["glu"].dtype == np.uint8
         np.testing.assert_array_equal(first["glu"], second["glu"])
@@ -75,7 +75,7 @@ def test_sparse_scores_survive(tmp_path: Path) -> None:
 
     with TraceWriter(tmp_path / "s.npz") as out:
         out.append({"expert": SETS, "expert.scores": SCORES})
-    export_trace(load_trace(tmp_path / "s.npz"), tmp_path / "t")
+    export(load_trace(tmp_path / "s.npz"), tmp_path / "t")
     trace = load_trace(tmp_path / "t")
     found = np.concatenate([data["expert"] for _, _, data in trace.blocks({"expert": "scores"})])
     np.testing.assert_array_equal(found, np.where(SETS, SCORES, 0))
@@ -83,7 +83,7 @@ def test_sparse_scores_survive(tmp_path: Path) -> None:
 
 def test_a_part(source: Trace, tmp_path: Path) -> None:
     part = source.part("1:4", "1:3", "1:")
-    notes = export_trace(part, tmp_path / "t.npz", signals=("glu",))
+    notes = export(part, tmp_path / "t.npz", signals="glu").warnings
     assert len(notes) == 1
     assert "meta.model is left out" in notes[0]
     trace = load_trace(tmp_path / "t.npz")
@@ -107,12 +107,12 @@ def test_a_part(source: Trace, tmp_path: Path) -> None:
 )
 def test_what_cannot_be(options: Any, said: str, source: Trace, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=said):
-        export_trace(source, tmp_path / "t.npz", **options)
+        export(source, tmp_path / "t.npz", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
 
 
 def test_meta_stays_json(source: Trace, tmp_path: Path) -> None:
-    export_trace(source, tmp_path / "t.npz", encodings={"up": "bits", "glu": "log8"})
+    export(source, tmp_path / "t.npz", encodings={"up": "bits", "glu": "log8"})
     with np.load(tmp_path / "t.npz") as arrays:
         signals = json.loads(str(arrays["meta"]))["signals"]
     assert signals == {

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from dipsim.errors import DipsimError, TraceError
 from dipsim.trace import Trace, TraceWriter, load_trace, save_trace
-from dipsim.trace.convert import export_trace, import_arrays
+from dipsim.trace.convert import export, import_arrays
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.meta import plain_meta
-from dipsim.trace.synth import synthesize
+from dipsim.trace.synth import synth
 
 Array = np.ndarray[Any, np.dtype[Any]]
 EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(2000, marks=pytest.mark.slow)])
@@ -331,9 +331,7 @@ def test_export_keeps_what_it_accepts(examples: int) -> None:
                 assert exported.sequence.tolist() == trace.sequence.tolist()
 
             accepted.append(
-                kept_or_refused(
-                    lambda path: export_trace(trace, path, encodings=after), out, compare
-                )
+                kept_or_refused(lambda path: export(trace, path, encodings=after), out, compare)
             )
 
     check()
@@ -355,7 +353,7 @@ def test_synth_keeps_what_it_accepts(examples: int) -> None:
                 return
 
             def write(path: Path) -> None:
-                synthesize(path, source, tokens=tokens, encodings=after, iid=iid)
+                synth(path, source, tokens=tokens, encodings=after, iid=iid)
 
             def compare(trace: Trace) -> None:
                 assert trace.tokens == tokens
@@ -456,5 +454,5 @@ def test_norms_survive_an_export(tmp_path: Path) -> None:
     norms = np.arange(12, dtype=np.float32).reshape(2, 6)
     save_trace(tmp_path / "s.npz", {"glu": np.ones((3, 2, 6), np.float32), "glu.norms": norms})
     for out in ("t.npz", "t"):
-        export_trace(load_trace(tmp_path / "s.npz").part(layers="1:2"), tmp_path / out)
+        export(load_trace(tmp_path / "s.npz").part(layers="1:2"), tmp_path / out)
         np.testing.assert_array_equal(load_trace(tmp_path / out).signals["glu"].norms, norms[1:])

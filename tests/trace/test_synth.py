@@ -16,7 +16,7 @@ from dipsim.methods import Method
 from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synthesize
+from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synth
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats
 from tools.paths import LONG_CHAT, of_the_long_chat
@@ -189,12 +189,12 @@ def test_experts_stay_as_many_a_token() -> None:
 
 
 def test_a_written_trace_says_where_it_is_from(tmp_path: Path) -> None:
-    made = synthesize(tmp_path / "t.npz", tokens=20, signals=("glu",), model="llama-3.2-1b", seed=7)
+    made = synth(tmp_path / "t.npz", tokens=20, signals=("glu",), model="llama-3.2-1b", seed=7)
     assert (made.tokens, made.layers, made.signals["glu"].units) == (20, 16, 8192)
     assert "fitted to smollm2-chat (hash 902937f7749a4aed), seed 7" in made.meta["source"]
     assert made.model["name"] == "llama-3.2-1b"
     assert made.signals["glu"].encoding == "log8"
-    sets = synthesize(tmp_path / "i", tokens=20, signals=("glu",), iid=True)
+    sets = synth(tmp_path / "i", tokens=20, signals=("glu",), iid=True)
     assert "independent random" in sets.meta["source"]
 
 
@@ -211,7 +211,7 @@ def test_a_written_trace_says_where_it_is_from(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_drawn(options: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=said):
-        synthesize(tmp_path / "t.npz", **options)
+        synth(tmp_path / "t.npz", **options)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,8 @@
 """Conversions: traces out of other files, and traces in other encodings."""
 
 from dipsim.trace.convert.arrays import import_arrays
-from dipsim.trace.convert.export import export_trace
+from dipsim.trace.convert.export import export
+from dipsim.trace.convert.importing import import_
 from dipsim.trace.convert.routes import import_routes, is_routes
 
-__all__ = ["export_trace", "import_arrays", "import_routes", "is_routes"]
+__all__ = ["export", "import_", "import_arrays", "import_routes", "is_routes"]

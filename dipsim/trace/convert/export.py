@@ -1,42 +1,65 @@
 """Export of a trace: other encodings, fewer signals, a part of it, one file or shards."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dipsim.errors import TraceError
-from dipsim.files import refuse_same
+from dipsim.files import path_of, refuse_same
+from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding, unpack_sets
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import Signal
-from dipsim.trace.trace import Trace
+from dipsim.trace.trace import Trace, load_trace
 from dipsim.trace.writer import TraceWriter
 
 
-def export_trace(
-    trace: Trace,
+def export(
+    trace: str | os.PathLike[str] | Mapping[str, Any] | Trace,
     out: str | os.PathLike[str],
     *,
-    signals: tuple[str, ...] | None = None,
+    signals: Sequence[str] | None = None,
     encodings: Mapping[str, Encoding] | None = None,
+    tokens: str | None = None,
+    layers: str | None = None,
+    sequence: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[str]:
-    """Write a trace, or the part of one that `Trace.part` gives.
+) -> Trace:
+    """Write a trace, or a part of one, in other encodings, and open it.
 
     Args:
-        trace: the trace to write.
+        trace: path, name of a shipped trace, arrays, or a `Trace`.
         out: a `.npz` file, or a new folder of shards.
         signals: names of some of its signals; default: all.
         encodings: new encodings, per signal; default: as they are.
+        tokens: a part of the tokens, A:B.
+        layers: a part of the layers, A:B.
+        sequence: a part of the sequences, A:B.
         progress: called with (tokens done, tokens).
 
     Returns:
-        Sentences about properties that could not be kept.
+        The new trace; its ``warnings`` say what could not be kept.
 
     Raises:
-        DipsimError: an unknown signal, scores asked for as sets or sets as scores, or ``out`` is
-            the trace itself.
+        DipsimError: an unknown signal, scores asked for as sets or sets as scores, no such part, or
+            ``out`` is the trace itself.
     """
+    part, target = load_trace(trace).part(tokens, layers, sequence), path_of(out)
+    lost = _write(part, target, names_of(signals), encodings, progress)
+    written = load_trace(target)
+    return replace(written, warnings=(*written.warnings, *lost))
+
+
+def _write(
+    trace: Trace,
+    out: Path,
+    signals: tuple[str, ...] | None,
+    encodings: Mapping[str, Encoding] | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Write a trace and return sentences about properties that could not be kept."""
     refuse_same(out, trace.paths)
     names = tuple(trace.signals) if signals is None else signals
     for name in (*names, *(encodings or {})):

@@ -1,12 +1,12 @@
 """Synthesis of a trace: fit one, draw another, write it."""
 
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dipsim.files import refuse_same
+from dipsim.files import path_of, refuse_same
 from dipsim.model import Model, load_model
+from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.synth.draw import draw, geometry_of
 from dipsim.trace.synth.fit import TraceFit, fit_trace
@@ -14,13 +14,13 @@ from dipsim.trace.trace import Trace, load_trace
 from dipsim.trace.writer import TraceWriter
 
 
-def synthesize(
-    path: str | os.PathLike[str],
+def synth(
+    out: str | os.PathLike[str],
     like: str | os.PathLike[str] | Mapping[str, Any] | Trace = "smollm2-chat",
     *,
     model: str | os.PathLike[str] | Mapping[str, Any] | Model | None = None,
     tokens: int | None = None,
-    signals: tuple[str, ...] | None = None,
+    signals: Sequence[str] | None = None,
     encodings: Mapping[str, Encoding] | None = None,
     seed: int = 0,
     iid: bool = False,
@@ -29,32 +29,33 @@ def synthesize(
     """Write a synthetic trace and open it.
 
     Args:
-        path: a `.npz` file, or a new folder of shards (for gigabytes).
-        like: the trace that is fitted.
-        model: the geometry; default: the fitted trace's own.
+        out: a `.npz` file, or a new folder of shards (for gigabytes).
+        like: the trace that is fitted: path, name of a shipped one, arrays, or a `Trace`.
+        model: the geometry: preset, file, mapping or `Model`; default: the fitted trace's own.
         tokens: number of tokens; default: as many as the fitted trace has.
         signals: names of some of the fitted trace's signals; default: all.
         encodings: encodings per signal; default: the fitted trace's.
         seed: seed of all random numbers.
-        iid: see `draw`.
+        iid: independent scores, under which every policy hits C / N: for checks only.
         progress: called with (tokens done, tokens).
 
     Raises:
         DipsimError: a trace that cannot be fitted, an unknown model, a path that cannot be written.
     """
     source = load_trace(like)
+    path = path_of(out)
     refuse_same(path, source.paths)
-    fit = fit_trace(source, signals)
+    fit = fit_trace(source, names_of(signals))
     target = None if model is None else load_model(model)
     count = source.tokens if tokens is None else tokens
     stored = {key: signal.encoding for key, signal in fit.signals.items()} | dict(encodings or {})
     blocks = draw(fit, geometry_of(fit, target), count, seed, iid=iid)
-    with TraceWriter(path, meta=_meta(source, fit, target, seed, iid), encodings=stored) as out:
+    with TraceWriter(path, meta=_meta(source, fit, target, seed, iid), encodings=stored) as writer:
         for block in blocks:
-            out.append({key: values for key, values in block.items() if key != "kind"})
+            writer.append({key: values for key, values in block.items() if key != "kind"})
             if progress is not None:
-                progress(out.tokens, count)
-    return load_trace(Path(path))
+                progress(writer.tokens, count)
+    return load_trace(path)
 
 
 def _meta(
