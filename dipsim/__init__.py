@@ -11,44 +11,88 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dipsim.analysis.compare import Comparison, compare
+    from dipsim.analysis.contours import Contours
+    from dipsim.analysis.frontier import Frontier
+    from dipsim.analysis.inspect import Inspection, inspect
+    from dipsim.analysis.least import Least
+    from dipsim.analysis.mrc import Curves, mrc
+    from dipsim.analysis.search import search
+    from dipsim.analysis.study import study
     from dipsim.errors import DipsimError
     from dipsim.hardware import Profile, load_profile
+    from dipsim.lm.recording import record
     from dipsim.model import Model, load_model
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
     from dipsim.simulate import simulate
+    from dipsim.sweep.study import StudyResult
     from dipsim.trace import Trace, TraceWriter, load_trace, save_trace
+    from dipsim.trace.convert import export, import_
+    from dipsim.trace.synth import synth
 
 __all__ = [
+    "Comparison",
+    "Contours",
+    "Curves",
     "DipsimError",
+    "Frontier",
+    "Inspection",
+    "Least",
     "Model",
     "Policy",
     "Profile",
     "Result",
+    "StudyResult",
     "Trace",
     "TraceWriter",
+    "compare",
+    "export",
+    "import_",
+    "inspect",
     "load_model",
     "load_policy",
     "load_profile",
     "load_trace",
+    "mrc",
+    "record",
     "save_trace",
+    "search",
     "simulate",
+    "study",
+    "synth",
 ]
 
 _HOMES = {
+    "Comparison": "analysis.compare",
+    "Contours": "analysis.contours",
+    "Curves": "analysis.mrc",
     "DipsimError": "errors",
+    "Frontier": "analysis.frontier",
+    "Inspection": "analysis.inspect",
+    "Least": "analysis.least",
     "Model": "model",
     "Policy": "policies",
     "Profile": "hardware",
     "Result": "result",
+    "StudyResult": "sweep.study",
     "Trace": "trace",
     "TraceWriter": "trace",
+    "compare": "analysis.compare",
+    "export": "trace.convert",
+    "import_": "trace.convert",
+    "inspect": "analysis.inspect",
     "load_model": "model",
     "load_policy": "policies",
     "load_profile": "hardware",
     "load_trace": "trace",
+    "mrc": "analysis.mrc",
+    "record": "lm.recording",
     "save_trace": "trace",
+    "search": "analysis.search",
     "simulate": "simulate",
+    "study": "analysis.study",
+    "synth": "trace.synth",
 }
 
 

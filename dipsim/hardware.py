@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim import files
 from dipsim.errors import ProfileError, brief, first_problem, not_taken
 from dipsim.units import (
+    BANDWIDTH,
+    BYTES,
     Bandwidth,
     Bytes,
     JoulesPerByte,
@@ -24,6 +26,7 @@ from dipsim.units import (
     UnlimitedIops,
     Watts,
 )
+from dipsim.views import shortened
 
 FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate"]
@@ -48,6 +51,8 @@ _SPEEDS = ("bandwidth", "reads", "fit")
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    __repr__ = __str__ = shortened
 
 
 class Dram(_Section):
@@ -268,6 +273,12 @@ class Profile(_Section):
             if path not in known:
                 raise ValueError(f"sources names {path!r}, which is no number of this profile")
         return self
+
+    def __repr__(self) -> str:
+        dram = f"{BYTES.show(self.dram.capacity)} of DRAM at {BANDWIDTH.show(self.dram.bandwidth)}"
+        return f"Profile {brief(self.name, 40)}: {dram}, {brief(', '.join(self.backends), 60)}"
+
+    __str__ = __repr__
 
     def backend(self, name: str | None = None) -> tuple[str, Backend]:
         """Return (name, backend) by its name; None means the first one.

@@ -18,6 +18,7 @@ from dipsim.settings import OPTIONS, Access, Layout, Overlap, Prefill, Reset, Sc
 
 Size = str | float
 """A text such as ``"3.5 GB"``, or a number of bytes."""
+File = str | os.PathLike[str]
 _BESIDE = {
     "model": "preset, YAML, config.json, GGUF, geometry or Model [the one that the trace names]",
     "overrides": "of the profile: 'flash.bandwidth=2GB/s' or {'flash.bandwidth': '2GB/s'}",
@@ -59,7 +60,7 @@ class DeviceOptions(TypedDict, total=False):
     overrides: Overrides
     weights: Literal["2:4"] | None
     compat: Literal["authors"] | None
-    static_from: str | os.PathLike[str] | None
+    static_from: File | None
     bits: float | None
     context: int | None
     kv: Literal["fixed", "grow"] | None
@@ -68,7 +69,7 @@ class DeviceOptions(TypedDict, total=False):
     order_from: str | None
     io: Literal["direct", "buffered", "mmap"] | None
     overlap: Overlap | None
-    prefetch: str | os.PathLike[str] | None
+    prefetch: File | None
     engine: Literal["auto", "closed", "events"] | None
     thermal: Literal["cold", "sustained"] | None
     backend: str | None

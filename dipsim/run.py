@@ -22,6 +22,7 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.settings import KvRead, Settings
 from dipsim.trace import Outline, Tokens
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Run:
     """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
     """Positions whose KV a token reads."""
+
+    __repr__ = shortened
 
     @property
     def settings(self) -> Settings:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim.errors import BudgetError, DipsimError, first_problem
 from dipsim.option import Concern, declarations, flag, option
 from dipsim.units import BYTES, parse_share
+from dipsim.views import shortened
 
 _FIXED_BY_AUTHORS = {
     "reset": "sequence",
@@ -214,6 +215,8 @@ class Settings(BaseModel):
     layers: str | None = option(None, "a part of the layers, A:B", "trace")
     sequence: str | None = option(None, "a part of the sequences, A:B", "trace")
     seed: Count = option(0, "of every random draw [0]", "draws")
+
+    __repr__ = __str__ = shortened
 
     @model_validator(mode="before")
     @classmethod

@@ -16,14 +16,14 @@ from tools.paths import ROOT
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
     ("errors", "compiling"),
-    ("units", "files", "option", "kernels"),
+    ("units", "files", "option", "views", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
     ("methods", "policies"),
     ("flash",),
     ("replay",),
     ("budget", "resolve"),
-    ("run",),
+    ("run", "keywords"),
     ("timeline",),
     ("repeat", "marks"),
     ("result",),
@@ -173,6 +173,14 @@ def test_only_the_command_line_imports_running_models() -> None:
 
 def test_only_the_discrete_events_import_simpy() -> None:
     assert modules_that_import("simpy") == {"dipsim.timeline.events"}
+
+
+def test_only_views_load_modules_by_name() -> None:
+    """What the rows forbid is not to be had by another way, but for the reports of values."""
+    loading = modules_that_import("importlib.import_module") | {
+        dotted(path) for path in MODULES if "import_module(" in path.read_text()
+    }
+    assert loading == {"dipsim.views", "dipsim.lm"}
 
 
 def prints(source: str) -> bool:

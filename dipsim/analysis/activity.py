@@ -12,6 +12,7 @@ from dipsim.model import load_model
 from dipsim.replay.active_sets import active_sets
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
+from dipsim.views import shortened
 
 DENSITIES = (0.25, 0.5, 0.75)
 USUAL = 0.5
@@ -41,6 +42,8 @@ class Activity:
     """int64[layers, units], number of tokens that use each unit."""
     sets: Trace
     """Active sets of the first tokens as a trace of their own, for replays."""
+
+    __repr__ = shortened
 
     @property
     def top_share(self) -> float:

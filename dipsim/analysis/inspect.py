@@ -45,6 +45,8 @@ class Convergence:
     resampled: str
     """Parts drawn with replacement: sequences or, where these are few, stretches of tokens."""
 
+    __repr__ = shortened
+
     @property
     def moved(self) -> float:
         """Change of the hit rate by the second half of the tokens."""

@@ -22,7 +22,7 @@ from dipsim.resolve import Input
 from dipsim.result import Result
 from dipsim.settings import PRUNING, concerning
 from dipsim.sweep.point import Figures, Place, Point
-from dipsim.sweep.study import Ask, Found, Study, run_study, served
+from dipsim.sweep.study import Ask, Study, StudyResult, run_study, served
 from dipsim.trace import Trace, load_trace
 from dipsim.units import BANDWIDTH, BYTES
 
@@ -360,7 +360,7 @@ def study(
     policies: Sequence[str | Policy] = (),
     progress: Progress | None = None,
     **options: Unpack[StudyOptions],
-) -> Found:
+) -> StudyResult:
     """Run a study of the DIP paper.
 
     Args:
@@ -398,7 +398,7 @@ def study(
         fixed["policy"] = chosen[0]
     asks = [Ask(opened, device, model, runs, chosen, fixed) for device in devices]
     cells, unmeasured = run_study(wanted, asks, progress)
-    return Found(wanted, opened, fixed, left_out, unmeasured, cells)
+    return StudyResult(wanted, opened, fixed, left_out, unmeasured, cells)
 
 
 def _methods(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dipsim.errors import BudgetError
 from dipsim.replay.contender import CapacityByRow
 from dipsim.units import BYTES
+from dipsim.views import shortened
 
 
 class GroupSize(NamedTuple):
@@ -68,6 +69,8 @@ class Budget:
     """Capacities at every row, where KV takes from the caches (``--kv grow``)."""
     learned_from: int = 0
     """Decode tokens that an optimal division was learned from: they are not measured."""
+
+    __repr__ = shortened
 
     @property
     def fraction(self) -> float:

@@ -20,6 +20,7 @@ from dipsim.methods.contract import Method
 from dipsim.model import Model
 from dipsim.settings import Layout
 from dipsim.units import BYTES
+from dipsim.views import shortened
 
 MOST_READS = 2**30
 """Reads of one group and token that are counted: those of misses and those ahead fit in int32."""
@@ -140,6 +141,8 @@ class Placement:
     layout: Layout | None
     places: Places | None = None
     """Place of each unit in the layout permuted; None is the order of their ids."""
+
+    __repr__ = shortened
 
     def strides(self) -> NDArray[np.float64]:
         """[layers, groups] bytes from one unit to the next.

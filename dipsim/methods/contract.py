@@ -9,6 +9,7 @@ from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
 from dipsim.settings import OPTIONS, Settings
 from dipsim.trace import Outline
+from dipsim.views import shortened
 
 Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
 Selection = Literal["top-k", "threshold"]
@@ -56,6 +57,8 @@ class Group:
     chosen: int | None = None
     """k, where it is a number of its own (experts)."""
 
+    __repr__ = shortened
+
     @property
     def of_experts(self) -> bool:
         """True when a unit is a whole expert; the group then has no ``slices``."""
@@ -97,6 +100,8 @@ class Method:
     """True when the sets are those the model itself used."""
     among_recorded: bool = False
     """True when a rule could choose among the recorded experts only, not among all."""
+
+    __repr__ = shortened
 
     @property
     def cache_aware(self) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dipsim.errors import brief
 from dipsim.units import BYTES
 
 DEFAULT_BITS = 4.5
@@ -128,6 +129,12 @@ class Model(BaseModel):
                 f"{BYTES.show(MOST_BYTES)} are believable: correct its sizes"
             )
         return self
+
+    def __repr__(self) -> str:
+        size = f"{self.layers} layers of {self.hidden} x {self.intermediate}"
+        return f"Model {brief(self.name, 60)}: {size}, {BYTES.show(self.total_bytes)}"
+
+    __str__ = __repr__
 
     # Parameters
 

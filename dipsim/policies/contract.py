@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import PolicyError
+from dipsim.errors import PolicyError, brief
 
 Admission = Literal["forced", "ranked", "never"]
 _GIVEN = ("units", "capacity", "seed", "ticks")
@@ -113,6 +113,9 @@ class Policy:
                 f"policy {self.name}: admit is {self.admit!r}; allowed: forced, and with rank also "
                 "ranked or never"
             )
+
+    def __repr__(self) -> str:
+        return f"Policy {brief(self.label, 60)}: {brief(self.summary or self.admit, 100)}"
 
     @property
     def ranks(self) -> bool:

@@ -15,6 +15,7 @@ from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Contender
 from dipsim.replay.replay import replay_policies
 from dipsim.trace.encoding import words_for
+from dipsim.views import shortened
 
 AT_A_TIME = 8
 """Capacities replayed in one pass: more would hold too much traffic at once."""
@@ -32,6 +33,8 @@ class Curve:
     """[n, layers, groups]; the same for every n unless the method is cache-aware."""
     seconds: NDArray[np.float64]
     """[n, layers, groups] that the flash is busy; 0 when no costs were asked for."""
+
+    __repr__ = shortened
 
 
 def curve(
@@ -69,6 +72,8 @@ class LruStack:
     tokens."""
     least: NDArray[np.int64]
     """[layers, groups] the smallest capacity for which that holds: the largest batch."""
+
+    __repr__ = shortened
 
     def hits(self, capacity: NDArray[np.int64]) -> NDArray[np.int64]:
         """[layers, groups] -> [layers, groups] hits.

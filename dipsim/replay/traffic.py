@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dipsim.methods import Group
 from dipsim.trace.encoding import unpack_sets, words_for
+from dipsim.views import shortened
 
 _COUNTS = (
     *("active", "hits", "kept", "reads", "moved", "flash_seconds"),
@@ -78,6 +79,8 @@ class Traffic:
     ahead: Ahead | None = None
     """Counts of reads ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the
     misses that were not read ahead."""
+
+    __repr__ = shortened
 
     def words_of(self, layer: int, group: int) -> slice:
         """Where a group's words lie in `missed`."""

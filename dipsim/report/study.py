@@ -14,7 +14,7 @@ from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import BESIDE, Sheet, picture, plain, series_style
 from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
-from dipsim.sweep.study import Found
+from dipsim.sweep.study import StudyResult
 from dipsim.units import BANDWIDTH, BYTES
 
 ENERGY = "energy_kept"
@@ -96,7 +96,7 @@ class Figure(NamedTuple):
         return f"{value:.4g}" if value >= 0.1 or scale is None else f"{value:.3f}"
 
 
-def _figures(results: Found, cells: Sequence[Cell]) -> Iterator[Figure]:
+def _figures(results: StudyResult, cells: Sequence[Cell]) -> Iterator[Figure]:
     """Yield the figures of a study; the energy once for each stage that the cells have."""
     for key in results.study.figures:
         if key == ENERGY:
@@ -125,7 +125,7 @@ def _axis_text(axis: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _sections(results: Found, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
+def _sections(results: StudyResult, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
     """Yield the cells by device, by the axes that are told apart, and by ``more`` axes."""
     outer = ("profile", *results.study.apart, *more)
 
@@ -147,7 +147,7 @@ def listing() -> Table:
     return rows
 
 
-def render(results: Found) -> RenderableType:
+def render(results: StudyResult) -> RenderableType:
     """Return a table for each device and figure, or for each device; then notes."""
     study = results.study
     title = f"{study.name}: {study.summary}"
@@ -183,7 +183,7 @@ def _cache(cells: list[Cell]) -> list[str]:
     return [] if size is None else [f"{BYTES.show(size)} of cache"]
 
 
-def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
+def _grid(results: StudyResult, key: str, cells: list[Cell], scale: float) -> Table:
     """Return one figure: a row for each value of the series, and of the energy for each stage."""
     down, x = str(results.study.series), results.study.x
     energy = key == ENERGY
@@ -203,7 +203,7 @@ def _grid(results: Found, key: str, cells: list[Cell], scale: float) -> Table:
     return rows
 
 
-def _list(results: Found, cells: list[Cell]) -> Table:
+def _list(results: StudyResult, cells: list[Cell]) -> Table:
     """Return a row for each cell."""
     axes = [axis for axis in results.study.axes if axis != "group"]
     figures = list(_figures(results, cells))
@@ -218,7 +218,7 @@ def _list(results: Found, cells: list[Cell]) -> Table:
     return rows
 
 
-def _notes(results: Found) -> Iterator[Text]:
+def _notes(results: StudyResult) -> Iterator[Text]:
     if results.study.note:
         yield line(results.study.note, style="dim")
     for reason in _reasons(results):
@@ -246,7 +246,7 @@ def _notes(results: Found) -> Iterator[Text]:
     yield from marks_of(cell.marks for cell in results.cells)
 
 
-def _reasons(results: Found) -> list[str]:
+def _reasons(results: StudyResult) -> list[str]:
     """Return the reasons of empty cells, one for each device and value of the series."""
     key = results.study.series or results.study.x
     first: dict[Any, str] = {}
@@ -256,7 +256,7 @@ def _reasons(results: Found) -> list[str]:
     return list(dict.fromkeys(first.values()))
 
 
-def records(results: Found) -> list[dict[str, Any]]:
+def records(results: StudyResult) -> list[dict[str, Any]]:
     """Return a row for every cell, numbers in base units."""
     return flat_rows(
         {**cell.place, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
@@ -264,7 +264,7 @@ def records(results: Found) -> list[dict[str, Any]]:
     )
 
 
-def write_csv(results: Found, path: Path) -> None:
+def write_csv(results: StudyResult, path: Path) -> None:
     """Write `records`.
 
     Raises:
@@ -313,7 +313,7 @@ class _Panel(NamedTuple):
         return [scale * self.figure.value(cell) for cell in cells]
 
 
-def plot(results: Found, sheet: Sheet) -> Any:
+def plot(results: StudyResult, sheet: Sheet) -> Any:
     """Draw a panel for each figure, and for each device where it matters.
 
     Energies of several methods, which do not compare, are left out.
@@ -347,15 +347,15 @@ def plot(results: Found, sheet: Sheet) -> Any:
     return figure
 
 
-def _done(results: Found) -> list[Cell]:
+def _done(results: StudyResult) -> list[Cell]:
     return [cell for cell in results.cells if cell.figures is not None]
 
 
-def _devices(results: Found) -> list[str]:
+def _devices(results: StudyResult) -> list[str]:
     return list(dict.fromkeys(cell.place["profile"] for cell in results.cells))
 
 
-def _rows_of_panels(results: Found, named: bool) -> list[list[_Panel]]:
+def _rows_of_panels(results: StudyResult, named: bool) -> list[list[_Panel]]:
     """Return a row of panels that are the same on all devices, then a row for each device."""
     alike: list[_Panel] = []
     own: dict[str, list[_Panel]] = {}
@@ -387,7 +387,7 @@ def _placed(grid: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
     return placed
 
 
-def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
+def _draw_series(axes: Any, results: StudyResult, panel: _Panel) -> None:
     """Draw a line for each value of the series."""
     x, series = results.study.x, results.study.series
     names = (
@@ -412,7 +412,7 @@ def _draw_series(axes: Any, results: Found, panel: _Panel) -> None:
     _scale_axis(axes, results)
 
 
-def _scale_figure(axes: Any, results: Found, figure: Figure) -> None:
+def _scale_figure(axes: Any, results: StudyResult, figure: Figure) -> None:
     """Scale rates that span much in logarithms, alike in all panels; all else from zero."""
     values = [value for cell in results.cells if (value := figure.value(cell)) is not None]
     low, high = min(values, default=0.0), max(values, default=0.0)
@@ -428,7 +428,7 @@ def _scale_figure(axes: Any, results: Found, figure: Figure) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _scale_axis(axes: Any, results: Found) -> None:
+def _scale_axis(axes: Any, results: StudyResult) -> None:
     """Scale lengths of prompts and bandwidths in logarithms, with ticks at what was run."""
     x = results.study.x
     if x not in ("prompt", "flash_bandwidth"):

@@ -10,6 +10,7 @@ from dipsim.model import Model
 from dipsim.resolve import Input
 from dipsim.result import Result, finite
 from dipsim.trace import Trace
+from dipsim.views import shortened
 
 Place = Mapping[str, Any]
 """A value of each axis of a sweep."""
@@ -44,6 +45,8 @@ class Cell:
     """Reason why the run is impossible; then there are no figures."""
     result: Result | None = field(default=None, repr=False, compare=False)
     """The whole run, with its counts; only where it was asked for."""
+
+    __repr__ = shortened
 
     @property
     def rate(self) -> float:

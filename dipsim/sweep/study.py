@@ -26,7 +26,7 @@ from dipsim.sweep.methods import (
 )
 from dipsim.sweep.point import Cell, Point
 from dipsim.trace import Trace
-from dipsim.views import Viewed
+from dipsim.views import Viewed, shortened
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,11 @@ class Study:
     read: Read = one_cell
     """Cells of a run, see `many`."""
 
+    __repr__ = shortened
+
 
 @dataclass(frozen=True)
-class Found(Viewed):
+class StudyResult(Viewed):
     """The cells of a study, in the order of its axes."""
 
     report: ClassVar[str] = "study"

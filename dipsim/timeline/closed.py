@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.settings import Overlap
+from dipsim.views import shortened
 
 RESOURCES = ("flash", "dram", "compute", "sync", "management")
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
@@ -96,6 +97,8 @@ class Times:
     latency: Seconds
     exposed: NDArray[np.float64]
     """[tokens, 5] in the order of `RESOURCES`."""
+
+    __repr__ = shortened
 
 
 def used_weights(step: Step, overlap: Overlap) -> Seconds:

@@ -11,6 +11,7 @@ from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Timing:
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
     """True if the embedding row is read outside the measured points."""
+
+    __repr__ = shortened
 
 
 def time_traffic(run: Run, traffic: Traffic) -> Timing:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dipsim.errors import TraceError, brief
+from dipsim.views import shortened
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MEMBERS = 1000
@@ -79,6 +80,8 @@ class InMemory:
 
     array: Array
     path: None = None
+
+    __repr__ = shortened
 
     @property
     def dtype(self) -> np.dtype[Any]:

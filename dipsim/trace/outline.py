@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.tokens import Tokens
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Outline:
     """Row of the file that is token 0 here; above 0 after `window`."""
     first_layer: int = 0
     """Layer of the file that is layer 0 here; above 0 after `layer_window`."""
+
+    __repr__ = shortened
 
     @property
     def tokens(self) -> int:

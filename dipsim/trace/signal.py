@@ -26,6 +26,7 @@ from dipsim.trace.encoding import (
 )
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.outline import SignalOutline
+from dipsim.views import shortened
 
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 Reading = Literal["scores", "sets", "codes", "values"]
@@ -58,6 +59,8 @@ class DensePart:
     member: Member
     largest: Member | None = None
     """float32[tokens, layers], the scores that log8 codes are relative to; None otherwise."""
+
+    __repr__ = shortened
 
     @property
     def tokens(self) -> int:

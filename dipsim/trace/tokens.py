@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.views import shortened
+
 PREFILL, DECODE = 0, 1
 
 
@@ -18,6 +20,8 @@ class Tokens:
     """[tokens], non-decreasing."""
     position: NDArray[np.int64]
     """[tokens] how many tokens of the same sequence came before."""
+
+    __repr__ = shortened
 
     @classmethod
     def of(cls, phase: NDArray[np.uint8], sequence: NDArray[np.int32]) -> "Tokens":

@@ -49,6 +49,11 @@ class Trace(Outline):
     paths: tuple[Path, ...] = ()
     """Files that it is read from; none in memory."""
 
+    def __repr__(self) -> str:
+        signals = (f"{s.name} {s.units} ({s.encoding})" for s in self.signals.values())
+        size = f"{self.tokens} tokens of {self.layers} layers"
+        return f"Trace {brief(self.name, 60)}: {size}, {brief(', '.join(signals), 90)}"
+
     def blocks(self, wanted: Mapping[str, Reading]) -> Iterator[tuple[int, int, dict[str, Array]]]:
         """Yield all tokens in blocks: (first token, end, {signal: decoded rows}).
 

@@ -131,6 +131,10 @@ class TraceWriter:
             raise files.unwritable(path, problem, TraceError) from None
         self._folder = self._unfinished.path
 
+    def __repr__(self) -> str:
+        state = "finished" if self._finished else "open"
+        return f"TraceWriter of {brief(self.path)}: {self.tokens} tokens, {state}"
+
     def append(self, block: Mapping[str, Any]) -> None:
         """Add tokens.
 

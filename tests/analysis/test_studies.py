@@ -27,7 +27,7 @@ from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import Sheet
 from dipsim.sweep import passes
 from dipsim.sweep.point import Cell, figures_of
-from dipsim.sweep.study import Found
+from dipsim.sweep.study import StudyResult
 from tools.cli import Dipsim, done, refused
 from tools.devices import PHONE
 from tools.folder import MODEL as SMALL
@@ -87,7 +87,7 @@ def same(trace: Trace, cells: list[Cell]) -> None:
         assert cell.marks == result.marks
 
 
-def places(found: Found, *axes: str) -> list[tuple[Any, ...]]:
+def places(found: StudyResult, *axes: str) -> list[tuple[Any, ...]]:
     return [tuple(cell.place[axis] for axis in axes) for cell in found.cells]
 
 
@@ -138,7 +138,7 @@ def test_gamma_on_two_devices(trace: Trace) -> None:
     same(trace, found.cells[::5])
 
 
-def hits_fall_with_gamma(found: Found) -> None:
+def hits_fall_with_gamma(found: StudyResult) -> None:
     """The hit rate of each device is monotone in both gammas, which fall along both axes."""
     for device in {cell.place["profile"] for cell in found.cells}:
         cells = [cell.figures for cell in found.cells if cell.place["profile"] == device]

@@ -1,7 +1,7 @@
 """Conversions: traces out of other files, and traces in other encodings."""
 
 from dipsim.trace.convert.arrays import import_arrays
-from dipsim.trace.convert.export import export
+from dipsim.trace.convert.exporting import export
 from dipsim.trace.convert.importing import import_
 from dipsim.trace.convert.routes import import_routes, is_routes
 
