@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import dipsim
 from tools.paths import DOCS, ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "traces/README.md", *DOCS.glob("*.md")])
@@ -95,6 +96,12 @@ def test_every_fence_is_of_a_known_kind() -> None:
     for page in PAGES:
         kinds = {language for language, _, _ in BLOCK.findall(page.read_text())}
         assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh"}, page
+
+
+def test_the_page_on_python_has_every_public_name() -> None:
+    page = (DOCS / "python.md").read_text()
+    missing = [name for name in dipsim.__all__ if f"dipsim.{name}" not in page]
+    assert missing == []
 
 
 def recipes(kind: str) -> list[str]:
