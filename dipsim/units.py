@@ -179,6 +179,18 @@ ENERGY_PER_BYTE = Dimension(
 )
 
 
+def show_number(value: float, digits: int = 4) -> str:
+    """Return a bare number for people: ``digits`` significant figures, never with an exponent.
+
+    Whole numbers keep all their digits, and what is closer to 0 than nine decimals show is 0.
+    """
+    if not math.isfinite(value):
+        return "unlimited" if value > 0 else f"{value}"
+    decimals = 0 if value == 0 else digits - 1 - math.floor(math.log10(abs(value)))
+    text = f"{value:.{min(max(decimals, 0), 9)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def parse_share(text: str) -> float | None:
     """Read ``"50%"`` as 0.5, and return None for text that is not a percentage.
 

@@ -1,11 +1,12 @@
-"""Verdicts: is the policy to blame for a run's misses, or the working set?
+"""Verdicts: is the policy to blame for a run's time and misses, or the working set?
 
 No policy avoids what the optimum misses.
 
 All counts are over all tokens, warm-up and cached prefill included: only then no policy that starts
-empty hits more than the optimum (docs/replay.md).
+empty hits more than the optimum (docs/replay.md). Rates are of the measured tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from dipsim.policies import BUILTIN
-from dipsim.replay.active_sets import HELD_BYTES
 from dipsim.replay.contender import Contender
-from dipsim.replay.replay import Progress
 from dipsim.replay.traffic import Traffic
-from dipsim.run import Run, replay, replay_beside
+from dipsim.run import Run
+from dipsim.units import show_number
 
 MOST = 2 * 10**8
 """Accesses that a verdict is worked out for without being asked: some seconds' worth."""
+LEAST_SHARE = 0.005
+"""Share of the time from which a difference is told."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Verdict:
     """Misses of the policy with it."""
     starts_full: bool = False
     """True where the first content was no traffic (`static`): the optimum starts empty."""
+    rate: float | None = None
+    """Tokens per second of the run; None where the optimum was not timed."""
+    optimum_rate: float | None = None
+    """Tokens per second with the optimum."""
 
     @property
     def lost(self) -> int:
@@ -51,8 +57,20 @@ class Verdict:
         return 0 if self.admission_misses is None else self.misses - self.admission_misses
 
     @property
+    def policys_time(self) -> float | None:
+        """Share of the run's time that the optimum would save; None where it was not timed.
+
+        Negative where the optimum is slower: it has the fewest misses, not the fewest reads.
+        """
+        if self.rate is None or self.optimum_rate is None:
+            return None
+        if math.isinf(self.optimum_rate):
+            return 0.0 if math.isinf(self.rate) else 1.0
+        return 1 - self.rate / self.optimum_rate
+
+    @property
     def sentence(self) -> str:
-        """The verdict in words."""
+        """The verdict in words: by time where the optimum was timed, else by misses."""
         if not self.misses:
             return "no misses"
         if self.starts_full:
@@ -60,6 +78,22 @@ class Verdict:
                 f"{self.misses} misses; it starts full, so the optimum, which starts empty and "
                 f"misses {self.unavoidable}, is no bound"
             )
+        return self._by_misses if self.policys_time is None else self._by_time(self.policys_time)
+
+    def _by_time(self, share: float) -> str:
+        """Return the verdict by the ``share`` of the time that is the policy's."""
+        if share < LEAST_SHARE:
+            return (
+                "with the optimum it would be no faster: the working set is to blame, not the "
+                "policy"
+            )
+        return (
+            f"with the optimum {show_number(self.optimum_rate or 0, 3)} tok/s instead of "
+            f"{show_number(self.rate or 0, 3)}: {share:.0%} of the time is the policy's"
+        )
+
+    @property
+    def _by_misses(self) -> str:
         share = self.unavoidable / self.misses
         text = (
             f"of 100 misses {100 * share:.0f} are unavoidable in this much DRAM "
@@ -104,23 +138,19 @@ def no_optimum(run: Run) -> str | None:
     return None
 
 
-def contenders(run: Run, optional: bool = False) -> list[Contender]:
+def contenders(run: Run, *, optional: bool = False, timed: bool = False) -> list[Contender]:
     """Return what is replayed beside a run to judge it: the optimum with the same capacity and with
     all of the units, and the policy with its other admission; none where there is no optimum.
 
     Args:
         optional: leave them out where there are too many accesses, see `replay_policies`.
+        timed: count what their reads cost, as of the run.
     """
     if no_optimum(run) is not None:
         return []
-    counted = replace(
-        run.contender(),
-        costs=None,
-        guesses=None,
-        profile_uses=None,
-        keep_missed=False,
-        optional=optional,
-    )
+    counted = replace(run.contender(), profile_uses=None, optional=optional)
+    if not timed:
+        counted = replace(counted, costs=None, guesses=None, keep_missed=False)
     units = np.array([group.units for group in run.method.groups])
     everything = np.tile(units, (run.trace.layers, 1))
     best = replace(
@@ -136,16 +166,23 @@ def contenders(run: Run, optional: bool = False) -> list[Contender]:
     return [best, replace(counted, settings=settings)]
 
 
-def judge(run: Run, traffic: Traffic, beside: Sequence[Traffic]) -> Verdict | None:
+def judge(
+    run: Run,
+    traffic: Traffic,
+    beside: Sequence[Traffic],
+    rates: tuple[float, float] | None = None,
+) -> Verdict | None:
     """Return the verdict on a run.
 
     Args:
         traffic: what the run counted.
         beside: of each capacity of its `contenders`; empty where they were left out.
+        rates: tokens per second of the run and of the optimum, where both were timed.
     """
     if not beside:
         return None
     best, everything, *others = (_misses(each) for each in beside)
+    rate, optimum_rate = rates or (None, None)
     return Verdict(
         accesses=int(traffic.active.sum(dtype=np.int64)),
         misses=_misses(traffic),
@@ -154,24 +191,9 @@ def judge(run: Run, traffic: Traffic, beside: Sequence[Traffic]) -> Verdict | No
         admission=_other_admission(run),
         admission_misses=others[0] if others else None,
         starts_full=run.policy.preload,
+        rate=rate,
+        optimum_rate=optimum_rate,
     )
-
-
-def replay_judged(run: Run, progress: Progress | None = None) -> tuple[Traffic, Verdict | None]:
-    """Count what a run does and judge it, in one pass over the trace.
-
-    Returns:
-        No verdict where there is no optimum, with more than `MOST` accesses, or where the sets take
-        more than `HELD_BYTES`.
-
-    Raises:
-        DipsimError: as `replay`.
-    """
-    rivals = contenders(run, optional=True)
-    if not rivals or run.sets.packed_bytes > HELD_BYTES:
-        return replay(run, progress), None
-    traffic, counts = replay_beside(run, rivals, progress, most=MOST)
-    return traffic, judge(run, traffic, [each for one in counts for each in one or ()])
 
 
 def _other_admission(run: Run) -> str | None:

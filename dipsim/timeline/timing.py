@@ -103,6 +103,19 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     )
 
 
+def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
+    """Return the times of the measured tokens and their rate: `Timing.times` and `Timing.rate`.
+
+    Raises:
+        ProfileError: as `time_traffic`.
+    """
+    rate, rows = rates(run), np.flatnonzero(traffic.measured)
+    chain = steps(run, traffic, rows, rate)
+    clock = clock_for(run, traffic, rate)
+    times = clock.times(chain, len(rows), run.backend.overlap_factor)
+    return times, _rate(run, rows, times)
+
+
 def cold_start(run: Run) -> float | None:
     """Return the seconds to bring static weights, and what the caches start with, from flash.
 

@@ -1,0 +1,313 @@
+"""Baselines of a run: what else the same memory could do, on the same tokens and device.
+
+* ``dense``: the model as it is, with as many of its weights as fit kept in DRAM and the rest read in
+  order for every token. No policy does better, since all of them wait for the same weights.
+* ``no_cache``: of experts, of which no token needs all, the same sets with every miss read anew.
+* ``optimum``: the sets of the run with the policy that misses least.
+
+`replay_held` replays a run and all of these in one pass over its trace.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim import kernels
+from dipsim.analysis.verdict import MOST, Verdict, contenders, judge
+from dipsim.budget.plan import plan_budget, plan_page_cache
+from dipsim.errors import DipsimError
+from dipsim.flash.cost import InOrder, Placement
+from dipsim.methods import build_method
+from dipsim.replay.active_sets import HELD_BYTES, ActiveSets
+from dipsim.replay.contender import CapacityByRow, Contender
+from dipsim.replay.replay import Progress
+from dipsim.replay.traffic import Traffic, empty_traffic
+from dipsim.result import Result, finite
+from dipsim.run import Run, behind_page_cache, replay_beside
+from dipsim.settings import Settings
+from dipsim.timeline.closed import RESOURCES, Times
+from dipsim.timeline.timing import time_tokens, time_traffic
+from dipsim.trace.encoding import pack_sets
+from dipsim.units import BYTES
+
+NAMES = ("dense", "no_cache", "optimum")
+"""Names of the baselines."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Figures of one way to use the memory; all are means over the measured tokens."""
+
+    rate: float
+    """Tokens per second."""
+    flash_bytes: float
+    """Bytes per token that the flash moves, streamed static weights included."""
+    flash_reads: float
+    flash_seconds: float
+    """Seconds per token that the flash is busy."""
+    exposed: Mapping[str, float]
+    """Exposed seconds per token and resource."""
+
+    @classmethod
+    def of(cls, run: Run, traffic: Traffic, times: Times, rate: float) -> "Baseline":
+        """Return the figures of a run that was counted and timed."""
+        rows, streamed = traffic.measured, run.budget.streamed
+
+        def per_token(counts: NDArray[Any]) -> float:
+            return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum())
+
+        return cls(
+            rate=rate,
+            flash_bytes=per_token(traffic.all_moved) + streamed,
+            flash_reads=per_token(traffic.all_reads) + run.flash.reads_in_order(streamed),
+            flash_seconds=per_token(traffic.all_flash_seconds)
+            + streamed / run.flash.sequential_bandwidth,
+            exposed=dict(zip(RESOURCES, times.exposed.mean(axis=0).tolist(), strict=True)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "tokens_per_second": finite(self.rate),
+            "flash_bytes_per_token": self.flash_bytes,
+            "flash_reads_per_token": self.flash_reads,
+        }
+
+
+class Trial(NamedTuple):
+    """A change of one option that was tried."""
+
+    option: str
+    """As the command line takes it."""
+    rate: float
+    """Tokens per second with it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run, what it is held against, and what was tried in its place."""
+
+    own: Baseline
+    verdict: Verdict | None
+    """None where there is no optimum, or where working it out would take long."""
+    dense: Baseline | None = None
+    """None for dense itself, for experts, and where no model says what dense would read."""
+    no_cache: Baseline | None = None
+    """None but for experts."""
+    optimum: Baseline | None = None
+    """None where there is none, for the optimum itself, and for a policy that starts full."""
+    trials: tuple[Trial, ...] = ()
+
+    def times(self, baseline: Baseline) -> float:
+        """Return the run's rate as a multiple of a baseline's; infinite where it takes no time."""
+        if np.isinf(baseline.rate):
+            return 1.0 if np.isinf(self.own.rate) else 0.0
+        return self.own.rate / baseline.rate
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The fastest of what was tried, if it is faster than the run."""
+        best = max(self.trials, key=lambda trial: trial.rate, default=None)
+        return None if best is None or best.rate <= self.own.rate else best
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``baselines`` and ``tried`` as plain values."""
+        baselines: dict[str, Any] = {}
+        for name in NAMES:
+            one: Baseline | None = getattr(self, name)
+            baselines[name] = one and {**one.to_dict(), "times": finite(self.times(one))}
+        tried = [
+            {"option": trial.option, "tokens_per_second": finite(trial.rate)}
+            for trial in self.trials
+        ]
+        return {"baselines": baselines, "tried": tried}
+
+
+def replay_held(run: Run, progress: Progress | None = None) -> tuple[Result, Standing]:
+    """Count and time a run and its baselines, in one pass over the trace.
+
+    There is no verdict and no optimum with more than `MOST` accesses, or where the sets take more
+    than `HELD_BYTES`.
+
+    Args:
+        progress: called with (tokens done, tokens).
+
+    Raises:
+        DipsimError: as `replay` and `time_traffic`.
+    """
+    short = run.sets.packed_bytes <= HELD_BYTES
+    rivals = contenders(run, optional=True, timed=True) if short else []
+    uncached = _without_cache(run)
+    beside = [*rivals, *([] if uncached is None else [uncached])]
+    traffic, counts = replay_beside(run, beside, progress, most=MOST)
+    result = Result(run, traffic, time_traffic(run, traffic))
+    judged = [each for one in counts[: len(rivals)] for each in one or ()]
+    empty = counts[-1] if uncached is not None else None
+    return result, _stand(result, judged, None if empty is None else empty[0])
+
+
+def hold(result: Result) -> Standing:
+    """Hold a result against its baselines, in one more pass over its trace.
+
+    Raises:
+        DipsimError: as `replay`.
+    """
+    return replay_held(result.run)[1]
+
+
+def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> Standing:
+    """Return the standing of a run.
+
+    Args:
+        judged: of each capacity of its `contenders`; empty where they were left out.
+        empty: of the run without a cache, where that is a baseline.
+    """
+    run = result.run
+    own = Baseline.of(run, result.traffic, result.timing.times, result.timing.rate)
+    optimum = _timed(run, judged[0]) if judged else None
+    rates = None if optimum is None else (own.rate, optimum.rate)
+    verdict = judge(run, result.traffic, judged, rates)
+    dense, trials = dense_beside(run), []
+    if verdict is not None and verdict.admission is not None and len(judged) > 2:
+        rate = _timed(run, judged[2]).rate
+        trials.append(Trial(f"--admission {verdict.admission}", rate))
+    if dense is not None:
+        trials.append(Trial("--method dense", dense.rate))
+    bound = not run.policy.preload and run.policy.name != "opt"
+    return Standing(
+        own=own,
+        verdict=verdict,
+        dense=dense,
+        no_cache=None if empty is None else _timed(run, empty),
+        optimum=optimum if bound else None,
+        trials=tuple(trials),
+    )
+
+
+def _timed(run: Run, traffic: Traffic) -> Baseline:
+    """Return the figures of what was replayed beside a run."""
+    served = behind_page_cache(run, traffic)
+    return Baseline.of(run, served, *time_tokens(run, served))
+
+
+# Without a cache ----------------------------------------------------------------------------------
+
+
+def _without_cache(run: Run) -> Contender | None:
+    """Return the run with caches that hold nothing; None unless it is one of experts with some."""
+    experts = any(group.of_experts for group in run.method.groups)
+    if not experts or run.settings.io == "mmap" or run.policy.admit == "never":
+        return None
+    nothing = 0.0 if run.settings.scope == "global" else np.zeros_like(run.budget.capacity)
+    return replace(run.contender(), capacities=[nothing], guesses=None)
+
+
+# Dense --------------------------------------------------------------------------------------------
+
+
+def dense_beside(run: Run) -> Baseline | None:
+    """Return the dense model in the DRAM of a run; None for dense itself, for experts, and where
+    no model says what dense would read, or the device or the DRAM does not hold it."""
+    groups = run.method.groups
+    if run.model is None or run.model.experts is not None or run.method.name == "dense":
+        return None
+    if any(group.of_experts for group in groups):
+        return None
+    try:
+        beside = _dense_run(run)
+        traffic = behind_page_cache(beside, _count_dense(beside, run.measured))
+        return Baseline.of(beside, traffic, *time_tokens(beside, traffic))
+    except DipsimError:
+        return None
+
+
+def _dense_run(run: Run) -> Run:
+    """Return the run of all weights, in as much DRAM, with the options that dense has.
+
+    It reads nothing ahead, and its caches are one per layer: which of its weights are resident
+    makes no difference.
+
+    Raises:
+        DipsimError: it cannot be worked out.
+    """
+    own, usual = run.settings, Settings()
+    kept = (
+        *("dram", "context", "kv", "kv_bits", "bits", "io", "overlap", "engine", "thermal"),
+        *("backend", "warmup", "reset", "prefill", "compat"),
+    )
+    changes: dict[str, Any] = {name: getattr(own, name) for name in kept}
+    changes |= {"method": "dense", "policy": own.policy}
+    if own.overlap == "prefetch":
+        changes["overlap"] = usual.overlap
+    if own.cache is not None or own.cache_fraction is not None:
+        changes["dram"] = BYTES.exact(_taken(run))
+    settings = usual.model_copy(update=changes)
+    assert run.model is not None, "a run with a model"
+    method = build_method(run.trace, settings, run.model)
+    size = run.model.slice_bytes(method.groups[0].slices)
+    placement = Placement(method, run.model, np.full((run.trace.layers, 1), size), None)
+    sets, costs = ActiveSets(run.trace, method, settings), placement.costs(run.flash)
+    budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None)
+    return replace(
+        run,
+        sets=sets,
+        placement=placement,
+        costs=costs,
+        guesses=None,
+        profile_uses=None,
+        budget=budget,
+        page_cache=plan_page_cache(run.device, placement, budget, settings.io),
+    )
+
+
+def _taken(run: Run) -> float:
+    """Return the bytes of DRAM that a run takes whose caches were given without the rest."""
+    budget = run.budget
+    return budget.static.total + budget.kv + budget.buffer + budget.cache
+
+
+def _count_dense(run: Run, measured: NDArray[np.bool_]) -> Traffic:
+    """Return the traffic of a run of which every token needs every unit.
+
+    A cache of C units hits C of them from the second token on: those that the token before left
+    there, as far as there is room for them.
+    """
+    actions, resets = run.sets.rows
+    rows = np.flatnonzero(actions >= kernels.COMMIT)
+    units, layers = run.method.groups[0].units, run.trace.layers
+    capacity = _capacity_of_rows(run)[rows]
+    left = np.concatenate([np.zeros_like(capacity[:1]), capacity[:-1]])
+    emptied = np.cumsum(resets)[rows]
+    left[1:][emptied[1:] > emptied[:-1]] = 0
+    hits = np.minimum(left, capacity)
+    traffic = empty_traffic(
+        len(actions),
+        run.method.groups,
+        run.budget.capacity,
+        measured,
+        run.sets.no_shares(),
+        keeps_missed=run.page_cache is not None,
+    )
+    traffic.active[rows], traffic.hits[rows], traffic.kept[rows] = units, hits, capacity - hits
+    for layer in range(layers):
+        place, costs = (rows, layer, 0), run.costs[layer][0]
+        assert isinstance(costs, InOrder), "what every token needs whole is read in order"
+        misses = units - hits[:, layer, 0]
+        traffic.reads[place] = costs.requests(misses)
+        traffic.moved[place], traffic.flash_seconds[place] = costs.price(misses)
+        if traffic.missed is not None:
+            beyond = np.arange(units) >= hits[:, layer, 0, None]
+            traffic.missed[rows, traffic.words_of(layer, 0)] = pack_sets(beyond)
+    return traffic
+
+
+def _capacity_of_rows(run: Run) -> NDArray[np.int64]:
+    """[tokens, layers, groups] units that the caches hold."""
+    capacity, tokens = run.capacity, len(run.tokens)
+    if isinstance(capacity, CapacityByRow):
+        by_row: NDArray[np.int64] = np.asarray(capacity.each)[capacity.row].astype(np.int64)
+        return by_row
+    return np.broadcast_to(run.budget.capacity, (tokens, *run.budget.capacity.shape))
