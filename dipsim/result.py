@@ -20,13 +20,14 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.timing import Timing
-from dipsim.units import BYTES
+from dipsim.units import BYTES, show_number
 from dipsim.views import Viewed, frame, report_module
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 Array = NDArray[Any]
+_LATENCIES = ("mean", "p50", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -401,7 +402,7 @@ class Result(Viewed):
     @property
     def verdict(self) -> str:
         """The run in one sentence."""
-        rate = f"{self.tokens_per_second:.3g} tokens/s"
+        rate = f"{show_number(self.tokens_per_second, 3)} tokens/s"
         if self.fits:
             row = " and for embedding rows" if self.timing.static_flash_bytes else ""
             return f"{rate}: everything fits in DRAM; flash is read only at the first touch{row}."
@@ -416,32 +417,36 @@ class Result(Viewed):
         """The main figures as (label, text)."""
         slow, fast = self.timing.rate_range
         latency, prefill = self.latency_ms, self.timing.prefill
-        rows = [("rate", f"{self.tokens_per_second:.4g} tok/s")]
+        rows = [("rate", f"{show_number(self.tokens_per_second)} tok/s")]
         if slow != fast:
-            rows.append(("rate, overlap none to full", f"{slow:.4g} to {fast:.4g} tok/s"))
+            between = f"{show_number(slow)} to {show_number(fast)} tok/s"
+            rows.append(("rate, overlap none to full", between))
         if self.timing.thermal is not None:
             cold, hot = self.timing.thermal
-            rows.append(("rate, cold / hot device", f"{cold:.4g} / {hot:.4g} tok/s"))
+            both = f"{show_number(cold)} / {show_number(hot)} tok/s"
+            rows.append(("rate, cold / hot device", both))
         rows += [
             (
                 "latency mean / p50 / p95 / p99",
-                " / ".join(f"{latency[key]:.4g}" for key in ("mean", "p50", "p95", "p99")) + " ms",
+                " / ".join(show_number(latency[key]) for key in _LATENCIES) + " ms",
             ),
             ("hit rate (bytes / units)", f"{self.hit_rate:.2%} / {self.unit_hit_rate:.2%}"),
             (
                 "flash per token",
-                f"{BYTES.show(self.flash_bytes_per_token)} in {self.flash_reads_per_token:.4g} "
-                f"reads, {BYTES.show(self.flash_useful_bytes_per_token)} useful",
+                f"{BYTES.show(self.flash_bytes_per_token)} in "
+                f"{show_number(self.flash_reads_per_token)} reads, "
+                f"{BYTES.show(self.flash_useful_bytes_per_token)} useful",
             ),
             ("DRAM per token", BYTES.show(self.dram_bytes_per_token)),
         ]
         if self.prefetch is not None:
             issued, used = self.prefetch["issued"], self.prefetch["used"]
             right = f"{used / issued:.1%} of them" if issued else "none"
-            rows.append(("read ahead", f"{issued / self.tokens:.4g} units a token, {right} used"))
+            ahead = show_number(issued / self.tokens)
+            rows.append(("read ahead", f"{ahead} units a token, {right} used"))
         errors = zip(self.traffic.groups, self.output_error, strict=True)
         rows += [
-            (f"error of the output, {name}", f"{error:.3g}")
+            (f"error of the output, {name}", show_number(error, 3))
             for name, error in errors
             if error is not None
         ]
@@ -450,15 +455,17 @@ class Result(Viewed):
         if self.page_cache is not None:
             rows.append(("page cache of the system", BYTES.show(self.page_cache)))
         if prefill is not None:
-            first = (
-                "" if self.timing.ttft is None else f", first token after {self.timing.ttft:.3g} s"
-            )
-            rows.append(("prefill", f"{prefill.tokens} tokens in {prefill.seconds:.3g} s{first}"))
+            first, ttft = "", self.timing.ttft
+            if ttft is not None:
+                first = f", first token after {show_number(ttft, 3)} s"
+            took = show_number(prefill.seconds, 3)
+            rows.append(("prefill", f"{prefill.tokens} tokens in {took} s{first}"))
         if self.cold_start is not None:
-            rows.append(("cold start", f"{1e3 * self.cold_start:.4g} ms before the first prompt"))
+            start = show_number(1e3 * self.cold_start)
+            rows.append(("cold start", f"{start} ms before the first prompt"))
         if self.timing.energy is not None:
             low, high = (1e3 * joules for joules in self.timing.energy)
-            rows.append(("energy per token", f"{low:.3g} to {high:.3g} mJ"))
+            rows.append(("energy per token", f"{show_number(low, 3)} to {show_number(high, 3)} mJ"))
         rows.append(("measured", f"{self.tokens} tokens, {self.method}, {self.policy}"))
         return rows
 

@@ -1,7 +1,7 @@
 """Baselines of a run: what else the same memory could do, on the same tokens and device.
 
-* ``dense``: the model as it is, with as many of its weights as fit kept in DRAM and the rest read in
-  order for every token. No policy does better, since all of them wait for the same weights.
+* ``dense``: the model as it is. As many of its weights as fit stay in DRAM and the rest is read in
+  order for every token; which of them stay makes no difference.
 * ``no_cache``: of experts, of which no token needs all, the same sets with every miss read anew.
 * ``optimum``: the sets of the run with the policy that misses least.
 
@@ -29,6 +29,7 @@ from dipsim.result import Result, finite
 from dipsim.run import Run, behind_page_cache, replay_beside
 from dipsim.settings import Settings
 from dipsim.timeline.closed import RESOURCES, Times
+from dipsim.timeline.steps import embedding_row_bytes
 from dipsim.timeline.timing import time_tokens, time_traffic
 from dipsim.trace.encoding import pack_sets
 from dipsim.units import BYTES
@@ -44,25 +45,29 @@ class Baseline:
     rate: float
     """Tokens per second."""
     flash_bytes: float
-    """Bytes per token that the flash moves, streamed static weights included."""
+    """Bytes per token that the flash moves: streamed static weights and embedding rows included."""
     flash_reads: float
+    """Reads per token."""
     flash_seconds: float
-    """Seconds per token that the flash is busy."""
+    """Seconds per token that the flash is busy, with embedding rows apart."""
     exposed: Mapping[str, float]
     """Exposed seconds per token and resource."""
 
     @classmethod
     def of(cls, run: Run, traffic: Traffic, times: Times, rate: float) -> "Baseline":
         """Return the figures of a run that was counted and timed."""
-        rows, streamed = traffic.measured, run.budget.streamed
+        rows = traffic.measured
+        streamed, row = run.budget.streamed, np.array([embedding_row_bytes(run)])
+        embedding = float(run.flash.pages(row)[0])
+        in_order = run.flash.reads_in_order(streamed) + (embedding > 0)
 
         def per_token(counts: NDArray[Any]) -> float:
             return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum())
 
         return cls(
             rate=rate,
-            flash_bytes=per_token(traffic.all_moved) + streamed,
-            flash_reads=per_token(traffic.all_reads) + run.flash.reads_in_order(streamed),
+            flash_bytes=per_token(traffic.all_moved) + streamed + embedding,
+            flash_reads=per_token(traffic.all_reads) + in_order,
             flash_seconds=per_token(traffic.all_flash_seconds)
             + streamed / run.flash.sequential_bandwidth,
             exposed=dict(zip(RESOURCES, times.exposed.mean(axis=0).tolist(), strict=True)),
@@ -167,13 +172,12 @@ def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> 
     """
     run = result.run
     own = Baseline.of(run, result.traffic, result.timing.times, result.timing.rate)
-    optimum = _timed(run, judged[0]) if judged else None
-    rates = None if optimum is None else (own.rate, optimum.rate)
+    rivals = [_timed(run, each) for each in (*judged[:1], *judged[2:])]
+    rates = (own.rate, *(rival.rate for rival in rivals)) if rivals else ()
     verdict = judge(run, result.traffic, judged, rates)
     dense, trials = dense_beside(run), []
-    if verdict is not None and verdict.admission is not None and len(judged) > 2:
-        rate = _timed(run, judged[2]).rate
-        trials.append(Trial(f"--admission {verdict.admission}", rate))
+    if verdict is not None and verdict.admission_rate is not None:
+        trials.append(Trial(f"--admission {verdict.admission}", verdict.admission_rate))
     if dense is not None:
         trials.append(Trial("--method dense", dense.rate))
     bound = not run.policy.preload and run.policy.name != "opt"
@@ -182,7 +186,7 @@ def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> 
         verdict=verdict,
         dense=dense,
         no_cache=None if empty is None else _timed(run, empty),
-        optimum=optimum if bound else None,
+        optimum=rivals[0] if rivals and bound else None,
         trials=tuple(trials),
     )
 

@@ -45,6 +45,8 @@ class Verdict:
     """Tokens per second of the run; None where the optimum was not timed."""
     optimum_rate: float | None = None
     """Tokens per second with the optimum."""
+    admission_rate: float | None = None
+    """Tokens per second with the other admission; None where it was not tried."""
 
     @property
     def lost(self) -> int:
@@ -58,15 +60,18 @@ class Verdict:
 
     @property
     def policys_time(self) -> float | None:
-        """Share of the run's time that the optimum would save; None where it was not timed.
+        """Share of the run's time that the fastest of the optimum and the other admission saves;
+        None where the optimum was not timed.
 
-        Negative where the optimum is slower: it has the fewest misses, not the fewest reads.
+        The optimum has the fewest misses, not the shortest reads: the other admission may be
+        faster, and so may the run itself, for which the share is negative.
         """
         if self.rate is None or self.optimum_rate is None:
             return None
-        if math.isinf(self.optimum_rate):
+        best = max(self.optimum_rate, self.admission_rate or 0.0)
+        if math.isinf(best):
             return 0.0 if math.isinf(self.rate) else 1.0
-        return 1 - self.rate / self.optimum_rate
+        return 1 - self.rate / best if best else 0.0
 
     @property
     def sentence(self) -> str:
@@ -87,27 +92,36 @@ class Verdict:
                 "with the optimum it would be no faster: the working set is to blame, not the "
                 "policy"
             )
+        optimum, other = self.optimum_rate or 0.0, self.admission_rate or 0.0
+        better = f"{self.admission} admission" if other > optimum else "the optimum"
         return (
-            f"with the optimum {show_number(self.optimum_rate or 0, 3)} tok/s instead of "
-            f"{show_number(self.rate or 0, 3)}: {share:.0%} of the time is the policy's"
+            f"with {better} {show_number(max(optimum, other), 3)} tok/s instead of "
+            f"{show_number(self.rate or 0.0, 3)}: {share:.0%} of the time is the policy's"
         )
 
     @property
     def _by_misses(self) -> str:
-        share = self.unavoidable / self.misses
+        """The verdict by misses, of a run that has some."""
+        if self.lost <= 0:
+            return f"{self.counts}. The working set is to blame, not the policy"
+        blame = "the working set" if self.unavoidable / self.misses >= 0.5 else "the policy"
+        return f"{self.counts}. Mostly {blame} is to blame"
+
+    @property
+    def counts(self) -> str:
+        """The causes of the misses in words, of a run that has some."""
         text = (
-            f"of 100 misses {100 * share:.0f} are unavoidable in this much DRAM "
-            f"({100 * self.first_uses / self.misses:.0f} are first uses)"
+            f"of 100 misses {100 * self.unavoidable / self.misses:.0f} are unavoidable in this "
+            f"much DRAM ({100 * self.first_uses / self.misses:.0f} are first uses)"
         )
         if self.lost <= 0:
-            return f"{text}. The working set is to blame, not the policy"
+            return text
         text += f", {100 * self.lost / self.misses:.0f} are the policy's"
         change = round(100 * self.gained / self.misses)
         if change:
             does = "avoid" if change > 0 else "add"
             text += f"; {self.admission} admission would {does} {abs(change)}"
-        blame = "the working set" if share >= 0.5 else "the policy"
-        return f"{text}. Mostly {blame} is to blame"
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -170,19 +184,20 @@ def judge(
     run: Run,
     traffic: Traffic,
     beside: Sequence[Traffic],
-    rates: tuple[float, float] | None = None,
+    rates: Sequence[float] = (),
 ) -> Verdict | None:
     """Return the verdict on a run.
 
     Args:
         traffic: what the run counted.
         beside: of each capacity of its `contenders`; empty where they were left out.
-        rates: tokens per second of the run and of the optimum, where both were timed.
+        rates: tokens per second of the run, of the optimum and of the other admission where there
+            is one; empty where they were not timed.
     """
     if not beside:
         return None
     best, everything, *others = (_misses(each) for each in beside)
-    rate, optimum_rate = rates or (None, None)
+    rate, optimum_rate, admission_rate = (*rates, None, None, None)[:3]
     return Verdict(
         accesses=int(traffic.active.sum(dtype=np.int64)),
         misses=_misses(traffic),
@@ -193,6 +208,7 @@ def judge(
         starts_full=run.policy.preload,
         rate=rate,
         optimum_rate=optimum_rate,
+        admission_rate=admission_rate,
     )
 
 

@@ -17,7 +17,7 @@ from dipsim.cli import run, compare, mrc, search, study  # noqa: F401
 from dipsim.cli import iobench, calibrate, validate  # noqa: F401
 from dipsim.cli import inspect, convert, synth  # noqa: F401
 from dipsim.cli import record, evaluate, lora  # noqa: F401
-from dipsim.cli import catalogue  # noqa: F401
+from dipsim.cli import catalogue, explain  # noqa: F401
 # isort: on
 
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")

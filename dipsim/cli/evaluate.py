@@ -248,8 +248,10 @@ def _judge(
             done=lambda row: progress(next(judged), len(cells) + 1),
         )
     if bits is not None:
+        from dipsim.units import show_number
+
         say(
             f"MLP weights in {bits[0]} bits by column, groups of {bits[1]}: the dense model's "
-            f"perplexity goes from {before:.4g} to {evaluation.dense:.4g}"
+            f"perplexity goes from {show_number(before)} to {show_number(evaluation.dense)}"
         )
     return evaluation

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli.app import Json, app
-from dipsim.cli.inputs import load_device, open_trace
+from dipsim.cli.inputs import load_device
 from dipsim.cli.options import (
     BUDGET,
     HOW,
@@ -45,6 +45,9 @@ def run(
     attribution: Annotated[
         bool, typer.Option("--attribution", help="what binds each layer; what would be faster")
     ] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="every figure, budget, groups, and what words mean")
+    ] = False,
     timeline: Annotated[
         str | None, typer.Option(help="what happened when: a .json file for ui.perfetto.dev")
     ] = None,
@@ -64,15 +67,13 @@ def run(
     source, device, geometry, options = _inputs(config, trust_policy, *given)
     device = load_device(device, override)
     known = _calibration(calibration, options)
+    warned = _Warnings(every=details or as_json)
     with Progress("replaying", "tokens") as progress:
-        from dipsim.analysis import verdict
+        from dipsim.analysis.baseline import replay_held
         from dipsim.analysis.loss import energy_of
-        from dipsim.result import Result
-        from dipsim.timeline.timing import time_traffic
 
-        run = _prepared(source, device, geometry, options, known, attribution)
-        traffic, judged = verdict.replay_judged(run, progress)
-        result = Result(run, traffic, time_traffic(run, traffic))
+        opened, run = _prepared(source, device, geometry, options, known, attribution, warned)
+        result, standing = replay_held(run, progress)
         bounds = None if known is None else known.bounds(result.method, energy_of(result))
         attributed = _attributed(result) if attribution else None
     if timeline_file is not None:
@@ -82,14 +83,36 @@ def run(
 
     if picture is not None:
         report.plot(result, picture)
-    for warning in hints.warnings(result):
-        say(f"warning: {warning}")
+    for warning in [*hints.warnings(result), *opened.warnings]:
+        warned.warn(warning)
     if as_json:
-        for hint in hints.hints(result)[:2]:
+        hint = hints.hint(result, standing)
+        if hint is not None:
             say(f"hint: {hint}")
-        print_json(report.to_dict(result, judged, bounds, attributed))
+        print_json(report.to_dict(result, standing, bounds, attributed))
+    elif details:
+        show(report.render_details(result, standing, bounds, attributed))
     else:
-        show(report.render(result, judged, bounds, attributed))
+        show(report.render(result, standing, bounds, attributed, warned.hidden))
+
+
+class _Warnings:
+    """Warnings of a run, the weightiest first: every one, or the first alone.
+
+    Args:
+        every: say every one.
+    """
+
+    def __init__(self, every: bool) -> None:
+        self._every, self._said, self.hidden = every, False, 0
+
+    def warn(self, text: str) -> None:
+        """Say a warning, or count it as hidden."""
+        if self._said and not self._every:
+            self.hidden += 1
+            return
+        self._said = True
+        say(f"warning: {text}")
 
 
 def _inputs(
@@ -136,17 +159,21 @@ def _prepared(
     options: dict[str, Any],
     known: Any,
     attribution: bool,
-) -> Any:
-    """Return the run worked out; warnings are printed, and errors raised, before the replay.
+    warned: _Warnings,
+) -> tuple[Any, Any]:
+    """Return the trace and the run worked out, with all errors raised before the replay.
 
     Args:
         known: a calibration, or None.
         attribution: whether the run's time will be attributed.
+        warned: takes the warning of a run that will hit nothing.
     """
     from dipsim.analysis import cliff
     from dipsim.simulate import prepare
+    from dipsim.trace import load_trace
 
-    run = prepare(open_trace(source), device, model=geometry, **options)
+    opened = load_trace(source)
+    run = prepare(opened, device, model=geometry, **options)
     if known is not None:
         stages = [group.signal for group in run.method.groups]
         name = None if run.model is None else run.model.name
@@ -157,8 +184,8 @@ def _prepared(
         check_attribution(run)
     warning = cliff.cliff_warning(run, cliff.find_cliff(run))
     if warning is not None:
-        say(f"warning: {warning}")
-    return run
+        warned.warn(warning)
+    return opened, run
 
 
 def _attributed(result: Any) -> Any:
@@ -174,12 +201,13 @@ def _write_timeline(result: Any, tokens: int, path: Path) -> None:
     """
     from dipsim.report import perfetto
     from dipsim.timeline.excerpt import excerpt, stretch
+    from dipsim.units import show_number
 
     shown = excerpt(result.run, result.traffic, tokens)
     longer = stretch(shown, result.timing.times.latency)
     if abs(longer - 1) > 1e-6:
         say(
-            f"warning: tokens of the timeline take {longer:.4g} times as long as those of the "
-            "figures: the closed form knows no contention; use --engine events"
+            f"warning: tokens of the timeline take {show_number(longer)} times as long as those of "
+            "the figures: the closed form knows no contention; use --engine events"
         )
     perfetto.write(shown, result.title, path)

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from dipsim.analysis.attribution import STEP, Attribution, Part
 from dipsim.report.tables import Table, line
 from dipsim.timeline.closed import RESOURCES
+from dipsim.units import show_number
 
 _NAMES = {
     "flash_bandwidth": "flash, all of its time",
@@ -65,7 +66,7 @@ def _bound(attribution: Attribution) -> Table:
 
 
 def _milliseconds(parts: Sequence[Part], resource: str) -> str:
-    return f"{1e3 * sum(part.exposed[resource] for part in parts):.4g}"
+    return show_number(1e3 * sum(part.exposed[resource] for part in parts))
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
 from dipsim.report.tables import Table, line, stacked
-from dipsim.units import BANDWIDTH, BYTES
+from dipsim.units import BANDWIDTH, BYTES, show_number
 
 
 def profiles(known: list[Profile]) -> Table:
@@ -94,8 +94,9 @@ def model(shown: Model) -> Table:
 def _storage(model: Model) -> str:
     quant = model.quant
     if quant is None:
-        return f"{model.bits:g} bits"
-    return f"{quant.format} ({quant.bits:g} bits, groups of {quant.group}, axis {quant.axis})"
+        return f"{show_number(model.bits, 6)} bits"
+    bits = show_number(quant.bits, 6)
+    return f"{quant.format} ({bits} bits, groups of {quant.group}, axis {quant.axis})"
 
 
 def policies() -> RenderableType:
@@ -104,7 +105,8 @@ def policies() -> RenderableType:
     for policy in POLICIES.values():
         texts = [policy.summary]
         if policy.parameters:
-            texts.append(", ".join(f"{key}={value:g}" for key, value in policy.parameters.items()))
+            values = policy.parameters.items()
+            texts.append(", ".join(f"{key}={show_number(value, 6)}" for key, value in values))
         rows.add_row(policy.name, policy.admit, stacked(*texts), policy.source)
     hint = "hint: set a parameter as in --policy lfu-decay:half_life=8; yours is file.py:attribute"
     return Group(rows, line(hint, style="cyan"))

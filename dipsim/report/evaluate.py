@@ -18,7 +18,7 @@ from dipsim.report.files import check_series, flat_rows, write_rows
 from dipsim.report.pictures import COLOURS, DASHES, MARKERS, Sheet, picture, plain
 from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
-from dipsim.units import BYTES
+from dipsim.units import BYTES, show_number
 
 
 def render(evaluation: Evaluation) -> RenderableType:
@@ -74,7 +74,7 @@ def _rows(evaluation: Evaluation) -> Table:
             _bytes(row.value(f"flash_{'' if timed else 'useful_'}bytes_per_token")),
         ]
         if timed:
-            cells.append(number(row.value("tokens_per_second"), "{:.4g}") + "*" * (i in best))
+            cells.append(_rate(row.value("tokens_per_second")) + "*" * (i in best))
         rows.add_row(*cells)
     return rows
 
@@ -96,14 +96,14 @@ def _loops(evaluation: Evaluation) -> Table:
                 _bytes(row.value("flash_useful_bytes_per_token")),
             ]
             if timed:
-                cells.append(number(opened["tokens_per_second"], "{:.4g}"))
-                cells.append(number(row.value("tokens_per_second"), "{:.4g}"))
+                cells.append(_rate(opened["tokens_per_second"]))
+                cells.append(_rate(row.value("tokens_per_second")))
             rows.add_row(*cells)
     return rows
 
 
 def _best(evaluation: Evaluation) -> Table:
-    columns = [f"+{loss:g}" for loss in LOSSES]
+    columns = [f"+{show_number(loss, 6)}" for loss in LOSSES]
     rows = Table("best tok/s at", *columns, right=range(1, 1 + len(columns)))
     best = best_rates(evaluation.rows, evaluation.dense)
     for memory, methods in best.items():
@@ -111,7 +111,7 @@ def _best(evaluation: Evaluation) -> Table:
             rows.add_row(
                 f"{method} {memory}" if len(best) > 1 else method,
                 *(
-                    number(None if row is None else row.value("tokens_per_second"), "{:.4g}")
+                    _rate(None if row is None else row.value("tokens_per_second"))
                     for row in rates.values()
                 ),
             )
@@ -141,12 +141,16 @@ def _short(settings: Mapping[str, Any]) -> str:
     parts = []
     for name, value in settings.items():
         if isinstance(value, dict):
-            value = "/".join(f"{gamma:g}" for gamma in value.values())
+            value = "/".join(show_number(gamma, 6) for gamma in value.values())
         parts.append(f"{_PREFIXES.get(name, name + ' ')}{value}")
     return " ".join(parts)
 
 
 _PREFIXES = {"density": "", "gamma": "gamma ", "cache_fraction": "cache ", "policy": ""}
+
+
+def _rate(tokens_per_second: float | None) -> str:
+    return "-" if tokens_per_second is None else show_number(tokens_per_second)
 
 
 def _bytes(value: float | None) -> str:
@@ -171,7 +175,7 @@ def _flat(row: Cell) -> dict[str, Any]:
     columns = row_dict(row)
     gamma = columns["settings"].get("gamma")
     if isinstance(gamma, dict):
-        text = ",".join(f"{name}={value:g}" for name, value in gamma.items())
+        text = ",".join(f"{name}={show_number(value, 6)}" for name, value in gamma.items())
         columns["settings"] = {**columns["settings"], "gamma": text}
     return columns
 

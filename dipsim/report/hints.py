@@ -1,7 +1,9 @@
-"""Hints on what to try next and warnings about figures, a sentence each, the weightiest first."""
+"""The hint on what to try next, and warnings about figures, the weightiest first."""
 
+from dipsim.analysis.baseline import Standing
+from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.result import Result
-from dipsim.units import BYTES
+from dipsim.units import BYTES, show_number
 
 INPUT_ENERGY = 0.997
 """Share of plain top-k's energy below which cache-aware masking hurts at the input stage."""
@@ -60,38 +62,22 @@ def warnings(result: Result) -> list[str]:
     return texts
 
 
-def hints(result: Result) -> list[str]:
-    """Return what a user would learn most from trying."""
+def hint(result: Result, standing: Standing) -> str | None:
+    """Return what to try next: a change that was tried and is faster, with its gain; else a command
+    that would tell more, without a promise. None where neither is known."""
+    best = standing.best_trial
+    if best is not None and best.rate >= result.tokens_per_second * (1 + LEAST_SHARE):
+        gain = best.rate / result.tokens_per_second - 1
+        return f"{best.option} gives {show_number(best.rate, 3)} tok/s (+{100 * gain:.0f}%)"
     if result.fits:
-        return ["the model fits in DRAM: try --dram 50% or --cache-fraction 0.6"]
+        return "to see a cache at work, give it less: --dram 50% or --cache-fraction 0.6"
     if result.config["settings"].get("io") == "mmap":
-        return ["page faults cost far more than reads: compare --io direct"]
-    texts = []
-    if result.budget.streamed:
-        texts.append("static weights exceed DRAM: try more --dram, fewer --bits, less --context")
-    active = result.traffic.active[result.traffic.measured]
-    sizes = result.traffic.capacity
-    small = sizes is not None and bool((sizes <= active.min(axis=0)).all() and sizes.any())
-    ranked = result.other_admission == "ranked"  # the policy could, and does not
-    if small and ranked:
-        texts.append(
-            "C <= |A| everywhere, so all policies with forced admission hit alike: "
-            "try --admission ranked, or more DRAM"
-        )
-    even = result.config["settings"].get("allocate", "even") == "even" and sizes is not None
-    divide = "try --allocate optimal, " if even and len(result.traffic.groups) > 1 else ""
-    if result.flash_bytes_per_token > 2 * result.flash_useful_bytes_per_token > 0:
-        texts.append(
-            "flash moves more than twice the useful bytes (units smaller than pages or read "
-            f"whole): {divide}compare --profile paper-a18"
-        )
-    if result.method == "dip":
-        texts.append("try --method dip-ca, which prefers what is in DRAM")
-    elif ranked and not small:
-        texts.append("try --admission ranked, which streams rarely used units through")
-    if result.policy not in ("opt", "belady", "none") and result.method != "dip-ca":
-        texts.append("see what other policies do, and the optimum: dipsim compare")
-    return texts
+        return "to see what page faults cost: --io direct"
+    if result.policy not in ("opt", "belady", "none") and not result.run.method.cache_aware:
+        return "to see what other policies do: dipsim compare"
+    if result.run.method.cache_aware:
+        return "to see what preferring the cache costs and gains: dipsim study gamma"
+    return None
 
 
 def _gentler(result: Result) -> str:

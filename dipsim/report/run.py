@@ -1,4 +1,5 @@
-"""Report of `dipsim run`: a result as text, as JSON, and as a picture of how long tokens take."""
+"""Report of `dipsim run`: the answer on one screen, all figures with ``--details``, the result as
+JSON, and a picture of how long tokens take."""
 
 from math import ceil
 from typing import Any
@@ -8,17 +9,19 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 
 from dipsim.analysis.attribution import Attribution
+from dipsim.analysis.baseline import Standing
 from dipsim.analysis.calibration import Bounds
-from dipsim.analysis.verdict import Verdict
-from dipsim.budget.divide import Budget
+from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.report import attribution as attribution_report
-from dipsim.report.hints import hints
+from dipsim.report.details import figure_rows, perplexity, sections
+from dipsim.report.details import legend as legend_of
+from dipsim.report.hints import hint
 from dipsim.report.pictures import BESIDE, COLOURS, Sheet, picture, plain
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
-from dipsim.units import BYTES
-from dipsim.validate.error_bars import bar_dict, bar_of, bar_rows
+from dipsim.units import BANDWIDTH, BYTES, show_number
+from dipsim.validate.error_bars import bar_dict, bar_of
 
 MOST_BARS = 200
 """Bars in a picture; more tokens than that share bars."""
@@ -26,54 +29,70 @@ MOST_BARS = 200
 
 def render(
     result: Result,
-    verdict: Verdict | None = None,
+    standing: Standing,
     bounds: Bounds | None = None,
     attribution: Attribution | None = None,
+    hidden_warnings: int = 0,
 ) -> RenderableType:
-    """Return the run in a sentence, then rates, budget, groups, time, marks and hints.
+    """Return the run on one screen: the answer, the main figures, marks and a hint.
 
     Args:
         result: the run.
-        verdict: judgement of its misses.
+        standing: what it is held against.
         bounds: perplexity read off a calibration.
         attribution: what binds each layer, and what would be faster.
+        hidden_warnings: warnings that were not printed.
     """
-    parts: list[RenderableType] = [line(result.verdict, style="bold"), line()]
+    parts = [*_answer(result, standing)]
+    rows = Table("", "")
+    for label, text in _overview(result, standing, bounds):
+        rows.add_row(label, text)
+    parts.append(rows)
+    more = f" (and warnings: {hidden_warnings})" if hidden_warnings else ""
+    parts.append(line(f"more: --details{more}; words: dipsim explain WORD", style="dim"))
+    return Group(*parts, *_last(result, standing, attribution))
+
+
+def render_details(
+    result: Result,
+    standing: Standing,
+    bounds: Bounds | None = None,
+    attribution: Attribution | None = None,
+) -> RenderableType:
+    """Return everything that is known of a run, and what the words mean; for arguments see
+    `render`."""
+    parts = [*_answer(result, standing)]
+    verdict = standing.verdict
     if verdict is not None and verdict.misses and not result.fits:
-        parts += [line(f"{result.policy}: {verdict.sentence}."), line()]
-    budget = "budget"
-    if result.budget.dram is not None:
-        budget += f" of {BYTES.show(result.budget.dram)} DRAM"
-    sections = {
-        "rates": _rates(result, bounds),
-        budget: _budget(result),
-        "groups (per layer)": _groups(result),
-        "time (exposed)": _time(result),
-    }
-    for title, section in sections.items():
-        parts += [line(title, style="bold"), section, line()]
+        parts += [line(), line(f"{result.policy}: {verdict.sentence}.")]
+        if verdict.rate is not None and not verdict.starts_full:
+            parts.append(line(f"{verdict.counts[0].upper()}{verdict.counts[1:]}."))
+    tables = sections(result, [*figure_rows(result), *_beside(result, standing)], bounds)
+    for title, table in tables.items():
+        parts += [line(), line(title, style="bold"), table]
+    parts.append(line())
     if result.marks:
         parts.append(line(f"marks: {', '.join(result.marks)}"))
     if result.estimates:
         parts.append(line(f"estimated: {', '.join(result.estimates)}", style="dim"))
-    for hint in hints(result)[:2]:
-        parts.append(line(f"hint: {hint}", style="cyan"))
-    if attribution is not None:
-        parts.append(attribution_report.render(attribution))
-    return Group(*parts)
+    parts += _last(result, standing, attribution)
+    words = [*result.marks, *(word for table in tables.values() for word in table.words)]
+    return Group(*parts, line(), line("words", style="bold"), legend_of(words))
 
 
 def to_dict(
     result: Result,
-    verdict: Verdict | None,
+    standing: Standing,
     bounds: Bounds | None = None,
     attribution: Attribution | None = None,
 ) -> dict[str, Any]:
     """Return the object that ``run --json`` prints; for arguments see `render`."""
+    verdict = standing.verdict
     keys = {
         **result.to_dict(),
         "verdict": None if verdict is None else verdict.to_dict(),
         **bar_dict(result, bar_of(result)),
+        **standing.to_dict(),
     }
     if bounds is not None:
         keys["perplexity"] = bounds._asdict()
@@ -82,89 +101,131 @@ def to_dict(
     return keys
 
 
-def _rates(result: Result, bounds: Bounds | None) -> Table:
-    rows = Table("", "")
-    rate, *others = result.summary()
-    calibrated = [] if bounds is None else [_perplexity_row(bounds)]
-    for label, text in [rate, *bar_rows(result, bar_of(result)), *others, *calibrated]:
-        rows.add_row(label, text)
-    return rows
+def _answer(result: Result, standing: Standing) -> list[RenderableType]:
+    """Return the run in a sentence; where dense is faster, that first."""
+    slower = dense_is_faster(result, standing)
+    said = [] if slower is None else [line(slower, style="bold")]
+    return [*said, line(result.verdict, style="bold" if slower is None else "")]
 
 
-def _perplexity_row(bounds: Bounds) -> tuple[str, str]:
-    low, high = bounds
-    text = f"{low:.4g} or more: no calibrated point loses as much"
-    if high is not None:
-        text = f"{low:.4g} to {high:.4g} (bounds, nothing is fitted)"
-    return "perplexity (calibrated)", text
+def _last(
+    result: Result, standing: Standing, attribution: Attribution | None
+) -> list[RenderableType]:
+    """Return the hint, and what was attributed."""
+    text = hint(result, standing)
+    parts: list[RenderableType] = [] if text is None else [line(f"hint: {text}", style="cyan")]
+    if attribution is not None:
+        parts.append(attribution_report.render(attribution))
+    return parts
 
 
-def _budget(result: Result) -> Table:
-    budget = result.budget
-    rows = Table("", "", "", right=(1,))
-    lines = [
-        ("attention", budget.static.attention),
-        ("norms", budget.static.norms),
-        ("lm_head", budget.static.head),
-        ("dense parts", budget.static.dense_parts),
-        ("scales", budget.static.scales),
-        ("predictors", budget.static.predictors),
-        ("- streamed from flash", -budget.streamed),
-        ("KV", budget.kv),
-        ("staging", budget.staging),
-        ("runtime overhead", budget.overhead),
-        ("read-ahead buffer", budget.buffer),
-    ]
-    for label, size in lines:
-        if size:
-            grows = label == "KV" and budget.start is not None
-            rows.add_row(label, BYTES.show(size), _at_first(budget, 0) if grows else "")
-    share = f"{budget.fraction:.1%} of {BYTES.show(budget.units_bytes)} of units"
-    if budget.start is not None:
-        share += f"; {_at_first(budget, 1)}"
-    rows.add_row("cache", BYTES.show(budget.cache), share)
-    return rows
-
-
-def _at_first(budget: Budget, which: int) -> str:
-    """Return the bytes before KV has grown: of KV (0) or of the cache (1)."""
-    assert budget.start is not None, "KV grows"
-    return f"at first {BYTES.show(budget.start[which])}"
-
-
-def _groups(result: Result) -> Table:
-    rows = Table(
-        "group", "units", "bytes", "active", "C", "C/|A|", "hits", "mass", "energy", "q*",
-        right=tuple(range(1, 10)),
-    )  # fmt: skip
-    for group in result.groups():
-        shared = group["capacity"] is None
-        capacity = 0.0 if shared else _mean(group["capacity"])
-        hits = group["hits"] / group["accesses"] if group["accesses"] else 0.0
-        rows.add_row(
-            group["name"],
-            str(group["units"]),
-            f"{_mean(group['unit_bytes']):.6g}",
-            f"{group['active']:.6g}",
-            "all" if shared else f"{capacity:.6g}",
-            f"{capacity / group['active']:.2f}" if group["active"] and not shared else "-",
-            f"{hits:.1%}",
-            f"{group['mass_kept']:.3f}",
-            f"{group['energy_kept']:.4f}",
-            f"{_mean(group['break_even_miss_density']):.2f}",
+def dense_is_faster(result: Result, standing: Standing) -> str | None:
+    """Return that dense is faster, with the figure that decides it; None if it is not."""
+    own, dense, method = standing.own, standing.dense, result.method
+    if dense is None or dense.rate <= own.rate * (1 + LEAST_SHARE):
+        return None
+    excess = {name: own.exposed[name] - dense.exposed[name] for name in RESOURCES}
+    decides = max(excess, key=lambda name: excess[name])
+    took = f"{_ms(own.exposed[decides])} of its {_ms(sum(own.exposed.values()))} a token"
+    against = f"{_ms(dense.exposed[decides])} of dense's"
+    if decides == "flash":
+        because = (
+            f"{method} reads {_reading(own.flash_bytes, own.flash_seconds)} in reads of "
+            f"{BYTES.show(own.flash_bytes / max(own.flash_reads, 1))}, dense "
+            f"{_reading(dense.flash_bytes, dense.flash_seconds)} in order"
         )
+    else:
+        what = {
+            "sync": "fixed costs, those of its masks among them, take",
+            "management": "copying misses into the cache takes",
+        }
+        because = f"{what.get(decides, 'using weights and KV takes')} {took}, {against}"
+    return (
+        f"dense is faster: {show_number(dense.rate, 3)} tok/s in as much DRAM, {method} "
+        f"{show_number(own.rate, 3)}: {because}."
+    )
+
+
+def _reading(size: float, seconds: float) -> str:
+    """Return bytes a token, and how fast they are read."""
+    rate = f" at {BANDWIDTH.show(size / seconds)}" if seconds else ""
+    return f"{BYTES.show(size)} a token{rate}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{show_number(1e3 * seconds, 3)} ms"
+
+
+def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list[tuple[str, str]]:
+    """Return the figures that matter most as (label, text)."""
+    slow, fast = result.timing.rate_range
+    rate, bar = f"{show_number(result.tokens_per_second)} tok/s", bar_of(result)
+    if fast > slow * (1 + LEAST_SHARE):
+        rate += f"; {show_number(slow, 3)} to {show_number(fast, 3)} from no to full overlap"
+    rows = [("rate", f"{rate}; {'no error bar' if bar is None else f'error bar {bar.size}'}")]
+    if result.timing.thermal is not None:
+        rows.append(("hot device", f"{show_number(result.timing.thermal[1])} tok/s"))
+    mean, _, p95, p99 = map(show_number, result.latency_ms.values())
+    rows += [("latency", f"{mean} ms a token, p95 {p95} ms, p99 {p99} ms")]
+    rows += _beside(result, standing)
+    useful = BYTES.show(result.flash_useful_bytes_per_token)
+    rows += [
+        ("hits", f"{result.hit_rate:.1%} of the bytes, {result.unit_hit_rate:.1%} of the units"),
+        (
+            "flash",
+            f"{BYTES.show(result.flash_bytes_per_token)} a token in "
+            f"{show_number(result.flash_reads_per_token, 3)} reads, {useful} useful",
+        ),
+        ("budget", _budget(result)),
+    ]
+    shares = sorted(result.time_share.items(), key=lambda share: -share[1])
+    rows.append(("time", ", ".join(f"{name} {share:.1%}" for name, share in shares if share > 0)))
+    known = dict(result.summary())
+    rows += [("prefill", known["prefill"])] if "prefill" in known else []
+    rows += [] if bounds is None else [("perplexity", perplexity(bounds))]
+    return [*rows, ("marks", ", ".join(result.marks) or "none")]
+
+
+def _budget(result: Result) -> str:
+    """Return the division of DRAM in a line."""
+    budget = result.budget
+    parts = {
+        "static": budget.static.total - budget.streamed,
+        "KV": budget.kv,
+        "buffers": budget.staging + budget.overhead + budget.buffer,
+    }
+    before = "".join(f"{BYTES.show(size)} {name}, " for name, size in parts.items() if size > 0)
+    text = f"{before}{BYTES.show(budget.cache)} cache, {budget.fraction:.0%} of units"
+    return text if result.page_cache is None else f"{before}{BYTES.show(result.page_cache)} pages"
+
+
+def _beside(result: Result, standing: Standing) -> list[tuple[str, str]]:
+    """Return what the run is held against as (label, text)."""
+    rows = []
+    for label, where, baseline in (
+        ("dense", " in as much DRAM", standing.dense),
+        ("no cache", "", standing.no_cache),
+    ):
+        if baseline is not None:
+            rate = f"{show_number(baseline.rate, 3)} tok/s{where}"
+            rows.append((label, f"{rate}; {_compared(standing.times(baseline))}"))
+    optimum, verdict = standing.optimum, standing.verdict
+    if optimum is not None and verdict is not None and verdict.misses and not result.fits:
+        text = f"{show_number(optimum.rate, 3)} tok/s; {_compared(standing.times(optimum))}"
+        share = verdict.policys_time or 0.0
+        if share >= LEAST_SHARE:
+            text += f"; {share:.0%} of the time is the policy's"
+        rows.append(("optimum", text))
     return rows
 
 
-def _time(result: Result) -> Table:
-    shares = {name: share for name, share in result.time_share.items() if share > 0}
-    rows = Table(*shares, right=tuple(range(len(shares))))
-    rows.add_row(*(f"{share:.1%}" for share in shares.values()))
-    return rows
-
-
-def _mean(value: float | list[float]) -> float:
-    return sum(value) / len(value) if isinstance(value, list) else float(value)
+def _compared(times: float) -> str:
+    """Return how a run compares with one whose rate it has so many times over."""
+    if abs(times - 1) < LEAST_SHARE:
+        return "this run is as fast"
+    if times > 1:
+        return f"this run is {show_number(times, 3)} x that"
+    return f"{show_number(1 / times, 3) if times else 'unlimited'} x this run"
 
 
 def plot(result: Result, sheet: Sheet) -> Any:

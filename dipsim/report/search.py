@@ -32,7 +32,7 @@ from dipsim.report.pictures import (
 from dipsim.report.tables import Table, line, marks_of
 from dipsim.sweep.point import Cell
 from dipsim.sweep.vary import Axis
-from dipsim.units import BYTES
+from dipsim.units import BYTES, show_number
 
 AXIS_NAMES: dict[Axis, str] = {"dram": "DRAM", "flash-bandwidth": "flash bandwidth", "iops": "IOPS"}
 _ACROSS = 8
@@ -95,12 +95,12 @@ def _render_frontier(frontier: Frontier) -> RenderableType:
         lost = (max(0.0, 1 - kept) for kept in point.value("energy_kept").values())
         row = [
             point.place["method"],
-            "/".join(f"{gamma:g}" for gamma in point.place["gamma"].values()) or "-",
-            f"{point.place['density']:g}",
+            "/".join(show_number(gamma, 6) for gamma in point.place["gamma"].values()) or "-",
+            show_number(point.place["density"], 6),
             "/".join(f"{share:.2%}" for share in lost),
             f"{point.value('hit_rate'):.1%}",
             BYTES.show(point.value("flash_bytes_per_token")),
-            f"{point.rate:.4g}",
+            show_number(point.rate),
         ]
         bounds = point.value("perplexity")
         rows.add_row(*row, *([_perplexity(bounds)] if bounds else []))
@@ -133,32 +133,36 @@ def _best_of_each(frontier: Frontier) -> list[Cell]:
 
 def _options(point: Cell) -> str:
     """Return the options of `dipsim run` that repeat a point."""
-    gamma = ",".join(f"{name}={value:g}" for name, value in point.place["gamma"].items())
-    options = f"--method {point.place['method']} --density {point.place['density']:g}"
+    gammas = point.place["gamma"].items()
+    gamma = ",".join(f"{name}={show_number(value, 6)}" for name, value in gammas)
+    density = show_number(point.place["density"], 6)
+    options = f"--method {point.place['method']} --density {density}"
     return f"{options} --gamma {gamma}" if gamma else options
 
 
 def _perplexity(bounds: Bounds) -> str:
     low, high = bounds
     if high is None:
-        return f">= {low:.4g}"
-    return f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}"
+        return f">= {show_number(low)}"
+    return show_number(low) if low == high else f"{show_number(low)}-{show_number(high)}"
 
 
 def _frontier_sentence(frontier: Frontier) -> str:
     most = frontier.allowed.most
-    if frontier.allowed.calibration is not None:
-        bound = f"at most {most:g} of perplexity above dense"
-    elif isinstance(most, Mapping):
-        each = ", ".join(f"{share:.3g} of {stage}" for stage, share in most.items())
+    if isinstance(most, Mapping):
+        each = ", ".join(f"{show_number(share, 3)} of {stage}" for stage, share in most.items())
         bound = f"at most these shares of the energy: {each}"
+    elif frontier.allowed.calibration is not None:
+        bound = f"at most {show_number(most, 6)} of perplexity above dense"
     else:
-        bound = f"at most {most:.3g} of the energy at every stage"
+        bound = f"at most {show_number(most, 3)} of the energy at every stage"
     if frontier.best is None:
         return f"No density that was tried loses {bound}."
     slow, fast = frontier.best.band
-    band = "" if slow == fast else f" ({slow:.3g} to {fast:.3g}, overlap none to full)"
-    return f"{frontier.best.rate:.4g} tokens/s{band} is the highest rate found that loses {bound}."
+    between = f"{show_number(slow, 3)} to {show_number(fast, 3)}"
+    band = "" if slow == fast else f" ({between}, overlap none to full)"
+    rate = show_number(frontier.best.rate)
+    return f"{rate} tokens/s{band} is the highest rate found that loses {bound}."
 
 
 def _plot_frontier(frontier: Frontier, sheet: Sheet) -> Any:
@@ -209,7 +213,7 @@ def _draw_points(axes: Any, shown: list[Cell]) -> None:
             color=COLOURS[head],
             marker=MARKERS[tail if len(tails) > 1 else head],
             markersize=5,
-            label=" ".join([method, "/".join(f"{value:g}" for value in gamma)]).strip(),
+            label=" ".join([method, "/".join(show_number(value, 6) for value in gamma)]).strip(),
         )
 
 
@@ -226,7 +230,7 @@ def _render_least(least: Least) -> RenderableType:
             BYTES.show(trial.value("cache_bytes")),
             f"{trial.value('hit_rate'):.1%}",
             BYTES.show(trial.value("flash_bytes_per_token")),
-            f"{trial.rate:.4g}",
+            show_number(trial.rate),
             "<- least" if trial is least.found else "",
         )
     marks = marks_of(trial.marks for trial in least.trials)
@@ -244,18 +248,19 @@ def _least_sentence(least: Least) -> str:
             return f"{value} reads/s of {span.size} (the profile: {_value('iops', span.now)})"
         return f"{value} the profile's flash bandwidth"
 
-    target, answer, below = f"{least.target:g} tokens/s", least.found, least.below
+    target, answer, below = f"{show_number(least.target, 6)} tokens/s", least.found, least.below
     if answer is None:
         fastest = least.fastest
         return (
-            f"{target} are out of reach: even with {span.most} it is {fastest.rate:.4g} tokens/s."
+            f"{target} are out of reach: even with {span.most} it is "
+            f"{show_number(fastest.rate)} tokens/s."
         )
-    reached = f"{answer.rate:.4g} tokens/s with {hardware(answer)}"
+    reached = f"{show_number(answer.rate)} tokens/s with {hardware(answer)}"
     if below is None:
         return f"{target} need no more than the least that was tried: {reached}."
     return (
-        f"{target} need {hardware(answer)}: {answer.rate:.4g} tokens/s, but "
-        f"{below.rate:.4g} with {_value(least.what, below.place['value'], 4)}."
+        f"{target} need {hardware(answer)}: {show_number(answer.rate)} tokens/s, but "
+        f"{show_number(below.rate)} with {_value(least.what, below.place['value'], 4)}."
     )
 
 
@@ -291,7 +296,7 @@ def _render_contours(contours: Contours) -> RenderableType:
         heads = [_value(across, value) for value in contours.values[1][part]]
         rows = Table("", *heads, right=tuple(range(len(heads) + 1)))
         for value, rates in zip(contours.values[0], contours.rates, strict=True):
-            rows.add_row(_value(down, value), *(f"{rate:.3g}" for rate in rates[part]))
+            rows.add_row(_value(down, value), *(show_number(rate, 3) for rate in rates[part]))
         parts += [line(), rows]
     marks = marks_of(cell.marks for row in contours.cells for cell in row)
     return Group(*parts, line(), *marks)
@@ -309,7 +314,7 @@ def _plot_contours(contours: Contours, sheet: Sheet) -> Any:
             lines = axes.contour(
                 across, up, np.log(rates), np.log(levels), colors=COLOURS[0], linewidths=1.2
             )
-            axes.clabel(lines, fontsize=9, fmt=lambda level: f"{np.exp(level):.4g}")
+            axes.clabel(lines, fontsize=9, fmt=lambda level: show_number(np.exp(level)))
         axes.set(xlabel=xlabel, xscale=_scale(contours.axes[0]))
         axes.set(ylabel=ylabel, yscale=_scale(contours.axes[1]))
         for axis, name, values in (
@@ -318,7 +323,7 @@ def _plot_contours(contours: Contours, sheet: Sheet) -> Any:
         ):
             if name != "dram":
                 ticks = values[:: -(-len(values) // 8)]
-                axis.set_ticks(ticks, [f"{value:.3g}" for value in ticks])
+                axis.set_ticks(ticks, [show_number(value, 3) for value in ticks])
                 axis.set_ticks([], minor=True)
         axes.set_title(plain(f"{contours.trace}: tokens per second"))
     return figure
@@ -344,8 +349,8 @@ def _value(axis: Axis, value: float, digits: int = 3) -> str:
         return BYTES.show(value, digits)
     if axis == "iops":
         scale, suffix = (1e6, "M") if value >= 1e6 else (1e3, "k") if value >= 1e3 else (1, "")
-        return f"{value / scale:.{digits}g}{suffix}"
-    return f"{value:.{digits}g}x"
+        return f"{show_number(value / scale, digits)}{suffix}"
+    return f"{show_number(value, digits)}x"
 
 
 def _scale(axis: Axis) -> str:

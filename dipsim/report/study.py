@@ -15,7 +15,7 @@ from dipsim.report.pictures import BESIDE, Sheet, picture, plain, series_style
 from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
 from dipsim.sweep.study import StudyResult
-from dipsim.units import BANDWIDTH, BYTES
+from dipsim.units import BANDWIDTH, BYTES, show_number
 
 ENERGY = "energy_kept"
 _INPUT = "mlp_input"
@@ -93,7 +93,7 @@ class Figure(NamedTuple):
         value *= scale or 1.0
         if value >= 1e3:
             return f"{value:.0f}"
-        return f"{value:.4g}" if value >= 0.1 or scale is None else f"{value:.3f}"
+        return show_number(value) if value >= 0.1 or scale is None else f"{value:.3f}"
 
 
 def _figures(results: StudyResult, cells: Sequence[Cell]) -> Iterator[Figure]:
@@ -122,7 +122,7 @@ def _axis_text(axis: str, value: Any) -> str:
         return f"{value:.0%}"
     if axis == "flash_bandwidth":
         return BANDWIDTH.show(value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return show_number(value, 3) if isinstance(value, float) else str(value)
 
 
 def _sections(results: StudyResult, *more: str) -> Iterator[tuple[list[str], list[Cell]]]:
@@ -172,7 +172,7 @@ def render(results: StudyResult) -> RenderableType:
 
 def _setting(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "/".join(f"{number:g}" for number in value.values())
+        return "/".join(show_number(number, 6) for number in value.values())
     return " ".join(value) if isinstance(value, list) else f"{value}"
 
 

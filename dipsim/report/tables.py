@@ -55,6 +55,12 @@ class Table:
         """Add a row: a cell for each column."""
         self._rows.append([_as_line(cell) for cell in cells])
 
+    @property
+    def words(self) -> list[str]:
+        """Names of the columns and of the rows: texts that a reader may want explained."""
+        rows = [row[0].plain for row in self._rows if row]
+        return [text for text in (*(head.plain for head in self._heads), *rows) if text]
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self._widths(options.max_width)
         if any(self._heads):

@@ -13,6 +13,7 @@ from rich.console import RenderableType
 
 from dipsim.errors import printable
 from dipsim.report.tables import Table, line, number
+from dipsim.units import show_number
 from dipsim.validate import GroupResult, Judged, RoutesResult, Validation, bars_of
 from dipsim.validate.setups import explanation_of, remark_on
 
@@ -122,7 +123,7 @@ def _size(result: GroupResult, value: float | None) -> str:
 def _ms(seconds: float) -> str:
     """Return milliseconds with four figures, or with all before the point."""
     ms = 1e3 * seconds
-    return f"{ms:.0f}" if ms >= 1000 else f"{ms:.4g}"
+    return f"{ms:.0f}" if ms >= 1000 else show_number(ms)
 
 
 def _bytes_read(routes: RoutesResult) -> str:
@@ -303,7 +304,7 @@ def _parameters(cases: Sequence[Judged]) -> str:
     texts = []
     for name in dict.fromkeys(name for case in cases for name in case.parameters):
         values = [case.parameters[name] for case in cases if name in case.parameters]
-        low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+        low, high = show_number(min(values), 3), show_number(max(values), 3)
         unit = {"gemv": " GB/s", "page fault": " us"}.get(name, "")
         texts.append(f"{name} {low}{f' to {high}' if high != low else ''}{unit}")
     return f" ({', '.join(texts)}):" if texts else " (nothing is fitted):"

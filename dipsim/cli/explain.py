@@ -1,0 +1,39 @@
+"""`dipsim explain`: what the words mean that reports print."""
+
+from typing import Annotated
+
+import typer
+
+from dipsim.cli.app import Json, app
+from dipsim.cli.output import print_json, show
+from dipsim.errors import DipsimError, brief
+
+
+@app.command()
+def explain(
+    word: Annotated[list[str] | None, typer.Argument(help="a word, mark or key [all]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a word means that a report prints: a column, a row, a mark, a key of --json."""
+    from dipsim.report import explain as report
+    from dipsim.report import glossary
+
+    if not word:
+        known = glossary.everything()
+        if as_json:
+            print_json({"words": [entry.to_dict() for entry in known]})
+        else:
+            show(report.table(known))
+        return
+    asked = " ".join(word)
+    found = glossary.meanings(asked)
+    if not found:
+        near = glossary.nearest(asked)
+        like = f"did you mean {', '.join(near)}? " if near else ""
+        raise DipsimError(
+            f"{brief(repr(asked))} is no word of the glossary: {like}dipsim explain lists all"
+        )
+    if as_json:
+        print_json({"words": [entry.to_dict() for entry in found]})
+    else:
+        show(report.render(found))

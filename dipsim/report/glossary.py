@@ -1,0 +1,245 @@
+"""The glossary: every word that reports print, in a line each. The legend of ``run --details``,
+``dipsim explain`` and docs/concepts.md all show these entries."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from dipsim.methods import BUILTIN as METHODS
+from dipsim.policies import BUILTIN as POLICIES
+
+Kind = Literal["word", "figure", "mark", "method", "policy"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A word and what it means."""
+
+    name: str
+    meaning: str
+    kind: Kind
+    also: tuple[str, ...] = ()
+    """Other names: heads of columns, labels of rows, keys of JSON."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, its own first."""
+        return (self.name, *self.also)
+
+    def to_dict(self) -> dict[str, str | list[str]]:
+        """Return plain values."""
+        return {
+            "name": self.name,
+            "also": list(self.also),
+            "kind": self.kind,
+            "meaning": self.meaning,
+        }
+
+
+def _entries(kind: Kind, *rows: tuple[str, ...]) -> tuple[Entry, ...]:
+    """Return an entry for each row of a name, its meaning and its other names."""
+    return tuple(Entry(name, meaning, kind, tuple(also)) for name, meaning, *also in rows)
+
+
+WORDS = _entries(
+    "word",
+    ("profile", "a device: DRAM, flash, backends, energy; a source for every number"),
+    ("backend", "an engine of a device that computes, e.g. cpu"),
+    ("model", "the geometry of a network and how its weights are stored; turns units into bytes"),
+    ("trace", "what a model did, token by token: scores or active sets of signals"),
+    ("token", "a step of the model: prefill for the prompt, decode for the answer"),
+    ("layer", "a block of the network; each has caches of its own", "layers"),
+    ("signal", "a vector for each layer and token that drives a group: mlp_input, glu, expert",
+     "signals"),
+    ("expert", "a part of a layer of a mixture-of-experts model, loaded whole", "experts"),
+    ("unit", "the smallest slice of weights that is loaded alone: a column, a row, an expert",
+     "units"),
+    ("group", "equally large units of one layer that one signal drives and that share a cache",
+     "groups"),
+    ("method", "decides which units a token needs: its active set"),
+    ("policy", "decides which units stay in DRAM"),
+    ("layout", "where units lie in flash: which reads a set of misses becomes"),
+    ("density, D", "share of the MLP's weights that is kept; sparsity is 1 - density", "density",
+     "D"),
+    ("gamma", "factor on the score of a unit that is not in DRAM; 1 prefers nothing"),
+    ("admission", "which misses stay in the cache: forced or ranked"),
+    ("forced", "admission that keeps every miss for which there is room beside the hits"),
+    ("ranked", "admission that keeps the C best of what is resident or active, by the policy's "
+     "rank"),
+    ("scope", "layer: a cache for each layer and group; global: one in bytes for all"),
+    ("access", "atomic: a token asks for its whole set at once; sequential: unit by unit"),
+    ("resident", "in DRAM: in a cache, or static"),
+    ("streamed", "used and not kept"),
+    ("open loop", "the trace is of the dense model; what a mask drops changes nothing after it"),
+    ("closed loop", "the masks act while the model runs, so what they drop changes what follows"),
+    ("closed form", "time as a sum over the steps of a token, where nothing is in another's way"),
+    ("discrete events", "time by simulation, where flash, DRAM and heat get in each other's way"),
+    ("overlap", "of a device: the share of reading that hides behind use; of tokens: the share "
+     "of a token's units that the token before used too"),
+    ("prefetch", "reads that go out before it is known what is needed; their counts",
+     "read ahead", "issued", "used", "wasted"),
+    ("warm-up", "decode tokens that are replayed and not measured"),
+    ("measured", "the decode tokens that the figures cover, the method, the policy"),
+    ("t(s)", "seconds that one read of s bytes adds while others are in flight"),
+    ("mark", "a word beside the figures that says what they rest on", "marks"),
+    ("estimated", "numbers of the profile that are estimates, or have no source", "estimates"),
+    ("config", "everything that repeats the run: dipsim run --config FILE"),
+    ("version", "the version of dipsim"),
+    ("engine", "closed or events: how the time was worked out"),
+    ("name", "of a group: the signal that drives it; of a class of measured runs", "class"),
+)  # fmt: skip
+FIGURES = _entries(
+    "figure",
+    ("rate", "measured tokens / their total time", "tokens_per_second", "tok/s"),
+    ("tokens", "decode tokens that were measured; of a prefill, tokens of the prompt"),
+    ("band", "the rates with no and with full overlap of reading and use",
+     "tokens_per_second_range", "rate, overlap none to full"),
+    ("hot device", "the rate once the device is hot and throttles", "rate, cold / hot device",
+     "thermal", "cold", "sustained"),
+    ("error bar", "the median error of dipsim on measured runs of this kind", "error_bar",
+     "median", "cases", "measured_on", "kind"),
+    ("request sizes", "whether all reads lie inside the measured points of flash",
+     "request_sizes"),
+    ("latency", "milliseconds a token takes: the mean, and percentiles over the tokens",
+     "latency mean / p50 / p95 / p99", "latency_ms", "mean", "p50", "p95", "p99"),
+    ("baselines", "what the same memory could do otherwise, on the same tokens and device"),
+    ("dense", "the whole model in as much DRAM: what fits stays, the rest is read in order"),
+    ("no cache", "experts without a cache: every one that a token needs is read", "no_cache"),
+    ("optimum", "the run with opt, the policy that misses least"),
+    ("times", "the run's rate as a multiple of a baseline's"),
+    ("tried", "changes of one option that were tried beside the run, and their rates", "option"),
+    ("accesses", "units that the tokens needed"),
+    ("hits", "share of what tokens needed that was in DRAM; in JSON, how many units",
+     "hit rate (bytes / units)", "hit_rate", "unit_hit_rate"),
+    ("flash", "bytes a token moves from flash, in how many reads; of the time, waiting for it",
+     "flash per token", "flash_bytes_per_token", "flash_reads_per_token", "reads", "flash_ms"),
+    ("useful", "bytes of the missed units alone, without gaps and the rest of pages",
+     "flash_useful_bytes_per_token"),
+    ("DRAM per token", "bytes of weights and KV that computing reads from DRAM",
+     "dram_bytes_per_token"),
+    ("mass", "share of the sum of scores that the mask keeps", "mass_kept", "mass_kept_plain"),
+    ("energy", "of a group: share of the sum of squared scores that the mask keeps",
+     "energy_kept", "energy_kept_plain"),
+    ("error of the output", "relative error of a layer's output that the group's mask makes",
+     "output_error"),
+    ("routing weight lost", "share of the router's weight on its best experts that those used "
+     "lack", "routing_weight_lost"),
+    ("page cache", "bytes the system keeps of the file it reads", "page cache of the system",
+     "page_cache"),
+    ("prefill", "the prompt: its tokens, its time, and the first token after it", "ttft_ms",
+     "time_ms"),
+    ("cold start", "time to bring what is resident from flash, before the first prompt",
+     "cold_start_ms"),
+    ("energy per token", "millijoules: bytes and idle power; the same plus the backend's power",
+     "energy_mj_per_token", "low", "high"),
+    ("perplexity", "bounds that a calibration of the method gives", "perplexity (calibrated)"),
+    ("budget", "what DRAM holds: static weights, KV, buffers, and caches with the rest"),
+    ("DRAM", "bytes that weights and KV may take together; of the time, using them", "dram_ms"),
+    ("static weights", "those every token reads: resident as far as they fit", "static"),
+    ("attention", "static: the weights of attention"),
+    ("norms", "static: the weights of the norms"),
+    ("lm_head", "static: the last matrix", "head"),
+    ("dense parts", "static: matrices of the MLP that the method does not prune", "dense_parts"),
+    ("scales", "static: scales of quantised weights that do not travel with a unit"),
+    ("predictors", "static: networks that guess the active set"),
+    ("streamed from flash", "static weights that do not fit: read for every token",
+     "- streamed from flash", "streamed_static"),
+    ("KV", "keys and values of the context", "kv"),
+    ("staging", "the buffer that misses are read into"),
+    ("runtime overhead", "what the runtime itself takes", "runtime_overhead"),
+    ("read-ahead buffer", "room for reads that go out early", "prefetch_buffer"),
+    ("cache", "what is left for units, and its share of them all", "cache_fraction"),
+    ("start", "of budgets whose KV grows: KV and caches at first"),
+    ("bytes", "of one unit, or of the whole model", "unit_bytes"),
+    ("active", "units a token needs of a group in one layer: |A|"),
+    ("C", "capacity: units that one layer's cache of the group holds", "capacity"),
+    ("C/|A|", "capacity over what one token needs; at 1 or less, policies with forced admission "
+     "hit alike"),
+    ("q*", "the miss density above which reading a group whole is faster than single reads",
+     "break_even_miss_density"),
+    ("time", "how much each resource adds to the time of a token: exposed time", "time_share"),
+    ("compute", "of the time: kernels that are slower than DRAM", "compute_ms"),
+    ("sync", "of the time: fixed costs of the backend", "sync_ms"),
+    ("management", "of the time: copying misses into the cache", "management_ms"),
+    ("verdict", "who is to blame for misses and time: the policy, or the working set"),
+    ("misses", "units that were not in DRAM, over all tokens"),
+    ("first uses", "misses of a cache that holds everything", "first_uses"),
+    ("unavoidable", "misses of the optimum in as large a cache"),
+    ("lost", "misses beyond the optimum's: the policy's"),
+    ("admission misses", "misses of the policy with the other admission", "admission_misses"),
+    ("attribution", "what binds each layer, and what would be faster", "parts", "part"),
+    ("elasticity", "per cent of rate that one per cent more of something gives", "1 % more of",
+     "step"),
+    ("bound by", "the resource with the most exposed time", "binding"),
+    ("flash, all of its time", "elasticity: flash faster at every size", "flash_bandwidth"),
+    ("flash, time per request", "elasticity: less time per read beyond its bytes",
+     "flash_requests"),
+    ("DRAM bandwidth", "elasticity: faster DRAM", "dram_bandwidth"),
+    ("DRAM given to the model", "elasticity: more DRAM for the run", "dram_size"),
+    ("cache given", "elasticity: larger caches", "cache_size"),
+    ("compute rate", "elasticity: faster kernels"),
+    ("sync (1 % less)", "elasticity: smaller fixed costs"),
+    ("copying into the cache", "elasticity: faster copies of misses", "cache_copy"),
+)  # fmt: skip
+MARKS = _entries(
+    "mark",
+    ("open-loop", "pruning did not feed back into the trace"),
+    ("estimate", "times rest on numbers that are estimates or have no source; they are listed"),
+    ("extrapolated", "reads were smaller or larger than every measured point of the flash curve"),
+    ("clairvoyant", "the policy knew the future, or the whole trace's popularity"),
+    ("preloaded", "the first content of the cache was not counted as traffic"),
+    ("over-available", "DRAM beyond what the device leaves to an app (dram.available)"),
+    ("calibrated", "thresholds come from calibration tokens, which are not measured"),
+    ("recorded-experts", "a rule chose among the experts that were recorded, not among all"),
+    ("lossy-weights", "what pruned weights (--weights) lose is in no figure"),
+    ("held-out", "cache or order were fitted to some tokens, and only the rest is measured"),
+    ("part", "some layers only (--layers): rates and bytes are theirs"),
+    ("no-model", "nothing says which model; attention, KV and lm_head are not counted"),
+)
+GLOSSARY = (*WORDS, *FIGURES, *MARKS)
+"""What is printed, apart from the names of methods and policies."""
+
+
+def everything() -> tuple[Entry, ...]:
+    """Return the glossary, and the methods and policies with their summaries."""
+    methods = [Entry(name, each.summary, "method") for name, each in METHODS.items()]
+    policies = [Entry(name, each.summary, "policy") for name, each in POLICIES.items()]
+    return (*GLOSSARY, *methods, *policies)
+
+
+def meanings(word: str) -> list[Entry]:
+    """Return every entry that has a word among its names, whatever its case and hyphens."""
+    wanted = _plain(word)
+    return [entry for entry in everything() if wanted in map(_plain, entry.names)]
+
+
+def nearest(word: str, most: int = 5) -> list[str]:
+    """Return the names most like a word, at most so many: those that hold it first."""
+    names = {_plain(name): name for entry in everything() for name in entry.names}
+    wanted = _plain(word)
+    holding = [name for plain, name in names.items() if wanted and wanted in plain]
+    close = [names[plain] for plain in get_close_matches(wanted, names, most, 0.5)]
+    return list(dict.fromkeys([*holding, *close]))[:most]
+
+
+def legend(words: Iterable[str]) -> list[Entry]:
+    """Return the entries of printed words, in the order of the glossary.
+
+    Words that have none are left out.
+    """
+    wanted = {_plain(word) for word in words}
+    return [entry for entry in GLOSSARY if wanted.intersection(map(_plain, entry.names))]
+
+
+def markdown(entries: Iterable[Entry]) -> str:
+    """Return entries as a table of docs/concepts.md."""
+    rows = ["| word | meaning |", "|---|---|"]
+    for entry in entries:
+        names = ", ".join(f"`{name}`" for name in entry.names).replace("|A|", r"\|A\|")
+        rows.append(f"| {names} | {entry.meaning.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+def _plain(word: str) -> str:
+    return " ".join(word.casefold().replace("_", " ").replace("-", " ").split())
