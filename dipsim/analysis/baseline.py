@@ -30,7 +30,7 @@ from dipsim.run import Run, behind_page_cache, replay_beside
 from dipsim.settings import Settings
 from dipsim.timeline.closed import RESOURCES, Times
 from dipsim.timeline.steps import embedding_row_bytes
-from dipsim.timeline.timing import time_tokens, time_traffic
+from dipsim.timeline.timing import static_flash_reads, time_tokens, time_traffic
 from dipsim.trace.encoding import pack_sets
 from dipsim.units import BYTES
 
@@ -59,7 +59,6 @@ class Baseline:
         rows = traffic.measured
         streamed, row = run.budget.streamed, np.array([embedding_row_bytes(run)])
         embedding = float(run.flash.pages(row)[0])
-        in_order = run.flash.reads_in_order(streamed) + (embedding > 0)
 
         def per_token(counts: NDArray[Any]) -> float:
             return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum())
@@ -67,7 +66,7 @@ class Baseline:
         return cls(
             rate=rate,
             flash_bytes=per_token(traffic.all_moved) + streamed + embedding,
-            flash_reads=per_token(traffic.all_reads) + in_order,
+            flash_reads=per_token(traffic.all_reads) + static_flash_reads(run, traffic),
             flash_seconds=per_token(traffic.all_flash_seconds)
             + streamed / run.flash.sequential_bandwidth,
             exposed=dict(zip(RESOURCES, times.exposed.mean(axis=0).tolist(), strict=True)),

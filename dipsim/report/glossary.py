@@ -81,6 +81,8 @@ WORDS = _entries(
      "read ahead", "issued", "used", "wasted"),
     ("warm-up", "decode tokens that are replayed and not measured"),
     ("measured", "the decode tokens that the figures cover, the method, the policy"),
+    ("traffic", "the outcome of a replay: counts and bytes"),
+    ("timeline", "when flash, DRAM and compute were busy"),
     ("t(s)", "seconds that one read of s bytes adds while others are in flight"),
     ("mark", "a word beside the figures that says what they rest on", "marks"),
     ("estimated", "numbers of the profile that are estimates, or have no source", "estimates"),
@@ -226,9 +228,10 @@ def nearest(word: str, most: int = 5) -> list[str]:
 def legend(words: Iterable[str]) -> list[Entry]:
     """Return the entries of printed words, in the order of the glossary.
 
-    Words that have none are left out.
+    Words that have none are left out. What follows a comma may be a name: "error of the output,
+    glu".
     """
-    wanted = {_plain(word) for word in words}
+    wanted = {_plain(part) for word in words for part in (word, word.partition(", ")[0])}
     return [entry for entry in GLOSSARY if wanted.intersection(map(_plain, entry.names))]
 
 

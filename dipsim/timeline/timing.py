@@ -84,14 +84,13 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     dram_bytes = kv_bytes(run, rows) + run.budget.static.total
     static_flash_bytes = run.budget.streamed + float(embedding[0])
-    one = steps(run, traffic, rows[:1], rate)
     return Timing(
         times=times,
         rate=_rate(run, rows, times),
         rate_range=(slow, fast),
         dram_bytes=dram_bytes,
         static_flash_bytes=static_flash_bytes,
-        static_flash_reads=sum(int(step.reads[0]) for step in one if step.static),
+        static_flash_reads=static_flash_reads(run, traffic),
         prefill=prefill,
         ttft=ttft,
         cold_start=cold_start(run),
@@ -114,6 +113,12 @@ def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
     clock = clock_for(run, traffic, rate)
     times = clock.times(chain, len(rows), run.backend.overlap_factor)
     return times, _rate(run, rows, times)
+
+
+def static_flash_reads(run: Run, traffic: Traffic) -> int:
+    """Return the reads per token of static weights that do not fit, and of the embedding row."""
+    one = steps(run, traffic, np.flatnonzero(traffic.measured)[:1], rates(run))
+    return sum(int(step.reads[0]) for step in one if step.static)
 
 
 def cold_start(run: Run) -> float | None:

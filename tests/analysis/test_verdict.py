@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipsim.analysis import verdict
+from dipsim.analysis import baseline
+from dipsim.analysis.baseline import replay_held
 from dipsim.analysis.cliff import cliff_warning, find_cliff
 from dipsim.analysis.compare import Watch, compare
-from dipsim.analysis.verdict import Verdict, replay_judged
+from dipsim.analysis.verdict import Verdict
 from dipsim.errors import DipsimError
 from dipsim.policies import BUILTIN
 from dipsim.run import Run
@@ -22,6 +23,7 @@ from tools.replays import replay_all
 KEYS = {
     "accesses", "misses", "first_uses", "unavoidable", "lost", "admission", "admission_misses",
 }  # fmt: skip
+RATES = ("rate", "optimum_rate", "admission_rate")
 BYTES = 1000
 """Of a unit."""
 
@@ -42,7 +44,7 @@ def tokens_of(*active: Any, units: int = 4) -> np.ndarray:
 def judged(trace: Trace, policy: str, cached: int, **options: Any) -> Verdict:
     """The verdict on a run with a cache of so many units."""
     run = prepare(trace, "snapdragon8", policy=policy, cache=f"{cached * BYTES}B", **options)
-    _, found = replay_judged(run)
+    found = replay_held(run)[1].verdict
     assert found is not None
     return found
 
@@ -164,12 +166,61 @@ def test_the_sentence(found: Verdict, sentence: str) -> None:
     assert found.sentence == sentence
 
 
+@pytest.mark.parametrize(
+    ("rates", "admission", "share", "sentence"),
+    [
+        (
+            (1.67, 2.85, None),
+            None,
+            1 - 1.67 / 2.85,
+            "with the optimum 2.85 tok/s instead of 1.67: 41% of the time is the policy's",
+        ),
+        (
+            (2.0, 2.5, 4.0),  # fewest misses are not always fastest
+            "ranked",
+            0.5,
+            "with ranked admission 4 tok/s instead of 2: 50% of the time is the policy's",
+        ),
+        (
+            (2.0, 2.005, 1.0),
+            "forced",
+            1 - 2 / 2.005,
+            "with the optimum it would be no faster: the working set is to blame, not the policy",
+        ),
+        (
+            (2.0, 1.5, None),
+            None,
+            1 - 2 / 1.5,
+            "with the optimum it would be no faster: the working set is to blame, not the policy",
+        ),
+        (
+            (float("inf"), float("inf"), None),
+            None,
+            0.0,
+            "with the optimum it would be no faster: the working set is to blame, not the policy",
+        ),
+    ],
+)
+def test_the_verdict_blames_by_time_where_it_is_known(
+    rates: Any, admission: str | None, share: float, sentence: str
+) -> None:
+    found = Verdict(100, 50, 5, 40, admission, None if admission is None else 60, False, *rates)
+    assert found.policys_time == pytest.approx(share)
+    assert found.sentence == sentence
+    assert "of 100 misses 80 are unavoidable" in found.counts
+
+
+def by_misses(trace: Trace, policy: str, cached: int) -> str:
+    found = judged(trace, policy, cached)
+    return replace(found, rate=None, optimum_rate=None, admission_rate=None).sentence
+
+
 def test_the_sentences_of_hand_made_runs() -> None:
-    assert "not the policy" in judged(trace_of(CYCLE), "mru", 2).sentence
-    assert "67 are unavoidable" in judged(trace_of(CYCLE), "lru", 2).sentence
+    assert "not the policy" in by_misses(trace_of(CYCLE), "mru", 2)
+    assert "67 are unavoidable" in by_misses(trace_of(CYCLE), "lru", 2)
     again = tokens_of(*[[0], [1]] * 5)
-    assert judged(trace_of(again), "none", 2).sentence.endswith("Mostly the policy is to blame")
-    assert "ranked admission would avoid 43" in judged(trace_of(SCAN), "lfu", 1).sentence
+    assert by_misses(trace_of(again), "none", 2).endswith("Mostly the policy is to blame")
+    assert "ranked admission would avoid 43" in by_misses(trace_of(SCAN), "lfu", 1)
     assert judged(trace_of(tokens_of([], [])), "lru", 2).sentence == "no misses"
     assert judged(trace_of(again), "static", 2).sentence == "no misses"
 
@@ -182,13 +233,19 @@ def test_one_that_starts_full_is_not_held_against_the_optimum() -> None:
     assert "starts full" in found.sentence
 
 
-def test_the_run_prints_the_sentence(dipsim: Dipsim) -> None:
+def test_the_run_prints_the_verdict(dipsim: Dipsim) -> None:
     line = "run t.npz --profile snapdragon8 --cache-fraction 0.6 --policy lru"
-    said = done(dipsim(f"{line} --json")).json["verdict"]
+    found = done(dipsim(f"{line} --json")).json
+    said = found["verdict"]
     lost = said.pop("lost")
-    found = Verdict(**{key: said[key] for key in said if key in KEYS})
-    assert found.lost == lost > 0
-    assert found.sentence in " ".join(done(dipsim(line)).out.split())
+    rates = (one["tokens_per_second"] for one in (found, found["baselines"]["optimum"]))
+    other = found["tried"][0]["tokens_per_second"]
+    verdict = Verdict(**{key: said[key] for key in said if key in KEYS})
+    assert verdict.lost == lost > 0
+    verdict = replace(verdict, **dict(zip(RATES, (*rates, other), strict=True)))
+    details = " ".join(done(dipsim(f"{line} --details")).out.split())
+    assert verdict.sentence in details
+    assert verdict.counts[1:] in details
 
 
 # In JSON ------------------------------------------------------------------------------------------
@@ -222,15 +279,16 @@ def test_where_there_is_no_optimum_there_is_no_verdict(dipsim: Dipsim, options: 
 
 def test_a_long_trace_is_not_judged_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(trace_of(CYCLE), "snapdragon8", policy="lru", cache="2kB")
-    monkeypatch.setattr(verdict, "MOST", 6)
-    traffic, found = replay_judged(run)
-    assert found is not None
+    monkeypatch.setattr(baseline, "MOST", 6)
+    result, standing = replay_held(run)
+    assert standing.verdict is not None
+    assert standing.optimum is not None
     for name, most in (("MOST", 5), ("HELD_BYTES", run.sets.packed_bytes - 1)):
         with monkeypatch.context() as patch:
-            patch.setattr(verdict, name, most)
-            again, found = replay_judged(run)
-        assert found is None
-        np.testing.assert_array_equal(again.hits, traffic.hits)
+            patch.setattr(baseline, name, most)
+            again, standing = replay_held(run)
+        assert (standing.verdict, standing.optimum, standing.trials) == (None, None, ())
+        np.testing.assert_array_equal(again.traffic.hits, result.traffic.hits)
 
 
 # The cliff ----------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""What `dipsim run` prints: one screen, warnings and hints that are true, and details."""
+
+import json
+import re
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dipsim.analysis.baseline import Standing, replay_held
+from dipsim.report import hints
+from dipsim.report.run import dense_is_faster
+from dipsim.result import Result
+from dipsim.simulate import prepare
+from tools.cli import Dipsim, done
+from tools.figures import draw
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+ROWS, COLUMNS = 20, 80
+CHAT = "smollm2-chat"
+SCREENS = {
+    "fits": f"{CHAT} -p snapdragon8",
+    "half": f"{CHAT} -p oneplus15r --dram 50%",
+    "paper": f"{CHAT} -p paper-a18 --dram 60% --policy lru",
+    "static streamed": f"{CHAT} -p oneplus15r --dram 25%",
+    "nothing cached": f"{CHAT} -p paper-a18 --dram 30%",
+    "dip-ca": f"{CHAT} -p oneplus15r --method dip-ca --gamma .1 --dram 60%",
+    "dense": f"{CHAT} -p oneplus15r --method dense --dram 60%",
+    "mmap": f"{CHAT} -p oneplus15r --io mmap --dram 60%",
+    "buffered": f"{CHAT} -p oneplus15r --io buffered --dram 60%",
+    "all of the memory buffered": f"{CHAT} -p oneplus15r --io buffered --layout row",
+    "row": f"{CHAT} -p snapdragon8 --layout row --dram 70%",
+    "kv grows": f"{CHAT} -p snapdragon8 --kv grow --policy lru --dram 70%",
+    "events": f"{CHAT} -p oneplus15r --engine events --tokens 0:32 --dram 60%",
+    "hot": f"{CHAT} -p oneplus15r -s thermal.after=1s --thermal sustained --tokens 0:32 --dram 80%",
+    "read ahead": f"{CHAT} -p snapdragon8 --prefetch previous --tokens 0:32 --dram 80%",
+    "global": f"{CHAT} -p snapdragon8 --scope global --policy lru --tokens 0:32 --dram 60%",
+    "layers": f"{CHAT} -p snapdragon8 --layers 3:9 --admission ranked --cache-fraction .5",
+    "pinned": f"{CHAT} -p snapdragon8 --policy static --warmup 32 --cache-fraction .5",
+    "authors": f"{CHAT} -p paper-a18 --compat authors --policy lru --dram 50%",
+    "too much": f"{CHAT} -p oneplus15r --dram 7GB",
+    "prompts": "marked.npz -p phone.yaml --cache-fraction .5",
+    "no model": "sized.npz -p oneplus15r --cache 60MB",
+    "neurons": "neurons.npz -p oneplus15r --prefill cache --cache-fraction .6",
+    "experts": "experts.npz -p oneplus15r --top-k 4 --cache-fraction .3",
+    "routing": "experts.npz -p oneplus15r --routing cache-prior --top-k 2 --cache-fraction .5",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(folder: Path) -> Path:
+    """The folder of small traces, with experts, prompts and neurons."""
+    draw(folder)
+    return folder
+
+
+def screen(dipsim: Dipsim, line: str) -> list[str]:
+    """Return all lines that a run prints on a terminal of `COLUMNS`, warnings among them."""
+    outcome = done(dipsim(f"run {line}"))
+    lines = outcome.out.splitlines()
+    for text in outcome.err:
+        lines += [text] * ceil(len(text) / COLUMNS)
+    return lines
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_run_fits_on_a_screen_and_its_details_do_not_lack_anything(
+    dipsim: Dipsim, name: str
+) -> None:
+    lines = screen(dipsim, SCREENS[name])
+    assert len(lines) <= ROWS, "\n".join(lines)
+    labels = {line.split("  ")[0] for line in lines}
+    assert {"rate", "latency", "hits", "flash", "budget", "time", "marks"} <= labels
+    assert sum("warning" in line for line in lines) <= ceil(400 / COLUMNS)
+    details = screen(dipsim, f"{SCREENS[name]} --details")
+    assert {"rates", "groups (per layer)", "time (exposed)", "words"} <= set(details)
+
+
+def test_one_warning_is_printed_and_all_of_them_with_details(dipsim: Dipsim) -> None:
+    line = f"run {CHAT} -p paper-a18 --dram 30% --layers 0:9 --tokens 0:9"
+    short, details, as_json = (
+        done(dipsim(f"{line} {form}")) for form in ("", "--details", "--json")
+    )
+    assert len(short.err) == 1
+    assert len(details.err) > 1
+    assert details.err == as_json.err
+    assert short.err == details.err[:1]
+    assert f"--details (and warnings: {len(details.err) - 1})" in short.out
+
+
+# The hint -----------------------------------------------------------------------------------------
+
+PROMISE = re.compile(r"hint: (--[\w-]+ [\w-]+) gives (\S+) tok/s \(\+(\d+)%\)")
+
+
+def held(**options: Any) -> tuple[Result, Standing]:
+    given = {"profile": "paper-a18", "trace": CHAT, "tokens": "0:40", **options}
+    return replay_held(prepare(given.pop("trace"), given.pop("profile"), **given))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-p paper-a18 --dram 50%",
+        "-p paper-a18 --dram 80% --admission ranked",
+        "-p paper-a18 --dram 80%",
+        "-p oneplus15r --dram 60%",
+        "-p paper-a18 --method dip-ca --dram 60%",
+        "-p oneplus15r --method dip-ca --dram 60%",
+        "-p paper-a18 --method dense --dram 60%",
+    ],
+)
+def test_what_a_hint_promises_is_kept(dipsim: Dipsim, options: str) -> None:
+    line = f"run {CHAT} --tokens 0:40 {options}"
+    before = done(dipsim(f"{line} --json")).json
+    out = " ".join(done(dipsim(line)).out.split())
+    best = max(before["tried"], key=lambda trial: trial["tokens_per_second"], default=None)
+    gains = best is not None and best["tokens_per_second"] >= 1.005 * before["tokens_per_second"]
+    promise = PROMISE.search(out)
+    assert (promise is not None) is gains
+    if promise is None:
+        assert "gives" not in out
+        assert "hint: to see " in out
+        return
+    option, rate, gain = promise.groups()
+    assert option == best["option"]
+    name = option.split()[0]
+    changed = re.sub(rf"{name} \S+", "", line)
+    after = done(dipsim(f"{changed} {option} --json")).json["tokens_per_second"]
+    assert after == pytest.approx(best["tokens_per_second"], rel=1e-12)
+    assert float(rate) == pytest.approx(after, rel=5e-3)
+    assert int(gain) == round(100 * (after / before["tokens_per_second"] - 1))
+
+
+def test_no_hint_suggests_what_is_slower() -> None:
+    result, standing = held(dram="50%")
+    slower = [trial for trial in standing.trials if trial.rate < result.tokens_per_second]
+    text = hints.hint(result, standing)
+    assert slower
+    assert text is not None
+    assert all(trial.option not in text for trial in slower)
+
+
+# Dense first --------------------------------------------------------------------------------------
+
+
+def test_where_dense_is_faster_that_is_said_first(dipsim: Dipsim) -> None:
+    line = f"run {CHAT} -p oneplus15r --tokens 0:40 --dram"
+    first = done(dipsim(f"{line} 60%")).out.splitlines()[0]
+    found = done(dipsim(f"{line} 60% --json")).json
+    assert found["baselines"]["dense"]["times"] < 1
+    assert first.startswith("dense is faster: ")
+    assert "dense" not in done(dipsim(f"run {CHAT} -p paper-a18 --dram 50%")).out.splitlines()[0]
+
+
+def test_the_figure_that_decides_is_named() -> None:
+    phone, paper = held(profile="oneplus15r", dram="60%"), held(dram="50%")
+    masks = dense_is_faster(*phone)
+    assert masks is not None
+    assert "fixed costs, those of its masks among them, take 36 ms of its" in masks
+    result, standing = held(profile="snapdragon8", overrides=["backends.cpu.sync=0us"], dram="60%")
+    text = dense_is_faster(result, standing)
+    assert text is not None
+    assert standing.own.exposed["sync"] == 0
+    reading = re.search(r"dip reads (.*) a token at (.*)/s in reads of .*, dense .* in order", text)
+    assert reading is not None
+    assert dense_is_faster(*paper) is None
+
+
+# JSON ---------------------------------------------------------------------------------------------
+
+
+def test_the_json_holds_what_the_screen_says(dipsim: Dipsim) -> None:
+    line = f"run {CHAT} -p paper-a18 --tokens 0:40 --dram 60%"
+    found = done(dipsim(f"{line} --json")).json
+    shown = done(dipsim(line)).out
+    assert set(found["baselines"]) == {"dense", "no_cache", "optimum"}
+    assert found["baselines"]["no_cache"] is None
+    for name in ("dense", "optimum"):
+        one = found["baselines"][name]
+        assert one["times"] == pytest.approx(
+            found["tokens_per_second"] / one["tokens_per_second"], rel=1e-12
+        )
+        (row,) = [row for row in shown.splitlines() if row.startswith(f"{name} ")]
+        assert float(row.split()[1]) == pytest.approx(one["tokens_per_second"], rel=5e-3)
+    assert json.dumps(found["tried"]).count("option") == len(found["tried"]) == 2
+
+
+def test_rates_are_numbers_where_nothing_takes_time() -> None:
+    scores = np.zeros((3, 1, 4), np.bool_)
+    meta = {"signals": {"glu": {"unit_bytes": 1000}}}
+    result, standing = held(trace={"glu": scores, "meta": meta}, tokens="0:3", cache="2kB")
+    assert json.dumps(standing.to_dict(), allow_nan=False)
+    assert hints.hint(result, standing) is not None
