@@ -56,10 +56,20 @@ class Table:
         self._rows.append([_as_line(cell) for cell in cells])
 
     @property
+    def heads(self) -> list[str]:
+        """Names of the columns."""
+        return [head.plain for head in self._heads]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Texts of the cells, row by row."""
+        return [[cell.plain for cell in row] for row in self._rows]
+
+    @property
     def words(self) -> list[str]:
-        """Names of the columns and of the rows: texts that a reader may want explained."""
-        rows = [row[0].plain for row in self._rows if row]
-        return [text for text in (*(head.plain for head in self._heads), *rows) if text]
+        """Names of columns and rows: texts that a reader may want explained."""
+        labels = [] if 0 in self._right else [row[0] for row in self.rows]
+        return [text for text in (*self.heads, *labels) if text]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         widths = self._widths(options.max_width)
