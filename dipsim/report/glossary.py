@@ -231,8 +231,9 @@ def legend(words: Iterable[str]) -> list[Entry]:
     Words that have none are left out. What follows a comma may be a name: "error of the output,
     glu".
     """
-    wanted = {_plain(part) for word in words for part in (word, word.partition(", ")[0])}
-    return [entry for entry in GLOSSARY if wanted.intersection(map(_plain, entry.names))]
+    parts = (part for word in words for part in (word, word.partition(", ")[0]))
+    wanted = set(map(str.casefold, parts))
+    return [entry for entry in GLOSSARY if wanted.intersection(map(str.casefold, entry.names))]
 
 
 def markdown(entries: Iterable[Entry]) -> str:

@@ -101,7 +101,7 @@ def test_every_mark_has_an_entry_and_every_entry_is_a_mark() -> None:
 
 def test_no_name_has_two_entries_of_a_kind() -> None:
     for entries in (glossary.WORDS, glossary.FIGURES, glossary.MARKS):
-        counts = Counter(name.casefold() for entry in entries for name in set(entry.names))
+        counts = Counter(name for entry in entries for name in {*map(str.casefold, entry.names)})
         repeated = [name for name, count in counts.items() if count > 1]
         assert repeated == []
     assert all(entry.meaning and len(entry.meaning) <= 140 for entry in glossary.GLOSSARY)
