@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dipsim.errors import DipsimError
     from dipsim.hardware import Profile, load_profile
     from dipsim.lm.recording import record
+    from dipsim.methods import PruningMethod, UnitGroup
     from dipsim.model import Model, load_model
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
@@ -42,10 +43,12 @@ __all__ = [
     "Model",
     "Policy",
     "Profile",
+    "PruningMethod",
     "Result",
     "StudyResult",
     "Trace",
     "TraceWriter",
+    "UnitGroup",
     "compare",
     "export",
     "import_",
@@ -74,10 +77,12 @@ _HOMES = {
     "Model": "model",
     "Policy": "policies",
     "Profile": "hardware",
+    "PruningMethod": "methods",
     "Result": "result",
     "StudyResult": "sweep.study",
     "Trace": "trace",
     "TraceWriter": "trace",
+    "UnitGroup": "methods",
     "compare": "analysis.compare",
     "export": "trace.convert",
     "import_": "trace.convert",

@@ -54,7 +54,11 @@ CURVE_CONCERNS: tuple[Concern, ...] = (
     "draws",
 )
 """Subjects of the options that mean something without a device and a budget."""
+OWN = "file.py:attribute"
+"""Name under which options list the methods of a user's own."""
 PRUNING = ("glu", "glu-oracle", "gate", "up", "cats", "predictor", "teal", "dip", "dip-ca")
+"""Built-in methods that have a density."""
+HAVE_DENSITY = (*PRUNING, OWN)
 """Methods that have a density."""
 _SELECTING = ("glu", "glu-oracle", "gate", "up", "dip")
 """Methods that keep the best scores, or those above a threshold."""
@@ -65,13 +69,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str | None = option(None, "see dipsim methods", "method")
+    method: str | None = option(None, "see dipsim methods, or file.py:attribute", "method")
     density: float | None = option(
         None,
         "share of MLP weights kept [0.7]",
         "pruning",
         family="density",
-        methods=PRUNING,
+        methods=HAVE_DENSITY,
         own_check=True,
     )
     group_density: Mapping[str, float] = option(
@@ -79,7 +83,7 @@ class Settings(BaseModel):
         "per group, e.g. mlp_input=.75,glu=.6",
         "pruning",
         family="density",
-        methods=PRUNING,
+        methods=HAVE_DENSITY,
         own_check=True,
     )
     split: str | None = option(

@@ -7,7 +7,7 @@ from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Overrides, Profile, load_profile
 from dipsim.keywords import RunOptions, lists_options
-from dipsim.methods import build_method
+from dipsim.methods import PruningMethod, build_method
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
 from dipsim.replay.active_sets import ActiveSets
@@ -55,6 +55,7 @@ def prepare(
     profile: Input | Profile,
     *,
     model: Input | Model | None = None,
+    method: str | PruningMethod | None = None,
     policy: str | Policy | None = None,
     overrides: Overrides = (),
     **options: Any,
@@ -64,6 +65,7 @@ def prepare(
     Args:
         trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
+        method: name, ``file.py:attribute`` or a `PruningMethod`; default: `default_method`.
         policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
         overrides: of the profile, as ``-s`` on the command line.
         options: fields of `Settings`.
@@ -72,8 +74,8 @@ def prepare(
         DipsimError: anything wrong with the input, in one line.
     """
     # What is asked, and of which device
-    label = policy.label if isinstance(policy, Policy) else policy
-    settings = make_settings({**options, "policy": label})
+    names = {"method": _name(method), "policy": _name(policy)}
+    settings = make_settings({**options, **names})
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
@@ -83,9 +85,9 @@ def prepare(
     part = opened.clustered(settings.cluster).part(*parts)
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
-    method = build_method(part, settings, geometry)
-    resolved = settings.model_copy(update={"method": method.name, "backend": backend})
-    sets = ActiveSets(part, method, resolved)
+    ready = build_method(part, settings, geometry, method)
+    named = settings.method or ready.name
+    sets = ActiveSets(part, ready, settings.model_copy(update={"method": named, "backend": backend}))
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     flash = FlashCost(find_flash(device, settings.io))
@@ -110,3 +112,8 @@ def prepare(
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,
     )
+
+
+def _name(given: str | PruningMethod | Policy | None) -> str | None:
+    """Return what the settings call a method or a policy: its label, where it is an object."""
+    return given if given is None or isinstance(given, str) else given.label

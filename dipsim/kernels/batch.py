@@ -45,6 +45,8 @@ def _forget(choosing: Any) -> None:
     for p in range(choosing.memory.shape[0]):
         for i in range(choosing.memory.shape[1]):
             choosing.memory[p, i] = 0
+    for i in range(choosing.own.shape[0]):
+        choosing.own[i] = choosing.own_fresh[i]
 
 
 @register_jitable

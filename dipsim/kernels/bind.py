@@ -81,6 +81,7 @@ def bind(
     *,
     sequential: bool,
     several: bool,
+    checked: bool,
     keep: bool,
     choose: Callable[..., None] | None = None,
     changing: bool = False,
@@ -89,14 +90,15 @@ def bind(
 
     The loop is a copy of a template whose globals hold the hooks, so it is written once and still
     runs as if written for the policy. With ``keep`` the machine code is stored on disk. A user's
-    file may import helpers nobody watches, so its loop is not kept; its array bounds are checked.
-    References are not counted, which would take most of the time, unless a hook allocates.
+    file may import helpers nobody watches, so no loop with code of it is kept. References are not
+    counted, which would take most of the time, unless a hook allocates.
 
     Args:
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps
             ``leave`` and ``expel``.
         sequential: units are requested one at a time.
         several: a cache of a policy that ranks may hold several capacities.
+        checked: array bounds of the hooks are checked: of a user's policy.
         keep: the machine code is stored on disk.
         choose: the compiled function that chooses masks by what is resident, called as `given` is;
             None where the masks are given. It is compiled once for all policies.
@@ -111,8 +113,8 @@ def bind(
     homes = {Path(inspect.getfile(source)).parent for source in sources.values()}
     names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in sources.items()]
     names += ["several"] * several + ["changing"] * changing
-    checked = register_jitable(boundscheck=not keep, forceinline=True)
-    bound = {role: checked(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
+    inlined = register_jitable(boundscheck=checked, forceinline=True)
+    bound = {role: inlined(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
     victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, bound)
     bound["victim"] = register_jitable(forceinline=True)(victim)
     mask = given if choose is None else _with_globals(_chosen, {"compiled": choose})

@@ -73,6 +73,18 @@ def holds(words: Any, unit: int) -> bool:
 
 
 @register_jitable
+def unpack(words: Any, flags: Any, units: int) -> None:
+    """Write for every unit whether a set holds it to ``flags``, bool[units or more]."""
+    whole = units >> 6
+    for w in range(whole):  # 64 at a time, so that the loop is vectorised
+        word, base = words[w], w * 64
+        for b in range(64):
+            flags[base + b] = (word >> np.uint64(b)) & np.uint64(1) != 0
+    for u in range(whole * 64, units):
+        flags[u] = holds(words, u)
+
+
+@register_jitable
 def bit(unit: int) -> Any:
     """Return the word in which only this unit's bit is set."""
     return np.uint64(1) << np.uint64(unit & 63)

@@ -61,6 +61,10 @@ class Choosing(NamedTuple):
     sets: NDArray[np.uint64]  # [3, words]
     tables: NDArray[np.float32]  # [3, CODES]
     counters: NDArray[np.int64]  # [COUNTERS]
+    flags: NDArray[np.bool_]  # [2, ids] of a user's own method, else empty; scratch
+    own: NDArray[np.float64]  # its states, part by part
+    own_at: NDArray[np.int64]  # [parts + 1] where the state of each part begins, and the end
+    own_fresh: NDArray[np.float64]  # its states after a reset
 
 
 class Cache(NamedTuple):
@@ -135,9 +139,17 @@ def new_parts(
     )
 
 
-def new_choosing(words: int, parts: int = 1) -> Choosing:
-    """Return the memory and scratch space of choosing among 64 * ``words`` ids."""
+def new_choosing(
+    words: int, parts: int = 1, own: Sequence[NDArray[np.float64]] | None = None
+) -> Choosing:
+    """Return the memory and scratch space of choosing among 64 * ``words`` ids.
+
+    Args:
+        own: [parts] fresh states of a user's own method; None for any other.
+    """
     ids = 64 * words
+    states = own or [np.zeros(0)] * parts
+    fresh = np.concatenate(states)
     return Choosing(
         threshold=np.full(parts, _FIRST_THRESHOLD, np.int64),
         memory=np.zeros((parts, 3)),
@@ -148,11 +160,19 @@ def new_choosing(words: int, parts: int = 1) -> Choosing:
         sets=np.empty((3, words), np.uint64),
         tables=np.empty((3, CODES), np.float32),
         counters=np.empty(COUNTERS, np.int64),
+        flags=np.zeros((2, 0 if own is None else ids), np.bool_),
+        own=fresh.copy(),
+        own_at=np.cumsum([0, *(len(state) for state in states)]),
+        own_fresh=fresh,
     )
 
 
 def new_cache(
-    parts: Parts, capacity: NDArray[np.float64], fresh: NDArray[Any], preload: NDArray[np.uint64]
+    parts: Parts,
+    capacity: NDArray[np.float64],
+    fresh: NDArray[Any],
+    preload: NDArray[np.uint64],
+    choosing: Choosing | None,
 ) -> Cache:
     """Return a cache that holds nothing; its first block must empty it, which loads ``preload``.
 
@@ -160,8 +180,9 @@ def new_cache(
         capacity: float64[capacities], in the units of `Parts.size`.
         fresh: the policy's state at the start.
         preload: uint64[capacities, words], resident at the start.
+        choosing: memory of the rule by which masks are chosen; None where they are given.
     """
-    words, count = int(parts.word[-1]), len(parts.units)
+    words = int(parts.word[-1])
     ids = 64 * words
     return Cache(
         capacity=capacity,
@@ -175,7 +196,7 @@ def new_cache(
         fresh=fresh,
         preload=preload,
         evictable=np.zeros(ids, np.bool_),
-        choosing=new_choosing(words, count) if parts.numbers.size else None,
+        choosing=choosing,
         lists=np.empty((3, ids + AT_ONCE), np.int64),
         ends=np.empty(BINS, np.int64),
         spare=np.empty(ids, np.int64),

@@ -16,6 +16,8 @@ _INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
 LARGEST_BITS = _INFINITY_BITS - 1
 """Bits of the largest finite float32."""
 CODES = 256
+_ROUNDS_WITHOUT_TIES = 2
+"""Rounds of narrowing a search after which ties are likely."""
 _LANES = 4
 """Counters of each code: units next to each other often have the same one, and adding to what was
 just written has to wait."""
@@ -39,13 +41,34 @@ def _count_at_least(bits: Any, cut: int) -> int:
 
 
 @register_jitable
+def _least_from(bits: Any, cut: int) -> int:
+    """Return the least key >= cut."""
+    cut32, least = np.int32(cut), np.int32(_INFINITY_BITS)
+    for i in range(bits.shape[0]):
+        key = bits[i] if bits[i] >= cut32 else np.int32(_INFINITY_BITS)
+        least = key if key < least else least
+    return np.int64(least)
+
+
+@register_jitable
+def _most_below(bits: Any, cut: int) -> int:
+    """Return the largest key < cut."""
+    cut32, most = np.int32(cut), np.int32(0)
+    for i in range(bits.shape[0]):
+        key = bits[i] if bits[i] < cut32 else np.int32(0)
+        most = key if key > most else most
+    return np.int64(most)
+
+
+@register_jitable
 def _find_cut(bits: Any, k: int, guess: int) -> tuple[int, int]:
     """Find the largest cut with at least k keys >= it, and how many keys are > it or >= it.
 
     ``bits`` are non-negative float32 seen as int32, which sort alike. Returns (cut, reached):
     when ``reached == k`` all keys >= cut are the k best; otherwise keys == cut are tied and
     ``reached`` counts those above. The search starts at ``guess``, the last token's cut, widens
-    until it brackets k and then narrows by interpolation, with a bisection every third step.
+    until it brackets k and then narrows by interpolation, with a bisection every third step. Where
+    that takes long, keys are probably tied, as those of 8-bit codes are: bounds move on to keys.
     """
     low, high = np.int64(0), np.int64(_INFINITY_BITS)
     above_low, above_high = np.int64(bits.shape[0]), np.int64(0)
@@ -60,8 +83,12 @@ def _find_cut(bits: Any, k: int, guess: int) -> tuple[int, int]:
             return middle, k
         if count > k:
             low, above_low = middle, count
+            if rounds >= _ROUNDS_WITHOUT_TIES:
+                low = _least_from(bits, middle)
         else:
             high, above_high = middle, count
+            if rounds >= _ROUNDS_WITHOUT_TIES:
+                high = _most_below(bits, middle) + 1
         if step > 0 and high == _INFINITY_BITS:
             middle = min(low + step, high - 1)
             step *= 4

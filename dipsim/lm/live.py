@@ -194,7 +194,9 @@ class _Layer:
             self.chooser.choose(i, rows, data, call.plain[place])
             sets[i], given[i] = np.zeros((n, 1, words_for(group.units)), np.uint64), data
         else:
-            sets[i] = self.chooser.choose(i, rows, data, call.shares[place])
+            sets[i] = self.chooser.choose(
+                i, rows, data, call.shares[place], actions=call.actions, resets=call.resets
+            )
             call.plain[place] = call.shares[place]
         block = Sets(
             start=rows.start,

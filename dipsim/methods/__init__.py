@@ -1,24 +1,28 @@
 """Sparsification methods: one file per family. `BUILTIN` feeds the command line and the docs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim.errors import MethodError
+from dipsim import plugins
 from dipsim.methods import masking, routing
 from dipsim.methods.checks import check_cluster, check_model
 from dipsim.methods.contract import Group, Method
+from dipsim.methods.custom import custom
 from dipsim.methods.dense import dense
 from dipsim.methods.dip import dip, dip_ca
 from dipsim.methods.gate import cats, gate, up
 from dipsim.methods.glu import glu, glu_oracle
+from dipsim.methods.hooks import hook_of
 from dipsim.methods.moe import moe
 from dipsim.methods.predictor import predictor
+from dipsim.methods.pruning import PruningMethod, UnitGroup
 from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
 from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import Model
-from dipsim.settings import TAKES, Settings
+from dipsim.settings import OWN, TAKES, Settings
 from dipsim.trace import Outline
 
 
@@ -50,16 +54,93 @@ BUILTIN: dict[str, Entry] = {
     "moe": Entry(moe, "the router's experts, or preferring those in DRAM", ("expert",)),
 }
 
+_KIND = plugins.Kind("method", PruningMethod, MethodError, BUILTIN, "mine.py:method:gamma=.5")
+
 __all__ = [
     "BUILTIN",
     "Group",
     "Method",
+    "PruningMethod",
     "Settings",
+    "UnitGroup",
     "build_method",
     "chooser_of",
     "default_method",
+    "kind_of",
+    "label_of",
+    "load_method",
+    "load_methods",
     "numbers_of",
+    "runs_file",
+    "signals_of",
 ]
+
+
+def load_method(given: str | PruningMethod) -> str | PruningMethod:
+    """Return a built-in method's name, or the method of a user's own: as it is, or that of
+    ``file.py:attribute``, perhaps with parameters (``mine.py:method:gamma=.5``).
+
+    Raises:
+        MethodError: unknown name, no such file or attribute, a file that fails, an attribute that
+            is not a `PruningMethod`, or parameters that the method does not have.
+    """
+    if isinstance(given, str):
+        name, _ = plugins.name_and_parameters(given)
+        parameters = plugins.parse_parameters(_KIND, given)
+        if name in BUILTIN and parameters:
+            raise MethodError(
+                f"method {given!r}: {name} has options, not parameters (see dipsim run --help)"
+            )
+        if name in BUILTIN:
+            return name
+        method: PruningMethod = plugins.load(_KIND, name)
+        given = method.with_parameters(parameters) if parameters else method
+    if given.name in BUILTIN:
+        raise MethodError(f"method {given.name}: a built-in one is called so; rename yours")
+    return given
+
+
+def load_methods(given: Sequence[str | PruningMethod]) -> list[str | PruningMethod]:
+    """Return several methods, in the order given; reports tell them apart by their labels.
+
+    Raises:
+        MethodError: as `load_method`, or two methods have the same label.
+    """
+    methods = [load_method(method) for method in given]
+    plugins.refuse_same(_KIND, [label_of(method) for method in methods])
+    return methods
+
+
+def label_of(given: str | PruningMethod) -> str:
+    """Return what reports call a method; of a text that names none, the text.
+
+    Raises:
+        MethodError: as `load_method`, of a text that names a file.
+    """
+    if isinstance(given, str) and runs_file(given):
+        given = load_method(given)
+    return given if isinstance(given, str) else given.label
+
+
+def runs_file(given: str) -> bool:
+    """Return whether `load_method` runs a file for this text."""
+    return plugins.runs_file(_KIND, given)
+
+
+def kind_of(given: str | PruningMethod) -> str:
+    """Return the name by which options list the methods that take them: a method's own, or that of
+    all methods of a user's own."""
+    return OWN if not isinstance(given, str) or runs_file(given) else given
+
+
+def signals_of(given: str | PruningMethod) -> tuple[str, ...]:
+    """Return the signals that a method reads of a trace; none: any.
+
+    Raises:
+        MethodError: as `load_method`.
+    """
+    method = load_method(given)
+    return BUILTIN[method].signals if isinstance(method, str) else method.signals
 
 
 def default_method(trace: Outline, model: Model | None = None) -> str:
@@ -88,10 +169,17 @@ def default_method(trace: Outline, model: Model | None = None) -> str:
     )
 
 
-def build_method(trace: Outline, settings: Settings, model: Model | None = None) -> Method:
-    """Return the method of the settings (default: `default_method`) made ready for a trace.
+def build_method(
+    trace: Outline,
+    settings: Settings,
+    model: Model | None = None,
+    given: str | PruningMethod | None = None,
+) -> Method:
+    """Return a method made ready for a trace.
 
     Args:
+        given: the method, where it is an object; by default that of the settings, and without one
+            `default_method`.
         model: gives sizes that the trace does not (dense, predictor, teal, moe).
 
     Raises:
@@ -100,18 +188,20 @@ def build_method(trace: Outline, settings: Settings, model: Model | None = None)
         ModelError: a model whose MLP does not have the units of the method.
     """
     routed = settings.routing is not None or settings.top_k is not None
-    name = settings.method or (
-        "moe" if routed and "expert" in trace.signals else default_method(trace, model)
-    )
-    if name not in BUILTIN:
-        raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
-    method = BUILTIN[name].build(trace, settings, model)
+    name = given or settings.method
+    if name is None:
+        name = "moe" if routed and "expert" in trace.signals else default_method(trace, model)
+    known = load_method(name)
+    if isinstance(known, PruningMethod):
+        method = custom(known, trace, settings, model)
+    else:
+        method = BUILTIN[known].build(trace, settings, model)
     if settings.selection == "threshold":
-        groups = with_thresholds(trace, settings.calibrate_tokens, name, method.groups)
+        groups = with_thresholds(trace, settings.calibrate_tokens, method.name, method.groups)
         method = replace(method, groups=groups)
     if settings.calibrate_tokens is not None and not method.calibrated:
-        more = ", or add --selection threshold" if name in TAKES["selection"] else ""
-        raise MethodError(f"method {name} has no thresholds: drop --calibrate-tokens{more}")
+        more = ", or add --selection threshold" if method.name in TAKES["selection"] else ""
+        raise MethodError(f"method {method.name} has no thresholds: drop --calibrate-tokens{more}")
     if settings.cluster > 1:
         check_cluster(trace, method, settings)
     if settings.io == "mmap" and method.cache_aware:
@@ -131,6 +221,9 @@ def chooser_of(method: Method) -> Callable[..., None] | None:
     """
     if not method.cache_aware:
         return None
+    own = method.groups[0].custom
+    if own is not None:
+        return hook_of(own).choose
     choose: Callable[..., None] = routing.choose if method.groups[0].of_experts else masking.choose
     return choose
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dipsim.errors import MethodError
+from dipsim.methods.pruning import PruningMethod
 from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
 from dipsim.settings import OPTIONS, Settings
 from dipsim.trace import Outline
 from dipsim.views import shortened
 
-Choice = Literal["all", "sets", "top-k", "threshold", "predicted"]
+Choice = Literal["all", "sets", "top-k", "threshold", "predicted", "custom"]
 Selection = Literal["top-k", "threshold"]
 
 COLUMN_OF_GATE_AND_UP = (Slice("gate", "column"), Slice("up", "column"))
@@ -36,9 +37,9 @@ class Group:
     """A group of units of one layer that share one cache partition and one mask.
 
     ``choice``: every unit; the trace's recorded ``sets``; the ``density`` best scores (top-k); the
-    scores above the ``thresholds`` of the layers; or the best of scores blurred by ``noise``, as a
-    predictor of them would choose (predicted). With a ``rule`` the choice depends on what is
-    resident (cache-aware).
+    scores above the ``thresholds`` of the layers; the best of scores blurred by ``noise``, as a
+    predictor of them would choose (predicted); or those that the hook of a user's own method
+    chooses (custom). With a ``rule`` the choice depends on what is resident (cache-aware).
     """
 
     signal: str
@@ -53,9 +54,11 @@ class Group:
     noise: tuple[float, ...] = ()
     """Standard deviation of the noise added to log-scores, per layer."""
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of the noise, and of a user's own method."""
     chosen: int | None = None
     """k, where it is a number of its own (experts)."""
+    custom: PruningMethod | None = None
+    """The user's own method that the group belongs to."""
 
     __repr__ = shortened
 
@@ -67,7 +70,7 @@ class Group:
     @property
     def aware(self) -> bool:
         """True when its sets depend on what is resident."""
-        return self.rule is not None
+        return self.rule is not None or (self.custom is not None and self.custom.cache_aware)
 
     @property
     def kept(self) -> int:
@@ -80,6 +83,8 @@ class Group:
     @property
     def varies(self) -> bool:
         """True when tokens keep different numbers of units."""
+        if self.custom is not None:
+            return self.custom.varies
         recorded = self.choice == "predicted" and self.density == 1
         return self.choice in ("sets", "threshold") or recorded
 
@@ -107,6 +112,11 @@ class Method:
     def cache_aware(self) -> bool:
         """True when the sets depend on what is resident."""
         return any(group.aware for group in self.groups)
+
+    @property
+    def custom(self) -> bool:
+        """True for a method of a user's own."""
+        return any(group.custom is not None for group in self.groups)
 
     @property
     def open_loop(self) -> bool:

@@ -3,14 +3,9 @@
 `BUILTIN`, the table of them by name, feeds command line, docs, contract tests and benchmarks.
 """
 
-import importlib.util
-import math
-import os
-import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from pathlib import Path
 
+from dipsim import plugins
 from dipsim.errors import PolicyError, not_taken
 from dipsim.policies.arc import ARC
 from dipsim.policies.belady import BELADY
@@ -39,6 +34,8 @@ _RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, 
 _QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS)
 BUILTIN = {policy.name: policy for policy in (*_RANKING, *_QUEUES, BELADY, OPT)}
 
+_KIND = plugins.Kind("policy", Policy, PolicyError, BUILTIN, "lfu-decay:half_life=32")
+
 __all__ = ["BUILTIN", "Admission", "Policy", "load_policies", "load_policy", "runs_file"]
 
 
@@ -56,20 +53,15 @@ def load_policy(given: str | Policy) -> Policy:
         return given
     if not isinstance(given, str):
         raise PolicyError(not_taken("policy", given, "a name, file.py:attribute or a Policy"))
-    policy, colon, parameters = given.rpartition(":")
-    if "=" in parameters and colon:
-        return load_policy(policy).with_parameters(_parameters(given, parameters))
-    if given in BUILTIN:
-        return BUILTIN[given]
-    return _from_file(given)
+    name, _ = plugins.name_and_parameters(given)
+    parameters = plugins.parse_parameters(_KIND, given)
+    policy = BUILTIN[name] if name in BUILTIN else plugins.load(_KIND, name)
+    return policy.with_parameters(parameters) if parameters else policy
 
 
 def runs_file(given: str) -> bool:
     """Return whether `load_policy` runs a file for this text."""
-    policy, colon, parameters = given.rpartition(":")
-    if "=" in parameters and colon:
-        return runs_file(policy)
-    return given not in BUILTIN and policy.endswith(".py")
+    return plugins.runs_file(_KIND, given)
 
 
 def load_policies(given: Sequence[str | Policy]) -> list[Policy]:
@@ -79,53 +71,5 @@ def load_policies(given: Sequence[str | Policy]) -> list[Policy]:
         PolicyError: as `load_policy`, or two policies have the same label.
     """
     policies = [load_policy(policy) for policy in given]
-    labels = [policy.label for policy in policies]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise PolicyError(f"two policies are called {label!r}: name each once, or rename yours")
+    plugins.refuse_same(_KIND, [policy.label for policy in policies])
     return policies
-
-
-def _parameters(given: str, text: str) -> dict[str, float]:
-    """Parse the ``key=value,key=value`` part of ``given`` (the whole, for the message)."""
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    try:
-        values = {key.strip(): float(value) for key, _, value in pairs}
-        if len(values) < len(pairs) or not all(map(math.isfinite, values.values())):
-            raise ValueError
-    except ValueError:
-        raise PolicyError(
-            f"policy {given!r}: parameters are key=number,key=number, as in lfu-decay:half_life=32"
-        ) from None
-    return values
-
-
-def _from_file(given: str) -> Policy:
-    """Run ``file.py`` of ``file.py:attribute`` and return the policy that it defines."""
-    file, colon, attribute = given.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        known = ", ".join(BUILTIN)
-        name = given.partition(":")[0]
-        if name in BUILTIN:
-            raise PolicyError(f"policy {given!r}: write parameters as {name}:key=value")
-        raise PolicyError(f"no policy {given!r}: use one of {known}, or file.py:attribute")
-    path = Path(file)
-    if not os.path.isfile(path):
-        raise PolicyError(f"policy {given!r}: no file {file}; give path/to/file.py:attribute")
-    loader = SourceFileLoader(f"dipsim_user_{path.stem}", str(path))
-    module = importlib.util.module_from_spec(ModuleSpec(loader.name, loader, origin=str(path)))
-    sys.modules[loader.name] = module
-    try:
-        loader.exec_module(module)
-    except PolicyError:
-        raise
-    except (Exception, SystemExit) as problem:  # the user's code: show whatever it raises
-        raise PolicyError(
-            f"policy {given!r}: {file} fails with {type(problem).__name__}: {problem}"
-        ) from problem
-    policy = getattr(module, attribute, None)
-    if not isinstance(policy, Policy):
-        raise PolicyError(
-            f"policy {given!r}: {file} has no dipsim.Policy named {attribute!r}; define one"
-        )
-    return policy

@@ -33,6 +33,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim import plugins
 from dipsim.errors import PolicyError, brief
 
 Admission = Literal["forced", "ranked", "never"]
@@ -132,8 +133,7 @@ class Policy:
     @property
     def label(self) -> str:
         """The name, followed by the parameters that were set: ``name:key=value``."""
-        parameters = ",".join(f"{key}={_short(value)}" for key, value in self.given)
-        return f"{self.name}:{parameters}" if parameters else self.name
+        return plugins.label(self.name, self.given)
 
     def with_parameters(self, values: Mapping[str, float]) -> "Policy":
         """Return the policy with some of its parameters set.
@@ -142,21 +142,10 @@ class Policy:
             PolicyError: the policy has no such parameter, or the parameter is a whole number and
                 the value is not.
         """
-        known, given = self.parameters, dict(self.given)
-        for key, value in values.items():
-            if key not in known:
-                hint = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-                raise PolicyError(f"policy {self.name}: no parameter {key!r}; {hint}")
-            if isinstance(known[key], bool) or not isinstance(known[key], int | float):
-                raise PolicyError(
-                    f"policy {self.name}: {key} cannot be set: its default {known[key]!r} in "
-                    "`state` is not a number"
-                )
-            if isinstance(known[key], int) and value != int(value):
-                raise PolicyError(f"policy {self.name}: {key} is a whole number, not {value:g}")
-            given[key] = type(known[key])(value)
+        what = f"policy {self.name}"
+        given = plugins.with_values(what, self.parameters, self.given, values, PolicyError)
         queue = None if self.sequential is None else self.sequential.with_parameters(values)
-        return replace(self, given=tuple(given.items()), sequential=queue)
+        return replace(self, given=given, sequential=queue)
 
     def new_state(self, units: int, capacity: int, seed: int, ticks: int = 1) -> NDArray[Any]:
         """Return a fresh state: a contiguous int64 or float64 array of one dimension.
@@ -194,12 +183,6 @@ class Policy:
         """The functions that are compiled into the replay loop, by name."""
         names = ("touch", "rank", "evict", "insert", "leave", "expel")
         return {name: hook for name in names if (hook := getattr(self, name)) is not None}
-
-
-def _short(value: float) -> str:
-    """Write a number as briefly as is possible without loss."""
-    brief = f"{value:g}"
-    return brief if float(brief) == value else repr(value)
 
 
 def within(name: str, value: float, low: float, high: float) -> float:

@@ -191,7 +191,8 @@ class ActiveSets:
         ) -> NDArray[np.uint64]:
             rows = slice(block.start, block.stop)
             kept = None if shares is None else shares[rows, :, i]
-            return chooser.choose(i, rows, data, kept, block.norms[i])
+            rules = block.actions, block.resets
+            return chooser.choose(i, rows, data, kept, block.norms[i], *rules)
 
         return choose
 
@@ -242,7 +243,7 @@ class ActiveSets:
         signal = recording(self.trace).signals[group.signal]
         if group.choice == "sets" or (group.choice == "predicted" and not signal.scored):
             return "sets"
-        if group.choice == "threshold":
+        if group.choice == "threshold" or group.custom is not None:
             return "values"
         ordered = group.choice == "top-k" and (group.rule is None or takes_codes(group.rule))
         return "codes" if signal.coded and ordered else "scores"
@@ -316,8 +317,9 @@ def largest_active(sets: ActiveSets) -> NDArray[np.int64]:
     trace, method = sets.trace, sets.method
     largest = np.empty((trace.layers, len(method.groups)), np.int64)
     for i, group in enumerate(method.groups):
-        largest[:, i] = 0 if group.varies else group.kept
-    varying = [i for i, group in enumerate(method.groups) if group.varies]
+        least = group.units if group.aware and group.varies else group.kept
+        largest[:, i] = 0 if group.varies and not group.aware else least
+    varying = [i for i, group in enumerate(method.groups) if group.varies and not group.aware]
     for _, _, own in active_sets(trace, method) if varying else ():
         for i in varying:
             for layer in range(trace.layers):

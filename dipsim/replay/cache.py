@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.errors import PolicyError
+from dipsim.errors import MethodError, PolicyError
 from dipsim.flash.cost import Costs, InOrder
+from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, numbers_of
+from dipsim.methods.hooks import failure_of, states_of
 from dipsim.methods.masking import counts_uses
+from dipsim.plugins import cause_of
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.choose import plain_scores
@@ -27,19 +30,6 @@ _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
 _GRAIN = 2.0**-10  # bytes
-_NUMBA_NOISE: tuple[str, ...]
-_NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
-_NUMBA_NOISE += (
-    "TypingError: Failed",
-    "NumbaTypeError: Failed",
-    "With argument",
-    "Rejected",
-    "raised from",
-    "This error",
-    ">>>",
-    "<source",
-    "def ",
-)
 
 
 def parts_of(
@@ -159,11 +149,26 @@ class ReplayedCache:
         if policy.preload and uses is not None:
             for c in range(len(capacity)):
                 preload[c] = self._pinned(uses, float(capacity[c]))
-        self.cache = kernels.new_cache(parts, capacity, fresh, preload)
+        self.cache = kernels.new_cache(parts, capacity, fresh, preload, self._choosing())
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
         self._last_mask = np.zeros(words, np.uint64)
+
+    def _choosing(self) -> kernels.Choosing | None:
+        """Return the memory of the rule that chooses masks; None where they are given."""
+        words, parts = int(self.parts.word[-1]), len(self.places)
+        if not self.method.custom:
+            return kernels.new_choosing(words, parts) if self.parts.numbers.size else None
+        if not self.method.cache_aware:
+            return None
+        states = []
+        for layer, group in self.places:
+            own = self.method.groups[group]
+            assert own.custom is not None
+            seed = self.seed if parts == 1 else seed_of(self.seed, layer, group)
+            states += states_of(own.custom, own.units, own.kept, own.signal, [seed])
+        return kernels.new_choosing(words, parts, states)
 
     def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
         """Return the most used units that fit, ties to the lower id."""
@@ -392,9 +397,12 @@ class ReplayedCache:
         try:
             loop(rows, layer, first, admission, self.parts, self.cache)
         except Exception as problem:
+            failed = self._failure(problem)
+            if failed is not None:
+                raise failed from problem
             if is_builtin(self.policy):
                 raise
-            what = f"{type(problem).__name__}: {_cause(problem)}"
+            what = f"{type(problem).__name__}: {cause_of(problem)}"
             raise PolicyError(f"policy {name}: its functions fail with {what}") from problem
         if numbers[kernels.FAULT]:
             hook = "evict" if numbers[kernels.FAULT] == 1 else "expel"
@@ -406,14 +414,16 @@ class ReplayedCache:
             )
 
 
+    def _failure(self, problem: Exception) -> MethodError | None:
+        """Return what a user's own method did wrong; None where it was not the method."""
+        choosing = self.cache.choosing
+        if not self.method.custom or choosing is None:
+            return None
+        groups = [self.method.groups[group] for _, group in self.places]
+        signals, k = [group.signal for group in groups], [group.kept for group in groups]
+        return failure_of(self.method.name, signals, k, choosing, problem)
+
+
 def is_builtin(policy: Policy) -> bool:
     """Tell whether all of a policy's code is dipsim's own."""
     return all(hook.__module__.startswith("dipsim.policies.") for hook in policy.hooks.values())
-
-
-def _cause(problem: Exception) -> str:
-    """The line of numba's long report that says what it stumbled over."""
-    lines = [line.strip(" -") for line in str(problem).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(_NUMBA_NOISE)]
-    inner = [line for line in telling if not line.startswith("No implementation of function")]
-    return (inner or telling or [""])[0][:200]

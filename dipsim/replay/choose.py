@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
+from dipsim.kernels.draws import seed_of
 from dipsim.methods import Group, Method
+from dipsim.methods.hooks import failure_of, hook_of, states_of
 from dipsim.methods.predictor import noise_of, predicted
 from dipsim.methods.routing import route_plainly
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
@@ -14,6 +16,8 @@ from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
 
 class Chooser:
     """Chooses the active sets of a method from scores, whatever a cache holds.
+
+    A user's own method that has a state is shown all rows in order.
 
     Args:
         layers: of the scores it is given.
@@ -24,7 +28,18 @@ class Chooser:
     def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
         self.method, self.layers = method, layers
         self.first, self.first_layer = first, first_layer
-        self._scratch = [kernels.new_choosing(words_for(group.units)) for group in method.groups]
+        self._scratch = [self._choosing(i, group) for i, group in enumerate(method.groups)]
+
+    def _choosing(self, i: int, group: Group) -> kernels.Choosing:
+        """Return the scratch space of a group; of a user's own method, with the states of the
+        layers."""
+        words, custom = words_for(group.units), group.custom
+        if custom is None or custom.cache_aware:
+            return kernels.new_choosing(words)
+        layers = range(self.first_layer, self.first_layer + self.layers)
+        seeds = [seed_of(group.seed, layer, i) for layer in layers]
+        states = states_of(custom, group.units, group.kept, group.signal, seeds)
+        return kernels.new_choosing(words, self.layers, states)
 
     def choose(
         self,
@@ -33,6 +48,8 @@ class Chooser:
         data: Any,
         shares: NDArray[np.float32] | None = None,
         norms: NDArray[np.float32] | None = None,
+        actions: NDArray[np.uint8] | None = None,
+        resets: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.uint64]:
         """uint64[n, layers, words], the sets of group ``i``, without preference for what is there.
 
@@ -41,6 +58,11 @@ class Chooser:
                 words] recorded sets; not looked at where every unit is active.
             shares: float32[n, layers, 3] of `no_shares`; takes what the sets keep and miss.
             norms: float32[layers, units] of the columns that the scores weigh.
+            actions, resets: [n] what the rows do, and where the cache is emptied before one, of
+                `rows_of`; a user's own method needs them.
+
+        Raises:
+            MethodError: the hook of a user's own method fails.
         """
         group = self.method.groups[i]
         if group.choice == "sets":
@@ -55,6 +77,9 @@ class Chooser:
         if group.choice == "threshold":
             sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
             kernels.shares_of(data, sets, kept)
+        elif group.choice == "custom":
+            assert actions is not None and resets is not None
+            self._choose_by_hook(i, data, sets, kept, actions, resets)
         elif group.choice == "predicted":
             self._choose_predicted(group, rows, data, sets)
             if data.dtype == np.uint64:  # of recorded sets all units count alike
@@ -74,6 +99,28 @@ class Chooser:
             if norms is not None and data.dtype != np.uint64:
                 kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
         return sets
+
+    def _choose_by_hook(
+        self,
+        i: int,
+        data: Any,
+        sets: NDArray[np.uint64],
+        kept: NDArray[np.float32],
+        actions: NDArray[np.uint8],
+        resets: NDArray[np.bool_],
+    ) -> None:
+        """Units that a user's own method chooses."""
+        group, choosing = self.method.groups[i], self._scratch[i]
+        assert group.custom is not None
+        choose_rows, scores = hook_of(group.custom).choose_rows, np.ascontiguousarray(data)
+        try:
+            choose_rows(scores, group.kept, actions, resets, choosing, sets, kept)
+        except Exception as problem:
+            signals, k = [group.signal] * self.layers, [group.kept] * self.layers
+            failed = failure_of(self.method.name, signals, k, choosing, problem)
+            if failed is None:
+                raise
+            raise failed from problem
 
     def _choose_predicted(
         self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]

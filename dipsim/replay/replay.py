@@ -338,10 +338,10 @@ def loop_for(
     Args:
         several: a cache has several capacities; changing: its capacity changes from row to row.
     """
-    form = form_of(policy, access)
-    hooks = tuple(form.hooks.items())
-    sequential = access == "sequential"
-    return _loop_of(hooks, sequential, several, chooser_of(method), is_builtin(form), changing)
+    form, choose = form_of(policy, access), chooser_of(method)
+    hooks, checked = tuple(form.hooks.items()), not is_builtin(form)
+    keep = not checked and not method.custom
+    return _loop_of(hooks, access == "sequential", several, choose, checked, keep, changing)
 
 
 @functools.lru_cache(maxsize=64)
@@ -350,6 +350,7 @@ def _loop_of(
     sequential: bool,
     several: bool,
     choose: Callable[..., None] | None,
+    checked: bool,
     keep: bool,
     changing: bool,
 ) -> Loop:
@@ -358,6 +359,7 @@ def _loop_of(
         sequential=sequential,
         several=several,
         choose=choose,
+        checked=checked,
         keep=keep,
         changing=changing,
     )
