@@ -11,6 +11,7 @@ from textwrap import wrap
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 from dipsim.hardware import Overrides
+from dipsim.methods import PruningMethod
 from dipsim.model import Model
 from dipsim.policies import Policy
 from dipsim.resolve import Input
@@ -88,7 +89,7 @@ class BudgetOptions(TypedDict, total=False):
 class CurveOptions(ChoiceOptions, total=False):
     """Options of what needs no device."""
 
-    method: str | None
+    method: str | PruningMethod | None
 
 
 class SweepOptions(ChoiceOptions, DeviceOptions, total=False):
@@ -108,7 +109,7 @@ class SearchOptions(StudyOptions, total=False):
 class RunOptions(SearchOptions, total=False):
     """Options of one run."""
 
-    method: str | None
+    method: str | PruningMethod | None
 
 
 def lists_options(function: F) -> F:

@@ -40,7 +40,7 @@ class Kind:
     """What a user may write one of: its noun, class, and what messages say."""
 
     noun: str
-    type: type
+    of: type
     error: type[DipsimError]
     builtin: Collection[str]
     """Names of those that are built in."""
@@ -120,9 +120,9 @@ def load(kind: Kind, name: str) -> Any:
             f"{kind.noun} {name!r}: {file} fails with {type(problem).__name__}: {problem}"
         ) from problem
     value = getattr(module, attribute, None)
-    if not isinstance(value, kind.type):
+    if not isinstance(value, kind.of):
         raise kind.error(
-            f"{kind.noun} {name!r}: {file} has no dipsim.{kind.type.__name__} named "
+            f"{kind.noun} {name!r}: {file} has no dipsim.{kind.of.__name__} named "
             f"{attribute!r}; define one"
         )
     return value

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dipsim import methods, policies
 from dipsim.errors import DipsimError, brief
 from dipsim.files import read_json
 from dipsim.model import Model
-from dipsim.policies import runs_file
+from dipsim.plugins import full_name, full_path
 from dipsim.run import Run
 from dipsim.settings import FIXED_BY_MMAP, Settings, discarded
 from dipsim.trace import Trace, load_trace
@@ -42,7 +43,7 @@ class SavedRun:
         return trace
 
     def settings_with(
-        self, options: Mapping[str, Any], *, trust_policy: bool = False
+        self, options: Mapping[str, Any], *, trust_files: bool = False
     ) -> dict[str, Any]:
         """Return the saved settings, overridden by the options that are given.
 
@@ -50,23 +51,25 @@ class SavedRun:
         dip-ca do not outlive another ``method``.
 
         Args:
-            trust_policy: a policy in a file that the saved settings name may be run; otherwise it
-                must be among the options too.
+            trust_files: the files of a policy and a method that the saved settings name may be
+                run; otherwise they must be among the options too.
 
         Raises:
             DipsimError: the saved settings name a file that would be run, and nobody asked for it.
         """
         given = {key: value for key, value in options.items() if value is not None}
-        policy = self.settings.get("policy")
-        if isinstance(policy, str) and runs_file(policy):
-            if not trust_policy and "policy" not in given:
+        for what, runs_file in (("policy", policies.runs_file), ("method", methods.runs_file)):
+            saved_one = self.settings.get(what)
+            if not isinstance(saved_one, str) or not runs_file(saved_one):
+                continue
+            if not trust_files and what not in given:
                 raise DipsimError(
-                    f"--config {self.file}: names the policy {brief(policy, 200)}, a file that "
-                    "would be run: look at it, then add --trust-policy or give that --policy "
+                    f"--config {self.file}: names the {what} {brief(saved_one, 200)}, a file that "
+                    f"would be run: look at it, then add --trust-files or give that --{what} "
                     "again; or give another"
                 )
-            if _full_policy(given.get("policy", "")) == _full_policy(policy):
-                del given["policy"]  # no other one: what refines it stays
+            if isinstance(given.get(what), str) and full_name(given[what]) == full_name(saved_one):
+                del given[what]  # no other one: what refines it stays
         dropped = discarded(given)
         io = self.settings.get("io"), given.get("io", self.settings.get("io"))
         if "mmap" in io and io[0] != io[1]:  # what mmap fixed was nobody's choice
@@ -82,16 +85,17 @@ def make_config(run: Run) -> dict[str, Any]:
     """
     saved = run.settings.model_dump(mode="json", exclude_none=True)
     if "static_from" in saved:
-        saved["static_from"] = _full_path(saved["static_from"])
+        saved["static_from"] = full_path(saved["static_from"])
     if saved.get("prefetch", "previous") not in ("previous", "next-layer"):
-        saved["prefetch"] = _full_path(saved["prefetch"])
-    saved["policy"] = _full_policy(run.settings.policy)
+        saved["prefetch"] = full_path(saved["prefetch"])
+    for what in ("policy", "method"):
+        saved[what] = full_name(saved[what])
     model: Model | None = run.model
     if model is not None:  # the whole one: --layers is among the settings
         model = model.model_copy(update={"layers": run.trace.recorded_layers})
     groups = run.method.groups
     return {
-        "trace": {"name": _full_path(run.trace.name), "hash": run.trace.hash},
+        "trace": {"name": full_path(run.trace.name), "hash": run.trace.hash},
         "profile": run.device.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
         "model_given": run.model_given,
@@ -129,14 +133,3 @@ def read_config(file: str) -> SavedRun:
     if model is not None and not isinstance(model, dict):
         raise DipsimError(f"--config {file}: model must be an object")
     return SavedRun(file, data["trace"], data["profile"], model, data["settings"])
-
-
-def _full_policy(policy: str) -> str:
-    """Return a policy with the full path of its file, if it has one."""
-    file, suffix, attribute = policy.rpartition(".py:")
-    return _full_path(file + ".py") + ":" + attribute if suffix else policy
-
-
-def _full_path(name: str) -> str:
-    """Return the full path of a file that exists, any other name as it is."""
-    return os.path.abspath(name) if os.path.exists(name) else name

@@ -136,7 +136,7 @@ def count_profile(
     if not policy.preload:
         raise TraceError(f"--static-from is for policy static, not for {policy.name}: drop it")
     other = load_trace(settings.static_from).clustered(settings.cluster)
-    method = build_method(other, settings, model)
+    method = build_method(other, settings, model, sets.method.custom)
     units = [[group.units for group in each.groups] for each in (method, sets.method)]
     if other.layers != trace.layers or units[0] != units[1]:
         raise TraceError(f"--static-from {other.name}: not the layers and units of {trace.name}")

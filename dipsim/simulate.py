@@ -7,7 +7,7 @@ from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Overrides, Profile, load_profile
 from dipsim.keywords import RunOptions, lists_options
-from dipsim.methods import PruningMethod, build_method
+from dipsim.methods import PruningMethod, build_method, name_of
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policy
 from dipsim.replay.active_sets import ActiveSets
@@ -74,8 +74,8 @@ def prepare(
         DipsimError: anything wrong with the input, in one line.
     """
     # What is asked, and of which device
-    names = {"method": _name(method), "policy": _name(policy)}
-    settings = make_settings({**options, **names})
+    label = policy.label if isinstance(policy, Policy) else policy
+    settings = make_settings({**options, "method": name_of(method), "policy": label})
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
@@ -86,8 +86,8 @@ def prepare(
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)
-    named = settings.method or ready.name
-    sets = ActiveSets(part, ready, settings.model_copy(update={"method": named, "backend": backend}))
+    named = {"method": settings.method or ready.name, "backend": backend}
+    sets = ActiveSets(part, ready, settings.model_copy(update=named))
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     flash = FlashCost(find_flash(device, settings.io))
@@ -112,8 +112,3 @@ def prepare(
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,
     )
-
-
-def _name(given: str | PruningMethod | Policy | None) -> str | None:
-    """Return what the settings call a method or a policy: its label, where it is an object."""
-    return given if given is None or isinstance(given, str) else given.label

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from dipsim.errors import BudgetError, DipsimError, MethodError
-from dipsim.methods import BUILTIN, default_method
+from dipsim.errors import BudgetError, DipsimError
+from dipsim.methods import PruningMethod, default_method, kind_of, load_methods
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.option import flag
-from dipsim.settings import PRUNING, make_settings
+from dipsim.settings import HAVE_DENSITY, make_settings
 from dipsim.trace import Trace
 from dipsim.units import BYTES
 
@@ -62,17 +62,14 @@ def refuse_twice(option: str, names: Sequence[str]) -> None:
             raise DipsimError(f"{option} {', '.join(names)}: {name} is there twice; name each once")
 
 
-def methods_of(trace: Trace, names: Sequence[str]) -> list[str]:
-    """Return the methods that run.
+def methods_of(trace: Trace, given: Sequence[str | PruningMethod]) -> list[str | PruningMethod]:
+    """Return the methods that run, those of a user's own as they were given.
 
     Raises:
-        MethodError: one that there is not, or none that fits the trace.
+        MethodError: one that there is not, two of one name, or none that fits the trace.
     """
-    for name in names:
-        if name not in BUILTIN:
-            raise MethodError(f"no method {name!r}: use one of {', '.join(BUILTIN)}")
-    refuse_twice("--method", names)
-    return list(names) or [default_method(trace)]
+    load_methods(given)
+    return list(given) or [default_method(trace)]
 
 
 def densities_of(given: Sequence[Any]) -> list[float]:
@@ -88,9 +85,16 @@ def densities_of(given: Sequence[Any]) -> list[float]:
     return [float(density) for density in given]
 
 
-def density_of(method: str, kept: float | None, given: Mapping[str, Any]) -> float | None:
+def has_density(method: str | PruningMethod) -> bool:
+    """Tell whether a method takes a density."""
+    return kind_of(method) in HAVE_DENSITY
+
+
+def density_of(
+    method: str | PruningMethod, kept: float | None, given: Mapping[str, Any]
+) -> float | None:
     """Return the density of a method's runs; None where it has none, or its groups have."""
-    if method not in PRUNING or "group_density" in given:
+    if not has_density(method) or "group_density" in given:
         return None
     return DEFAULT_DENSITY if kept is None else kept
 

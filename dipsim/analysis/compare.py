@@ -14,6 +14,7 @@ from dipsim.analysis.axes import (
     budgets_of,
     densities_of,
     density_of,
+    has_density,
     methods_of,
     refuse_twice,
     several,
@@ -23,6 +24,7 @@ from dipsim.analysis.default_policies import policies_that_apply
 from dipsim.analysis.verdict import contenders, judge, no_optimum
 from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.hardware import Profile, load_profile
+from dipsim.methods import PruningMethod, label_of
 from dipsim.model import Model
 from dipsim.policies import Policy, load_policies
 from dipsim.replay.contender import Contender
@@ -31,7 +33,6 @@ from dipsim.replay.traffic import Traffic
 from dipsim.resolve import Input
 from dipsim.result import Result
 from dipsim.run import Run
-from dipsim.settings import PRUNING
 from dipsim.sweep.many import many
 from dipsim.sweep.methods import (
     IMPOSSIBLE,
@@ -232,7 +233,7 @@ def compare(
     profile: Input | Profile | Sequence[Input | Profile],
     policies: str | Policy | Sequence[str | Policy] = (),
     *,
-    methods: str | Sequence[str] = (),
+    methods: str | PruningMethod | Sequence[str | PruningMethod] = (),
     density: float | Sequence[float] = (),
     dram: Size | Sequence[Size] = (),
     cache: Size | Sequence[Size] = (),
@@ -252,7 +253,7 @@ def compare(
         trace: as of `simulate`.
         profile: one device or several, each as of `simulate`.
         policies: names, ``file.py:attribute`` or objects; default: those of `USUAL` that apply.
-        methods: names; default: the trace's own.
+        methods: names, ``file.py:attribute`` or objects; default: the trace's own.
         density: of methods that take one; default: 0.7.
         dram: DRAM for weights and KV: ``"3.5GB"``, a number of bytes, or ``"50%"`` of the model.
         cache: bytes for the caches alone.
@@ -286,7 +287,7 @@ def compare(
     kinds = [
         (method, kept)
         for method in methods_of(opened, several(methods))
-        for kept in (densities if method in PRUNING and densities else [None])
+        for kept in (densities if has_density(method) and densities else [None])
     ]
     chosen = load_policies(several(policies))
     points = [
@@ -327,9 +328,13 @@ class _Kind(NamedTuple):
 
     @classmethod
     def of(
-        cls, trace: Trace, given: Mapping[str, Any], method: str, density: float | None
+        cls,
+        trace: Trace,
+        given: Mapping[str, Any],
+        method: str | PruningMethod,
+        density: float | None,
     ) -> "_Kind":
-        place = {"method": method, "density": density_of(method, density, given)}
+        place = {"method": label_of(method), "density": density_of(method, density, given)}
         return cls(place, options_of(method, trace, given, {"density": density}))
 
     def usual_policies(self, trace: Trace) -> list[Policy]:

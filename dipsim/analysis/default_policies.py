@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dipsim.methods import build_method
+from dipsim.methods import build_method, name_of
 from dipsim.policies import BUILTIN
 from dipsim.settings import make_settings
 from dipsim.trace import Trace
@@ -17,8 +17,9 @@ def policies_that_apply(
     Raises:
         DipsimError: an option is wrong.
     """
-    settings = make_settings(options)
-    aware = build_method(trace, settings).cache_aware
+    method = options.get("method")
+    settings = make_settings({**options, "method": name_of(method)})
+    aware = build_method(trace, settings, given=method).cache_aware
     applicable = []
     for name in names:
         policy = BUILTIN[name]

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, ClassVar
 
 from dipsim.errors import DipsimError, brief
+from dipsim.methods import kind_of
 from dipsim.option import flag
 from dipsim.settings import TAKES
 from dipsim.sweep.point import Cell
@@ -113,9 +114,10 @@ def grid(
     Raises:
         DipsimError: values for an axis that none of the methods has.
     """
+    kinds = set(map(kind_of, methods))
     for name, values in axes.items():
-        takers = TAKES.get(name, methods)
-        if values and not set(methods) & set(takers):
+        takers = TAKES.get(name, kinds)
+        if values and not kinds & set(takers):
             raise DipsimError(
                 f"{flag(name)} is for {', '.join(takers)}, none of which is judged: drop it"
             )
@@ -124,7 +126,7 @@ def grid(
         own = {
             name: values
             for name, values in axes.items()
-            if values and method in TAKES.get(name, (method,))
+            if values and kind_of(method) in TAKES.get(name, kinds)
         }
         for values in product(*own.values()):
             cell = method, dict(zip(own, values, strict=True))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dipsim.analysis.default_policies import policies_that_apply
 from dipsim.errors import BudgetError, DipsimError, brief
 from dipsim.keywords import CurveOptions, lists_options
-from dipsim.methods import Method, build_method
+from dipsim.methods import Method, build_method, name_of
 from dipsim.option import flag
 from dipsim.policies import BUILTIN, Policy, load_policies
 from dipsim.replay.active_sets import ActiveSets
@@ -126,22 +126,23 @@ def mrc(
     """
     shares = tuple(cache_fraction)
     _check(shares, options)
-    settings = make_settings(options)
+    given = options.get("method")
+    settings = make_settings({**options, "method": name_of(given)})
     whole = load_trace(trace)
     chosen = load_policies(policies or policies_that_apply(_USUAL, whole, options))
     cut = settings.tokens, settings.layers, settings.sequence
     part = whole.clustered(settings.cluster).part(*cut)
-    method = build_method(part, settings)
-    units = np.array([group.units for group in method.groups])
+    ready = build_method(part, settings, given=given)
+    units = np.array([group.units for group in ready.groups])
     each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
     capacity = np.repeat(each[:, None, :], part.layers, axis=1)
-    sets = ActiveSets(part, method, settings)
-    if not method.cache_aware:
+    sets = ActiveSets(part, ready, settings)
+    if not ready.cache_aware:
         sets.hold()
     contenders = [_contender(policy, part, settings) for policy in chosen]
     usual = settings.access == "atomic" and settings.admission != "ranked"
     stack = None
-    if usual and not method.cache_aware and BUILTIN["lru"] in chosen:
+    if usual and not ready.cache_aware and BUILTIN["lru"] in chosen:
         stack = lru_stack(sets, contenders[0].measured)
     curves: dict[str, Curve] = {}
     for contender in contenders:
@@ -152,7 +153,7 @@ def mrc(
             else _of_stack(known, sets, contender, capacity, threads)
         )
         progress(len(curves), len(contenders))
-    return Curves(part.name, method, shares, curves, stack)
+    return Curves(part.name, ready, shares, curves, stack)
 
 
 def _check(shares: Sequence[float], options: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dipsim.analysis.ttft import points as prompts
 from dipsim.errors import DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile, load_profile, override_texts
 from dipsim.keywords import StudyOptions, lists_options
-from dipsim.methods import BUILTIN, default_method
+from dipsim.methods import BUILTIN, default_method, kind_of, load_methods, runs_file
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.methods.dip import split_density
 from dipsim.option import flag
@@ -20,7 +20,7 @@ from dipsim.policies import Policy, load_policy
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.result import Result
-from dipsim.settings import PRUNING, concerning
+from dipsim.settings import HAVE_DENSITY, OWN, PRUNING, concerning
 from dipsim.sweep.point import Figures, Place, Point
 from dipsim.sweep.study import Ask, Study, StudyResult, run_study, served
 from dipsim.trace import Trace, load_trace
@@ -98,7 +98,7 @@ def _flash(ask: Ask) -> Iterator[Point]:
 
 def _policies(ask: Ask) -> Iterator[Point]:
     (method,) = ask.methods
-    if method not in PRUNING:
+    if kind_of(method) not in HAVE_DENSITY:
         raise MethodError(f"method {method} has no density to vary: use dipsim compare instead")
     for policy in ask.policies:
         label = load_policy(policy).label
@@ -367,7 +367,8 @@ def study(
         name: one of `STUDIES`.
         trace: path, name of a shipped trace, arrays, or a `Trace`.
         profiles: a device, or several; by default those of the study.
-        methods: by default those of the study that the trace serves.
+        methods: names or ``file.py:attribute``; by default those of the study that the trace
+            serves.
         policies: names, ``file.py:attribute`` or objects; by default lfu, or those of the study.
         progress: called with (runs done, runs).
         options: they hold for all runs of methods that take them. Without a budget it is the
@@ -434,7 +435,7 @@ def _fixed(study: Study, given: Mapping[str, Any], runs: Sequence[str]) -> dict[
     fixed = dict(given)
     if not {*given, *study.varies} & set(concerning("budget")):
         fixed |= study.budget
-    prunes = any(method in PRUNING for method in runs)
+    prunes = any(kind_of(method) in HAVE_DENSITY for method in runs)
     if prunes and "density" not in study.varies and not {"density", "group_density"} & set(given):
         fixed["density"] = DEFAULT_DENSITY
     return fixed
@@ -466,7 +467,9 @@ def _refuse(
             raise DipsimError(f"--{what} {', '.join(names)}: study {study.name} runs one; name one")
         if len(set(names)) < len(names):
             raise DipsimError(f"--{what} {', '.join(names)}: name each once")
-    known = [*BUILTIN, *(COMPRESSED if study.name == "dram" else ())]
+    more = COMPRESSED if study.name == "dram" else {}
     for method in methods:
-        if method not in known:
-            raise MethodError(f"no method {method!r}: use one of {', '.join(known)}")
+        if method not in (*BUILTIN, *more) and not runs_file(method):
+            known = ", ".join([*BUILTIN, *more])
+            raise MethodError(f"no method {method!r}: use one of {known}, or {OWN}")
+    load_methods([method for method in methods if method not in more])

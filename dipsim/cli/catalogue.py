@@ -68,24 +68,49 @@ def policies(
         show(catalogue.policies())
         return
     from dipsim.analysis.policy_laws import LAWS, check_policy
+
+    _check(check, load_policy, check_policy, len(LAWS))
+
+
+@app.command()
+def methods(
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help="test a method against the contract; may repeat", metavar="FILE:ATTR"),
+    ] = None,
+) -> None:
+    """List the sparsification methods, or test one of your own."""
+    from dipsim.methods import load_method
+    from dipsim.report import catalogue
+
+    if check is None:
+        show(catalogue.methods())
+        return
+    from dipsim.analysis.method_laws import LAWS, check_method
+
+    _check(check, load_method, check_method, len(LAWS))
+
+
+def _check(
+    names: list[str], load: Callable[[str], Any], faults_of: Callable[[Any], list[str]], laws: int
+) -> None:
+    """Test what was named against its contract, and say what is wrong; exit code 2 if anything is.
+
+    Args:
+        load: finds the object of a name.
+        faults_of: returns its faults, a sentence each.
+        laws: number of laws that are tested.
+    """
     from dipsim.report.tables import line
 
     broken = 0
-    for name in check:
+    for name in names:
         with Progress(f"checking {name}"):
-            faults = check_policy(load_policy(name))
+            faults = faults_of(load(name))
         for fault in faults:
             say(f"{name}: {fault}")
         broken += bool(faults)
         if not faults:
-            show(line(f"{name}: keeps the contract ({len(LAWS)} laws)"))
+            show(line(f"{name}: keeps the contract ({laws} laws)"))
     if broken:
         raise typer.Exit(2)
-
-
-@app.command()
-def methods() -> None:
-    """List the sparsification methods."""
-    from dipsim.report import catalogue
-
-    show(catalogue.methods())

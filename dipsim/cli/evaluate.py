@@ -24,7 +24,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="see dipsim methods; may repeat [dip]", autocompletion=completion.methods
+            help="see dipsim methods, or file.py:attribute; may repeat [dip]",
+            autocompletion=completion.methods,
         ),
     ] = None,
     density: Annotated[

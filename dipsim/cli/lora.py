@@ -20,7 +20,10 @@ def lora(
     text: Annotated[str, typer.Option(help="a file to judge and train on, UTF-8")],
     out: Annotated[str, typer.Option(help="folder of the adapter; goes on with one half trained")],
     method: Annotated[
-        str, typer.Option(help="see dipsim methods", autocompletion=completion.methods)
+        str,
+        typer.Option(
+            help="see dipsim methods, or file.py:attribute", autocompletion=completion.methods
+        ),
     ] = "dip",
     density: Annotated[float, typer.Option(help="share of MLP weights kept")] = 0.5,
     split: Annotated[str | None, typer.Option(help="of dip: authors or equal")] = None,

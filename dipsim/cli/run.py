@@ -38,8 +38,9 @@ def run(
     config: Annotated[
         str | None, typer.Option(help="repeat the run of a result written with --json")
     ] = None,
-    trust_policy: Annotated[
-        bool, typer.Option("--trust-policy", help="run the policy's file that --config names")
+    trust_files: Annotated[
+        bool,
+        typer.Option("--trust-files", "--trust-policy", help="run files that --config names"),
     ] = False,
     calibration: CalibrationOption = None,
     attribution: Annotated[
@@ -64,7 +65,7 @@ def run(
     timeline_file = files.check_timeline(timeline, timeline_tokens)
     picture = files.check_plot(plot)
     given = trace, profile, model, options
-    source, device, geometry, options = _inputs(config, trust_policy, *given)
+    source, device, geometry, options = _inputs(config, trust_files, *given)
     device = load_device(device, override)
     known = _calibration(calibration, options)
     warned = _Warnings(every=details or as_json)
@@ -117,7 +118,7 @@ class _Warnings:
 
 def _inputs(
     config: str | None,
-    trust_policy: bool,
+    trust_files: bool,
     trace: str | None,
     profile: str | None,
     model: str | None,
@@ -126,17 +127,17 @@ def _inputs(
     """Return trace, device, model and options: those given, else those of a saved run.
 
     Raises:
-        DipsimError: no trace, or a file that holds no run, or whose policy nobody trusts.
+        DipsimError: no trace, or a file that holds no run, or whose policy or method nobody trusts.
     """
     if config is not None:
         from dipsim.repeat import read_config
 
         saved = read_config(config)
-        options = saved.settings_with(options, trust_policy=trust_policy)
+        options = saved.settings_with(options, trust_files=trust_files)
         source = trace or saved.open_trace()
         return source, profile or saved.profile, model or saved.model, options
-    if trust_policy:
-        raise DipsimError("--trust-policy is for the policy of a --config: drop it")
+    if trust_files:
+        raise DipsimError("--trust-files is for the policy or method of a --config: drop it")
     if trace is None:
         raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
     return trace, profile, model, options

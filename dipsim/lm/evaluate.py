@@ -15,7 +15,7 @@ from dipsim.lm.load import Loaded
 from dipsim.lm.loops import dense_trace, open_loop
 from dipsim.lm.perplexity import perplexity
 from dipsim.lm.sparse import Sparse, sparsify
-from dipsim.methods import BUILTIN
+from dipsim.methods import label_of, signals_of
 from dipsim.methods.contract import InfeasibleError
 from dipsim.result import finite
 from dipsim.sweep.point import Cell
@@ -62,7 +62,7 @@ def evaluate(
     with ExitStack() as stack:
         trace = None
         if both_loops:
-            signals = dict.fromkeys(name for method, _ in candidates for name in _signals(method))
+            signals = dict.fromkeys(name for method, _ in candidates for name in signals_of(method))
             if signals:
                 trace = stack.enter_context(dense_trace(loaded.model, windows, list(signals)))
         for method, settings in candidates:
@@ -76,11 +76,6 @@ def evaluate(
         device=None if profile is None else profile.name,
         rows=tuple(rows),
     )
-
-
-def _signals(method: str) -> tuple[str, ...]:
-    """Return the signals that a method reads of a trace."""
-    return BUILTIN[method].signals if method in BUILTIN else ()
 
 
 @dataclass(frozen=True)
@@ -134,13 +129,13 @@ class _Judge:
         try:
             sparse = self.sparse(method, settings)
         except InfeasibleError as problem:
-            return judged(method, settings, str(problem))
+            return judged(label_of(method), settings, str(problem))
         with sparse:
             score = perplexity(self.loaded.model, self.windows)
         result = sparse.live.result()
         timed = self.profile is not None
         return judged(
-            method,
+            label_of(method),
             settings,
             perplexity=score.value,
             loss=score.loss,

@@ -29,7 +29,7 @@ from dipsim.lm.calls import Marks, call_of
 from dipsim.lm.live import RUNNING, Live, only_on_traces
 from dipsim.lm.record import outline, record_arrays
 from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
-from dipsim.methods import BUILTIN
+from dipsim.methods import BUILTIN, PruningMethod, load_method, signals_of
 from dipsim.model import Model
 from dipsim.policies import Policy
 from dipsim.replay.traffic import Traffic
@@ -48,7 +48,7 @@ _BEFORE = Tokens.of(np.full(2, DECODE, np.uint8), np.zeros(2, np.int32))
 
 def sparsify(
     model: nn.Module,
-    method: str,
+    method: str | PruningMethod,
     policy: str | Policy = "lfu",
     capacity: float | NDArray[np.int64] | None = None,
     *,
@@ -63,6 +63,7 @@ def sparsify(
 
     Args:
         model: a causal language model of transformers, perhaps with adapters of peft.
+        method: name, ``file.py:attribute`` or a `PruningMethod`.
         capacity: share of the units that the caches hold, or int64[layers, groups] units; default:
             what ``dram``, ``cache`` or the profile say, without a profile half of the units.
         profile: the device, for `Sparse.result`; as of `dipsim.simulate`.
@@ -127,7 +128,7 @@ def _with_capacity(budget: Budget, capacity: NDArray[np.int64]) -> Budget:
 def _trace(
     model: nn.Module,
     structure: Structure,
-    method: str,
+    method: str | PruningMethod,
     geometry: Input | Model | None,
     calibrate: Tensor | Sequence[int] | None,
 ) -> Outline:
@@ -137,10 +138,14 @@ def _trace(
     Raises:
         MethodError: a method that is none, or that has nothing to choose in a running model.
     """
-    if method not in BUILTIN or method == "recorded":
+    if method == "recorded":
         known = ", ".join(name for name in BUILTIN if name != "recorded")
         raise MethodError(f"method {method!r} cannot prune a running model: use one of {known}")
-    signals = BUILTIN[method].signals or ("glu",)
+    own = load_method(method)
+    if isinstance(own, PruningMethod):
+        method = own.label
+        _check_masked(own)
+    signals = signals_of(own) or ("glu",)
     routers = [layer.router for layer in structure.layers]
     if all(routers) and "expert" not in signals:
         raise MethodError(f"method {method}: this model has experts, no MLP: use moe")
@@ -153,6 +158,21 @@ def _trace(
     ids = torch.as_tensor(calibrate).reshape(1, -1)
     arrays = record_arrays(model, ids, signals, structure)
     return load_trace({**arrays, "meta": {**arrays["meta"], **said}})
+
+
+def _check_masked(method: PruningMethod) -> None:
+    """Refuse groups of which not all matrices have the input that the signal is of.
+
+    Raises:
+        MethodError: in one line.
+    """
+    for group in method.unit_groups:
+        if not group.usual:
+            raise MethodError(
+                f"method {method.label}: a running model masks the input that all matrices of "
+                f"{group.signal} share, not of {', '.join(group.matrices)} alone: record a trace "
+                "and replay it"
+            )
 
 
 class Sparse:

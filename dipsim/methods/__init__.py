@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from dipsim.errors import MethodError
 from dipsim import plugins
+from dipsim.errors import MethodError
 from dipsim.methods import masking, routing
 from dipsim.methods.checks import check_cluster, check_model
 from dipsim.methods.contract import Group, Method
@@ -70,6 +70,7 @@ __all__ = [
     "label_of",
     "load_method",
     "load_methods",
+    "name_of",
     "numbers_of",
     "runs_file",
     "signals_of",
@@ -120,6 +121,11 @@ def label_of(given: str | PruningMethod) -> str:
     if isinstance(given, str) and runs_file(given):
         given = load_method(given)
     return given if isinstance(given, str) else given.label
+
+
+def name_of(given: str | PruningMethod | None) -> str | None:
+    """Return what the settings call a method: its label, where it is an object."""
+    return given.label if isinstance(given, PruningMethod) else given
 
 
 def runs_file(given: str) -> bool:
@@ -221,9 +227,8 @@ def chooser_of(method: Method) -> Callable[..., None] | None:
     """
     if not method.cache_aware:
         return None
-    own = method.groups[0].custom
-    if own is not None:
-        return hook_of(own).choose
+    if method.custom is not None:
+        return hook_of(method.custom).choose
     choose: Callable[..., None] = routing.choose if method.groups[0].of_experts else masking.choose
     return choose
 

@@ -114,9 +114,9 @@ class Method:
         return any(group.aware for group in self.groups)
 
     @property
-    def custom(self) -> bool:
-        """True for a method of a user's own."""
-        return any(group.custom is not None for group in self.groups)
+    def custom(self) -> PruningMethod | None:
+        """The method of a user's own that it was made of; None for a built-in one."""
+        return self.groups[0].custom
 
     @property
     def open_loop(self) -> bool:

@@ -2,6 +2,7 @@
 
 from dipsim.methods.contract import (
     DEFAULT_DENSITY,
+    Choice,
     Group,
     InfeasibleError,
     Method,
@@ -29,7 +30,7 @@ def custom(
     dense = tuple(matrix for matrix in MATRICES if matrix not in spanned)
     shares = _densities(method, settings, dense)
     # Cache-aware units are chosen in the replay; "top-k" is what they are compared with.
-    choice = "top-k" if method.cache_aware else "custom"
+    choice: Choice = "top-k" if method.cache_aware else "custom"
     own = tuple(
         Group(
             group.signal,
@@ -42,7 +43,9 @@ def custom(
         )
         for group, share in zip(groups, shares, strict=True)
     )
-    return Method(name, own, dense=dense, density=None if method.varies else _mean(own, dense, model))
+    return Method(
+        name, own, dense=dense, density=None if method.varies else _mean(own, dense, model)
+    )
 
 
 def _densities(

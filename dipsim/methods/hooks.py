@@ -18,6 +18,7 @@ from dipsim.errors import MethodError
 from dipsim.kernels.bits import SKIP, bit, unpack
 from dipsim.kernels.cache import Choosing
 from dipsim.kernels.topk import LARGEST_BITS, kept_shares, top_k
+from dipsim.methods.contract import Group
 from dipsim.methods.pruning import PruningMethod
 from dipsim.plugins import cause_of
 
@@ -36,7 +37,7 @@ class Hook(NamedTuple):
     choose: Callable[..., None]
     """Hook ``choose`` of a replay loop, for masks that depend on what is resident."""
     choose_rows: Callable[..., None]
-    """Choice of blocks of rows, for those that do not."""
+    """Choice of blocks of rows, without a cache."""
 
 
 def hook_of(method: PruningMethod) -> Hook:
@@ -66,6 +67,52 @@ def _compiled(function: Callable[..., None], ranks: bool, varies: bool) -> Hook:
     own = njit([arguments], boundscheck=True, nogil=True)(function)
     pick = _ranking(own) if ranks else _selecting(own, varies)
     return Hook(_choose(pick), _choose_rows(pick))
+
+
+def choose_rows(
+    group: Group,
+    choosing: Choosing,
+    scores: NDArray[np.float32],
+    actions: NDArray[np.uint8],
+    resets: NDArray[np.bool_],
+    sets: NDArray[np.uint64],
+    shares: NDArray[np.float32],
+    resident: NDArray[np.uint64] | None = None,
+) -> None:
+    """Write the units that every row uses, and what they hold.
+
+    Args:
+        group: of a method of a user's own.
+        choosing: with a part for each layer.
+        scores: float32[n, layers, units]; sets: out uint64[n, layers, words].
+        actions, resets: [n] of `Block`. A row that is skipped leaves no trace in the state.
+        shares: out float32[n, layers, 2], as of `kept_shares`.
+        resident: uint64[n, layers, words]; None for nothing.
+
+    Raises:
+        MethodError: the hook fails, or breaks the contract.
+    """
+    assert group.custom is not None
+    there = np.zeros_like(sets) if resident is None else resident
+    choose = hook_of(group.custom).choose_rows
+    try:
+        choose(
+            np.ascontiguousarray(scores),
+            group.kept,
+            actions,
+            resets,
+            there,
+            choosing,
+            sets,
+            shares,
+        )
+    except Exception as problem:
+        layers = scores.shape[1]
+        own = [group.signal] * layers, [group.kept] * layers
+        failed = failure_of(group.custom.label, *own, choosing, problem)
+        if failed is None:
+            raise
+        raise failed from problem
 
 
 def failure_of(
@@ -109,7 +156,7 @@ def _odd_keys(keys: Any) -> int:
     bits, count = keys.view(np.uint32), np.int32(0)
     for u in range(keys.shape[0]):
         count = np.int32(count + np.int32(bits[u] > np.uint32(LARGEST_BITS)))
-    return np.int64(count)
+    return int(count)
 
 
 def _ranking(hook: Any) -> Any:
@@ -186,18 +233,18 @@ def _choose(pick: Any) -> Any:
 
 def _choose_rows(pick: Any) -> Any:
     @njit(nogil=True)
-    def choose_rows(
-        scores: Any, k: int, actions: Any, resets: Any, choosing: Any, sets: Any, shares: Any
+    def rows(
+        scores: Any,
+        k: int,
+        actions: Any,
+        resets: Any,
+        resident: Any,
+        choosing: Any,
+        sets: Any,
+        shares: Any,
     ) -> None:
-        """Write the units that every row uses, and what they hold; nothing is resident.
-
-        Args:
-            scores: float32[n, layers, units]; sets: out uint64[n, layers, words].
-            actions, resets: [n] of `Block`. A row that is skipped leaves no trace in the state.
-            choosing: with a part for each layer.
-            shares: out float32[n, layers, 2], as of `kept_shares`.
-        """
-        own = choosing.own
+        """Write the units that every row uses, as `choose_rows` tells."""
+        own, flags = choosing.own, choosing.flags[RESIDENT]
         before = np.empty_like(own)
         for r in range(scores.shape[0]):
             if resets[r]:
@@ -206,12 +253,13 @@ def _choose_rows(pick: Any) -> Any:
                 before[:] = own
             for layer in range(scores.shape[1]):
                 row, words = scores[r, layer], sets[r, layer]
+                unpack(resident[r, layer], flags, row.shape[0])
                 pick(row, k, words, choosing, layer)
                 kept_shares(row, words, shares[r, layer])
             if actions[r] == SKIP:
                 own[:] = before
 
-    return choose_rows
+    return rows
 
 
 def states_of(

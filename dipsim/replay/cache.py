@@ -158,7 +158,7 @@ class ReplayedCache:
     def _choosing(self) -> kernels.Choosing | None:
         """Return the memory of the rule that chooses masks; None where they are given."""
         words, parts = int(self.parts.word[-1]), len(self.places)
-        if not self.method.custom:
+        if self.method.custom is None:
             return kernels.new_choosing(words, parts) if self.parts.numbers.size else None
         if not self.method.cache_aware:
             return None
@@ -413,11 +413,10 @@ class ReplayedCache:
                 "resident or is in use; return a unit v with evictable[v] true"
             )
 
-
     def _failure(self, problem: Exception) -> MethodError | None:
         """Return what a user's own method did wrong; None where it was not the method."""
         choosing = self.cache.choosing
-        if not self.method.custom or choosing is None:
+        if self.method.custom is None or choosing is None:
             return None
         groups = [self.method.groups[group] for _, group in self.places]
         signals, k = [group.signal for group in groups], [group.kept for group in groups]

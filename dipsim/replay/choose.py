@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Group, Method
-from dipsim.methods.hooks import failure_of, hook_of, states_of
+from dipsim.methods.hooks import choose_rows, states_of
 from dipsim.methods.predictor import noise_of, predicted
 from dipsim.methods.routing import route_plainly
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
@@ -78,8 +78,9 @@ class Chooser:
             sets[:] = pack_sets(data > np.array(group.thresholds, np.float32)[:, None])
             kernels.shares_of(data, sets, kept)
         elif group.choice == "custom":
-            assert actions is not None and resets is not None
-            self._choose_by_hook(i, data, sets, kept, actions, resets)
+            assert actions is not None
+            assert resets is not None
+            choose_rows(group, self._scratch[i], data, actions, resets, sets, kept)
         elif group.choice == "predicted":
             self._choose_predicted(group, rows, data, sets)
             if data.dtype == np.uint64:  # of recorded sets all units count alike
@@ -99,28 +100,6 @@ class Chooser:
             if norms is not None and data.dtype != np.uint64:
                 kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
         return sets
-
-    def _choose_by_hook(
-        self,
-        i: int,
-        data: Any,
-        sets: NDArray[np.uint64],
-        kept: NDArray[np.float32],
-        actions: NDArray[np.uint8],
-        resets: NDArray[np.bool_],
-    ) -> None:
-        """Units that a user's own method chooses."""
-        group, choosing = self.method.groups[i], self._scratch[i]
-        assert group.custom is not None
-        choose_rows, scores = hook_of(group.custom).choose_rows, np.ascontiguousarray(data)
-        try:
-            choose_rows(scores, group.kept, actions, resets, choosing, sets, kept)
-        except Exception as problem:
-            signals, k = [group.signal] * self.layers, [group.kept] * self.layers
-            failed = failure_of(self.method.name, signals, k, choosing, problem)
-            if failed is None:
-                raise
-            raise failed from problem
 
     def _choose_predicted(
         self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]

@@ -340,7 +340,7 @@ def loop_for(
     """
     form, choose = form_of(policy, access), chooser_of(method)
     hooks, checked = tuple(form.hooks.items()), not is_builtin(form)
-    keep = not checked and not method.custom
+    keep = not checked and method.custom is None
     return _loop_of(hooks, access == "sequential", several, choose, checked, keep, changing)
 
 

@@ -112,11 +112,11 @@ def policies() -> RenderableType:
     return Group(rows, line(hint, style="cyan"))
 
 
-def methods() -> Table:
-    """Return a line for each method."""
+def methods() -> RenderableType:
+    """Return a line for each built-in method."""
     rows = Table("method", "signals", "what it does")
     for name, entry in METHODS.items():
         first, *rest = entry.signals or ("any",)
         between = ", ..., " if len(rest) > 1 else ", "
         rows.add_row(name, between.join([first, *rest[-1:]]), entry.summary)
-    return rows
+    return Group(rows, line("hint: yours is file.py:attribute", style="cyan"))

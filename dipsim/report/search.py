@@ -136,7 +136,9 @@ def _options(point: Cell) -> str:
     gammas = point.place["gamma"].items()
     gamma = ",".join(f"{name}={show_number(value, 6)}" for name, value in gammas)
     density = show_number(point.place["density"], 6)
-    options = f"--method {point.place['method']} --density {density}"
+    asked = point.options.get("method")  # a file, where the place has the label of its method
+    method = asked if isinstance(asked, str) else point.place["method"]
+    options = f"--method {method} --density {density}"
     return f"{options} --gamma {gamma}" if gamma else options
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
+from dipsim.methods import PruningMethod, kind_of
 from dipsim.methods.thresholds import most_rows
 from dipsim.option import flag
 from dipsim.settings import TAKES
@@ -21,20 +22,24 @@ def part_of(trace: Trace, options: Mapping[str, Any]) -> Trace:
 
 
 def options_of(
-    method: str, trace: Trace, options: Mapping[str, Any], changes: Mapping[str, Any]
+    method: str | PruningMethod,
+    trace: Trace,
+    options: Mapping[str, Any],
+    changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the options of a run of a method.
 
     Thresholds are calibrated on the first quarter of the tokens unless the user says which.
 
     Args:
-        method: its name.
+        method: its name, ``file.py:attribute``, or a method of a user's own.
         trace: what is replayed, all of it.
         options: they hold for all runs of methods that take them.
         changes: options of this run; None takes an option away.
     """
+    kind = kind_of(method)
     taken = {
-        name: value for name, value in options.items() if name not in TAKES or method in TAKES[name]
+        name: value for name, value in options.items() if name not in TAKES or kind in TAKES[name]
     }
     chosen = {**taken, "method": method, **changes}
     if method in ("cats", "teal") or chosen.get("selection") == "threshold":
@@ -56,7 +61,7 @@ def check_used(options: Mapping[str, Any], points: Sequence[Point], runner: str)
     Raises:
         DipsimError: in one line.
     """
-    methods = {point.options["method"] for point in points}
+    methods = {kind_of(point.options["method"]) for point in points}
     for name in TAKES.keys() & options.keys():
         if not methods & set(TAKES[name]):
             raise DipsimError(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from dipsim.errors import brief
 from dipsim.hardware import Profile
-from dipsim.methods import BUILTIN
+from dipsim.methods import label_of, signals_of
 from dipsim.model import Model
 from dipsim.policies import Policy
 from dipsim.replay.replay import Progress
@@ -48,6 +48,8 @@ class Ask:
             place: on the axes, beside the device.
         """
         place = {"profile": self.device.name, **place}
+        if "method" in place:
+            place["method"] = label_of(place["method"])
         return Point(place, self.trace, self.device, self._options(method, changes), self.model)
 
     def _options(self, method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def served(trace: Trace, method: str) -> bool:
     if method in ("dense", "recorded", "moe"):
         return True
     scored = {signal.name for signal in trace.signals.values() if signal.scored}
-    wants = set(BUILTIN[method].signals)
+    wants = set(signals_of(method))
     return bool(wants & scored) if method == "teal" else wants <= scored
 
 
