@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import math
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from dipsim.errors import DipsimError
 
 Given = tuple[tuple[str, float], ...]
 """Parameters that a user has set, as (key, value)."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBA_NOISE: tuple[str, ...]
 _NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
 _NUMBA_NOISE += (
@@ -27,6 +29,7 @@ _NUMBA_NOISE += (
     "NumbaTypeError: Failed",
     "With argument",
     "Rejected",
+    "No match",
     "raised from",
     "This error",
     ">>>",
@@ -196,7 +199,7 @@ def _short(value: float) -> str:
 
 def cause_of(problem: Exception) -> str:
     """Return the line of numba's long report that says what it stumbled over."""
-    lines = [line.strip(" -") for line in str(problem).splitlines()]
+    lines = [line.strip(" -") for line in _COLOUR.sub("", str(problem)).splitlines()]
     telling = [line for line in lines if line and not line.startswith(_NUMBA_NOISE)]
     inner = [line for line in telling if not line.startswith("No implementation of function")]
     return (inner or telling or [""])[0][:200]

@@ -23,8 +23,8 @@ METHODS_THAT_TAKE = {
     "top_k": ("moe",),
 }
 WITH_CHECKS_OF_THEIR_OWN = {
-    "density": PRUNING,
-    "group_density": PRUNING,
+    "density": (*PRUNING, "file.py:attribute"),
+    "group_density": (*PRUNING, "file.py:attribute"),
     "calibrate_tokens": ("glu", "glu-oracle", "gate", "up", "dip", "cats", "teal"),
     "weights": ("dense",),
 }
@@ -52,7 +52,7 @@ CURVE = {
 OWN = {
     "run": {
         *("trace", "profile", "model", "override", "config", "calibration", "attribution"),
-        *("timeline", "timeline_tokens", "trust_policy", "plot", "as_json"),
+        *("timeline", "timeline_tokens", "trust_files", "plot", "as_json"),
     },
     "compare": {
         *("trace", "profile", "model", "override", "plot", "csv", "as_json"),

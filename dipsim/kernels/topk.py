@@ -108,6 +108,21 @@ def _find_cut(bits: Any, k: int, guess: int) -> tuple[int, int]:
 
 
 @register_jitable
+def kth_largest(values: Any, k: int) -> Any:
+    """Return the k-th largest of float32 values >= 0; k from 1 to their number.
+
+    Those that reach it are the k largest, and what is tied with the last of them.
+    """
+    bits = values.view(np.int32)
+    cut, _ = _find_cut(bits, k, np.int64(bits[0]))
+    least = np.float32(np.inf)
+    for i in range(values.shape[0]):
+        if bits[i] >= cut and values[i] < least:
+            least = values[i]
+    return least
+
+
+@register_jitable
 def _pack_at_least(bits: Any, cut: int, words: Any) -> None:
     """Set the bit of every key >= cut."""
     cut32 = np.int32(cut)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dipsim import plugins
 from dipsim.errors import MethodError
+from dipsim.kernels.topk import kth_largest
 from dipsim.methods import masking, routing
 from dipsim.methods.checks import check_cluster, check_model
 from dipsim.methods.contract import Group, Method
@@ -67,6 +68,7 @@ __all__ = [
     "chooser_of",
     "default_method",
     "kind_of",
+    "kth_largest",
     "label_of",
     "load_method",
     "load_methods",

@@ -52,6 +52,11 @@ def hook_of(method: PruningMethod) -> Hook:
         return _compiled(function, method.rank is not None, method.varies)
     except Exception as problem:  # whatever numba makes of the user's code
         name = "rank" if method.rank is not None else "select"
+        if "Cannot modify readonly" in str(problem):
+            raise MethodError(
+                f"method {method.name}: {name} changes its inputs: scores and resident can only "
+                "be read"
+            ) from problem
         raise MethodError(
             f"method {method.name}: {name} does not compile: {type(problem).__name__}: "
             f"{cause_of(problem)}"

@@ -449,7 +449,7 @@ def test_a_config_runs_a_file_only_when_asked_to(dipsim: Dipsim, tmp_path: Path)
     result = tmp_path / "result.json"
     result.write_text(first.out)
     Path("executed").unlink()
-    refused(dipsim(f"run --config {result}"), "marking.py:policy", "--trust-policy")
+    refused(dipsim(f"run --config {result}"), "marking.py:policy", "--trust-files")
     done(dipsim(f"run --config {result} --policy lru"))
     assert not Path("executed").exists()
     again = done(dipsim(f"run --config {result} --policy {policy}:policy --json"))

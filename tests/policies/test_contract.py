@@ -502,6 +502,6 @@ def test_and_the_config_names_them_from_any_folder(
     file.write_text(saved(run))
     monkeypatch.chdir(tmp_path)
     kept = read_config(str(file))
-    again = prepare(kept.open_trace(), kept.profile, **kept.settings_with({}, trust_policy=True))
+    again = prepare(kept.open_trace(), kept.profile, **kept.settings_with({}, trust_files=True))
     assert again.policy.label == run.policy.label == "fading:half_life=3"
     assert saved(again) == file.read_text()
