@@ -64,6 +64,7 @@ LONG = (
     "docs/time.md",
     "docs/trace-format.md",
     "docs/tutorial.md",
+    "docs/writing-a-method.md",
     "docs/writing-a-policy.md",
 )
 
