@@ -1,43 +1,32 @@
 """Is what the docs show true? Every example of README and docs is run, and its output compared.
 
-A ``python`` or ``yaml`` block with a title is saved under that name; other ``python`` blocks of a
-page run one after the other; of a ``console`` block each ``$ command`` runs in a shell, and what
-stands below must be its output (``...`` on a line of its own stands for anything).
+How the examples of a page are run stands in docs/tables/page_examples.py. What stands below a
+command must be its output (``...`` on a line of its own stands for anything).
 """
 
 import ast
 import fnmatch
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import dipsim
+import page_examples
+import pictures
+from page_examples import blocks, shell
 from tools.paths import DOCS, ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "traces/README.md", *DOCS.glob("*.md")])
-BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ENVIRONMENT = {
-    **os.environ,
-    "COLUMNS": "80",
-    "NO_COLOR": "1",
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
-
-
-def shell(command: str, folder: Path) -> str:
-    done = subprocess.run(
-        ["sh", "-c", command], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    return done.stdout
+PICTURES = DOCS / "pictures"
 
 
 def tidy(text: str) -> str:
@@ -78,25 +67,19 @@ def page(path: Path) -> Any:
 @pytest.mark.parametrize("page", [page(p) for p in PAGES])
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for language, title, body in BLOCK.findall(page.read_text()):
-        if title:
-            (tmp_path / title).write_text(body)
-        elif language == "python":
-            exec(compile(body, str(page), "exec"), names)
-        elif language == "console":
-            for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
-                command, _, expected = part.partition("\n")
-                shown = tidy(shell(command, tmp_path))
-                pattern = re.sub(r"([\[\]?*])", r"[\1]", tidy(expected))
-                pattern = re.sub(r"^\.\.\.$", "*", pattern, flags=re.MULTILINE)
-                assert fnmatch.fnmatchcase(shown, pattern), f"$ {command}\n{shown}"
+    for (command, expected), printed in page_examples.run(page, tmp_path):
+        shown = tidy(printed)
+        pattern = re.sub(r"([\[\]?*])", r"[\1]", tidy(expected))
+        pattern = re.sub(r"^\.\.\.$", "*", pattern, flags=re.MULTILINE)
+        assert fnmatch.fnmatchcase(shown, pattern), f"$ {command}\n{shown}"
+    for name in pictures.drawn_by_commands(page):
+        assert (tmp_path / f"{name}.svg").exists(), f"{page}: no command draws {name}.svg"
 
 
 def test_every_fence_is_of_a_known_kind() -> None:
     for page in PAGES:
-        kinds = {language for language, _, _ in BLOCK.findall(page.read_text())}
-        assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh"}, page
+        kinds = {block.language for block in blocks(page)}
+        assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh", "html"}, page
 
 
 def test_the_page_on_python_has_every_public_name() -> None:
@@ -107,8 +90,7 @@ def test_the_page_on_python_has_every_public_name() -> None:
 
 def recipes(kind: str) -> list[str]:
     """Exporters for libraries that are not here: only their syntax is checked."""
-    page = (DOCS / "exporting.md").read_text()
-    return [body for language, _, body in BLOCK.findall(page) if language == kind]
+    return [block.body for block in blocks(DOCS / "exporting.md") if block.language == kind]
 
 
 @pytest.mark.parametrize("recipe", recipes("py"))
@@ -136,11 +118,102 @@ def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_site_builds_without_warnings(tmp_path: Path) -> None:
-    shell(f"{sys.executable} -m mkdocs build -q -f docs/mkdocs.yml -d {tmp_path}", ROOT)
-    assert (tmp_path / "writing-a-policy/index.html").exists()
-    assert (tmp_path / "pictures/rate-against-dram-light.svg").exists()
-    assert not (tmp_path / "tables").exists()
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built without a warning."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-f", "docs/theme/mkdocs.yml"]
+    environment = {**page_examples.ENVIRONMENT, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [*command, "-d", str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+def test_the_site_has_the_pages_and_none_of_the_scripts(site: Path) -> None:
+    assert (site / "writing-a-policy/index.html").exists()
+    assert (site / "examples.ipynb").exists()
+    assert not (site / "tables").exists()
+    assert [path.name for path in (site / "theme").iterdir()] == ["extra.css"]
+
+
+def test_every_page_stands_in_the_navigation_of_the_site_and_on_its_first_page() -> None:
+    navigation = (DOCS / "theme/mkdocs.yml").read_text()
+    first = (DOCS / "index.md").read_text()
+    for page in DOCS.glob("*.md"):
+        assert f": {page.name}\n" in navigation
+        assert page.name == "index.md" or f"({page.name})" in first, page.name
+
+
+def test_nothing_of_the_site_comes_from_another_host(site: Path) -> None:
+    for file in (*site.rglob("*.html"), *site.rglob("*.css")):
+        text = file.read_text()
+        assert not re.search(r"""(\bsrc=|<link[^>]* href=|url\()["']?(https?:)?//""", text), file
+
+
+def test_a_picture_follows_the_switch_of_the_site(site: Path) -> None:
+    for page in DOCS.glob("*.md"):
+        folder = site if page.name == "index.md" else site / page.stem
+        built = (folder / "index.html").read_text()
+        for name in pictures.shown(page):
+            for theme in ("light", "dark"):
+                assert re.search(rf'src="[./]*pictures/{name}-{theme}.svg#only-{theme}"', built)
+
+
+def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
+    shown = {pictures.OWN}
+    for page in PAGES:
+        commands = [
+            example.command
+            for block in blocks(page)
+            if block.language == "console"
+            for example in page_examples.examples(block)
+        ]
+        for name in pictures.drawn_by_commands(page):
+            assert name not in shown, f"{name} is shown by two pages"
+            assert sum(f"--plot {name}.svg" in command for command in commands) == 1, name
+            shown.add(name)
+    files = {path.name for path in PICTURES.iterdir()}
+    assert files == {f"{name}-{theme}.svg" for name in shown for theme in ("light", "dark")}
+
+
+def test_pictures_are_the_same_whenever_they_are_drawn(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = "dipsim mrc smollm2-chat --tokens 0:8 --policy lru --plot curve.svg"
+    page.write_text(f'```console\n$ {command}\n...\n```\n<img src="pictures/curve-light.svg">\n')
+    drawn = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        pictures.draw(page, tmp_path / name)
+        drawn.append({file.name: file.read_text() for file in (tmp_path / name).iterdir()})
+    assert drawn[0] == drawn[1]
+    light, dark = drawn[0]["curve-light.svg"], drawn[0]["curve-dark.svg"]
+    assert pictures.in_the_dark(light) == dark
+    assert "#1f2328" in light
+    assert not any(colour in dark for colour in pictures.DARK)
+
+
+def test_the_notebook_is_what_its_script_writes_and_runs(tmp_path: Path) -> None:
+    shell(f"{sys.executable} docs/tables/notebook.py {tmp_path}", ROOT)
+    committed, new = (
+        json.loads((folder / "examples.ipynb").read_text()) for folder in (DOCS, tmp_path)
+    )
+    sources = [[cell["source"] for cell in book["cells"]] for book in (committed, new)]
+    assert sources[0] == sources[1]
+    for cell in committed["cells"]:
+        assert cell["cell_type"] == "markdown" or cell["execution_count"], "it was not run"
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation.keys() >= {"cff-version", "message", "title", "authors"}
+    assert citation["cff-version"] == "1.2.0"
+    for key, value in (("title", "name"), ("version", "version"), ("license", "license")):
+        assert citation[key] == project[value]
+    (paper,) = citation["references"]
+    assert paper.keys() >= {"type", "title", "authors"}
 
 
 @pytest.mark.slow
@@ -177,9 +250,9 @@ def drawn(picture: Path) -> dict[str, list[float]]:
 
 @pytest.mark.slow
 def test_the_picture_is_drawn_from_runs_of_today(tmp_path: Path) -> None:
-    shell(f"{sys.executable} docs/tables/picture.py {tmp_path}", ROOT)
+    shell(f"{sys.executable} docs/tables/rate_against_dram.py {tmp_path}", ROOT)
     for name in ("rate-against-dram-light.svg", "rate-against-dram-dark.svg"):
-        committed, new = drawn(ROOT / "docs/pictures" / name), drawn(tmp_path / name)
+        committed, new = drawn(PICTURES / name), drawn(tmp_path / name)
         assert list(new) == list(committed)
         for line in new:
             assert new[line] == pytest.approx(committed[line], rel=1e-6), (name, line)

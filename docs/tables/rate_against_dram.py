@@ -1,6 +1,6 @@
 """Draw the picture of README.md: rate against DRAM, of three methods and of the best cache.
 
-    python docs/tables/picture.py [FOLDER]     writes rate-against-dram-{light,dark}.svg
+    python docs/tables/rate_against_dram.py [FOLDER]     writes rate-against-dram-{light,dark}.svg
 
 They go to docs/pictures unless a folder is given. Every point is a run: SmolLM2-135M on paper-a18,
 density .7, lfu. What is drawn also stands, as text, in the description of both files, and a test
@@ -77,13 +77,12 @@ def draw(drawn: dict[str, list[float]], theme: str, path: Path) -> None:
         figure.savefig(path, transparent=True, metadata=about)
 
 
-def main() -> None:
+def write(folder: Path) -> None:
     """Write both pictures."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     drawn = rates()
     for theme in COLOURS:
         draw(drawn, theme, folder / f"rate-against-dram-{theme}.svg")
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES)
