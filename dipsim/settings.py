@@ -125,7 +125,7 @@ class Settings(BaseModel):
     )
     calibrate_tokens: str | None = option(
         None,
-        "tokens A:B for thresholds; they are not measured",
+        "tokens for thresholds; they are not measured",
         "calibration",
         family="threshold",
         methods=(*_SELECTING, "cats", "teal"),
@@ -157,7 +157,7 @@ class Settings(BaseModel):
     )
     policy: str = option("lfu", "see dipsim policies, or file.py:attribute [lfu]", "policy")
     admission: Literal["forced", "ranked"] | None = option(
-        None, "forced or ranked", "replay", of="policy"
+        None, "forced or ranked [the policy's own]", "replay", of="policy"
     )
     static_from: str | None = option(
         None, "trace whose most used units static pins", "pins", of="policy"
@@ -169,14 +169,16 @@ class Settings(BaseModel):
     cache_fraction: float | None = option(
         None, "share of the units the caches hold", "budget", family="budget", ge=0, le=1
     )
-    bits: float | None = option(None, "bits per weight, scales included", "storage", ge=0.01, le=32)
-    context: Count | None = option(None, "tokens of KV in the budget", "storage")
+    bits: float | None = option(
+        None, "bits per weight, scales included [the trace's, or 4.5]", "storage", ge=0.01, le=32
+    )
+    context: Count | None = option(None, "tokens of KV in the budget [longest sequence]", "storage")
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
     )
     kv_bits: float = option(16, "bits per key or value [16]", "storage", ge=0.01, le=32)
     layout: Layout | None = option(
-        None, "in flash: column, bundle, expert, row or permuted", "flash"
+        None, "in flash: column, bundle, expert, row or permuted [the method's]", "flash"
     )
     order_from: str | None = option(
         None, "of permuted: tokens A:B it learns from [the first half]", "flash", of="layout"
@@ -202,7 +204,7 @@ class Settings(BaseModel):
     thermal: Literal["cold", "sustained"] = option(
         "cold", "cold, or sustained: throttles as it gets hot [cold]", "time"
     )
-    backend: str | None = option(None, "engine of the profile", "device")
+    backend: str | None = option(None, "engine of the profile [its first]", "device")
     scope: Scope = option(
         "layer", "layer: a cache per layer and group; or global: one for all [layer]", "caches"
     )
@@ -211,13 +213,13 @@ class Settings(BaseModel):
         "even", "divide the cache: even, equal (bytes) or optimal [even]", "caches"
     )
     warmup: Count = option(0, "decode tokens not measured [0]", "replay")
-    reset: Reset = option("never", "empty caches: never or sequence", "replay")
+    reset: Reset = option("never", "empty caches: never or sequence [never]", "replay")
     prefill: Prefill | None = option(
         None, "prefill tokens: stream or cache [experts: cache]", "replay"
     )
-    tokens: str | None = option(None, "a part of the trace, A:B", "trace")
-    layers: str | None = option(None, "a part of the layers, A:B", "trace")
-    sequence: str | None = option(None, "a part of the sequences, A:B", "trace")
+    tokens: str | None = option(None, "a part of the trace [all]", "trace")
+    layers: str | None = option(None, "a part of the layers [all]", "trace")
+    sequence: str | None = option(None, "a part of the sequences [all]", "trace")
     seed: Count = option(0, "of every random draw [0]", "draws")
 
     __repr__ = __str__ = shortened

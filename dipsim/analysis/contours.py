@@ -35,6 +35,8 @@ class Contours(Viewed):
     report: ClassVar[str] = "search"
     trace: str
     """Name of the trace."""
+    device: str
+    """Name of the device."""
     axes: tuple[Axis, Axis]
     values: tuple[list[float], list[float]]
     """Ascending: bytes of DRAM, factors on the flash's bandwidth, or IOPS."""
@@ -101,7 +103,7 @@ def contours(
     cells = many(runs, before=before, progress=progress)
     rows = [cells[start : start + points] for start in range(0, len(cells), points)]
     first, second = grid.values()
-    return Contours(trace.name, axes, (first, second), rows)
+    return Contours(trace.name, device.name, axes, (first, second), rows)
 
 
 def _point(

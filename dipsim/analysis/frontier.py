@@ -55,6 +55,8 @@ class Frontier(Viewed):
     report: ClassVar[str] = "search"
     trace: str
     """Name of the trace."""
+    device: str
+    """Name of the device."""
     allowed: Allowed
     points: list[Cell]
     best: Cell | None
@@ -122,7 +124,8 @@ def search_rate(
         if method in ("moe", "recorded", "dense"):
             raise MethodError(f"method {method} has no density to search: name one that has")
     opened = load_trace(trace)
-    tries = _Tries(opened, load_profile(profile), allowed, options)
+    device = load_profile(profile)
+    tries = _Tries(opened, device, allowed, options)
     series = [(method, gamma) for method in methods for gamma in _gammas(method, options)]
 
     def meets(method: str | None, gamma: Any, step: int) -> bool:
@@ -137,7 +140,7 @@ def search_rate(
         fails.setdefault(method, _least(partial(meets, method, gamma), low) - 1)
     if tries.refused and not tries.cells:
         raise tries.refused[-1]
-    return Frontier(opened.name, allowed, tries.cells, tries.best)
+    return Frontier(opened.name, device.name, allowed, tries.cells, tries.best)
 
 
 class _Tries:

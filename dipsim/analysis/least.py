@@ -52,6 +52,8 @@ class Least(Viewed):
     report: ClassVar[str] = "search"
     trace: str
     """Name of the trace."""
+    device: str
+    """Name of the device."""
     what: Axis
     target: float
     """Tokens per second."""
@@ -150,7 +152,8 @@ def search_least(
             low, high = (low, middle) if reaches(middle) else (middle, high)
     assert best is not None
     assert best.result is not None
-    return Least(trace.name, what, target, span, [ran[value] for value in sorted(ran)], best.result)
+    trials = [ran[value] for value in sorted(ran)]
+    return Least(trace.name, device.name, what, target, span, trials, best.result)
 
 
 def _better(new: Cell, old: Cell, target: float) -> bool:

@@ -399,7 +399,8 @@ def study(
         fixed["policy"] = chosen[0]
     asks = [Ask(opened, device, model, runs, chosen, fixed) for device in devices]
     cells, unmeasured = run_study(wanted, asks, progress)
-    return StudyResult(wanted, opened, fixed, left_out, unmeasured, cells)
+    shown = [load_profile(device, overrides) for device in devices]
+    return StudyResult(wanted, opened, fixed, left_out, unmeasured, cells, shown)
 
 
 def _methods(

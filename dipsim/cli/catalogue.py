@@ -6,17 +6,21 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.output import print_json, say, show
 from dipsim.cli.progress import Progress
 
 
 def _one(names: Callable[[str], list[str]]) -> Any:
     """Return the argument that names one of what a command lists."""
-    return typer.Argument(help="show one in full", autocompletion=names)
+    return typer.Argument(help="show one in full", metavar="NAME|FILE", autocompletion=names)
 
 
-@app.command()
+@command(
+    "Look up what there is",
+    "dipsim profiles",
+    "dipsim profiles snapdragon8",
+)
 def profiles(
     name: Annotated[str | None, _one(completion.profiles)] = None,
     schema: Annotated[bool, typer.Option("--schema", help="JSON Schema of a profile")] = False,
@@ -37,7 +41,10 @@ def profiles(
         show(catalogue.profile(known[0]) if name else catalogue.profiles(known))
 
 
-@app.command()
+@command(
+    "Look up what there is",
+    "dipsim models llama-3-8b",
+)
 def models(
     name: Annotated[str | None, _one(completion.models)] = None, as_json: Json = False
 ) -> None:
@@ -53,11 +60,15 @@ def models(
         show(catalogue.model(known[0]) if name else catalogue.models(known))
 
 
-@app.command()
+@command(
+    "Look up what there is",
+    "dipsim policies",
+    "dipsim policies --check mine.py:policy",
+)
 def policies(
     check: Annotated[
         list[str] | None,
-        typer.Option(help="test a policy against the contract; may repeat", metavar="FILE:ATTR"),
+        typer.Option(help="test a policy against the contract", metavar="FILE:ATTR"),
     ] = None,
 ) -> None:
     """List the cache policies, or test one of your own."""
@@ -72,7 +83,11 @@ def policies(
     _check(check, load_policy, check_policy, len(LAWS))
 
 
-@app.command()
+@command(
+    "Look up what there is",
+    "dipsim methods",
+    "dipsim methods --check mine.py:method",
+)
 def methods(
     check: Annotated[
         list[str] | None,

@@ -4,58 +4,101 @@ from typing import Annotated, Any
 
 import typer
 
-from dipsim.cli.app import Json, app
+from dipsim.cli import completion
+from dipsim.cli.app import Json, command
+from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only, load_device, open_trace
 from dipsim.cli.lists import split_names, split_numbers
-from dipsim.cli.options import HOW, WHAT, WHERE, Csv, ModelOption, Override, Plot, Policies, takes
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.options import (
+    DEVICE,
+    HOW,
+    NEEDS,
+    STAYS,
+    WHAT,
+    WHERE,
+    CacheFractions,
+    Csv,
+    ModelOption,
+    Override,
+    Policies,
+    draws,
+    takes,
+)
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
 
 _BESIDE_DENSITY = {name: option for name, option in WHAT.items() if name != "density"}
-CacheFractions = Annotated[
-    list[float] | None,
-    typer.Option("--cache-fraction", help="share of the units the caches hold; repeat it"),
-]
-"""Sizes of the caches in `dipsim mrc`."""
 
 
-@app.command()
+@command(
+    "Replay a trace on a device",
+    "dipsim compare smollm2-chat -p snapdragon8 --tokens 0:64 --cache-fraction .5,.7 "
+    "--policy lru,lfu,opt",
+    "dipsim compare smollm2-chat -p snapdragon8,paper-a18 --tokens 0:64 --method dip,dip-ca "
+    "--policy lfu --dram 50%,70%",
+)
 @takes(_BESIDE_DENSITY, HOW, WHERE)
+@draws
 def compare(
     trace: TraceName,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "-p", help="devices: names or YAML files", metavar="NAME,..."),
+        typer.Option(
+            "--profile",
+            "-p",
+            help="devices: names or YAML files, with commas",
+            metavar="NAME|FILE",
+            rich_help_panel=DEVICE,
+            autocompletion=completion.profiles,
+        ),
     ] = None,
     model: ModelOption = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="see dipsim methods", metavar="NAME,...")
+        list[str] | None,
+        typer.Option(
+            help="see dipsim methods, or file.py:attribute; with commas",
+            metavar="NAME",
+            rich_help_panel=NEEDS,
+            autocompletion=completion.methods,
+        ),
     ] = None,
     density: Annotated[
         list[str] | None,
-        typer.Option(help="share of MLP weights kept [0.7]", metavar="SHARE,..."),
+        typer.Option(
+            help="shares of MLP weights kept, with commas [0.7]",
+            metavar="SHARE",
+            rich_help_panel=NEEDS,
+        ),
     ] = None,
     policy: Policies = None,
     dram: Annotated[
         list[str] | None,
-        typer.Option(help="for weights and KV: 3.5GB, or 50%", metavar="SIZE,..."),
+        typer.Option(
+            help="for weights and KV: 3.5GB, or 50%, with commas",
+            metavar="BYTES|SHARE",
+            rich_help_panel=STAYS,
+        ),
     ] = None,
     cache: Annotated[
         list[str] | None,
-        typer.Option(help="for the caches alone: 400MiB", metavar="SIZE,..."),
+        typer.Option(
+            help="for the caches alone: 400MiB, with commas",
+            metavar="BYTES",
+            rich_help_panel=STAYS,
+        ),
     ] = None,
-    cache_fraction: Annotated[
-        list[str] | None,
-        typer.Option(help="share of the units the caches hold: .5,.8", metavar="SHARE,..."),
-    ] = None,
+    cache_fraction: CacheFractions = None,
     details: Annotated[
-        bool, typer.Option("--details", help="every figure of every run, in tables")
+        bool,
+        typer.Option(
+            "--details", help="every figure of every run, in tables", rich_help_panel=OUTPUT
+        ),
     ] = False,
     override: Override = None,
-    plot: Plot = None,
     csv: Csv = None,
     as_json: Json = False,
+    picture: Any = None,
     **options: Any,
 ) -> None:
     """Run TRACE with all of several devices, methods, policies and budgets: rates, hits, to opt.
@@ -64,7 +107,7 @@ def compare(
     """
     from dipsim.report import files
 
-    picture, table = files.check_plot(plot), files.check_csv(csv)
+    table = files.check_csv(csv)
     budgets: dict[str, Any] = {
         "dram": split_names(dram or ()),
         "cache": split_names(cache or ()),
@@ -73,13 +116,14 @@ def compare(
     densities = split_numbers(density or (), "--density")
     profiles: list[Any] = [*split_names(profile or ())] or [None]
     devices = [load_device(name, override) for name in profiles]
+    opened = open_trace(trace)
     with Progress("comparing", "runs") as progress:
         from dipsim.analysis.compare import compare as run_all
         from dipsim.report import compare as report
 
         watch = _Watch(picture is not None)
         comparison = run_all(
-            open_trace(trace),
+            opened,
             devices,
             split_names(policy or ()),
             methods=split_names(method or ()),
@@ -97,7 +141,7 @@ def compare(
     for warning in report.one_of_each_kind(watch.warnings):
         say(f"warning: {warning}")
     if as_json:
-        print_json(comparison.to_dict())
+        print_report(comparison.to_dict(), trace=opened, profiles=devices)
     else:
         show(report.render(comparison, details))
 

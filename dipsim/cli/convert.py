@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
     Encodings,
@@ -22,23 +22,29 @@ from dipsim.cli.trace_files import (
 )
 
 
-@app.command("import")
+@command(
+    "Bring your own trace, device or policy",
+    "dipsim import activations.npz trace.npz --map glu=acts --model model.yaml",
+    name="import",
+)
 def import_(
     source: Annotated[
-        str, typer.Argument(help=".npy, .npz, .safetensors, a folder of them, or a route CSV")
+        str,
+        typer.Argument(
+            help=".npy, .npz, .safetensors, a folder of them, or a route CSV", metavar="SRC"
+        ),
     ],
     out: Out,
     name: Annotated[
         list[str] | None,
-        typer.Option(
-            "--map", help="glu=acts, or glu=layers.*.acts; may repeat", metavar="SIGNAL=ARRAY"
-        ),
+        typer.Option("--map", help="glu=acts, or glu=layers.*.acts", metavar="SIGNAL=ARRAY"),
     ] = None,
     encoding: Encodings = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="what the trace is from: as run --model; kept in it",
+            metavar="NAME|FILE",
             autocompletion=completion.models,
         ),
     ] = None,
@@ -63,7 +69,10 @@ def import_(
     show_written(trace, as_json)
 
 
-@app.command()
+@command(
+    "Bring your own trace, device or policy",
+    "dipsim export smollm2-chat small.npz --signals glu --tokens 0:64 --encoding glu=log8",
+)
 def export(
     trace: TraceName,
     out: Out,

@@ -7,87 +7,153 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
+from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
-from dipsim.cli.options import Csv, Override, Plot, ProfileOption, pairs
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.lists import split_names, split_numbers
+from dipsim.cli.options import (
+    NEEDS,
+    STAYS,
+    Csv,
+    Override,
+    ProfileOption,
+    draws,
+    pairs,
+)
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
-_OF_GAMMA = "of dip-ca: a number, or mlp_input=.5,glu=.2; may repeat"
+
+def _needs(text: str, metavar: str = "NAME", *flags: str, names: Any = None) -> Any:
+    """Return an option on what a token needs.
+
+    Args:
+        text: its help.
+        metavar: what is written behind it.
+        flags: as the command line spells it; by default by its name.
+        names: what a shell completes.
+    """
+    declared: dict[str, Any] = {"help": text, "metavar": metavar, "autocompletion": names}
+    return typer.Option(*flags, rich_help_panel=NEEDS, **declared)
 
 
-@app.command("eval")
+def _stays(text: str, metavar: str, names: Any = None) -> Any:
+    """Return an option on what stays in DRAM; a shell completes ``names``."""
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=STAYS, autocompletion=names)
+
+
+@command(
+    "Put a model in the loop (needs dipsim[torch])",
+    "dipsim eval my-model --text book.txt --method dense,dip,dip-ca --density .5,.7",
+    "dipsim eval my-model --text book.txt -p paper-a18 --dram 60% --plot methods.png",
+    name="eval",
+)
+@draws
 def evaluate(
-    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
-    text: Annotated[str, typer.Option(help="a file to judge on, UTF-8")],
+    model: Annotated[
+        str, typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL")
+    ],
+    text: Annotated[str, typer.Option(help="a file to judge on, UTF-8", metavar="FILE")],
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="see dipsim methods, or file.py:attribute; may repeat [dip]",
-            autocompletion=completion.methods,
+        _needs(
+            "see dipsim methods, or file.py:attribute; several with commas [dip]",
+            names=completion.methods,
         ),
     ] = None,
     density: Annotated[
-        list[float] | None, typer.Option(help="share of MLP weights kept; may repeat [0.7]")
+        list[str] | None, _needs("shares of MLP weights kept, with commas [0.7]", "SHARE")
     ] = None,
-    gamma: Annotated[list[str] | None, typer.Option(help=_OF_GAMMA)] = None,
+    gamma: Annotated[
+        list[str] | None,
+        _needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
+    ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="of dip: authors or equal; may repeat")
+        list[str] | None, _needs("of dip: authors or equal, or both, with a comma")
     ] = None,
-    selection: Annotated[str | None, typer.Option(help="top-k or threshold")] = None,
-    masking: Annotated[list[str] | None, typer.Option(help="of dip-ca; may repeat")] = None,
-    recall: Annotated[float | None, typer.Option(help="of predictor")] = None,
-    routing: Annotated[list[str] | None, typer.Option(help="of moe; may repeat")] = None,
+    selection: Annotated[str | None, _needs("top-k or threshold [top-k]")] = None,
+    masking: Annotated[
+        list[str] | None,
+        _needs(
+            "of dip-ca: gamma, blend or approximate:top_m=.9, with commas [gamma]",
+            "NAME[:KEY=VALUE,...]",
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None, _needs("of predictor: right neurons it finds [0.9]", "SHARE")
+    ] = None,
+    routing: Annotated[
+        list[str] | None,
+        _needs(
+            "of moe: cache-prior, max-rank, drop-cold or reuse-distance, with commas",
+            "NAME[:KEY=VALUE,...]",
+        ),
+    ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(
-            help="see dipsim policies; may repeat [lfu]", autocompletion=completion.policies
+        _stays(
+            "see dipsim policies; several with commas [lfu]",
+            "NAME[:KEY=VALUE,...]",
+            completion.policies,
         ),
     ] = None,
     cache_fraction: Annotated[
-        list[float] | None, typer.Option(help="share of the units cached; may repeat [0.5]")
+        list[str] | None, _stays("shares of the units cached, with commas [0.5]", "SHARE")
     ] = None,
     dram: Annotated[
-        list[str] | None, typer.Option(help="for weights and KV: 50% of the model; may repeat")
+        list[str] | None,
+        _stays("for weights and KV: 3.5GB, or 50% of the model, with commas", "BYTES|SHARE"),
     ] = None,
     profile: ProfileOption = None,
     override: Override = None,
-    window: Annotated[int, typer.Option(help="tokens of a sequence", min=2, max=2**22)] = 512,
+    window: Annotated[
+        int, typer.Option(help="tokens of a sequence", metavar="NUMBER", min=2, max=2**22)
+    ] = 512,
     tokens: Annotated[
-        int | None, typer.Option(help="judged, at most [all]", min=1, max=2**32)
+        int | None,
+        typer.Option(help="judged, at most [all]", metavar="NUMBER", min=1, max=2**32),
     ] = None,
     calibrate_tokens: Annotated[
-        str | None, typer.Option(help="tokens A:B of the text for thresholds; not judged")
+        str | None, _needs("tokens A:B of the text for thresholds; not judged", "A:B")
     ] = None,
-    adapter: Annotated[str | None, typer.Option(help="a folder that dipsim lora wrote")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="a folder that dipsim lora wrote", metavar="FOLDER")
+    ] = None,
     requantise: Annotated[
-        str | None, typer.Option(help="MLP weights by column first: BITS:GROUP, e.g. 4:32")
+        str | None,
+        typer.Option(help="MLP weights by column first, e.g. 4:32", metavar="BITS:GROUP"),
     ] = None,
     both_loops: Annotated[
         bool, typer.Option("--open-loop", help="replay a trace of the dense model beside")
     ] = False,
     calibration: Annotated[
-        str | None, typer.Option(help="write a calibration for dipsim search: a .json file")
+        str | None,
+        typer.Option(
+            help="write a calibration for dipsim search: a .json file",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     geometry: Annotated[
         str | None,
         typer.Option(
             help="sizes of a model dipsim does not know, as run --model",
+            metavar="NAME|FILE",
             autocompletion=completion.models,
         ),
     ] = None,
-    plot: Plot = None,
     csv: Csv = None,
     as_json: Json = False,
+    picture: Any = None,
 ) -> None:
     """Judge MODEL on a text, in closed loop: perplexity, hits, bytes, and on a device tokens/s."""
     from dipsim.lm.extra import need_torch
     from dipsim.report import files
 
-    picture, table = files.check_plot(plot), files.check_csv(csv)
+    table = files.check_csv(csv)
     calibration_file = files.check_text("--calibration", calibration, ".json")
-    methods = method or ["dip"]
+    methods = split_names(method or ["dip"])
     if dram and cache_fraction:
         raise DipsimError("give either --dram or --cache-fraction, not both")
     if profile is None:
@@ -105,16 +171,17 @@ def evaluate(
         cells = grid(
             methods,
             {
-                "density": density or [],
-                "split": split or [],
+                "density": split_numbers(density or (), "--density"),
+                "split": split_names(split or ()),
                 "selection": [selection] if selection else [],
                 "gamma": [pairs(each, "--gamma") for each in gamma or []],
-                "masking": masking or [],
+                "masking": split_names(masking or ()),
                 "recall": [] if recall is None else [recall],
-                "routing": routing or [],
-                "policy": policy or [],
-                "cache_fraction": cache_fraction or ([] if dram or device else [0.5]),
-                "dram": dram or [],
+                "routing": split_names(routing or ()),
+                "policy": split_names(policy or ()),
+                "cache_fraction": split_numbers(cache_fraction or (), "--cache-fraction")
+                or ([] if dram or device else [0.5]),
+                "dram": split_names(dram or ()),
             },
         )
         evaluation = _judge(loaded, windows, cells, device, calibrate, both_loops, bits, progress)
@@ -126,7 +193,11 @@ def evaluate(
     if picture is not None:
         report.plot(evaluation, picture)
     if as_json:
-        print_json(evaluation.to_dict())
+        print_report(
+            evaluation.to_dict(),
+            profiles=[] if device is None else [device],
+            units=report.UNITS,
+        )
     else:
         show(report.render(evaluation))
 

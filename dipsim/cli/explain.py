@@ -4,14 +4,20 @@ from typing import Annotated
 
 import typer
 
-from dipsim.cli.app import Json, app
-from dipsim.cli.output import print_json, show
+from dipsim.cli.app import Json, command
+from dipsim.cli.output import print_report, show
 from dipsim.errors import DipsimError, brief
 
 
-@app.command()
+@command(
+    "Look up what there is",
+    "dipsim explain",
+    "dipsim explain open-loop",
+)
 def explain(
-    word: Annotated[list[str] | None, typer.Argument(help="a word, mark or key [all]")] = None,
+    word: Annotated[
+        list[str] | None, typer.Argument(help="a word, mark or key [all]", metavar="WORD")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a word means that a report prints: a column, a row, a mark, a key of --json."""
@@ -21,7 +27,7 @@ def explain(
     if not word:
         known = glossary.everything()
         if as_json:
-            print_json({"words": [entry.to_dict() for entry in known]})
+            print_report({"words": [entry.to_dict() for entry in known]})
         else:
             show(report.table(known))
         return
@@ -34,6 +40,6 @@ def explain(
             f"{brief(repr(asked))} is no word of the glossary: {like}dipsim explain lists all"
         )
     if as_json:
-        print_json({"words": [entry.to_dict() for entry in found]})
+        print_report({"words": [entry.to_dict() for entry in found]})
     else:
         show(report.render(found))

@@ -4,21 +4,29 @@ from typing import Annotated, Any
 
 import typer
 
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.options import Csv
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
-@app.command()
+@command(
+    "Measure and validate",
+    "dipsim iobench large.bin --sizes 4KiB,64KiB --threads 1,2 --seconds 1 --csv reads.csv",
+)
 def iobench(
-    file: Annotated[str, typer.Argument(help="a large file on the disk; it is only read")],
+    file: Annotated[
+        str, typer.Argument(help="a large file on the disk; it is only read", metavar="FILE")
+    ],
     sizes: Annotated[
-        str | None, typer.Option(help="of a read, e.g. 4KiB,64KiB [4KiB to 4MiB]")
+        str | None,
+        typer.Option(help="of a read, e.g. 4KiB,64KiB [4KiB to 4MiB]", metavar="BYTES,..."),
     ] = None,
-    threads: Annotated[str | None, typer.Option(help="reads in flight [1,2,4,8]")] = None,
-    seconds: Annotated[float, typer.Option(help="in all")] = 20.0,
+    threads: Annotated[
+        str | None, typer.Option(help="reads in flight [1,2,4,8]", metavar="NUMBER,...")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="of measuring in all", metavar="NUMBER")] = 20.0,
     csv: Csv = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +48,7 @@ def iobench(
     if not measured.direct:
         say("warning: no direct reads on this file system; these are of the page cache too")
     if as_json:
-        print_json(measured.to_dict())
+        print_report(measured.to_dict(), units=report.UNITS)
     else:
         show(report.render(measured))
 

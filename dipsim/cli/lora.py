@@ -6,48 +6,76 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
+from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
-from dipsim.cli.options import pairs
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.options import NEEDS, STAYS, pairs
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
-@app.command()
+def _needs(text: str, metavar: str = "NAME", names: Any = None) -> Any:
+    """Return an option on what a token needs; a shell completes ``names``."""
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=NEEDS, autocompletion=names)
+
+
+def _stays(text: str, metavar: str, names: Any = None) -> Any:
+    """Return an option on what stays in DRAM; a shell completes ``names``."""
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=STAYS, autocompletion=names)
+
+
+def _training(text: str, **bounds: Any) -> Any:
+    """Return an option on the training, a number."""
+    return typer.Option(help=text, metavar="NUMBER", **bounds)
+
+
+@command(
+    "Put a model in the loop (needs dipsim[torch])",
+    "dipsim lora my-model --text book.txt --out adapter --method dip --density .5 --steps 2",
+)
 def lora(
-    model: Annotated[str, typer.Argument(help="a Hugging Face folder or a GGUF file")],
-    text: Annotated[str, typer.Option(help="a file to judge and train on, UTF-8")],
-    out: Annotated[str, typer.Option(help="folder of the adapter; goes on with one half trained")],
-    method: Annotated[
+    model: Annotated[
         str,
-        typer.Option(
-            help="see dipsim methods, or file.py:attribute", autocompletion=completion.methods
-        ),
+        typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL"),
+    ],
+    text: Annotated[str, typer.Option(help="a file to judge and train on, UTF-8", metavar="FILE")],
+    out: Annotated[
+        str,
+        typer.Option(help="folder of the adapter; goes on with one half trained", metavar="FOLDER"),
+    ],
+    method: Annotated[
+        str, _needs("see dipsim methods, or file.py:attribute", names=completion.methods)
     ] = "dip",
-    density: Annotated[float, typer.Option(help="share of MLP weights kept")] = 0.5,
-    split: Annotated[str | None, typer.Option(help="of dip: authors or equal")] = None,
+    density: Annotated[float, _needs("share of MLP weights kept", "SHARE")] = 0.5,
+    split: Annotated[str | None, _needs("of dip: authors or equal [authors]")] = None,
     gamma: Annotated[
-        str | None, typer.Option(help="of dip-ca: a number, or mlp_input=.5,glu=.2")
+        str | None,
+        _needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="see dipsim policies", autocompletion=completion.policies)
+        str, _stays("see dipsim policies", "NAME[:KEY=VALUE,...]", completion.policies)
     ] = "lfu",
-    cache_fraction: Annotated[float, typer.Option(help="share of the units cached")] = 0.5,
-    rank: Annotated[int, typer.Option(help="of the adapter", min=1)] = 32,
-    steps: Annotated[int | None, typer.Option(help="of training [200]", min=1)] = None,
+    cache_fraction: Annotated[float, _stays("share of the units cached", "SHARE")] = 0.5,
+    rank: Annotated[int, _training("of the adapter", min=1)] = 32,
+    steps: Annotated[int | None, _training("of training [200]", min=1)] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="of processor time to train, in place of --steps")
+        float | None, _training("of processor time to train, in place of --steps")
     ] = None,
-    rate: Annotated[float, typer.Option(help="highest learning rate")] = 1e-3,
-    batch: Annotated[int, typer.Option(help="windows in a step", min=1)] = 1,
+    rate: Annotated[float, _training("highest learning rate")] = 1e-3,
+    batch: Annotated[int, _training("windows in a step", min=1)] = 1,
     judge_tokens: Annotated[
-        int, typer.Option(help="first tokens of the text, which judge and never train", min=1)
+        int, _training("first tokens of the text, which judge and never train", min=1)
     ] = 8192,
-    window: Annotated[int, typer.Option(help="tokens of a sequence")] = 512,
-    seed: Annotated[int, typer.Option(help="of every random draw", min=0, max=2**40)] = 0,
+    window: Annotated[int, _training("tokens of a sequence")] = 512,
+    seed: Annotated[int, _training("of every random draw", min=0, max=2**40)] = 0,
     fuse: Annotated[
-        str | None, typer.Option(help="write the model with the adapter in it: a new folder")
+        str | None,
+        typer.Option(
+            help="write the model with the adapter in it: a new folder",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -98,6 +126,7 @@ def lora(
     if fuse is not None:
         say(f"{fuse}: the model with the adapter in it")
     if as_json:
-        print_json({**recovery.to_dict(), "adapter": out, "fused": fuse})
+        figures = {**recovery.to_dict(), "adapter": out, "fused": fuse}
+        print_report(figures, units=report.UNITS)
     else:
         show(report.render(recovery, out))

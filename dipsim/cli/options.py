@@ -1,21 +1,69 @@
 """Options that several commands share: those of `dipsim.settings`, as typer reads them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from dipsim.cli import completion
+from dipsim.cli.help import OUTPUT, PANELS
 from dipsim.errors import DipsimError
 from dipsim.option import Concern, Option, flag
 from dipsim.settings import OPTIONS, concerning
 
+DEVICE, NEEDS, STAYS, REPLAYED, TIME = PANELS[1:6]
+_PANELS: dict[Concern, str] = {
+    "method": NEEDS,
+    "pruning": NEEDS,
+    "calibration": NEEDS,
+    "experts": NEEDS,
+    "units": NEEDS,
+    "policy": STAYS,
+    "pins": STAYS,
+    "replay": REPLAYED,
+    "trace": REPLAYED,
+    "draws": REPLAYED,
+    "budget": STAYS,
+    "kv": STAYS,
+    "storage": DEVICE,
+    "caches": STAYS,
+    "device": DEVICE,
+    "flash": TIME,
+    "comparison": TIME,
+    "time": TIME,
+}
+"""Group of the help that options of a subject stand in."""
+_METAVARS = {
+    "density": "SHARE",
+    "recall": "SHARE",
+    "cache_fraction": "SHARE",
+    "group_density": "NAME=SHARE,...",
+    "gamma": "NAME=NUMBER,...",
+    "masking": "NAME[:KEY=VALUE,...]",
+    "routing": "NAME[:KEY=VALUE,...]",
+    "policy": "NAME[:KEY=VALUE,...]",
+    "calibrate_tokens": "A:B",
+    "order_from": "A:B",
+    "tokens": "A:B",
+    "layers": "A:B",
+    "sequence": "A:B",
+    "static_from": "TRACE",
+    "dram": "BYTES|SHARE",
+    "cache": "BYTES",
+    "bits": "BITS",
+    "kv_bits": "BITS",
+    "prefetch": "NAME|TRACE",
+}
+"""What is written behind an option; of others ``NUMBER`` or ``NAME``, by their type."""
+
 TraceArgument = Annotated[
     str | None,
     typer.Argument(
-        help="an .npz file, a folder of shards, or a shipped name", autocompletion=completion.traces
+        help="an .npz file, a folder of shards, or a shipped name",
+        metavar="TRACE",
+        autocompletion=completion.traces,
     ),
 ]
 ProfileOption = Annotated[
@@ -24,32 +72,57 @@ ProfileOption = Annotated[
         "--profile",
         "-p",
         help="device: a name or a YAML file",
+        metavar="NAME|FILE",
+        rich_help_panel=DEVICE,
         autocompletion=completion.profiles,
     ),
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="a preset, YAML, config.json or GGUF", autocompletion=completion.models),
+    typer.Option(
+        help="a preset, YAML, config.json or GGUF",
+        metavar="NAME|FILE",
+        rich_help_panel=DEVICE,
+        autocompletion=completion.models,
+    ),
 ]
 Override = Annotated[
     list[str] | None,
-    typer.Option("-s", help="override the profile: flash.bandwidth=2GB/s", metavar="KEY=VALUE"),
+    typer.Option(
+        "-s",
+        help="override the profile: flash.bandwidth=2GB/s",
+        metavar="KEY=VALUE",
+        rich_help_panel=DEVICE,
+    ),
 ]
 Policies = Annotated[
     list[str] | None,
     typer.Option(
         "--policy",
-        help="as for run; repeat it",
+        help="names with commas: lru,lfu-decay:half_life=32, or file.py:attribute",
         metavar="NAME[:KEY=VALUE,...]",
+        rich_help_panel=STAYS,
         autocompletion=completion.policies,
     ),
 ]
-Plot = Annotated[str | None, typer.Option(help="draw it: a .png, .svg or .pdf file")]
-Csv = Annotated[str | None, typer.Option("--csv", help="write the figures to a file")]
-
-
+CacheFractions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cache-fraction",
+        help="shares of the units the caches hold, with commas: .4,.6",
+        metavar="SHARE",
+        rich_help_panel=STAYS,
+    ),
+]
+Csv = Annotated[
+    str | None,
+    typer.Option(
+        "--csv", help="write the figures: a .csv file", metavar="FILE", rich_help_panel=OUTPUT
+    ),
+]
 CalibrationOption = Annotated[
-    str | None, typer.Option("--calibration", help="perplexities of a method: a JSON file")
+    str | None,
+    typer.Option("--calibration", help="perplexities of a method: a .json file", metavar="FILE"),
 ]
 
 
@@ -62,10 +135,16 @@ NAMES = {
 
 
 def _annotation(option: Option) -> Any:
-    """Return the type and the help text that typer reads."""
+    """Return the type, the help text and its place that typer reads."""
     kind: Any = str if option.kind is dict else option.kind
-    names = NAMES.get(option.name)
-    return Annotated[kind | None, typer.Option(help=option.help, autocompletion=names)]
+    metavar = _METAVARS.get(option.name, "NAME" if kind is str else "NUMBER")
+    declared = typer.Option(
+        help=option.help,
+        metavar=metavar,
+        rich_help_panel=_PANELS[option.concerns],
+        autocompletion=NAMES.get(option.name),
+    )
+    return Annotated[kind | None, declared]
 
 
 def _annotations(*concerns: Concern) -> dict[str, Any]:
@@ -87,6 +166,63 @@ HOW = _annotations("replay", "trace", "draws")
 """Rules of the replay, and the part of the trace."""
 WHERE = _annotations("device", "storage", "caches", "pins", "flash", "comparison", "time")
 """Device, bytes of weights and KV, division of DRAM, flash and time."""
+_PICTURE = {
+    "plot": Annotated[
+        str | None,
+        typer.Option(
+            help="draw it: a .png, .svg or .pdf file", metavar="FILE", rich_help_panel=OUTPUT
+        ),
+    ],
+    "size": Annotated[
+        str | None,
+        typer.Option(
+            help="of the picture in inches, e.g. 8x4", metavar="WxH", rich_help_panel=OUTPUT
+        ),
+    ],
+    "dpi": Annotated[
+        int | None,
+        typer.Option(
+            help="dots per inch of a .png [120]", metavar="NUMBER", rich_help_panel=OUTPUT
+        ),
+    ],
+}
+"""Options of every command that draws."""
+
+
+def draws(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--plot``, ``--size`` and ``--dpi``.
+
+    They reach it as its parameter ``picture``: the `Sheet` to draw on, None without ``--plot``.
+    """
+
+    @wraps(command)
+    def called(*, plot: str | None, size: str | None, dpi: int | None, **given: Any) -> None:
+        from dipsim.report import files
+
+        wanted = {"--size": size, "--dpi": dpi}
+        if plot is None:
+            for option, value in wanted.items():
+                if value is not None:
+                    raise DipsimError(f"{option} {value}: of which picture? add --plot FILE")
+        command(picture=files.check_plot(plot, inches(size), dpi), **given)
+
+    own = [each for each in _parameters(command) if each.name != "picture"]
+    return _offering(called, [*own, *_keywords(_PICTURE)])
+
+
+def inches(size: str | None) -> tuple[float, float] | None:
+    """Read ``"8x4"`` as (8.0, 4.0); None stays None.
+
+    Raises:
+        DipsimError: not of that form.
+    """
+    if size is None:
+        return None
+    width, _, height = size.partition("x")
+    try:
+        return float(width), float(height)
+    except ValueError:
+        raise DipsimError(f"--size {size!r}: write width x height in inches, e.g. 8x4") from None
 
 
 def takes(*groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -101,23 +237,37 @@ def takes(*groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[.
                 given[name] = pairs(given[name], flag(name))
             command(**given)
 
-        hints = get_type_hints(command, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[name])
-            for name, parameter in inspect.signature(command).parameters.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        more = [
-            inspect.Parameter(name, keyword, default=None, annotation=annotation)
-            for name, annotation in shared.items()
-        ]
-        parameters = [*own, *more]
-        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        called.__annotations__ = {one.name: one.annotation for one in parameters}
-        return called
+        return _offering(called, [*_parameters(command), *_keywords(shared)])
 
     return decorate
+
+
+def _parameters(command: Callable[..., None]) -> list[inspect.Parameter]:
+    """Return the parameters that a command declares by name."""
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def _keywords(annotations: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """Return keywords that are None where not given."""
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in annotations.items()
+    ]
+
+
+def _offering(
+    called: Callable[..., None], parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """Return a function that says it has these parameters, for typer to read."""
+    signature = inspect.Signature(parameters)
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in parameters}
+    return called
 
 
 def pairs(text: str | None, option: str) -> Any:

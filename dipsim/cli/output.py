@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
 from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
+from dipsim.cli.help import invocation
 from dipsim.cli.status import STATUS
 from dipsim.errors import StoredCodeWarning, printable
 
@@ -111,3 +112,20 @@ def show(renderable: Any) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON object, or a text as it is, to standard output."""
     print(value if isinstance(value, str) else json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_report(
+    figures: Mapping[str, Any], options: Mapping[str, Any] | None = None, **inputs: Any
+) -> None:
+    """Print a report as one JSON object, with what it is about.
+
+    Args:
+        figures: its keys.
+        options: what was given; by default what the command line says.
+        inputs: ``trace``, ``profiles`` and ``units`` of `dipsim.report.envelope.about`.
+    """
+    from dipsim.report.envelope import about
+
+    command, given = invocation()
+    given = given if options is None else dict(options)
+    print_json({**figures, "about": about(command, figures, options=given, **inputs)})

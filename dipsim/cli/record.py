@@ -1,43 +1,55 @@
 """`dipsim record`: a trace of a running model."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import Encodings, Out, encodings_of, names_of, show_written
 
 
-@app.command()
+def _number(text: str, **bounds: Any) -> Any:
+    """Return an option that is a number."""
+    return typer.Option(help=text, metavar="NUMBER", **bounds)
+
+
+@command(
+    "Put a model in the loop (needs dipsim[torch])",
+    'dipsim record my-model trace.npz --prompt "Why is the sky blue?" --generate 16',
+)
 def record(
-    model: Annotated[str, typer.Argument(help="a Hugging Face folder, a GGUF, or org/name")],
+    model: Annotated[
+        str,
+        typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL"),
+    ],
     out: Out,
-    prompt: Annotated[list[str] | None, typer.Option(help="to go on from; may repeat")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="to go on from", metavar="TEXT")] = None,
     generate: Annotated[
-        int | None, typer.Option(help="tokens after every prompt, at most [64]", min=1, max=2**22)
+        int | None, _number("tokens after every prompt, at most [64]", min=1, max=2**22)
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="prompts are a user's turns")] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token [0]", min=0, max=1000)
+        float | None, _number("0 takes the likeliest token [0]", min=0, max=1000)
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="of every random draw [0]", min=0, max=2**40)
+    seed: Annotated[int | None, _number("of every random draw [0]", min=0, max=2**40)] = None,
+    text: Annotated[
+        str | None, typer.Option(help="a file to read instead, UTF-8", metavar="FILE")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="a file to read instead, UTF-8")] = None,
     window: Annotated[
-        int | None, typer.Option(help="tokens of the text in a sequence [512]", min=2, max=2**22)
+        int | None, _number("tokens of the text in a sequence [512]", min=2, max=2**22)
     ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="of the text, at most", min=1, max=2**32)
-    ] = None,
+    tokens: Annotated[int | None, _number("of the text, at most [all]", min=1, max=2**32)] = None,
     signals: Annotated[
-        str | None, typer.Option(help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]")
+        str | None,
+        typer.Option(
+            help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]", metavar="NAME,..."
+        ),
     ] = None,
     encoding: Encodings = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="of the trace; kept in it")
+        str | None, typer.Option("--license", help="of the trace; kept in it", metavar="TEXT")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
+from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
 from dipsim.cli.options import (
     BUDGET,
@@ -16,27 +17,35 @@ from dipsim.cli.options import (
     WHAT,
     WHERE,
     CalibrationOption,
+    Csv,
     ModelOption,
     Override,
-    Plot,
     ProfileOption,
     TraceArgument,
+    draws,
     takes,
 )
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
-@app.command()
+@command(
+    "Replay a trace on a device",
+    "dipsim run smollm2-chat -p snapdragon8 --dram 60%",
+    "dipsim run smollm2-chat -p paper-a18 --method dip-ca --gamma mlp_input=.5,glu=.2 "
+    "--cache-fraction .6 --plot latency.png",
+)
 @takes(METHOD, POLICY, BUDGET, KV, WHAT, HOW, WHERE)
+@draws
 def run(
     trace: TraceArgument = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
     override: Override = None,
     config: Annotated[
-        str | None, typer.Option(help="repeat the run of a result written with --json")
+        str | None,
+        typer.Option(help="repeat the run of a result written with --json", metavar="FILE"),
     ] = None,
     trust_files: Annotated[
         bool,
@@ -44,26 +53,47 @@ def run(
     ] = False,
     calibration: CalibrationOption = None,
     attribution: Annotated[
-        bool, typer.Option("--attribution", help="what binds each layer; what would be faster")
+        bool,
+        typer.Option(
+            "--attribution",
+            help="what binds each layer; what would be faster",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     details: Annotated[
-        bool, typer.Option("--details", help="every figure, budget, groups, and what words mean")
+        bool,
+        typer.Option(
+            "--details",
+            help="every figure, budget, groups, and what words mean",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     timeline: Annotated[
-        str | None, typer.Option(help="what happened when: a .json file for ui.perfetto.dev")
+        str | None,
+        typer.Option(
+            help="what happened when: a .json file for ui.perfetto.dev",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     timeline_tokens: Annotated[
-        int | None, typer.Option(help="of the timeline, from the first measured one [8]")
+        int | None,
+        typer.Option(
+            help="of the timeline, from the first measured one [8]",
+            metavar="NUMBER",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    plot: Plot = None,
+    csv: Csv = None,
     as_json: Json = False,
+    picture: Any = None,
     **options: Any,
 ) -> None:
     """Replay TRACE on a device: tokens per second, bytes moved, where the time goes."""
     from dipsim.report import files
 
     timeline_file = files.check_timeline(timeline, timeline_tokens)
-    picture = files.check_plot(plot)
+    table = files.check_csv(csv)
     given = trace, profile, model, options
     source, device, geometry, options = _inputs(config, trust_files, *given)
     device = load_device(device, override)
@@ -84,13 +114,20 @@ def run(
 
     if picture is not None:
         report.plot(result, picture)
+    if table is not None:
+        report.write_csv(result, table)
     for warning in [*hints.warnings(result), *opened.warnings]:
         warned.warn(warning)
     if as_json:
         hint = hints.hint(result, standing)
         if hint is not None:
             say(f"hint: {hint}")
-        print_json(report.to_dict(result, standing, bounds, attributed))
+        print_report(
+            report.to_dict(result, standing, bounds, attributed),
+            result.config["settings"],
+            trace=result.run.trace,
+            profiles=[result.run.device],
+        )
     elif details:
         show(report.render_details(result, standing, bounds, attributed))
     else:
@@ -201,6 +238,7 @@ def _write_timeline(result: Any, tokens: int, path: Path) -> None:
     A warning says so where the figures of the run leave out what the timeline shows.
     """
     from dipsim.report import perfetto
+    from dipsim.report.run import what_ran
     from dipsim.timeline.excerpt import excerpt, stretch
     from dipsim.units import show_number
 
@@ -211,4 +249,4 @@ def _write_timeline(result: Any, tokens: int, path: Path) -> None:
             f"warning: tokens of the timeline take {show_number(longer)} times as long as those of "
             "the figures: the closed form knows no contention; use --engine events"
         )
-    perfetto.write(shown, result.title, path)
+    perfetto.write(shown, what_ran(result), path)

@@ -5,37 +5,48 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.inputs import open_trace
+from dipsim.cli.lists import split_names
 from dipsim.cli.options import (
     BUDGET,
+    DEVICE,
     HOW,
+    NEEDS,
     WHAT,
     WHERE,
     Csv,
     ModelOption,
     Override,
-    Plot,
     Policies,
     TraceArgument,
+    draws,
     takes,
 )
-from dipsim.cli.output import print_json, show
+from dipsim.cli.output import print_report, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
-@app.command()
+@command(
+    "Replay a trace on a device",
+    "dipsim study density smollm2-chat --tokens 0:32 --method dip,dip-ca",
+)
 @takes(BUDGET, WHAT, HOW, WHERE)
+@draws
 def study(
-    name: Annotated[str | None, typer.Argument(help="which; without it they are listed")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="which; without it they are listed", metavar="NAME")
+    ] = None,
     trace: TraceArgument = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
             "--profile",
             "-p",
-            help="a name or a YAML file; repeat it [paper-a18]",
+            help="names or YAML files, with commas [paper-a18]",
+            metavar="NAME|FILE",
+            rich_help_panel=DEVICE,
             autocompletion=completion.profiles,
         ),
     ] = None,
@@ -43,16 +54,17 @@ def study(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="of density, dram, flash: repeat it [all that apply]",
+            help="of density, dram, flash: names with commas [all that apply]",
             metavar="NAME",
+            rich_help_panel=NEEDS,
             autocompletion=completion.methods,
         ),
     ] = None,
     policy: Policies = None,
     override: Override = None,
-    plot: Plot = None,
     csv: Csv = None,
     as_json: Json = False,
+    picture: Any = None,
     **options: Any,
 ) -> None:
     """Repeat a study of the DIP paper on TRACE: tables, and with --plot a picture."""
@@ -65,20 +77,20 @@ def study(
         if name is None:
             return
     load_study(str(name))
-    picture, table = files.check_plot(plot), files.check_csv(csv)
+    table, policies = files.check_csv(csv), split_names(policy or ())
     if trace is None:
         raise DipsimError(f"no trace: dipsim study {name} TRACE (see dipsim study --help)")
     if picture is not None:
-        files.check_series("policies", policy or ())
+        files.check_series("policies", policies)
     with Progress("comparing", "runs") as progress:
         from dipsim.analysis.study import study as run
 
         results = run(
             str(name),
             open_trace(trace),
-            profile or (),
-            methods=method or (),
-            policies=policy or (),
+            split_names(profile or ()),
+            methods=split_names(method or ()),
+            policies=policies,
             model=model,
             overrides=override or (),
             progress=progress,
@@ -89,7 +101,9 @@ def study(
         if table is not None:
             report.write_csv(results, table)
     if as_json:
-        print_json(results.to_dict())
+        print_report(
+            results.to_dict(), trace=results.trace, profiles=results.devices, units=report.UNITS
+        )
     else:
         show(report.render(results))
 
@@ -102,4 +116,4 @@ def _list_studies(name: str | None, as_json: bool) -> None:
     if not as_json:
         show(report.listing())
     elif name is None:
-        print_json({"studies": {key: one.summary for key, one in STUDIES.items()}})
+        print_report({"studies": {key: one.summary for key, one in STUDIES.items()}})

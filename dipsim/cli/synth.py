@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
@@ -18,22 +18,33 @@ from dipsim.cli.trace_files import (
 )
 
 
-@app.command()
+@command(
+    "Bring your own trace, device or policy",
+    "dipsim synth large.npz --model llama-3-8b --tokens 8 --signals glu",
+)
 def synth(
     out: Out,
     like: Annotated[
-        str, typer.Option(help="the trace to fit", autocompletion=completion.traces)
+        str,
+        typer.Option(help="the trace to fit", metavar="TRACE", autocompletion=completion.traces),
     ] = "smollm2-chat",
     model: Annotated[
         str | None,
-        typer.Option(help="its geometry [that of --like]", autocompletion=completion.models),
+        typer.Option(
+            help="its geometry [that of --like]",
+            metavar="NAME|FILE",
+            autocompletion=completion.models,
+        ),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="how many [as --like]", min=1, max=2**22)
+        int | None,
+        typer.Option(help="how many [as --like]", metavar="NUMBER", min=1, max=2**22),
     ] = None,
     signals: SomeSignals = None,
     encoding: Encodings = None,
-    seed: Annotated[int, typer.Option(help="of every random draw", min=0, max=2**40)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="of every random draw", metavar="NUMBER", min=0, max=2**40)
+    ] = 0,
     iid: Annotated[
         bool, typer.Option("--iid", help="independent scores: every policy then hits C/N")
     ] = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import print_report, say, show
 from dipsim.errors import DipsimError
 
 if TYPE_CHECKING:
@@ -30,23 +30,31 @@ def _check_out(out: str) -> str:
 TraceName = Annotated[
     str,
     typer.Argument(
-        help="an .npz file, a folder of shards, or a name", autocompletion=completion.traces
+        help="an .npz file, a folder of shards, or a shipped name",
+        metavar="TRACE",
+        autocompletion=completion.traces,
     ),
 ]
 Out = Annotated[
-    str, typer.Argument(help="an .npz file, or a new folder of shards", callback=_check_out)
+    str,
+    typer.Argument(
+        help="an .npz file, or a new folder of shards", metavar="OUT", callback=_check_out
+    ),
 ]
 Encodings = Annotated[
     list[str] | None,
     typer.Option(
-        help="float16, float32, log8, bool, bits, sparse; of expert prob; may repeat",
-        metavar="SIGNAL=ENCODING",
+        help="float16, float32, log8, bool, bits, sparse; of expert prob",
+        metavar="SIGNAL=ENCODING,...",
     ),
 ]
-SomeSignals = Annotated[str | None, typer.Option(help="some of its signals, e.g. mlp_input")]
-Tokens = Annotated[str | None, typer.Option(help="a part of the tokens, A:B")]
-Layers = Annotated[str | None, typer.Option(help="a part of the layers, A:B")]
-Sequences = Annotated[str | None, typer.Option(help="a part of the sequences, A:B")]
+SomeSignals = Annotated[
+    str | None,
+    typer.Option(help="some of its signals, e.g. mlp_input,glu [all]", metavar="NAME,..."),
+]
+Tokens = Annotated[str | None, typer.Option(help="a part of the tokens [all]", metavar="A:B")]
+Layers = Annotated[str | None, typer.Option(help="a part of the layers [all]", metavar="A:B")]
+Sequences = Annotated[str | None, typer.Option(help="a part of the sequences [all]", metavar="A:B")]
 
 
 def names_of(signals: str | None) -> tuple[str, ...] | None:
@@ -60,7 +68,8 @@ def encodings_of(given: list[str] | None) -> dict[str, Any]:
     Raises:
         DipsimError: not written as SIGNAL=ENCODING.
     """
-    return text_pairs(given, "--encoding", "glu=log8")
+    listed = [part for text in given or () for part in text.split(",")]
+    return text_pairs(listed, "--encoding", "glu=log8")
 
 
 def text_pairs(given: list[str] | None, option: str, example: str) -> dict[str, str]:
@@ -83,6 +92,6 @@ def show_written(trace: "Trace", as_json: bool) -> None:
     for note in trace.warnings:
         say(note)
     if as_json:
-        print_json(trace.describe())
+        print_report(trace.describe(), trace=trace)
     else:
         show(report.render(trace))

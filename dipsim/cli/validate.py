@@ -5,28 +5,52 @@ from typing import Annotated, Any
 import typer
 
 from dipsim.cli import completion
-from dipsim.cli.app import Json, app
+from dipsim.cli.app import Json, command
+from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
 from dipsim.cli.options import BUDGET, HOW, METHOD, POLICY, WHAT, ModelOption, ProfileOption, takes
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
 
-@app.command()
+def _file(text: str) -> Any:
+    """Return an option that names a file to write."""
+    return typer.Option(help=text, metavar="FILE", rich_help_panel=OUTPUT)
+
+
+def _replay(text: str, metavar: str, names: Any = None) -> Any:
+    """Return an option of ``--replay``; a shell completes ``names``."""
+    return typer.Option(help=f"of --replay: {text}", metavar=metavar, autocompletion=names)
+
+
+@command(
+    "Measure and validate",
+    "dipsim validate",
+    "dipsim validate --replay smollm2-chat reads.bin --file-size 64MB --tokens 0:4 "
+    "--bench-seconds 1",
+)
 @takes(METHOD, POLICY, BUDGET, WHAT, HOW)
 def validate(
     file: Annotated[
         str | None,
-        typer.Argument(help="of --replay: on the disk to read; made and removed if there is none"),
+        typer.Argument(
+            help="of --replay: on the disk to read; made and removed if there is none",
+            metavar="FILE",
+        ),
     ] = None,
     cases: Annotated[
-        str | None, typer.Option(help="measurements: a JSON file [those of dipsim]")
+        str | None,
+        typer.Option(help="measurements: a .json file [those of dipsim]", metavar="FILE"),
     ] = None,
-    routes: Annotated[str | None, typer.Option(help="a phone's route_trace CSV")] = None,
-    metrics: Annotated[str | None, typer.Option(help="what it measured per token")] = None,
-    page: Annotated[str | None, typer.Option(help="write the figures as a .md page")] = None,
-    bars: Annotated[str | None, typer.Option(help="write the error bars as a .json file")] = None,
+    routes: Annotated[
+        str | None, typer.Option(help="a phone's route_trace CSV", metavar="FILE")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="what it measured per token: a CSV", metavar="FILE")
+    ] = None,
+    page: Annotated[str | None, _file("write the figures as a .md page")] = None,
+    bars: Annotated[str | None, _file("write the error bars as a .json file")] = None,
     replay: Annotated[
         str | None,
         typer.Option(
@@ -37,16 +61,15 @@ def validate(
     ] = None,
     scale_to: Annotated[
         str | None,
-        typer.Option(
-            help="of --replay: take units for this model's, e.g. phi-3-medium",
-            autocompletion=completion.models,
-        ),
+        _replay("take units for this model's, e.g. phi-3-medium", "NAME|FILE", completion.models),
     ] = None,
-    file_size: Annotated[str | None, typer.Option(help="of a FILE that is made [2 GB]")] = None,
-    lanes: Annotated[int | None, typer.Option(help="of --replay: reads in flight [4]")] = None,
-    fit: Annotated[bool | None, typer.Option("--fit", help="of --replay: by formula")] = None,
+    file_size: Annotated[str | None, _replay("size of a FILE that is made [2 GB]", "BYTES")] = None,
+    lanes: Annotated[int | None, _replay("reads in flight [4]", "NUMBER")] = None,
+    fit: Annotated[
+        bool | None, typer.Option("--fit", help="of --replay: the disk as a formula")
+    ] = None,
     bench_seconds: Annotated[
-        float | None, typer.Option(help="of --replay: for measuring the disk beforehand [10]")
+        float | None, _replay("seconds of measuring the disk beforehand [10]", "NUMBER")
     ] = None,
     profile: ProfileOption = None,
     model: ModelOption = None,
@@ -109,7 +132,7 @@ def _published(
         write_text("--bars", bars_file, bars_text(bars_of(validation)))
         say(f"wrote {bars_file}")
     if as_json:
-        print_json(report.to_dict(validation, phone))
+        print_report(report.to_dict(validation, phone), units=report.UNITS)
     elif page_file is None and bars_file is None:
         show(report.render(validation, phone))
 
@@ -140,15 +163,16 @@ def _replayed(
         options["cache_fraction"] = 0.5
     with Progress("reading", "tokens") as progress:
         from dipsim.disk.replayed import Wanted, validate_io
+        from dipsim.hardware import load_profile
         from dipsim.trace import load_trace
 
-        opened = load_trace(trace)
+        opened, profile = load_trace(trace), device["profile"] or "paper-a18"
         if "tokens" not in options:  # the first 64, or all there are
             tokens = opened.part(sequence=options.get("sequence")).tokens
             options["tokens"] = f"0:{min(64, tokens)}"
         replayed = validate_io(
             opened,
-            device["profile"] or "paper-a18",
+            profile,
             Wanted(file, size, **reading),
             announce=say,
             progress=progress,
@@ -159,6 +183,8 @@ def _replayed(
     if not replayed.direct:
         say("warning: no direct reads on this file system; these are of the page cache too")
     if as_json:
-        print_json(replayed.to_dict())
+        print_report(
+            replayed.to_dict(), trace=opened, profiles=[load_profile(profile)], units=report.UNITS
+        )
     else:
         show(report.render(replayed))

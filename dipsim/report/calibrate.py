@@ -12,6 +12,9 @@ from dipsim.hardware import load_profile
 from dipsim.report.files import check_text, write_text
 from dipsim.units import BYTES
 
+UNITS = {"points": "points", "rms": "log error", "worst": "share"}
+"""Units of figures that `dipsim.report.envelope` does not know."""
+
 
 def check_out(path: str | None, extends: str | None) -> Path | None:
     """Return a path a profile can be written to; None without one.

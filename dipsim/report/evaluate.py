@@ -15,10 +15,28 @@ from dipsim.analysis.evaluate import (
     row_dict,
 )
 from dipsim.report.files import check_series, flat_rows, write_rows
-from dipsim.report.pictures import COLOURS, DASHES, MARKERS, Sheet, picture, plain
+from dipsim.report.pictures import (
+    BESIDE,
+    COLOURS,
+    DASHES,
+    MARKERS,
+    Sheet,
+    picture,
+    scale_by_ratio,
+    set_heading,
+    short,
+)
 from dipsim.report.tables import Table, line, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES, show_number
+
+UNITS = {
+    "dense_perplexity": "perplexity",
+    "loss": "nats/token",
+    "window": "tokens",
+    "frontier": "index of a row",
+}
+"""Units of figures that `dipsim.report.envelope` does not know."""
 
 
 def render(evaluation: Evaluation) -> RenderableType:
@@ -168,7 +186,8 @@ def write_csv(evaluation: Evaluation, path: Path) -> None:
 
 def records(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return the rows of `write_csv`."""
-    return flat_rows(map(_flat, evaluation.rows))
+    places = {"model": evaluation.model, "profile": evaluation.device}
+    return flat_rows({**places, **_flat(row)} for row in evaluation.rows)
 
 
 def _flat(row: Cell) -> dict[str, Any]:
@@ -183,6 +202,9 @@ def _flat(row: Cell) -> dict[str, Any]:
 def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
     """Draw perplexity against tokens per second, or without a device against density.
 
+    Returns:
+        The matplotlib figure.
+
     Raises:
         DipsimError: nothing to draw, too many methods, or the file cannot be written.
     """
@@ -190,7 +212,7 @@ def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
     methods = list(dict.fromkeys(row.place["method"] for row in rows))
     check_series("methods", methods)
     timed = evaluation.device is not None
-    with picture(sheet, 7, 4.5) as figure:
+    with picture(sheet, 8, 4.5) as figure:
         axes = figure.subplots()
         for i, method in enumerate(methods):
             own = [row for row in rows if row.place["method"] == method]
@@ -214,17 +236,16 @@ def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
                     linewidth=1,
                     linestyle=DASHES[i % len(DASHES)],
                     zorder=0,
-                    label=plain(f"frontier {memory}".strip()),
+                    label=short(f"frontier {memory}".strip()),
                 )
         axes.axhline(evaluation.dense, color="0.5", linestyle=":", label="dense model")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.set(
-            xlabel=plain(f"tokens per second on {evaluation.device}") if timed else "density used",
-            ylabel="perplexity",
-        )
+        perplexities = [evaluation.dense, *(row.value("perplexity") for row in rows)]
+        scale_by_ratio(axes.yaxis, min(perplexities), max(perplexities))
+        across = "tokens per second" if timed else "density used"
+        axes.set(xlabel=across, ylabel="perplexity")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
-        figure.suptitle(plain(f"{evaluation.model}, closed loop"))
+        figure.legend(*axes.get_legend_handles_labels(), **BESIDE)
+        where = f" on {short(evaluation.device)}" if evaluation.device else ""
+        what = f"{short(evaluation.model)}{where}, closed loop"
+        set_heading(figure, f"Perplexity against {across}: {what}")
     return figure

@@ -9,7 +9,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError, printable
 from dipsim.files import check_destination, path_of, unwritable, whole_file
-from dipsim.report.pictures import Sheet
+from dipsim.report.pictures import Sheet, check_size
 
 PICTURES = (".png", ".svg", ".pdf")
 MOST_SERIES = 8
@@ -31,8 +31,9 @@ def check_plot(
         dpi: dots per inch; None for the default.
 
     Raises:
-        DipsimError: another suffix, or no such folder.
+        DipsimError: another suffix, no such folder, or an impossible size.
     """
+    check_size(size, dpi)
     if path is None:
         return None
     if path_of(path).suffix not in PICTURES:

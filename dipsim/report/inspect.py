@@ -1,5 +1,7 @@
 """Report of `dipsim inspect`: signals, overlap, hit rates, and whether these have settled."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,25 @@ from rich.text import Text
 
 from dipsim.analysis.activity import DENSITIES, USUAL
 from dipsim.analysis.inspect import Inspection, SignalReport
-from dipsim.report.pictures import Sheet, picture, plain
+from dipsim.report.files import write_rows
+from dipsim.report.pictures import (
+    COLOURS,
+    FAINT,
+    Sheet,
+    picture,
+    set_heading,
+    trace_name,
+)
 from dipsim.report.tables import Table, line, number
 from dipsim.trace import PREFILL, Trace
+
+UNITS = {
+    **dict.fromkeys(("overlap", "active", "top_share"), "share of units"),
+    **dict.fromkeys(("lru", "opt", "prefixes", "interval"), "share of units"),
+    "replayed_tokens": "tokens",
+    "gini": "Gini coefficient",
+}
+"""Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
 
 
 def render(inspection: Inspection) -> RenderableType:
@@ -112,29 +130,60 @@ def _share(value: float | None) -> str:
 
 
 def records(inspection: Inspection) -> list[dict[str, Any]]:
-    """Return a row for each size of the cache and each signal that has accesses.
+    """Return a row for each figure: of a signal, of a policy, at a place.
 
-    Of ``lru`` and ``opt`` hits / accesses.
+    The place is the density of the active sets for ``overlap``, the share of the units in the
+    cache for ``hit_rate``, the number of decode tokens for ``hit_rate_by_tokens``.
     """
+    columns = ("figure", "policy", "at", "value")
     return [
         {
+            "trace": inspection.trace.name,
             "signal": name,
-            "units": report.activity.units,
-            "active": report.activity.active,
-            "top_share": report.activity.top_share,
-            "gini": report.activity.gini,
-            "cache_fraction": share,
-            "lru": rate,
-            "opt": report.opt.get(share),
-            "settled": report.convergence is not None and report.convergence.settled,
+            **dict(zip(columns, row, strict=True)),
         }
         for name, report in inspection.signals.items()
-        for share, rate in report.lru.items()
+        for row in _figures(report)
     ]
+
+
+def write_csv(inspection: Inspection, path: Path) -> None:
+    """Write `records`.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    write_rows(path, records(inspection))
+
+
+def _figures(report: SignalReport) -> Iterator[tuple[str, str | None, float | None, float]]:
+    """Yield figure, policy, place and value."""
+    activity = report.activity
+    for name, value in (
+        ("active", activity.active),
+        ("top_share", activity.top_share),
+        ("gini", activity.gini),
+    ):
+        yield name, None, None, value
+    for density, share in activity.overlap.items():
+        yield "overlap", None, density, share
+    for policy, rates in (("lru", report.lru), ("opt", report.opt)):
+        for share, rate in rates.items():
+            yield "hit_rate", policy, share, rate
+    if report.convergence is not None:
+        for tokens, rate in report.convergence.prefixes.items():
+            yield "hit_rate_by_tokens", "lru", tokens, rate
 
 
 def plot(inspection: Inspection, sheet: Sheet) -> Any:
     """Draw four panels: overlap, popularity, hit rates, convergence.
+
+    Args:
+        inspection: findings by signal.
+        sheet: what it is drawn on.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -142,11 +191,11 @@ def plot(inspection: Inspection, sheet: Sheet) -> Any:
     with picture(sheet, 9, 7) as figure:
         (overlap, popular), (hits, settled) = figure.subplots(2, 2)
         for i, (name, report) in enumerate(inspection.signals.items()):
-            _draw_activity(overlap, popular, name, f"C{i}", report)
-            _draw_hits(hits, settled, name, f"C{i}", report)
+            _draw_activity(overlap, popular, name, COLOURS[i % 8], report)
+            _draw_hits(hits, settled, name, COLOURS[i % 8], report)
         for axes in (overlap, popular):
             alike = "units alike, tokens independent"
-            axes.plot([0, 100], [0, 100], ":", color="grey", label=alike)
+            axes.plot([0, 100], [0, 100], ":", color=FAINT, label=alike)
         up, units = "hits / accesses (%)", "active units (%)"
         panels = (
             (overlap, "overlap of successive tokens", units, "used by the token before (%)"),
@@ -158,8 +207,9 @@ def plot(inspection: Inspection, sheet: Sheet) -> Any:
             axes.set(title=heading, xlabel=xlabel, ylabel=ylabel)
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=8)
-        figure.suptitle(plain(inspection.trace.name))
+                axes.legend()
+        name = trace_name(inspection.trace.name)
+        set_heading(figure, f"What tokens use, and how it caches: {name}")
     return figure
 
 
@@ -168,7 +218,9 @@ def _draw_activity(
 ) -> None:
     activity = report.activity
     active = [100 * (activity.active if density == 1 else density) for density in activity.overlap]
-    overlap.plot(active, [100 * share for share in activity.overlap.values()], "o-", label=name)
+    overlap.plot(
+        active, [100 * share for share in activity.overlap.values()], "o-", color=colour, label=name
+    )
     lorenz = activity.lorenz()
     label = f"{name}, Gini {activity.gini:.2f}"
     popular.plot(np.linspace(0, 100, len(lorenz)), 100 * lorenz, color=colour, label=label)
@@ -181,6 +233,7 @@ def _draw_hits(hits: Any, settled: Any, name: str, colour: str, report: SignalRe
         hits.plot(shares, rates, style, marker="o", color=colour, label=label)
     if report.convergence is not None:
         prefixes = report.convergence.prefixes
-        settled.plot(list(prefixes), [100 * rate for rate in prefixes.values()], "o-", label=name)
+        rates = [100 * rate for rate in prefixes.values()]
+        settled.plot(list(prefixes), rates, "o-", color=colour, label=name)
         low, high = report.convergence.interval
         settled.axhspan(100 * low, 100 * high, color=colour, alpha=0.15, lw=0)

@@ -8,6 +8,9 @@ from dipsim.disk.bench import Bench
 from dipsim.report.tables import Table, line
 from dipsim.units import BANDWIDTH, BYTES
 
+UNITS = {"size": "B", "bandwidth": "B/s", "spread": "share"}
+"""Units of figures that `dipsim.report.envelope` does not know."""
+
 
 def render(bench: Bench) -> RenderableType:
     """Return a row for each size, a column for each number of reads in flight."""

@@ -6,6 +6,17 @@ from dipsim.analysis.lora import Recovery
 from dipsim.report.tables import Table, line
 from dipsim.units import BYTES
 
+UNITS = {
+    **dict.fromkeys(("dense", "sparse", "adapted", "masks_off"), "perplexity"),
+    **dict.fromkeys(("judged_tokens", "trained_tokens"), "tokens"),
+    **dict.fromkeys(("cpu_minutes", "wall_minutes"), "min"),
+    **dict.fromkeys(("adapter_bytes", "model_bytes"), "B"),
+    "steps": "steps",
+    "adapter_parameters": "parameters",
+    "recovered": "share",
+}
+"""Units of figures that `dipsim.report.envelope` does not know."""
+
 
 def render(recovery: Recovery, folder: str) -> RenderableType:
     """Return a sentence, the four perplexities, and what training and keeping the adapter take.

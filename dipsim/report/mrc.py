@@ -9,8 +9,21 @@ from rich.console import Group, RenderableType
 
 from dipsim.analysis.mrc import Curves
 from dipsim.report.files import check_series, write_rows
-from dipsim.report.pictures import Sheet, picture, plain, series_style
+from dipsim.report.pictures import (
+    BESIDE,
+    FAINT,
+    Sheet,
+    picture,
+    series_style,
+    set_heading,
+    short,
+    trace_name,
+)
 from dipsim.report.tables import Table, line
+
+UNITS = {"shares": "share of units", "hit_rate": "share of units", "least_capacity": "units"}
+UNITS |= dict.fromkeys(("groups", "layers"), "share of units")
+"""Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
 
 
 def render(curves: Curves) -> RenderableType:
@@ -63,6 +76,8 @@ def records(curves: Curves) -> Iterator[dict[str, Any]]:
 
     def row(policy: str, layer: int, i: int, capacity: Any, hits: Any, accesses: Any) -> Any:
         return {
+            "trace": curves.trace,
+            "method": curves.method.name,
             "policy": policy,
             "layer": layer,
             "group": groups[i].signal,
@@ -88,6 +103,9 @@ def records(curves: Curves) -> Iterator[dict[str, Any]]:
 def plot(curves: Curves, sheet: Sheet) -> Any:
     """Draw hit rate against cache size: a panel for all units, and one for each group.
 
+    Returns:
+        The matplotlib figure.
+
     Raises:
         DipsimError: too many policies, or the file cannot be written.
     """
@@ -98,25 +116,26 @@ def plot(curves: Curves, sheet: Sheet) -> Any:
     exact = curves.lru_exact()
     shares = [100 * share for share in curves.shares]
     every = 1 if len(shares) <= 10 else 4
-    with picture(sheet, 4.2 * len(titles) + 0.6, 4) as figure:
+    with picture(sheet, 3.6 * len(titles) + 2.6, 4) as figure:
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for panel, (axes, title) in enumerate(zip(panels, titles, strict=True)):
             for i, name in enumerate(names):
                 rates = curves.rates(name)
                 if len(groups) > 1 and panel:
                     rates = curves.by_group(name)[:, panel - 1]
-                style = series_style(i) | {"markevery": (i % every, every), "markersize": 5}
-                axes.plot(shares, 100 * rates, label=plain(name), **style)
+                style = series_style(i) | {"markevery": (i % every, every)}
+                axes.plot(shares, 100 * rates, label=short(name), **style)
                 if name == "lru" and title in exact:  # every capacity, from its one pass
                     least, all_rates = exact[title]
                     sizes = np.arange(least, least + len(all_rates))
                     across = 100 * sizes / sizes[-1]
                     axes.plot(across, 100 * all_rates, color=style["color"], linewidth=1)
             blind = "a cache blind to use"
-            axes.plot([0, 100], [0, 100], color="0.7", linewidth=1, zorder=0, label=blind)
+            axes.plot([0, 100], [0, 100], color=FAINT, linewidth=1, zorder=0, label=blind)
             axes.set(title=title, xlabel="units in the cache (%)", xlim=(0, 100), ylim=(0, 100))
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("hits / accesses (%)")
-        panels[0].legend(fontsize=8)
-        figure.suptitle(plain(f"{curves.trace}, {curves.method.name}"))
+        figure.legend(*panels[0].get_legend_handles_labels(), title="policy", **BESIDE)
+        what = f"{trace_name(curves.trace)} with {curves.method.name}"
+        set_heading(figure, f"Hit rate against cache size: {what}")
     return figure

@@ -8,6 +8,15 @@ from dipsim.report.calibrate import lines
 from dipsim.report.tables import Table, line
 from dipsim.units import BYTES, TIME
 
+UNITS = {
+    **dict.fromkeys(("median_error", "median_bias", "median_error_at_pace"), "share"),
+    **dict.fromkeys(("median", "bias", "worst"), "share"),
+    **dict.fromkeys(("predicted_ms", "measured_ms"), "ms"),
+    "pace": "times the calibration",
+    "points": "points",
+    "rms": "log error",
+}
+"""Units of figures that `dipsim.report.envelope` does not know."""
 _SHOWN = 8
 """Tokens that are shown, spread over the run."""
 

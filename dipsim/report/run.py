@@ -2,6 +2,7 @@
 JSON, and a picture of how long tokens take."""
 
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.report import attribution as attribution_report
 from dipsim.report.details import figure_rows, perplexity, sections
 from dipsim.report.details import legend as legend_of
+from dipsim.report.files import write_rows
 from dipsim.report.hints import hint
-from dipsim.report.pictures import BESIDE, COLOURS, Sheet, picture, plain
+from dipsim.report.pictures import COLOURS, Sheet, picture, plain, set_heading, short, trace_name
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
@@ -228,10 +230,51 @@ def _compared(times: float) -> str:
     return f"{show_number(1 / times, 3) if times else 'unlimited'} x this run"
 
 
+def what_ran(result: Result) -> str:
+    """Return what a run was: ``smollm2-chat with dip-ca and lfu on paper-a18``."""
+    names = trace_name(result.run.trace.name), result.method, short(result.policy)
+    return "{} with {} and {} on {}".format(*names, short(result.run.device.name))
+
+
+def title_of(result: Result) -> str:
+    """Return the title of the picture of a run."""
+    return f"Latency of each token: {what_ran(result)}"
+
+
+def write_csv(result: Result, path: Path) -> None:
+    """Write a row for each measured token: what ran, then `Result.per_token`.
+
+    Raises:
+        DipsimError: the file cannot be written.
+    """
+    run, columns = result.run, result.per_token
+    axes = {
+        "trace": run.trace.name,
+        "profile": run.device.name,
+        "method": result.method,
+        "policy": result.policy,
+    }
+    write_rows(
+        path,
+        (
+            {**axes, **{name: values[i].item() for name, values in columns.items()}}
+            for i in range(result.tokens)
+        ),
+    )
+
+
 def plot(result: Result, sheet: Sheet) -> Any:
     """Draw how long each measured token takes, stacked by what the token waits for.
 
     Of more than `MOST_BARS` tokens, bars are means of several, and a line marks the slowest one.
+
+    Args:
+        result: the run.
+        title: over the picture; see `title_of`.
+        sheet: what it is drawn on.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -261,9 +304,10 @@ def plot(result: Result, sheet: Sheet) -> Any:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3, axis="y")
         handles, labels = axes.get_legend_handles_labels()
-        if handles:  # in the order in which they are stacked
-            figure.legend(handles[::-1], labels[::-1], title="exposed time", **BESIDE)
-        figure.suptitle(plain(result.title))
+        if handles:  # above, as bars fill the panel
+            above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
+            axes.legend(handles, labels, title="exposed time", ncols=len(labels), **above)
+        set_heading(figure, plain(title_of(result)))
     return figure
 
 

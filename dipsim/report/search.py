@@ -21,13 +21,17 @@ from dipsim.report.files import check_series, flat_rows, write_rows
 from dipsim.report.pictures import (
     BESIDE,
     COLOURS,
+    FAINT,
     MARKERS,
-    RING,
     Sheet,
     finite_rates,
     picture,
-    plain,
+    ring,
+    scale_by_ratio,
     series_style,
+    set_heading,
+    short,
+    trace_name,
 )
 from dipsim.report.tables import Table, line, marks_of
 from dipsim.sweep.point import Cell
@@ -35,6 +39,11 @@ from dipsim.sweep.vary import Axis
 from dipsim.units import BYTES, show_number
 
 AXIS_NAMES: dict[Axis, str] = {"dram": "DRAM", "flash-bandwidth": "flash bandwidth", "iops": "IOPS"}
+_AXIS_UNITS: dict[Axis, str] = {
+    "dram": "B",
+    "flash-bandwidth": "times the profile's",
+    "iops": "reads/s",
+}
 _ACROSS = 8
 """Columns of rates that fit in 80 characters."""
 
@@ -56,17 +65,50 @@ def records(answer: Frontier | Least | Contours) -> list[dict[str, Any]]:
     return flat_rows(point.to_dict(FIGURES) for point in answer.points)
 
 
-def write_csv(answer: Frontier | Least | Contours, path: Path) -> None:
+def what_searched(answer: Frontier | Least | Contours) -> str:
+    """Return what was searched: ``smollm2-chat on paper-a18``."""
+    return f"{trace_name(answer.trace)} on {short(answer.device)}"
+
+
+def units(answer: Frontier | Least | Contours) -> dict[str, str]:
+    """Return units of figures that `dipsim.report.envelope` does not know, or knows as others."""
+    if isinstance(answer, Contours):
+        return {str(axis): unit for axis, unit in _AXIS_UNITS.items()}
+    if isinstance(answer, Least):
+        return {
+            "target_rate": "tokens/s",
+            **dict.fromkeys(("value", "now"), _AXIS_UNITS[answer.what]),
+        }
+    lost = "share" if answer.allowed.calibration is None else "perplexity"
+    of_loss = dict.fromkeys(("loss", "max_loss"), lost)
+    return {**of_loss, "gamma": "factor"}
+
+
+def write_csv(
+    answer: Frontier | Least | Contours, path: Path, places: Mapping[str, Any] | None = None
+) -> None:
     """Write `records`.
+
+    Args:
+        answer: what was found.
+        path: the file.
+        places: columns that are the same in all rows: trace, profile, policy, budget.
 
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_rows(path, records(answer))
+    write_rows(path, ({**(places or {}), **row} for row in records(answer)))
 
 
 def plot(answer: Frontier | Least | Contours, sheet: Sheet) -> Any:
     """Draw rate against loss, rate against hardware, or lines of equal rate.
+
+    Args:
+        answer: what was found.
+        sheet: what it is drawn on.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
         DipsimError: too many methods and gammas, nothing to draw, a rate is infinite, or the file
@@ -178,7 +220,8 @@ def _plot_frontier(frontier: Frontier, sheet: Sheet) -> Any:
     shown = [point for point in known if point.number("loss") <= 3 * limit] or known
     if not shown:
         raise DipsimError("--plot: no point has both a loss and a rate that are known")
-    with picture(sheet, 8, 5) as figure:
+    series = len(set(map(series_of, shown)))
+    with picture(sheet, 8, max(5, 1.2 + 0.18 * (series + 4))) as figure:
         axes = figure.subplots()
         _draw_points(axes, shown)
         front = [point for point in frontier.front() if point in shown]
@@ -188,14 +231,14 @@ def _plot_frontier(frontier: Frontier, sheet: Sheet) -> Any:
         axes.axvline(limit, color="0.5", linestyle=":", label="what may be lost")
         if frontier.best is not None:
             answer = frontier.best.number("loss"), frontier.best.rate
-            axes.plot(*answer, label="answer", **RING)
+            axes.plot(*answer, label="answer", **ring())
         beyond = len(frontier.points) - len(shown)
         more = f"\n(not shown, as they lose more: {beyond})" if beyond else ""
         axes.set(xlabel=frontier.allowed.meaning + more, ylabel="tokens per second")
         axes.grid(alpha=0.3)
         stages = "/".join(next((gamma for point in shown if (gamma := point.place["gamma"])), {}))
         figure.legend(title=f"gamma of {stages}" if stages else None, **BESIDE)
-        figure.suptitle(plain(frontier.trace))
+        set_heading(figure, f"Tokens per second against loss: {what_searched(frontier)}")
     return figure
 
 
@@ -214,8 +257,9 @@ def _draw_points(axes: Any, shown: list[Cell]) -> None:
             linestyle="",
             color=COLOURS[head],
             marker=MARKERS[tail if len(tails) > 1 else head],
-            markersize=5,
-            label=" ".join([method, "/".join(show_number(value, 6) for value in gamma)]).strip(),
+            label=short(
+                " ".join([method, "/".join(show_number(value, 6) for value in gamma)]).strip()
+            ),
         )
 
 
@@ -276,11 +320,15 @@ def _plot_least(least: Least, sheet: Sheet) -> Any:
         axes.axhline(least.target, color="0.5", linestyle=":", label="wanted")
         if least.found is not None:
             place = least.trials.index(least.found)
-            axes.plot(values[place], rates[place], label="least", **RING)
-        axes.set(xlabel=label, ylabel="tokens per second", xscale=_scale(least.what))
+            axes.plot(values[place], rates[place], label="least", **ring())
+        axes.set(xlabel=label, ylabel="tokens per second")
+        if least.what != "dram":
+            scale_by_ratio(axes.xaxis, min(values), max(values))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        axes.set_title(plain(least.trace))
+        axes.legend()
+        set_heading(
+            figure, f"Tokens per second by {AXIS_NAMES[least.what]}: {what_searched(least)}"
+        )
     return figure
 
 
@@ -310,13 +358,13 @@ def _plot_contours(contours: Contours, sheet: Sheet) -> Any:
     (across, xlabel), (up, ylabel) = map(_in_unit, contours.axes, contours.values)
     with picture(sheet, 7, 5) as figure:
         axes = figure.subplots()
-        axes.plot(*np.meshgrid(across, up), ".", color="0.6", markersize=4, clip_on=False)
+        axes.plot(*np.meshgrid(across, up), ".", color=FAINT, clip_on=False)
         levels = _levels(float(rates.min()), float(rates.max()))
         if levels:  # in logarithms, as rates span decades
             lines = axes.contour(
                 across, up, np.log(rates), np.log(levels), colors=COLOURS[0], linewidths=1.2
             )
-            axes.clabel(lines, fontsize=9, fmt=lambda level: show_number(np.exp(level)))
+            axes.clabel(lines, fmt=lambda level: show_number(np.exp(level)))
         axes.set(xlabel=xlabel, xscale=_scale(contours.axes[0]))
         axes.set(ylabel=ylabel, yscale=_scale(contours.axes[1]))
         for axis, name, values in (
@@ -327,7 +375,8 @@ def _plot_contours(contours: Contours, sheet: Sheet) -> Any:
                 ticks = values[:: -(-len(values) // 8)]
                 axis.set_ticks(ticks, [show_number(value, 3) for value in ticks])
                 axis.set_ticks([], minor=True)
-        axes.set_title(plain(f"{contours.trace}: tokens per second"))
+        names = " and ".join(AXIS_NAMES[axis] for axis in contours.axes)
+        set_heading(figure, f"Tokens per second by {names}: {what_searched(contours)}")
     return figure
 
 

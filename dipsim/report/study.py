@@ -11,7 +11,17 @@ from rich.text import Text
 from dipsim.analysis.study import STUDIES
 from dipsim.report.files import flat_rows, write_rows
 from dipsim.report.hints import INPUT_ENERGY
-from dipsim.report.pictures import BESIDE, Sheet, picture, plain, series_style
+from dipsim.report.pictures import (
+    BESIDE,
+    FAINT,
+    Sheet,
+    picture,
+    scale_by_ratio,
+    series_style,
+    set_heading,
+    short,
+    trace_name,
+)
 from dipsim.report.tables import Table, line, marks_of, stacked
 from dipsim.sweep.point import Cell
 from dipsim.sweep.study import StudyResult
@@ -19,6 +29,17 @@ from dipsim.units import BANDWIDTH, BYTES, show_number
 
 ENERGY = "energy_kept"
 _INPUT = "mlp_input"
+UNITS = {
+    **dict.fromkeys(("prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"), "ms"),
+    **dict.fromkeys(("density.mlp_input", "density.glu"), "share"),
+    **dict.fromkeys(("gamma.mlp_input", "gamma.glu"), "factor"),
+    "dram": "share of the model",
+    "flash_bandwidth": "B/s",
+    "layer": "index of a layer",
+    "prompt": "tokens",
+    "unmeasured": "tokens",
+}
+"""Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
 
 
 # Figures ------------------------------------------------------------------------------------------
@@ -259,7 +280,14 @@ def _reasons(results: StudyResult) -> list[str]:
 def records(results: StudyResult) -> list[dict[str, Any]]:
     """Return a row for every cell, numbers in base units."""
     return flat_rows(
-        {**cell.place, **(cell.figures or {}), "marks": cell.marks, "why": cell.why}
+        {
+            "trace": results.trace.name,
+            **_given(results),
+            **cell.place,
+            **(cell.figures or {}),
+            "marks": cell.marks,
+            "why": cell.why,
+        }
         for cell in results.cells
     )
 
@@ -271,6 +299,12 @@ def write_csv(results: StudyResult, path: Path) -> None:
         DipsimError: the file cannot be written.
     """
     write_rows(path, records(results))
+
+
+def _given(results: StudyResult) -> dict[str, Any]:
+    """Return what held for all runs, but for what an axis varies."""
+    axes = {axis.partition(".")[0] for axis in results.study.axes}
+    return {name: _setting(value) for name, value in results.fixed.items() if name not in axes}
 
 
 # Picture ------------------------------------------------------------------------------------------
@@ -318,6 +352,9 @@ def plot(results: StudyResult, sheet: Sheet) -> Any:
 
     Energies of several methods, which do not compare, are left out.
 
+    Returns:
+        The matplotlib figure.
+
     Raises:
         DipsimError: the file cannot be written.
     """
@@ -341,9 +378,9 @@ def plot(results: StudyResult, sheet: Sheet) -> Any:
         if labels:
             series = None if results.study.series is None else _axis_label(results.study.series)
             figure.legend(labels.values(), labels, title=series, **BESIDE)
-        devices = ", ".join(_devices(results))
-        title = f"{results.study.name}: {Path(results.trace.name).name}, {devices}"
-        figure.suptitle(plain(title))
+        devices = ", ".join(map(short, _devices(results)))
+        what = f"{trace_name(results.trace.name)} on {devices}"
+        set_heading(figure, f"Study {results.study.name}, {results.study.summary}: {what}")
     return figure
 
 
@@ -397,15 +434,15 @@ def _draw_series(axes: Any, results: StudyResult, panel: _Panel) -> None:
         cells = [cell for cell in panel.known if series is None or cell.place[series] == name]
         if cells:
             across = [cell.place[x] for cell in cells]
-            label = {} if series is None else {"label": plain(_axis_text(series, name))}
-            style = {"markersize": 5, **label, **series_style(i)}
+            label = {} if series is None else {"label": short(_axis_text(series, name))}
+            style = {**label, **series_style(i)}
             axes.plot(across, panel.values(cells), **style)
     for cell in panel.known:
         if cell.place.get("split"):
             split = {"equal": "equal split", "authors": "authors' split"}[cell.place["split"]]
-            colour = "0.6" if cell.place["split"] == "equal" else "k"
+            colour = FAINT if cell.place["split"] == "equal" else "k"
             axes.axvline(cell.place[x], color=colour, linestyle=":", label=split, zorder=0)
-    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=plain(panel.place))
+    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=short(panel.place, 40))
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale_figure(axes, results, panel.figure)
@@ -419,13 +456,8 @@ def _scale_figure(axes: Any, results: StudyResult, figure: Figure) -> None:
     if figure.key != "tokens_per_second" or not 0 < _SPAN * low < high:
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
         return
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_yscale("log")
+    scale_by_ratio(axes.yaxis, low, high)
     axes.set_ylim(low / 1.2, high * 1.2)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _scale_axis(axes: Any, results: StudyResult) -> None:
@@ -446,11 +478,14 @@ def _scale_axis(axes: Any, results: StudyResult) -> None:
 
 def _draw_variants(axes: Any, panel: _Panel) -> None:
     """Draw named cells one below the other."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = {cell.place["variant"]: -i for i, cell in enumerate(panel.cells)}
     heights = [rows[cell.place["variant"]] for cell in panel.known]
     axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
-    axes.set_yticks(list(rows.values()), list(rows))
-    axes.set(xlabel=panel.label, title=plain(panel.place))
+    axes.set_yticks(list(rows.values()), [short(name, 40) for name in rows])
+    axes.set(xlabel=panel.label, title=short(panel.place, 40))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(alpha=0.3)
 
 

@@ -21,6 +21,20 @@ _ROUTES_TITLE = "A phone's run, token by token"
 _NAMES = {"constant": "a constant", "line": "a straight line in bytes"}
 
 
+UNITS = {
+    **dict.fromkeys(("bar", "median"), "share, or a factor"),
+    **dict.fromkeys(("counted", "fitted"), "cases"),
+    **dict.fromkeys(("measured_s", "predicted_s"), "s"),
+    **dict.fromkeys(("correlation", "line_correlation"), "correlation"),
+    "error": "share",
+    "line": "share",
+    "gemv": "GB/s",
+    "page fault": "us",
+    "parameters": "factor",
+}
+"""Units of figures that `dipsim.report.envelope` does not know."""
+
+
 # Rows ---------------------------------------------------------------------------------------------
 
 Rows = list[list[str]]

@@ -118,6 +118,8 @@ class StudyResult(Viewed):
     unmeasured: int
     """Decode tokens no run measures, since thresholds of some are calibrated on them."""
     cells: list[Cell]
+    devices: Sequence[Profile] = ()
+    """Devices, with what was overridden for all of them."""
 
     def __repr__(self) -> str:
         trace, cells = brief(self.trace.name, 60), len(self.cells)

@@ -497,7 +497,7 @@ BAD_LINES = {
     "run t.npz --profile snapdragon8 -s flash.speed=2GB/s": ["unknown key 'flash.speed'"],
     "run t.npz --profile snapdragon8 -s flash.bandwidth": ["key=value"],
     "run t.npz other.npz --profile snapdragon8": ["other.npz"],
-    "run t.npz --profile snapdragon8 --colour red": ["No such option", "--colour"],
+    "run t.npz --profile snapdragon8 --colour red": ["no such option", "--colour"],
     "run t.npz --profile snapdragon8 --density": ["--density"],
     "run t.npz --profile snapdragon8 --density high": ["--density", "number"],
     "run t.npz --profile snapdragon8 --density 1.5": ["density 1.5", "from 0 to 1"],
@@ -589,11 +589,11 @@ BAD_LINES = {
     "run --config t.npz": ["t.npz"],
     "run --config .": ["not a regular file"],
     f"run --config {LONG}": ["--config"],
-    "inspect": ["trace"],
+    "inspect": ["no TRACE", "dipsim inspect --help"],
     "profiles snapdragon9": ["'snapdragon9'", "snapdragon8"],
     "models llama-4": ["'llama-4'", "llama-3-8b"],
     "policies lru": ["lru"],
-    "simulate t.npz": ["No such command", "simulate"],
+    "simulate t.npz": ["no such command", "simulate"],
 }
 
 

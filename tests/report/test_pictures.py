@@ -188,7 +188,7 @@ def test_run_writes_a_timeline(dipsim: Dipsim, tmp_path: Path) -> None:
     tokens = [event for event in found["traceEvents"] if event.get("cat") == "token"]
     assert [event["args"]["token"] for event in tokens] == list(range(8))
     assert sum(event["dur"] for event in tokens) > 0
-    assert found["traceEvents"][0]["args"]["name"] == "t.npz, dip, lfu, on phone"
+    assert found["traceEvents"][0]["args"]["name"] == "t with dip and lfu on phone"
     assert done(dipsim(f"{RUN} --json")).out == result.out  # it changes no figure
     done(dipsim(f"{RUN} --timeline {file} --timeline-tokens 20"))  # the trace has 12
     assert file.read_text().count('"cat": "token"') == 12
