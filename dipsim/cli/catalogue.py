@@ -7,8 +7,9 @@ import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
-from dipsim.cli.output import print_json, say, show
+from dipsim.cli.output import print_json, print_report, say, show
 from dipsim.cli.progress import Progress
+from dipsim.errors import DipsimError
 
 
 def _one(names: Callable[[str], list[str]]) -> Any:
@@ -70,14 +71,20 @@ def policies(
         list[str] | None,
         typer.Option(help="test a policy against the contract", metavar="FILE:ATTR"),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """List the cache policies, or test one of your own."""
     from dipsim.policies import load_policy
     from dipsim.report import catalogue
 
     if check is None:
-        show(catalogue.policies())
+        if as_json:
+            print_report(catalogue.policies_dict(), units={"parameters": "the policy's own"})
+        else:
+            show(catalogue.policies())
         return
+    if as_json:
+        raise DipsimError("--json lists the policies, --check tests one: drop one of them")
     from dipsim.analysis.policy_laws import LAWS, check_policy
 
     _check(check, load_policy, check_policy, len(LAWS))
@@ -91,16 +98,22 @@ def policies(
 def methods(
     check: Annotated[
         list[str] | None,
-        typer.Option(help="test a method against the contract; may repeat", metavar="FILE:ATTR"),
+        typer.Option(help="test a method against the contract", metavar="FILE:ATTR"),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """List the sparsification methods, or test one of your own."""
     from dipsim.methods import load_method
     from dipsim.report import catalogue
 
     if check is None:
-        show(catalogue.methods())
+        if as_json:
+            print_report(catalogue.methods_dict())
+        else:
+            show(catalogue.methods())
         return
+    if as_json:
+        raise DipsimError("--json lists the methods, --check tests one: drop one of them")
     from dipsim.analysis.method_laws import LAWS, check_method
 
     _check(check, load_method, check_method, len(LAWS))

@@ -45,8 +45,8 @@ def _stays(text: str, metavar: str, names: Any = None) -> Any:
 
 @command(
     "Put a model in the loop (needs dipsim[torch])",
-    "dipsim eval my-model --text book.txt --method dense,dip,dip-ca --density .5,.7",
-    "dipsim eval my-model --text book.txt -p paper-a18 --dram 60% --plot methods.png",
+    "dipsim eval my-model --text book.txt --tokens 2048 --method dense,dip,dip-ca --density .5,.7",
+    "dipsim eval my-model --text book.txt --tokens 2048 -p paper-a18 --plot methods.png",
     name="eval",
 )
 @draws

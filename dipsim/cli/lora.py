@@ -32,7 +32,7 @@ def _training(text: str, **bounds: Any) -> Any:
 
 @command(
     "Put a model in the loop (needs dipsim[torch])",
-    "dipsim lora my-model --text book.txt --out adapter --method dip --density .5 --steps 2",
+    "dipsim lora my-model --text book.txt --out adapter --density .5 --steps 2 --judge-tokens 2048",
 )
 def lora(
     model: Annotated[

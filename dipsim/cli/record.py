@@ -25,7 +25,9 @@ def record(
         typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL"),
     ],
     out: Out,
-    prompt: Annotated[list[str] | None, typer.Option(help="to go on from", metavar="TEXT")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="to go on from", metavar="PROMPT")
+    ] = None,
     generate: Annotated[
         int | None, _number("tokens after every prompt, at most [64]", min=1, max=2**22)
     ] = None,
@@ -49,7 +51,7 @@ def record(
     ] = None,
     encoding: Encodings = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="of the trace; kept in it", metavar="TEXT")
+        str | None, typer.Option("--license", help="of the trace; kept in it", metavar="NAME")
     ] = None,
     as_json: Json = False,
 ) -> None:

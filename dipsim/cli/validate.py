@@ -27,7 +27,7 @@ def _replay(text: str, metavar: str, names: Any = None) -> Any:
 @command(
     "Measure and validate",
     "dipsim validate",
-    "dipsim validate --replay smollm2-chat reads.bin --file-size 64MB --tokens 0:4 "
+    "dipsim validate --replay smollm2-chat reads.bin --file-size 64MB --tokens 0:8 "
     "--bench-seconds 1",
 )
 @takes(METHOD, POLICY, BUDGET, WHAT, HOW)

@@ -1,5 +1,7 @@
 """Reports that list what there is: profiles, models, policies, methods."""
 
+from typing import Any
+
 from rich.console import Group, RenderableType
 
 from dipsim.hardware import Profile
@@ -110,6 +112,31 @@ def policies() -> RenderableType:
         rows.add_row(policy.name, policy.admit, stacked(*texts), policy.source)
     hint = "hint: set a parameter as in --policy lfu-decay:half_life=8; yours is file.py:attribute"
     return Group(rows, line(hint, style="cyan"))
+
+
+def policies_dict() -> dict[str, Any]:
+    """Return what `policies` lists, as plain values by name."""
+    return {
+        "policies": {
+            policy.name: {
+                "admission": policy.admit,
+                "summary": policy.summary,
+                "parameters": dict(policy.parameters),
+                "source": policy.source,
+            }
+            for policy in POLICIES.values()
+        }
+    }
+
+
+def methods_dict() -> dict[str, Any]:
+    """Return what `methods` lists, as plain values by name."""
+    return {
+        "methods": {
+            name: {"signals": list(entry.signals), "summary": entry.summary}
+            for name, entry in METHODS.items()
+        }
+    }
 
 
 def methods() -> RenderableType:

@@ -22,7 +22,7 @@ FAINT = "0.6"
 """Colour of lines that only guide the eye."""
 BESIDE = {"loc": "outside right upper"}
 """Place of a legend to the right of all panels."""
-LEAST_SIZE, MOST_SIZE = 1.0, 40.0
+LEAST_SIZE, MOST_SIZE = 2.0, 40.0
 """Inches of a side."""
 LEAST_DPI, MOST_DPI = 20, 1200
 MOST_DOTS = 100e6
@@ -30,7 +30,7 @@ MOST_DOTS = 100e6
 _LENGTHS = {
     "font.size": 10.0,
     "axes.titlesize": 10.0,
-    "axes.labelsize": 10.0,
+    "axes.labelsize": 9.0,
     "figure.titlesize": 11.0,
     "legend.fontsize": 8.0,
     "legend.title_fontsize": 8.0,
@@ -89,6 +89,7 @@ def picture(sheet: Sheet, width: float, height: float) -> Iterator[Any]:
     size = sheet.size or (width, height)
     scale = min(1.0, size[0] / width, size[1] / height)
     styles: Any = {name: scale * length for name, length in _LENGTHS.items()}
+    styles["text.hinting"] = "none"  # hinted, small letters become too wide
     with (
         rc_context(styles),
         warnings.catch_warnings(),
@@ -98,8 +99,9 @@ def picture(sheet: Sheet, width: float, height: float) -> Iterator[Any]:
         yield figure
         for axes in figure.axes:  # ticks that are made later keep these sizes
             axes.tick_params(labelsize=scale * _LENGTHS["xtick.labelsize"])
-        figure.draw_without_rendering()
-        _drop_crowded_labels(figure)
+        if sheet.path is None or any(axes.texts for axes in figure.axes):
+            figure.draw_without_rendering()
+            _drop_crowded_labels(figure)
         if sheet.path is None:
             return
         try:
@@ -171,17 +173,19 @@ def trace_name(name: str) -> str:
 
 
 def set_heading(figure: Any, text: str) -> None:
-    """Write a heading over all panels, in as many lines as the figure's width asks for.
+    """Write a heading over all panels, beside what legend there is.
 
     Args:
-        figure: the matplotlib figure.
-        text: the heading, already `plain`.
+        figure: the matplotlib figure, whose legend is made.
+        text: the heading, already `plain`; its lines fold where the figure is too narrow.
     """
-    heading = figure.suptitle(text)
-    width = figure.bbox.width
-    for characters in range(len(text), 10, -4):
-        heading.set_text("\n".join(textwrap.wrap(text, characters)))
-        if heading.get_window_extent().width <= 0.96 * width:
+    legends = sum(legend.get_window_extent().width for legend in figure.legends)
+    room = 0.97 - legends / figure.bbox.width
+    heading = figure.suptitle(text, x=0.01 + room / 2)
+    for characters in range(max(map(len, text.split("\n"))), 10, -2):
+        lines = [textwrap.fill(line, characters) for line in text.split("\n")]
+        heading.set_text("\n".join(lines))
+        if heading.get_window_extent().width <= 0.96 * room * figure.bbox.width:
             return
 
 

@@ -361,7 +361,7 @@ def plot(results: StudyResult, sheet: Sheet) -> Any:
     named = results.study.x == "variant"
     rows = _rows_of_panels(results, named)
     down, across = len(rows), max(map(len, rows))
-    width, height = 4 * across + 1.6, 3.1 * down + 0.6
+    width, height = 4 * across + 1.6, 3.2 * down + 0.8
     if named:
         names = {cell.place["variant"] for cell in results.cells}
         width, height = 2.4 * across + 2.8, (0.8 + 0.35 * len(names)) * down + 0.4
@@ -380,7 +380,7 @@ def plot(results: StudyResult, sheet: Sheet) -> Any:
             figure.legend(labels.values(), labels, title=series, **BESIDE)
         devices = ", ".join(map(short, _devices(results)))
         what = f"{trace_name(results.trace.name)} on {devices}"
-        set_heading(figure, f"Study {results.study.name}, {results.study.summary}: {what}")
+        set_heading(figure, f"Study {results.study.name}: {results.study.summary}\n{what}")
     return figure
 
 
@@ -442,7 +442,7 @@ def _draw_series(axes: Any, results: StudyResult, panel: _Panel) -> None:
             split = {"equal": "equal split", "authors": "authors' split"}[cell.place["split"]]
             colour = FAINT if cell.place["split"] == "equal" else "k"
             axes.axvline(cell.place[x], color=colour, linestyle=":", label=split, zorder=0)
-    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=short(panel.place, 40))
+    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=short(panel.place, 36))
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale_figure(axes, results, panel.figure)
@@ -484,7 +484,7 @@ def _draw_variants(axes: Any, panel: _Panel) -> None:
     heights = [rows[cell.place["variant"]] for cell in panel.known]
     axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
     axes.set_yticks(list(rows.values()), [short(name, 40) for name in rows])
-    axes.set(xlabel=panel.label, title=short(panel.place, 40))
+    axes.set(xlabel=panel.label, title=short(panel.place, 36))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(alpha=0.3)
 

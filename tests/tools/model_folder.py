@@ -1,0 +1,25 @@
+"""A folder in which every example of the help runs: a model, a text, arrays, a file to read."""
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from tools.folder import MODEL, RECENCY
+from tools.tiny_models import saved, tiny
+
+
+def fill(path: Path) -> None:
+    """Write all files into a folder that exists."""
+    rng = np.random.default_rng(0)
+    saved(tiny(max_position_embeddings=1024), path / "my-model")
+    words = rng.integers(3, 64, 4096)
+    (path / "book.txt").write_text(" ".join(f"w{word}" for word in words))
+    acts = rng.random((12, MODEL["layers"], MODEL["intermediate"])).astype(np.float32)
+    np.savez(path / "activations.npz", acts=acts)
+    (path / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    (path / "mine.py").write_text(RECENCY)
+    (path / "large.bin").write_bytes(rng.bytes(2**23))
+    (path / "reads.csv").write_text(
+        "size,lanes,bandwidth\n4096,1,1e8\n65536,1,5e8\n1048576,1,1.5e9\n"
+    )
