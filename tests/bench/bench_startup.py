@@ -1,18 +1,20 @@
 """How long dipsim takes to start: ``python tests/bench/bench_startup.py``.
 
-Times of whole processes. The first run starts with nothing compiled and must say on standard error
+Times of whole processes. The first run starts with nothing compiled and must say on its terminal
 that it is at work; the later runs find the machine code it stored.
 """
 
 import argparse
 import json
 import os
+import pty
 import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 DIPSIM = Path(sysconfig.get_path("scripts"), "dipsim")
@@ -29,16 +31,19 @@ def seconds(command: list[str], cache: Path) -> float:
 
 
 def first_run(cache: Path) -> tuple[float, float, str]:
-    """Wall time of a run that has to compile; when it first wrote to standard error, and what."""
+    """Wall time of a run that has to compile; when it first wrote to its terminal, and what."""
+    terminal, inner = pty.openpty()
     start = time.perf_counter()
     with subprocess.Popen(
-        RUN, env=_environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        RUN, env=_environment(cache), stdout=subprocess.DEVNULL, stderr=inner
     ) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline()
+        os.close(inner)
+        line = os.read(terminal, 2**16).decode()
         spoke = time.perf_counter() - start
-        process.stderr.read()
-        process.wait()
+        with suppress(OSError):  # Linux says so when the program has ended
+            while os.read(terminal, 2**16):
+                pass
+    os.close(terminal)
     if process.returncode:
         sys.exit(f"{' '.join(RUN)} failed: {line}")
     return time.perf_counter() - start, spoke, line.strip()
@@ -67,7 +72,7 @@ def main(arguments: list[str] | None = None) -> str | None:
         "import dipsim": imported,
         "dipsim run, later": run,
         "dipsim run, first (compiles)": first,
-        "first run: first line on stderr": spoke,
+        "first run: first line of progress": spoke,
     }
     for name, taken in times.items():
         print(f"{name:34}{taken:7.2f} s")
