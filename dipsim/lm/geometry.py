@@ -51,11 +51,14 @@ def geometry_of(
 
 
 def _matrices(module: nn.Module) -> int:
-    """Return the weights of all matrices of a module; one that is shared counts once."""
+    """Return the weights of all matrices of a module but adapters; one that is shared counts once.
+
+    Biases of stacked experts have two axes and are no matrices.
+    """
     return sum(
         weight.numel()
         for name, weight in module.named_parameters()
-        if weight.ndim > 1 and not name.endswith("bias")  # of stacked experts
+        if weight.ndim > 1 and not name.endswith("bias") and "lora_" not in name
     )
 
 

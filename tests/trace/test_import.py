@@ -416,3 +416,13 @@ def test_killed_at_any_moment_nothing_stands_under_the_final_name(
 
 def test_import_errors_are_errors_of_dipsim() -> None:
     assert issubclass(TraceError, DipsimError)
+
+
+def test_arrays_that_are_left_out_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "a.npz"
+    np.savez(source, glu=values(), phase=np.ones(len(values()), np.uint8), other=np.zeros(3))
+    assert import_arrays(source, tmp_path / "t.npz")[-1] == (
+        "left out, as no --map names them: other"
+    )
+    notes = import_arrays(source, tmp_path / "t.npz", names={"glu": "glu"})
+    assert notes[-1] == "left out, as no --map names them: phase, other"

@@ -69,7 +69,7 @@ def import_arrays(
         progress: called with (tokens done, tokens).
 
     Returns:
-        Sentences about changes made to the values.
+        Sentences about changes made to the values, and about arrays left out.
 
     Raises:
         DipsimError: arrays that are missing, disagree, or are neither floats nor bool; ``out`` is
@@ -104,7 +104,13 @@ def import_arrays(
             start += size
             if progress is not None:
                 progress(start, count)
-    return [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
+    notes = [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
+    taken = {id(member) for stack in stacks for member in stack.members}
+    taken |= {id(arrays[name]) for key, name in chosen.items() if key in _MARKS}
+    others = [key for key, member in arrays.items() if id(member) not in taken]
+    if others:
+        notes.append(f"left out, as no --map names them: {brief(', '.join(others), 200)}")
+    return notes
 
 
 def _stacks(path: Path, arrays: Mapping[str, Member], chosen: Mapping[str, str]) -> list[_Stack]:
