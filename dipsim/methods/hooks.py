@@ -69,7 +69,8 @@ def _compiled(function: Callable[..., None], ranks: bool, varies: bool) -> Hook:
     resident = nb.Array(nb.boolean, 1, "C", readonly=True)
     out = nb.Array(nb.float32 if ranks else nb.boolean, 1, "C")
     arguments = scores, nb.int64, resident, nb.float64[::1], out
-    own = njit([arguments], boundscheck=True, nogil=True)(function)
+    plain = getattr(function, "py_func", function)  # compiled anew where it is compiled already
+    own = njit([arguments], boundscheck=True, nogil=True)(plain)
     pick = _ranking(own) if ranks else _selecting(own, varies)
     return Hook(_choose(pick), _choose_rows(pick))
 

@@ -151,7 +151,7 @@ def _recorded(path: str, sets: ActiveSets) -> Sequence[Bits]:
                 raise TraceError(
                     f"--prefetch {path}: scores of {group.signal}, where {method.name} needs sets"
                 )
-            groups.append(replace(group, rule=None))
+            groups.append(replace(group, rule=None, custom=None if group.aware else group.custom))
         else:
-            groups.append(replace(group, choice="sets", rule=None))
+            groups.append(replace(group, choice="sets", rule=None, custom=None))
     return every_set(predicted, replace(method, groups=tuple(groups)))

@@ -26,6 +26,8 @@ SETS_BYTES = 2**30
 """Most that packed sets take to be held for several passes; larger ones are chosen anew."""
 _PER_UNIT, _PER_UNIT_AWARE = 42, 33
 """Bytes of a cache per unit beside its policy's state: always, and more where it chooses masks."""
+_PER_UNIT_CUSTOM = 2 + 2 * 16
+"""More where a user's own method chooses them, whose state is taken to be two numbers per unit."""
 _SAMPLE = 2**12
 """Units of which a policy's state is measured."""
 _PER_COUNT, _PER_COUNT_AHEAD = 48, 28
@@ -211,6 +213,8 @@ def _bytes(run: Run, contender: Contender) -> int:
     counts = _PER_COUNT + _PER_COUNT_AHEAD * (contender.guesses is not None)
     units = sum(group.units for group in run.method.groups)
     per_unit = _PER_UNIT + _PER_UNIT_AWARE * run.method.cache_aware + 2 * _state_bytes(contender)
+    if run.method.cache_aware and run.method.custom is not None:
+        per_unit += _PER_UNIT_CUSTOM
     size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
     return size + (run.sets.packed_bytes if contender.keep_missed else 0)
 

@@ -1,4 +1,4 @@
-"""A user's own method against the built-in of its rule: ``python tests/bench/bench_methods.py``.
+"""A user's own method against the built-in one: ``python tests/bench/bench_methods.py``.
 
 dip-ca, built in and as `user_dip_ca.py`, on the shipped trace. As bench_replay.py beside it:
 contenders of a part take turns on one core, nothing is asserted.

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import bench_methods
 import bench_replay
 import bench_time
 import numpy as np
@@ -91,6 +92,16 @@ def test_the_engines_of_time_are_measured(capsys: pytest.CaptureFixture[str]) ->
     assert "x first" in capsys.readouterr().out
 
 
-def test_the_users_policy_is_short() -> None:
-    file = Path(bench_replay.USER_LRU.rpartition(":")[0])
-    assert len(file.read_text().splitlines()) <= 20
+@pytest.mark.slow
+def test_a_users_dip_ca_hits_the_same() -> None:
+    (rows,) = bench_methods.parts(("lfu",), rounds=1, tokens="0:12")
+    builtin, own = (row.hits for row in rows)
+    assert own == builtin > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [(bench_replay.USER_LRU, 20), (bench_methods.USER_DIP_CA, 25)]
+)
+def test_the_users_files_are_short(name: str, most: int) -> None:
+    file = Path(name.rpartition(":")[0])
+    assert len(file.read_text().splitlines()) <= most

@@ -7,19 +7,16 @@ from dipsim.methods.dip import split_density
 
 
 def state(units, k, seed, signal, mlp_input=0.5, glu=0.2):
-    """Remember gamma."""
     return np.array([mlp_input if signal == "mlp_input" else glu])
 
 
 def rank(scores, k, resident, state, keys):
-    """Multiply the scores of absent units by gamma."""
     gamma = np.float32(state[0])
     for unit in range(len(scores)):
         keys[unit] = scores[unit] if resident[unit] else gamma * scores[unit]
 
 
 def split(density):
-    """Divide the density as the authors do."""
     return split_density(density, "authors")
 
 
