@@ -9,6 +9,7 @@ import fnmatch
 import html
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,22 @@ def test_a_picture_follows_the_switch_of_the_site(site: Path) -> None:
         for name in pictures.shown(page):
             for theme in ("light", "dark"):
                 assert re.search(rf'src="[./]*pictures/{name}-{theme}.svg#only-{theme}"', built)
+
+
+def test_a_picture_that_the_site_could_not_switch_stops_it() -> None:
+    on_page = runpy.run_path(str(DOCS / "theme/hooks.py"))["on_page_markdown"]
+    assert on_page("no picture") == "no picture"
+    with pytest.raises(ValueError, match="<picture>"):
+        on_page('<picture><img src="pictures/mrc-light.svg"></picture>')
+
+
+def test_what_is_typed_stands_after_a_dollar(site: Path) -> None:
+    prompts = {
+        prompt
+        for file in site.rglob("*.html")
+        for prompt in re.findall(r'<span class="gp">(.*?)</span>', file.read_text())
+    }
+    assert prompts == {"$ "}
 
 
 def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
