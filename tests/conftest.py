@@ -36,5 +36,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
     if reasons:
-        each = (f"{count} {reason}" for reason, count in reasons.most_common())
-        terminalreporter.write_line(f"skipped: {'; '.join(each)}")
+        each = (f"{count} ({reason})" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped: {', '.join(each)}")

@@ -34,6 +34,7 @@ class StatusLine:
     def on(self, stream: TextIO) -> Iterator[None]:
         """Show the line on a stream, if that is a terminal, until the end of the block."""
         self._terminal = stream if stream.isatty() else None
+        self._begins_a_line = True
         try:
             yield
         finally:

@@ -394,7 +394,7 @@ def test_killed_at_any_moment_nothing_stands_under_the_final_name(
     words = {
         "import": ["import", "a.npz", "out", "--encoding", "glu=log8"],
         "export": ["export", "a.npz", "out", "--encoding", "glu=log8"],
-        "synth": ["synth", "out", "--tokens", "2000"],
+        "synth": ["synth", "out", "--tokens", "300"],
     }[command]
 
     def killed_at(call: int) -> subprocess.CompletedProcess[str]:
@@ -404,7 +404,7 @@ def test_killed_at_any_moment_nothing_stands_under_the_final_name(
     whole = killed_at(0)  # never: it tells how many calls there are
     calls = int(whole.stdout.splitlines()[-1])
     os.rename(tmp_path / "out", tmp_path / "whole")
-    for call in rng.integers(1, calls, 9, endpoint=True).tolist():
+    for call in rng.integers(1, calls, 6, endpoint=True).tolist():
         assert killed_at(call).returncode == -signal.SIGKILL
         if (tmp_path / "out").exists():  # then it is whole
             trace = load_trace(tmp_path / "out")
