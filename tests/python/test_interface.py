@@ -83,6 +83,7 @@ def test_a_function_says_what_each_argument_is(name: str) -> None:
         assert missing == []
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_good_calls_from_bad_ones(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
@@ -257,12 +258,12 @@ def test_a_model_is_a_path_a_mapping_or_a_model(saved: Path) -> None:
 
 
 def test_a_policy_is_a_name_a_file_or_a_policy(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from dipsim import Policy\n\n\ndef rank(state, unit, token):\n    return unit\n\n\n"
-        "policy = Policy('mine', rank=rank)\n"
-    )
-    for policy in ("lfu-decay:half_life=4", f"{file}:policy", dipsim.load_policy("lru")):
+    (tmp_path / "mine.py").write_text("from dipsim.policies.lru import LRU\n")
+    for policy in (
+        "lfu-decay:half_life=4",
+        f"{tmp_path / 'mine.py'}:LRU",
+        dipsim.load_policy("lru"),
+    ):
         for call in with_policy(policy):
             call()
 
