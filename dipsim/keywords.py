@@ -29,9 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """What a token needs, which part of the trace is replayed, and by which rules."""
+    """What a token needs, but for the density; which part of the trace is replayed, and how."""
 
-    density: float | None
     group_density: Mapping[str, float] | None
     split: str | None
     gamma: float | Mapping[str, float] | None
@@ -52,6 +51,12 @@ class ChoiceOptions(TypedDict, total=False):
     layers: str | None
     sequence: str | None
     seed: int | None
+
+
+class DensityOption(TypedDict, total=False):
+    """Share of the weights that a token needs."""
+
+    density: float | None
 
 
 class DeviceOptions(TypedDict, total=False):
@@ -86,17 +91,17 @@ class BudgetOptions(TypedDict, total=False):
     cache_fraction: float | None
 
 
-class CurveOptions(ChoiceOptions, total=False):
+class CurveOptions(ChoiceOptions, DensityOption, total=False):
     """Options of what needs no device."""
 
     method: str | PruningMethod | None
 
 
 class SweepOptions(ChoiceOptions, DeviceOptions, total=False):
-    """Options of what varies methods, policies and budgets itself."""
+    """Options of what varies methods, densities, policies and budgets itself."""
 
 
-class StudyOptions(SweepOptions, BudgetOptions, total=False):
+class StudyOptions(SweepOptions, DensityOption, BudgetOptions, total=False):
     """Options of what varies methods and policies itself."""
 
 

@@ -11,9 +11,6 @@ from dipsim.settings import HAVE_DENSITY, make_settings
 from dipsim.trace import Trace
 from dipsim.units import BYTES
 
-Size = str | float
-"""A text such as ``"3.5 GB"``, or a number of bytes."""
-
 
 class GivenBudget(NamedTuple):
     """DRAM as it was asked for."""

@@ -2,15 +2,12 @@
 against the optimum."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, Unpack
 
 from dipsim.analysis.axes import (
     GivenBudget,
-    Size,
     budgets_of,
     densities_of,
     density_of,
@@ -24,8 +21,8 @@ from dipsim.analysis.default_policies import policies_that_apply
 from dipsim.analysis.verdict import contenders, judge, no_optimum
 from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.hardware import Profile, load_profile
+from dipsim.keywords import Size, SweepOptions, lists_options
 from dipsim.methods import PruningMethod, label_of
-from dipsim.model import Model
 from dipsim.policies import Policy, load_policies
 from dipsim.replay.contender import Contender
 from dipsim.replay.replay import Progress
@@ -44,10 +41,7 @@ from dipsim.sweep.methods import (
 )
 from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
 from dipsim.trace import Trace, load_trace
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
+from dipsim.views import Viewed, report_module
 
 AXES = ("profile", "method", "density", "policy", "budget")
 PLURALS = {
@@ -111,13 +105,15 @@ class _Nobody(Watch):
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison:
+class Comparison(Viewed):
     """Cells of every combination, by device and budget, the fastest first.
 
     Places of cells are the `AXES`: ``density`` is None for methods without one, and where densities
     of groups were given; ``budget`` is as it was asked for, e.g. ``cache_fraction=0.6``. A cell of
     an impossible combination has no figures and says why.
     """
+
+    report: ClassVar[str] = "compare"
 
     trace: Trace
     axes: Mapping[str, list[Any]]
@@ -171,43 +167,6 @@ class Comparison:
             "cells": self.rows(),
         }
 
-    def to_frame(self) -> "DataFrame":
-        """Return the rows that ``--csv`` writes as a pandas DataFrame.
-
-        Raises:
-            DipsimError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError:
-            raise DipsimError("a table needs pandas: pip install 'dipsim[pandas]'") from None
-        return pd.DataFrame(_report("compare").rows(self))
-
-    def plot(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        size: tuple[float, float] | None = None,
-        dpi: int | None = None,
-    ) -> "Figure":
-        """Draw rates against DRAM; with one budget, rates and hits of policies.
-
-        Args:
-            path: a .png, .svg or .pdf file to write it to; None for none.
-            size: width and height in inches; default: what suits the picture.
-            dpi: dots per inch of a PNG; default: 120.
-
-        Returns:
-            The figure, which a notebook shows.
-
-        Raises:
-            DipsimError: too many lines for one picture, another suffix, or a file that cannot be
-                written.
-        """
-        files, pictures = _report("files"), _report("pictures")
-        sheet = files.check_plot(path, size, dpi) or pictures.Sheet(None, size, dpi or 120)
-        figure: Figure = _report("compare").plot(self, sheet)
-        return figure
-
     def __repr__(self) -> str:
         parts = (f"{len(self.axes[axis])} {PLURALS[axis]}" for axis in self.varying(*AXES))
         what = f"Comparison of {brief(self.trace.name, 60)}: {' x '.join(parts) or 'one run'}"
@@ -219,18 +178,14 @@ class Comparison:
         return f"{what}\nbest: {best.rate:.4g} tokens/s with {place}"
 
     def _repr_html_(self) -> str:
-        html: str = _report("compare").html(self)
+        html: str = report_module(self.report).html(self)
         return html
 
 
-def _report(name: str) -> Any:
-    """Return a module of `dipsim.report`, which knows what is shown, and so loads after it."""
-    return import_module(f"dipsim.report.{name}")
-
-
+@lists_options
 def compare(
     trace: Input | Trace,
-    profile: Input | Profile | Sequence[Input | Profile],
+    profiles: Input | Profile | Sequence[Input | Profile],
     policies: str | Policy | Sequence[str | Policy] = (),
     *,
     methods: str | PruningMethod | Sequence[str | PruningMethod] = (),
@@ -238,11 +193,9 @@ def compare(
     dram: Size | Sequence[Size] = (),
     cache: Size | Sequence[Size] = (),
     cache_fraction: float | Sequence[float] = (),
-    model: Input | Model | None = None,
-    overrides: Sequence[str] = (),
     watch: Watch | None = None,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[SweepOptions],
 ) -> Comparison:
     """Run a trace with every combination of devices, methods, policies and budgets.
 
@@ -251,7 +204,7 @@ def compare(
 
     Args:
         trace: as of `simulate`.
-        profile: one device or several, each as of `simulate`.
+        profiles: one device or several, each as of `simulate`.
         policies: names, ``file.py:attribute`` or objects; default: those of `USUAL` that apply.
         methods: names, ``file.py:attribute`` or objects; default: the trace's own.
         density: of methods that take one; default: 0.7.
@@ -259,11 +212,9 @@ def compare(
         cache: bytes for the caches alone.
         cache_fraction: shares of the units that the caches hold, from 0 to 1. Without ``dram``,
             ``cache`` and ``cache_fraction`` there is one budget: what the device leaves.
-        model: as of `simulate`.
-        overrides: ``key=value`` texts for the profiles.
         watch: told what happens.
         progress: called with (runs done, runs).
-        options: as of `simulate`; they hold for all runs of methods that take them.
+        options: they hold for all runs of methods that take them.
 
     Returns:
         A cell for every combination; a method without a density has none for each density.
@@ -271,12 +222,13 @@ def compare(
     Raises:
         DipsimError: anything wrong with the input, in one line; no combination is possible.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    model, overrides = options.pop("model", None), options.pop("overrides", ())
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     for name, argument in (("method", "methods"), ("policy", "policies")):
         if name in given:
             raise DipsimError(f"{name}={given[name]!r}: compare takes it as {argument}=[...]")
     opened = load_trace(trace)
-    devices = [load_profile(one, overrides) for one in several(profile)]
+    devices = [load_profile(one, overrides) for one in several(profiles)]
     if not devices:
         raise DipsimError("no profile: give one, or a list of them")
     refuse_twice("--profile", [device.name for device in devices])

@@ -18,7 +18,7 @@ from dipsim.report.tables import Table, line, marks_of, number
 from dipsim.sweep.point import Cell
 from dipsim.units import BYTES
 
-__all__ = ["check_picture", "html", "one_of_each_kind", "plot", "render", "rows", "write_csv"]
+__all__ = ["check_picture", "html", "one_of_each_kind", "plot", "records", "render", "write_csv"]
 
 MOST_TABLES = 2
 """Devices times budgets up to which tables show every figure; more of them show rates alone."""
@@ -379,7 +379,7 @@ def _html_table(listing: _Listing) -> str:
     return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def rows(comparison: Comparison) -> list[dict[str, Any]]:
+def records(comparison: Comparison) -> list[dict[str, Any]]:
     """Return a row for each cell, of plain values that a table has columns for.
 
     Bytes, tokens per second and shares from 0 to 1 are numbers; marks are one text.
@@ -408,4 +408,4 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     Raises:
         DipsimError: the file cannot be written.
     """
-    write_rows(path, rows(comparison))
+    write_rows(path, records(comparison))

@@ -15,8 +15,6 @@ from dipsim.replay.replay import replay_policies
 from dipsim.trace import load_trace
 from tools.cli import Dipsim, done, refused
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 LINE = "compare t.npz --profile paper-a18 --cache-fraction .5"
 
 

@@ -25,6 +25,13 @@ result.to_frame("groups")  # wrong
 result.plot("p.png", size=(4, 3), dpi=200).savefig("q.png")
 result.plot(3)  # wrong
 
+both = dipsim.compare("t.npz", ["p", "q"], ["lru", "opt"], methods=["dip"], dram=["50%", 3e9])
+fastest: dipsim.Comparison = dipsim.compare("t.npz", "p", "lru", density=[0.5, 0.7], layout="row")
+rows = len(both.to_frame())
+both.plot("p.svg", dpi=50).savefig("q.png")
+dipsim.compare("t.npz", "p", budgets=[{"dram": "2GB"}])  # wrong
+dipsim.compare("t.npz", "p", dram=[None])  # wrong
+dipsim.compare("t.npz", "p", layout="heap")  # wrong
 dipsim.mrc("t.npz", ["lru", "opt"], [0.5, 0.9], method="dip", tokens="0:64").rates("lru")
 dipsim.mrc("t.npz", ["lru"], dram="50%")  # wrong
 found = dipsim.search("t.npz", "p", max_loss=0.01, methods=["dip"], policy="lru").to_frame()

@@ -36,6 +36,7 @@ FUNCTIONS: dict[str, tuple[Any, set[str]]] = {
     "simulate": (keywords.RunOptions, set()),
     "search": (keywords.SearchOptions, {"method"}),
     "study": (keywords.StudyOptions, {"method", "policy"}),
+    "compare": (keywords.SweepOptions, {"method", "policy", "density", *concerning("budget")}),
     "mrc": (keywords.CurveOptions, set(OPTIONS) - set(concerning(*CURVE_CONCERNS))),
 }
 """Functions with options: the options, and those of the settings that they lack."""
@@ -172,7 +173,7 @@ def with_trace(trace: Any, out: Path) -> list[Callable[[], Any]]:
     return [
         lambda: dipsim.load_trace(trace),
         lambda: dipsim.simulate(trace, READS, **HALF),  # type: ignore[arg-type]
-        lambda: dipsim.compare(trace, READS, policies=["lru"], budgets=[HALF]),
+        lambda: dipsim.compare(trace, READS, policies=["lru"], **HALF),
         lambda: dipsim.mrc(trace, ["lru"], [0.5]),
         lambda: dipsim.search(trace, READS, target_rate=1.0),
         lambda: dipsim.study("layers", trace, READS, **HALF),  # type: ignore[arg-type]
@@ -189,7 +190,7 @@ def with_profile(profile: Any) -> list[Callable[[], Any]]:
         lambda: dipsim.simulate(arrays(), profile, **HALF),  # type: ignore[arg-type]
         lambda: dipsim.search(arrays(), profile, target_rate=1.0),
         lambda: dipsim.study("layers", arrays(), profile, **HALF),  # type: ignore[arg-type]
-        lambda: dipsim.compare(arrays(), profile, policies=["lru"], budgets=[HALF]),
+        lambda: dipsim.compare(arrays(), profile, policies=["lru"], **HALF),
     ]
 
 
@@ -213,7 +214,7 @@ def with_policy(policy: Any) -> list[Callable[[], Any]]:
         lambda: dipsim.mrc(arrays(), [policy], [0.5]),
         lambda: dipsim.search(arrays(), READS, target_rate=1.0, policy=policy),
         lambda: dipsim.study("layers", arrays(), READS, policies=[policy], **HALF),  # type: ignore[arg-type]
-        lambda: dipsim.compare(arrays(), READS, policies=[policy], budgets=[HALF]),
+        lambda: dipsim.compare(arrays(), READS, policies=[policy], **HALF),
     ]
 
 

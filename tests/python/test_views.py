@@ -73,7 +73,7 @@ def test_the_text_of_every_object_is_short(tmp_path: Path) -> None:
                     lines = text.splitlines()
                     assert len(lines) <= 2, kind
                     assert max(map(len, lines)) <= WIDEST, kind
-    classes = {name for name in dipsim.__all__ if name[0].isupper()} - {"DipsimError", "Comparison"}
+    classes = {name for name in dipsim.__all__ if name[0].isupper()} - {"DipsimError"}
     assert seen >= classes
     assert seen >= {"Run", "Traffic", "Timing", "Budget", "Cell", "Settings", "Signal", "Method"}
 

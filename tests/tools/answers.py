@@ -39,6 +39,7 @@ def answers() -> dict[str, Any]:
     trace, half = dipsim.load_trace(arrays()), {"cache_fraction": 0.5}
     return {
         "simulate": dipsim.simulate(trace, READS, **half),
+        "compare": dipsim.compare(trace, READS, ["lru", "opt"], cache_fraction=[0.5, 0.9]),
         "mrc": dipsim.mrc(trace, ["lru", "opt"], [0.5, 1.0]),
         "search max_loss": dipsim.search(trace, READS, max_loss=0.1, **half),
         "search target_rate": dipsim.search(trace, READS, target_rate=1.0),
