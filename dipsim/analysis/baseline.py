@@ -75,9 +75,9 @@ class Baseline:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "tokens_per_second": finite(self.rate),
-            "flash_bytes_per_token": self.flash_bytes,
-            "flash_reads_per_token": self.flash_reads,
+            "rate": finite(self.rate),
+            "flash_bytes": self.flash_bytes,
+            "reads": self.flash_reads,
         }
 
 
@@ -123,10 +123,7 @@ class Standing:
         for name in NAMES:
             one: Baseline | None = getattr(self, name)
             baselines[name] = one and {**one.to_dict(), "times": finite(self.times(one))}
-        tried = [
-            {"option": trial.option, "tokens_per_second": finite(trial.rate)}
-            for trial in self.trials
-        ]
+        tried = [{"option": trial.option, "rate": finite(trial.rate)} for trial in self.trials]
         return {"baselines": baselines, "tried": tried}
 
 

@@ -238,8 +238,8 @@ def test_the_run_prints_the_verdict(dipsim: Dipsim) -> None:
     found = done(dipsim(f"{line} --json")).json
     said = found["verdict"]
     lost = said.pop("lost")
-    rates = (one["tokens_per_second"] for one in (found, found["baselines"]["optimum"]))
-    other = found["tried"][0]["tokens_per_second"]
+    rates = found["tokens_per_second"], found["baselines"]["optimum"]["rate"]
+    other = found["tried"][0]["rate"]
     verdict = Verdict(**{key: said[key] for key in said if key in KEYS})
     assert verdict.lost == lost > 0
     verdict = replace(verdict, **dict(zip(RATES, (*rates, other), strict=True)))
