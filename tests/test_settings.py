@@ -52,7 +52,7 @@ CURVE = {
 OWN = {
     "run": {
         *("trace", "profile", "model", "override", "config", "calibration", "attribution"),
-        *("timeline", "timeline_tokens", "trust_files", "plot", "as_json"),
+        *("timeline", "timeline_tokens", "trust_files", "plot", "details", "as_json"),
     },
     "compare": {
         *("trace", "profile", "model", "override", "plot", "csv", "as_json"),

@@ -183,7 +183,7 @@ def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list
     shares = sorted(result.time_share.items(), key=lambda share: -share[1])
     rows.append(("time", ", ".join(f"{name} {share:.1%}" for name, share in shares if share > 0)))
     known = dict(result.summary())
-    rows += [("prefill", known["prefill"])] if "prefill" in known else []
+    rows += [(name, known[name]) for name in ("read ahead", "prefill") if name in known]
     rows += [] if bounds is None else [("perplexity", perplexity(bounds))]
     return [*rows, ("marks", ", ".join(result.marks) or "none")]
 
