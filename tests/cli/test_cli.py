@@ -341,7 +341,7 @@ def test_one_profile_shows_the_kind_of_every_number(dipsim: Dipsim) -> None:
     assert re.search(r"dram.bandwidth +76.8 GB/s +vendor", out)
     assert re.search(r"sync +600 us +estimate", out)
     assert "no source" not in out
-    assert "no source" in done(dipsim("profiles phone.yaml")).out
+    assert "stated by phone.yaml" in done(dipsim("profiles phone.yaml")).out
 
 
 def test_colour_is_left_out_when_asked(dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch) -> None:
