@@ -468,9 +468,9 @@ BAD_TRACES = {
     "nan.npz": "score nan at token 3, layer 1, unit 2",
     "negative.npz": "score -1.0 at token 3, layer 1, unit 2",
     "shapes.npz": "disagree on tokens x layers: mlp_input 11 x 2, glu 12 x 2",
-    ".": "a folder without shards",
+    ".": "a folder, no trace: of arrays make one with dipsim import",
     "/dev/zero": "not a regular file",
-    "phone.yaml": "not a readable .npz",
+    "phone.yaml": "a profile, no trace: give it as --profile",
 }
 
 
@@ -490,7 +490,7 @@ BAD_LINES = {
     "run t.npz --profile snapdragon9": ["'snapdragon9'", "snapdragon8"],
     f"run t.npz --profile {LONG}": ["no profile"],
     "run t.npz --profile typo.yaml": ["unknown key 'dramm'"],
-    "run t.npz --profile model.yaml": ["model.yaml", "name is missing"],
+    "run t.npz --profile model.yaml": ["model.yaml", "a model, no profile: give it as --model"],
     "run t.npz --profile snapdragon8 --backend gpu": ["no backend 'gpu'", "cpu"],
     "run t.npz --profile snapdragon8 -s flash.bandwidth=60": ["has no unit", "60 GB/s"],
     "run t.npz --profile snapdragon8 -s 'flash.bandwidth=60 Gb/s'": ["counts bits"],
