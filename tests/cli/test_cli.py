@@ -452,6 +452,7 @@ def test_a_config_runs_a_file_only_when_asked_to(dipsim: Dipsim, tmp_path: Path)
     refused(dipsim(f"run --config {result}"), "marking.py:policy", "--trust-files")
     done(dipsim(f"run --config {result} --policy lru"))
     assert not Path("executed").exists()
+    policy.write_text(policy.read_text() + "# a process runs a file once, until it changes\n")
     again = done(dipsim(f"run --config {result} --policy {policy}:policy --json"))
     assert again.out == first.out  # ranked admission is kept: no other policy was given
     assert Path("executed").exists()
