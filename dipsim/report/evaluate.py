@@ -21,6 +21,7 @@ from dipsim.report.pictures import (
     DASHES,
     MARKERS,
     Sheet,
+    label,
     picture,
     scale_by_ratio,
     set_heading,
@@ -236,7 +237,7 @@ def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
                     linewidth=1,
                     linestyle=DASHES[i % len(DASHES)],
                     zorder=0,
-                    label=short(f"frontier {memory}".strip()),
+                    label=label(f"frontier {memory}".strip()),
                 )
         axes.axhline(evaluation.dense, color="0.5", linestyle=":", label="dense model")
         perplexities = [evaluation.dense, *(row.value("perplexity") for row in rows)]

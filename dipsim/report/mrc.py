@@ -13,10 +13,10 @@ from dipsim.report.pictures import (
     BESIDE,
     FAINT,
     Sheet,
+    label,
     picture,
     series_style,
     set_heading,
-    short,
     trace_name,
 )
 from dipsim.report.tables import Table, line
@@ -124,7 +124,7 @@ def plot(curves: Curves, sheet: Sheet) -> Any:
                 if len(groups) > 1 and panel:
                     rates = curves.by_group(name)[:, panel - 1]
                 style = series_style(i) | {"markevery": (i % every, every)}
-                axes.plot(shares, 100 * rates, label=short(name), **style)
+                axes.plot(shares, 100 * rates, label=label(name), **style)
                 if name == "lru" and title in exact:  # every capacity, from its one pass
                     least, all_rates = exact[title]
                     sizes = np.arange(least, least + len(all_rates))

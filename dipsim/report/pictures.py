@@ -161,14 +161,19 @@ def plain(text: str) -> str:
 
 
 def short(text: str, most: int = 30) -> str:
-    """Return a text of anybody's for a picture; of a long one the middle is left out."""
-    if len(text) > most:
-        text = f"{text[: most // 2]}…{text[len(text) - (most - most // 2) + 1 :]}"
-    return plain(text)
+    """Return a text as it is; of a long one the middle is left out."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2) + 1 :]}"
+
+
+def label(text: str, most: int = 30) -> str:
+    """Return a name of anybody's for a picture, `short` and `plain`."""
+    return plain(short(text, most))
 
 
 def trace_name(name: str) -> str:
-    """Return the name of a trace for a picture: ``t`` of ``/traces/t.npz``."""
+    """Return a trace's name without its folder and suffix, `short`: ``t`` of ``/traces/t.npz``."""
     return short(os.path.basename(name.rstrip(os.sep)).removesuffix(".npz") or name)
 
 
@@ -177,13 +182,14 @@ def set_heading(figure: Any, text: str) -> None:
 
     Args:
         figure: the matplotlib figure, whose legend is made.
-        text: the heading, already `plain`; its lines fold where the figure is too narrow.
+        text: the heading, whoever wrote it; its lines fold where the figure is too narrow.
     """
     legends = sum(legend.get_window_extent().width for legend in figure.legends)
     room = 0.97 - legends / figure.bbox.width
-    heading = figure.suptitle(text, x=0.01 + room / 2)
-    for characters in range(max(map(len, text.split("\n"))), 10, -2):
-        lines = [textwrap.fill(line, characters) for line in text.split("\n")]
+    parts = [plain(line) for line in text.split("\n")]
+    heading = figure.suptitle("", x=0.01 + room / 2)
+    for characters in range(max(12, *map(len, parts)), 10, -2):
+        lines = [textwrap.fill(line, characters, break_long_words=False) for line in parts]
         heading.set_text("\n".join(lines))
         if heading.get_window_extent().width <= 0.96 * room * figure.bbox.width:
             return

@@ -18,7 +18,7 @@ from dipsim.report.details import figure_rows, perplexity, sections
 from dipsim.report.details import legend as legend_of
 from dipsim.report.files import write_rows
 from dipsim.report.hints import hint
-from dipsim.report.pictures import COLOURS, Sheet, picture, plain, set_heading, short, trace_name
+from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, trace_name
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
@@ -307,7 +307,7 @@ def plot(result: Result, sheet: Sheet) -> Any:
         if handles:  # above, as bars fill the panel
             above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
             axes.legend(handles, labels, title="exposed time", ncols=len(labels), **above)
-        set_heading(figure, plain(title_of(result)))
+        set_heading(figure, title_of(result))
     return figure
 
 

@@ -25,6 +25,7 @@ from dipsim.report.pictures import (
     MARKERS,
     Sheet,
     finite_rates,
+    label,
     picture,
     ring,
     scale_by_ratio,
@@ -257,7 +258,7 @@ def _draw_points(axes: Any, shown: list[Cell]) -> None:
             linestyle="",
             color=COLOURS[head],
             marker=MARKERS[tail if len(tails) > 1 else head],
-            label=short(
+            label=label(
                 " ".join([method, "/".join(show_number(value, 6) for value in gamma)]).strip()
             ),
         )

@@ -15,6 +15,7 @@ from dipsim.report.pictures import (
     BESIDE,
     FAINT,
     Sheet,
+    label,
     picture,
     scale_by_ratio,
     series_style,
@@ -434,15 +435,15 @@ def _draw_series(axes: Any, results: StudyResult, panel: _Panel) -> None:
         cells = [cell for cell in panel.known if series is None or cell.place[series] == name]
         if cells:
             across = [cell.place[x] for cell in cells]
-            label = {} if series is None else {"label": short(_axis_text(series, name))}
-            style = {**label, **series_style(i)}
+            told = {} if series is None else {"label": label(_axis_text(series, name))}
+            style = {**told, **series_style(i)}
             axes.plot(across, panel.values(cells), **style)
     for cell in panel.known:
         if cell.place.get("split"):
             split = {"equal": "equal split", "authors": "authors' split"}[cell.place["split"]]
             colour = FAINT if cell.place["split"] == "equal" else "k"
             axes.axvline(cell.place[x], color=colour, linestyle=":", label=split, zorder=0)
-    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=short(panel.place, 36))
+    axes.set(xlabel=_axis_label(x), ylabel=panel.label, title=label(panel.place, 36))
     axes.grid(alpha=0.3)
     if panel.figure.key != ENERGY:
         _scale_figure(axes, results, panel.figure)
@@ -483,8 +484,8 @@ def _draw_variants(axes: Any, panel: _Panel) -> None:
     rows = {cell.place["variant"]: -i for i, cell in enumerate(panel.cells)}
     heights = [rows[cell.place["variant"]] for cell in panel.known]
     axes.plot(panel.values(panel.known), heights, **(series_style(0) | {"linestyle": ""}))
-    axes.set_yticks(list(rows.values()), [short(name, 40) for name in rows])
-    axes.set(xlabel=panel.label, title=short(panel.place, 36))
+    axes.set_yticks(list(rows.values()), [label(name, 40) for name in rows])
+    axes.set(xlabel=panel.label, title=label(panel.place, 36))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(alpha=0.3)
 

@@ -29,7 +29,7 @@ from dipsim.report import run as of_run
 from dipsim.report import search as of_search
 from dipsim.report import study as of_study
 from dipsim.report.files import check_plot
-from dipsim.report.pictures import COLOURS, Sheet, plain, short, trace_name
+from dipsim.report.pictures import COLOURS, Sheet, label, plain, short, trace_name
 from dipsim.simulate import simulate
 from tools import three_layers
 from tools.cli import Dipsim, done, refused
@@ -185,7 +185,7 @@ def picture(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow if alike else [])
 
 
-@pytest.mark.parametrize("name", map(picture, PICTURES))
+@pytest.mark.parametrize("name", [picture(name) for name in PICTURES])
 def test_no_text_is_cut_or_lies_on_another(name: str, trace: Any) -> None:
     draw = PICTURES[name](trace)
     for size in FEW_SIZES if name.startswith("study") else SIZES:
@@ -222,6 +222,7 @@ def test_names_in_pictures() -> None:
     assert short(LONG, 20) == f"{LONG[:10]}…{LONG[-9:]}"
     assert len(short(LONG, 20)) == 20
     assert plain("$x$") == r"\$x\$"
+    assert label("$" * 40, 20) == r"\$" * 10 + "…" + r"\$" * 9
     assert trace_name("/traces/smollm2-chat.npz") == "smollm2-chat"
     assert trace_name("shards/") == "shards"
 
