@@ -1,6 +1,7 @@
 """Reading ahead: what is guessed, issued, used and wasted, against a naive twin; and how runs ask
 for it, for an engine and for heat."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
