@@ -1,19 +1,15 @@
-"""Hardware profiles: DRAM, flash, backends, energy; every number with a source and a kind.
+"""Schema of a profile: DRAM, flash, backends, energy; every number with a source and a kind.
 
-A profile is one YAML file in ``hardware_profiles/`` (docs/profiles.md). With ``extends:`` it states
-only the keys that differ, unknown keys are errors, and ``-s key=value`` overrides single numbers.
-All of that is resolved here: the simulator sees one frozen, complete `Profile`.
+A profile is one YAML file in ``hardware_profiles/`` (docs/profiles.md); unknown keys are errors.
+The simulator sees one frozen, complete `Profile`.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dipsim import files
-from dipsim.errors import ProfileError, brief, first_problem, not_taken
+from dipsim.errors import ProfileError, brief
 from dipsim.units import (
     BANDWIDTH,
     BYTES,
@@ -28,25 +24,17 @@ from dipsim.units import (
 )
 from dipsim.views import shortened
 
-FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Kind = Literal["measured", "vendor", "estimate"]
 STATED = "stated by "
 """Begin of the source of a number that came without one: who stated it follows."""
-Overrides = Sequence[str] | Mapping[str, Any]
-"""``key=value`` texts, or values by key."""
-_SHARES = ("dram_efficiency", "overlap_factor")
+TEXTS = ("name", "summary", "sources", "extends")
+"""Keys of a profile that are no numbers."""
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
 """Share of a speed that is left: never none of it."""
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
 _LARGEST_PAGE = 2.0**30
 """Largest page of a read, in bytes: far above any real one."""
-_MOST_DIGITS = 20
-"""Digits beyond which no whole number is read; those that are refused are quoted as they are."""
-_TEXTS = ("name", "summary", "sources", "extends")
-"""Keys of a profile that are no numbers."""
-_SPEEDS = ("bandwidth", "reads", "fit")
-"""Keys of flash that state its speed; each replaces the others."""
 
 
 class _Section(BaseModel):
@@ -268,7 +256,7 @@ class Profile(_Section):
         for name in self.backends:
             if "." in name or "=" in name:
                 raise ValueError(f"backend {name!r}: its name takes no '.' or '=' (-s needs them)")
-        known = {key for path, _ in self.numbers() for key in _prefixes(path)}
+        known = {key for path, _ in self.numbers() for key in prefixes(path)}
         for path in self.sources:
             if path not in known:
                 raise ValueError(f"sources names {path!r}, which is no number of this profile")
@@ -295,61 +283,16 @@ class Profile(_Section):
     def numbers(self) -> Iterator[tuple[str, Any]]:
         """Yield every number that the profile states, as (dotted key, text)."""
         dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
-        for key, value in _leaves(dump):
-            if key.split(".")[0] not in _TEXTS:
+        for key, value in leaves(dump):
+            if key.split(".")[0] not in TEXTS:
                 yield key, value
 
     def source(self, path: str) -> Source | None:
         """Return the source of a dotted key, or of the nearest section above it that has one."""
-        for prefix in reversed(_prefixes(path)):
+        for prefix in reversed(prefixes(path)):
             if prefix in self.sources:
                 return self.sources[prefix]
         return None
-
-
-def load_profile(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Profile, overrides: Overrides = ()
-) -> Profile:
-    """Load a profile by the name of a shipped one, by its path, or from a mapping of its keys.
-
-    Args:
-        given: e.g. ``"snapdragon8"``, ``"my/phone.yaml"``, or a mapping such as the file holds.
-        overrides: ``key=value`` texts, e.g. ``"flash.bandwidth=2GB/s"``, or a mapping such as
-            ``{"flash.bandwidth": "2GB/s"}``.
-
-    Raises:
-        ProfileError: unknown name, unreadable file, unknown key, missing unit, bad override.
-    """
-    if isinstance(given, Profile):
-        data, where = given.model_dump(mode="json", by_alias=True, exclude_unset=True), given.name
-    elif isinstance(given, Mapping):
-        data, where = _extended(dict(given), "profile", ()), str(given.get("name", "profile"))
-    elif isinstance(given, str | os.PathLike):
-        data, where = _read(given, ()), str(given)
-    else:
-        raise ProfileError(not_taken("profile", given, "a shipped name, a YAML file or a mapping"))
-    data = _one_backend(data)
-    for text in override_texts(overrides):
-        data = _override(data, text)
-    try:
-        return Profile.model_validate(data)
-    except ValidationError as problem:
-        raise ProfileError(f"profile {where}: {first_problem(problem)}") from None
-
-
-def override_texts(overrides: Overrides) -> tuple[str, ...]:
-    """Return overrides of a profile as ``key=value`` texts.
-
-    Raises:
-        ProfileError: not texts and no mapping.
-    """
-    if isinstance(overrides, Mapping):
-        return tuple(f"{key}={value}" for key, value in overrides.items())
-    texts = (overrides,) if isinstance(overrides, str) else overrides
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        takes = "texts such as 'flash.bandwidth=2GB/s', or a mapping of keys to values"
-        raise ProfileError(not_taken("override", overrides, takes))
-    return tuple(texts)
 
 
 def profile_schema() -> dict[str, Any]:
@@ -373,198 +316,16 @@ def profile_schema() -> dict[str, Any]:
     return schema
 
 
-def profile_names() -> list[str]:
-    """Return the names of the shipped profiles."""
-    return files.shipped_names(FOLDER, SUFFIX)
-
-
-def _read(
-    given: str | os.PathLike[str], seen: tuple[str, ...], beside: Path | None = None
-) -> dict[str, Any]:
-    """Read a profile and those it extends; ``seen`` are the files that led here."""
-    path = files.find(given, FOLDER, SUFFIX)
-    if beside is not None and os.path.isfile(beside / given):
-        path = beside / given
-    if path is None:
-        known = ", ".join(profile_names())
-        meant = files.nearest(given, "profile")
-        raise ProfileError(f"no profile {str(given)!r}: {meant}give a file, or one of {known}")
-    kind = files.kind_of(path)
-    if kind is not None and kind in _WAYS:
-        raise ProfileError(f"{path}: {kind}, no profile: {_WAYS[kind]}")
-    identity = os.path.realpath(path)
-    if identity in seen:
-        raise ProfileError(f"profile {given}: extends itself in a circle: break it")
-    data = files.read_yaml(path, ProfileError)
-    data = _extended(data, path.name, (*seen, identity), path.parent)
-    return _sourced(data, data, path.name)
-
-
-_TRACE = "give it first, dipsim run TRACE --profile NAME"
-_MODEL = "give it as --model, and one of dipsim profiles as --profile"
-_WAYS: Mapping[files.Kind, str] = {
-    "a trace": _TRACE,
-    "one array": "dipsim import makes a trace of it; a profile is YAML",
-    "a folder": "give a YAML file; a folder of shards is a trace and stands first",
-    "a GGUF model": _MODEL,
-    "a model folder": _MODEL,
-    "a model config": _MODEL,
-    "a model": _MODEL,
-    "weights": "a profile is YAML; give one of dipsim profiles",
-    "a pickle": "a profile is YAML; give one of dipsim profiles",
-    "an archive": "unpack it; a profile is YAML",
-    "a result": "dipsim run --config FILE repeats it, its profile included",
-    "a log of experts": "dipsim import makes a trace of it",
-    "a table": "of a measured flash dipsim calibrate makes a profile",
-}
-
-
-def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
-    """Expand ``compute:`` at the top, short for a single backend ``default`` with that rate."""
-    if "compute" not in data:
-        return data
-    if "backends" in data:
-        raise ProfileError(
-            f"profile {data.get('name', '')}: give compute at the top or inside backends, not both"
-        )
-    data = {**data, "backends": {"default": {"compute": data["compute"]}}}
-    del data["compute"]
-    sources = data.get("sources")
-    if isinstance(sources, Mapping) and "compute" in sources:
-        renamed = {"compute": "backends.default.compute"}
-        data["sources"] = {renamed.get(key, key): value for key, value in sources.items()}
-    return data
-
-
-def _extended(
-    data: dict[str, Any], where: str, seen: tuple[str, ...], beside: Path | None = None
-) -> dict[str, Any]:
-    """Lay ``data`` over the profile that it extends, if any."""
-    base = data.pop("extends", None)
-    if base is None:
-        return data
-    if not isinstance(base, str):
-        raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    parent = _read(base, seen, beside)
-    changed = _changed(parent, data)
-    return _sourced(_merged(_without_rivals(parent, data), data), changed, where)
-
-
-def _changed(base: Mapping[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of ``change`` that differs from ``base``, and its sources."""
-    result: dict[str, Any] = {}
-    for key, value in change.items():
-        old = base.get(key)
-        if isinstance(old, Mapping) and isinstance(value, dict) and key != "sources":
-            result[key] = _changed(old, value)
-        elif value != old:
-            result[key] = value
-    return result
-
-
-def _sourced(data: dict[str, Any], change: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a profile's data with a source for every number in ``change``.
-
-    It is the one that ``change`` states for it or for a section above it; else the number is an
-    estimate, stated by ``where``.
-    """
-    known, own = data.get("sources", {}), change.get("sources", {})
-    if not isinstance(known, Mapping) or not isinstance(own, Mapping):
-        return data  # validation refuses it
-    stated = {"kind": "estimate", "from": f"{STATED}{where}"}
-    sources = {
-        key: source
-        for key, source in known.items()
-        if key in own or not (_is_stated(source) and set(_prefixes(str(key))) & {*own})
-    }
-    for key, _ in _leaves({key: value for key, value in change.items() if key not in _TEXTS}):
-        long = "backends.default.compute" if key == "compute" else key  # see `_one_backend`
-        places = dict.fromkeys((key, *reversed(_prefixes(long))))
-        nearest = next((path for path in places if path in own), None)
-        sources[key] = stated if nearest is None else own[nearest]
-    dram = data.get("dram")
-    unsaid = isinstance(dram, Mapping) and "capacity" in dram and "available" not in dram
-    if unsaid and not {"dram", "dram.available"} & {*sources}:
-        sources["dram.available"] = {"kind": "estimate", "from": "all of dram.capacity"}
-    return {**data, "sources": sources} if sources else data
-
-
-def _is_stated(source: Any) -> bool:
-    """Return True for the source of a number that came without one."""
-    return isinstance(source, Mapping) and str(source.get("from", "")).startswith(STATED)
-
-
-def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` without the flash speed that ``change`` states in another form."""
-    old, new = base.get("flash"), change.get("flash")
-    if not isinstance(old, dict) or not isinstance(new, Mapping):
-        return base
-    stated = [key for key in _SPEEDS if key in new]
-    replaced = [key for key in _SPEEDS if stated and key in old and key not in new]
-    result = {**base, "flash": {key: value for key, value in old.items() if key not in replaced}}
-    sources = base.get("sources")
-    if isinstance(sources, dict):
-        dropped = tuple(f"flash.{key}" for key in replaced)
-        result["sources"] = {
-            key: value
-            for key, value in sources.items()
-            if ".".join(str(key).split(".")[:2]) not in dropped
-        }
-    return result
-
-
-def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``change`` over ``base``: sections merge, lists and numbers replace."""
-    result = dict(base)
-    for key, value in change.items():
-        old = result.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
-    """Lay one ``key=value`` of ``-s`` over a profile's data, as an estimate that ``-s`` states."""
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    if not equals or not key or not value.strip():
-        raise ProfileError(f"-s {brief(text)!r}: write key=value, e.g. -s flash.bandwidth=2GB/s")
-    parsed: Any = value.strip()
-    if key == "compute":
-        key = f"backends.{next(iter(data.get('backends', {'default': 0})))}.compute"
-    if key == "flash.lanes":
-        whole = parsed.isascii() and parsed.isdecimal() and len(parsed) < _MOST_DIGITS
-        parsed = int(parsed) if whole else parsed
-    elif key.rpartition(".")[2] in _SHARES or key in ("thermal.flash", "thermal.compute"):
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            least = "0" if key.endswith("overlap_factor") else "0.001"
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from {least} to 1") from None
-    elif key == "flash.fit.p":
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from 0.5 to 100") from None
-    for part in reversed(key.split(".")):
-        parsed = {part: parsed}
-    data = _merged(_without_rivals(data, parsed), parsed)
-    if not isinstance(data.get("sources", {}), dict):
-        return data  # validation refuses it
-    source = {"kind": "estimate", "from": f"{STATED}-s {brief(text, 200)}"}
-    return _merged(data, {"sources": {key: source}})
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of all values that are no sections."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))
     elif value is not None:
         yield prefix, value
 
 
-def _prefixes(path: str) -> list[str]:
+def prefixes(path: str) -> list[str]:
     """Return ``["a", "a.b", "a.b.c"]`` for ``a.b.c``."""
     parts = path.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -1,0 +1,33 @@
+"""Hardware profiles: what a device is, in one YAML file, every number with a source and a kind."""
+
+from dipsim.hardware.load import (
+    FOLDER,
+    Overrides,
+    load_profile,
+    override_texts,
+    profile_names,
+)
+from dipsim.hardware.profile import (
+    STATED,
+    Backend,
+    Fit,
+    Flash,
+    Profile,
+    Source,
+    profile_schema,
+)
+
+__all__ = [
+    "FOLDER",
+    "STATED",
+    "Backend",
+    "Fit",
+    "Flash",
+    "Overrides",
+    "Profile",
+    "Source",
+    "load_profile",
+    "override_texts",
+    "profile_names",
+    "profile_schema",
+]
