@@ -1,6 +1,7 @@
 """The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives
 the `Timing`, and a `Result` holds all three."""
 
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
@@ -17,7 +18,7 @@ from dipsim.replay.replay import Progress
 from dipsim.resolve import Input, count_profile, find_flash, find_model, learned_rows, place_units
 from dipsim.result import Result
 from dipsim.run import Run, replay
-from dipsim.settings import make_settings
+from dipsim.settings import Settings, make_settings
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Outline, Trace, load_trace
 
@@ -65,8 +66,7 @@ def prepare(
     Args:
         trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
-        method: name, ``file.py:attribute`` or a `PruningMethod`; default: `default_method`.
-        policy: name, ``file.py:attribute`` or a `Policy`; default lfu.
+        method, policy: name, ``file.py:attribute`` or an object; by default `default_method`, lfu.
         overrides: of the profile, as ``-s`` on the command line.
         options: fields of `Settings`.
 
@@ -74,8 +74,7 @@ def prepare(
         DipsimError: anything wrong with the input, in one line.
     """
     # What is asked, and of which device
-    label = policy.label if isinstance(policy, Policy) else policy
-    settings = make_settings({**options, "method": name_of(method), "policy": label})
+    settings = _settings(options, method, policy)
     device = load_profile(profile, overrides)
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
@@ -86,8 +85,8 @@ def prepare(
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)
-    named = {"method": settings.method or ready.name, "backend": backend}
-    sets = ActiveSets(part, ready, settings.model_copy(update=named))
+    resolved = {"method": settings.method or ready.name, "backend": backend}
+    sets = ActiveSets(part, ready, settings.model_copy(update=resolved))
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     flash = FlashCost(find_flash(device, settings.io))
@@ -112,3 +111,11 @@ def prepare(
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,
     )
+
+
+def _settings(
+    options: Mapping[str, Any], method: str | PruningMethod | None, policy: str | Policy | None
+) -> Settings:
+    """Return the settings, in which the labels stand for a method and a policy that are objects."""
+    label = policy.label if isinstance(policy, Policy) else policy
+    return make_settings({**options, "method": name_of(method), "policy": label})

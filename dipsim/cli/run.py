@@ -29,6 +29,10 @@ from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
+TrustFiles = Annotated[
+    bool, typer.Option("--trust-files", "--trust-policy", help="run files that --config names")
+]
+
 
 @command(
     "Replay a trace on a device",
@@ -47,10 +51,7 @@ def run(
         str | None,
         typer.Option(help="repeat the run of a result written with --json", metavar="FILE"),
     ] = None,
-    trust_files: Annotated[
-        bool,
-        typer.Option("--trust-files", "--trust-policy", help="run files that --config names"),
-    ] = False,
+    trust_files: TrustFiles = False,
     calibration: CalibrationOption = None,
     attribution: Annotated[
         bool,

@@ -50,6 +50,7 @@ def test_the_closed_loop_is_that_of_the_built_in_method(
     assert losses[0] != perplexity(model, WINDOWS).value
 
 
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")
 @pytest.mark.slow  # compiles hooks that nothing stores
 @pytest.mark.parametrize("name", ["lasting", "slow_to_leave", "above"])
 def test_calls_of_one_token_are_those_of_many(files: Path, name: str) -> None:
@@ -65,7 +66,7 @@ def test_calls_of_one_token_are_those_of_many(files: Path, name: str) -> None:
                 past = out.past_key_values
                 found.append(out.logits)
         logits.append(torch.cat(found, 1))
-    torch.testing.assert_close(*logits)
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
 
 
 def test_groups_that_share_no_input_are_refused() -> None:
