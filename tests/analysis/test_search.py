@@ -469,7 +469,7 @@ def test_an_answer_is_repeated_by_its_config(dipsim: Dipsim, folder: Path) -> No
 
 
 BAD_LINES = {
-    "search": ["trace"],
+    "search": ["no TRACE"],
     "search t.npz --max-loss .1": ["--profile"],
     "search gone.npz --profile phone.yaml --max-loss .1": ["'gone.npz'"],
     "search t.npz --profile phone.yaml": ["--max-loss, --target-rate, --axes"],
