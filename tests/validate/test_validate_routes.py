@@ -122,6 +122,7 @@ def test_json_holds_everything(ran: Any, tmp_path: Path, run_of: Callable[..., A
     assert (code, errors) == (0, [])
     found = json.loads(out)
     assert set(found) == {
+        "about",
         "groups", "routes", "not_applicable", "trivial_is_closer", "error_bars",
     }  # fmt: skip
     assert [group["name"] for group in found["groups"]] == [MEMORY, MAPPED]
