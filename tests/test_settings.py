@@ -49,23 +49,28 @@ CURVE = {
     *("calibrate_tokens", "recall", "predictor_rank", "routing", "top_k", "cluster"),
     *("admission", "access", "warmup", "reset", "prefill", "tokens", "layers", "sequence", "seed"),
 }
+PICTURE = {"plot", "size", "dpi"}
 OWN = {
     "run": {
         *("trace", "profile", "model", "override", "config", "calibration", "attribution"),
-        *("timeline", "timeline_tokens", "trust_files", "plot", "details", "as_json"),
+        *("timeline", "timeline_tokens", "trust_files", "details", "as_json", "csv"),
+        *PICTURE,
     },
     "compare": {
-        *("trace", "profile", "model", "override", "plot", "csv", "as_json"),
+        *("trace", "profile", "model", "override", "csv", "as_json"),
+        *PICTURE,
         *("method", "density", "policy", "dram", "cache", "cache_fraction", "details"),
     },
-    "mrc": {"trace", "policy", "cache_fraction", "plot", "csv", "as_json"},
+    "mrc": {"trace", "policy", "cache_fraction", "csv", "as_json", *PICTURE},
     "search": {
         *("trace", "profile", "model", "method", "max_loss", "calibration", "target_rate"),
-        *("least", "axes", "points", "override", "plot", "csv", "as_json"),
+        *("least", "axes", "points", "override", "csv", "as_json"),
+        *PICTURE,
     },
     "study": {
         *("name", "trace", "profile", "model", "method", "policy", "override"),
-        *("plot", "csv", "as_json"),
+        *("csv", "as_json"),
+        *PICTURE,
     },
     "validate": {
         *("file", "cases", "routes", "metrics", "page", "bars", "replay", "scale_to"),

@@ -222,7 +222,9 @@ class _Taps:
         take: Callable[[dict[str, Any]], None],
     ) -> None:
         self._stored, self._take = stored, take
-        self._rows: dict[str, list[NDArray[Any] | None]] = {}
+        self._rows: dict[str, list[NDArray[Any] | None]] | None = None
+        """Signals of the call that is under way, layer by layer; None between calls."""
+        self._listens = True
         self._layers = len(structure.layers)
         self._call: Call | None = None
         self._marks = Marks()
@@ -239,7 +241,11 @@ class _Taps:
             raise
 
     def remove(self) -> None:
-        """Remove all hooks from the model."""
+        """Remove all hooks from the model.
+
+        One that an interrupt leaves behind does nothing any more.
+        """
+        self._listens, self._rows = False, None
         for hook in self._hooks:
             hook.remove()
 
@@ -248,7 +254,8 @@ class _Taps:
         assert tap is not None, "_wanted asks for it"
 
         def keep(values: Any) -> None:
-            self._rows[signal][layer] = self._kept(signal, tap.read(values))
+            if self._rows is not None:
+                self._rows[signal][layer] = self._kept(signal, tap.read(values))
 
         if tap.given:
             hook = tap.module.register_forward_pre_hook(
@@ -272,12 +279,16 @@ class _Taps:
         return scores
 
     def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        if not self._listens:
+            return
         self._call = call_of(args, given)
         self._rows = {signal: [None] * self._layers for signal in self._stored}
 
     def _end(self, decoder: nn.Module, args: Any, output: Any) -> None:
         call, rows = self._call, self._rows
-        assert call is not None, "begun"
+        if call is None or rows is None:
+            return
+        self._rows = None
         block: dict[str, Any] = {}
         for signal, layers in rows.items():
             shapes = {None if layer is None else layer.shape for layer in layers}

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import plugins
-from dipsim.errors import MethodError
+from dipsim.errors import MethodError, brief
 from dipsim.model import MATRICES, Matrix, Slice
 
 _USUAL: dict[str, tuple[Matrix, ...]] = {
@@ -157,6 +157,10 @@ class PruningMethod:
         if not own or twice or len(set(signals)) < len(signals):
             what = f"matrix {twice[0]} belongs to two groups" if twice else "give groups, each once"
             raise MethodError(f"method {self.name}: {what}; its groups are {signals}")
+
+    def __repr__(self) -> str:
+        signals = ", ".join(self.signals)
+        return f"Method {brief(self.label, 60)} of {signals}: {brief(self.summary or '-', 100)}"
 
     @property
     def unit_groups(self) -> tuple[UnitGroup, ...]:

@@ -165,6 +165,7 @@ FIGURES = _entries(
     ("compute", "of the time: kernels that are slower than DRAM", "compute_ms"),
     ("sync", "of the time: fixed costs of the backend", "sync_ms"),
     ("management", "of the time: copying misses into the cache", "management_ms"),
+    ("about", "of JSON: command, trace, profiles, options, version, units of the figures"),
     ("verdict", "who is to blame for misses and time: the policy, or the working set"),
     ("misses", "units that were not in DRAM, over all tokens"),
     ("first uses", "misses of a cache that holds everything", "first_uses"),
@@ -198,6 +199,7 @@ MARKS = _entries(
     ("lossy-weights", "what pruned weights (--weights) lose is in no figure"),
     ("held-out", "cache or order were fitted to some tokens, and only the rest is measured"),
     ("part", "some layers only (--layers): rates and bytes are theirs"),
+    ("approximate-model", "the model's geometry leaves out what its entry approximate says"),
     ("no-model", "nothing says which model; attention, KV and lm_head are not counted"),
 )
 GLOSSARY = (*WORDS, *FIGURES, *MARKS)

@@ -182,7 +182,11 @@ def check_trace_file(path: Path) -> None:
     """
     kind = files.kind_of(path)
     if kind == "a folder":
-        arrays = [name for name in os.listdir(path) if Path(name).suffix in _ARRAYS]
+        try:
+            names = os.listdir(path)
+        except OSError as problem:
+            raise TraceError(f"{path}: cannot be read: {problem.strerror}") from None
+        arrays = [name for name in names if Path(name).suffix in _ARRAYS]
         shards = any(name.startswith("part-") for name in arrays)
         way = _WAYS["weights"] if arrays and not shards else None
     else:

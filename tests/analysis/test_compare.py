@@ -327,7 +327,7 @@ def test_a_picture_of_too_many_series_is_refused(dipsim: Dipsim, tmp_path: Path)
 # What is refused ----------------------------------------------------------------------------------
 
 BAD_LINES = {
-    "compare": ["trace"],
+    "compare": ["TRACE"],
     "compare t.npz": ["no profile", "snapdragon8"],
     "compare gone.npz --profile snapdragon8": ["'gone.npz'"],
     "compare t.npz --profile snapdragon8 --policy lruu": ["'lruu'", "lfu"],
@@ -351,7 +351,7 @@ BAD_LINES = {
     ],
     "compare t.npz --profile snapdragon8 --cache-fraction half": ["--cache-fraction", "number"],
     "compare t.npz --profile snapdragon8 --seed -1": ["--seed"],
-    "mrc": ["trace"],
+    "mrc": ["TRACE"],
     "mrc gone.npz": ["'gone.npz'"],
     "mrc t.npz --policy lruu": ["'lruu'", "lfu"],
     "mrc t.npz --policy lfu --policy lfu": ["'lfu'"],
@@ -447,6 +447,7 @@ def test_groups_and_layers_add_up(dipsim: Dipsim) -> None:
     found = done(dipsim(f"{line} --json")).json
     assert found["shares"] == list(GRID)
     same = mrc("smollm2-chat", ["lru", "sieve"], tokens="0:24")
+    assert found.pop("about")["options"]["tokens"] == "0:24"
     assert found == same.to_dict()
     for name, rates in found["policies"].items():
         accesses = same.curves[name].accesses[0]

@@ -169,7 +169,7 @@ def test_a_run_says_its_bounds(dipsim: Dipsim, folder: Path) -> None:
     found = done(dipsim(f"{line} 0.9 --calibration c.json --json")).json
     assert found["perplexity"] == {"low": 20.0, "high": 21.0}
     assert "perplexity" not in done(dipsim(f"{line} 0.9 --json")).json
-    shown = done(dipsim(f"{line} 0.9 --calibration c.json")).out
+    shown = done(dipsim(f"{line} 0.9 --calibration c.json --details")).out
     (row,) = [line for line in shown.splitlines() if line.startswith("perplexity (calibrated) ")]
     assert row.split(")")[1].strip().startswith("20 to 21 (bounds")
     assert "23 or more" in done(dipsim(f"{line} 0.3 --calibration c.json")).out
@@ -337,7 +337,7 @@ def test_iops_shift_every_read_by_hand() -> None:
     assert micros(scaled(device, 2)) == pytest.approx([10, 5, 50])
     changed = with_iops(device, 5e4).source("flash.reads")
     assert changed is not None
-    assert changed.kind == "given"
+    assert (changed.kind, changed.origin.startswith("stated by")) == ("estimate", True)
     assert FlashCost(with_iops(device, 2e5).flash).sequential_bandwidth == 1e9
 
 

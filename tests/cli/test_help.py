@@ -132,7 +132,10 @@ def test_a_second_value_is_refused_where_one_is_taken(name: str) -> None:
 
 
 def test_a_second_value_on_the_command_line(dipsim: Dipsim) -> None:
-    refused(dipsim("run t.npz -p a --profile b"), "--profile given twice (a, b): one only; study")
+    refused(
+        dipsim("run t.npz -p a --profile b"),
+        "--profile given twice (a, b): one only; compare, study take several",
+    )
 
 
 def test_the_refusal_names_the_commands_that_take_several(dipsim: Dipsim) -> None:

@@ -197,7 +197,7 @@ def test_orders_that_are_none(options: dict[str, Any], told: str) -> None:
 
 def test_rows_with_experts() -> None:
     meta = {"experts_per_token": 1, "signals": {"expert": {"unit_bytes": 100}}}
-    arrays = {"expert": np.eye(4, dtype=np.float32)[:, None], "meta": meta}
+    arrays = {"expert": 4 * np.eye(4, dtype=np.float32)[:, None], "meta": meta}
     with pytest.raises(DipsimError, match="use --layout expert"):
         run(arrays, layout="row")
 

@@ -175,7 +175,7 @@ def test_one_number_of_a_fit_overridden() -> None:
     assert fit is not None
     assert (fit.cap, fit.p, fit.iops, fit.t0) == (1e9, 2, 9e3, 0.21e-3)
     kinds = [at.kind for key in ("cap", "t0") if (at := found.source(f"flash.fit.{key}"))]
-    assert kinds == ["given", "measured"]
+    assert kinds == ["estimate", "measured"]
     with pytest.raises(ProfileError, match=r"from 0.5 to 100"):
         load_profile(given, ("flash.fit.p=x",))
 

@@ -275,7 +275,7 @@ def test_requantise_says_what_it_costs(folder: Path, dipsim: Dipsim) -> None:
         (["--window", 16, "--dram", "50%", "--cache-fraction", 0.5], "not both"),
         (["--window", 16, "--method", "cats", "--calibrate-tokens", "9:5"], "write A:B within"),
         (["--window", 16, "--calibrate-tokens", "0:5"], "--calibrate-tokens is for cats"),
-        (["--window", 16, "--method", "nonsense"], "cannot prune a running model"),
+        (["--window", 16, "--method", "nonsense"], "no method 'nonsense'"),
         (["--window", 16, "--method", "dip", "--method", "moe"], "expert"),
         (["--window", 16, "--method", "glu", "--density", 0.5], "cannot reach density 0.5"),
         (["--window", 16, "--density", 2], "from 0 to 1"),

@@ -19,7 +19,6 @@ from tools.cli import Dipsim, refused  # noqa: E402
 from tools.pruning import fill_with_methods  # noqa: E402
 from tools.tiny_models import saved, tiny  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quiet")
 WINDOWS = np.random.default_rng(0).integers(3, 60, (4, 16))
 
 

@@ -291,7 +291,7 @@ def test_windows(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "nonsense"}, "cannot prune a running model"),
+        ({"method": "nonsense"}, "no method 'nonsense'"),
         ({"method": "recorded"}, "cannot prune a running model"),
         ({"method": "glu", "density": 0.5}, "cannot reach density 0.5"),
         ({"method": "moe"}, "expert"),

@@ -14,7 +14,7 @@ import pytest
 
 from dipsim import PruningMethod, UnitGroup, load_trace, simulate
 from dipsim.analysis.method_laws import LAWS, check_method
-from dipsim.analysis.mrc import miss_ratio_curves
+from dipsim.analysis.mrc import mrc
 from dipsim.errors import MethodError
 from dipsim.kernels.topk import top_k
 from dipsim.methods import build_method, kth_largest, load_method, load_methods
@@ -27,7 +27,6 @@ from tools.cli import Dipsim, done, refused
 from tools.pruning import DIP_CA, GOOD, WRONG, fill_with_methods
 from tools.three_layers import DEVICE, scores
 
-pytestmark = pytest.mark.usefixtures("quiet")
 BOTH = ("mlp_input", "glu")
 
 
@@ -463,8 +462,8 @@ def test_curves_and_comparisons_take_them(files: Path, dipsim: Dipsim) -> None:
 
 def test_an_object_has_curves(files: Path) -> None:
     trace = load_trace(scores(3, 24))
-    own = miss_ratio_curves(trace, shares=(0.5,), method=named(files, "good.py:dip"))
-    usual = miss_ratio_curves(trace, shares=(0.5,), method="dip")
+    own = mrc(trace, cache_fraction=(0.5,), method=named(files, "good.py:dip"))
+    usual = mrc(trace, cache_fraction=(0.5,), method="dip")
     assert own.rates("opt") == usual.rates("opt")
 
 

@@ -24,6 +24,7 @@ from tools.paths import ROOT
 CALLS = Path(__file__).with_name("calls.py")
 WIDER: dict[str, Any] = {
     "gamma": float | Mapping[str, float] | None,
+    "method": str | dipsim.PruningMethod | None,
     "dram": str | float | None,
     "cache": str | float | None,
     "policy": str | dipsim.Policy | None,

@@ -20,6 +20,7 @@ from tools.answers import LAYERS, READS, TOKENS, answers, arrays
 NAMES = (
     *("simulate", "mrc", "search max_loss", "search target_rate", "search axes", "study"),
     "inspect",
+    "compare",
 )
 WIDEST = 200
 OPAQUE = ("dipsim.kernels",)
@@ -62,10 +63,12 @@ def reachable(*roots: Any) -> Iterator[Any]:
 def test_the_text_of_every_object_is_short(tmp_path: Path) -> None:
     shipped = [dipsim.load_profile("snapdragon8"), dipsim.load_trace("smollm2-chat")]
     models = [dipsim.load_model("llama-3.2-1b"), dipsim.load_policy("lfu-decay:half_life=32")]
+    group = dipsim.UnitGroup("glu", ("down",))
+    method = dipsim.PruningMethod("long" * 40, (group,), rank=lambda *given: None)
     with dipsim.TraceWriter(tmp_path / ("long" * 40 + ".npz")) as writer:
         writer.append({"glu": np.ones((2, 3), np.float32)})
         seen = set()
-        for value in reachable(answers(), shipped, models, writer):
+        for value in reachable(answers(), shipped, models, method, writer):
             kind = type(value)
             if not kind.__module__.startswith(OPAQUE):
                 seen.add(kind.__name__)

@@ -16,8 +16,6 @@ from dipsim.report.tables import Table
 from tools.cli import Dipsim, done, refused
 from tools.paths import DOCS
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 CHAT = "run smollm2-chat --tokens 0:24 -p"
 LINES = (
     f"{CHAT} oneplus15r --dram 25%",
@@ -73,11 +71,11 @@ def test_the_legend_explains_what_is_printed_and_nothing_else(
 
 
 def keys(value: Any) -> Iterator[str]:
-    """Yield every key of a JSON value, those inside ``config`` apart."""
+    """Yield every key of a JSON value, those inside ``config`` and ``about`` apart."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key
-            yield from () if key == "config" else keys(inner)
+            yield from () if key in ("config", "about") else keys(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from keys(inner)

@@ -9,8 +9,6 @@ from dipsim.report.tables import Table
 from dipsim.units import show_number
 from tools.cli import Dipsim, done
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 EXPONENT = re.compile(r"\d[eE][+-]?\d")
 IN_BYTES = re.compile(r"^([\d.]+ ([kMGT]?B|[KMG]iB)( at .*)?|-|unlimited)?$")
 PRINTING = (

@@ -17,8 +17,6 @@ from dipsim.simulate import prepare
 from tools.cli import Dipsim, done
 from tools.figures import draw
 
-pytestmark = pytest.mark.usefixtures("quiet")
-
 ROWS, COLUMNS = 20, 80
 CHAT = "smollm2-chat"
 SCREENS = {

@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox
 from dipsim import load_trace
 from dipsim.analysis.contours import contours
 from dipsim.analysis.evaluate import Evaluation, judged
-from dipsim.analysis.inspect import inspect_trace
+from dipsim.analysis.inspect import inspect
 from dipsim.analysis.least import search_least
 from dipsim.analysis.loss import Allowed
-from dipsim.analysis.mrc import miss_ratio_curves
+from dipsim.analysis.mrc import mrc
 from dipsim.analysis.search import search_rate
 from dipsim.analysis.study import STUDIES, study
 from dipsim.errors import DipsimError
@@ -55,33 +55,33 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def of_a_run(trace: Any) -> Draw:
     result = simulate(trace, DEVICE, policy="lru", cache="900 B")
-    return lambda sheet: of_run.plot(result, of_run.title_of(result), sheet)
+    return lambda sheet: of_run.plot(result, sheet)
 
 
 def of_policies(trace: Any) -> Draw:
     names = ["lru", "lfu", "arc", "opt", *(f"lfu-decay:half_life={1e5 + i}" for i in range(4))]
-    curves = miss_ratio_curves(trace, names)
+    curves = mrc(trace, names)
     return lambda sheet: of_curves.plot(curves, sheet)
 
 
 def of_losses(trace: Any) -> Draw:
     found = search_rate(trace, DEVICE, Allowed(0.2), ["dip-ca"], cache_fraction=0.5)
-    return lambda sheet: of_search.plot(found, f"{trace_name(trace.name)} on {short(LONG)}", sheet)
+    return lambda sheet: of_search.plot(found, sheet)
 
 
 def of_least(trace: Any) -> Draw:
     found = search_least(trace, DEVICE, "flash-bandwidth", 0.02, cache_fraction=0.5)
-    return lambda sheet: of_search.plot(found, f"{trace_name(trace.name)} on {short(LONG)}", sheet)
+    return lambda sheet: of_search.plot(found, sheet)
 
 
 def of_contours(trace: Any) -> Draw:
     found = contours(trace, DEVICE, ("dram", "flash-bandwidth"), 6)
-    return lambda sheet: of_search.plot(found, f"{trace_name(trace.name)} on {short(LONG)}", sheet)
+    return lambda sheet: of_search.plot(found, sheet)
 
 
 def of_a_trace(trace: Any) -> Draw:
-    reports = inspect_trace(trace)
-    return lambda sheet: of_inspection.plot(reports, trace.name, sheet)
+    found = inspect(trace)
+    return lambda sheet: of_inspection.plot(found, sheet)
 
 
 def of_methods(trace: Any) -> Draw:
