@@ -27,11 +27,7 @@ INTRODUCTION = (
     are those of `dipsim run`.
     """,
     """
-    %config InlineBackend.print_figure_kwargs = {"dpi": 60}
-
-    import matplotlib.pyplot as plt
     import numpy as np
-    import pandas as pd
 
     import dipsim
     """,
@@ -56,7 +52,7 @@ RUN = (
     ## A run
 
     Dynamic Input Pruning that prefers what is in DRAM, on a phone, with DRAM for 80 % of the model.
-    A result shows as a table. `marks` say what its figures rest on.
+    A result shows as a card. `marks` say what its figures rest on.
     """,
     """
     result = dipsim.simulate(trace, "snapdragon8", method="dip-ca", dram="80%")
@@ -65,7 +61,7 @@ RUN = (
     """
     assert "open-loop" in result.marks
     assert abs(sum(result.time_share.values()) - 1) < 1e-9
-    pd.Series(result.time_share, name="share of the time").map("{:.1%}".format)
+    print(result)
     """,
 )
 TOKENS = (
@@ -73,21 +69,17 @@ TOKENS = (
     ## Token by token, layer by layer
     """,
     """
-    tokens = pd.DataFrame(result.per_token)
+    tokens = result.to_frame()
     assert tokens["hits"].sum() == result.hits
     tokens[["accesses", "hits", "flash_bytes", "flash_reads", "latency_ms"]].describe().round(1)
     """,
     """
-    parts = ["flash_ms", "dram_ms", "compute_ms", "sync_ms", "management_ms"]
-    axes = tokens[parts].plot.area(linewidth=0, figsize=(8, 3.2))
-    axes.set(xlabel="token", ylabel="latency (ms)", title="What each token waits for")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    plt.show()
+    result.plot(size=(8, 3.2))
     """,
     """
-    layers = result.per_layer  # arrays [layers, groups]; the groups are mlp_input and glu
-    hit_rate = layers["hits"] / layers["accesses"]
-    pd.DataFrame(hit_rate, columns=["mlp_input", "glu"]).describe().loc[["min", "mean", "max"]]
+    layers = result.to_frame("layers")
+    hit_rate = layers.pivot(index="layer", columns="group", values="hit_rate")
+    hit_rate.describe().loc[["min", "mean", "max"]]
     """,
 )
 COMPARISON = (
@@ -98,25 +90,16 @@ COMPARISON = (
     DIP paper, whose flash reads 1 GB/s at any size.
     """,
     """
-    rows = [
-        {
-            "policy": policy,
-            "dram": share,
-            "tokens_per_second": run.tokens_per_second,
-            "hit_rate": run.hit_rate,
-        }
-        for policy in ("lru", "lfu-decay", "opt")
-        for share in (60, 70, 80, 90)
-        for run in [dipsim.simulate(trace, "paper-a18", policy=policy, dram=f"{share}%")]
-    ]
-    rates = pd.DataFrame(rows).pivot(index="dram", columns="policy", values="tokens_per_second")
+    shares = ["60%", "70%", "80%", "90%"]
+    comparison = dipsim.compare(trace, "paper-a18", ["lru", "lfu-decay", "opt"], dram=shares)
+    rates = comparison.to_frame().pivot(
+        index="budget", columns="policy", values="tokens_per_second"
+    )
     assert (rates["opt"] >= rates["lru"]).all()
     rates.round(1)
     """,
     """
-    axes = rates.plot(marker="o", logy=True, figsize=(6, 3.2))
-    axes.set(xlabel="DRAM for weights and KV (% of the model)", ylabel="tokens per second")
-    plt.show()
+    comparison.plot(size=(7, 3.6))
     """,
 )
 OWN = (

@@ -81,8 +81,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def example(name: str, line: str) -> Any:
-    """An example to test; checking a policy compiles all that it may meet, which is slow."""
-    return pytest.param(name, line, marks=pytest.mark.slow if "--check" in line else [])
+    """An example to test; those that compile or make much are slow tests."""
+    slow = "--check" in line or name in ("validate", "synth", "lora", "eval")
+    return pytest.param(name, line, marks=pytest.mark.slow if slow else [])
 
 
 @pytest.mark.parametrize(

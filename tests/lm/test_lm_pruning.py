@@ -31,7 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("own", "builtin"), [("dip_ca.py:method", "dip-ca"), ("good.py:dip", "dip")]
+    ("own", "builtin"),
+    [("dip_ca.py:method", "dip-ca"), pytest.param("good.py:dip", "dip", marks=pytest.mark.slow)],
 )
 def test_the_closed_loop_is_that_of_the_built_in_method(
     files: Path, own: str, builtin: str
@@ -73,6 +74,7 @@ def test_groups_that_share_no_input_are_refused() -> None:
         sparsify(tiny(), method)
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_behind_them(files: Path, tmp_path: Path) -> None:
     ids = np.tile(WINDOWS.ravel(), 3)
     recoveries = []

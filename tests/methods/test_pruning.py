@@ -103,6 +103,7 @@ def test_the_file_is_short() -> None:
     assert len(DIP_CA.splitlines()) <= 25
 
 
+@pytest.mark.slow  # compiles what nothing stores
 @pytest.mark.parametrize("name", ["dip", "dip_too"])
 def test_top_k_written_anew_counts_as_dip(files: Path, name: str) -> None:
     given: dict[str, Any] = {"cache_fraction": 0.6, "policy": "opt"}
@@ -112,6 +113,7 @@ def test_top_k_written_anew_counts_as_dip(files: Path, name: str) -> None:
     assert "open-loop" in own.marks
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_prompts_that_are_cached_count_as_the_built_in_one(files: Path) -> None:
     trace = load_trace(scores(3, 24))
     given: dict[str, Any] = {"prefill": "cache", "reset": "sequence", "cache_fraction": 0.5}
@@ -122,6 +124,7 @@ def test_prompts_that_are_cached_count_as_the_built_in_one(files: Path) -> None:
 TURNS = ["good.py:turns_known", "good.py:turns_aware"]
 
 
+@pytest.mark.slow  # compiles what nothing stores
 @pytest.mark.parametrize("name", TURNS)
 def test_a_state_lasts_until_the_cache_is_emptied(files: Path, name: str) -> None:
     # Five units, one kept: unit t % 5 in token t. With room for all, the first five tokens miss.
@@ -146,6 +149,7 @@ def test_a_state_lasts_until_the_cache_is_emptied(files: Path, name: str) -> Non
     assert hits(reset="sequence") == ([0] * 5 + [1, 1]) * 2
 
 
+@pytest.mark.slow  # compiles what nothing stores
 @pytest.mark.parametrize("name", TURNS)
 def test_a_prompt_that_streams_leaves_no_trace_in_the_state(files: Path, name: str) -> None:
     glu = np.ones((12, 1, 5), np.float32)
@@ -163,6 +167,7 @@ def test_a_prompt_that_streams_leaves_no_trace_in_the_state(files: Path, name: s
     assert decode.tolist() == [0] * 5 + [1] * 5  # units 0, 1, then 2, 3, 4, then again
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_blocks_and_parts_of_a_trace_change_nothing(files: Path) -> None:
     """A state goes on from block to block, and a method sees no later token."""
     method = named(files, "good.py:lasting")
@@ -447,6 +452,7 @@ def test_the_program_checks_methods(files: Path, dipsim: Dipsim) -> None:
     assert "file.py:attribute" in done(dipsim("methods")).out
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_curves_and_comparisons_take_them(files: Path, dipsim: Dipsim) -> None:
     line = "--cache-fraction 0.5 --policy lru --policy opt --json"
     own = done(dipsim(f"mrc smollm2-chat --method good.py:dip --tokens 0:30 {line}")).json
@@ -467,6 +473,7 @@ def test_an_object_has_curves(files: Path) -> None:
     assert own.rates("opt") == usual.rates("opt")
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_a_study_takes_them(files: Path, dipsim: Dipsim, tmp_path: Path) -> None:
     line = "study density smollm2-chat --tokens 0:24 --layers 0:2 --method dip"
     table = tmp_path / "cells.csv"
@@ -483,6 +490,7 @@ def test_a_study_takes_them(files: Path, dipsim: Dipsim, tmp_path: Path) -> None
     refused(dipsim(f"study density smollm2-chat --method {text} --gamma .5"), "--gamma is for")
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_a_search_takes_them(files: Path, dipsim: Dipsim) -> None:
     line = "search smollm2-chat --profile snapdragon8 --cache-fraction 0.6 --tokens 0:24"
     line += " --layers 0:2 --max-loss .05"
@@ -494,6 +502,7 @@ def test_a_search_takes_them(files: Path, dipsim: Dipsim) -> None:
     assert "--method good.py:dip --density" in " ".join(shown.split())
 
 
+@pytest.mark.slow  # compiles what nothing stores
 def test_all_good_methods_run() -> None:
     names = [line.partition(" = ")[0] for line in GOOD.splitlines() if " = PruningMethod(" in line]
     tested = {*KEEPS, "oracle", "turns_aware"}

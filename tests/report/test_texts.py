@@ -181,7 +181,7 @@ def faults(figure: Figure) -> list[str]:
 
 def picture(name: str) -> Any:
     """A picture to test; studies that are drawn as others are, are slow tests."""
-    alike = name in ("study dram", "study policies", "study split", "study density", "study ttft")
+    alike = name.startswith("study") and name != "study gamma"
     return pytest.param(name, marks=pytest.mark.slow if alike else [])
 
 
