@@ -195,7 +195,11 @@ def replay_beside(
         progress=progress,
     )
     assert first is not None, "the run itself is not optional"
-    return behind_page_cache(run, first[0]), rest
+    beside = [
+        None if counts is None else [behind_page_cache(run, traffic) for traffic in counts]
+        for counts in rest
+    ]
+    return behind_page_cache(run, first[0]), beside
 
 
 def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:

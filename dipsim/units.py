@@ -191,6 +191,12 @@ def show_number(value: float, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def show_gain(times: float) -> str:
+    """Return for people how much more a rate is that is so many ``times`` another, at least once:
+    ``+12%``, and from twice on ``18.5 x``."""
+    return f"{show_number(times, 3)} x" if times >= 2 else f"+{show_number(100 * (times - 1), 2)}%"
+
+
 def parse_share(text: str) -> float | None:
     """Read ``"50%"`` as 0.5, and return None for text that is not a percentage.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import kernels
-from dipsim.analysis.verdict import MOST, Verdict, contenders, judge
+from dipsim.analysis.verdict import MOST, Verdict, contenders, judge, rivals_of
 from dipsim.budget.plan import plan_budget, plan_page_cache
 from dipsim.errors import DipsimError
 from dipsim.flash.cost import InOrder, Placement
@@ -36,6 +36,8 @@ from dipsim.units import BYTES
 
 NAMES = ("dense", "no_cache", "optimum")
 """Names of the baselines."""
+DENSE = "--method dense"
+"""Option of the trial that is a baseline too."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,9 @@ class Standing:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The fastest of what was tried, if it is faster than the run."""
-        best = max(self.trials, key=lambda trial: trial.rate, default=None)
+        """The fastest of what was tried beside `dense`, if it is faster than the run."""
+        others = (trial for trial in self.trials if trial.option != DENSE)
+        best = max(others, key=lambda trial: trial.rate, default=None)
         return None if best is None or best.rate <= self.own.rate else best
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def replay_held(run: Run, progress: Progress | None = None) -> tuple[Result, Sta
         DipsimError: as `replay` and `time_traffic`.
     """
     short = run.sets.packed_bytes <= HELD_BYTES
-    rivals = contenders(run, optional=True, timed=True) if short else []
+    rivals = contenders(run, optional=True) if short else []
     uncached = _without_cache(run)
     beside = [*rivals, *([] if uncached is None else [uncached])]
     traffic, counts = replay_beside(run, beside, progress, most=MOST)
@@ -168,14 +171,13 @@ def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> 
     """
     run = result.run
     own = Baseline.of(run, result.traffic, result.timing.times, result.timing.rate)
-    rivals = [_timed(run, each) for each in (*judged[:1], *judged[2:])]
-    rates = (own.rate, *(rival.rate for rival in rivals)) if rivals else ()
-    verdict = judge(run, result.traffic, judged, rates)
+    rivals = [_timed(run, traffic) for traffic in rivals_of(judged)]
+    verdict = judge(result, judged, [rival.rate for rival in rivals])
     dense, trials = dense_beside(run), []
     if verdict is not None and verdict.admission_rate is not None:
         trials.append(Trial(f"--admission {verdict.admission}", verdict.admission_rate))
     if dense is not None:
-        trials.append(Trial("--method dense", dense.rate))
+        trials.append(Trial(DENSE, dense.rate))
     bound = not run.policy.preload and run.policy.name != "opt"
     return Standing(
         own=own,
@@ -189,8 +191,7 @@ def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> 
 
 def _timed(run: Run, traffic: Traffic) -> Baseline:
     """Return the figures of what was replayed beside a run."""
-    served = behind_page_cache(run, traffic)
-    return Baseline.of(run, served, *time_tokens(run, served))
+    return Baseline.of(run, traffic, *time_tokens(run, traffic))
 
 
 # Without a cache ----------------------------------------------------------------------------------

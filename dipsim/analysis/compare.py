@@ -18,7 +18,7 @@ from dipsim.analysis.axes import (
 )
 from dipsim.analysis.cliff import Cliff, cliff_warning, falls, find_cliff
 from dipsim.analysis.default_policies import policies_that_apply
-from dipsim.analysis.verdict import contenders, judge, no_optimum
+from dipsim.analysis.verdict import contenders, judge, no_optimum, rivals_of
 from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.keywords import Size, SweepOptions, lists_options
@@ -40,6 +40,7 @@ from dipsim.sweep.methods import (
     warmed_up,
 )
 from dipsim.sweep.point import Cell, Figures, Place, Point, figures_of
+from dipsim.timeline.timing import time_tokens
 from dipsim.trace import Trace, load_trace
 from dipsim.views import Viewed, report_module
 
@@ -354,7 +355,8 @@ def _reader(watch: Watch) -> Callable[..., list[tuple[Place, Figures]]]:
 
     def read(result: Result, *beside: Traffic) -> list[tuple[Place, Figures]]:
         watch.ran(result)
-        verdict = judge(result.run, result.traffic, beside)
+        rates = [time_tokens(result.run, rival)[1] for rival in rivals_of(beside)]
+        verdict = judge(result, beside, rates)
         distance = None
         if verdict is not None and verdict.accesses:
             distance = verdict.lost / verdict.accesses

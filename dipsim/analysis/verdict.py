@@ -16,6 +16,7 @@ import numpy as np
 from dipsim.policies import BUILTIN
 from dipsim.replay.contender import Contender
 from dipsim.replay.traffic import Traffic
+from dipsim.result import Result, finite
 from dipsim.run import Run
 from dipsim.units import show_number
 
@@ -108,6 +109,15 @@ class Verdict:
         return f"{self.counts}. Mostly {blame} is to blame"
 
     @property
+    def lines(self) -> list[str]:
+        """The verdict in whole sentences, a line each: what it comes to, and by time also the
+        causes of the misses."""
+        lines = [f"{self.sentence}."]
+        if self.misses and self.rate is not None and not self.starts_full:
+            lines.append(f"{self.counts[0].upper()}{self.counts[1:]}.")
+        return lines
+
+    @property
     def counts(self) -> str:
         """The causes of the misses in words, of a run that has some."""
         text = (
@@ -133,7 +143,14 @@ class Verdict:
             "lost": self.lost,
             "admission": self.admission,
             "admission_misses": self.admission_misses,
+            "optimum_rate": _plain(self.optimum_rate),
+            "admission_rate": _plain(self.admission_rate),
+            "policys_time": self.policys_time,
         }
+
+
+def _plain(rate: float | None) -> float | None:
+    return None if rate is None else finite(rate)
 
 
 def no_optimum(run: Run) -> str | None:
@@ -152,19 +169,16 @@ def no_optimum(run: Run) -> str | None:
     return None
 
 
-def contenders(run: Run, *, optional: bool = False, timed: bool = False) -> list[Contender]:
+def contenders(run: Run, *, optional: bool = False) -> list[Contender]:
     """Return what is replayed beside a run to judge it: the optimum with the same capacity and with
     all of the units, and the policy with its other admission; none where there is no optimum.
 
     Args:
         optional: leave them out where there are too many accesses, see `replay_policies`.
-        timed: count what their reads cost, as of the run.
     """
     if no_optimum(run) is not None:
         return []
     counted = replace(run.contender(), profile_uses=None, optional=optional)
-    if not timed:
-        counted = replace(counted, costs=None, guesses=None, keep_missed=False)
     units = np.array([group.units for group in run.method.groups])
     everything = np.tile(units, (run.trace.layers, 1))
     best = replace(
@@ -180,24 +194,28 @@ def contenders(run: Run, *, optional: bool = False, timed: bool = False) -> list
     return [best, replace(counted, settings=settings)]
 
 
-def judge(
-    run: Run,
-    traffic: Traffic,
-    beside: Sequence[Traffic],
-    rates: Sequence[float] = (),
-) -> Verdict | None:
-    """Return the verdict on a run.
+def rivals_of(beside: Sequence[Traffic]) -> Sequence[Traffic]:
+    """Return the traffics of what could have run in a run's place: of the optimum with the same
+    capacity, and of the other admission where there is one.
 
     Args:
-        traffic: what the run counted.
-        beside: of each capacity of its `contenders`; empty where they were left out.
-        rates: tokens per second of the run, of the optimum and of the other admission where there
-            is one; empty where they were not timed.
+        beside: of each capacity of the run's `contenders`; empty where they were left out.
+    """
+    return *beside[:1], *beside[2:]
+
+
+def judge(result: Result, beside: Sequence[Traffic], rates: Sequence[float]) -> Verdict | None:
+    """Return the verdict on a run; None where its contenders were left out.
+
+    Args:
+        beside: of each capacity of the run's `contenders`; empty where they were left out.
+        rates: tokens per second of each of its rivals, see `rivals_of`.
     """
     if not beside:
         return None
+    run, traffic = result.run, result.traffic
     best, everything, *others = (_misses(each) for each in beside)
-    rate, optimum_rate, admission_rate = (*rates, None, None, None)[:3]
+    optimum_rate, admission_rate = (*rates, None)[:2]
     return Verdict(
         accesses=int(traffic.active.sum(dtype=np.int64)),
         misses=_misses(traffic),
@@ -206,7 +224,7 @@ def judge(
         admission=_other_admission(run),
         admission_misses=others[0] if others else None,
         starts_full=run.policy.preload,
-        rate=rate,
+        rate=result.timing.rate,
         optimum_rate=optimum_rate,
         admission_rate=admission_rate,
     )

@@ -156,7 +156,7 @@ def _verdict(comparison: Comparison, cells: list[Cell]) -> Iterator[str]:
     best = fastest(cells)
     verdict = None if best is None else best.value("verdict")
     if best is not None and verdict is not None:
-        yield f"{_named(comparison, best)}: {verdict.sentence}."
+        yield f"{_named(comparison, best)}: {' '.join(verdict.lines)}"
 
 
 # Rates alone --------------------------------------------------------------------------------------

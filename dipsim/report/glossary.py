@@ -172,6 +172,10 @@ FIGURES = _entries(
     ("unavoidable", "misses of the optimum in as large a cache"),
     ("lost", "misses beyond the optimum's: the policy's"),
     ("admission misses", "misses of the policy with the other admission", "admission_misses"),
+    ("policy's time", "share of a run's time that the faster of optimum and other admission "
+     "saves", "policys_time"),
+    ("optimum rate", "tokens per second with the optimum", "optimum_rate"),
+    ("admission rate", "tokens per second with the other admission", "admission_rate"),
     ("attribution", "what binds each layer, and what would be faster", "parts", "part"),
     ("elasticity", "per cent of rate that one per cent more of something gives", "1 % more of",
      "step"),

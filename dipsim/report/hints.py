@@ -3,7 +3,7 @@
 from dipsim.analysis.baseline import Standing
 from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.result import Result
-from dipsim.units import BYTES, show_number
+from dipsim.units import BYTES, show_gain, show_number
 
 INPUT_ENERGY = 0.997
 """Share of plain top-k's energy below which cache-aware masking hurts at the input stage."""
@@ -64,11 +64,14 @@ def warnings(result: Result) -> list[str]:
 
 def hint(result: Result, standing: Standing) -> str | None:
     """Return what to try next: a change that was tried and is faster, with its gain; else a command
-    that would tell more, without a promise. None where neither is known."""
+    that would tell more, without a promise. None where neither is known.
+
+    Where dense is faster the report begins with that, so it is no hint.
+    """
     best = standing.best_trial
     if best is not None and best.rate >= result.tokens_per_second * (1 + LEAST_SHARE):
-        gain = best.rate / result.tokens_per_second - 1
-        return f"{best.option} gives {show_number(best.rate, 3)} tok/s (+{100 * gain:.0f}%)"
+        gain = show_gain(best.rate / result.tokens_per_second)
+        return f"{best.option} gives {show_number(best.rate, 3)} tok/s ({gain})"
     if result.fits:
         return "to see a cache at work, give it less: --dram 50% or --cache-fraction 0.6"
     if result.config["settings"].get("io") == "mmap":

@@ -1,7 +1,7 @@
 """Report of `dipsim run`: the answer on one screen, all figures with ``--details``, the result as
 JSON, and a picture of how long tokens take."""
 
-from math import ceil
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 
 from dipsim.analysis.attribution import Attribution
-from dipsim.analysis.baseline import Standing
+from dipsim.analysis.baseline import Baseline, Standing
 from dipsim.analysis.calibration import Bounds
 from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.report import attribution as attribution_report
@@ -22,7 +22,7 @@ from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, 
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
-from dipsim.units import BANDWIDTH, BYTES, show_number
+from dipsim.units import BANDWIDTH, BYTES, show_gain, show_number
 from dipsim.validate.error_bars import bar_dict, bar_of
 
 MOST_BARS = 200
@@ -66,9 +66,8 @@ def render_details(
     parts = [*_answer(result, standing)]
     verdict = standing.verdict
     if verdict is not None and verdict.misses and not result.fits:
-        parts += [line(), line(f"{result.policy}: {verdict.sentence}.")]
-        if verdict.rate is not None and not verdict.starts_full:
-            parts.append(line(f"{verdict.counts[0].upper()}{verdict.counts[1:]}."))
+        first, *more = verdict.lines
+        parts += [line(), line(f"{result.policy}: {first}"), *map(line, more)]
     tables = sections(result, [*figure_rows(result), *_beside(result, standing)], bounds)
     for title, table in tables.items():
         parts += [line(), line(title, style="bold"), table]
@@ -126,36 +125,32 @@ def dense_is_faster(result: Result, standing: Standing) -> str | None:
     own, dense, method = standing.own, standing.dense, result.method
     if dense is None or dense.rate <= own.rate * (1 + LEAST_SHARE):
         return None
+    rates = f"{show_number(dense.rate, 3)} against {show_number(own.rate, 3)} tok/s"
     excess = {name: own.exposed[name] - dense.exposed[name] for name in RESOURCES}
     decides = max(excess, key=lambda name: excess[name])
-    took = f"{_ms(own.exposed[decides])} of its {_ms(sum(own.exposed.values()))} a token"
-    against = f"{_ms(dense.exposed[decides])} of dense's"
     if decides == "flash":
         because = (
-            f"{method} reads {_reading(own.flash_bytes, own.flash_seconds)} in reads of "
-            f"{BYTES.show(own.flash_bytes / max(own.flash_reads, 1))}, dense "
-            f"{_reading(dense.flash_bytes, dense.flash_seconds)} in order"
+            f"it reads {_reading(dense)} in order, {method} {_reading(own)} in reads of "
+            f"{BYTES.show(own.flash_bytes / max(own.flash_reads, 1))}"
         )
     else:
         what = {
-            "sync": "fixed costs, those of its masks among them, take",
-            "management": "copying misses into the cache takes",
+            "sync": "waiting for masks (fixed costs)",
+            "management": "copying misses into the cache",
         }
-        because = f"{what.get(decides, 'using weights and KV takes')} {took}, {against}"
-    return (
-        f"dense is faster: {show_number(dense.rate, 3)} tok/s in as much DRAM, {method} "
-        f"{show_number(own.rate, 3)}: {because}."
-    )
+        took, total = 1e3 * own.exposed[decides], 1e3 * sum(own.exposed.values())
+        because = (
+            f"{what.get(decides, 'using weights and KV')} takes {show_number(took, 3)} of "
+            f"{method}'s {show_number(total, 3)} ms a token"
+        )
+    return f"dense is faster, {rates} in the same DRAM: {because}."
 
 
-def _reading(size: float, seconds: float) -> str:
-    """Return bytes a token, and how fast they are read."""
+def _reading(baseline: Baseline) -> str:
+    """Return the bytes a token, and how fast they are read."""
+    size, seconds = baseline.flash_bytes, baseline.flash_seconds
     rate = f" at {BANDWIDTH.show(size / seconds)}" if seconds else ""
     return f"{BYTES.show(size)} a token{rate}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{show_number(1e3 * seconds, 3)} ms"
 
 
 def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list[tuple[str, str]]:
@@ -226,8 +221,9 @@ def _compared(times: float) -> str:
     if abs(times - 1) < LEAST_SHARE:
         return "this run is as fast"
     if times > 1:
-        return f"this run is {show_number(times, 3)} x that"
-    return f"{show_number(1 / times, 3) if times else 'unlimited'} x this run"
+        return f"this run: {show_gain(times)}"
+    gain = show_gain(1 / times if times else math.inf)
+    return f"{gain} over this run" if gain.endswith("%") else f"{gain} this run"
 
 
 def what_ran(result: Result) -> str:
@@ -282,7 +278,7 @@ def plot(result: Result, sheet: Sheet) -> Any:
     longest = float(result.timing.times.latency.max())
     unit, per_second = ("s", 1.0) if longest >= 10 else ("ms", 1e3)
     exposed = per_second * result.timing.times.exposed
-    tokens, size = len(exposed), ceil(len(exposed) / MOST_BARS)
+    tokens, size = len(exposed), math.ceil(len(exposed) / MOST_BARS)
     edges = np.append(np.arange(0, tokens, size), tokens)
     bars, total = means_of(exposed, size), exposed.sum()
     with picture(sheet, 9, 4) as figure:

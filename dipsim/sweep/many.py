@@ -41,7 +41,8 @@ def many(
     Args:
         read: what is kept of a run.
         before: called with every run before the first one is replayed; contenders it returns are
-            replayed on the run's sets too, without costs.
+            replayed on the run's sets too, see `replay_runs`. A point's ``flash_speed`` changes no
+            time of theirs.
         tolerated: errors that make a cell without figures; all others are raised.
         keep: hand on the results.
         progress: called with (runs done, runs).

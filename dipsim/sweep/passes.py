@@ -83,7 +83,8 @@ def replay_runs(
 
     Args:
         runs: by number.
-        beside: by a run's number, contenders that are replayed on its sets too.
+        beside: by a run's number, contenders that are replayed on its sets too; what they read is
+            the run's own, or nothing: costs, guesses and uses are those of `Run.contender` or None.
         tolerated: errors that are the outcome of their run; all others are raised.
         progress: called with (runs done, runs).
 
@@ -120,13 +121,12 @@ def _groups(
     """Return the runs by the sets they use."""
     groups: dict[Any, list[_Entrants]] = {}
     for number, run in runs.items():
-        entries = [_entry(run.contender(), _seen(run), run.flash.flash.bandwidth)]
-        for contender in beside.get(number, ()):
-            assert contender.costs is None, "contenders beside a run count, they take no time"
-            entries += [
-                _entry(replace(contender, capacities=[capacity]), None, None)
-                for capacity in contender.capacities
-            ]
+        seen, bandwidth = _seen(run), run.flash.flash.bandwidth
+        entries = [
+            _entry(replace(contender, capacities=[capacity]), seen, bandwidth)
+            for contender in (run.contender(), *beside.get(number, ()))
+            for capacity in contender.capacities
+        ]
         groups.setdefault(_sets_key(run), []).append(_Entrants(number, run, entries))
     return list(groups.values())
 
@@ -182,7 +182,10 @@ def _sizes_key(run: Run) -> Any:
 def _entry(contender: Contender, seen: Any, bandwidth: float | None) -> _Entry:
     settings, measured = contender.settings, contender.measured.tobytes()
     rules = settings.admission, settings.access, settings.scope, settings.seed, settings.compat
-    seen = contender.policy.label, rules, contender.warmup, measured, contender.keep_missed, seen
+    tables = contender.costs, contender.guesses, contender.profile_uses
+    has = tuple(table is not None for table in tables)
+    what = contender.policy.label, rules, contender.warmup, measured, contender.keep_missed
+    seen = what, has, seen
     return _Entry(seen, _size(contender.capacities[0]), contender, bandwidth)
 
 
@@ -272,12 +275,16 @@ def _replay(
 
 def _outcome(work: _Entrants, counts: Counts) -> Outcome:
     """Return what the replay of its chunk says of a run."""
-    own, *others = work.entries
-    traffic, bandwidth = counts[own.key]
-    if bandwidth is not None and own.bandwidth is not None and own.bandwidth != bandwidth:
-        traffic = faster(traffic, own.bandwidth / bandwidth)
-    beside = tuple(counts[entry.key][0] for entry in others)
-    return Outcome(work.number, behind_page_cache(work.run, traffic), beside)
+    own, *beside = (_counted(work.run, entry, counts) for entry in work.entries)
+    return Outcome(work.number, own, tuple(beside))
+
+
+def _counted(run: Run, entry: _Entry, counts: Counts) -> Traffic:
+    """Return the traffic of an entry with the times of its run's flash and page cache."""
+    traffic, bandwidth = counts[entry.key]
+    if bandwidth is not None and entry.bandwidth is not None and entry.bandwidth != bandwidth:
+        traffic = faster(traffic, entry.bandwidth / bandwidth)
+    return behind_page_cache(run, traffic)
 
 
 def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dipsim.analysis.baseline import replay_held
 from dipsim.analysis.compare import USUAL, compare
 from dipsim.analysis.mrc import GRID, mrc
 from dipsim.errors import DipsimError
+from dipsim.hardware import load_profile
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, load_policy
 from dipsim.settings import Settings, make_settings
+from dipsim.simulate import prepare
 from dipsim.trace import Trace, load_trace
 from tools.cli import Dipsim, done, refused
 from tools.folder import RECENCY
@@ -25,6 +28,14 @@ SHARED = {
     "flash_bytes_per_token", "flash_reads_per_token", "marks", "verdict",
 }  # fmt: skip
 """What a row of a comparison and the result of a run both say."""
+CHAT = "smollm2-chat"
+ONE_BANDWIDTH = {
+    "name": "half",
+    "dram": {"capacity": "8GB", "bandwidth": "60GB/s"},
+    "flash": {"bandwidth": "0.5GB/s"},
+    "backends": {"default": {"compute": "1TFLOP/s"}},
+}
+"""A device whose flash reads any size alike, at half the speed of paper-a18's."""
 MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
 
@@ -125,6 +136,37 @@ def test_without_a_budget_it_is_what_the_device_leaves(dipsim: Dipsim) -> None:
     run = done(dipsim("run t.npz --profile snapdragon8 --policy lru --json")).json
     assert cell["budget"] == "available"
     assert {key: cell[key] for key in SHARED} == {key: run[key] for key in SHARED}
+
+
+@pytest.mark.parametrize(
+    ("devices", "options"),
+    [
+        (["paper-a18", "oneplus15r"], {"policies": ["lru", "lfu-decay", "opt"]}),
+        (["paper-a18"], {"warmup": 9, "prefill": "cache"}),
+        (["paper-a18"], {"admission": "ranked"}),
+        (["paper-a18"], {"kv": "grow"}),
+        (["oneplus15r"], {"io": "buffered"}),
+        (["paper-a18"], {"overlap": "prefetch", "prefetch": "previous"}),
+        # one bandwidth for reads of any size: replays are shared and scaled
+        (["paper-a18", ONE_BANDWIDTH], {}),
+    ],
+    ids=["usual", "warm-up", "ranked", "grow", "buffered", "prefetch", "shared"],
+)
+def test_a_cell_is_blamed_as_its_run_is(devices: list[Any], options: dict[str, Any]) -> None:
+    given = {"tokens": "0:24", **options}
+    policies = given.pop("policies", ["lfu-decay"])
+    profiles = {profile.name: profile for profile in map(load_profile, devices)}
+    found = compare(CHAT, list(profiles.values()), policies, dram="80%", **given)
+    assert len(found.cells) == len(devices) * len(policies)
+    for cell in found.cells:
+        run = prepare(CHAT, profiles[cell.place["profile"]], **cell.options)
+        standing = replay_held(run)[1]
+        assert standing.verdict is not None
+        assert standing.verdict.optimum_rate is not None
+        assert cell.value("verdict") == standing.verdict
+    assert any(
+        "of the time is the policy's" in cell.value("verdict").sentence for cell in found.cells
+    )
 
 
 @pytest.mark.slow

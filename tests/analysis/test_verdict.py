@@ -22,6 +22,7 @@ from tools.replays import replay_all
 
 KEYS = {
     "accesses", "misses", "first_uses", "unavoidable", "lost", "admission", "admission_misses",
+    "optimum_rate", "admission_rate", "policys_time",
 }  # fmt: skip
 RATES = ("rate", "optimum_rate", "admission_rate")
 BYTES = 1000

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dipsim.report.tables import Table
-from dipsim.units import show_number
+from dipsim.units import show_gain, show_number
 from tools.cli import Dipsim, done
 
 EXPONENT = re.compile(r"\d[eE][+-]?\d")
@@ -73,3 +73,21 @@ def test_what_is_printed_has_no_exponents_and_no_bare_bytes(
 )
 def test_numbers_have_no_exponent(value: float, digits: int, text: str) -> None:
     assert show_number(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [
+        (1.0, "+0%"),
+        (1.0065, "+0.65%"),
+        (1.04, "+4%"),
+        (1.123, "+12%"),
+        (1.996, "+100%"),
+        (2.0, "2 x"),
+        (18.46, "18.5 x"),
+        (1234.5, "1234 x"),
+        (float("inf"), "unlimited x"),
+    ],
+)
+def test_gains_are_said_as_people_do(times: float, text: str) -> None:
+    assert show_gain(times) == text
