@@ -12,8 +12,6 @@ from dipsim.cli.lists import split_names, split_numbers
 from dipsim.cli.options import (
     DEVICE,
     HOW,
-    NEEDS,
-    STAYS,
     WHAT,
     WHERE,
     CacheFractions,
@@ -22,6 +20,8 @@ from dipsim.cli.options import (
     Override,
     Policies,
     draws,
+    needs,
+    stays,
     takes,
 )
 from dipsim.cli.output import print_report, say, show
@@ -56,37 +56,20 @@ def compare(
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="see dipsim methods, or file.py:attribute; with commas",
-            metavar="NAME",
-            rich_help_panel=NEEDS,
-            autocompletion=completion.methods,
-        ),
+        needs("see dipsim methods, or file.py:attribute; with commas", names=completion.methods),
     ] = None,
     density: Annotated[
         list[str] | None,
-        typer.Option(
-            help="shares of MLP weights kept, with commas [0.7]",
-            metavar="SHARE",
-            rich_help_panel=NEEDS,
-        ),
+        needs("shares of MLP weights kept, with commas [0.7]", "SHARE"),
     ] = None,
     policy: Policies = None,
     dram: Annotated[
         list[str] | None,
-        typer.Option(
-            help="for weights and KV: 3.5GB, or 50%, with commas",
-            metavar="BYTES|SHARE",
-            rich_help_panel=STAYS,
-        ),
+        stays("for weights and KV: 3.5GB, or 50%, with commas", "BYTES|SHARE"),
     ] = None,
     cache: Annotated[
         list[str] | None,
-        typer.Option(
-            help="for the caches alone: 400MiB, with commas",
-            metavar="BYTES",
-            rich_help_panel=STAYS,
-        ),
+        stays("for the caches alone: 400MiB, with commas", "BYTES"),
     ] = None,
     cache_fraction: CacheFractions = None,
     details: Annotated[

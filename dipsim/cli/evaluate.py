@@ -12,35 +12,17 @@ from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
 from dipsim.cli.lists import split_names, split_numbers
 from dipsim.cli.options import (
-    NEEDS,
-    STAYS,
     Csv,
     Override,
     ProfileOption,
     draws,
+    needs,
     pairs,
+    stays,
 )
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
-
-
-def _needs(text: str, metavar: str = "NAME", *flags: str, names: Any = None) -> Any:
-    """Return an option on what a token needs.
-
-    Args:
-        text: its help.
-        metavar: what is written behind it.
-        flags: as the command line spells it; by default by its name.
-        names: what a shell completes.
-    """
-    declared: dict[str, Any] = {"help": text, "metavar": metavar, "autocompletion": names}
-    return typer.Option(*flags, rich_help_panel=NEEDS, **declared)
-
-
-def _stays(text: str, metavar: str, names: Any = None) -> Any:
-    """Return an option on what stays in DRAM; a shell completes ``names``."""
-    return typer.Option(help=text, metavar=metavar, rich_help_panel=STAYS, autocompletion=names)
 
 
 @command(
@@ -57,53 +39,53 @@ def evaluate(
     text: Annotated[str, typer.Option(help="a file to judge on, UTF-8", metavar="FILE")],
     method: Annotated[
         list[str] | None,
-        _needs(
+        needs(
             "see dipsim methods, or file.py:attribute; several with commas [dip]",
             names=completion.methods,
         ),
     ] = None,
     density: Annotated[
-        list[str] | None, _needs("shares of MLP weights kept, with commas [0.7]", "SHARE")
+        list[str] | None, needs("shares of MLP weights kept, with commas [0.7]", "SHARE")
     ] = None,
     gamma: Annotated[
         list[str] | None,
-        _needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
+        needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
     ] = None,
     split: Annotated[
-        list[str] | None, _needs("of dip: authors or equal, or both, with a comma")
+        list[str] | None, needs("of dip: authors or equal, or both, with a comma")
     ] = None,
-    selection: Annotated[str | None, _needs("top-k or threshold [top-k]")] = None,
+    selection: Annotated[str | None, needs("top-k or threshold [top-k]")] = None,
     masking: Annotated[
         list[str] | None,
-        _needs(
+        needs(
             "of dip-ca: gamma, blend or approximate:top_m=.9, with commas [gamma]",
             "NAME[:KEY=VALUE,...]",
         ),
     ] = None,
     recall: Annotated[
-        float | None, _needs("of predictor: right neurons it finds [0.9]", "SHARE")
+        float | None, needs("of predictor: right neurons it finds [0.9]", "SHARE")
     ] = None,
     routing: Annotated[
         list[str] | None,
-        _needs(
+        needs(
             "of moe: cache-prior, max-rank, drop-cold or reuse-distance, with commas",
             "NAME[:KEY=VALUE,...]",
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
-        _stays(
+        stays(
             "see dipsim policies; several with commas [lfu]",
             "NAME[:KEY=VALUE,...]",
-            completion.policies,
+            names=completion.policies,
         ),
     ] = None,
     cache_fraction: Annotated[
-        list[str] | None, _stays("shares of the units cached, with commas [0.5]", "SHARE")
+        list[str] | None, stays("shares of the units cached, with commas [0.5]", "SHARE")
     ] = None,
     dram: Annotated[
         list[str] | None,
-        _stays("for weights and KV: 3.5GB, or 50% of the model, with commas", "BYTES|SHARE"),
+        stays("for weights and KV: 3.5GB, or 50% of the model, with commas", "BYTES|SHARE"),
     ] = None,
     profile: ProfileOption = None,
     override: Override = None,
@@ -115,7 +97,7 @@ def evaluate(
         typer.Option(help="judged, at most [all]", metavar="NUMBER", min=1, max=2**32),
     ] = None,
     calibrate_tokens: Annotated[
-        str | None, _needs("tokens A:B of the text for thresholds; not judged", "A:B")
+        str | None, needs("tokens A:B of the text for thresholds; not judged", "A:B")
     ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="a folder that dipsim lora wrote", metavar="FOLDER")

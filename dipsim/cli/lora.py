@@ -9,25 +9,10 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
-from dipsim.cli.options import NEEDS, STAYS, pairs
+from dipsim.cli.options import needs, number, pairs, stays
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
-
-
-def _needs(text: str, metavar: str = "NAME", names: Any = None) -> Any:
-    """Return an option on what a token needs; a shell completes ``names``."""
-    return typer.Option(help=text, metavar=metavar, rich_help_panel=NEEDS, autocompletion=names)
-
-
-def _stays(text: str, metavar: str, names: Any = None) -> Any:
-    """Return an option on what stays in DRAM; a shell completes ``names``."""
-    return typer.Option(help=text, metavar=metavar, rich_help_panel=STAYS, autocompletion=names)
-
-
-def _training(text: str, **bounds: Any) -> Any:
-    """Return an option on the training, a number."""
-    return typer.Option(help=text, metavar="NUMBER", **bounds)
 
 
 @command(
@@ -45,30 +30,30 @@ def lora(
         typer.Option(help="folder of the adapter; goes on with one half trained", metavar="FOLDER"),
     ],
     method: Annotated[
-        str, _needs("see dipsim methods, or file.py:attribute", names=completion.methods)
+        str, needs("see dipsim methods, or file.py:attribute", names=completion.methods)
     ] = "dip",
-    density: Annotated[float, _needs("share of MLP weights kept", "SHARE")] = 0.5,
-    split: Annotated[str | None, _needs("of dip: authors or equal [authors]")] = None,
+    density: Annotated[float, needs("share of MLP weights kept", "SHARE")] = 0.5,
+    split: Annotated[str | None, needs("of dip: authors or equal [authors]")] = None,
     gamma: Annotated[
         str | None,
-        _needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
+        needs("of dip-ca: a number, or mlp_input=.5,glu=.2", "NAME=NUMBER,..."),
     ] = None,
     policy: Annotated[
-        str, _stays("see dipsim policies", "NAME[:KEY=VALUE,...]", completion.policies)
+        str, stays("see dipsim policies", "NAME[:KEY=VALUE,...]", names=completion.policies)
     ] = "lfu",
-    cache_fraction: Annotated[float, _stays("share of the units cached", "SHARE")] = 0.5,
-    rank: Annotated[int, _training("of the adapter", min=1)] = 32,
-    steps: Annotated[int | None, _training("of training [200]", min=1)] = None,
+    cache_fraction: Annotated[float, stays("share of the units cached", "SHARE")] = 0.5,
+    rank: Annotated[int, number("of the adapter", min=1)] = 32,
+    steps: Annotated[int | None, number("of training [200]", min=1)] = None,
     minutes: Annotated[
-        float | None, _training("of processor time to train, in place of --steps")
+        float | None, number("of processor time to train, in place of --steps")
     ] = None,
-    rate: Annotated[float, _training("highest learning rate")] = 1e-3,
-    batch: Annotated[int, _training("windows in a step", min=1)] = 1,
+    rate: Annotated[float, number("highest learning rate")] = 1e-3,
+    batch: Annotated[int, number("windows in a step", min=1)] = 1,
     judge_tokens: Annotated[
-        int, _training("first tokens of the text, which judge and never train", min=1)
+        int, number("first tokens of the text, which judge and never train", min=1)
     ] = 8192,
-    window: Annotated[int, _training("tokens of a sequence")] = 512,
-    seed: Annotated[int, _training("of every random draw", min=0, max=2**40)] = 0,
+    window: Annotated[int, number("tokens of a sequence")] = 512,
+    seed: Annotated[int, number("of every random draw", min=0, max=2**40)] = 0,
     fuse: Annotated[
         str | None,
         typer.Option(

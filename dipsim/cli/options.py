@@ -58,6 +58,36 @@ _METAVARS = {
 }
 """What is written behind an option; of others ``NUMBER`` or ``NAME``, by their type."""
 
+
+def needs(text: str, metavar: str = "NAME", *, names: Any = None) -> Any:
+    """Return an option on what a token needs.
+
+    Args:
+        text: its help.
+        metavar: what is written behind it.
+        names: what a shell completes.
+    """
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=NEEDS, autocompletion=names)
+
+
+def stays(text: str, metavar: str, *flags: str, names: Any = None) -> Any:
+    """Return an option on what stays in DRAM.
+
+    Args:
+        text: its help.
+        metavar: what is written behind it.
+        flags: as the command line spells it; by default by its name.
+        names: what a shell completes.
+    """
+    declared: dict[str, Any] = {"help": text, "metavar": metavar, "autocompletion": names}
+    return typer.Option(*flags, rich_help_panel=STAYS, **declared)
+
+
+def number(text: str, **bounds: Any) -> Any:
+    """Return an option that is a number, of the command's own."""
+    return typer.Option(help=text, metavar="NUMBER", **bounds)
+
+
 TraceArgument = Annotated[
     str | None,
     typer.Argument(
@@ -97,22 +127,16 @@ Override = Annotated[
 ]
 Policies = Annotated[
     list[str] | None,
-    typer.Option(
+    stays(
+        "names with commas: lru,lfu-decay:half_life=32, or file.py:attribute",
+        "NAME[:KEY=VALUE,...]",
         "--policy",
-        help="names with commas: lru,lfu-decay:half_life=32, or file.py:attribute",
-        metavar="NAME[:KEY=VALUE,...]",
-        rich_help_panel=STAYS,
-        autocompletion=completion.policies,
+        names=completion.policies,
     ),
 ]
 CacheFractions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--cache-fraction",
-        help="shares of the units the caches hold, with commas: .4,.6",
-        metavar="SHARE",
-        rich_help_panel=STAYS,
-    ),
+    stays("shares of the units the caches hold, with commas: .4,.6", "SHARE", "--cache-fraction"),
 ]
 Csv = Annotated[
     str | None,

@@ -1,18 +1,14 @@
 """`dipsim record`: a trace of a running model."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dipsim.cli.app import Json, command
+from dipsim.cli.options import number
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import Encodings, Out, encodings_of, names_of, show_written
-
-
-def _number(text: str, **bounds: Any) -> Any:
-    """Return an option that is a number."""
-    return typer.Option(help=text, metavar="NUMBER", **bounds)
 
 
 @command(
@@ -29,20 +25,20 @@ def record(
         list[str] | None, typer.Option(help="to go on from", metavar="PROMPT")
     ] = None,
     generate: Annotated[
-        int | None, _number("tokens after every prompt, at most [64]", min=1, max=2**22)
+        int | None, number("tokens after every prompt, at most [64]", min=1, max=2**22)
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="prompts are a user's turns")] = False,
     temperature: Annotated[
-        float | None, _number("0 takes the likeliest token [0]", min=0, max=1000)
+        float | None, number("0 takes the likeliest token [0]", min=0, max=1000)
     ] = None,
-    seed: Annotated[int | None, _number("of every random draw [0]", min=0, max=2**40)] = None,
+    seed: Annotated[int | None, number("of every random draw [0]", min=0, max=2**40)] = None,
     text: Annotated[
         str | None, typer.Option(help="a file to read instead, UTF-8", metavar="FILE")
     ] = None,
     window: Annotated[
-        int | None, _number("tokens of the text in a sequence [512]", min=2, max=2**22)
+        int | None, number("tokens of the text in a sequence [512]", min=2, max=2**22)
     ] = None,
-    tokens: Annotated[int | None, _number("of the text, at most [all]", min=1, max=2**32)] = None,
+    tokens: Annotated[int | None, number("of the text, at most [all]", min=1, max=2**32)] = None,
     signals: Annotated[
         str | None,
         typer.Option(

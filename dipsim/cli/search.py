@@ -12,7 +12,6 @@ from dipsim.cli.lists import split_names
 from dipsim.cli.options import (
     BUDGET,
     HOW,
-    NEEDS,
     POLICY,
     WHAT,
     WHERE,
@@ -22,6 +21,7 @@ from dipsim.cli.options import (
     Override,
     ProfileOption,
     draws,
+    needs,
     takes,
 )
 from dipsim.cli.output import print_report, say, show
@@ -42,11 +42,8 @@ def search(
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="see dipsim methods; with --calibration several, with commas",
-            metavar="NAME",
-            rich_help_panel=NEEDS,
-            autocompletion=completion.methods,
+        needs(
+            "see dipsim methods; with --calibration several, with commas", names=completion.methods
         ),
     ] = None,
     max_loss: Annotated[

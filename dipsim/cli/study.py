@@ -12,7 +12,6 @@ from dipsim.cli.options import (
     BUDGET,
     DEVICE,
     HOW,
-    NEEDS,
     WHAT,
     WHERE,
     Csv,
@@ -21,6 +20,7 @@ from dipsim.cli.options import (
     Policies,
     TraceArgument,
     draws,
+    needs,
     takes,
 )
 from dipsim.cli.output import print_report, show
@@ -53,11 +53,8 @@ def study(
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            help="of density, dram, flash: names with commas [all that apply]",
-            metavar="NAME",
-            rich_help_panel=NEEDS,
-            autocompletion=completion.methods,
+        needs(
+            "of density, dram, flash: names with commas [all that apply]", names=completion.methods
         ),
     ] = None,
     policy: Policies = None,
