@@ -1,4 +1,4 @@
-"""What is being compiled now: the kernels tell, and whoever shows progress asks.
+"""Notes on what is being compiled now: the kernels tell, and whoever shows progress asks.
 
 It stands apart from the kernels, so that asking does not load numba.
 """

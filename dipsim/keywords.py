@@ -24,12 +24,13 @@ _BESIDE = {
     "model": "preset, YAML, config.json, GGUF, geometry or Model [the one that the trace names]",
     "overrides": "of the profile: 'flash.bandwidth=2GB/s' or {'flash.bandwidth': '2GB/s'}",
 }
-"""What keywords that are no settings mean."""
+"""Meanings of the keywords that are no settings."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """What a token needs, but for the density; which part of the trace is replayed, and how."""
+    """Options on what a token needs, but for the density, and on the replay and its part of the
+    trace."""
 
     group_density: Mapping[str, float] | None
     split: str | None
@@ -54,13 +55,13 @@ class ChoiceOptions(TypedDict, total=False):
 
 
 class DensityOption(TypedDict, total=False):
-    """Share of the weights that a token needs."""
+    """Option on the share of the weights that a token needs."""
 
     density: float | None
 
 
 class DeviceOptions(TypedDict, total=False):
-    """Device, bytes of weights and KV, division of DRAM, flash and time."""
+    """Options on the device, bytes of weights and KV, division of DRAM, flash and time."""
 
     model: Input | Model | None
     overrides: Overrides
@@ -84,7 +85,7 @@ class DeviceOptions(TypedDict, total=False):
 
 
 class BudgetOptions(TypedDict, total=False):
-    """DRAM that is given: one of these, or none for the profile's own."""
+    """Options on the DRAM that is given: one of these, or none for the profile's own."""
 
     dram: Size | None
     cache: Size | None

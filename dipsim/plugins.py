@@ -22,9 +22,14 @@ from dipsim.errors import DipsimError
 Given = tuple[tuple[str, float], ...]
 """Parameters that a user has set, as (key, value)."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_NUMBA_NOISE: tuple[str, ...]
-_NUMBA_NOISE = ("File", "^", "During", "Failed in nopython", "There are", "Of which", "Overload")
-_NUMBA_NOISE += (
+_NUMBA_NOISE = (
+    "File",
+    "^",
+    "During",
+    "Failed in nopython",
+    "There are",
+    "Of which",
+    "Overload",
     "TypingError: Failed",
     "NumbaTypeError: Failed",
     "With argument",
@@ -36,11 +41,12 @@ _NUMBA_NOISE += (
     "<source",
     "def ",
 )
+"""Beginnings of lines of numba's reports that say nothing of the cause."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a user may write one of: its noun, class, and what messages say."""
+    """A kind of object that a user may write: its noun, its class, and what messages say."""
 
     noun: str
     of: type

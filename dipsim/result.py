@@ -48,7 +48,7 @@ class Result(Viewed):
 
     @property
     def title(self) -> str:
-        """What was run, in a line."""
+        """Trace, method, policy and device, in a line."""
         trace = brief(Path(self.run.trace.name).name, 60)
         return f"{trace}, {self.method}, {self.policy}, on {brief(self.run.device.name, 40)}"
 
@@ -243,8 +243,8 @@ class Result(Viewed):
     def output_error(self) -> tuple[float | None, ...]:
         """Per group, the mean relative error of the layer's output that its mask makes; None where
         the trace has no column norms."""
-        found = self.traffic.error[self._rows].mean(axis=(0, 1), dtype=np.float64)
-        return tuple(None if np.isnan(error) else float(error) for error in found)
+        errors = self.traffic.error[self._rows].mean(axis=(0, 1), dtype=np.float64)
+        return tuple(None if np.isnan(error) else float(error) for error in errors)
 
     @property
     def routing_weight_lost(self) -> float | None:
@@ -303,10 +303,10 @@ class Result(Viewed):
         """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and
         ``capacity`` is None when all groups share one cache."""
         traffic, rows, plain = self.traffic, self._rows, self.plain_kept
-        found = []
+        entries = []
         for i, name in enumerate(traffic.groups):
             active = traffic.active[rows, :, i]
-            found.append(
+            entries.append(
                 {
                     "name": name,
                     "layers": traffic.active.shape[1],
@@ -326,7 +326,7 @@ class Result(Viewed):
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )
-        return found
+        return entries
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and texts; what ``dipsim run --json`` prints."""
@@ -483,9 +483,9 @@ class Result(Viewed):
 
 def mean_share(shares: Array) -> Array:
     """[groups] over tokens and layers; rows with nothing to choose from (nan) apart."""
-    there = ~np.isnan(shares)
-    total = np.where(there, shares, 0).sum(axis=(0, 1), dtype=np.float64)
-    counts = there.sum(axis=(0, 1))
+    known = ~np.isnan(shares)
+    total = np.where(known, shares, 0).sum(axis=(0, 1), dtype=np.float64)
+    counts = known.sum(axis=(0, 1))
     return np.where(counts > 0, total / np.maximum(counts, 1), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Where a run's time goes, and what would make it faster (``dipsim run --attribution``).
+"""Attribution of a run's time, and what would make it faster (``dipsim run --attribution``).
 
 The elasticity of the rate to a parameter is d log rate / d log parameter: how many per cent more
 tokens per second one per cent more of it gives. It is a central difference of 5 % either way.

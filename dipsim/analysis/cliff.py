@@ -17,7 +17,7 @@ from dipsim.units import BYTES
 
 
 class Cliff(NamedTuple):
-    """Where a global lru begins to hit, in bytes."""
+    """Bytes at which a global lru begins to hit."""
 
     edge: float
     """Below it nothing is hit."""

@@ -104,7 +104,7 @@ class SignalReport:
 
 @dataclass(frozen=True)
 class Inspection(Viewed):
-    """What a trace holds, how it caches, and whether it is long enough."""
+    """Contents of a trace, how it caches, and whether it is long enough."""
 
     report: ClassVar[str] = "inspect"
     trace: Trace

@@ -65,9 +65,9 @@ class Least(Viewed):
     """The run that was found, else the fastest."""
 
     def __repr__(self) -> str:
-        found = "out of reach" if self.found is None else f"{self.found.place['value']:g}"
+        reached = "out of reach" if self.found is None else f"{self.found.place['value']:g}"
         asked = f"least {self.what} for {self.target:g} tokens/s"
-        return f"Least of {brief(self.trace, 60)}: {asked}: {found}, {len(self.trials)} runs"
+        return f"Least of {brief(self.trace, 60)}: {asked}: {reached}, {len(self.trials)} runs"
 
     @property
     def found(self) -> Cell | None:

@@ -98,8 +98,8 @@ def cheapest(
                 better = total < least[taken:]
                 least[taken:][better] = total[better]
                 chosen[place, taken:][better] = choice
-    found, left = np.empty(places, np.int64), parts
+    choices, left = np.empty(places, np.int64), parts
     for place in range(places - 1, -1, -1):
-        found[place] = chosen[place, left]
-        left -= int(sizes[found[place], place])
-    return found.reshape(layers, groups)
+        choices[place] = chosen[place, left]
+        left -= int(sizes[choices[place], place])
+    return choices.reshape(layers, groups)

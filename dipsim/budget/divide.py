@@ -38,7 +38,7 @@ class Static(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Bytes of all static weights."""
         return float(sum(self))
 
 
@@ -164,5 +164,5 @@ def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
         cache -= smallest
     else:
         share = float(whole[-1])
-    found: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
-    return found
+    capacity: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
+    return capacity

@@ -32,14 +32,14 @@ def explain(
             show(report.table(known))
         return
     asked = " ".join(word)
-    found = glossary.meanings(asked)
-    if not found:
+    meant = glossary.meanings(asked)
+    if not meant:
         near = glossary.nearest(asked)
         like = f"did you mean {', '.join(near)}? " if near else ""
         raise DipsimError(
             f"{brief(repr(asked))} is no word of the glossary: {like}dipsim explain lists all"
         )
     if as_json:
-        print_report({"words": [entry.to_dict() for entry in found]})
+        print_report({"words": [entry.to_dict() for entry in meant]})
     else:
-        show(report.render(found))
+        show(report.render(meant))

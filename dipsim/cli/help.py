@@ -163,7 +163,7 @@ def _by_panel(params: Sequence[Any]) -> dict[str, list[Any]]:
     if shown and panels[OUTPUT]:
         panels[PANELS[0]].remove(shown[0])
         panels[OUTPUT].append(shown[0])
-    return {panel: found for panel, found in panels.items() if found}
+    return {panel: members for panel, members in panels.items() if members}
 
 
 def _name(param: Any) -> str:

@@ -8,7 +8,7 @@ from dipsim.compiling import compiling
 
 
 class Progress:
-    """What a command is doing: the last line of the terminal, from the first second on.
+    """A command's progress, shown on the last line of the terminal from the first second on.
 
     Where standard error is no terminal nothing is printed, however long it takes, or with ``log``
     a line for each count.

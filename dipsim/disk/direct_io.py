@@ -191,13 +191,13 @@ class Readers:
         descriptor, total, reads = self.file.descriptor, 0, 0
         for offset, size in shared:
             try:
-                got = os.preadv(descriptor, [whole[:size]], offset)
+                received = os.preadv(descriptor, [whole[:size]], offset)
             except OSError as problem:
                 raise _unreadable(self.file.name, problem) from None
-            if got != size:
+            if received != size:
                 raise DipsimError(
                     f"{printable(self.file.name)}: a read of {size} bytes at {offset} gave "
-                    f"{got}: the file became shorter"
+                    f"{received}: the file became shorter"
                 )
             total += size
             reads += 1

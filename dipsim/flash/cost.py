@@ -132,7 +132,7 @@ Costs = Sequence[Sequence[Requests | InOrder]]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the units of a run lie in flash."""
+    """Places of the units of a run in flash."""
 
     method: Method
     model: Model | None
@@ -150,10 +150,10 @@ class Placement:
         Raises:
             MethodError: a layout that scatters the slices of a unit.
         """
-        found = np.empty_like(self.unit_bytes)
+        lengths = np.empty_like(self.unit_bytes)
         for (layer, i), size in np.ndenumerate(self.unit_bytes):
-            found[layer, i] = stride(self.layout, self.method.groups[i], self.model, float(size))
-        return found
+            lengths[layer, i] = stride(self.layout, self.method.groups[i], self.model, float(size))
+        return lengths
 
     def costs(self, flash: FlashCost) -> Costs:
         """Return what reads cost; groups of equal units share one table.
@@ -183,9 +183,9 @@ class Placement:
     def break_even(self, flash: FlashCost) -> NDArray[np.float64]:
         """[layers, groups] the break-even miss density of every group; 0 where nothing can be
         read alone."""
-        found = np.zeros_like(self.unit_bytes)
+        densities = np.zeros_like(self.unit_bytes)
         strides = self.strides()
         for (layer, i), size in np.ndenumerate(self.unit_bytes):
             if not reads_whole(self.layout, self.method.groups[i]):
-                found[layer, i] = flash.break_even(float(size), float(strides[layer, i]))
-        return found
+                densities[layer, i] = flash.break_even(float(size), float(strides[layer, i]))
+        return densities

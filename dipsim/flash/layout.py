@@ -1,4 +1,7 @@
-"""Where units lie in flash: which bytes a read of some of them takes (docs/layout.md)."""
+"""Layouts: the places of units in flash, and the bytes that reading some of them takes.
+
+See docs/layout.md.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

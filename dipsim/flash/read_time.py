@@ -58,11 +58,11 @@ class Steady:
         return 1
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """In proportion to the size."""
+        """Return seconds in proportion to the size."""
         return size / self.sequential_bandwidth
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Never."""
+        """Return False for every size: no point bounds them."""
         return np.zeros(size.shape, np.bool_)
 
 

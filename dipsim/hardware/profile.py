@@ -26,7 +26,7 @@ from dipsim.views import shortened
 
 Kind = Literal["measured", "vendor", "estimate"]
 STATED = "stated by "
-"""Begin of the source of a number that came without one: who stated it follows."""
+"""Beginning of the source of a number that came without one; who stated it follows."""
 TEXTS = ("name", "summary", "sources", "extends")
 """Keys of a profile that are no numbers."""
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]

@@ -24,10 +24,10 @@ from dipsim.kernels.eviction import order
 
 
 @register_jitable
-def replay_queued(block, at, cache, parts, hooks):
+def replay_queued(block, origin, cache, parts, hooks):
     """Replay a block with atomic access: all hits of a batch are decided before it changes the
-    cache. ``at`` is (layer of the inputs, token of the first row)."""
-    (layer, first), sizes = at, parts.size
+    cache. ``origin`` is (layer of the inputs, token of the first row)."""
+    (layer, first), sizes = origin, parts.size
     filled, capacity = cache.filled[0], cache.capacity[0]
     next_use, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):
@@ -79,10 +79,10 @@ def _admit(cache, parts, filled, p, t, kept, hooks):
 
 
 @register_jitable
-def replay_sequential(block, at, admission, cache, parts, hooks):
+def replay_sequential(block, origin, admission, cache, parts, hooks):
     """Replay a block with sequential access: units are requested one at a time, ascending, and a
-    miss enters at once. ``at`` is (layer of the inputs, token of the first row)."""
-    (layer, first), sizes = at, parts.size
+    miss enters at once. ``origin`` is (layer of the inputs, token of the first row)."""
+    (layer, first), sizes = origin, parts.size
     filled, capacity = cache.filled[0], cache.capacity[0]
     next_use, count = 0, sizes.shape[0]
     for r in range(block.actions.shape[0]):

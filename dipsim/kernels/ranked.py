@@ -21,14 +21,14 @@ from dipsim.kernels.eviction import LANES, lowest, order, spread
 
 
 @register_jitable
-def replay_ranked(block, at, admission, parts, cache, hooks, fit, resize):
+def replay_ranked(block, origin, admission, parts, cache, hooks, fit, resize):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
-    ``at`` is (layer of the inputs, token of the first row). ``fit`` makes a cache fit again:
+    ``origin`` is (layer of the inputs, token of the first row). ``fit`` makes a cache fit again:
     `fit_one`, or `fit_several`. ``resize`` is `same_size`, or `new_size` where the capacity changes
     from row to row.
     """
-    (layer, first), rank = at, hooks.rank
+    (layer, first), rank = origin, hooks.rank
     count = parts.units.shape[0]
     next_use = 0
     for r in range(block.actions.shape[0]):

@@ -1,4 +1,4 @@
-"""From misses to flash reads: neighbours become one read when that takes less time."""
+"""Flash reads of misses: neighbours become one read when that takes less time."""
 
 from typing import NamedTuple
 

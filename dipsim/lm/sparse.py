@@ -151,13 +151,13 @@ def _trace(
         raise MethodError(f"method {method}: this model has experts, no MLP: use moe")
     if not any(routers) and "expert" in signals:
         raise MethodError(f"method {method}: this model has no experts: use another, e.g. dip")
-    said = {} if geometry is None else {"model": geometry}
+    named = {} if geometry is None else {"model": geometry}
     if calibrate is None:
         plain = outline(model, RUNNING, _BEFORE, signals, structure)
-        return replace(plain, meta={**plain.meta, **said})
+        return replace(plain, meta={**plain.meta, **named})
     ids = torch.as_tensor(calibrate).reshape(1, -1)
     arrays = record_arrays(model, ids, signals, structure)
-    return load_trace({**arrays, "meta": {**arrays["meta"], **said}})
+    return load_trace({**arrays, "meta": {**arrays["meta"], **named}})
 
 
 def _check_masked(method: PruningMethod) -> None:

@@ -25,8 +25,8 @@ from dipsim.plugins import cause_of
 KIND, DETAIL = 0, 1
 """Columns of `Choosing.memory`: what may be wrong, and the unit or number that is."""
 FINE, IN_HOOK, BAD_KEY, BAD_COUNT = 0, 1, 2, 3
-"""Values of `KIND`: nothing; the hook runs, or failed; a key that is none; another number of units
-than k."""
+"""Values of `KIND`: nothing; the hook runs, or failed; a key that is not finite and at least 0;
+another number of units than k."""
 RESIDENT, CHOSEN = 0, 1
 """Rows of `Choosing.flags`."""
 
@@ -99,7 +99,7 @@ def choose_rows(
         MethodError: the hook fails, or breaks the contract.
     """
     assert group.custom is not None
-    there = np.zeros_like(sets) if resident is None else resident
+    held = np.zeros_like(sets) if resident is None else resident
     choose = hook_of(group.custom).choose_rows
     try:
         choose(
@@ -107,7 +107,7 @@ def choose_rows(
             group.kept,
             actions,
             resets,
-            there,
+            held,
             choosing,
             sets,
             shares,
@@ -228,9 +228,9 @@ def _choose(pick: Any) -> Any:
         r, layer, p = place
         start, stop = parts.word[p], parts.word[p + 1]
         first, units = 64 * start, parts.units[p]
-        words, here = block.sets[r, layer, start:stop], resident[0, start:stop]
+        words, held = block.sets[r, layer, start:stop], resident[0, start:stop]
         scores, flags = block.scores[r, layer, first : first + units], choosing.flags[RESIDENT]
-        unpack(here, flags, units)
+        unpack(held, flags, units)
         pick(scores, parts.k[p], words, choosing, p)
         kept_shares(scores, words, block.shares[r, p])
 

@@ -174,7 +174,7 @@ class Model(BaseModel):
 
     @property
     def parameters(self) -> int:
-        """All weights of the model."""
+        """Number of all weights of the model."""
         layer = self.attention_parameters + self.mlp_parameters
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         return self.layers * layer + self.norm_parameters + embeddings

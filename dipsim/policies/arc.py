@@ -33,21 +33,21 @@ leave leaves no ghost."""
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
     """Return four queues, the place of each unit, and the fields."""
-    made = linked(units, QUEUES, per_unit=1, units=units, fields=4)
-    made[-4 - units : -4] = ABSENT
-    made[CAPACITY] = capacity
-    return made
+    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=4)
+    fresh[-4 - units : -4] = ABSENT
+    fresh[CAPACITY] = capacity
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Move a hit to T2; let a miss on a ghost adapt p."""
-    at = info(state, QUEUES) + unit
-    i = state[at]
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     if i == T2:
         renew(state, end(state, T2), unit)
     elif i == T1:
         move(state, end(state, T1), end(state, T2), unit)
-        state[at] = T2
+        state[entry] = T2
     elif B1 <= i <= B2:
         p = state.view(np.float64)
         once, again = length(state, end(state, B1)), length(state, end(state, B2))
@@ -56,16 +56,16 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
         else:
             p[P] = max(p[P] - max(once / again, 1.0), 0.0)
         unlink(state, end(state, i), unit)
-        state[at] = FROM_B1 if i == B1 else FROM_B2
+        state[entry] = FROM_B1 if i == B1 else FROM_B2
     else:
-        state[at] = ABSENT
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit into T2 if it was among the ghosts, else into T1."""
-    at = info(state, QUEUES) + unit
-    state[at] = T1 if state[at] == ABSENT else T2
-    push(state, end(state, state[at]), unit)
+    entry = info(state, QUEUES) + unit
+    state[entry] = T1 if state[entry] == ABSENT else T2
+    push(state, end(state, state[entry]), unit)
 
 
 @register_jitable(forceinline=True)
@@ -103,13 +103,13 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Turn the unit into a ghost, unless SILENT is set."""
-    at = info(state, QUEUES) + unit
-    i = state[at]
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     unlink(state, end(state, i), unit)
-    state[at] = ABSENT
+    state[entry] = ABSENT
     if state[SILENT] == 0:
-        state[at] = B1 if i == T1 else B2
-        push(state, end(state, state[at]), unit)
+        state[entry] = B1 if i == T1 else B2
+        push(state, end(state, state[entry]), unit)
 
 
 ARC = Policy(

@@ -15,9 +15,9 @@ HAND, MOST = -1, -2
 def state(units: int, capacity: int, seed: int, bits: int = 1) -> NDArray[np.int64]:
     """Return for each unit its neighbours on the clock, behind and before it, and a counter of
     turns that has ``bits`` bits; then the fields."""
-    made = np.zeros(3 * units + 2, np.int64)
-    made[HAND], made[MOST] = -1, 2 ** int(within("bits", bits, 1, 32)) - 1
-    return made
+    fresh = np.zeros(3 * units + 2, np.int64)
+    fresh[HAND], fresh[MOST] = -1, 2 ** int(within("bits", bits, 1, 32)) - 1
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
@@ -38,12 +38,12 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """Return the first unit without a turn to spare; the others that the hand passes lose one."""
-    at = state[HAND]
-    while state[3 * at + 2] > 0 or not evictable[at]:
-        state[3 * at + 2] = max(state[3 * at + 2] - 1, 0)
-        at = state[3 * at + 1]
-    state[HAND] = at
-    return at
+    hand = state[HAND]
+    while state[3 * hand + 2] > 0 or not evictable[hand]:
+        state[3 * hand + 2] = max(state[3 * hand + 2] - 1, 0)
+        hand = state[3 * hand + 1]
+    state[HAND] = hand
+    return hand
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:

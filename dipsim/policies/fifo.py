@@ -30,9 +30,9 @@ def circle(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit into the next free place."""
-    at = state[-1]
-    state[at] = unit
-    state[-1] = at + 1 if at < len(state) - 3 else 0
+    slot = state[-1]
+    state[slot] = unit
+    state[-1] = slot + 1 if slot < len(state) - 3 else 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -42,8 +42,8 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Free the oldest place."""
-    at = state[-2]
-    state[-2] = at + 1 if at < len(state) - 3 else 0
+    slot = state[-2]
+    state[-2] = slot + 1 if slot < len(state) - 3 else 0
 
 
 FIFO = Policy(

@@ -15,9 +15,9 @@ def state(
     units: int, capacity: int, seed: int, half_life: float = 32.0, ticks: int = 1
 ) -> NDArray[np.float64]:
     """Return the heat and the last use of each unit, then the half-life in batches."""
-    made = np.zeros(2 * units + 1)
-    made[-1] = within("half_life", half_life, 1e-3, 1e9) * ticks
-    return made
+    fresh = np.zeros(2 * units + 1)
+    fresh[-1] = within("half_life", half_life, 1e-3, 1e9) * ticks
+    return fresh
 
 
 def touch(state: NDArray[np.float64], unit: int, token: int, hit: int) -> None:

@@ -56,12 +56,12 @@ def queue_of(state: NDArray[np.int64], count: int, lower: int) -> int:
     upper = state[above + lower]
     if upper != 0 and state[counts + upper] == count:
         return upper
-    made = state[-2]
-    state[-2] = state[above + made]
-    state[counts + made] = count
-    state[below + made], state[above + made] = lower, upper
-    state[above + lower] = state[below + upper] = made
-    return made
+    free = state[-2]
+    state[-2] = state[above + free]
+    state[counts + free] = count
+    state[below + free], state[above + free] = lower, upper
+    state[above + lower] = state[below + upper] = free
+    return free
 
 
 @register_jitable(forceinline=True)

@@ -34,11 +34,11 @@ def state(
     units: int, capacity: int, seed: int, hir: float = 0.01, eager: int = 0
 ) -> NDArray[np.int64]:
     """Return three queues, the kind of each unit, a flag for each unit in S, and the fields."""
-    made = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
-    made[CAPACITY] = capacity
-    made[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
-    made[EAGER] = int(within("eager", eager, 0, 1))
-    return made
+    fresh = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
+    fresh[CAPACITY] = capacity
+    fresh[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
+    fresh[EAGER] = int(within("eager", eager, 0, 1))
+    return fresh
 
 
 @register_jitable(forceinline=True)

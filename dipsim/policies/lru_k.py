@@ -11,9 +11,9 @@ from dipsim.policies.contract import Policy, within
 
 def state(units: int, capacity: int, seed: int, k: int = 2) -> NDArray[np.int64]:
     """Return the last k uses of each unit, newest first, -1 where there was none; then k."""
-    made = np.full(units * int(within("k", k, 1, 64)) + 1, -1, np.int64)
-    made[-1] = k
-    return made
+    fresh = np.full(units * int(within("k", k, 1, 64)) + 1, -1, np.int64)
+    fresh[-1] = k
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:

@@ -46,35 +46,35 @@ def state(
     ``small`` and ``ghost`` are sizes as shares of the cache; units with ``threshold`` uses move to
     main.
     """
-    made = linked(units, QUEUES, per_unit=2, units=units, fields=6)
-    made[info(made, QUEUES) :][:units] = ABSENT
-    made[SMALL_SIZE] = max(1, int(capacity * within("small", small, 0, 1)))
-    made[MAIN_SIZE] = capacity - made[SMALL_SIZE]
-    made[GHOST_SIZE] = int(capacity * within("ghost", ghost, 0, 100))
-    made[THRESHOLD] = within("threshold", threshold, 1, MOST)
-    return made
+    fresh = linked(units, QUEUES, per_unit=2, units=units, fields=6)
+    fresh[info(fresh, QUEUES) :][:units] = ABSENT
+    fresh[SMALL_SIZE] = max(1, int(capacity * within("small", small, 0, 1)))
+    fresh[MAIN_SIZE] = capacity - fresh[SMALL_SIZE]
+    fresh[GHOST_SIZE] = int(capacity * within("ghost", ghost, 0, 100))
+    fresh[THRESHOLD] = within("threshold", threshold, 1, MOST)
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Count a hit; note a miss on a ghost as RETURNING."""
-    at, uses = info(state, QUEUES) + unit, info(state, QUEUES) + state[-1] + unit
+    entry, uses = info(state, QUEUES) + unit, info(state, QUEUES) + state[-1] + unit
     if hit:
         state[uses] = min(state[uses] + 1, MOST)
-    elif state[at] == GHOST:
+    elif state[entry] == GHOST:
         unlink(state, end(state, GHOST), unit)
-        state[at] = RETURNING
+        state[entry] = RETURNING
     else:
-        state[at] = ABSENT
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put a returning ghost into main and others into the small queue, or into main as well while
     the small queue is full and nothing was evicted yet."""
-    at = info(state, QUEUES) + unit
+    entry = info(state, QUEUES) + unit
     full = state[BEGUN] == 0 and length(state, end(state, SMALL)) >= state[SMALL_SIZE]
-    state[at] = MAIN if state[at] == RETURNING or full else SMALL
-    state[at + state[-1]] = 0
-    push(state, end(state, state[at]), unit)
+    state[entry] = MAIN if state[entry] == RETURNING or full else SMALL
+    state[entry + state[-1]] = 0
+    push(state, end(state, state[entry]), unit)
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -83,7 +83,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     Units of the small queue that were used often enough move to main instead of leaving.
     """
     small, main = end(state, SMALL), end(state, MAIN)
-    at, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
+    queues, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
     state[BEGUN] = 1
     crowded = length(state, main) > state[MAIN_SIZE]
     if crowded and any_evictable(state, main, evictable, token):
@@ -95,7 +95,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
         if state[uses + sifted] < state[THRESHOLD]:
             return sifted
         move(state, small, main, sifted)
-        state[at + sifted], state[uses + sifted] = MAIN, 0
+        state[queues + sifted], state[uses + sifted] = MAIN, 0
 
 
 @register_jitable(forceinline=True)
@@ -114,15 +114,15 @@ def from_main(state: NDArray[np.int64], main: int, uses: int, evictable: NDArray
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out; one that leaves the small queue becomes a ghost."""
-    at = info(state, QUEUES) + unit
-    i = state[at]
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     unlink(state, end(state, i), unit)
-    state[at] = ABSENT
+    state[entry] = ABSENT
     if i == SMALL and state[GHOST_SIZE] > 0:
         forgotten = remember(state, end(state, GHOST), unit, state[GHOST_SIZE])
         if forgotten >= 0:
             state[info(state, QUEUES) + forgotten] = ABSENT
-        state[at] = GHOST
+        state[entry] = GHOST
 
 
 S3FIFO = Policy(

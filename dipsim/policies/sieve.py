@@ -14,9 +14,9 @@ from dipsim.policies.lru import leave
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
     """Return a queue, a mark for each unit, and the hand."""
-    made = linked(units, 1, per_unit=1, units=units, fields=2)
-    made[-2] = made[-1]  # the end node of the queue: the oldest unit comes next
-    return made
+    fresh = linked(units, 1, per_unit=1, units=units, fields=2)
+    fresh[-2] = fresh[-1]  # the end node of the queue: the oldest unit comes next
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:

@@ -29,26 +29,26 @@ MOST = 16
 def state(units: int, capacity: int, seed: int, segments: int = 4) -> NDArray[np.int64]:
     """Return a queue per segment, lowest first; the segment of each unit; the sizes of the
     segments, equal but for a remainder that goes to the lowest; the number of segments."""
-    made = linked(units, MOST, per_unit=1, units=units, fields=MOST + 2)
+    fresh = linked(units, MOST, per_unit=1, units=units, fields=MOST + 2)
     count = int(within("segments", segments, 1, MOST))
     sizes = [capacity // count + (i < capacity % count) for i in range(count)]
-    made[-2 - MOST : -2 - MOST + count] = sizes
-    made[-2] = count
-    return made
+    fresh[-2 - MOST : -2 - MOST + count] = sizes
+    fresh[-2] = count
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Move a hit up by one segment."""
     if not hit:
         return
-    at = info(state, MOST) + unit
-    i = state[at]
+    entry = info(state, MOST) + unit
+    i = state[entry]
     if i == state[-2] - 1:
         renew(state, end(state, i), unit)
         return
     lower, upper = end(state, i), end(state, i + 1)
     move(state, lower, upper, unit)
-    state[at] = i + 1
+    state[entry] = i + 1
     if length(state, upper) > state[i + 1 - 2 - MOST]:
         demoted = first(state, upper)
         move(state, upper, lower, demoted)

@@ -18,31 +18,31 @@ def state(
 ) -> NDArray[np.int64]:
     """Return three queues, the place of each unit, and the sizes of A1in and A1out, which
     ``inner`` and ``ghost`` give as shares of the cache."""
-    made = linked(units, QUEUES, per_unit=1, units=units, fields=3)
-    made[-3 - units : -3] = ABSENT
-    made[-3] = int(capacity * within("inner", inner, 0, 1))
-    made[-2] = int(capacity * within("ghost", ghost, 0, 100))
-    return made
+    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=3)
+    fresh[-3 - units : -3] = ABSENT
+    fresh[-3] = int(capacity * within("inner", inner, 0, 1))
+    fresh[-2] = int(capacity * within("ghost", ghost, 0, 100))
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Renew a hit in Am; note a miss on a ghost as RETURNING."""
-    at = info(state, QUEUES) + unit
+    entry = info(state, QUEUES) + unit
     if hit:
-        if state[at] == MAIN:
+        if state[entry] == MAIN:
             renew(state, end(state, MAIN), unit)
-    elif state[at] == GHOST:
+    elif state[entry] == GHOST:
         unlink(state, end(state, GHOST), unit)
-        state[at] = RETURNING
+        state[entry] = RETURNING
     else:
-        state[at] = ABSENT
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put a returning ghost into Am, any other unit into A1in."""
-    at = info(state, QUEUES) + unit
-    state[at] = MAIN if state[at] == RETURNING else INNER
-    push(state, end(state, state[at]), unit)
+    entry = info(state, QUEUES) + unit
+    state[entry] = MAIN if state[entry] == RETURNING else INNER
+    push(state, end(state, state[entry]), unit)
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -56,15 +56,15 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out; one that leaves A1in becomes a ghost in A1out."""
-    at = info(state, QUEUES) + unit
-    i = state[at]
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     unlink(state, end(state, i), unit)
-    state[at] = ABSENT
+    state[entry] = ABSENT
     if i == INNER and state[-2] > 0:
         forgotten = remember(state, end(state, GHOST), unit, state[-2])
         if forgotten >= 0:
             state[info(state, QUEUES) + forgotten] = ABSENT
-        state[at] = GHOST
+        state[entry] = GHOST
 
 
 TWO_Q = Policy(

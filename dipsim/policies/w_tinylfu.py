@@ -44,17 +44,17 @@ def state(
 
     ``window`` is a share of the cache, ``protected`` a share of the rest.
     """
-    made = linked(units, QUEUES, per_unit=2, units=units, fields=5)
-    made[MAIN_SIZE] = capacity - max(1, int(capacity * within("window", window, 0, 1)))
-    made[PROTECTED_SIZE] = int(made[MAIN_SIZE] * within("protected", protected, 0, 1))
-    made[PERIOD] = within("sample", sample, 1, 2**30) * capacity
-    return made
+    fresh = linked(units, QUEUES, per_unit=2, units=units, fields=5)
+    fresh[MAIN_SIZE] = capacity - max(1, int(capacity * within("window", window, 0, 1)))
+    fresh[PROTECTED_SIZE] = int(fresh[MAIN_SIZE] * within("protected", protected, 0, 1))
+    fresh[PERIOD] = within("sample", sample, 1, 2**30) * capacity
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Count the use; renew a hit, or move it from probation to the protected segment."""
-    at = info(state, QUEUES)
-    uses = at + state[-1]
+    queues = info(state, QUEUES)
+    uses = queues + state[-1]
     state[uses + unit] = min(state[uses + unit] + 1, MOST)
     state[USES] += 1
     if state[USES] == state[PERIOD]:
@@ -63,17 +63,17 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
             state[uses + u] //= 2
     if not hit:
         return
-    i = state[at + unit]
+    i = state[queues + unit]
     if i != PROBATION:
         renew(state, end(state, i), unit)
         return
     probation, protected = end(state, PROBATION), end(state, PROTECTED)
     move(state, probation, protected, unit)
-    state[at + unit] = PROTECTED
+    state[queues + unit] = PROTECTED
     if length(state, protected) > state[PROTECTED_SIZE]:
         demoted = first(state, protected)
         move(state, protected, probation, demoted)
-        state[at + demoted] = PROBATION
+        state[queues + demoted] = PROBATION
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:

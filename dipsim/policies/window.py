@@ -17,9 +17,9 @@ def state(
     units: int, capacity: int, seed: int, window: int = 5, ticks: int = 1
 ) -> NDArray[np.int64]:
     """Return a queue by last use, the last use of each unit, and the window in batches."""
-    made = linked(units, 1, per_unit=1, units=units, fields=2)
-    made[-2] = within("window", window, 1, 2**40) * ticks
-    return made
+    fresh = linked(units, 1, per_unit=1, units=units, fields=2)
+    fresh[-2] = within("window", window, 1, 2**40) * ticks
+    return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:

@@ -156,8 +156,8 @@ class ActiveSets:
                 if not group.aware:
                     block.sets[i] = choose(i, block, data, shares)
                     if plain is not None and shares is not None:
-                        here = slice(block.start, block.stop)
-                        plain[here, :, i] = shares[here, :, i]
+                        chosen_rows = slice(block.start, block.stop)
+                        plain[chosen_rows, :, i] = shares[chosen_rows, :, i]
                     self._unite_prefill(block, i, pending)
                     continue
                 if plain is not None:

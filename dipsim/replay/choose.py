@@ -84,9 +84,9 @@ class Chooser:
         elif group.choice == "predicted":
             self._choose_predicted(group, rows, data, sets)
             if data.dtype == np.uint64:  # of recorded sets all units count alike
-                found = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
+                right = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
                 wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
-                kept[:] = np.where(wanted > 0, found / np.maximum(wanted, 1), 1.0)[..., None]
+                kept[:] = np.where(wanted > 0, right / np.maximum(wanted, 1), 1.0)[..., None]
             else:
                 kernels.shares_of(data, sets, kept)
         elif group.of_experts:
@@ -104,10 +104,10 @@ class Chooser:
     def _choose_predicted(
         self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
     ) -> None:
-        """Units a predictor would choose."""
+        """Write the units that a predictor would choose."""
         for r, layer in np.ndindex(*sets.shape[:2]):
-            row, at = self.first + rows.start + r, self.first_layer + layer
-            noise = noise_of(group.seed, at, row, group.units)
+            row, number = self.first + rows.start + r, self.first_layer + layer
+            noise = noise_of(group.seed, number, row, group.units)
             truth = data[r, layer]
             if truth.dtype == np.uint64:
                 truth = unpack_sets(truth, group.units)

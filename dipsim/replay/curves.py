@@ -83,10 +83,10 @@ class LruStack:
         """
         if (capacity < self.least).any():
             raise PolicyError("a cache smaller than a batch is no stack: replay it")
-        found = np.empty(capacity.shape, np.int64)
+        hit = np.empty(capacity.shape, np.int64)
         for (layer, i), units in np.ndenumerate(capacity):
-            found[layer, i] = self.depths[layer][i][units]
-        return found
+            hit[layer, i] = self.depths[layer][i][units]
+        return hit
 
 
 def lru_stack(sets: ActiveSets, measured: NDArray[np.bool_]) -> LruStack:
@@ -104,7 +104,7 @@ def lru_stack(sets: ActiveSets, measured: NDArray[np.bool_]) -> LruStack:
     shape = trace.layers, len(method.groups)
     least = np.zeros(shape, np.int64)
     units = [group.units for group in method.groups]
-    found = [[np.zeros(n + 1, np.int64) for n in units] for _ in range(trace.layers)]
+    depths = [[np.zeros(n + 1, np.int64) for n in units] for _ in range(trace.layers)]
     orders = [[np.empty(n + kernels.AT_ONCE, np.int64) for n in units] for _ in range(trace.layers)]
     pending = [[np.zeros(words_for(n), np.uint64) for n in units] for _ in range(trace.layers)]
     filled = np.zeros(shape, np.int64)
@@ -122,6 +122,6 @@ def lru_stack(sets: ActiveSets, measured: NDArray[np.bool_]) -> LruStack:
                 pending[layer][i],
                 orders[layer][i],
                 filled[layer, i],
-                found[layer][i][1:],
+                depths[layer][i][1:],
             )
-    return LruStack([[np.cumsum(depth) for depth in row] for row in found], least)
+    return LruStack([[np.cumsum(depth) for depth in row] for row in depths], least)

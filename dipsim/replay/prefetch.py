@@ -51,7 +51,7 @@ class Guesses(NamedTuple):
 
     def of(
         self,
-        at: Sets,
+        block: Sets,
         group: Group,
         i: int,
         layer: int,
@@ -59,7 +59,7 @@ class Guesses(NamedTuple):
         before: Bits,
         seed: int,
     ) -> Bits:
-        """uint64[n, words]: the guesses for group ``i`` of a layer.
+        """Return the guesses for group ``i`` of a layer: uint64[n, words].
 
         Args:
             needed: uint64[n, words] the masks of the rows.
@@ -73,12 +73,13 @@ class Guesses(NamedTuple):
         if self.next_layer:
             if group.signal not in _OF_THE_RESIDUAL or layer == 0 or i > 0:
                 return np.zeros_like(needed)  # when guesses go out, no other mask is known
-            below: Bits = at.sets[i][:, layer - 1]
+            below: Bits = block.sets[i][:, layer - 1]
             return below
         if self.recorded is not None:
-            return self.recorded[i][at.start : at.stop, layer]
+            return self.recorded[i][block.start : block.stop, layer]
         guesses = np.empty_like(needed)
-        draw_guesses(np.ascontiguousarray(needed), group.units, self.right, seed, at.start, guesses)
+        own = np.ascontiguousarray(needed)
+        draw_guesses(own, group.units, self.right, seed, block.start, guesses)
         return guesses
 
 

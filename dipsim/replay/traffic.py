@@ -83,17 +83,17 @@ class Traffic:
     __repr__ = shortened
 
     def words_of(self, layer: int, group: int) -> slice:
-        """Where a group's words lie in `missed`."""
+        """Return the place of a group's words in `missed`."""
         each = [words_for(units) for units in self.units]
         first = layer * sum(each) + sum(each[:group])
         return slice(first, first + each[group])
 
     def missed_units(self, row: int, layer: int, group: int) -> list[int]:
-        """The units of a group that a token missed, ascending; of a replay that keeps them."""
+        """Return the units that a token missed, ascending; only of a replay that keeps them."""
         assert self.missed is not None
         words = self.missed[row, self.words_of(layer, group)]
-        found: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
-        return found
+        units_missed: list[int] = np.flatnonzero(unpack_sets(words, self.units[group])).tolist()
+        return units_missed
 
     @property
     def all_moved(self) -> NDArray[np.float64]:

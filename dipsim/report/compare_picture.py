@@ -34,7 +34,7 @@ _LEGEND = {**BESIDE, "loc": "outside right center"}
 
 
 class _X(NamedTuple):
-    """What goes across."""
+    """Axis that goes across a picture."""
 
     axis: str
     label: str

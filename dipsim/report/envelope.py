@@ -1,4 +1,4 @@
-"""What every JSON report says of itself: trace, devices, options, version, units of its figures."""
+"""The entry ``about`` of every JSON report: trace, devices, options, version, and units."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

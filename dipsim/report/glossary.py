@@ -24,7 +24,7 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, its own first."""
+        """Every name of the entry, its own first."""
         return (self.name, *self.also)
 
     def to_dict(self) -> dict[str, str | list[str]]:

@@ -52,7 +52,7 @@ _LENGTHS = {
     "figure.constrained_layout.w_pad": 0.06,
     "figure.constrained_layout.h_pad": 0.06,
 }
-"""Points, of the last two inches, of all that does not grow with the sheet."""
+"""Sizes, in points, of all that does not grow with the sheet; the last two are in inches."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ def picture(sheet: Sheet, width: float, height: float) -> Iterator[Any]:
     scale = min(1.0, size[0] / width, size[1] / height)
     styles: Any = {name: scale * length for name, length in _LENGTHS.items()}
     styles["text.hinting"] = "none"  # hinted, small letters become too wide
-    with (
-        rc_context(styles),
-        warnings.catch_warnings(),
-    ):
+    with rc_context(styles), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # characters the font lacks become boxes
         figure = Picture(figsize=size, dpi=sheet.dpi, layout="constrained")
         yield figure

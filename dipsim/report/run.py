@@ -105,8 +105,8 @@ def to_dict(
 def _answer(result: Result, standing: Standing) -> list[RenderableType]:
     """Return the run in a sentence; where dense is faster, that first."""
     slower = dense_is_faster(result, standing)
-    said = [] if slower is None else [line(slower, style="bold")]
-    return [*said, line(result.verdict, style="bold" if slower is None else "")]
+    warning = [] if slower is None else [line(slower, style="bold")]
+    return [*warning, line(result.verdict, style="bold" if slower is None else "")]
 
 
 def _last(
@@ -266,7 +266,6 @@ def plot(result: Result, sheet: Sheet) -> Any:
 
     Args:
         result: the run.
-        title: over the picture; see `title_of`.
         sheet: what it is drawn on.
 
     Returns:

@@ -447,16 +447,16 @@ def simulate_events(
     """
     if is_paper(overlap):  # the authors' simulator: nobody shares, nothing gets hot
         machine = machine._replace(dram=float("inf"), background=0.0, heat=None)
-    found = _Simulation(list(chain), tokens, overlap, a, machine)
-    found.noted = spans_of
+    simulation = _Simulation(list(chain), tokens, overlap, a, machine)
+    simulation.noted = spans_of
     if spans_of:
-        found.dram.draws = []
-    found.run()
-    exposed: NDArray[np.float64] = found.exposed
+        simulation.dram.draws = []
+    simulation.run()
+    exposed: NDArray[np.float64] = simulation.exposed
     return Timeline(
         times=Times(exposed.sum(axis=1), exposed),
-        spans=found.spans,
-        draws=found.dram.draws or [],
-        moved=tuple(found.dram.moved),
-        end=float(found.env.now),
+        spans=simulation.spans,
+        draws=simulation.dram.draws or [],
+        moved=tuple(simulation.dram.moved),
+        end=float(simulation.env.now),
     )

@@ -16,7 +16,7 @@ from dipsim.views import shortened
 
 @dataclass(frozen=True)
 class Timing:
-    """When things happened, for the measured tokens."""
+    """Times of the measured tokens, and what follows from them."""
 
     times: Times
     rate: float

@@ -135,7 +135,7 @@ class Streaming:
 
 @dataclass(frozen=True)
 class Resident:
-    """All weights in memory: bytes over the share of DRAM's peak that the backend reaches."""
+    """A token with all weights in memory: bytes over the bandwidth that the backend reaches."""
 
     device: Profile
     size: float
@@ -176,7 +176,7 @@ class Faulting:
 
 @dataclass(frozen=True)
 class SequentialReads:
-    """All weights read from flash in order; nothing is fitted."""
+    """A token that reads all weights from flash in order; nothing is fitted."""
 
     device: Profile
     size: float

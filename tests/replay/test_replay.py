@@ -329,7 +329,7 @@ def test_negative_zeros_are_zeros() -> None:
     assert replay(trace, method, BUILTIN["lru"], np.array([[4]])).active.item() == 3
 
 
-# Laws (DESIGN section 5) -----------------------------------------------------------------------
+# Laws (docs/replay.md) ---------------------------------------------------------------------------
 
 SEEDS = st.integers(0, 2**32 - 1)
 
