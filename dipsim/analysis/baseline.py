@@ -244,7 +244,7 @@ def _dense_run(run: Run) -> Run:
     if own.overlap == "prefetch":
         changes["overlap"] = usual.overlap
     if own.cache is not None or own.cache_fraction is not None:
-        changes["dram"] = BYTES.exact(_taken(run))
+        changes["dram"] = BYTES.exact(run.budget.total)
     settings = usual.model_copy(update=changes)
     assert run.model is not None, "a run with a model"
     method = build_method(run.trace, settings, run.model)
@@ -262,12 +262,6 @@ def _dense_run(run: Run) -> Run:
         budget=budget,
         page_cache=plan_page_cache(run.device, placement, budget, settings.io),
     )
-
-
-def _taken(run: Run) -> float:
-    """Return the bytes of DRAM that a run takes whose caches were given without the rest."""
-    budget = run.budget
-    return budget.static.total + budget.kv + budget.buffer + budget.cache
 
 
 def _count_dense(run: Run, measured: NDArray[np.bool_]) -> Traffic:
@@ -306,7 +300,7 @@ def _count_dense(run: Run, measured: NDArray[np.bool_]) -> Traffic:
 
 
 def _capacity_of_rows(run: Run) -> NDArray[np.int64]:
-    """[tokens, layers, groups] units that the caches hold."""
+    """Return the units that the caches hold: [tokens, layers, groups]."""
     capacity, tokens = run.capacity, len(run.tokens)
     if isinstance(capacity, CapacityByRow):
         by_row: NDArray[np.int64] = np.asarray(capacity.each)[capacity.row].astype(np.int64)

@@ -362,7 +362,7 @@ def _reader(watch: Watch) -> Callable[..., list[tuple[Place, Figures]]]:
             distance = verdict.lost / verdict.accesses
         figures = {
             **figures_of(result),
-            "dram_bytes": _dram_bytes(result),
+            "dram_bytes": result.budget.total,
             "unit_hit_rate": result.unit_hit_rate,
             "to_optimum": distance,
             "verdict": verdict,
@@ -370,11 +370,3 @@ def _reader(watch: Watch) -> Callable[..., list[tuple[Place, Figures]]]:
         return [({}, figures)]
 
     return read
-
-
-def _dram_bytes(result: Result) -> float:
-    """Return what weights and KV may take; of a cache given directly, all that they take."""
-    budget = result.budget
-    if budget.dram is not None:
-        return budget.dram
-    return budget.static.total + budget.kv + budget.buffer + budget.cache

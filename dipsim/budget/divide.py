@@ -78,6 +78,14 @@ class Budget:
         return self.cache / self.units_bytes if self.units_bytes else 1.0
 
     @property
+    def total(self) -> float:
+        """Bytes that weights, KV and buffers may take; of a cache given directly, those they take
+        with it."""
+        if self.dram is not None:
+            return self.dram
+        return self.static.total + self.kv + self.buffer + self.cache
+
+    @property
     def fits(self) -> bool:
         """True if everything stays in DRAM once it was loaded."""
         return self.fraction >= 1 and self.streamed == 0

@@ -21,7 +21,7 @@ from dipsim.replay.choose import Chooser
 from dipsim.settings import Prefill, Reset, Settings
 from dipsim.trace import PREFILL, Outline, Tokens, Trace, recording
 from dipsim.trace.encoding import words_for
-from dipsim.trace.signal import Reading
+from dipsim.trace.parts import Reading
 
 NO_SCORES = np.empty((0, 0, 0), np.float32)
 NO_CODES = np.empty((0, 0, 0), np.uint8)

@@ -232,11 +232,6 @@ def what_ran(result: Result) -> str:
     return "{} with {} and {} on {}".format(*names, short(result.run.device.name))
 
 
-def title_of(result: Result) -> str:
-    """Return the title of the picture of a run."""
-    return f"Latency of each token: {what_ran(result)}"
-
-
 def write_csv(result: Result, path: Path) -> None:
     """Write a row for each measured token: what ran, then `Result.per_token`.
 
@@ -302,7 +297,7 @@ def plot(result: Result, sheet: Sheet) -> Any:
         if handles:  # above, as bars fill the panel
             above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "frameon": False}
             axes.legend(handles, labels, title="exposed time", ncols=len(labels), **above)
-        set_heading(figure, title_of(result))
+        set_heading(figure, f"Latency of each token: {what_ran(result)}")
     return figure
 
 

@@ -23,7 +23,8 @@ from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
 from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
-from dipsim.trace.signal import SIGNALS, Reading, Signal, arrays_of, check_companions, open_signal
+from dipsim.trace.parts import Reading
+from dipsim.trace.signal import SIGNALS, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"

@@ -105,12 +105,19 @@ def import_arrays(
             if progress is not None:
                 progress(start, count)
     notes = [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
-    taken = {id(member) for stack in stacks for member in stack.members}
-    taken |= {id(arrays[name]) for key, name in chosen.items() if key in _MARKS}
-    others = [key for key, member in arrays.items() if id(member) not in taken]
+    others = _left_out(arrays, chosen, stacks)
     if others:
         notes.append(f"left out, as no --map names them: {brief(', '.join(others), 200)}")
     return notes
+
+
+def _left_out(
+    arrays: Mapping[str, Member], chosen: Mapping[str, str], stacks: list[_Stack]
+) -> list[str]:
+    """Return the names of the arrays that no signal and no mark is taken from."""
+    taken = {id(member) for stack in stacks for member in stack.members}
+    taken |= {id(arrays[name]) for key, name in chosen.items() if key in _MARKS}
+    return [key for key, member in arrays.items() if id(member) not in taken]
 
 
 def _stacks(path: Path, arrays: Mapping[str, Member], chosen: Mapping[str, str]) -> list[_Stack]:
