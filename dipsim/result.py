@@ -300,8 +300,11 @@ class Result(Viewed):
         return frame(report_module("frames").records(self, which))
 
     def groups(self) -> list[dict[str, Any]]:
-        """One entry per group; ``capacity`` and ``unit_bytes`` are lists when layers differ, and
-        ``capacity`` is None when all groups share one cache."""
+        """Return an entry per group.
+
+        ``capacity`` and ``unit_bytes`` are lists when layers differ, and ``capacity`` is None when
+        all groups share one cache.
+        """
         traffic, rows, plain = self.traffic, self._rows, self.plain_kept
         entries = []
         for i, name in enumerate(traffic.groups):
@@ -482,7 +485,8 @@ class Result(Viewed):
 
 
 def mean_share(shares: Array) -> Array:
-    """[groups] over tokens and layers; rows with nothing to choose from (nan) apart."""
+    """Return means over tokens and layers, [groups, ...]; rows with nothing to choose from (nan) do
+    not count."""
     known = ~np.isnan(shares)
     total = np.where(known, shares, 0).sum(axis=(0, 1), dtype=np.float64)
     counts = known.sum(axis=(0, 1))
@@ -490,7 +494,7 @@ def mean_share(shares: Array) -> Array:
 
 
 def finite(rate: float) -> float | None:
-    """JSON has no infinity: the rate of tokens that take no time is null."""
+    """Return a rate; None where tokens take no time, as JSON has no infinity."""
     return rate if math.isfinite(rate) else None
 
 

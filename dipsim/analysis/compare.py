@@ -238,7 +238,7 @@ def compare(
     if densities:
         given["density"] = densities[0]  # each run has its own; that it is used is checked
     kinds = [
-        (method, kept)
+        _Kind.of(opened, given, method, kept)
         for method in methods_of(opened, several(methods))
         for kept in (densities if has_density(method) and densities else [None])
     ]
@@ -251,7 +251,7 @@ def compare(
             {**kind.options, **budget.option, "policy": policy},
             model,
         )
-        for kind in (_Kind.of(opened, given, method, kept) for method, kept in kinds)
+        for kind in kinds
         for policy in chosen or kind.usual_policies(opened)
         for device in devices
         for budget in budgets

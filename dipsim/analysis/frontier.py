@@ -22,8 +22,6 @@ GAMMAS = {"mlp_input": (1.0, 0.7, 0.5), "glu": (1.0, 0.5, 0.2)}
 """Tried in all pairs for dip-ca. The first is plain top-k."""
 STEPS = 100
 """Densities are tried in hundredths."""
-
-
 OF_A_RUN = (
     "tokens_per_second",
     "tokens_per_second_range",
@@ -60,7 +58,7 @@ class Frontier(Viewed):
     allowed: Allowed
     points: list[Cell]
     best: Cell | None
-    """It has its result."""
+    """The fastest point that loses no more than allowed, with its result; None where none does."""
 
     def __repr__(self) -> str:
         fastest = "none" if self.best is None else f"{self.best.rate:.4g} tokens/s"

@@ -202,7 +202,7 @@ def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str
 
 
 def _bits(text: str | None) -> tuple[int, int] | None:
-    """``"4:32"`` -> bits per weight, and weights of a group; None stays None."""
+    """Read ``"4:32"`` as (bits per weight, weights of a group); None stays None."""
     if text is None:
         return None
     bits, colon, group = text.partition(":")
@@ -258,6 +258,7 @@ def _judged(
 
 
 def _rows(text: str, tokens: int) -> tuple[int, int]:
+    """Read ``"A:B"`` as the first token and the one behind the last, of a text of ``tokens``."""
     first, colon, last = text.partition(":")
     try:
         start, stop = int(first or 0), int(last or tokens)

@@ -142,7 +142,7 @@ def fit_several(cache, parts, c, p, t, admission, rank, is_sorted):
         return is_sorted
     if not is_sorted:
         _sort(cache, parts, p, t, admission, rank)
-    _shrink_sorted(cache, parts, c, t, rank)
+    _shrink_sorted(cache, c, t, rank)
     return True
 
 
@@ -154,7 +154,7 @@ def _in_units(parts):
 
 @register_jitable
 def _all_leave(cache, parts, c, p, admission):
-    """Let everything that may leave go, if all of it has to; returns whether it did. In layer
+    """Let everything that may leave go, if all of it has to, and return whether it did; in layer
     scope only."""
     resident, count = cache.resident, 0
     for w in range(cache.pending.shape[0]):
@@ -243,7 +243,7 @@ def _sort(cache, parts, p, t, admission, rank):
 
 
 @register_jitable
-def _shrink_sorted(cache, parts, c, t, rank):
+def _shrink_sorted(cache, c, t, rank):
     """Do as `_shrink`, in layer scope, with the units of all capacities sorted once: bin after bin
     leaves, and only the units of the last one are ranked again."""
     state, resident, ends = cache.state, cache.resident, cache.ends

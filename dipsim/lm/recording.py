@@ -65,16 +65,12 @@ def record(
             or text that cannot be read, or a path that cannot be written.
     """
     given = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    of_text = {"window": window, "tokens": tokens}
-    of_prompts = {
-        "generate": generate,
-        "chat": chat or None,
-        "temperature": temperature,
-        "seed": seed,
-    }
     if (text is None) == (not given):
         raise DipsimError("give either --prompt, or --text with a file")
-    _refuse("text" if given else "prompt", **(of_text if given else of_prompts))
+    if given:
+        _refuse("text", window=window, tokens=tokens)
+    else:
+        _refuse("prompt", generate=generate, chat=chat or None, temperature=temperature, seed=seed)
     need_torch()
     from dipsim import lm
 
@@ -119,7 +115,7 @@ def _run(recorder: Any, calls: Calls, progress: Callable[[int, int], None] | Non
 
 
 def _refuse(source: str, **options: Any) -> None:
-    """Refuse options that mean something to the other source only."""
+    """Refuse options that only ``source`` has, where it is not the one that is recorded."""
     for name, given in options.items():
         if given is not None:
             raise DipsimError(f"--{name} is for --{source}: drop it")

@@ -13,7 +13,6 @@ from dipsim.trace import Outline
 from dipsim.views import shortened
 
 Choice = Literal["all", "sets", "top-k", "threshold", "predicted", "custom"]
-Selection = Literal["top-k", "threshold"]
 
 COLUMN_OF_GATE_AND_UP = (Slice("gate", "column"), Slice("up", "column"))
 COLUMN_OF_DOWN = (Slice("down", "column"),)

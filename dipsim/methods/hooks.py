@@ -183,7 +183,7 @@ def _ranking(hook: Any) -> Any:
                     keys[u] = 0  # -0 is 0 too
                 elif not 0 <= keys[u] < np.inf:
                     memory[p, KIND], memory[p, DETAIL] = BAD_KEY, u
-                    raise ValueError("a key that is none")
+                    raise ValueError("a key that is not finite and at least 0")
         guess = choosing.threshold[p]
         choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, choosing.tied)
 

@@ -1,11 +1,10 @@
 """The clock of a run: the closed form, or discrete events where things get in each other's way."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dipsim.errors import ProfileError
 from dipsim.hardware import Profile
@@ -19,8 +18,6 @@ if TYPE_CHECKING:  # simpy loads when events happen
     from dipsim.timeline.events import Timeline
 
 Engine = Literal["closed", "events"]
-Chain = Callable[[NDArray[np.int64]], Iterable[Step]]
-"""The steps of the tokens with these rows."""
 
 
 @dataclass(frozen=True)
