@@ -332,7 +332,7 @@ class Result(Viewed):
         return entries
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and texts; what ``dipsim run --json`` prints."""
+        """Return plain numbers, lists and texts: what ``dipsim run --json`` prints."""
         budget, prefill = self.budget, self.timing.prefill
         return {
             "tokens": self.tokens,
@@ -391,7 +391,7 @@ class Result(Viewed):
         }
 
     def to_json(self) -> str:
-        """`to_dict` as a JSON object."""
+        """Return `to_dict` as the text of a JSON object."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     # For people
@@ -417,7 +417,7 @@ class Result(Viewed):
         )
 
     def summary(self) -> list[tuple[str, str]]:
-        """The main figures as (label, text)."""
+        """Return the main figures as (label, text)."""
         slow, fast = self.timing.rate_range
         latency, prefill = self.latency_ms, self.timing.prefill
         rows = [("rate", f"{show_number(self.tokens_per_second)} tok/s")]

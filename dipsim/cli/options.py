@@ -9,6 +9,7 @@ import typer
 
 from dipsim.cli import completion
 from dipsim.cli.help import OUTPUT, PANELS
+from dipsim.cli.trace_files import TRACE
 from dipsim.errors import DipsimError
 from dipsim.option import Concern, Option, flag
 from dipsim.settings import OPTIONS, concerning
@@ -88,14 +89,7 @@ def number(text: str, **bounds: Any) -> Any:
     return typer.Option(help=text, metavar="NUMBER", **bounds)
 
 
-TraceArgument = Annotated[
-    str | None,
-    typer.Argument(
-        help="an .npz file, a folder of shards, or a shipped name",
-        metavar="TRACE",
-        autocompletion=completion.traces,
-    ),
-]
+TraceArgument = Annotated[str | None, TRACE]
 ProfileOption = Annotated[
     str | None,
     typer.Option(

@@ -27,14 +27,12 @@ def _check_out(out: str) -> str:
     return out
 
 
-TraceName = Annotated[
-    str,
-    typer.Argument(
-        help="an .npz file, a folder of shards, or a shipped name",
-        metavar="TRACE",
-        autocompletion=completion.traces,
-    ),
-]
+TRACE = typer.Argument(
+    help="an .npz file, a folder of shards, or a shipped name",
+    metavar="TRACE",
+    autocompletion=completion.traces,
+)
+TraceName = Annotated[str, TRACE]
 Out = Annotated[
     str,
     typer.Argument(
@@ -58,7 +56,7 @@ Sequences = Annotated[str | None, typer.Option(help="a part of the sequences [al
 
 
 def names_of(signals: str | None) -> tuple[str, ...] | None:
-    """``"mlp_input,glu"`` -> ``("mlp_input", "glu")``; None stays None."""
+    """Read ``"mlp_input,glu"`` as ``("mlp_input", "glu")``; None stays None."""
     return None if signals is None else tuple(signals.split(","))
 
 
@@ -73,7 +71,7 @@ def encodings_of(given: list[str] | None) -> dict[str, Any]:
 
 
 def text_pairs(given: list[str] | None, option: str, example: str) -> dict[str, str]:
-    """``["glu=log8"]`` -> ``{"glu": "log8"}``.
+    """Read ``["glu=log8"]`` as ``{"glu": "log8"}``.
 
     Raises:
         DipsimError: not of that form.

@@ -35,15 +35,15 @@ class FlashCost:
         self.speed = speed_of(flash)
 
     def lanes_for(self, reads: int) -> int:
-        """The number of lanes whose times serve ``reads`` in flight."""
+        """Return the number of lanes whose times serve ``reads`` in flight."""
         return self.speed.lanes_for(reads)
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """t of one read of ``size`` bytes (whole pages) with ``reads`` in flight."""
+        """Return seconds of one read of ``size`` bytes (whole pages) with ``reads`` in flight."""
         return self.speed.seconds(size, reads)
 
     def pages(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bytes the device moves for a read of ``size``: whole pages, first offset ignored."""
+        """Return the bytes that the device moves for a read of ``size``: whole pages, first offset ignored."""
         return np.maximum(np.ceil(size / self.flash.align - _SLACK), size > 0) * self.flash.align
 
     @property
@@ -57,7 +57,7 @@ class FlashCost:
         return self.speed.sequential_read
 
     def requests(self, units: int, size: float, apart: float) -> Requests:
-        """The cost table of a group of ``units``, ``size`` bytes each, ``apart`` bytes apart."""
+        """Return the cost table of a group of ``units``, ``size`` bytes each, ``apart`` bytes apart."""
         spans = np.maximum(np.arange(units + 1) - 1, 0) * apart + size
         moved = self.pages(spans)
         moved[0] = 0
@@ -95,7 +95,7 @@ class FlashCost:
             )
 
     def break_even(self, size: float, apart: float) -> float:
-        """q*: the share of missing units below which single reads beat reading everything.
+        """Return q*: the share of missing units below which single reads beat reading everything.
 
         q* = (s / B_sequential) / t(s), at most 1, with many reads in flight; where units lie
         ``apart`` bytes apart, reading everything costs that much per unit.

@@ -17,7 +17,7 @@ Places = list[NDArray[np.int64]]
 
 
 def stride(layout: Layout | None, group: Group, model: Model | None, size: float) -> float:
-    """Bytes from one unit of a group to the next.
+    """Return the bytes from one unit of a group to the next.
 
     Without a ``layout``, columns lie by column, what holds a row lies as bundles of a neuron's
     slices, and experts lie whole; ``permuted`` is that in another order.

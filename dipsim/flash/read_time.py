@@ -28,17 +28,17 @@ class Speed(Protocol):
         """Bytes of one read when reading in order."""
 
     def lanes_for(self, reads: int) -> int:
-        """The number of lanes whose times serve ``reads`` in flight."""
+        """Return the number of lanes whose times serve ``reads`` in flight."""
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """t of one read of each size, with ``reads`` in flight."""
+        """Return t of one read of each size in seconds, with ``reads`` in flight."""
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
         """Tell which sizes lie outside what was measured."""
 
 
 def speed_of(flash: Flash) -> Speed:
-    """The speed a profile states, in the form it states it."""
+    """Return the speed that a profile states, in the form it states it."""
     if flash.bandwidth is not None:
         return Steady(flash.bandwidth)
     if flash.fit is not None:
@@ -54,7 +54,7 @@ class Steady:
         self.sequential_read = _WITHOUT_POINTS
 
     def lanes_for(self, reads: int) -> int:
-        """Always the same."""
+        """Return the same number for any ``reads``."""
         return 1
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ class ReadCurve(NamedTuple):
     seconds: NDArray[np.float64]
 
     def at(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
-        """t(s): linear between points, constant below the smallest, proportional above."""
+        """Return t(s) in seconds: linear between points, constant below the smallest, proportional above."""
         inside = np.interp(size, self.sizes, self.seconds)
         beyond = size * (self.seconds[-1] / self.sizes[-1])
         return np.where(size > self.sizes[-1], beyond, inside)
@@ -91,16 +91,16 @@ class Points:
             self.curves[lanes] = ReadCurve(sizes, seconds)
 
     def lanes_for(self, reads: int) -> int:
-        """The largest measured number of lanes that is reached, else the fewest measured."""
+        """Return the largest measured number of lanes that is reached, else the fewest measured."""
         reached = [lanes for lanes in self.curves if lanes <= min(self.lanes, reads)]
         return max(reached, default=min(self.curves))
 
     def curve_for(self, reads: int) -> ReadCurve:
-        """The curve that serves ``reads`` in flight."""
+        """Return the curve that serves ``reads`` in flight."""
         return self.curves[self.lanes_for(reads)]
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """See `ReadCurve.at`."""
+        """Return seconds, see `ReadCurve.at`."""
         return self.curve_for(reads).at(size)
 
     @property
@@ -115,7 +115,7 @@ class Points:
         return float(self.curve_for(self.lanes).sizes[-1])
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Smaller or larger than every point of the curve that serves them."""
+        """Return True for sizes beyond every point of the curve that serves them."""
         sizes = self.curve_for(reads).sizes
         beyond: NDArray[np.bool_] = (size < sizes[0]) | (size > sizes[-1])
         return beyond
@@ -139,7 +139,7 @@ class Formula:
         return min(max(min(self.lanes, reads), fewest), most)
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """See the class."""
+        """Return t(s) in seconds, see the class."""
         fit = self.fit
         alone = (fit.t0 + size / fit.bandwidth) / self.lanes_for(reads)
         terms = np.stack([alone, size / fit.cap, np.full(size.shape, 1 / fit.iops)])
@@ -161,7 +161,7 @@ class Formula:
         return self.fit.sizes[1]
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
-        """Smaller or larger than every read the fit was made from."""
+        """Return True for sizes beyond every read that the fit was made from."""
         smallest, largest = self.fit.sizes
         beyond: NDArray[np.bool_] = (size < smallest) | (size > largest)
         return beyond

@@ -52,7 +52,7 @@ def parts_of(
 
 
 def _exact(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sizes as multiples of a grain, of which float64 holds exact sums up to 8 TB."""
+    """Return sizes as multiples of a grain, of which float64 holds exact sums up to 8 TB."""
     return np.round(sizes / _GRAIN) * _GRAIN
 
 

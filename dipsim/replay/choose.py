@@ -115,5 +115,5 @@ class Chooser:
 
 
 def plain_scores(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Scores, decoded if they are codes of log8."""
+    """Return scores, decoded if they are codes of log8."""
     return LOG8_TABLE[rows] if rows.dtype == np.uint8 else rows

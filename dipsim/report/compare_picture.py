@@ -19,6 +19,7 @@ from dipsim.report.pictures import (
     picture,
     plain,
     series_style,
+    short,
 )
 from dipsim.sweep.point import Cell, Place
 
@@ -144,14 +145,14 @@ def _plot_lines(comparison: Comparison, cells: Sequence[Cell], x: _X, sheet: She
                 )
             panel.set(xlabel=x.label)
             if len(devices) > 1:
-                panel.set_title(plain(_middle(device)), fontsize=10)
+                panel.set_title(plain(short(device, _LONGEST)), fontsize=10)
             panel.grid(alpha=0.3)
             _scale_rates(panel, own)
         for panel in panels[: len(devices) : across]:
             panel.set_ylabel("tokens per second")
         if len(lines) > 1:
             handles = [panels[0].plot([], [], **style)[0] for style in styles]
-            names = [plain(_middle(name)) for name in lines]
+            names = [plain(short(name, _LONGEST)) for name in lines]
             figure.legend(handles, names, title=", ".join(axes), **_LEGEND)
         _entitle(figure, f"Tokens per second by {x.title}", comparison, axes)
     return figure
@@ -166,7 +167,7 @@ def _line_style(i: int, lines: int) -> dict[str, Any]:
 
 def _legend_width(names: Iterable[str]) -> float:
     """Return the inches that a legend takes."""
-    return 0.075 * max(len(_middle(name)) for name in names) + 0.75
+    return 0.075 * max(len(short(name, _LONGEST)) for name in names) + 0.75
 
 
 def _varying(comparison: Comparison, axes: Iterable[str]) -> list[str]:
@@ -246,10 +247,10 @@ def _plot_rows(comparison: Comparison, cells: Sequence[Cell], sheet: Sheet) -> A
             middle = np.array([cell.rate for cell in own])
             band = np.array([cell.band for cell in own])
             sides = np.maximum(np.stack([middle - band[:, 0], band[:, 1] - middle]), 0)
-            label = plain(_middle(device))
+            label = plain(short(device, _LONGEST))
             rate.errorbar(middle, heights, xerr=sides, capsize=2, label=label, **style)
             hits.plot([100 * cell.value("hit_rate") for cell in own], heights, **style)
-        rate.set_yticks(list(rows.values()), [plain(_middle(name)) for name in rows])
+        rate.set_yticks(list(rows.values()), [plain(short(name, _LONGEST)) for name in rows])
         rate.set_ylim(-0.6, len(rows) - 0.4)
         fastest = max(cell.band[1] for cell in cells)
         rate.set(
@@ -277,7 +278,7 @@ def _entitle(figure: Any, what: str, comparison: Comparison, shown: Sequence[str
         names.append(f"on {comparison.axes['profile'][0]}")
     if not comparison.varying("budget"):
         names.append(_budget_words(comparison))
-    title = f"{what}: {', '.join(map(_middle, names))}"
+    title = f"{what}: {', '.join(short(name, _LONGEST) for name in names)}"
     across = max(20, int(figure.get_size_inches()[0] * 11))
     figure.suptitle("\n".join(map(plain, wrap(title, across))), fontsize=11)
 
@@ -291,11 +292,3 @@ def _budget_words(comparison: Comparison) -> str:
         return f"{100 * (budget.share or 0.0):.6g}% of the units in the caches"
     what = "DRAM" if budget.kind == "dram" else "cache"
     return f"{what} {budget.value}{' of the model' if budget.share is not None else ''}"
-
-
-def _middle(name: str) -> str:
-    """Return a name whose middle is left out where it is long."""
-    if len(name) <= _LONGEST:
-        return name
-    half = (_LONGEST - 3) // 2
-    return f"{name[:half]}...{name[-half:]}"

@@ -20,7 +20,7 @@ Seconds = NDArray[np.float64]
 
 
 def is_paper(overlap: Overlap) -> bool:
-    """The authors' simulator: full DRAM bandwidth, no compute, no overheads."""
+    """Return True for the authors' simulator: full DRAM bandwidth, no compute, no overheads."""
     return overlap.startswith("paper-")
 
 
@@ -102,7 +102,7 @@ class Times:
 
 
 def used_weights(step: Step, overlap: Overlap) -> Seconds:
-    """Seconds of using weights; the paper's modes leave out those that were just loaded."""
+    """Return seconds of using weights; the paper's modes leave out those that were just loaded."""
     return step.hit if is_paper(overlap) else step.hit + step.miss
 
 

@@ -30,7 +30,7 @@ class Clock:
     """With its heat, unless the device stays cold."""
 
     def at(self, heat: Heat | None) -> "Clock":
-        """The same clock on a device with this heat, or on a cold one."""
+        """Return the same clock on a device with this heat, or on a cold one."""
         return replace(self, machine=self.machine._replace(heat=heat))
 
     def times(self, chain: Iterable[Step], tokens: int, a: float) -> Times:
@@ -58,14 +58,14 @@ class Clock:
         return np.array([times.latency[0] for times in alone])
 
     def timeline(self, chain: Iterable[Step], tokens: int, a: float, spans_of: int) -> "Timeline":
-        """The same as discrete events, with the spans of the first ``spans_of`` tokens."""
+        """Return the same as discrete events, with the spans of the first ``spans_of`` tokens."""
         from dipsim.timeline.events import simulate_events
 
         return simulate_events(chain, tokens, self.overlap, a, self.machine, spans_of)
 
 
 def hot_step(step: Step, heat: Heat, compute_bound: bool) -> Step:
-    """A step on a device that is hot from its beginning to its end."""
+    """Return the step on a device that is hot from its beginning to its end."""
     kernels = heat.compute if compute_bound else 1.0
     return step._replace(
         flash=step.flash / heat.flash, hit=step.hit / kernels, miss=step.miss / kernels
