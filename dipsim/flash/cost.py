@@ -43,7 +43,10 @@ class FlashCost:
         return self.speed.seconds(size, reads)
 
     def pages(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the bytes that the device moves for a read of ``size``: whole pages, first offset ignored."""
+        """Return the bytes that the device moves for a read of ``size``.
+
+        These are whole pages; the offset inside the first one is ignored.
+        """
         return np.maximum(np.ceil(size / self.flash.align - _SLACK), size > 0) * self.flash.align
 
     @property
@@ -57,7 +60,7 @@ class FlashCost:
         return self.speed.sequential_read
 
     def requests(self, units: int, size: float, apart: float) -> Requests:
-        """Return the cost table of a group of ``units``, ``size`` bytes each, ``apart`` bytes apart."""
+        """Return the cost table of a group: ``units`` of ``size`` bytes, ``apart`` bytes apart."""
         spans = np.maximum(np.arange(units + 1) - 1, 0) * apart + size
         moved = self.pages(spans)
         moved[0] = 0

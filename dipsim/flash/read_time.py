@@ -73,7 +73,10 @@ class ReadCurve(NamedTuple):
     seconds: NDArray[np.float64]
 
     def at(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return t(s) in seconds: linear between points, constant below the smallest, proportional above."""
+        """Return t(s) in seconds.
+
+        It is linear between points, constant below the smallest and proportional above the largest.
+        """
         inside = np.interp(size, self.sizes, self.seconds)
         beyond = size * (self.seconds[-1] / self.sizes[-1])
         return np.where(size > self.sizes[-1], beyond, inside)
