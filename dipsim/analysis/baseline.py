@@ -131,7 +131,7 @@ class Standing:
 
 
 def replay_held(run: Run, progress: Progress | None = None) -> tuple[Result, Standing]:
-    """Count and time a run and its baselines, in one pass over the trace.
+    """Return the result of a run and its standing among its baselines, by one pass over the trace.
 
     There is no verdict and no optimum with more than `MOST` accesses, or where the sets take more
     than `HELD_BYTES`.

@@ -17,7 +17,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-Name = Annotated[str | None, typer.Argument(help="show one in full", metavar="NAME|FILE")]
 Json = Annotated[
     bool,
     typer.Option("--json", help="one JSON object on standard output", rich_help_panel=OUTPUT),

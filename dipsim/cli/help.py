@@ -241,8 +241,8 @@ def _values(command: Command, ctx: Any, args: Sequence[str]) -> dict[str, Any]:
         if wrong is None or not hasattr(problem, "possibilities"):
             raise
         known = [name for each in command.get_params(ctx) for name in each.opts]
-        what = _unknown("option", wrong, known, f"{ctx.command_path} --help")
-        raise DipsimError(what) from None
+        refusal = _unknown("option", wrong, known, f"{ctx.command_path} --help")
+        raise DipsimError(refusal) from None
     return dict(values)
 
 

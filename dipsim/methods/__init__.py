@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     build: Callable[[Outline, Settings, Model | None], Method]
     summary: str
     signals: tuple[str, ...]
-    """Signals it reads of a trace; none: any."""
+    """Signals that it reads of a trace; empty where any will do."""
 
 
 BUILTIN: dict[str, Entry] = {
@@ -136,13 +136,15 @@ def runs_file(given: str) -> bool:
 
 
 def kind_of(given: str | PruningMethod) -> str:
-    """Return the name by which options list the methods that take them: a method's own, or that of
-    all methods of a user's own."""
+    """Return the name by which options list the methods that take them.
+
+    It is a built-in method's own name, or the one that stands for all methods of users.
+    """
     return OWN if not isinstance(given, str) or runs_file(given) else given
 
 
 def signals_of(given: str | PruningMethod) -> tuple[str, ...]:
-    """Return the signals that a method reads of a trace; none: any.
+    """Return the signals that a method reads of a trace; empty where any will do.
 
     Raises:
         MethodError: as `load_method`.

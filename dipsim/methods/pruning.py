@@ -176,7 +176,9 @@ class PruningMethod:
     def parameters(self) -> dict[str, Any]:
         """Parameters of ``state`` that a user may set, with the values they have."""
         arguments = list(inspect.signature(self.state).parameters.items())[3:]
-        defaults = {name: a.default for name, a in arguments if name not in _GIVEN_TO_STATE}
+        defaults = {
+            name: argument.default for name, argument in arguments if name not in _GIVEN_TO_STATE
+        }
         return {**defaults, **dict(self.given)}
 
     @cached_property

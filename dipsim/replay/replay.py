@@ -103,9 +103,8 @@ def replay_policies(
     accesses = 0
 
     def feeds(some: Sequence[int]) -> list[_Feed]:
-        known = [_profiled(sets, contenders[i], lambda: held) for i in some]
-        pairs = zip(some, known, strict=True)
-        return [feed for i, contender in pairs for feed in _feeds(sets, contender, counts[i])]
+        known = [(i, _profiled(sets, contenders[i], lambda: held)) for i in some]
+        return [feed for i, contender in known for feed in _feeds(sets, contender, counts[i])]
 
     guesses = any(contender.guesses is not None for contender in contenders)
     with _Workers(1 if guesses else threads) as workers:  # a layer is guessed from the one before

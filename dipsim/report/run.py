@@ -134,13 +134,13 @@ def dense_is_faster(result: Result, standing: Standing) -> str | None:
             f"{BYTES.show(own.flash_bytes / max(own.flash_reads, 1))}"
         )
     else:
-        what = {
+        causes = {
             "sync": "waiting for masks (fixed costs)",
             "management": "copying misses into the cache",
         }
         took, total = 1e3 * own.exposed[decides], 1e3 * sum(own.exposed.values())
         because = (
-            f"{what.get(decides, 'using weights and KV')} takes {show_number(took, 3)} of "
+            f"{causes.get(decides, 'using weights and KV')} takes {show_number(took, 3)} of "
             f"{method}'s {show_number(total, 3)} ms a token"
         )
     return f"dense is faster, {rates} in the same DRAM: {because}."

@@ -105,8 +105,7 @@ def import_arrays(
             if progress is not None:
                 progress(start, count)
     notes = [f"took absolute values of {', '.join(sorted(signed))}"] if signed else []
-    others = _left_out(arrays, chosen, stacks)
-    if others:
+    if others := _left_out(arrays, chosen, stacks):
         notes.append(f"left out, as no --map names them: {brief(', '.join(others), 200)}")
     return notes
 
