@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from io import TextIOWrapper
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def sheet_of(
     Raises:
         DipsimError: as `check_plot`, or a size that is not two numbers.
     """
-    if size is not None and not (isinstance(size, tuple | list) and len(size) == 2):
+    pair = isinstance(size, tuple | list) and len(size) == 2
+    if size is not None and not (pair and all(isinstance(side, Real) for side in size)):
         raise DipsimError(f"size {size}: give width and height in inches, e.g. (8, 4)")
     sheet = check_plot(path, size, dpi)
     if sheet is not None:

@@ -133,13 +133,13 @@ def check_size(size: tuple[float, float] | None, dpi: int | None) -> None:
         DipsimError: too small, too large, or too many dots.
     """
     if dpi is not None and not LEAST_DPI <= dpi <= MOST_DPI:
-        raise DipsimError(f"--dpi {dpi}: dots per inch, from {LEAST_DPI} to {MOST_DPI}")
+        raise DipsimError(f"--dpi {dpi}: give dots per inch, from {LEAST_DPI} to {MOST_DPI}")
     if size is None:
         return
     shown = "x".join(f"{side:g}" for side in size)
     if not all(LEAST_SIZE <= side <= MOST_SIZE for side in size):
         raise DipsimError(
-            f"--size {shown}: width x height, each from {LEAST_SIZE:g} to {MOST_SIZE:g} inches"
+            f"--size {shown}: give width x height, each from {LEAST_SIZE:g} to {MOST_SIZE:g} inches"
         )
     dots = size[0] * size[1] * (dpi or Sheet.dpi) ** 2
     if dots > MOST_DOTS:
