@@ -57,6 +57,16 @@ class Kind:
     """One with a parameter."""
 
 
+def check_name(noun: str, name: str, error: type[DipsimError]) -> None:
+    """Refuse a name that comma lists and parameters could not hold.
+
+    Raises:
+        DipsimError: ``error``; not text, or empty, or with a blank, comma, colon or equals sign.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^\s,:=]+", name):
+        raise error(f"{noun} {name!r}: a name has no blank, comma, colon or equals sign; rename it")
+
+
 def name_and_parameters(given: str) -> tuple[str, str]:
     """Split ``"name:key=value"`` into its name and the text of its parameters, perhaps empty."""
     name, colon, parameters = given.rpartition(":")

@@ -259,6 +259,17 @@ def _says_whether_it_varies(method: PruningMethod) -> Iterator[str]:
     yield "`varies`, yet always keeps k units: declare varies=False"
 
 
+def _keeps_something(method: PruningMethod) -> Iterator[str]:
+    """A method that `varies` keeps some unit at density 1."""
+    if not method.varies:
+        return
+    scores = _scores(method)
+    masks = _masks(method, scores, density=1.0)
+    for group, mask in zip(method.unit_groups, masks, strict=False):
+        if not mask.any():
+            yield f"keeps no unit of {group.signal}, whatever its scores, at density 1"
+
+
 LAWS: tuple[Law, ...] = (
     _state_is_fresh,
     _keeps_k,
@@ -268,5 +279,6 @@ LAWS: tuple[Law, ...] = (
     _blocks_do_not_matter,
     _says_what_it_looks_at,
     _says_whether_it_varies,
+    _keeps_something,
 )
 """All laws in the order of testing; the first that is broken ends the check."""

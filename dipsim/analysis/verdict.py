@@ -128,7 +128,9 @@ class Verdict:
             return text
         text += f", {100 * self.lost / self.misses:.0f} are the policy's"
         change = round(100 * self.gained / self.misses)
-        if change:
+        # Fewer misses may be slower, as larger units weigh more: of time and misses, time is told.
+        faster = None if self.rate is None else (self.admission_rate or 0.0) > self.rate
+        if change and faster in (None, change > 0):
             does = "avoid" if change > 0 else "add"
             text += f"; {self.admission} admission would {does} {abs(change)}"
         return text

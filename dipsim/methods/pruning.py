@@ -143,6 +143,7 @@ class PruningMethod:
     given: plugins.Given = field(default=())
 
     def __post_init__(self) -> None:
+        plugins.check_name("method", self.name, MethodError)
         groups = (self.groups,) if isinstance(self.groups, str | UnitGroup) else self.groups
         own = tuple(UnitGroup(each) if isinstance(each, str) else each for each in groups)
         object.__setattr__(self, "groups", own)

@@ -8,6 +8,9 @@ from dipsim.units import BYTES, show_gain, show_number
 INPUT_ENERGY = 0.997
 """Share of plain top-k's energy below which cache-aware masking hurts at the input stage."""
 
+LEAST_ENERGY = 0.5
+"""Share of the energy of the scores below which no method of the papers goes."""
+
 
 def warnings(result: Result) -> list[str]:
     """Return what makes the figures of a run less than a user may think."""
@@ -30,6 +33,12 @@ def warnings(result: Result) -> list[str]:
                 f"mlp_input keeps {ratio:.4f} of the energy plain top-k keeps; below "
                 f"{INPUT_ENERGY} perplexity rises steeply: {_gentler(result)}"
             )
+    texts += [
+        f"{group['name']} keeps {group['energy_kept']:.0%} of the energy of its scores: no model "
+        "is known to work with so little"
+        for group in result.groups()
+        if group["energy_kept"] < LEAST_ENERGY
+    ]
     if "over-available" in result.marks:
         texts.append(
             "more DRAM than the device leaves to an app (dram.available): a real one may kill the "
@@ -78,13 +87,15 @@ def hint(result: Result, standing: Standing) -> str | None:
         return "to see what page faults cost: --io direct"
     if result.policy not in ("opt", "belady", "none") and not result.run.method.cache_aware:
         return "to see what other policies do: dipsim compare"
-    if result.run.method.cache_aware:
+    if result.method == "dip-ca":
         return "to see what preferring the cache costs and gains: dipsim study gamma"
     return None
 
 
 def _gentler(result: Result) -> str:
     """Return advice on how to prefer less what is in DRAM."""
+    if result.method != "dip-ca":
+        return "prefer less what is in DRAM"
     masking = result.config["settings"].get("masking") or "gamma"
     if masking.startswith("approximate"):
         return "lower top_m, or use the rule gamma"

@@ -23,7 +23,7 @@ from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
 from dipsim.units import BANDWIDTH, BYTES, show_gain, show_number
-from dipsim.validate.error_bars import bar_dict, bar_of
+from dipsim.validate.error_bars import Bar, bar_dict, bar_of
 
 MOST_BARS = 200
 """Bars in a picture; more tokens than that share bars."""
@@ -153,13 +153,18 @@ def _reading(baseline: Baseline) -> str:
     return f"{BYTES.show(size)} a token{rate}"
 
 
+def _worth(bar: Bar | None) -> str:
+    """Return the error bar of a run, with the runs that it was measured on."""
+    return "no error bar" if bar is None else f"error bar {bar.size} ({bar.measured_on})"
+
+
 def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list[tuple[str, str]]:
     """Return the figures that matter most as (label, text)."""
     slow, fast = result.timing.rate_range
     rate, bar = f"{show_number(result.tokens_per_second)} tok/s", bar_of(result)
     if fast > slow * (1 + LEAST_SHARE):
         rate += f"; {show_number(slow, 3)} to {show_number(fast, 3)} from no to full overlap"
-    rows = [("rate", f"{rate}; {'no error bar' if bar is None else f'error bar {bar.size}'}")]
+    rows = [("rate", f"{rate}; {_worth(bar)}")]
     if result.timing.thermal is not None:
         rows.append(("hot device", f"{show_number(result.timing.thermal[1])} tok/s"))
     mean, _, p95, p99 = map(show_number, result.latency_ms.values())

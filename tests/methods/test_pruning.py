@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dipsim import PruningMethod, UnitGroup, load_trace, simulate
+from dipsim import Policy, PruningMethod, UnitGroup, load_trace, simulate
 from dipsim.analysis.method_laws import LAWS, check_method
 from dipsim.analysis.mrc import mrc
-from dipsim.errors import MethodError
+from dipsim.errors import DipsimError, MethodError
 from dipsim.kernels.topk import top_k
 from dipsim.methods import build_method, kth_largest, load_method, load_methods
 from dipsim.repeat import make_config, read_config
@@ -215,6 +215,7 @@ FAULTS = {
     "looks": ["looks at `resident`", "cache_aware=True"],
     "blind": ["is `cache_aware`", "cache_aware=False"],
     "steady": ["`varies`", "varies=False"],
+    "silent": ["keeps no unit of mlp_input, whatever its scores"],
     "one_state": ["`state` returns the same array twice"],
     "counting": ["is not deterministic", "`state`"],
     "whole": ["whole", "float64 array of one dimension"],
@@ -237,6 +238,16 @@ def test_a_method_that_breaks_the_contract_is_told_how(files: Path, name: str) -
     (found,) = check_method(named(files, f"wrong.py:{name}"))
     assert [text for text in FAULTS[name] if text not in found] == []
     assert "\n" not in found
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "a:b", "a=b", "a\n", 3])
+def test_names_that_no_list_could_hold_are_refused(name: Any) -> None:
+    for make in (
+        lambda: PruningMethod(name, ("glu",), rank=lambda *given: None),
+        lambda: Policy(name, "", rank=lambda *given: 0),
+    ):
+        with pytest.raises(DipsimError, match="a name has no blank, comma, colon"):
+            make()
 
 
 def test_every_wrong_method_is_tested() -> None:

@@ -202,6 +202,10 @@ def chosen_largest(scores, k, resident, state, chosen):
             left -= 1
 
 
+def no_unit(scores, k, resident, state, chosen):
+    pass
+
+
 def one_state(units, k, seed):
     return ONE[:units]
 
@@ -233,6 +237,7 @@ odd = method("odd", rank=odd)
 looks = method("looks", rank=looks, cache_aware=False)
 blind = method("blind", rank=largest)
 steady = method("steady", select=chosen_largest, cache_aware=False, varies=True)
+silent = method("silent", select=no_unit, cache_aware=False, varies=True)
 one_state = method("one-state", rank=largest, state=one_state, cache_aware=False)
 counting = method("counting", rank=largest, state=counting_state, cache_aware=False)
 whole = method("whole", rank=largest, state=whole_state)
