@@ -92,9 +92,8 @@ COMPARISON = (
     """
     shares = ["60%", "70%", "80%", "90%"]
     comparison = dipsim.compare(trace, "paper-a18", ["lru", "lfu-decay", "opt"], dram=shares)
-    rates = comparison.to_frame().pivot(
-        index="budget", columns="policy", values="tokens_per_second"
-    )
+    table = comparison.to_frame()
+    rates = table.pivot(index="budget", columns="policy", values="tokens_per_second")
     assert (rates["opt"] >= rates["lru"]).all()
     rates.round(1)
     """,
