@@ -3,6 +3,8 @@
 The command line prints the message and exits with code 2; any other exception is a bug.
 """
 
+from collections.abc import Mapping
+
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -38,6 +40,57 @@ def not_taken(what: str, given: object, takes: str) -> str:
 
 class DipsimError(Exception):
     """Wrong input or usage; never raised for a bug of dipsim itself."""
+
+
+def check_type(what: str, given: object, kinds: type | tuple[type, ...], takes: str) -> None:
+    """Refuse an argument of a wrong type; None, which stands for the default, passes.
+
+    A truth value is no number.
+
+    Args:
+        what: the argument's name.
+        given: its value.
+        kinds: types that it may have.
+        takes: what may be given, for the message.
+
+    Raises:
+        DipsimError: it has another type.
+    """
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    truth = isinstance(given, bool) and bool not in allowed
+    if given is not None and (truth or not isinstance(given, allowed)):
+        raise DipsimError(not_taken(what, given, takes))
+
+
+def check_text(what: str, given: object, takes: str) -> None:
+    """Refuse an argument that is no text.
+
+    Args:
+        what: the argument's name.
+        given: its value.
+        takes: what may be given, for the message.
+
+    Raises:
+        DipsimError: it has another type.
+    """
+    if not isinstance(given, str):
+        raise DipsimError(not_taken(what, given, takes))
+
+
+def check_pairs(what: str, given: object, example: str) -> None:
+    """Refuse an argument that is no mapping of texts; None passes.
+
+    Args:
+        what: the argument's name.
+        given: its value.
+        example: what may be given, for the message.
+
+    Raises:
+        DipsimError: it is no mapping, or has keys that are no texts.
+    """
+    check_type(what, given, Mapping, f"a mapping such as {example}")
+    for key in given if isinstance(given, Mapping) else ():
+        check_text(f"a key of {what}", key, "a text")
 
 
 class ProfileError(DipsimError):

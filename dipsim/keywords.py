@@ -32,9 +32,9 @@ class ChoiceOptions(TypedDict, total=False):
     """Options on what a token needs, but for the density, and on the replay and its part of the
     trace."""
 
-    group_density: Mapping[str, float] | None
+    group_density: str | Mapping[str, float] | None
     split: str | None
-    gamma: float | Mapping[str, float] | None
+    gamma: str | float | Mapping[str, float] | None
     masking: str | None
     routing: str | None
     top_k: int | None

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dipsim.errors import BudgetError, DipsimError, first_problem
+from dipsim.errors import BudgetError, DipsimError, brief, first_problem
+from dipsim.lists import pairs
 from dipsim.option import Concern, declarations, flag, option
 from dipsim.units import BYTES, parse_share
 from dipsim.views import shortened
@@ -33,6 +34,8 @@ FIXED_BY_MMAP = {
 """Settings that ``io="mmap"`` leaves no choice of, and why."""
 _SIZES = ("dram", "cache")
 """Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
+_RANGES = ("tokens", "layers", "sequence", "calibrate_tokens", "order_from")
+"""Options that are ranges A:B."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 Layout = Literal["column", "bundle", "expert", "row", "permuted"]
@@ -404,21 +407,19 @@ def discarded(given: Collection[str]) -> set[str]:
 def make_settings(options: Mapping[str, Any]) -> Settings:
     """Make settings of plain values; None counts as not given.
 
-    Numbers may be numpy's; a number of ``dram`` or ``cache`` is one of bytes.
+    Numbers may be numpy's; a number of ``dram`` or ``cache`` is one of bytes. Pairs may be a text,
+    as on the command line: ``"mlp_input=.5,glu=.2"``.
 
     Raises:
         DipsimError: an unknown option or an impossible value, in one line.
     """
+    for name in options:
+        if name not in OPTIONS:
+            raise DipsimError(f"unknown option {name!r}: use one of {', '.join(OPTIONS)}")
     given = {key: _plain(key, value) for key, value in options.items() if value is not None}
-    if isinstance(given.get("gamma"), int | float):
-        given["gamma"] = {"*": float(given["gamma"])}
     try:
         return Settings.model_validate(given)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(Settings.model_fields)
-            raise DipsimError(f"unknown option {first['loc'][0]!r}: use one of {known}") from None
         text = first_problem(problem)
         place, _, message = text.partition(": ")
         raise DipsimError(
@@ -430,10 +431,29 @@ def _plain(name: str, value: Any) -> Any:
     """Return a value of an option as a file of settings holds it: numbers, texts, mappings.
 
     Raises:
-        DipsimError: a truth value, which no option is; a number that is no size.
+        DipsimError: a text that holds no pairs where those are due, no text where a range is due,
+            or as `_plain_number`.
     """
     if isinstance(value, Mapping):
-        return {key: _plain(name, inner) for key, inner in value.items()}
+        return {key: _plain_number(name, inner) for key, inner in value.items()}
+    if OPTIONS[name].kind is dict:
+        if isinstance(value, str):
+            return pairs(value, flag(name), alone=name == "gamma")
+        number = _plain_number(name, value)
+        return {"*": number} if name == "gamma" and isinstance(number, Real) else number
+    if name in _RANGES and not isinstance(value, str):
+        raise DipsimError(
+            f"{flag(name)} {brief(repr(value), 60)}: write the text 'A:B', e.g. '0:64'"
+        )
+    return _plain_number(name, value)
+
+
+def _plain_number(name: str, value: Any) -> Any:
+    """Return a number of numpy as Python's, one of bytes as a text with a unit, a path as its text.
+
+    Raises:
+        DipsimError: a truth value, which no option is; a number that is no size.
+    """
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):

@@ -356,9 +356,14 @@ def test_overrides_change_single_numbers_and_state_who_gave_them() -> None:
     assert before == load_profile("snapdragon8")
 
 
-def test_the_last_of_two_overrides_counts() -> None:
-    twice = ("dram.available=1GB", "dram.available=2GB")
-    assert load_profile(SMALLEST, twice).dram.available == 2e9
+def test_a_key_is_overridden_once() -> None:
+    twice = ("dram.available=1GB", " dram.available = 2GB")
+    with pytest.raises(
+        ProfileError, match=r"-s dram\.available given twice \(1GB, 2GB\): one only"
+    ):
+        load_profile(SMALLEST, twice)
+    once = load_profile(SMALLEST, twice[:1])
+    assert load_profile(once, twice[1:]).dram.available == 2e9
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tools.paths import ROOT
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
     ("errors", "compiling"),
-    ("units", "files", "option", "plugins", "views", "kernels"),
+    ("units", "files", "option", "lists", "plugins", "views", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
     ("methods", "policies"),

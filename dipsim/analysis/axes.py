@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from dipsim.errors import BudgetError, DipsimError
+from dipsim.errors import BudgetError, DipsimError, not_taken
 from dipsim.methods import PruningMethod, default_method, kind_of, load_methods
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.option import flag
@@ -35,20 +35,8 @@ class GivenBudget(NamedTuple):
         return {} if self.value is None else {self.kind: self.value}
 
 
-def several(given: Any) -> list[Any]:
-    """Return one value or several, arrays too, as a list; None is no value."""
-    given = _plain(given)
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return [_plain(value) for value in given]
-    return [] if given is None else [given]
-
-
-def _plain(value: Any) -> Any:
-    """Return numbers of numpy, and arrays, as Python's."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _is_share(value: Any) -> bool:
+def is_share(value: Any) -> bool:
+    """Return whether a value is a number from 0 to 1."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
@@ -76,7 +64,7 @@ def densities_of(given: Sequence[Any]) -> list[float]:
         DipsimError: not a share, or there twice.
     """
     for density in given:
-        if not _is_share(density):
+        if not is_share(density):
             raise DipsimError(f"--density {density}: the share of the weights kept, from 0 to 1")
     refuse_twice("--density", [f"{density:g}" for density in given])
     return [float(density) for density in given]
@@ -106,7 +94,7 @@ def budgets_of(
     """
     budgets = [_size("dram", size) for size in dram] + [_size("cache", size) for size in cache]
     for share in fractions:
-        if not _is_share(share):
+        if not is_share(share):
             raise DipsimError(f"--cache-fraction {share}: a fraction of the units, from 0 to 1")
         budgets.append(GivenBudget("cache_fraction", float(share), share=float(share)))
     known: dict[Any, GivenBudget] = {}
@@ -131,6 +119,9 @@ def _size(kind: Literal["dram", "cache"], given: Any) -> GivenBudget:
         if not BYTES.believes(float(given)):
             raise BudgetError(f"{flag(kind)} {given}: bytes, {' to '.join(BYTES.range)}")
         text = BYTES.exact(float(given))
+    if not isinstance(text, str):
+        takes = "a number of bytes, or a text such as '3.5 GB'"
+        raise BudgetError(not_taken(flag(kind), given, takes))
     settings = make_settings({kind: text})
     if kind == "cache":
         return GivenBudget(kind, text, bytes=settings.cache_bytes())

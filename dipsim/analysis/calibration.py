@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dipsim import files
-from dipsim.errors import DipsimError, brief, first_problem
+from dipsim.errors import DipsimError, brief, check_type, first_problem
 
 Perplexity = Annotated[float, Field(ge=1e-9, le=1e100, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
@@ -148,6 +148,7 @@ def load_calibration(path: str | os.PathLike[str]) -> Calibration:
     Raises:
         DipsimError: no such file, not JSON, or not a calibration, in one line.
     """
+    check_type("calibration", path, (str, os.PathLike), "a path: a text or a pathlib.Path")
     if not os.path.exists(path):
         raise DipsimError(f"--calibration {path}: no such file; give a calibration in JSON")
     data = files.read_json(Path(path), DipsimError)

@@ -14,7 +14,6 @@ from dipsim.analysis.axes import (
     has_density,
     methods_of,
     refuse_twice,
-    several,
 )
 from dipsim.analysis.cliff import Cliff, cliff_warning, falls, find_cliff
 from dipsim.analysis.default_policies import policies_that_apply
@@ -22,6 +21,7 @@ from dipsim.analysis.verdict import contenders, judge, no_optimum, rivals_of
 from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.hardware import Profile, load_profile
 from dipsim.keywords import Size, SweepOptions, lists_options
+from dipsim.lists import several, several_names, several_numbers
 from dipsim.methods import PruningMethod, label_of
 from dipsim.policies import Policy, load_policies
 from dipsim.replay.contender import Contender
@@ -207,6 +207,7 @@ def compare(
         trace: as of `simulate`.
         profiles: one device or several, each as of `simulate`.
         policies: names, ``file.py:attribute`` or objects; default: those of `USUAL` that apply.
+            A text of these and of all that follow may be a comma list, as on the command line.
         methods: names, ``file.py:attribute`` or objects; default: the trace's own.
         density: of methods that take one; default: 0.7.
         dram: DRAM for weights and KV: ``"3.5GB"``, a number of bytes, or ``"50%"`` of the model.
@@ -233,16 +234,20 @@ def compare(
     if not devices:
         raise DipsimError("no profile: give one, or a list of them")
     refuse_twice("--profile", [device.name for device in devices])
-    budgets = budgets_of(several(dram), several(cache), several(cache_fraction))
-    densities = densities_of(several(density))
+    budgets = budgets_of(
+        several_names(dram),
+        several_names(cache),
+        several_numbers(cache_fraction, "--cache-fraction"),
+    )
+    densities = densities_of(several_numbers(density, "--density"))
     if densities:
         given["density"] = densities[0]  # each run has its own; that it is used is checked
     kinds = [
         _Kind.of(opened, given, method, kept)
-        for method in methods_of(opened, several(methods))
+        for method in methods_of(opened, several_names(methods))
         for kept in (densities if has_density(method) and densities else [None])
     ]
-    chosen = load_policies(several(policies))
+    chosen = load_policies(several_names(policies))
     points = [
         Point(
             {"profile": device.name, **kind.place, "policy": policy.label, "budget": budget.label},

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 from dipsim.analysis.calibration import Bounds, Calibration
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 from dipsim.result import Result
 
 
@@ -95,7 +95,7 @@ def allowed_loss(
             if named
             else "a perplexity above dense, 0 or more"
         )
-        raise DipsimError(f"--max-loss {given!r}: write {form}")
+        raise DipsimError(f"--max-loss {brief(repr(given), 60)}: write {form}")
     return Allowed(most, calibration)
 
 

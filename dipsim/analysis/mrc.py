@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.analysis.axes import is_share
 from dipsim.analysis.default_policies import policies_that_apply
 from dipsim.errors import BudgetError, DipsimError, brief
 from dipsim.keywords import CurveOptions, lists_options
+from dipsim.lists import several_names, several_numbers
 from dipsim.methods import Method, build_method, name_of
 from dipsim.option import flag
 from dipsim.policies import BUILTIN, Policy, load_policies
@@ -102,8 +104,8 @@ class Curves(Viewed):
 @lists_options
 def mrc(
     trace: Input | Trace,
-    policies: Sequence[str | Policy] = (),
-    cache_fraction: Sequence[float] = GRID,
+    policies: str | Policy | Sequence[str | Policy] = (),
+    cache_fraction: float | Sequence[float] = GRID,
     *,
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
@@ -115,21 +117,21 @@ def mrc(
 
     Args:
         trace: path, name of a shipped trace, arrays, or a `Trace`.
-        policies: names, ``file.py:attribute`` or objects; default: lru, lfu and opt, or those of
-            them that apply.
-        cache_fraction: shares of the units of every layer and group, 0 to 1.
+        policies: one or several: names, ``file.py:attribute`` or objects, a text also a comma list;
+            default: lru, lfu and opt, or those of them that apply.
+        cache_fraction: a share of the units of every layer and group, 0 to 1, or several.
         threads: caches replayed at a time; changes no count.
         progress: called with (policies done, policies).
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    shares = tuple(cache_fraction)
-    _check(shares, options)
+    shares = _shares(cache_fraction)
+    _refuse_foreign(options)
     given = options.get("method")
     settings = make_settings({**options, "method": name_of(given)})
     whole = load_trace(trace)
-    chosen = load_policies(policies or policies_that_apply(_USUAL, whole, options))
+    chosen = load_policies(several_names(policies) or policies_that_apply(_USUAL, whole, options))
     cut = settings.tokens, settings.layers, settings.sequence
     part = whole.clustered(settings.cluster).part(*cut)
     ready = build_method(part, settings, given=given)
@@ -156,11 +158,23 @@ def mrc(
     return Curves(part.name, ready, shares, curves, stack)
 
 
-def _check(shares: Sequence[float], options: Mapping[str, Any]) -> None:
-    """Refuse shares that are none, and options of a device or a budget."""
+def _shares(given: Any) -> tuple[float, ...]:
+    """Return shares of the units as numbers.
+
+    Raises:
+        BudgetError: none is given, or one is no share.
+    """
+    shares = several_numbers(given, "--cache-fraction")
+    if not shares:
+        raise BudgetError("cache_fraction is empty: give shares of the units, e.g. [.5, .7]")
     for share in shares:
-        if not 0 <= share <= 1:
-            raise BudgetError(f"cache fraction {share:g}: a share of the units, from 0 to 1")
+        if not is_share(share):
+            raise BudgetError(f"cache fraction {share}: a share of the units, from 0 to 1")
+    return tuple(map(float, shares))
+
+
+def _refuse_foreign(options: Mapping[str, Any]) -> None:
+    """Refuse options of a device or a budget."""
     foreign = sorted(set(options) - set(concerning(*CURVE_CONCERNS)))
     if foreign:
         option = foreign[0]

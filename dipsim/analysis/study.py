@@ -9,9 +9,10 @@ from typing import Any, Unpack
 
 from dipsim.analysis.ttft import by_prompt
 from dipsim.analysis.ttft import points as prompts
-from dipsim.errors import DipsimError, MethodError, ModelError
+from dipsim.errors import DipsimError, MethodError, ModelError, brief, check_text
 from dipsim.hardware import Profile, load_profile, override_texts
 from dipsim.keywords import StudyOptions, lists_options
+from dipsim.lists import several, several_names
 from dipsim.methods import BUILTIN, default_method, kind_of, load_methods, runs_file
 from dipsim.methods.contract import DEFAULT_DENSITY
 from dipsim.methods.dip import split_density
@@ -20,7 +21,7 @@ from dipsim.policies import Policy, load_policy
 from dipsim.replay.replay import Progress
 from dipsim.resolve import Input
 from dipsim.result import Result
-from dipsim.settings import HAVE_DENSITY, OWN, PRUNING, concerning
+from dipsim.settings import HAVE_DENSITY, OWN, PRUNING, concerning, make_settings
 from dipsim.sweep.point import Figures, Place, Point
 from dipsim.sweep.study import Ask, Study, StudyResult, run_study, served
 from dipsim.trace import Trace, load_trace
@@ -149,7 +150,8 @@ def _variants(ask: Ask) -> Iterator[Point]:
 def _densities(options: Mapping[str, Any]) -> tuple[float, ...]:
     """Return the densities of both stages of dip."""
     if "group_density" in options:
-        return tuple(options["group_density"].values())
+        given = make_settings({"group_density": options["group_density"]})
+        return tuple(given.group_density.values())
     density = options["density"]
     if not 0 <= density <= 1:
         raise MethodError(f"density {density:g}: the share that is kept, from 0 to 1")
@@ -345,8 +347,8 @@ def load_study(name: str) -> Study:
     Raises:
         DipsimError: there is none of that name.
     """
-    if name not in STUDIES:
-        raise DipsimError(f"no study {name!r}: use one of {', '.join(STUDIES)}")
+    if not isinstance(name, str) or name not in STUDIES:
+        raise DipsimError(f"no study {brief(repr(name))}: use one of {', '.join(STUDIES)}")
     return STUDIES[name]
 
 
@@ -356,8 +358,8 @@ def study(
     trace: Input | Trace,
     profiles: Input | Profile | Sequence[Input | Profile] = (),
     *,
-    methods: Sequence[str] = (),
-    policies: Sequence[str | Policy] = (),
+    methods: str | Sequence[str] = (),
+    policies: str | Policy | Sequence[str | Policy] = (),
     progress: Progress | None = None,
     **options: Unpack[StudyOptions],
 ) -> StudyResult:
@@ -370,6 +372,7 @@ def study(
         methods: names or ``file.py:attribute``; by default those of the study that the trace
             serves.
         policies: names, ``file.py:attribute`` or objects; by default lfu, or those of the study.
+            Texts of methods and policies may be comma lists, as on the command line.
         progress: called with (runs done, runs).
         options: they hold for all runs of methods that take them. Without a budget it is the
             study's.
@@ -378,13 +381,15 @@ def study(
         DipsimError: anything wrong with the input, in one line.
     """
     wanted = load_study(name)
+    methods, policies = several_names(methods), several_names(policies)
+    for method in methods:
+        check_text("methods", method, "a name, or file.py:attribute")
     model, overrides = options.pop("model", None), override_texts(options.pop("overrides", ()))
     given = {key: value for key, value in options.items() if value is not None}
     labels = [load_policy(policy).label for policy in policies]
     _refuse(wanted, given, methods, labels, overrides)
     opened = load_trace(trace)
-    several = profiles if isinstance(profiles, list | tuple) else (profiles,)
-    devices = [load_profile(profile) for profile in several or wanted.profiles]
+    devices = [load_profile(profile) for profile in several(profiles) or wanted.profiles]
     names = [device.name for device in devices]
     if len(set(names)) < len(names):
         raise DipsimError(f"--profile {', '.join(names)}: name each device once")

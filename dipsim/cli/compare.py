@@ -8,7 +8,6 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only, load_device, open_trace
-from dipsim.cli.lists import split_names, split_numbers
 from dipsim.cli.options import (
     DEVICE,
     HOW,
@@ -27,6 +26,7 @@ from dipsim.cli.options import (
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
+from dipsim.lists import split_names, split_numbers
 
 _BESIDE_DENSITY = {name: option for name, option in WHAT.items() if name != "density"}
 

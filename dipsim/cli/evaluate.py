@@ -10,19 +10,18 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
-from dipsim.cli.lists import split_names, split_numbers
 from dipsim.cli.options import (
     Csv,
     Override,
     ProfileOption,
     draws,
     needs,
-    pairs,
     stays,
 )
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
+from dipsim.lists import pairs, split_names, split_numbers
 
 
 @command(
@@ -156,7 +155,7 @@ def evaluate(
                 "density": split_numbers(density or (), "--density"),
                 "split": split_names(split or ()),
                 "selection": [selection] if selection else [],
-                "gamma": [pairs(each, "--gamma") for each in gamma or []],
+                "gamma": [pairs(each, "--gamma", alone=True) for each in gamma or []],
                 "masking": split_names(masking or ()),
                 "recall": [] if recall is None else [recall],
                 "routing": split_names(routing or ()),

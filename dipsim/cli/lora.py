@@ -9,10 +9,11 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
-from dipsim.cli.options import needs, number, pairs, stays
+from dipsim.cli.options import needs, number, stays
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
+from dipsim.lists import pairs
 
 
 @command(
@@ -82,7 +83,7 @@ def lora(
     settings: dict[str, Any] = {
         "density": density,
         "split": split,
-        "gamma": None if gamma is None else pairs(gamma, "--gamma"),
+        "gamma": None if gamma is None else pairs(gamma, "--gamma", alone=True),
         "policy": policy,
         "capacity": cache_fraction,
     }

@@ -4,7 +4,6 @@ from typing import Any
 
 from dipsim.cli.app import Json, command
 from dipsim.cli.inputs import given_only, open_trace
-from dipsim.cli.lists import split_names, split_numbers
 from dipsim.cli.options import (
     HOW,
     METHOD,
@@ -18,6 +17,7 @@ from dipsim.cli.options import (
 from dipsim.cli.output import print_report, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
+from dipsim.lists import split_names, split_numbers
 
 
 @command(

@@ -11,7 +11,7 @@ from dipsim.cli import completion
 from dipsim.cli.help import OUTPUT, PANELS
 from dipsim.cli.trace_files import TRACE
 from dipsim.errors import DipsimError
-from dipsim.option import Concern, Option, flag
+from dipsim.option import Concern, Option
 from dipsim.settings import OPTIONS, concerning
 
 DEVICE, NEEDS, STAYS, REPLAYED, TIME = PANELS[1:6]
@@ -246,16 +246,9 @@ def inches(size: str | None) -> tuple[float, float] | None:
 def takes(*groups: dict[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command shared options; they reach it as keywords, None where not given."""
     shared = {name: annotation for group in groups for name, annotation in group.items()}
-    mappings = [name for name in shared if OPTIONS[name].kind is dict]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def called(**given: Any) -> None:
-            for name in mappings:
-                given[name] = pairs(given[name], flag(name))
-            command(**given)
-
-        return _offering(called, [*_parameters(command), *_keywords(shared)])
+        return _offering(command, [*_parameters(command), *_keywords(shared)])
 
     return decorate
 
@@ -286,28 +279,3 @@ def _offering(
     called.__signature__ = signature  # type: ignore[attr-defined]
     called.__annotations__ = {each.name: each.annotation for each in parameters}
     return called
-
-
-def pairs(text: str | None, option: str) -> Any:
-    """Read ``"a=.5,b=.2"`` as {"a": 0.5, "b": 0.2}; a gamma of ``".5"`` holds for every group.
-
-    Args:
-        option: as the command line spells it.
-
-    Raises:
-        DipsimError: not of that form, or a name given twice.
-    """
-    if text is None:
-        return None
-    try:
-        if "=" not in text and option == "--gamma":
-            return {"*": float(text)}
-        parts = [part.partition("=") for part in text.split(",")]
-        groups = [name.strip() for name, _, _ in parts]
-        if len(set(groups)) < len(groups):
-            raise ValueError
-        return {name.strip(): float(value) for name, _, value in parts}
-    except ValueError:
-        raise DipsimError(
-            f"{option} {text!r}: write name=number,name=number, e.g. mlp_input=.5,glu=.2"
-        ) from None

@@ -8,7 +8,6 @@ import typer
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.inputs import given_only, load_device, open_trace
-from dipsim.cli.lists import split_names
 from dipsim.cli.options import (
     BUDGET,
     HOW,
@@ -27,6 +26,7 @@ from dipsim.cli.options import (
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import TraceName
+from dipsim.lists import split_names
 
 
 @command(
@@ -89,7 +89,6 @@ def search(
         from dipsim.report import search as report
 
         opened = open_trace(trace)
-        grid: Any = None if axes is None else tuple(name.strip() for name in axes.split(","))
         what: Any = least
         answer = ask(
             opened,
@@ -99,7 +98,7 @@ def search(
             calibration=calibration,
             target_rate=target_rate,
             least=what,
-            axes=grid,
+            axes=axes,
             points=points,
             methods=methods,
             progress=progress,

@@ -7,7 +7,6 @@ import typer
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.inputs import open_trace
-from dipsim.cli.lists import split_names
 from dipsim.cli.options import (
     BUDGET,
     DEVICE,
@@ -26,6 +25,7 @@ from dipsim.cli.options import (
 from dipsim.cli.output import print_report, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
+from dipsim.lists import split_names
 
 
 @command(

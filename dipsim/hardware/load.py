@@ -59,14 +59,21 @@ def override_texts(overrides: Overrides) -> tuple[str, ...]:
     """Return overrides of a profile as ``key=value`` texts.
 
     Raises:
-        ProfileError: not texts and no mapping.
+        ProfileError: not texts and no mapping, or a key given twice.
     """
     if isinstance(overrides, Mapping):
-        return tuple(f"{key}={value}" for key, value in overrides.items())
+        overrides = [f"{key}={value}" for key, value in overrides.items()]
     texts = (overrides,) if isinstance(overrides, str) else overrides
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         takes = "texts such as 'flash.bandwidth=2GB/s', or a mapping of keys to values"
         raise ProfileError(not_taken("override", overrides, takes))
+    values: dict[str, str] = {}
+    for text in texts:
+        key, _, value = (part.strip() for part in text.partition("="))
+        if key in values:
+            shown = f"{brief(values[key])}, {brief(value)}"
+            raise ProfileError(f"-s {brief(key)} given twice ({shown}): one only")
+        values[key] = value
     return tuple(texts)
 
 

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, check_pairs, check_text, check_type
 from dipsim.files import path_of
+from dipsim.lists import several
 from dipsim.lm.extra import need_torch
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.checks import names_of
@@ -64,7 +66,17 @@ def record(
         DipsimError: torch is not installed, neither or both of ``text`` and ``prompts``, a model
             or text that cannot be read, or a path that cannot be written.
     """
-    given = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    given = several(prompts)
+    for prompt in given:
+        check_text("prompts", prompt, "a text, or a list of texts")
+    check_type("text", text, (str, os.PathLike), "a path: a text or a pathlib.Path")
+    for name, count in (("window", window), ("tokens", tokens), ("generate", generate)):
+        check_type(name, count, Integral, "how many tokens")
+    check_type("temperature", temperature, Real, "a number, e.g. 0.7")
+    check_type("seed", seed, Integral, "a whole number")
+    check_type("chat", chat, bool, "True or False")
+    check_pairs("encodings", encodings, '{"glu": "log8"}')
+    check_pairs("meta", meta, '{"license": "CC0"}')
     if (text is None) == (not given):
         raise DipsimError("give either --prompt, or --text with a file")
     if given:

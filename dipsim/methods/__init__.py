@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dipsim import plugins
-from dipsim.errors import MethodError
+from dipsim.errors import MethodError, not_taken
 from dipsim.kernels.topk import kth_largest
 from dipsim.methods import masking, routing
 from dipsim.methods.checks import check_cluster, check_model
@@ -98,6 +98,9 @@ def load_method(given: str | PruningMethod) -> str | PruningMethod:
             return name
         method: PruningMethod = plugins.load(_KIND, name)
         given = method.with_parameters(parameters) if parameters else method
+    if not isinstance(given, PruningMethod):
+        takes = "a name, file.py:attribute, or a PruningMethod"
+        raise MethodError(not_taken("method", given, takes))
     if given.name in BUILTIN:
         raise MethodError(f"method {given.name}: a built-in one is called so; rename yours")
     return given

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.compiling import compiled_for
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, check_type
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, chooser_of
 from dipsim.policies import Policy
@@ -88,6 +89,7 @@ def replay_policies(
         PolicyError: admission, access, scope or changes of capacity the policy cannot do, or hooks
             that break the contract.
     """
+    check_type("threads", threads, Integral, "how many, 1 or more")
     if threads is not None and threads < 1:
         raise DipsimError(f"threads {threads}: at least 1")
     aware, tokens = sets.method.cache_aware, len(sets.tokens)

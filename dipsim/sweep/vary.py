@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from dipsim.errors import DipsimError, ProfileError
+from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.flash.cost import FlashCost
 from dipsim.flash.read_time import Points, ReadCurve
 from dipsim.hardware import STATED, Profile, Source
@@ -31,8 +31,8 @@ def check_axes(axes: Sequence[str], options: Mapping[str, Any]) -> None:
         DipsimError: in one line.
     """
     for axis in axes:
-        if axis not in AXES:
-            raise DipsimError(f"{axis!r} cannot be searched: use {', '.join(AXES)}")
+        if not isinstance(axis, str) or axis not in AXES:
+            raise DipsimError(f"{brief(repr(axis), 60)} cannot be searched: use {', '.join(AXES)}")
     if len(set(axes)) < len(axes):
         raise DipsimError(f"{','.join(axes)}: name two different ones of {', '.join(AXES)}")
     given = [name for name in concerning("budget") if options.get(name) is not None]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
+from dipsim.lists import several
 from dipsim.trace.encoding import Encoding
 
 _INFINITY_BITS = 0x7F800000  # float32 infinity as uint32; NaN and every sign bit give more
@@ -144,7 +145,16 @@ def check_believable(what: str, layers: int, units: int) -> None:
 
 
 def names_of(signals: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the names of some signals; a text is one name, None stays None."""
+    """Return the names of some signals; a text is one name, None stays None.
+
+    Raises:
+        TraceError: no texts, or none at all.
+    """
     if signals is None:
         return None
-    return (signals,) if isinstance(signals, str) else tuple(signals)
+    names = several(signals)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TraceError(
+            f"signals {brief(repr(signals), 60)}: give names, e.g. ['mlp_input', 'glu']"
+        )
+    return tuple(names)

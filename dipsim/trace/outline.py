@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.tokens import Tokens
 from dipsim.views import shortened
@@ -181,6 +181,8 @@ class Outline:
 
 def _range(what: str, text: str, count: int) -> tuple[int, int]:
     """Parse "A:B", a range within 0..count, of the option ``what``."""
+    if not isinstance(text, str):
+        raise TraceError(f"--{what} {brief(repr(text), 60)}: write the text 'A:B', e.g. '0:64'")
     match = re.fullmatch(r"\s*(\d{0,12})\s*:\s*(\d{0,12})\s*", text, re.ASCII)
     if match is None:
         raise TraceError(f"--{what} {text!r}: write A:B, e.g. 0:64")

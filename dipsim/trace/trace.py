@@ -306,8 +306,12 @@ def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
     """Return the values as plain arrays (see `plain_array`), ``meta`` (a dict) as JSON text.
 
     Raises:
-        TraceError: Python objects instead of numbers, meta that JSON cannot hold.
+        TraceError: names that are no texts, Python objects instead of numbers, meta that JSON
+            cannot hold.
     """
+    for key in given:
+        if not isinstance(key, str):
+            raise TraceError(not_taken("name of an array", key, "a text such as 'glu'"))
     return {
         key: np.asarray(meta_text(plain_meta(value)))
         if key == "meta" and isinstance(value, Mapping)

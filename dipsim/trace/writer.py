@@ -6,6 +6,7 @@ What they accept, `load_trace` reads back; what it would refuse is refused befor
 import errno
 import os
 from collections.abc import Mapping
+from numbers import Real
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError, brief
+from dipsim.errors import TraceError, brief, check_pairs, check_type, not_taken
 from dipsim.trace.archive import ListSpool, Spool, pack
 from dipsim.trace.checks import (
     JUDGED_TOKENS,
@@ -49,6 +50,8 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
             be written.
     """
     target = files.path_of(path)
+    if not isinstance(arrays, Mapping):
+        raise TraceError(not_taken("arrays", arrays, 'a mapping such as {"glu": array}'))
     members = {
         key: _narrowed(key, array) if key in SIGNALS else array
         for key, array in as_arrays(arrays).items()
@@ -98,7 +101,9 @@ class TraceWriter:
     ) -> None:
         self.path = files.path_of(path)
         self.tokens = 0
-        self._meta = plain_meta(meta or {})
+        check_pairs("encodings", encodings, '{"glu": "log8"}')
+        check_type("shard_bytes", shard_bytes, Real, "a number of bytes")
+        self._meta = plain_meta({} if meta is None else meta)
         check_signals(str(path), self._meta.get("signals", {}))
         for remark in misplaced(self._meta, SIGNALS):
             raise TraceError(remark)
@@ -425,9 +430,9 @@ def _check_encoding(key: str, encoding: str) -> None:
     """Refuse an unknown signal or encoding, or one that does not fit the other."""
     allowed = [name for name in _ENCODERS if (key, name) != ("expert", "log8")]
     allowed += MEANINGS if key == "expert" else ()
-    if key not in SIGNALS or encoding not in allowed:
+    if key not in SIGNALS or not isinstance(encoding, str) or encoding not in allowed:
         raise TraceError(
-            f"encoding {key}={encoding}: write SIGNAL=ENCODING with one of "
+            f"encoding {key}={brief(encoding)}: write SIGNAL=ENCODING with one of "
             f"{', '.join(SIGNALS)} and one of {', '.join(allowed)}"
         )
 

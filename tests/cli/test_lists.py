@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dipsim.cli.lists import split_names, split_numbers
 from dipsim.errors import DipsimError
+from dipsim.lists import split_names, split_numbers
 from tools.cli import Dipsim, done, refused
 from tools.commands import COMMANDS, options_of
 

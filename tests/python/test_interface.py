@@ -17,13 +17,14 @@ from dipsim.hardware import override_texts
 from dipsim.lm import extra
 from dipsim.option import Concern
 from dipsim.settings import CURVE_CONCERNS, OPTIONS, Settings, concerning, make_settings
-from tools.answers import READS, arrays
+from tools.answers import READS, answers, arrays
 from tools.devices import PHONE
 from tools.paths import ROOT
 
 CALLS = Path(__file__).with_name("calls.py")
 WIDER: dict[str, Any] = {
-    "gamma": float | Mapping[str, float] | None,
+    "gamma": str | float | Mapping[str, float] | None,
+    "group_density": str | Mapping[str, float] | None,
     "method": str | dipsim.PruningMethod | None,
     "dram": str | float | None,
     "cache": str | float | None,
@@ -150,6 +151,62 @@ def test_numbers_of_numpy_are_numbers() -> None:
     same = {"warmup": np.int64(3), "density": np.float32(0.5), "gamma": np.float64(0.25)}
     assert make_settings(same) == plain
     assert make_settings({"group_density": {"glu": np.float32(0.5)}}).group_density == {"glu": 0.5}
+
+
+@pytest.mark.parametrize("name", ["gamma", "group_density"])
+def test_pairs_are_a_mapping_or_the_text_of_the_command_line(name: str) -> None:
+    pairs = {"mlp_input": 0.5, "glu": 0.25}
+    assert getattr(make_settings({name: "mlp_input=.5, glu=.25"}), name) == pairs
+    assert getattr(make_settings({name: pairs}), name) == pairs
+    for wrong in ("glu", "glu=.5,glu=.6", "glu=x", ""):
+        with pytest.raises(DipsimError, match=f"--{name.replace('_', '-')} .*: write name=number"):
+            make_settings({name: wrong})
+
+
+def test_a_gamma_alone_holds_for_every_group() -> None:
+    assert make_settings({"gamma": ".5"}) == make_settings({"gamma": 0.5})
+    with pytest.raises(DipsimError, match="--group-density"):
+        make_settings({"group_density": 0.5})
+
+
+def test_ranges_are_texts() -> None:
+    for call in (
+        lambda: dipsim.simulate(arrays(), READS, tokens=(0, 8)),  # type: ignore[arg-type]
+        lambda: dipsim.inspect(arrays(), tokens=(0, 8)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(DipsimError, match=r"--tokens \(0, 8\): write the text 'A:B'"):
+            call()
+
+
+def test_texts_of_several_values_are_comma_lists() -> None:
+    listed = dipsim.compare(
+        arrays(), READS, "lru,opt", methods="dip,glu", density=".5,.7", cache_fraction=".5,.9"
+    )
+    given = dipsim.compare(
+        arrays(),
+        READS,
+        ["lru", "opt"],
+        methods=["dip", "glu"],
+        density=[0.5, 0.7],
+        cache_fraction=[0.5, 0.9],
+    )
+    assert listed.to_dict() == given.to_dict()
+    curves = dipsim.mrc(arrays(), "lru,lfu-decay:half_life=4", ".5,.9").to_dict()
+    assert curves == dipsim.mrc(arrays(), ["lru", "lfu-decay:half_life=4"], [0.5, 0.9]).to_dict()
+    one = dipsim.mrc(arrays(), "lru", 0.5).to_dict()
+    assert one == dipsim.mrc(arrays(), ["lru"], [0.5]).to_dict()
+    grid = dipsim.search(arrays(), READS, axes="dram, iops", points=2)
+    assert grid.to_dict() == answers()["search axes"].to_dict()
+    of_study = dipsim.study("policies", arrays(), READS, policies="lru,opt", methods="glu", **HALF)  # type: ignore[arg-type]
+    assert {cell.place["policy"] for cell in of_study.cells} == {"lru", "opt"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "quoted"), [("dram", "dram"), (("dram",), "dram"), ("a,b,c", "a,b,c"), ([], "")]
+)
+def test_axes_that_are_not_two_are_quoted_as_they_were_given(axes: Any, quoted: str) -> None:
+    with pytest.raises(DipsimError, match=f"^--axes {quoted}: name two"):
+        dipsim.search(arrays(), READS, axes=axes)
 
 
 def test_overrides_are_texts_or_a_mapping() -> None:

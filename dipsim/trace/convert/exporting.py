@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, check_pairs
 from dipsim.files import path_of, refuse_same
 from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding, unpack_sets
@@ -46,6 +46,7 @@ def export(
         DipsimError: an unknown signal, scores asked for as sets or sets as scores, no such part, or
             ``out`` is the trace itself.
     """
+    check_pairs("encodings", encodings, '{"glu": "log8"}')
     part, target = load_trace(trace).part(tokens, layers, sequence), path_of(out)
     lost = _write(part, target, names_of(signals), encodings, progress)
     written = load_trace(target)

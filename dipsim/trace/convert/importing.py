@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, check_pairs, check_text
 from dipsim.files import path_of
 from dipsim.model import Model, load_model
 from dipsim.trace.convert.arrays import import_arrays
 from dipsim.trace.convert.routes import import_routes, is_routes
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.meta import plain_meta
 from dipsim.trace.trace import Trace, load_trace
 
 
@@ -44,7 +45,11 @@ def import_(
     Raises:
         DipsimError: files that are unreadable, or hold no trace; ``out`` is one of them.
     """
-    kept = dict(meta or {})
+    check_pairs("names", names, '{"glu": "layers.*.acts"}')
+    for name in (names or {}).values():
+        check_text("names", name, "the name of an array")
+    check_pairs("encodings", encodings, '{"glu": "log8"}')
+    kept = plain_meta({} if meta is None else meta)
     if model is not None:
         kept["model"] = load_model(model).model_dump(mode="json", exclude_unset=True)
     path, target = path_of(source, "source"), path_of(out)

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+from dipsim.errors import check_pairs, check_type
 from dipsim.files import path_of, refuse_same
 from dipsim.model import Model, load_model
 from dipsim.trace.checks import names_of
@@ -44,6 +46,10 @@ def synth(
     """
     source = load_trace(like)
     path = path_of(out)
+    check_pairs("encodings", encodings, '{"glu": "log8"}')
+    check_type("tokens", tokens, Integral, "how many")
+    check_type("seed", seed, Integral, "a whole number")
+    check_type("iid", iid, bool, "True or False")
     refuse_same(path, source.paths)
     fit = fit_trace(source, names_of(signals))
     target = None if model is None else load_model(model)
