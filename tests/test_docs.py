@@ -195,6 +195,7 @@ def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
     assert files == {f"{name}-{theme}.svg" for name in shown for theme in ("light", "dark")}
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_whenever_they_are_drawn(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     command = "dipsim mrc smollm2-chat --tokens 0:8 --policy lru --plot curve.svg"
@@ -211,6 +212,7 @@ def test_pictures_are_the_same_whenever_they_are_drawn(tmp_path: Path) -> None:
     assert not any(colour in dark for colour in pictures.DARK)
 
 
+@pytest.mark.slow
 def test_the_notebook_is_what_its_script_writes_and_runs(tmp_path: Path) -> None:
     shell(f"{sys.executable} docs/tables/notebook.py {tmp_path}", ROOT)
     committed, new = (

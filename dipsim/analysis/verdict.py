@@ -19,6 +19,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.result import Result, finite
 from dipsim.run import Run
 from dipsim.units import show_number
+from dipsim.views import shortened
 
 MOST = 2 * 10**8
 """Accesses that a verdict is worked out for without being asked: some seconds' worth."""
@@ -48,6 +49,8 @@ class Verdict:
     """Tokens per second with the optimum."""
     admission_rate: float | None = None
     """Tokens per second with the other admission; None where it was not tried."""
+
+    __repr__ = shortened
 
     @property
     def lost(self) -> int:

@@ -103,7 +103,6 @@ class Policy:
     given: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        plugins.check_name("policy", self.name, PolicyError)
         queue = self.evict is not None and self.insert is not None
         half = (self.evict is None) != (self.insert is None)
         if half or queue == (self.rank is not None):

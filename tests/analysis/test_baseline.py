@@ -75,6 +75,7 @@ def test_dense_is_the_run_of_the_dense_method(neurons: Trace, options: dict[str,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

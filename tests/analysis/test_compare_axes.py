@@ -123,6 +123,7 @@ def test_methods_measure_the_same_tokens() -> None:
     assert alone.cells[0].rate != dip.rate
 
 
+@pytest.mark.slow  # compiles a loop for each policy
 def test_the_usual_policies_are_those_that_apply_to_each_method() -> None:
     found = compare(scores(), phone("a"), methods=["dip", "dip-ca"], cache_fraction=0.5)
     names = {

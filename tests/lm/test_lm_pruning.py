@@ -88,6 +88,7 @@ def test_an_adapter_learns_behind_them(files: Path, tmp_path: Path) -> None:
     assert own.adapted != own.sparse
 
 
+@pytest.mark.slow
 def test_eval_judges_them(files: Path, tmp_path: Path, dipsim: Dipsim) -> None:
     folder = saved(tiny(), tmp_path / "model")
     words = np.random.default_rng(1).integers(3, 63, 64)

@@ -273,7 +273,12 @@ def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
     assert set(shares) == {"flash", "dram", "sync"}
     for name, share in shares.items():
         assert f"<!-- {name} {share:.1%} -->" in text
-    for label in ("latency (s)", "measured token", report.title_of(result), "exposed time"):
+    for label in (
+        "latency (s)",
+        "measured token",
+        f"Latency of each token: {report.what_ran(result)}",
+        "exposed time",
+    ):
         assert f"<!-- {label} -->" in text
     assert "slowest" not in text
     assert "management" not in text

@@ -158,7 +158,7 @@ def test_the_text_names_cases_and_device(results: Callable[..., Result]) -> None
 
 def test_run_prints_the_bar_below_its_rate(dipsim: Dipsim) -> None:
     line = f"run {TRACE} --profile snapdragon8 --dram 50% --tokens 0:4"
-    assert "; error bar ±11%\n" in dipsim(line).out
+    assert "; error bar ±11% (experts, OnePlus 15R)\n" in dipsim(line).out
     outcome = dipsim(f"{line} --details")
     assert outcome.code == 0
     lines = outcome.out.splitlines()
