@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from io import TextIOWrapper
 from typing import Any, NoReturn, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 
 from dipsim.cli.help import invocation
 from dipsim.cli.status import STATUS
@@ -106,7 +106,7 @@ def guarded_streams() -> Iterator[None]:
 
 def show(renderable: Any) -> None:
     """Print a table or lines of a report to standard output; what is too wide is not cut."""
-    Console(markup=False, emoji=False).print(renderable, crop=False)
+    Console(markup=False, emoji=False).print(Group(renderable), crop=False)
 
 
 def print_json(value: Any) -> None:

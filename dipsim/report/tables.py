@@ -19,7 +19,9 @@ class _Line(Text):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
         width = max(options.max_width, _longest_word(self))
-        return super().__rich_console__(console, options.update(width=width))
+        for folded in self.wrap(console, width):
+            folded.rstrip()
+            yield from Text.__rich_console__(folded, console, options.update(width=width))
 
 
 def line(text: str = "", style: str = "") -> Text:
