@@ -4,6 +4,7 @@ The three questions, each with an answer of its own kind: the highest rate at a 
 the least hardware for a rate (`Least`), rates over two axes (`Contours`).
 """
 
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -277,11 +278,21 @@ def _render_least(least: Least) -> RenderableType:
             BYTES.show(trial.value("cache_bytes")),
             f"{trial.value('hit_rate'):.1%}",
             BYTES.show(trial.value("flash_bytes_per_token")),
-            show_number(trial.rate),
+            _rate_text(trial.rate, least.target),
             "<- least" if trial is least.found else "",
         )
     marks = marks_of(trial.marks for trial in least.trials)
     return Group(line(_least_sentence(least), style="bold"), line(), rows, line(), *marks)
+
+
+def _rate_text(rate: float, target: float) -> str:
+    """Return a rate with four figures, or with as many more as show on which side of the target it
+    is."""
+    texts = (show_number(rate, digits) for digits in range(4, 17))
+    if not math.isfinite(rate):
+        return next(texts)
+    exact = f"{rate:.17g}"
+    return next((text for text in texts if (float(text) >= target) == (rate >= target)), exact)
 
 
 def _least_sentence(least: Least) -> str:
@@ -300,14 +311,15 @@ def _least_sentence(least: Least) -> str:
         fastest = least.fastest
         return (
             f"{target} are out of reach: even with {span.most} it is "
-            f"{show_number(fastest.rate)} tokens/s."
+            f"{_rate_text(fastest.rate, least.target)} tokens/s."
         )
-    reached = f"{show_number(answer.rate)} tokens/s with {hardware(answer)}"
+    reached = f"{_rate_text(answer.rate, least.target)} tokens/s with {hardware(answer)}"
     if below is None:
         return f"{target} need no more than the least that was tried: {reached}."
+    less = _value(least.what, below.place["value"], 4)
     return (
-        f"{target} need {hardware(answer)}: {show_number(answer.rate)} tokens/s, but "
-        f"{show_number(below.rate)} with {_value(least.what, below.place['value'], 4)}."
+        f"{target} need {hardware(answer)}: {_rate_text(answer.rate, least.target)} tokens/s, but "
+        f"{_rate_text(below.rate, least.target)} with {less}."
     )
 
 

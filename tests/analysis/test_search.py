@@ -3,12 +3,15 @@ a bolder one does not, and what cannot be answered is refused."""
 
 import csv
 import json
+import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dipsim import Profile, Result, Trace, load_profile, load_trace, simulate
 from dipsim.analysis import least as least_module
@@ -19,6 +22,7 @@ from dipsim.analysis.least import PRECISION, search_least
 from dipsim.analysis.loss import Allowed, energy_of
 from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.flash.cost import FlashCost
+from dipsim.report.search import render
 from dipsim.sweep.point import Cell, figures_of
 from dipsim.sweep.vary import iops_of, scaled, with_iops
 from tools.cli import Dipsim, done, refused
@@ -295,6 +299,28 @@ def test_the_least_dram_is_that_of_a_scan(trace: Trace, phone: Profile) -> None:
     assert found.below.rate < found.target
     assert found.found.place["value"] <= found.below.place["value"] * (1 + PRECISION)
     assert found.result.tokens_per_second == found.found.rate
+
+
+@pytest.mark.parametrize("above", [1e-2, 1e-4, 1e-6, 1e-9])
+def test_rates_are_printed_on_their_side_of_the_target(
+    trace: Trace, phone: Profile, above: float
+) -> None:
+    """However close the target is to the greatest rate that does not reach it."""
+    usual = search_least(trace, phone, "dram", 1.0)
+    missed = sorted(trial.rate for trial in usual.trials)[-2]
+    found = replace(usual, target=missed * (1 + above))
+    assert found.below is not None
+    console = Console(width=200, no_color=True, file=StringIO())
+    console.print(render(found), crop=False)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    numbers = re.search(r"([\d.]+) tokens/s, but ([\d.]+) with", text)
+    assert numbers is not None
+    reached, short = map(float, numbers.groups())
+    assert short < found.target <= reached
+    rows = [row.removesuffix("<- least").split() for row in text.splitlines()[3:-2]]
+    for row, trial in zip(rows, found.trials, strict=True):
+        shown = float(row[-1])
+        assert (shown >= found.target) == (trial.rate >= found.target)
 
 
 def test_the_least_dram_of_reads_ahead_holds_their_buffer(trace: Trace, phone: Profile) -> None:
