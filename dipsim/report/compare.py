@@ -52,9 +52,10 @@ def render(comparison: Comparison, details: bool = False) -> RenderableType:
     sections = _sections(comparison)
     brief = len(sections) > MOST_TABLES
     parts: list[RenderableType] = []
+    grids = list(_grids(comparison)) if brief else []
     if brief:
         parts += [line(answer) for answer in _answers(comparison)]
-        for listing in _grids(comparison):
+        for listing in grids:
             parts += [line(), line(listing.title, style="bold"), _table(listing)]
         parts.append(line())
     if details or not brief:
@@ -62,7 +63,7 @@ def render(comparison: Comparison, details: bool = False) -> RenderableType:
             listing = _every_figure(comparison, cells)
             parts += [line(listing.title, style="bold"), _table(listing), line()]
             parts += [part for text in _verdict(comparison, cells) for part in (line(text), line())]
-    notes = _notes(comparison, rates=brief, figures=details or not brief)
+    notes = _notes(comparison, grids, figures=details or not brief)
     return Group(*parts, *notes, *marks_of(cell.marks for cell in comparison.cells))
 
 
@@ -300,12 +301,12 @@ def _columns_that_fit(
 # Notes --------------------------------------------------------------------------------------------
 
 
-def _notes(comparison: Comparison, rates: bool, figures: bool) -> Iterator[Text]:
+def _notes(comparison: Comparison, grids: Sequence[_Listing], figures: bool) -> Iterator[Text]:
     """Yield what the tables leave to be said.
 
     Args:
         comparison: what is shown.
-        rates: there are tables of rates alone.
+        grids: tables of rates alone.
         figures: there are tables of every figure.
     """
     for reason in one_of_each_kind(cell.why for cell in comparison.cells if cell.why):
@@ -316,8 +317,11 @@ def _notes(comparison: Comparison, rates: bool, figures: bool) -> Iterator[Text]
             "calibrated on them.",
             style="dim",
         )
-    note = "*: the fastest that a device can run. " if rates else ""
-    if rates and not figures:
+    starred = any(
+        text.startswith("*") for grid in grids for row in grid.rows for text in row[grid.labels :]
+    )
+    note = "*: the fastest that a device can run. " if starred else ""
+    if grids and not figures:
         note += "Hits, flash, distance to opt, verdicts: --details, --csv, --json. "
     if figures:
         note += "band: rates with no and with full overlap. "

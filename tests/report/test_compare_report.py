@@ -83,7 +83,9 @@ def test_all_alike_has_no_star_and_no_leader() -> None:
     text = text_of(found)
     assert "lru is the fastest, as 2 others: 7 tokens/s" in text
     assert "Several are alike at 8 of 8 budgets." in " ".join(text.split())
-    assert "*7" not in text
+    assert "*" not in text  # so no legend of one either
+    led = comparison(lambda *place: len(place[3]), policies=["lru", "lfu-decay"], dram=SHARES)
+    assert "*: the fastest that a device can run. " in text_of(led)
 
 
 def test_what_cannot_run_is_said_once() -> None:
