@@ -72,6 +72,8 @@ Kind = Literal[
     "a model",
     "a log of experts",
     "a table",
+    "lines of JSON",
+    "a text",
 ]
 _HEAD = 2**16
 """Bytes by which the kind of a text file is judged."""
@@ -81,6 +83,7 @@ _TEXT_KINDS: tuple[tuple[Kind, str], ...] = (
     ("a model config", r'\A\s*\{(?s:.*)"(model_type|architectures)"'),
     ("a profile", r"(?m)^(dram|flash|backends|extends)\s*:"),
     ("a model", r"(?m)^(layers|hidden|intermediate)\s*:"),
+    ("lines of JSON", r"\A\s*\{.*\}[ \t\r]*\n\s*\{"),
 )
 _SUFFIX_KINDS: dict[str, Kind] = {
     ".safetensors": "weights",
@@ -88,6 +91,12 @@ _SUFFIX_KINDS: dict[str, Kind] = {
     ".pth": "a pickle",
     ".pkl": "a pickle",
     ".bin": "a pickle",
+}
+_SUFFIX_TEXTS: dict[str, Kind] = {
+    ".csv": "a table",
+    ".tsv": "a table",
+    ".jsonl": "lines of JSON",
+    ".ndjson": "lines of JSON",
 }
 
 
@@ -114,8 +123,14 @@ def kind_of(path: Path) -> Kind | None:
     if path.suffix in _SUFFIX_KINDS:
         return _SUFFIX_KINDS[path.suffix]
     text = head.decode("utf-8", "replace")
-    table: Kind | None = "a table" if path.suffix in (".csv", ".tsv") else None
-    return next((kind for kind, form in _TEXT_KINDS if re.search(form, text)), table)
+    other = _SUFFIX_TEXTS.get(path.suffix, "a text" if _is_text(text) else None)
+    return next((kind for kind, form in _TEXT_KINDS if re.search(form, text)), other)
+
+
+def _is_text(head: str) -> bool:
+    """Return whether decoded bytes are a text, whose last character may have been cut."""
+    plain = all(c.isprintable() or c.isspace() for c in head.removeprefix("\ufeff"))
+    return plain and bool(head.strip()) and "\ufffd" not in head[:-1]
 
 
 def _kind_of_archive(path: Path) -> Kind | None:

@@ -119,6 +119,7 @@ _WAYS: Mapping[files.Kind, str] = {
     "an archive": "unpack it; a profile is YAML",
     "a result": "dipsim run --config FILE repeats it, its profile included",
     "a log of experts": "dipsim import makes a trace of it",
+    "lines of JSON": "a profile is YAML; give one of dipsim profiles",
     "a table": "of a measured flash dipsim calibrate makes a profile",
 }
 

@@ -208,7 +208,13 @@ def way_to_trace(path: Path) -> str | None:
 _ARRAYS = (".npy", ".npz", ".safetensors")
 _SHARD = re.compile(r"part-\d{5}\.npz", re.ASCII)
 _RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
+_TEXT = (
+    "read its numbers into an array x in Python, [tokens, layers, units], and write it with "
+    "np.savez('t.npz', expert=x); of texts dipsim import takes a route_trace CSV"
+)
 _WAYS = {
+    "lines of JSON": _TEXT,
+    "a text": _TEXT,
     "one array": "dipsim import {path} t.npz --map glu={stem}",
     "weights": "of arrays make one with dipsim import {path} t.npz --map glu=NAME",
     "a pickle": "dipsim opens no pickle; in Python save its numbers, e.g. "
