@@ -108,7 +108,8 @@ FIGURES = _entries(
     ("baselines", "what the same memory could do otherwise, on the same tokens and device"),
     ("dense", "the whole model in as much DRAM: what fits stays, the rest is read in order"),
     ("no cache", "experts without a cache: every one that a token needs is read", "no_cache"),
-    ("optimum", "the run with opt, the policy that misses least"),
+    ("optimum", "the run with opt, the policy that misses least; with --allocate optimal in "
+     "this run's division of the cache"),
     ("times", "the run's rate as a multiple of a baseline's"),
     ("tried", "changes of one option that were tried beside the run, and their rates", "option"),
     ("accesses", "units that the tokens needed"),
@@ -155,7 +156,7 @@ FIGURES = _entries(
     ("cache", "what is left for units, and its share of them all", "cache_fraction"),
     ("start", "of budgets whose KV grows: KV and caches at first"),
     ("bytes", "of one unit, or of the whole model", "unit_bytes"),
-    ("active", "units a token needs of a group in one layer: |A|"),
+    ("active", "units a token needs of a group in one layer: |A|", "|A|"),
     ("C", "capacity: units that one layer's cache of the group holds", "capacity"),
     ("C/|A|", "capacity over what one token needs; at 1 or less, policies with forced admission "
      "hit alike"),

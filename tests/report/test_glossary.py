@@ -58,6 +58,13 @@ def test_every_column_and_row_has_an_entry(
     assert [word for word in words if not known(word) and word not in NAMES_OF_GROUPS] == []
 
 
+def test_every_symbol_in_a_meaning_has_an_entry() -> None:
+    texts = " ".join(entry.meaning for entry in glossary.GLOSSARY)
+    symbols = {word.strip(".,;:()") for word in texts.split() if set(word) & set("|*")}
+    assert symbols == {"|A|"}
+    assert all(glossary.meanings(symbol) for symbol in (*symbols, "C/|A|", "q*"))
+
+
 def test_the_legend_explains_what_is_printed_and_nothing_else(
     dipsim: Dipsim, printed: list[str]
 ) -> None:
