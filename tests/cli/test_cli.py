@@ -463,7 +463,7 @@ def test_a_config_runs_a_file_only_when_asked_to(dipsim: Dipsim, tmp_path: Path)
 
 BAD_TRACES = {
     "gone.npz": "no trace 'gone.npz'",
-    "text.npz": "not a readable .npz",
+    "text.npz": "a text, no trace",
     "cut.npz": "not a readable .npz",
     "objects.npz": "never unpickles",
     "nan.npz": "score nan at token 3, layer 1, unit 2",

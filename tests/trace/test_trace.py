@@ -626,9 +626,11 @@ def test_pickles_are_refused_and_never_run(
 
 
 def test_zero_bytes_and_other_files_are_refused(path: Path) -> None:
-    for data in (b"", b"\0" * 100, b"not a zip", npy(GLU), os.urandom(1000)):
+    for data in (b"", b"\0" * 100, npy(GLU), b"\xff" + os.urandom(1000)):
         path.write_bytes(data)
         assert "not a readable .npz" in refusal(path)
+    path.write_text("not a zip")
+    assert "a text, no trace" in refusal(path)
 
 
 @pytest.mark.parametrize("what", ["directory", "FIFO", "device"])
