@@ -268,6 +268,7 @@ def _keeps_something(method: PruningMethod) -> Iterator[str]:
     for group, mask in zip(method.unit_groups, masks, strict=False):
         if not mask.any():
             yield f"keeps no unit of {group.signal}, whatever its scores, at density 1"
+            return
 
 
 LAWS: tuple[Law, ...] = (

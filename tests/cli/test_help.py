@@ -77,7 +77,22 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the examples name."""
     path = tmp_path_factory.mktemp("shop")
     fill(path)
+    with (path / "mine.py").open("a") as file:
+        file.write(METHOD)
     return path
+
+
+METHOD = """
+import dipsim
+
+
+def largest(scores, k, resident, state, keys):
+    keys[:] = scores
+
+
+method = dipsim.PruningMethod("mine", ("glu",), rank=largest, cache_aware=False)
+"""
+"""A method of a user's own, beside the policy in the folder's ``mine.py``."""
 
 
 def example(name: str, line: str) -> Any:
