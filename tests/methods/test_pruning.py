@@ -83,7 +83,6 @@ def test_dip_ca_written_anew_counts_as_the_built_in_one(
 
 OTHERS: dict[str, dict[str, Any]] = {
     "a queue": {"policy": "arc", "cache_fraction": 0.5},
-    "ranked": {"policy": "lru", "admission": "ranked", "cache_fraction": 0.7},
     "all layers in one cache": {"scope": "global", "cache_fraction": 0.6},
     "one unit at a time": {"access": "sequential", "cache_fraction": 0.6},
     "bytes": {"dram": "75%", "density": 0.5},
@@ -253,13 +252,16 @@ def test_every_wrong_method_is_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("too_many", "where k is"), ("negative", "0 or more"), ("outside", "IndexError")],
+    ("name", "aware", "said"),
+    [
+        ("too_many", "cache_aware=False", "where k is"),
+        ("negative", "cache_aware=True", "0 or more"),
+        ("outside", "cache_aware=True", "IndexError"),
+    ],
 )
-@pytest.mark.parametrize("aware", ["cache_aware=True", "cache_aware=False"])
 @pytest.mark.slow
 def test_a_run_that_meets_a_fault_says_it_in_a_line(
-    files: Path, dipsim: Dipsim, name: str, said: str, aware: str
+    files: Path, dipsim: Dipsim, name: str, aware: str, said: str
 ) -> None:
     text = WRONG + f"\nfrom dataclasses import replace\nagain = replace({name}, {aware})\n"
     (files / "again.py").write_text(text)
@@ -511,7 +513,6 @@ def test_a_search_takes_them(files: Path, dipsim: Dipsim) -> None:
     assert "--method good.py:dip --density" in " ".join(shown.split())
 
 
-@pytest.mark.slow  # compiles what nothing stores
 def test_all_good_methods_run() -> None:
     names = [line.partition(" = ")[0] for line in GOOD.splitlines() if " = PruningMethod(" in line]
     tested = {*KEEPS, "oracle", "turns_aware"}
