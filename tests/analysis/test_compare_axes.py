@@ -296,10 +296,10 @@ def test_one_value_several_and_arrays_are_taken() -> None:
     [
         ({"dram": -1}, "--dram -1: bytes"),
         ({"dram": float("nan")}, "--dram nan: bytes"),
-        ({"dram": True}, "True"),
+        ({"dram": True}, "of type bool"),
         ({"cache_fraction": 1.5}, "from 0 to 1"),
         ({"cache_fraction": True}, "from 0 to 1"),
-        ({"density": "0.5"}, "from 0 to 1"),
+        ({"density": "half"}, "--density"),
         ({"method": "dip"}, r"compare takes it as methods=\[...\]"),
         ({"policy": "lru"}, r"compare takes it as policies=\[...\]"),
         ({"colour": "red"}, "colour"),

@@ -96,7 +96,15 @@ def matrices(model: Any) -> int:
     return sum(w.numel() for name, w in named if w.ndim > 1 and not name.endswith("bias"))
 
 
-@pytest.mark.parametrize("family", [*DENSE, *POSITIONS, *EXPERTS])
+def some(*families: str) -> list[Any]:
+    """Return families to test; all but every fifth are slow tests."""
+    return [
+        pytest.param(family, marks=pytest.mark.slow if number % 5 else [])
+        for number, family in enumerate(families)
+    ]
+
+
+@pytest.mark.parametrize("family", some(*DENSE, *POSITIONS, *EXPERTS))
 def test_what_is_recorded_runs_and_its_model_has_the_weights(family: str, tmp_path: Path) -> None:
     model = model_of(family)
     path = tmp_path / "t.npz"
@@ -126,7 +134,7 @@ def test_weights_of_attention_are_no_router(family: str, attention: str) -> None
     assert arrays["expert"].shape == (20, 2, 8)
 
 
-@pytest.mark.parametrize("family", EXPERTS)
+@pytest.mark.parametrize("family", some(*EXPERTS))
 def test_a_router_is_the_one_in_the_mixture(family: str) -> None:
     for layer in find_structure(model_of(family)).layers:
         assert layer.router is not None

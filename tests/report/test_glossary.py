@@ -17,7 +17,7 @@ from tools.cli import Dipsim, done, refused
 from tools.paths import DOCS
 
 CHAT = "run smollm2-chat --tokens 0:24 -p"
-LINES = (
+_ALL = (
     f"{CHAT} oneplus15r --dram 25%",
     f"{CHAT} oneplus15r --dram 70% --kv grow --attribution",
     f"{CHAT} snapdragon8 --prefetch previous --dram 80%",
@@ -26,6 +26,11 @@ LINES = (
     "run marked.npz -p phone.yaml --cache-fraction .5",
     "run sets.npz -p oneplus15r --method predictor --cache-fraction .5",
 )
+LINES = [
+    pytest.param(line, marks=pytest.mark.slow if number % 3 else [])
+    for number, line in enumerate(_ALL)
+]
+"""Every third is no slow test."""
 NAMES_OF_GROUPS = {"mlp_input", "glu", "expert", "attn_input", "attn_output", "gate", "up"}
 
 

@@ -65,7 +65,14 @@ def screen(dipsim: Dipsim, line: str) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("name", SCREENS)
+USUAL = ("fits", "half", "static streamed", "dip-ca", "events", "prompts", "experts")
+"""Screens of usual runs; the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SCREENS],
+)
 def test_a_run_fits_on_a_screen_and_its_details_do_not_lack_anything(
     dipsim: Dipsim, name: str
 ) -> None:

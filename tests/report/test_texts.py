@@ -180,8 +180,8 @@ def faults(figure: Figure) -> list[str]:
 
 
 def picture(name: str) -> Any:
-    """A picture to test; studies that are drawn as others are, are slow tests."""
-    alike = name.startswith("study") and name != "study gamma"
+    """A picture to test; most are slow tests."""
+    alike = name not in ("run", "mrc", "eval")
     return pytest.param(name, marks=pytest.mark.slow if alike else [])
 
 
