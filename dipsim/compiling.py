@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 _purpose: ContextVar[str | None] = ContextVar("purpose", default=None)
 _running: list[str] = []
-"""What is being compiled, the innermost last: a function can need others compiled first."""
+"""Names of what numba compiles now, the innermost last: a function can need others first."""
 
 
 def compiling() -> str | None:

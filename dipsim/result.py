@@ -69,8 +69,7 @@ class Result(Viewed):
 
     @cached_property
     def plain_kept(self) -> NDArray[np.float64] | None:
-        """[groups, 3] score mass and energy that plain top-k would keep, and its error; None unless
-        the method is cache-aware."""
+        """[groups, 3] mass, energy and error of plain top-k; None unless cache-aware."""
         plain = self.traffic.plain
         return None if plain is None else mean_share(plain[self._rows])
 
@@ -111,8 +110,7 @@ class Result(Viewed):
 
     @property
     def cold_start(self) -> float | None:
-        """Seconds to bring static weights and what the caches start with from flash; None without
-        a model."""
+        """Seconds to load static weights and first cache contents; None without a model."""
         return self.timing.cold_start
 
     @cached_property
@@ -485,8 +483,7 @@ class Result(Viewed):
 
 
 def mean_share(shares: Array) -> Array:
-    """Return means over tokens and layers, [groups, ...]; rows with nothing to choose from (nan) do
-    not count."""
+    """Return means over tokens and layers, [groups, ...]; rows that are nan do not count."""
     known = ~np.isnan(shares)
     total = np.where(known, shares, 0).sum(axis=(0, 1), dtype=np.float64)
     counts = known.sum(axis=(0, 1))

@@ -87,7 +87,7 @@ class Trial(NamedTuple):
     """A change of one option that was tried."""
 
     option: str
-    """As the command line takes it."""
+    """Option that makes the change, as the command line takes it."""
     rate: float
     """Tokens per second with it."""
 

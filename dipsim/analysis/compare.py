@@ -120,7 +120,7 @@ class Comparison(Viewed):
     axes: Mapping[str, list[Any]]
     """Values of each axis, in the order in which they were given."""
     budgets: Mapping[str, GivenBudget]
-    """What the texts of the axis ``budget`` mean."""
+    """Budgets by their texts on the axis ``budget``."""
     cells: list[Cell]
     no_optimum: str | None
     """Reason why runs have no distance to the optimum and no verdict; None where all have."""

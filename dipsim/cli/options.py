@@ -57,7 +57,7 @@ _METAVARS = {
     "kv_bits": "BITS",
     "prefetch": "NAME|TRACE",
 }
-"""What is written behind an option; of others ``NUMBER`` or ``NAME``, by their type."""
+"""Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""
 
 
 def needs(text: str, metavar: str = "NAME", *, names: Any = None) -> Any:
@@ -149,7 +149,7 @@ NAMES = {
     "policy": completion.policies,
     "static_from": completion.traces,
 }
-"""What a shell completes for the settings that name something shipped."""
+"""Names that a shell completes for the settings that name something shipped."""
 
 
 def _annotation(option: Option) -> Any:

@@ -46,7 +46,7 @@ class _Feed(NamedTuple):
     loop: Loop
     admission: int
     purpose: str
-    """What the loop is compiled for, where no code of it is stored."""
+    """Purpose that progress names when the loop is compiled, where no code of it is stored."""
     traffics: Sequence[Traffic]
     """One for each capacity of the cache."""
 

@@ -208,7 +208,7 @@ MARKS = _entries(
     ("no-model", "nothing says which model; attention, KV and lm_head are not counted"),
 )
 GLOSSARY = (*WORDS, *FIGURES, *MARKS)
-"""What is printed, apart from the names of methods and policies."""
+"""All words that are printed, apart from the names of methods and policies."""
 
 
 def everything() -> tuple[Entry, ...]:

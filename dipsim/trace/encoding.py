@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Encoding = Literal["float16", "float32", "float64", "log8", "bool", "bits", "sparse"]
 Meaning = Literal["prob", "logits"]
-"""What the floats of ``expert`` are."""
+"""Meaning of the floats of ``expert``."""
 STEPS_PER_OCTAVE = 20
 
 
