@@ -69,7 +69,9 @@ class DeviceOptions(TypedDict, total=False):
     compat: Literal["authors"] | None
     static_from: File | None
     bits: float | None
+    weight_format: str | None
     context: int | None
+    depth: int | None
     kv: Literal["fixed", "grow"] | None
     kv_bits: float | None
     layout: Layout | None
@@ -116,6 +118,7 @@ class RunOptions(SearchOptions, total=False):
     """Options of one run."""
 
     method: str | PruningMethod | None
+    prompt: int | None
 
 
 def lists_options(function: F) -> F:

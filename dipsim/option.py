@@ -20,6 +20,7 @@ Concern = Literal[
     "budget",  # DRAM that is given
     "kv",  # whether KV takes DRAM from the caches
     "storage",  # bits of the weights, bits and tokens of KV
+    "prompt",  # the prompt of a run without a trace
     "caches",  # how many there are, and how DRAM is divided between them
     "device",  # which engine of the profile
     "flash",  # where units lie, and how they are read

@@ -11,6 +11,7 @@ from dipsim.errors import DipsimError, brief
 from dipsim.files import read_json
 from dipsim.model import Model
 from dipsim.plugins import full_name, full_path
+from dipsim.resolve import WITHOUT_TRACE
 from dipsim.run import Run
 from dipsim.settings import FIXED_BY_MMAP, Settings, discarded
 from dipsim.trace import Trace, load_trace
@@ -27,13 +28,15 @@ class SavedRun:
     """Geometry, where it was an option of the run; None where the trace tells it."""
     settings: Mapping[str, Any]
 
-    def open_trace(self) -> Trace:
-        """Open the trace of that run.
+    def open_trace(self) -> Trace | None:
+        """Open the trace of that run; None for a run without one.
 
         Raises:
             DipsimError: it is gone, or its contents changed.
         """
         name = str(self.trace.get("name"))
+        if name == WITHOUT_TRACE:
+            return None
         trace = load_trace(name)
         if trace.hash != self.trace.get("hash"):
             raise DipsimError(
@@ -95,7 +98,10 @@ def make_config(run: Run) -> dict[str, Any]:
         model = model.model_copy(update={"layers": run.trace.recorded_layers})
     groups = run.method.groups
     return {
-        "trace": {"name": full_path(run.trace.name), "hash": run.trace.hash},
+        "trace": {
+            "name": WITHOUT_TRACE if run.without_trace else full_path(run.trace.name),
+            "hash": run.trace.hash,
+        },
         "profile": run.device.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "model": None if model is None else model.model_dump(mode="json", exclude_unset=True),
         "model_given": run.model_given,

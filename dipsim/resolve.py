@@ -18,13 +18,54 @@ from dipsim.model import MOST_BYTES, Model, load_model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
-from dipsim.trace import Outline, load_trace, recording
+from dipsim.trace import DECODE, PREFILL, Outline, Tokens, load_trace, recording
 from dipsim.units import BYTES
 
 _UNIT_BYTES = 2.0**-10, 2.0**40
 """Range of the bytes of a unit that a trace declares."""
+_LONGEST_PROMPT = 2**20
+"""Tokens of the longest prompt without a trace."""
+WITHOUT_TRACE = "no trace"
+"""Name of the trace of a run that has none."""
+_SAME_BYTES = 0.25
+"""Share by which the bytes of experts may differ and still be the same experts."""
 Input = str | os.PathLike[str] | Mapping[str, Any]
 """A file, the name of something shipped, or its contents."""
+
+
+def trace_of(
+    given: Input | Outline | None, model: Input | Model | None, settings: Settings
+) -> Outline:
+    """Return the trace of a run, opened; of a dense model without one, the tokens that are asked
+    for: a prompt, and the token behind it.
+
+    Raises:
+        TraceError: no such trace; a prompt beside a trace; no trace where one is needed.
+    """
+    if given is not None and settings.prompt is not None:
+        raise TraceError(f"--prompt {settings.prompt} is for a run without a trace: drop it")
+    if isinstance(given, Outline):
+        return given
+    if given is not None:
+        return load_trace(given)
+    if settings.method != "dense" or model is None:
+        raise TraceError(
+            "no trace: give one (dipsim run TRACE --profile NAME); without one only a dense model "
+            "is timed, with --model NAME --method dense"
+        )
+    if (settings.prompt or 0) > _LONGEST_PROMPT:
+        raise TraceError(f"--prompt {settings.prompt}: at most {_LONGEST_PROMPT} tokens")
+    layers = load_model(model, settings.bits, settings.weight_format).layers
+    phase = np.append(np.full(settings.prompt or 0, PREFILL), DECODE).astype(np.uint8)
+    return Outline(
+        name=WITHOUT_TRACE,
+        rows=Tokens.of(phase, np.zeros(len(phase), np.int32)),
+        layers=layers,
+        signals={},
+        meta={},
+        hash="",
+        recorded_layers=layers,
+    )
 
 
 def find_model(trace: Outline, option: Input | Model | None, settings: Settings) -> Model | None:
@@ -48,7 +89,7 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
         given = {"name": given}  # a trace may name a preset, never a file
     if option is None and not isinstance(given, dict):
         raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
-    model = load_model(given, settings.bits)
+    model = load_model(given, settings.bits, settings.weight_format)
     if model.layers != trace.recorded_layers and model.layers == trace.tokens:
         raise ModelError(
             f"model {model.name} has {model.layers} layers, {trace.name} has {trace.tokens} tokens "
@@ -60,6 +101,7 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
             f"model {model.name} has {model.layers} layers, {trace.name} has "
             f"{trace.recorded_layers}: pass the --model the trace was recorded from"
         )
+    _refuse_other_bytes(trace, model, option is not None and settings.bits is None)
     expected = {"mlp_input": model.hidden, "attn_input": model.hidden}
     expected |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
     expected["attn_output"] = model.heads * model.head_dim
@@ -76,6 +118,23 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     return model.model_copy(update={"layers": trace.layers, **pruned})
 
 
+def _refuse_other_bytes(trace: Outline, model: Model, by_option: bool) -> None:
+    """Refuse a model by option whose experts are not as large as those the trace states.
+
+    Raises:
+        ModelError: they differ by more than a quarter.
+    """
+    signal = trace.signals.get("expert")
+    if not by_option or not trace.states_bytes or signal is None:
+        return
+    stated = float(_declared_bytes(trace, "expert", signal.declared["unit_bytes"]).mean())
+    if abs(model.mlp_bytes / stated - 1) > _SAME_BYTES:
+        raise ModelError(
+            f"model {model.name} has experts of {BYTES.show(model.mlp_bytes)}, {trace.name} states "
+            f"{BYTES.show(stated)}: drop --model, or give the --bits to take the model's"
+        )
+
+
 def place_units(sets: ActiveSets, model: Model | None, by_option: bool) -> Placement:
     """Return the bytes of the units, and where they lie in flash.
 
@@ -88,6 +147,7 @@ def place_units(sets: ActiveSets, model: Model | None, by_option: bool) -> Place
         MethodError: nothing an order can be learned from.
     """
     method, settings = sets.method, sets.settings
+    by_option = by_option and not sets.trace.states_bytes
     by_option = by_option or (settings.bits is not None and model is not None)
     places: Places | None = None
     if settings.layout == "permuted":

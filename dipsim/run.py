@@ -13,13 +13,14 @@ from dipsim.flash.cost import Costs, FlashCost, Placement
 from dipsim.flash.page_cache import Paging
 from dipsim.hardware import Backend, Profile
 from dipsim.methods import Method
-from dipsim.model import Model
+from dipsim.model import Model, weight_format
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Capacity, Contender, measured_rows
 from dipsim.replay.prefetch import Guesses
 from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
+from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
 from dipsim.trace import Outline, Tokens
 from dipsim.views import shortened
@@ -69,6 +70,11 @@ class Run:
         return self.sets.trace
 
     @property
+    def without_trace(self) -> bool:
+        """True for a dense model that runs without a trace."""
+        return not self.trace.signals
+
+    @property
     def method(self) -> Method:
         """The method, which decides which units a token needs."""
         return self.sets.method
@@ -101,6 +107,20 @@ class Run:
     def backend(self) -> Backend:
         """The engine that computes."""
         return self.device.backend(self.settings.backend)[1]
+
+    @property
+    def stored_as(self) -> str | None:
+        """Format of the weights, by option, model or trace; None where nothing says it."""
+        if self.model is not None and self.model.stored_as is not None:
+            return self.model.stored_as
+        if self.settings.weight_format is not None:
+            return weight_format(self.settings.weight_format)
+        return self.trace.weight_format
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Stored bytes per weight, scales included; without a model those of 4 bits."""
+        return 0.5 if self.model is None else self.model.bytes_per_weight
 
     @property
     def authors(self) -> bool:
@@ -186,6 +206,8 @@ def replay_beside(
     Returns:
         The traffic of the run, and per contender one for each of its capacities.
     """
+    if run.without_trace:
+        return behind_page_cache(run, count_dense(run, run.measured, loaded=True)), []
     first, *rest = replay_policies(
         run.sets,
         [run.contender(keep_missed), *others],
@@ -200,6 +222,19 @@ def replay_beside(
         for counts in rest
     ]
     return behind_page_cache(run, first[0]), beside
+
+
+def count_dense(run: Run, measured: NDArray[np.bool_], *, loaded: bool = False) -> Traffic:
+    """Return the counts of a run of which every token needs every unit.
+
+    Args:
+        measured: [tokens] decode tokens that are measured.
+        loaded: the caches are full before the first token.
+    """
+    keeps_missed = run.page_cache is not None
+    capacity = run.budget.growth or run.budget.capacity
+    caches = WholeCaches(capacity, run.costs, loaded=loaded, keeps_missed=keeps_missed)
+    return count_whole(run.sets, caches, measured)
 
 
 def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:

@@ -175,7 +175,16 @@ class Settings(BaseModel):
     bits: float | None = option(
         None, "bits per weight, scales included [the trace's, or 4.5]", "storage", ge=0.01, le=32
     )
+    weight_format: str | None = option(
+        None, "of the weights: q4_0, q4_k, q8_0, 8da4w, bf16 ... [the model's]", "storage"
+    )
     context: Count | None = option(None, "tokens of KV in the budget [longest sequence]", "storage")
+    depth: Count | None = option(
+        None, "tokens before the first one, whose KV is read [0]", "storage"
+    )
+    prompt: Count | None = option(
+        None, "without a trace: tokens of a prompt before the token [0]", "prompt"
+    )
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
     )

@@ -15,17 +15,25 @@ from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import measured_rows
 from dipsim.replay.prefetch import find_guesses
 from dipsim.replay.replay import Progress
-from dipsim.resolve import Input, count_profile, find_flash, find_model, learned_rows, place_units
+from dipsim.resolve import (
+    Input,
+    count_profile,
+    find_flash,
+    find_model,
+    learned_rows,
+    place_units,
+    trace_of,
+)
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
 from dipsim.timeline.timing import time_traffic
-from dipsim.trace import Outline, Trace, load_trace
+from dipsim.trace import Outline, Trace
 
 
 @lists_options
 def simulate(
-    trace: Input | Trace,
+    trace: Input | Trace | None,
     profile: Input | Profile,
     *,
     threads: int | None = None,
@@ -35,7 +43,8 @@ def simulate(
     """Replay a trace on a device.
 
     Args:
-        trace: path, name of a shipped trace, arrays, or a `Trace`.
+        trace: path, name of a shipped trace, arrays, or a `Trace`; None for a dense ``model``
+            without one, at ``depth`` and behind a ``prompt``.
         profile: path, name of a shipped profile, mapping, or a `Profile`.
         threads: caches replayed at a time; results do not depend on it.
         progress: called with (tokens done, tokens).
@@ -52,7 +61,7 @@ def simulate(
 
 
 def prepare(
-    trace: Input | Outline,
+    trace: Input | Outline | None,
     profile: Input | Profile,
     *,
     model: Input | Model | None = None,
@@ -79,9 +88,9 @@ def prepare(
     backend, _ = device.backend(settings.backend)
     cache_policy = load_policy(settings.policy if policy is None else policy)
     # The units that tokens need: known beforehand, or chosen in the replay, by what is in DRAM
-    opened = trace if isinstance(trace, Outline) else load_trace(trace)
+    opened = trace_of(trace, model, settings)
     parts = settings.tokens, settings.layers, settings.sequence
-    part = opened.clustered(settings.cluster).part(*parts)
+    part = opened.clustered(settings.cluster).part(*parts).deeper(settings.depth or 0)
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)

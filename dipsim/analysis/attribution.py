@@ -17,7 +17,7 @@ from dipsim.budget.divide import Budget
 from dipsim.budget.plan import grown, redivided
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.flash.cost import FlashCost
-from dipsim.hardware import Profile
+from dipsim.hardware import FIXED_COSTS, Profile
 from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
 from dipsim.run import Run
@@ -154,9 +154,11 @@ def _scaled(device: Profile, backend_name: str | None, speed: str, factor: float
             update={"dram": device.dram.model_copy(update={"bandwidth": bandwidth})}
         )
     name, backend = device.backend(backend_name)
-    change: dict[str, Any] = {speed: getattr(backend, speed) * factor}
+    change: dict[str, Any]
     if speed == "sync":
-        change = {"sync": backend.sync / factor}
+        change = {cost: getattr(backend, cost) / factor for cost in FIXED_COSTS}
+    else:
+        change = {speed: getattr(backend, speed) * factor}
     if speed == "compute":
         change["gemv"] = {weights: rate * factor for weights, rate in backend.gemv.items()}
     backends = {**device.backends, name: backend.model_copy(update=change)}

@@ -15,23 +15,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim import kernels
 from dipsim.analysis.verdict import MOST, Verdict, contenders, judge, rivals_of
 from dipsim.budget.plan import plan_budget, plan_page_cache
 from dipsim.errors import DipsimError
-from dipsim.flash.cost import InOrder, Placement
+from dipsim.flash.cost import Placement
 from dipsim.methods import build_method
 from dipsim.replay.active_sets import HELD_BYTES, ActiveSets
-from dipsim.replay.contender import CapacityByRow, Contender
+from dipsim.replay.contender import Contender
 from dipsim.replay.replay import Progress
-from dipsim.replay.traffic import Traffic, empty_traffic
+from dipsim.replay.traffic import Traffic
 from dipsim.result import Result, finite
-from dipsim.run import Run, behind_page_cache, replay_beside
+from dipsim.run import Run, behind_page_cache, count_dense, replay_beside
 from dipsim.settings import Settings
 from dipsim.timeline.closed import RESOURCES, Times
 from dipsim.timeline.steps import embedding_row_bytes
 from dipsim.timeline.timing import static_flash_reads, time_tokens, time_traffic
-from dipsim.trace.encoding import pack_sets
 from dipsim.units import BYTES
 
 NAMES = ("dense", "no_cache", "optimum")
@@ -142,7 +140,7 @@ def replay_held(run: Run, progress: Progress | None = None) -> tuple[Result, Sta
     Raises:
         DipsimError: as `replay` and `time_traffic`.
     """
-    short = run.sets.packed_bytes <= HELD_BYTES
+    short = run.sets.packed_bytes <= HELD_BYTES and not run.without_trace
     rivals = contenders(run, optional=True) if short else []
     uncached = _without_cache(run)
     beside = [*rivals, *([] if uncached is None else [uncached])]
@@ -219,7 +217,7 @@ def dense_beside(run: Run) -> Baseline | None:
         return None
     try:
         beside = _dense_run(run)
-        traffic = behind_page_cache(beside, _count_dense(beside, run.measured))
+        traffic = behind_page_cache(beside, count_dense(beside, run.measured))
         return Baseline.of(beside, traffic, *time_tokens(beside, traffic))
     except DipsimError:
         return None
@@ -262,47 +260,3 @@ def _dense_run(run: Run) -> Run:
         budget=budget,
         page_cache=plan_page_cache(run.device, placement, budget, settings.io),
     )
-
-
-def _count_dense(run: Run, measured: NDArray[np.bool_]) -> Traffic:
-    """Return the traffic of a run of which every token needs every unit.
-
-    A cache of C units hits C of them from the second token on: those that the token before left
-    there, as far as there is room for them.
-    """
-    actions, resets = run.sets.rows
-    rows = np.flatnonzero(actions >= kernels.COMMIT)
-    units, layers = run.method.groups[0].units, run.trace.layers
-    capacity = _capacity_of_rows(run)[rows]
-    left = np.concatenate([np.zeros_like(capacity[:1]), capacity[:-1]])
-    emptied = np.cumsum(resets)[rows]
-    left[1:][emptied[1:] > emptied[:-1]] = 0
-    hits = np.minimum(left, capacity)
-    traffic = empty_traffic(
-        len(actions),
-        run.method.groups,
-        run.budget.capacity,
-        measured,
-        run.sets.no_shares(),
-        keeps_missed=run.page_cache is not None,
-    )
-    traffic.active[rows], traffic.hits[rows], traffic.kept[rows] = units, hits, capacity - hits
-    for layer in range(layers):
-        place, costs = (rows, layer, 0), run.costs[layer][0]
-        assert isinstance(costs, InOrder), "what every token needs whole is read in order"
-        misses = units - hits[:, layer, 0]
-        traffic.reads[place] = costs.requests(misses)
-        traffic.moved[place], traffic.flash_seconds[place] = costs.price(misses)
-        if traffic.missed is not None:
-            beyond = np.arange(units) >= hits[:, layer, 0, None]
-            traffic.missed[rows, traffic.words_of(layer, 0)] = pack_sets(beyond)
-    return traffic
-
-
-def _capacity_of_rows(run: Run) -> NDArray[np.int64]:
-    """Return the units that the caches hold: [tokens, layers, groups]."""
-    capacity, tokens = run.capacity, len(run.tokens)
-    if isinstance(capacity, CapacityByRow):
-        by_row: NDArray[np.int64] = np.asarray(capacity.each)[capacity.row].astype(np.int64)
-        return by_row
-    return np.broadcast_to(run.budget.capacity, (tokens, *run.budget.capacity.shape))

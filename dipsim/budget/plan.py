@@ -48,6 +48,9 @@ def plan_budget(
     if model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
     static = _static(model, placement.method, settings.compat == "authors")
+    if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
+        stated = float(sets.trace.dense_bytes.sum())
+        static = Static(dense_parts=stated, head=static.head, norms=static.norms)
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
     cache = settings.cache_bytes()
     _check_capacity(device, dram, cache)

@@ -1,5 +1,6 @@
 """Inputs that many commands share: the device, the trace, the options that were given."""
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from dipsim.cli.output import say
@@ -20,7 +21,12 @@ def load_device(profile: Any, override: list[str] | None) -> "Profile":
 
     if profile is None:
         raise DipsimError(f"no profile: add --profile with one of {', '.join(profile_names())}")
-    return load_profile(profile, override or ())
+    with warnings.catch_warnings(record=True) as deprecations:
+        warnings.simplefilter("always", FutureWarning)
+        device = load_profile(profile, override or ())
+    for deprecation in deprecations:
+        say(f"warning: {deprecation.message}")
+    return device
 
 
 def open_trace(source: Any) -> "Trace":

@@ -29,6 +29,7 @@ _PANELS: dict[Concern, str] = {
     "budget": STAYS,
     "kv": STAYS,
     "storage": DEVICE,
+    "prompt": DEVICE,
     "caches": STAYS,
     "device": DEVICE,
     "flash": TIME,
@@ -180,6 +181,8 @@ BUDGET = _annotations("budget")
 """Sizes of one budget, likewise."""
 WHAT = _annotations("pruning", "calibration", "experts", "units")
 """Choice of what a token needs."""
+PROMPT = _annotations("prompt")
+"""The prompt of a run without a trace."""
 HOW = _annotations("replay", "trace", "draws")
 """Rules of the replay, and the part of the trace."""
 WHERE = _annotations("device", "storage", "caches", "pins", "flash", "comparison", "time")

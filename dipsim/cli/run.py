@@ -14,6 +14,7 @@ from dipsim.cli.options import (
     KV,
     METHOD,
     POLICY,
+    PROMPT,
     WHAT,
     WHERE,
     CalibrationOption,
@@ -39,8 +40,9 @@ TrustFiles = Annotated[
     "dipsim run smollm2-chat -p snapdragon8 --dram 60%",
     "dipsim run smollm2-chat -p paper-a18 --method dip-ca --gamma mlp_input=.5,glu=.2 "
     "--cache-fraction .6 --plot latency.png",
+    "dipsim run --model llama-3.2-1b -p snapdragon8 --method dense --depth 512",
 )
-@takes(METHOD, POLICY, BUDGET, KV, WHAT, HOW, WHERE)
+@takes(METHOD, POLICY, BUDGET, KV, WHAT, HOW, WHERE, PROMPT)
 @draws
 def run(
     trace: TraceArgument = None,
@@ -117,7 +119,8 @@ def run(
         report.plot(result, picture)
     if table is not None:
         report.write_csv(result, table)
-    for warning in [*hints.warnings(result), *opened.warnings]:
+    remarks = () if opened is None else opened.warnings
+    for warning in [*hints.warnings(result), *remarks]:
         warned.warn(warning)
     if as_json:
         hint = hints.hint(result, standing)
@@ -165,19 +168,17 @@ def _inputs(
     """Return trace, device, model and options: those given, else those of a saved run.
 
     Raises:
-        DipsimError: no trace, or a file that holds no run, or whose policy or method nobody trusts.
+        DipsimError: a file that holds no run, or whose policy or method nobody trusts.
     """
     if config is not None:
         from dipsim.repeat import read_config
 
         saved = read_config(config)
         options = saved.settings_with(options, trust_files=trust_files)
-        source = trace or saved.open_trace()
+        source = trace if trace is not None else saved.open_trace()
         return source, profile or saved.profile, model or saved.model, options
     if trust_files:
         raise DipsimError("--trust-files is for the policy or method of a --config: drop it")
-    if trace is None:
-        raise DipsimError("no trace: dipsim run TRACE --profile NAME (see dipsim run --help)")
     return trace, profile, model, options
 
 
@@ -200,7 +201,7 @@ def _prepared(
     attribution: bool,
     warned: _Warnings,
 ) -> tuple[Any, Any]:
-    """Return the trace and the run worked out, with all errors raised before the replay.
+    """Return the trace, if any, and the run worked out, with all errors raised before the replay.
 
     Args:
         known: a calibration, or None.
@@ -211,7 +212,7 @@ def _prepared(
     from dipsim.simulate import prepare
     from dipsim.trace import load_trace
 
-    opened = load_trace(source)
+    opened = None if source is None else load_trace(source)
     run = prepare(opened, device, model=geometry, **options)
     if known is not None:
         stages = [group.signal for group in run.method.groups]

@@ -8,6 +8,7 @@ from dipsim.hardware.load import (
     profile_names,
 )
 from dipsim.hardware.profile import (
+    FIXED_COSTS,
     STATED,
     Backend,
     Fit,
@@ -18,6 +19,7 @@ from dipsim.hardware.profile import (
 )
 
 __all__ = [
+    "FIXED_COSTS",
     "FOLDER",
     "STATED",
     "Backend",

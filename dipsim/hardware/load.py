@@ -5,6 +5,7 @@ numbers; a number that so changes, and comes without a source, is an estimate of
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def load_profile(
     data = _one_backend(data)
     for text in override_texts(overrides):
         data = _override(data, text)
+    data = _without_sync(data, where)
     try:
         return Profile.model_validate(data)
     except ValidationError as problem:
@@ -139,6 +141,36 @@ def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
         renamed = {"compute": "backends.default.compute"}
         data["sources"] = {renamed.get(key, key): value for key, value in sources.items()}
     return data
+
+
+def _without_sync(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """Read ``sync``, the cost per masked group of earlier versions, as ``per_layer``; warn of it.
+
+    A cost of a layer is what such numbers were measured as.
+    """
+    backends = data.get("backends")
+    if not isinstance(backends, Mapping):
+        return data  # validation refuses it
+    renamed: dict[str, Any] = {}
+    moved: dict[str, str] = {}
+    for name, backend in backends.items():
+        if isinstance(backend, Mapping) and "sync" in backend:
+            rest = {key: value for key, value in backend.items() if key != "sync"}
+            renamed[name] = {**rest, "per_layer": backend["sync"]}
+            moved[f"backends.{name}.sync"] = f"backends.{name}.per_layer"
+    if not moved:
+        return data
+    warnings.warn(
+        f"profile {where}: {', '.join(moved)} is deprecated and read as per_layer, which every "
+        "layer of every method pays: rename it; what choosing a mask takes is per_mask",
+        FutureWarning,
+        stacklevel=3,
+    )
+    sources = data.get("sources", {})
+    if isinstance(sources, Mapping):
+        kept = {key: value for key, value in sources.items() if key not in moved}
+        sources = kept | {moved[key]: sources[key] for key in moved if key in sources}
+    return {**data, "backends": {**backends, **renamed}, "sources": sources}
 
 
 def _extended(

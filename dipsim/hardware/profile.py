@@ -24,14 +24,17 @@ from dipsim.units import (
 )
 from dipsim.views import shortened
 
-Kind = Literal["measured", "vendor", "estimate"]
+Kind = Literal["measured", "vendor", "fitted", "estimate"]
 STATED = "stated by "
 """Beginning of the source of a number that came without one; who stated it follows."""
-TEXTS = ("name", "summary", "sources", "extends")
+TEXTS = ("name", "summary", "default", "sources", "extends")
 """Keys of a profile that are no numbers."""
+FIXED_COSTS = ("per_layer", "per_mask", "per_score")
+"""Keys of a backend that are costs however many bytes it uses."""
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
 """Share of a speed that is left: never none of it."""
+Spread = Annotated[float, Field(ge=0, le=20)]
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
 _LARGEST_PAGE = 2.0**30
 """Largest page of a read, in bytes: far above any real one."""
@@ -155,8 +158,14 @@ class Flash(_Section):
 
 
 class Backend(_Section):
-    """An engine on a compute unit; its numbers belong to the pair, not to the chip."""
+    """An engine on a compute unit; its numbers belong to the pair, not to the chip.
 
+    Its name begins with the unit: ``cpu``, or ``cpu-litert`` for a second engine on it.
+    """
+
+    engine: str | None = Field(
+        default=None, min_length=1, max_length=80, description="software that runs the model"
+    )
     gemv: Mapping[str, Bandwidth] = Field(
         default={}, description="matrix-vector rate in weight bytes/s, per weight format"
     )
@@ -164,8 +173,16 @@ class Backend(_Section):
         default=1.0, description="share of peak DRAM bandwidth reached"
     )
     compute: UnlimitedCompute = Field(default="unlimited", validate_default=True)
-    sync: Seconds = Field(
-        default="0 s", validate_default=True, description="fixed cost per masked group"
+    per_layer: Seconds = Field(
+        default="0 s",
+        validate_default=True,
+        description="fixed cost of a layer, and of the head: launches, barriers",
+    )
+    per_mask: Seconds = Field(
+        default="0 s", validate_default=True, description="fixed cost of choosing a mask"
+    )
+    per_score: Seconds = Field(
+        default="0 s", validate_default=True, description="cost of choosing a mask, per unit"
     )
     overlap_factor: Share = Field(
         default=0.0, description="share of reading that compute can hide, 0 to 1"
@@ -176,6 +193,10 @@ class Backend(_Section):
         description="rate of copying kept weights into the cache",
     )
     active_power: Watts | None = None
+
+    def mask_seconds(self, units: int) -> float:
+        """Return the seconds that choosing among ``units`` takes."""
+        return self.per_mask + self.per_score * units
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
@@ -219,11 +240,24 @@ class Energy(_Section):
 
 
 class Source(BaseModel):
-    """The origin of a number, and its kind, which says how far to trust it."""
+    """The origin of a number, and its kind, which says how far to trust it.
+
+    A fitted number names the published cases it was fitted to, by their ids among those of
+    ``dipsim validate``, and the median error of their times when it is fitted without the model of
+    the case.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
     kind: Kind
     origin: str = Field(alias="from", min_length=3)
+    spread: Spread | None = Field(
+        default=None,
+        description="nine of ten such numbers lie within a factor of 1 + spread; default: its kind",
+    )
+    cases: tuple[str, ...] = Field(default=(), description="cases that it was fitted to")
+    left_out: float | None = Field(
+        default=None, ge=0, le=10, description="median error of cases, their model left out"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -239,6 +273,9 @@ class Profile(_Section):
 
     name: str = Field(min_length=1)
     summary: str = ""
+    default: str = Field(
+        default="", description="why its first backend is the one that is used unless asked"
+    )
     dram: Dram
     flash: Flash
     backends: Mapping[str, Backend] = Field(min_length=1)

@@ -1,5 +1,6 @@
 """Models: their geometry, the bytes of every slice of weights, and the files that describe them."""
 
+from dipsim.model.formats import FORMAT_BITS, nearest_format, weight_format
 from dipsim.model.load import load_model, model_names
 from dipsim.model.weight_bytes import (
     ATTENTION,
@@ -15,6 +16,7 @@ from dipsim.model.weight_bytes import (
 __all__ = [
     "ATTENTION",
     "DEFAULT_BITS",
+    "FORMAT_BITS",
     "MATRICES",
     "MOST_BYTES",
     "Matrix",
@@ -23,4 +25,6 @@ __all__ = [
     "Slice",
     "load_model",
     "model_names",
+    "nearest_format",
+    "weight_format",
 ]

@@ -8,15 +8,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from dipsim import files
-from dipsim.errors import ModelError, first_problem, not_taken
+from dipsim.errors import ModelError, brief, first_problem, not_taken
 from dipsim.model import gguf, hf_config, hub
+from dipsim.model.formats import FORMAT_BITS, weight_format
 from dipsim.model.weight_bytes import Model
 
 FOLDER, SUFFIX = "model/presets", ".yaml"
 
 
 def load_model(
-    given: str | os.PathLike[str] | Mapping[str, Any] | Model, bits: float | None = None
+    given: str | os.PathLike[str] | Mapping[str, Any] | Model,
+    bits: float | None = None,
+    stored_as: str | None = None,
 ) -> Model:
     """Load a model by the name of a preset, from a file, or from a mapping of its geometry.
 
@@ -25,6 +28,8 @@ def load_model(
             a GGUF file (its header is read), or a mapping such as ``{"layers": 32, ...}``. A
             mapping of nothing but ``name`` (and ``bits`` or ``quant``) names a preset.
         bits: bits per weight, scales included, in place of the model's own storage.
+        stored_as: weight format, e.g. ``q4_0``, in place of the model's own; without ``bits`` it
+            takes its usual ones.
 
     Raises:
         ModelError: unknown name, unreadable file, unknown or missing key, impossible value.
@@ -40,13 +45,32 @@ def load_model(
     else:
         takes = "the name of a preset, a file, or a geometry such as {layers: 32, ...}"
         raise ModelError(not_taken("model", given, takes))
+    if stored_as is not None:
+        stored_as = weight_format(stored_as) or stored_as
+        bits = _usual_bits(stored_as) if bits is None else bits
     if bits is not None:
         data = {**data, "bits": bits}
         data.pop("quant", None)
+    if stored_as is not None:
+        data = {**data, "weight_format": stored_as}
     try:
         return Model.model_validate(data)
     except ValidationError as problem:
         raise ModelError(f"model {where}: {first_problem(problem)}") from None
+
+
+def _usual_bits(stored_as: str) -> float:
+    """Return the bits per weight of a format.
+
+    Raises:
+        ModelError: a format that dipsim does not know.
+    """
+    if stored_as not in FORMAT_BITS:
+        raise ModelError(
+            f"--weight-format {brief(stored_as)}: its bits are not known: add --bits, or give one "
+            f"of {', '.join(FORMAT_BITS)}"
+        )
+    return FORMAT_BITS[stored_as]
 
 
 def model_names() -> list[str]:

@@ -94,6 +94,9 @@ class Model(BaseModel):
     context: Positions | None = None
     bits: Bits = Field(default=DEFAULT_BITS, strict=True, description="bits per weight, in all")
     quant: Quant | None = None
+    weight_format: str | None = Field(
+        default=None, min_length=1, max_length=40, description="format of weights without a quant"
+    )
     weights: Literal["2:4"] | None = Field(
         default=None, description="two of every four weights of an MLP are kept"
     )
@@ -135,6 +138,11 @@ class Model(BaseModel):
         return f"Model {brief(self.name, 60)}: {size}, {BYTES.show(self.total_bytes)}"
 
     __str__ = __repr__
+
+    @property
+    def stored_as(self) -> str | None:
+        """Name of the format that the weights are stored in; None where nothing says it."""
+        return self.weight_format if self.quant is None else self.quant.format
 
     # Parameters
 
@@ -321,3 +329,29 @@ class Model(BaseModel):
         if self.window is not None:
             kept = kept + windowed * np.minimum(positions, self.window)
         return 2 * self.kv_heads * self.head_dim * kv_bits / 8 * kept
+
+    def attention_flops(self, tokens: Any, before: Any = 0) -> Any:
+        """Return the FLOP of a batch's attention: each token looks at those before it, and itself.
+
+        A query meets a key, and weighs its value, with 2 FLOP per element each. Layers with a
+        window look at the last ``window`` positions only.
+
+        Args:
+            tokens: of the batch; before: positions before it. The result has their shape.
+        """
+        many, first = np.asarray(tokens, np.float64), np.asarray(before, np.float64)
+        windowed = 0 if self.window is None else -(-self.layers // self.window_every)
+        pairs = (self.layers - windowed) * _pairs(many, first, np.inf)
+        if self.window is not None:
+            pairs = pairs + windowed * _pairs(many, first, float(self.window))
+        return 4.0 * self.heads * self.head_dim * pairs
+
+
+def _pairs(tokens: Any, before: Any, window: float) -> Any:
+    """Return the pairs of a query and a key of a batch, each query seeing ``window`` at most."""
+    growing = np.clip(window - before, 0, tokens)  # tokens that see all that came before
+    return (
+        growing * before
+        + growing * (growing + 1) / 2
+        + (tokens - growing) * np.minimum(window, 1e18)
+    )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
+from dipsim.timeline.closed import is_paper
 from dipsim.timeline.steps import Rates
 from dipsim.trace import PREFILL, Tokens
 
@@ -29,27 +30,40 @@ def prefill_seconds(
     tokens: NDArray[np.int64] | int,
     loaded: NDArray[np.float64] | None = None,
     used: NDArray[np.float64] | None = None,
+    before: NDArray[np.int64] | int = 0,
 ) -> Any:
-    """Return how long each batch takes: flash in order, then the slower of DRAM and compute.
+    """Return how long each batch takes: flash in order, then the slower of DRAM and compute, and
+    the fixed costs of the layers.
+
+    Compute is 2 FLOP per weight and token, and the attention's, which grows with the square of the
+    tokens. What is in DRAM is not read from flash.
 
     Args:
         tokens: of each batch, or of one.
         loaded, used: bytes of units read from flash, and used, float64[batches]; all of them unless
-            given.
+            given (none are read where all of them are in DRAM).
+        before: tokens before each batch, whose keys and values it reads.
 
     Returns:
         Seconds, float64 of the shape of ``tokens``.
     """
-    budget = run.budget
+    budget, backend = run.budget, run.backend
     # The authors count what is resident once, and what comes from flash once.
     resident = budget.static.total - budget.streamed
     in_use = budget.static.total + (budget.units_bytes if used is None else used)
     weights = resident if run.authors else in_use
-    parameters = 0 if run.model is None or run.authors else run.model.active_parameters
-    flops = 2.0 * parameters * np.asarray(tokens, np.float64)
-    from_flash = (budget.units_bytes if loaded is None else loaded) + budget.streamed
+    missing = 0.0 if budget.fits and not run.authors else budget.units_bytes
+    from_flash = (missing if loaded is None else loaded) + budget.streamed
     read = from_flash / run.flash.sequential_bandwidth
-    return read + np.maximum(weights / rate.dram, flops / rate.flops)
+    many = np.asarray(tokens, np.float64)
+    if run.authors:
+        return read + weights / rate.dram + 0.0 * many
+    flops, kv = 0.0 * many, 0.0 * many
+    if run.model is not None:
+        flops = 2.0 * run.model.active_parameters * many + run.model.attention_flops(many, before)
+        kv = run.model.kv_bytes(before, run.settings.kv_bits)
+    fixed = 0.0 if is_paper(run.settings.overlap) else backend.per_layer * (run.trace.layers + 1)
+    return read + fixed + np.maximum((weights + kv) / rate.dram, flops / rate.flops)
 
 
 def time_prefill(
@@ -77,7 +91,8 @@ def time_prefill(
         last = ends - 1
         loaded = traffic.moved[last].sum(axis=(1, 2))
         used = (traffic.active[last] * run.unit_bytes).sum(axis=(1, 2))
-    seconds = prefill_seconds(run, rate, ends - begins, loaded, used)
+    before = tokens.position[begins]
+    seconds = prefill_seconds(run, rate, ends - begins, loaded, used, before)
     firsts = seconds
     if not run.authors:
         inside = np.minimum(ends, len(tokens) - 1)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import Backend, Profile
-from dipsim.model import Model
+from dipsim.hardware import Profile
+from dipsim.model import nearest_format
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.settings import Overlap
+from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
 from dipsim.trace import PREFILL, Tokens
 
@@ -30,30 +30,37 @@ class Rates:
 
 def rates(run: Run) -> Rates:
     """Return how fast the backend of a run uses the model's weights."""
-    name = str(run.settings.backend)
-    return rates_of(run.device, name, run.backend, run.model, run.settings.overlap)
+    return rates_of(run.device, run.settings, run.stored_as, run.bytes_per_weight)
 
 
 def rates_of(
-    device: Profile, name: str, backend: Backend, model: Model | None, overlap: Overlap
+    device: Profile, settings: Settings, stored_as: str | None, bytes_per_weight: float
 ) -> Rates:
-    """Return how fast a backend uses a model's weights.
+    """Return how fast a backend uses weights.
 
-    A ``gemv`` entry for the model's weight format is a measured rate and decides; otherwise it is
-    the slower of DRAM and of 2 FLOP per weight. The paper's modes know only DRAM at its peak.
+    A ``gemv`` entry for the format that they are stored in is a measured rate and decides; where
+    nothing says the format, that of the entry nearest in bits is taken. Otherwise it is the slower
+    of DRAM and of 2 FLOP per weight. The paper's modes know only DRAM at its peak.
+
+    Args:
+        settings: ``backend`` and ``overlap`` are looked at.
+        stored_as: the weight format; None where nothing says it.
+        bytes_per_weight: scales included.
     """
-    peak, key = device.dram.bandwidth, f"backends.{name}"
-    if is_paper(overlap):
+    peak = device.dram.bandwidth
+    if is_paper(settings.overlap):
         return Rates(peak, peak, np.inf, False, ("dram.bandwidth",))
+    name, backend = device.backend(settings.backend)
+    key = f"backends.{name}"
     dram = backend.dram_efficiency * peak
-    used: tuple[str, ...] = ("dram.bandwidth", f"{key}.dram_efficiency")
-    quant = model.quant if model is not None else None
-    if quant is not None and quant.format in backend.gemv:
-        gemv = backend.gemv[quant.format]
-        return Rates(gemv, dram, backend.compute, True, (*used, f"{key}.gemv.{quant.format}"))
-    per_weight = model.bytes_per_weight if model is not None else 0.5
-    kernel = backend.compute * per_weight / 2
-    return Rates(min(dram, kernel), dram, backend.compute, kernel < dram, (*used, f"{key}.compute"))
+    entry = stored_as or nearest_format(8 * bytes_per_weight, backend.gemv)
+    if entry in backend.gemv:
+        gemv = backend.gemv[entry]
+        used = "dram.bandwidth", f"{key}.dram_efficiency", f"{key}.gemv.{entry}"
+        return Rates(gemv, dram, backend.compute, True, used)
+    kernel = backend.compute * bytes_per_weight / 2
+    used = "dram.bandwidth", f"{key}.dram_efficiency", f"{key}.compute"
+    return Rates(min(dram, kernel), dram, backend.compute, kernel < dram, used)
 
 
 def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -87,7 +94,8 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     """Yield the steps of the tokens ``rows``, in the order a token takes them.
 
     Per layer come weights and KV that every token reads, then the groups of the method; behind the
-    last layer comes the head.
+    last layer comes the head. Each layer, and the head, pays the backend's fixed cost; a group that
+    a mask chooses from, what choosing takes.
     """
     layers, groups = run.unit_bytes.shape
     static, nothing = run.budget.static, np.zeros(len(rows))
@@ -132,6 +140,7 @@ def _static_step(run: Run, rate: Rates, size: float, kv: NDArray[np.float64], pl
         miss=nothing + loaded / rate.weights,
         kv=kv,
         reads=nothing + flash.reads_in_order(loaded),
+        sync=run.backend.per_layer,
         static=True,
         moved=nothing + loaded,
         place=place,
@@ -145,14 +154,14 @@ def _group_step(
     layer, group = place
     size, nothing, early = run.unit_bytes[place], np.zeros(len(rows)), traffic.ahead
     copied = traffic.kept[rows, layer, group] * size
-    masked = run.method.groups[group].choice != "all"
+    chosen = run.method.groups[group]
     return Step(
         flash=traffic.flash_seconds[rows, layer, group],
         hit=traffic.hits[rows, layer, group] * size / rate.weights,
         miss=traffic.misses[rows, layer, group] * size / rate.weights,
         kv=nothing,
         reads=traffic.reads[rows, layer, group].astype(np.float64),
-        sync=run.backend.sync if masked else 0.0,
+        sync=0.0 if chosen.choice == "all" else run.backend.mask_seconds(chosen.units),
         management=copied / run.backend.cache_copy,
         moved=traffic.moved[rows, layer, group],
         copied=copied,

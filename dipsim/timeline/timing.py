@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.hardware import FIXED_COSTS
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
@@ -154,7 +155,8 @@ def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
     keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
     keys += [f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops")]
     if not is_paper(overlap):
-        keys += [f"{backend}.sync", f"{backend}.cache_copy"]
+        keys += [f"{backend}.{name}" for name in FIXED_COSTS]
+        keys.append(f"{backend}.cache_copy")
         keys.append("dram.background")
     if overlap in ("pipelined", "prefetch"):
         keys.append(f"{backend}.overlap_factor")

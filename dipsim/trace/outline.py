@@ -17,6 +17,9 @@ from dipsim.trace.encoding import Encoding
 from dipsim.trace.tokens import Tokens
 from dipsim.views import shortened
 
+_MOST_DENSE = 2.0**40
+"""Bytes of a layer that are believed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SignalOutline:
@@ -94,6 +97,43 @@ class Outline:
         """The value of ``meta.model``: a preset's name, a geometry, or None."""
         return self.meta.get("model")
 
+    @property
+    def weight_format(self) -> str | None:
+        """The weight format that ``meta.weight_format`` names; None where it names none."""
+        stated = self.meta.get("weight_format")
+        return stated[:40] if isinstance(stated, str) and stated else None
+
+    @property
+    def states_bytes(self) -> bool:
+        """True where the trace says what experts and the other weights of a layer take, as those
+        do that a runtime recorded."""
+        expert = self.signals.get("expert")
+        return expert is not None and "unit_bytes" in expert.declared and "dense_bytes" in self.meta
+
+    @property
+    def dense_bytes(self) -> NDArray[np.float64]:
+        """[layers] bytes of the weights that every token uses in a layer, by ``meta.dense_bytes``;
+        zeros where it states none.
+
+        Raises:
+            TraceError: not a number from 0 up for each layer.
+        """
+        stated = self.meta.get("dense_bytes")
+        if stated is None:
+            return np.zeros(self.layers)
+        values = stated if isinstance(stated, list) else [stated] * self.recorded_layers
+        plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if (
+            len(values) != self.recorded_layers
+            or not plain
+            or not all(0 <= value <= _MOST_DENSE for value in values)
+        ):
+            raise TraceError(
+                f"{self.name}: meta.dense_bytes must be a number from 0 to {_MOST_DENSE:g}, or "
+                f"{self.recorded_layers} of them, one per layer"
+            )
+        return np.array(values, np.float64)[self.first_layer :][: self.layers]
+
     def of_tokens(self, name: str, tokens: Tokens) -> "Outline":
         """Return the outline of other tokens of the same model, which has no values."""
         return Outline(
@@ -164,6 +204,11 @@ class Outline:
         """
         _check_range("layers", start, stop, self.layers)
         return replace(self, layers=stop - start, first_layer=self.first_layer + start)
+
+    def deeper(self, tokens: int) -> Self:
+        """Return the trace with ``tokens`` more tokens before each of its sequences."""
+        rows = Tokens(self.rows.phase, self.rows.sequence, self.rows.position + tokens)
+        return replace(self, rows=rows) if tokens else self
 
     def clustered(self, size: int) -> Self:
         """Return the trace with every ``size`` neighbouring units of a signal read as one.

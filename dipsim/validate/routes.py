@@ -22,12 +22,10 @@ from dipsim.hardware import Profile
 from dipsim.run import replay as replay_run
 from dipsim.simulate import prepare
 from dipsim.timeline.closed import FLASH, Step, token_times
-from dipsim.timeline.steps import rates_of
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
 from dipsim.validate.fit import search
 from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
-from dipsim.validate.work import using
 
 PROFILE = "oneplus15r"
 """Name of the phone's profile."""
@@ -119,26 +117,25 @@ def predict(replay: Replay, speeds: Speeds) -> dict[str, Floats]:
     """Return stall, mgmt, io and wall, float64[tokens] milliseconds, by dipsim's rule of a step.
 
     Copies into the cache are made while further reads are under way, so reads hide behind them as
-    behind the use of weights. The profile's sync counts as stall in layers that read, else as
-    compute.
+    behind the use of weights. The profile's cost of a layer counts as stall in layers that read,
+    else as compute.
     """
-    name, backend = replay.device.backend()
-    engine, model = using(backend, speeds.gemv)
-    rate = rates_of(replay.device, name, engine, model, "pipelined")
+    _, backend = replay.device.backend()
     flash = replay.flash / speeds.flash
     copied = replay.kept_bytes / speeds.cache_copy
-    hit, miss = replay.hit_bytes / rate.weights, replay.miss_bytes / rate.weights
+    hit, miss = replay.hit_bytes / speeds.gemv, replay.miss_bytes / speeds.gemv
     nothing = np.zeros(len(hit))
     steps = [
         Step(flash[:, i], (hit + copied)[:, i], miss[:, i], nothing, replay.requests[:, i])
         for i in range(hit.shape[1])
     ]
     a = speeds.overlap_factor
-    exposed = token_times(steps, len(hit), "pipelined", a, rate.compute_bound).exposed[:, FLASH]
+    exposed = token_times(steps, len(hit), "pipelined", a, True).exposed[:, FLASH]
     waits = (replay.requests > 0).sum(axis=1)
-    stall = exposed + backend.sync * waits
-    compute = replay.dense.sum() / rate.weights + (hit + miss).sum(axis=1)
-    compute += backend.sync * (hit.shape[1] - waits)
+    fixed = backend.per_layer
+    stall = exposed + fixed * waits
+    compute = replay.dense.sum() / speeds.gemv + (hit + miss).sum(axis=1)
+    compute += fixed * (hit.shape[1] - waits)
     management = copied.sum(axis=1)
     lanes = replay.device.flash.lanes
     return {

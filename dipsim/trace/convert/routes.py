@@ -18,6 +18,7 @@ import numpy as np
 
 from dipsim.errors import TraceError
 from dipsim.files import refuse_same
+from dipsim.model import weight_format
 from dipsim.trace.tokens import DECODE
 from dipsim.trace.writer import TraceWriter
 
@@ -107,7 +108,9 @@ def import_routes(
 
 
 def _meta(path: Path, preamble: Preamble) -> dict[str, Any]:
+    stored_as = weight_format(preamble.model)
     return {
+        **({} if stored_as is None else {"weight_format": stored_as}),
         "source": f"route_trace v1 {path.name}: {preamble.model} ({preamble.arch})",
         "experts_per_token": preamble.per_token,
         "dense_bytes": list(preamble.dense_bytes),
