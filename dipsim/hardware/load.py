@@ -182,9 +182,33 @@ def _extended(
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    parent = _read(base, seen, beside)
+    parent, data = _taken_away(_read(base, seen, beside), data)
     changed = _changed(parent, data)
     return _sourced(_merged(_without_rivals(parent, data), data), changed, where)
+
+
+def _taken_away(
+    base: dict[str, Any], change: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return both without the backends that ``change`` states as null, and without their sources.
+
+    A phone that extends another's profile so does without an engine that it does not have.
+    """
+    backends, known = change.get("backends"), base.get("backends")
+    if not isinstance(backends, dict) or not isinstance(known, dict):
+        return base, change
+    gone = [name for name, backend in backends.items() if backend is None and name in known]
+    if not gone:
+        return base, change
+    prefixes_gone = tuple(f"backends.{name}" for name in gone)
+    kept = {name: backend for name, backend in known.items() if name not in gone}
+    sources = {
+        key: source
+        for key, source in base.get("sources", {}).items()
+        if ".".join(str(key).split(".")[:2]) not in prefixes_gone
+    }
+    left = {name: backend for name, backend in backends.items() if name not in gone}
+    return {**base, "backends": kept, "sources": sources}, {**change, "backends": left}
 
 
 def _changed(base: Mapping[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -1,89 +1,151 @@
-"""Fits of a few bounded parameters to measured times, and the trivial predictors beside them.
+"""Fits of a profile's numbers to published cases, so that a case's own model can be left out.
 
-All minimise squared relative (or logarithmic) errors over the same cases.
+Numbers of a backend that are marked ``fitted`` name the cases they were fitted to. The time of such
+a case is linear in the backend's costs and in the inverses of its rates; the fit minimises the sum
+of the absolute logarithms of predicted / measured time, in which one odd measurement weighs as much
+as any other.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dipsim.validate.work import DeviceParameter, Work
+from dipsim.hardware import FIXED_COSTS, Profile
+from dipsim.validate.runs import CaseRun
 
-_FIRST_STEP, _LAST_STEP = 0.25, 1e-7
+_ROUNDS, _FLOOR = 200, 0.02
+_STEP = 0.3
+"""Largest change of a logarithm in a round."""
+_MATTERS = 1e-3
+"""Share of a case's time from which a number is told by it."""
 
 
-def search(loss: Callable[[Sequence[float]], float], dimensions: int) -> list[float]:
-    """Return the point of the unit cube with the least ``loss``.
+class Fitted(NamedTuple):
+    """A number of a backend that was fitted to cases."""
 
-    It is Hooke and Jeeves' pattern search, from the middle, for smooth losses of one or two
-    parameters: try a step along each axis; as long as that helps, leap on in the same direction;
-    if it does not, take smaller steps.
+    key: str
+    """E.g. ``gemv.q4_0`` or ``per_layer``."""
+    cases: tuple[str, ...]
+
+
+class Evidence(NamedTuple):
+    """A case that numbers of a backend are fitted to: seconds it took, and what dipsim makes of it."""
+
+    model: str
+    took: float
+    """Measured seconds."""
+    seconds: float
+    """Seconds that dipsim says with the shipped numbers."""
+    terms: Mapping[str, float]
+    """Per number, those of them that are in proportion to it: to a cost, or to the inverse of a
+    rate."""
+
+
+def fitted_numbers(profile: Profile, backend: str) -> list[Fitted]:
+    """Return the numbers of a backend that are marked as fitted to cases."""
+    prefix = f"backends.{backend}."
+    numbers = []
+    for path, _ in profile.numbers():
+        source = profile.source(path) if path.startswith(prefix) else None
+        if source is not None and source.kind == "fitted" and source.cases:
+            numbers.append(Fitted(path.removeprefix(prefix), source.cases))
+    return numbers
+
+
+def with_number(profile: Profile, backend: str, key: str, value: float) -> Profile:
+    """Return the profile with another value of one of a backend's numbers."""
+    old = profile.backends[backend]
+    if key.startswith("gemv."):
+        name = key.removeprefix("gemv.")
+        new = old.model_copy(update={"gemv": {**old.gemv, name: value}})
+    else:
+        new = old.model_copy(update={key: value})
+    return profile.model_copy(update={"backends": {**profile.backends, backend: new}})
+
+
+def value_of(profile: Profile, backend: str, key: str) -> float:
+    """Return one of a backend's numbers."""
+    section = profile.backends[backend]
+    return float(
+        section.gemv[key.removeprefix("gemv.")]
+        if key.startswith("gemv.")
+        else getattr(section, key)
+    )
+
+
+def terms_of(
+    profile: Profile, backend: str, keys: Sequence[str], run: CaseRun
+) -> tuple[float, dict[str, float]]:
+    """Return the seconds of a case, and per key those of them that are in proportion to it."""
+    seconds = run.on(profile).seconds()
+    terms = {}
+    for key in keys:
+        value = value_of(profile, backend, key)
+        slower = value * 2 if key in FIXED_COSTS else value / 2
+        terms[key] = run.on(with_number(profile, backend, key, slower)).seconds() - seconds
+    return seconds, terms
+
+
+def tells(seconds: float, term: float) -> bool:
+    """Return whether a case of so many seconds tells a number that ``term`` of them are due to."""
+    return term > _MATTERS * seconds
+
+
+def refit(
+    profile: Profile, backend: str, numbers: Sequence[Fitted], evidence: Sequence[Evidence]
+) -> tuple[Profile, tuple[str, ...]]:
+    """Fit numbers of a backend to some of the cases they were fitted to.
+
+    Args:
+        numbers: of `fitted_numbers`.
+        evidence: cases that are left.
+
+    Returns:
+        The profile with the new numbers, and the keys that no case was left for. A rate of a
+        format without cases takes the mean of the engine's other rates that have some.
     """
-    best, step = [0.5] * dimensions, _FIRST_STEP
-    least = loss(best)
-
-    def around(start: list[float], value: float) -> tuple[list[float], float]:
-        for axis in range(dimensions):
-            for change in (step, -step):
-                point = list(start)
-                point[axis] = min(1.0, max(0.0, point[axis] + change))
-                point_loss = loss(point)
-                if point_loss < value:
-                    start, value = point, point_loss
-                    break
-        return start, value
-
-    while step > _LAST_STEP:
-        better, value = around(best, least)
-        if value >= least:
-            step /= 4
-        while value < least:
-            leap = [min(1.0, max(0.0, 2 * x - y)) for x, y in zip(better, best, strict=True)]
-            best, least = better, value
-            better, value = around(leap, loss(leap))
-    return best
+    keys = [number.key for number in numbers]
+    told = [key for key in keys if any(tells(case.seconds, case.terms[key]) for case in evidence)]
+    if not told:
+        return profile, tuple(keys)
+    terms = np.array([[case.terms[key] for key in told] for case in evidence])
+    rest = np.array([case.seconds for case in evidence]) - terms.sum(axis=1)
+    took = np.array([case.took for case in evidence])
+    for key, scale in zip(told, _least_errors(terms, rest, took), strict=True):
+        value = value_of(profile, backend, key)
+        better = value * scale if key in FIXED_COSTS else value / scale
+        profile = with_number(profile, backend, key, float(better))
+    rates = [value_of(profile, backend, key) for key in told if key.startswith("gemv.")]
+    for key in keys:
+        if key not in told and key.startswith("gemv.") and rates:
+            profile = with_number(profile, backend, key, geometric_mean(rates))
+            told.append(key)
+    return profile, tuple(key for key in keys if key not in told)
 
 
-def fit(works: Sequence[Work], seconds: Sequence[float]) -> Mapping[str, float]:
-    """Fit the parameters that ``works`` share to their measured seconds per token.
+def _least_errors(
+    terms: NDArray[np.float64], rest: NDArray[np.float64], took: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return scales s > 0 that minimise the sum of |log((rest + terms s) / took)|.
 
-    The fit minimises the sum of squared logarithms of predicted / measured.
+    Each round solves the least squares of the linearised problem, weighted by the inverses of the
+    errors, for the logarithms of the scales.
+
+    Args:
+        terms: float64[cases, keys] seconds; rest, took: float64[cases] seconds.
     """
-    used = list(dict.fromkeys(parameter for work in works for parameter in work.parameters))
-
-    def values(point: Sequence[float]) -> dict[str, float]:
-        return {p.name: _scaled(p, x) for p, x in zip(used, point, strict=True)}
-
-    def loss(point: Sequence[float]) -> float:
-        trial = values(point)
-        errors = (
-            math.log(work.seconds(trial) / took) for work, took in zip(works, seconds, strict=True)
-        )
-        return sum(error * error for error in errors)
-
-    return values(search(loss, len(used)))
-
-
-def _scaled(parameter: DeviceParameter, x: float) -> float:
-    """Map x in 0..1 to the parameter's range, low..high."""
-    _, _, low, high, log = parameter
-    return low * (high / low) ** x if log else low + (high - low) * x
-
-
-def constant(seconds: Sequence[float]) -> float:
-    """Return the geometric mean of other cases: the predictor that ignores the run."""
-    return math.exp(sum(map(math.log, seconds)) / len(seconds))
-
-
-def line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """Return (a, b) of the line seconds = a + b bytes with the least squared relative error.
-
-    The line goes through the origin if all sizes are equal.
-    """
-    size, took = np.array(sizes), np.array(seconds)
-    terms = np.stack([np.ones_like(size), size / size.max()], axis=1) / took[:, None]
-    if np.ptp(size) == 0:
-        return 0.0, constant(seconds) / float(size[0])
-    a, b = np.linalg.lstsq(terms, np.ones_like(took), rcond=None)[0]
-    return float(a), float(b / size.max())
+    scales = np.ones(terms.shape[1])
+    for _ in range(_ROUNDS):
+        predicted = rest + terms @ scales
+        errors = np.log(predicted / took)
+        slopes = terms * scales / predicted[:, None]
+        weights = 1 / np.maximum(np.abs(errors), _FLOOR)
+        normal = slopes.T @ (weights[:, None] * slopes) + 1e-9 * np.eye(len(scales))
+        change = np.linalg.solve(normal, -slopes.T @ (weights * errors))
+        scales = scales * np.exp(np.clip(change, -_STEP, _STEP))
+        if np.abs(change).max() < 1e-9:
+            break
+    return scales

@@ -1,178 +1,387 @@
-"""Leave-one-out: every case is predicted with parameters fitted on the other cases of its key."""
+"""Predictions of published cases, each without its own model in any fit, held against measurements.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+A case that no number was fitted to is predicted with the shipped numbers. One whose model was among
+those that numbers of its backend were fitted to is predicted with these fitted anew without it;
+where nothing is left to fit them to, it is told and not counted.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
-from dipsim.validate.cases import Cases
-from dipsim.validate.fit import constant, fit, line
-from dipsim.validate.setups import (
-    GROUPS,
-    CaseGroup,
-    Setup,
-    explanation_of,
-    reason_against,
-    setup_of,
+from dipsim.errors import DipsimError
+from dipsim.hardware import Profile
+from dipsim.validate.cases import UNITS, Case, Cases
+from dipsim.validate.devices import profile_of, shipped
+from dipsim.validate.fit import (
+    Evidence,
+    Fitted,
+    fitted_numbers,
+    refit,
+    tells,
+    terms_of,
+    value_of,
+    with_number,
 )
+from dipsim.validate.predictors import PREDICTORS, Bytes, bytes_of, trivial
+from dipsim.validate.runs import CaseRun, Prediction, run_of
 
-PREDICTORS = ("dipsim", "constant", "line")
+BANDS = ((0.0, 1e9, "below 1 B"), (1e9, 2e9, "1 to 2 B"), (2e9, math.inf, "2 B and more"))
+"""Sizes of models, in parameters, and their names."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A case with its predictions and its measured time."""
+    """A case with its prediction and its measured figure, both in the unit of the case."""
 
-    case: str
-    device: str
-    key: str
-    fitted_on: tuple[str, ...]
-    """Ids of the cases that its parameters were fitted on; its own among them if it is `fitted`."""
-    parameters: Mapping[str, float]
-    seconds: Mapping[str, float]
-    """Predicted seconds per token, by predictor; a fitted case has dipsim's alone."""
-    measured: float
-    """Measured seconds per token."""
+    case: Case
+    measured: float | None
+    prediction: Prediction | None = None
+    """Without its model in any fit; None where it is not predicted."""
+    prints: float | None = None
+    """What `run` prints: the same with the shipped numbers."""
+    counted: bool = False
+    why: str = ""
+    """Why it is not counted or not predicted; what else a reader must know."""
+    profile: str = ""
+    backend: str = ""
+    model: str = ""
+    parameters: float = 0.0
+    bytes: Bytes | None = None
+    trivial: Mapping[str, float] = field(default_factory=dict)
+    """Figures of the trivial predictors."""
+
+    def error(self, figure: float | None = None) -> float:
+        """Return the relative error of the time: predicted / measured - 1, of the prediction or of
+        another figure."""
+        assert self.measured is not None
+        assert self.prediction is not None
+        ratio = (self.prediction.value if figure is None else figure) / self.measured
+        return (1 / ratio if UNITS[self.case.unit][1] < 0 else ratio) - 1
 
     @property
-    def fitted(self) -> bool:
-        """True if its own time was used in the fit: it then proves nothing and is not counted."""
-        return self.case in self.fitted_on
+    def covered(self) -> bool:
+        """True if the measured figure lies within the interval."""
+        assert self.measured is not None
+        assert self.prediction is not None
+        return self.prediction.low <= self.measured <= self.prediction.high
 
-    def error(self, predictor: str = "dipsim") -> float:
-        """Return the relative error: predicted / measured - 1."""
-        return self.seconds[predictor] / self.measured - 1
-
-    def factor(self, predictor: str = "dipsim") -> float:
-        """Return the factor by which the prediction is too long or too short, at least 1."""
-        ratio = self.seconds[predictor] / self.measured
-        return max(ratio, 1 / ratio) if ratio > 0 else float("inf")
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, of figures in the unit of the case."""
+        predicted = self.prediction
+        return {
+            "id": self.case.id,
+            "kind": self.case.kind,
+            "profile": self.profile or None,
+            "backend": self.backend or None,
+            "unit": self.case.unit,
+            "predicted": predicted and predicted.value,
+            "measured": self.measured,
+            "low": predicted and predicted.low,
+            "high": predicted and predicted.high,
+            "run_prints": self.prints,
+            "counted": self.counted,
+            "why": self.why,
+            "trivial": dict(self.trivial),
+        }
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The judged cases of a group."""
+    """Counted cases that are judged together."""
 
-    group: CaseGroup
+    name: str
     cases: tuple[Judged, ...]
 
     @cached_property
-    def counted(self) -> tuple[Judged, ...]:
-        """Cases that were predicted from other cases."""
-        return tuple(case for case in self.cases if not case.fitted)
-
-    def off(self, case: Judged, predictor: str = "dipsim") -> float:
-        """Return the error of a prediction, as a factor or relative, like the group's bar."""
-        return case.factor(predictor) if self.group.factor else abs(case.error(predictor))
-
-    def median(self, predictor: str = "dipsim") -> float | None:
-        """Return the median of `off` over the counted cases; None without any."""
-        errors = [self.off(case, predictor) for case in self.counted if predictor in case.seconds]
-        return median(errors) if errors else None
+    def errors(self) -> list[float]:
+        """Relative errors of the times."""
+        return [case.error() for case in self.cases]
 
     @property
-    def misses(self) -> tuple[Judged, ...]:
-        """Counted cases outside the bar."""
-        return tuple(case for case in self.counted if self.off(case) > self.group.bar)
+    def median(self) -> float:
+        """Median of the absolute errors."""
+        return median(map(abs, self.errors))
 
-    def by_key(self) -> dict[str, "GroupResult"]:
-        """Return the counted cases, divided by their keys."""
-        keys = dict.fromkeys(case.key for case in self.counted)
-        return {
-            key: GroupResult(self.group, tuple(case for case in self.counted if case.key == key))
-            for key in keys
-        }
+    @property
+    def signed_median(self) -> float:
+        """Median of the errors: above 0 where predicted times are too long."""
+        return median(self.errors)
+
+    @property
+    def worst(self) -> Judged:
+        """The case that is furthest off, as a factor."""
+        return max(self.cases, key=lambda case: abs(math.log1p(case.error())))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the measured figures that lie within their intervals."""
+        return sum(case.covered for case in self.cases) / len(self.cases)
+
+    @property
+    def width(self) -> float:
+        """Median of high / low of the intervals."""
+        bounds = [case.prediction for case in self.cases if case.prediction is not None]
+        return median(bound.high / bound.low for bound in bounds)
+
+    def trivial_median(self, predictor: str) -> tuple[int, float] | None:
+        """Return how many cases a trivial predictor predicts, and its median absolute error; None
+        for none."""
+        errors = [
+            abs(case.error(case.trivial[predictor]))
+            for case in self.cases
+            if predictor in case.trivial
+        ]
+        return (len(errors), median(errors)) if errors else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
+        baselines = {name: self.trivial_median(name) for name in PREDICTORS}
         return {
-            "name": self.group.name,
-            "bar": self.group.bar,
-            "bar_is": "factor" if self.group.factor else "relative error",
-            "target": self.group.target,
-            "counted": len(self.counted),
-            "fitted": len(self.cases) - len(self.counted),
-            "median": {name: self.median(name) for name in PREDICTORS},
-            "cases": [
-                {
-                    "case": case.case,
-                    "key": case.key,
-                    "fitted": case.fitted,
-                    "fitted_on": list(case.fitted_on),
-                    "parameters": dict(case.parameters),
-                    "predicted_s": dict(case.seconds),
-                    "measured_s": case.measured,
-                    "error": case.error(),
-                    "explained": explanation_of(case.case) if case in self.misses else None,
-                }
-                for case in self.cases
-            ],
+            "name": self.name,
+            "n": len(self.cases),
+            "median": self.median,
+            "worst": self.worst.error(),
+            "worst_case": self.worst.case.id,
+            "signed_median": self.signed_median,
+            "coverage": self.coverage,
+            "width": self.width,
+            "trivial": {
+                name: None if found is None else {"n": found[0], "median": found[1]}
+                for name, found in baselines.items()
+            },
         }
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Predictions of all cases that can be predicted, and the reasons against the others."""
+    """All cases of a file, judged."""
 
-    groups: tuple[GroupResult, ...]
-    not_applicable: Mapping[str, str]
-    """Reason by the id of the case."""
+    cases: tuple[Judged, ...]
+
+    @cached_property
+    def counted(self) -> tuple[Judged, ...]:
+        """Cases whose prediction counts."""
+        return tuple(case for case in self.cases if case.counted)
+
+    @cached_property
+    def groups(self) -> tuple[GroupResult, ...]:
+        """Groups of counted cases: by kind, then decoding by size, and by engine and format."""
+        decode = [case for case in self.counted if case.case.kind == "decode"]
+        by_kind = self._grouped(self.counted, lambda case: case.case.kind)
+        by_size = self._grouped(decode, _band_of)
+        by_engine = self._grouped(self.counted, _setup_of)
+        order = {name: place for place, (_, _, name) in enumerate(BANDS)}
+        by_size = sorted(by_size, key=lambda group: order[group.name.removeprefix("decode, ")])
+        return (*by_kind, *by_size, *by_engine)
 
     def group(self, name: str) -> GroupResult | None:
-        """Return the group called ``name``; None if it has no case."""
-        return next((result for result in self.groups if result.group.name == name), None)
+        """Return a group by its name; None if no counted case belongs to it."""
+        return next((group for group in self.groups if group.name == name), None)
+
+    @staticmethod
+    def _grouped(cases: Iterable[Judged], name_of: Callable[[Judged], str]) -> list[GroupResult]:
+        members: dict[str, list[Judged]] = {}
+        for case in cases:
+            members.setdefault(name_of(case), []).append(case)
+        return [GroupResult(name, tuple(some)) for name, some in members.items()]
+
+
+def _band_of(case: Judged) -> str:
+    """Return the group of a case by the size of its model."""
+    name = next(name for low, high, name in BANDS if low <= case.parameters < high)
+    return f"decode, {name}"
+
+
+def _setup_of(case: Judged) -> str:
+    """Return the group of a case by kind, profile, backend and format."""
+    kind, stored = case.case.kind, case.case.stored_as or "any format"
+    return f"{kind}, {case.profile} {case.backend}, {stored}"
 
 
 def judge(cases: Cases) -> Validation:
-    """Predict every case for which there is a rule and a measured time.
+    """Predict every case for which there is a profile and a rule.
 
     Raises:
-        DipsimError: a case lacks a figure that its prediction needs.
+        DipsimError: a case names a profile that does not exist, or figures that make no sense.
     """
-    setups, reasons = [], {}
-    for case in cases.facts:
-        reason = reason_against(case)
-        if reason is None and case.id not in cases.seconds:
-            reason = "no time was measured"
-        if reason is None:
-            setups.append(setup_of(case))
-        else:
-            reasons[case.id] = reason
-    groups = []
-    for group in GROUPS:
-        members = [setup for setup in setups if setup.group == group.name]
-        if members:
-            judged = tuple(_judged(setup, members, group, cases.seconds) for setup in members)
-            groups.append(GroupResult(group, judged))
-    return Validation(tuple(groups), reasons)
+    predictor = _Predictor(cases.models)
+    judged = [
+        replace(predictor.judged(case), case=case, measured=cases.measured.get(case.id))
+        for case in cases.facts
+    ]
+    return Validation(tuple(_with_trivial([_if_measured(case) for case in judged])))
 
 
-def _judged(
-    setup: Setup, members: Sequence[Setup], group: CaseGroup, seconds: Mapping[str, float]
-) -> Judged:
-    """Predict a case with parameters fitted on the others of its key.
+def _if_measured(judged: Judged) -> Judged:
+    """Return a case that counts only where a figure was measured."""
+    if judged.measured is not None or not judged.counted:
+        return judged
+    return replace(judged, counted=False, why="nothing was measured")
 
-    Where they do not determine all its parameters, its own time is used in the fit as well.
+
+class _Predictor:
+    """Predictions of cases; equal work is predicted once, and fits are kept.
+
+    Args:
+        models: geometries that a file of cases states.
     """
-    case_id = setup.case.id
-    others = [other for other in members if other.key == setup.key and other.case.id != case_id]
-    known = {parameter for other in others for parameter in other.work.parameters}
-    fitted = not known.issuperset(setup.work.parameters)
-    used = [*others, setup] if fitted else others
-    took = [seconds[member.case.id] for member in used]
-    parameters = fit([member.work for member in used], took)
-    predicted = {"dipsim": setup.work.seconds(parameters)}
-    if others and not fitted:
-        a, b = line([other.case.bytes_of(group.bytes_of) for other in others], took)
-        predicted["constant"] = constant(took)
-        predicted["line"] = a + b * setup.case.bytes_of(group.bytes_of)
-    return Judged(
-        case=case_id,
-        device=setup.case.device,
-        key=setup.key,
-        fitted_on=tuple(member.case.id for member in used) if setup.work.parameters else (),
-        parameters=parameters,
-        seconds=predicted,
-        measured=seconds[case_id],
-    )
+
+    def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        self._models = models
+        self._known: dict[str, Judged] = {}
+        self._without: dict[tuple[str, str, str], tuple[Profile, tuple[str, ...]]] = {}
+        self._evidence: dict[tuple[str, str], list[Evidence]] = {}
+
+    def judged(self, case: Case) -> Judged:
+        """Return a case with its prediction, without its measured figure."""
+        work = case.model_dump_json(exclude={"id", "source", "note"})
+        if work not in self._known:
+            self._known[work] = self._judged(case)
+        return self._known[work]
+
+    def _judged(self, case: Case) -> Judged:
+        judged = Judged(case, None)
+        if case.not_predicted:
+            return replace(judged, why=case.not_predicted)
+        profile = profile_of(case)
+        if profile is None:
+            return replace(judged, why="no profile of its device")
+        try:
+            made = run_of(case, profile, self._models)
+        except DipsimError as problem:
+            made = str(problem)
+        if isinstance(made, str):
+            return replace(judged, why=made, profile=profile.name)
+        shipped_figure = made.predict()
+        judged = replace(
+            judged,
+            prediction=shipped_figure,
+            prints=shipped_figure.value,
+            profile=profile.name,
+            backend=str(made.run.settings.backend),
+            model=_label(case),
+            parameters=_parameters(made),
+            bytes=bytes_of(made),
+            counted=True,
+            why="" if made.same_engine else "no numbers of its engine: another's on the same unit",
+        )
+        return self._left_out(judged, made, profile)
+
+    def _left_out(self, judged: Judged, made: CaseRun, profile: Profile) -> Judged:
+        """Return a case predicted without its model where that was in a fit it rests on."""
+        backend, model = judged.backend, judged.model
+        numbers = [each for each in fitted_numbers(profile, backend) if _rests_on(each, model)]
+        seconds, terms = terms_of(profile, backend, [each.key for each in numbers], made)
+        told = [key for key, term in terms.items() if tells(seconds, term)]
+        if not told:
+            return judged
+        device, missing = self._refitted(profile, backend, model)
+        if set(told) & set(missing):
+            why = "the only model that numbers of its backend were fitted to"
+            return replace(judged, counted=False, why=why)
+        return replace(judged, prediction=made.on(device).predict())
+
+    def _refitted(
+        self, profile: Profile, backend: str, model: str
+    ) -> tuple[Profile, tuple[str, ...]]:
+        """Return the profile with a backend's numbers fitted without a model, and the keys of
+        those that nothing is left for.
+
+        A rate of prompts without cases takes that of the other engines on the same unit.
+        """
+        key = (profile.name, backend, model)
+        if key not in self._without:
+            numbers = fitted_numbers(profile, backend)
+            others = self._others(profile, backend, model)
+            fitted, missing = refit(profile, backend, numbers, others)
+            borrowed = self._borrowed(profile, backend, model) if "compute" in missing else None
+            if borrowed is not None:
+                fitted = with_number(fitted, backend, "compute", borrowed)
+                missing = tuple(name for name in missing if name != "compute")
+            self._without[key] = fitted, missing
+        return self._without[key]
+
+    def _borrowed(self, profile: Profile, backend: str, model: str) -> float | None:
+        """Return the rate of prompts of the other engines on the same unit, fitted without a
+        model; None where nothing is left for it either."""
+        rates = []
+        for other in profile.backends:
+            same_unit = other.split("-")[0] == backend.split("-")[0]
+            numbers = fitted_numbers(profile, other)
+            if other == backend or not same_unit or "compute" not in {n.key for n in numbers}:
+                continue
+            others = self._others(profile, other, model)
+            fitted, missing = refit(profile, other, numbers, others)
+            rates += [] if "compute" in missing else [value_of(fitted, other, "compute")]
+        return geometric_mean(rates) if rates else None
+
+    def _others(self, profile: Profile, backend: str, model: str) -> list[Evidence]:
+        """Return the cases of other models that numbers of a backend were fitted to."""
+        key = (profile.name, backend)
+        if key not in self._evidence:
+            self._evidence[key] = evidence_of(profile, backend)
+        return [case for case in self._evidence[key] if case.model != model]
+
+
+def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
+    """Return the shipped cases that the numbers of a backend were fitted to."""
+    numbers, known = fitted_numbers(profile, backend), shipped()
+    wanted = {name for number in numbers for name in number.cases}
+    evidence = []
+    for case in known.facts:
+        made = run_of(case, profile, known.models) if case.id in wanted else ""
+        if isinstance(made, str):
+            continue
+        seconds, terms = terms_of(profile, backend, [number.key for number in numbers], made)
+        took = _in_seconds(case, known.measured[case.id])
+        evidence.append(Evidence(_label(case), took, seconds, terms))
+    return evidence
+
+
+def _rests_on(number: Fitted, model: str) -> bool:
+    """Return whether a number was fitted to a case of a model."""
+    facts = {case.id: case for case in shipped().facts}
+    return any(_label(facts[name]) == model for name in number.cases if name in facts)
+
+
+def _label(case: Case) -> str:
+    """Return the name that a case's model goes by."""
+    name = case.model if isinstance(case.model, str) else str(case.model.get("name", ""))
+    return name.lower()
+
+
+def _parameters(made: CaseRun) -> float:
+    """Return the parameters of the model of a run; 0 where its geometry is not known."""
+    return 0.0 if made.run.model is None else float(made.run.model.parameters)
+
+
+def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
+    """Return the cases with the figures of the trivial predictors."""
+    result = []
+    for case in judged:
+        if not case.counted or case.bytes is None:
+            result.append(case)
+            continue
+        peers = [
+            (other.bytes, _in_seconds(other.case, other.measured))
+            for other in judged
+            if other.measured is not None
+            and other.bytes is not None
+            and other.model != case.model
+            and _setup_of(other) == _setup_of(case)
+        ]
+        seconds = trivial(case.bytes, peers)
+        scale, power = UNITS[case.case.unit]
+        figures = {name: time**power / scale for name, time in seconds.items()}
+        result.append(replace(case, trivial=figures))
+    return result
+
+
+def _in_seconds(case: Case, figure: float) -> float:
+    """Return a figure in the unit of a case as seconds."""
+    scale, power = UNITS[case.unit]
+    return float((scale * figure) ** power)

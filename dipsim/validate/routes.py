@@ -5,7 +5,8 @@ processor used resident ones. It recorded times per decode token: compute; ``sta
 processor's wait for reads; ``mgmt``, moving experts into the cache; ``io``, the busy times of its
 reading lanes, added up. wall = compute + stall + mgmt.
 
-Four parameters of the device are fitted on the first half of the tokens and judged on the second.
+Four parameters of the device are fitted on the first half of the tokens and judged on the second;
+the numbers of the shipped profile, which were fitted on other runs, are judged beside them.
 """
 
 import os
@@ -24,12 +25,15 @@ from dipsim.simulate import prepare
 from dipsim.timeline.closed import FLASH, Step, token_times
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
-from dipsim.validate.fit import search
 from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
 
 PROFILE = "oneplus15r"
 """Name of the phone's profile."""
+_FORMAT = "q4_k"
+"""Format of the weights of the phone's model."""
 _PAGE, _TENSORS = 4096, 3
+_OVERLAP_STEP = 1e-5
+"""Step at which the overlap factor is fine enough."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
         )
     flash = 1e3 * lanes * replay.flash[part].sum() / metrics["io_ms"][part].sum()
     copy = 1e3 * replay.kept_bytes[part].sum() / metrics["mgmt_ms"][part].sum()
-    speeds = Speeds(float(flash), float(copy), next(iter(backend.gemv.values())), 0.5)
+    speeds = Speeds(float(flash), float(copy), backend.gemv[_FORMAT], 0.5)
     used = (replay.hit_bytes + replay.miss_bytes)[part].sum()
     used += replay.dense.sum() * len(metrics["wall_ms"][part])
     for _ in range(8):  # gemv and overlap factor settle within three rounds
@@ -181,17 +185,28 @@ def fit_speeds(replay: Replay, metrics: Metrics, part: slice) -> Speeds:
     return speeds
 
 
+def shipped_speeds(replay: Replay) -> Speeds:
+    """Return the parameters that the phone's profile states."""
+    _, backend = replay.device.backend()
+    return Speeds(1.0, backend.cache_copy, backend.gemv[_FORMAT], backend.overlap_factor)
+
+
 def _overlapped(replay: Replay, metrics: Metrics, part: slice, speeds: Speeds) -> Speeds:
     """Return the speeds with the overlap factor of the least mean relative error of stall."""
 
     def with_overlap(a: float) -> Speeds:
         return replace(speeds, overlap_factor=a)
 
-    def loss(a: Any) -> float:
-        stall = predict(replay, with_overlap(a[0]))["stall"][part]
+    def loss(a: float) -> float:
+        stall = predict(replay, with_overlap(a))["stall"][part]
         return float(np.abs(stall / metrics["stall_ms"][part] - 1).mean())
 
-    return with_overlap(search(loss, 1)[0])
+    best, step = 0.5, 0.5
+    while step > _OVERLAP_STEP:  # ever finer grids around the best so far
+        step /= 10
+        grid = np.clip(best + step * np.arange(-10, 11), 0.0, 1.0).tolist()
+        best = min(grid, key=loss)
+    return with_overlap(best)
 
 
 @dataclass(frozen=True)
@@ -203,6 +218,8 @@ class Measure:
     """Largest median relative error that is accepted; None where nothing is promised."""
     median: float
     """Median relative error of the prediction."""
+    shipped: float
+    """The same with the numbers of the shipped profile, none of them fitted on this run."""
     line: float
     """Median relative error of a straight line in the bytes read, fitted on the same tokens."""
     correlation: float | None
@@ -222,11 +239,12 @@ class Measure:
 
 LEAST_CORRELATION = 0.98
 _STALL, _MGMT, _IO, _WALL = "stall", "mgmt", "io", "wall"
+# The bars are what other runs of this phone in one configuration differ by (docs/validation.md).
 _MEASURES = (
-    (_STALL, _STALL, 0.05),
-    (_MGMT, _MGMT, 0.035),
-    (_IO, _IO, 0.035),
-    (f"{_WALL} of {WINDOW} tokens", _WALL, 0.06),
+    (_STALL, _STALL, 0.15),
+    (_MGMT, _MGMT, 0.1),
+    (_IO, _IO, 0.1),
+    (f"{_WALL} of {WINDOW} tokens", _WALL, 0.16),
     (f"{_WALL} of one token", _WALL, None),
 )
 
@@ -279,21 +297,22 @@ def judge_routes(
     half = metrics.tokens // 2
     first, second = slice(0, half), slice(half, metrics.tokens)
     speeds = fit_speeds(replay, metrics, first)
-    predicted = predict(replay, speeds)
+    predicted, shipped = predict(replay, speeds), predict(replay, shipped_speeds(replay))
     read = replay.read_bytes
     measures = []
     for name, column, bar in _MEASURES:
         took = metrics[f"{column}_ms"]
         windows = column == _WALL and bar is not None
-        ours, line, right = (
+        ours, usual, line, right = (
             _windows(x[second]) if windows else x[second]
-            for x in (predicted[column], _line(read, took, first), took)
+            for x in (predicted[column], shipped[column], _line(read, took, first), took)
         )
         measures.append(
             Measure(
                 name=name,
                 bar=bar,
                 median=_off(ours, right),
+                shipped=_off(usual, right),
                 line=_off(line, right),
                 correlation=None if windows else _correlation(ours, right),
                 line_correlation=None if windows else _correlation(line, right),

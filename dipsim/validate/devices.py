@@ -1,0 +1,113 @@
+"""The profile, the backend and the model that a published run is predicted with."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from dipsim.errors import DipsimError
+from dipsim.hardware import Profile, load_profile, profile_names
+from dipsim.model import Model, load_model, model_names
+from dipsim.validate.cases import Case, Cases, load_cases
+
+_LEAST_NAME = 5
+"""Fewest letters of a name that is looked for in a text."""
+
+
+def profile_of(case: Case) -> Profile | None:
+    """Return the profile of a case: the one it names, else a shipped one whose name its device's
+    text begins with (spaces and case apart); None for neither.
+
+    Raises:
+        DipsimError: a profile that does not exist, or is wrong.
+    """
+    if isinstance(case.profile, Mapping):
+        return load_profile(dict(case.profile))
+    name = case.profile or _named(case.device)
+    if name is None:
+        return None
+    try:
+        return _loaded(name)
+    except DipsimError as problem:
+        raise DipsimError(f"case {case.id}: {problem}") from None
+
+
+@cache
+def _loaded(name: str) -> Profile:
+    return load_profile(name)
+
+
+def _plain(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+@cache
+def _named(device: str) -> str | None:
+    """Return the longest shipped profile whose name a device's text begins with; None for none."""
+    text = _plain(device)
+    known = [name for name in profile_names() if text.startswith(_plain(name))]
+    return max(known, key=len, default=None)
+
+
+def backend_of(case: Case, profile: Profile) -> tuple[str, bool]:
+    """Return the backend of a profile that a case ran on, and whether its engine is the case's.
+
+    Its unit is that of ``backend`` (or the backend of just that name), its engine the one that
+    shares most of the words of ``engine``; without either the profile's first.
+    """
+    if case.backend in profile.backends and not case.engine:
+        return case.backend, True
+    unit = case.backend.split("-")[0]
+    names = [name for name in profile.backends if not unit or name.split("-")[0] == unit]
+    if not names:
+        return next(iter(profile.backends)), False
+    if case.backend in names:  # its own name goes before others on the unit
+        names = [case.backend, *(name for name in names if name != case.backend)]
+    words = _words(case.engine)
+    alike = {name: len(words & _words(profile.backends[name].engine or "")) for name in names}
+    best = max(
+        names, key=lambda name: (alike[name], -len(_words(profile.backends[name].engine or "")))
+    )
+    return best, not words or alike[best] > 0
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9.]+", text.lower()))
+
+
+def model_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> Model | None:
+    """Return the geometry of a case's model: stated in the case or its file, else known to dipsim
+    by a name that stands in the text; None for neither.
+
+    Raises:
+        DipsimError: a geometry that is wrong.
+    """
+    given: Any = case.model
+    if isinstance(given, str):
+        name = known_model(given)
+        given = models.get(given) or shipped().models.get(name or "", name)
+    if given is None:
+        return None
+    try:
+        return load_model(given)
+    except DipsimError as problem:
+        raise DipsimError(f"case {case.id}: {problem}") from None
+
+
+@cache
+def known_model(text: str) -> str | None:
+    """Return the longest name of a model known to dipsim that stands in a text; None for none.
+
+    Known are the presets, and those whose geometries the shipped cases state.
+    """
+    plain = _plain(text)
+    known = [*model_names(), *shipped().models]
+    named = [name for name in known if len(name) >= _LEAST_NAME and _plain(name) in plain]
+    return max(named, key=len, default=None)
+
+
+@cache
+def shipped() -> Cases:
+    """Return the cases that dipsim carries."""
+    return load_cases()

@@ -1,0 +1,229 @@
+"""A published case as a run of dipsim, timed by the code and the numbers of every run.
+
+A dense case is a run without a trace. A case that streams experts states its bytes, not its routes:
+its counts are laid out evenly over a few tokens, so that their means are those of the case.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.hardware import Profile
+from dipsim.model import DEFAULT_BITS, FORMAT_BITS, Model
+from dipsim.replay.traffic import Traffic, empty_traffic
+from dipsim.run import Run, replay
+from dipsim.simulate import prepare
+from dipsim.timeline.interval import rate_interval
+from dipsim.timeline.timing import Timing, time_tokens, time_traffic
+from dipsim.trace import DECODE, Outline, Tokens
+from dipsim.trace.outline import SignalOutline
+from dipsim.validate.cases import UNITS, Case
+from dipsim.validate.devices import backend_of, model_of
+
+_ANY_CACHE = 0.5
+"""Share of the experts that a cache holds whose hits are stated anyway."""
+_TOKENS = 32
+"""Tokens that the counts of a streaming case are laid out over."""
+_SLACK = 0.01
+"""Share of an expert by which stated bytes may exceed those of the experts used."""
+_PROMPT = 512
+"""Tokens of a prompt that a case does not state."""
+
+
+class Prediction(NamedTuple):
+    """A figure that `run` would print, in the unit of the case, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CaseRun:
+    """A case made ready to be timed."""
+
+    case: Case
+    run: Run
+    traffic: Traffic
+    same_engine: bool
+    """False where the profile has no numbers of the case's engine, and another's are used."""
+
+    def on(self, device: Profile) -> "CaseRun":
+        """Return the same work on a device whose backends have other numbers."""
+        return replace(self, run=replace(self.run, device=device))
+
+    def seconds(self) -> float:
+        """Return the seconds of a token, of a prompt's token, or to the first one."""
+        if self.case.kind in ("prefill", "ttft"):
+            scale, power = UNITS[self.case.unit]
+            return (scale * self.figure(time_traffic(self.run, self.traffic))) ** power
+        return 1 / time_tokens(self.run, self.traffic)[1]
+
+    def predict(self) -> Prediction:
+        """Return the figure that is printed, with its 90 % interval."""
+        timing = time_traffic(self.run, self.traffic)
+        value = self.figure(timing)
+        interval = rate_interval(self.run, self.traffic, timing)
+        if interval is None:
+            return Prediction(value, value, value)
+        slow, fast = timing.rate / interval.low, timing.rate / interval.high
+        bounds = (
+            (value / slow, value / fast)
+            if self.case.unit == "tokens/s"
+            else (
+                value * fast,
+                value * slow,
+            )
+        )
+        return Prediction(value, min(bounds), max(bounds))
+
+    def figure(self, timing: Timing) -> float:
+        """Return what was timed, in the unit of the case."""
+        case = self.case
+        scale, power = UNITS[case.unit]
+        if case.kind == "prefill":
+            assert timing.prefill is not None, "a run with a prompt"
+            seconds = timing.prefill.seconds / (timing.prefill.tokens if power < 0 else 1)
+        elif case.kind == "ttft":
+            assert timing.ttft is not None, "a run with a prompt"
+            seconds = timing.ttft
+        else:
+            seconds = 1 / timing.rate
+        return float(seconds**power / scale)
+
+
+def run_of(case: Case, device: Profile, models: Mapping[str, Mapping[str, Any]]) -> CaseRun | str:
+    """Return a case as a run on a device, or why it is none.
+
+    Raises:
+        DipsimError: a figure of the case makes no sense.
+    """
+    model = model_of(case, models)
+    name, same_engine = backend_of(case, device)
+    if case.kind in ("streaming", "mapped"):
+        return _streaming(case, device, model, name, same_engine)
+    if model is None:
+        return "the geometry of its model is not known: state it under models"
+    stored = _stored(case, model)
+    if stored is None:
+        return "neither bits, bytes nor weight format are stated"
+    options: dict[str, Any] = {"depth": case.depth, "backend": name, "method": "dense"}
+    options["cache_fraction"] = 1.0  # it was measured with all of it in memory
+    if case.kind != "decode":
+        options["prompt"] = case.prompt or _PROMPT
+    run = prepare(None, device, model=_active(stored), **options)
+    return CaseRun(case, run, replay(run), same_engine)
+
+
+def _stored(case: Case, model: Model) -> Model | None:
+    """Return the model as the case stores it: by bytes where they are stated, else by bits, else
+    by its format; None where nothing says it."""
+    untied = 0 if model.tied_embeddings else model.embedding_parameters
+    read = model.active_parameters - untied
+    bits = case.bits
+    if case.weight_bytes is not None:
+        bits = 8 * case.weight_bytes / read
+    elif case.model_bytes is not None:
+        bits = 8 * case.model_bytes / model.parameters
+    if bits is None and case.stored_as is None:
+        return None
+    if bits is None:
+        bits = FORMAT_BITS.get(str(case.stored_as), DEFAULT_BITS)
+    changes = {"bits": bits, "quant": None, "weight_format": case.stored_as}
+    return model.model_copy(update=changes)
+
+
+def _active(model: Model) -> Model:
+    """Return the dense model that uses as many weights a token as a model of experts in memory."""
+    if model.experts is None:
+        return model
+    width = (model.experts_per_token or 1) * model.intermediate + model.shared_intermediate
+    none = {"experts": None, "experts_per_token": None, "shared_intermediate": 0}
+    return model.model_copy(update={"intermediate": width, **none})
+
+
+def _streaming(
+    case: Case, device: Profile, model: Model | None, backend: str, same_engine: bool
+) -> CaseRun | str:
+    """Return the run of a case that reads experts from flash."""
+    layers = case.layers or (model.layers if model is not None else None)
+    used = case.experts_used or (model.experts_per_token if model is not None else None)
+    if case.flash_bytes is None:
+        return "no bytes from flash are stated"
+    if layers is None or used is None:
+        return "layers and experts of its model are not known: state them"
+    stored = None if model is None else _stored(case, model)
+    size = case.expert_bytes or (None if stored is None else stored.mlp_bytes)
+    if size is None:
+        return "the bytes of an expert are not stated"
+    dense = case.dense_bytes or 0.0
+    if stored is not None:
+        dense = (dense or _in_layers(stored)) + stored.head_bytes
+    if not dense:
+        return "the bytes of the weights that every token uses are not stated"
+    outline = Outline(
+        name=case.id,
+        rows=Tokens.of(np.full(_TOKENS, DECODE, np.uint8), np.zeros(_TOKENS, np.int32)),
+        layers=layers,
+        signals={
+            "expert": SignalOutline(
+                name="expert",
+                encoding="sparse",
+                recorded_units=case.experts or (model.experts if model else None) or 2 * used,
+                scored=False,
+                declared={"unit_bytes": size},
+            )
+        },
+        meta={"dense_bytes": dense / layers, "weight_format": case.stored_as},
+        hash="",
+        recorded_layers=layers,
+    )
+    mapped = case.kind == "mapped"
+    run = prepare(
+        outline,
+        device,
+        method="recorded",
+        policy="lru" if case.cache_bytes and not mapped else "none",
+        backend=backend,
+        overlap="serial" if mapped else case.overlap,
+        overrides=[] if case.lanes is None else [f"flash.lanes={case.lanes}"],
+        cache_fraction=_ANY_CACHE,
+        io="mmap" if mapped else "direct",
+    )
+    missed = case.flash_bytes / size / layers
+    used = max(used, int(np.ceil(missed - _SLACK)))
+    return CaseRun(case, run, _laid_out(run, used, min(missed, used)), same_engine)
+
+
+def _in_layers(model: Model) -> float:
+    """Return the bytes of the layers that every token uses: attention, routers, shared experts."""
+    return model.layers * (model.attention_bytes + model.static_mlp_bytes)
+
+
+def _laid_out(run: Run, used: int, missed: float) -> Traffic:
+    """Return counts whose means are ``used`` experts a layer, of which ``missed`` are read.
+
+    Misses are spread so that every layer and token has the whole number below or above the mean.
+    """
+    layers, tokens = run.trace.layers, len(run.tokens)
+    measured = np.ones(tokens, np.bool_)
+    traffic = empty_traffic(
+        tokens, run.method.groups, run.budget.capacity, measured, run.sets.no_shares()
+    )
+    steps = np.floor(missed * np.arange(layers * tokens + 1) + 1e-9)
+    misses: NDArray[np.int32] = np.diff(steps).astype(np.int32).reshape(layers, tokens).T
+    traffic.active[:, :, 0] = used
+    traffic.hits[:, :, 0] = used - misses
+    traffic.kept[:, :, 0] = misses if run.policy.admit != "never" else 0
+    for layer in range(layers):
+        size = run.flash.pages(run.unit_bytes[layer])
+        for count in np.unique(misses[:, layer]):
+            rows = misses[:, layer] == count
+            seconds = float(run.flash.seconds(size, max(int(count), 1))[0])
+            traffic.reads[rows, layer, 0] = count
+            traffic.moved[rows, layer, 0] = count * size[0]
+            traffic.flash_seconds[rows, layer, 0] = count * seconds
+    return traffic
