@@ -17,10 +17,13 @@ from dipsim.hardware.profile import (
     Source,
     profile_schema,
 )
+from dipsim.hardware.uncertainty import RULES, SPREADS, is_known_share, spread_of
 
 __all__ = [
     "FIXED_COSTS",
     "FOLDER",
+    "RULES",
+    "SPREADS",
     "STATED",
     "Backend",
     "Fit",
@@ -28,8 +31,10 @@ __all__ = [
     "Overrides",
     "Profile",
     "Source",
+    "is_known_share",
     "load_profile",
     "override_texts",
     "profile_names",
     "profile_schema",
+    "spread_of",
 ]

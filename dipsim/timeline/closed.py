@@ -106,7 +106,7 @@ def used_weights(step: Step, overlap: Overlap) -> Seconds:
     return step.hit if is_paper(overlap) else step.hit + step.miss
 
 
-def hidden_seconds(step: Step, overlap: Overlap, a: float) -> Seconds:
+def hidden_seconds(step: Step, overlap: Overlap, a: float | Seconds) -> Seconds:
     """Return how much of the use of a step's weights and KV hides behind its flash reads."""
     resident = step.hit + step.kv
     if overlap in ("serial", "paper-serial") or (overlap == "paper-concurrent" and step.static):

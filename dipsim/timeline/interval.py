@@ -1,0 +1,280 @@
+"""Interval of a rate: how far it may be off, from what the profile's numbers are worth.
+
+Numbers are drawn within their spreads, and each draw is a column: the tokens are timed once more in
+closed form, with all columns side by side. Where only events tell the rate, it is taken to move as
+the closed form does. Counts stay as they are, so the budget's numbers are not drawn.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of
+from dipsim.replay.traffic import Traffic
+from dipsim.run import Run
+from dipsim.timeline.closed import Step, hidden_seconds, is_paper
+from dipsim.timeline.steps import rates, steps
+from dipsim.timeline.timing import Timing
+
+LEVEL = 0.9
+"""Share of true rates that the interval is to hold."""
+DRAWS = 300
+TOKENS = 64
+"""Most tokens that are timed, evenly spaced among the measured ones."""
+MOST_TO_MEASURE = 3
+LEAST_WIDENING = 0.01
+"""Width of an interval below which its number is not worth measuring."""
+_ENDS = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+_SIGMAS = NormalDist().inv_cdf(_ENDS[1])
+"""Standard deviations in a spread."""
+_LEVELS = np.append((np.arange(DRAWS) + 0.5) / DRAWS, _ENDS)
+"""Shares of a number's values that lie below those drawn: one in each of `DRAWS` equally likely
+parts, then the ends of its spread."""
+_SPREADS = np.array([NormalDist().inv_cdf(level) for level in _LEVELS]) / _SIGMAS
+"""The same as multiples of the spread."""
+Columns = NDArray[np.float64]
+"""[columns] all numbers drawn together `DRAWS` times; then, for each number, the two ends of its
+spread with all others as the profile has them; last, all as it has them."""
+
+
+class ToMeasure(NamedTuple):
+    """A number of the profile that is worth measuring."""
+
+    key: str
+    low: float
+    """Tokens per second, if this number alone were uncertain, and ``high``."""
+    high: float
+
+
+@dataclass(frozen=True)
+class RateInterval:
+    """The interval of a rate, in tokens per second."""
+
+    low: float
+    high: float
+    level: float
+    """Share of true rates that it is to hold."""
+    first_to_measure: tuple[ToMeasure, ...]
+    """Numbers that widen it most, the widest first."""
+    unmeasured: str | None
+    """A sentence where no phone was measured with the method of the run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as ``run --json`` prints them."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "level": self.level,
+            "first_to_measure": [number._asdict() for number in self.first_to_measure],
+            "unmeasured": self.unmeasured,
+        }
+
+
+def rate_interval(run: Run, traffic: Traffic, timing: Timing) -> RateInterval | None:
+    """Return the interval of a run's rate; the rates with no and with full overlap lie in it.
+
+    Returns:
+        None in the paper's modes, whose device is what its numbers say, and where tokens take no
+        time.
+    """
+    if is_paper(run.settings.overlap) or not np.isfinite(timing.rate):
+        return None
+    drawn = _draw(run)
+    seconds = _seconds(run, traffic, drawn.numbers)
+    if not seconds[-1] > 0:
+        return None
+    reached = timing.rate * seconds[-1] / seconds
+    together, alone = reached[:DRAWS] * drawn.rules, reached[DRAWS:-1].reshape(-1, 2)
+    low, high = np.quantile(together, _ENDS, method="hazen")
+    slow, fast = timing.rate_range
+    return RateInterval(
+        low=min(float(low), slow),
+        high=max(float(high), fast),
+        level=LEVEL,
+        first_to_measure=_first(dict(zip(drawn.numbers, alone, strict=True))),
+        unmeasured=_unmeasured(run),
+    )
+
+
+def _first(alone: Mapping[str, NDArray[np.float64]]) -> tuple[ToMeasure, ...]:
+    """Return the numbers that widen the rate most, from the rates at the ends of their spreads."""
+    numbers = [
+        ToMeasure(key, float(ends.min()), float(ends.max()))
+        for key, ends in alone.items()
+        if ends.max() > ends.min() * (1 + LEAST_WIDENING)
+    ]
+    return tuple(sorted(numbers, key=lambda each: each.low / each.high)[:MOST_TO_MEASURE])
+
+
+def _unmeasured(run: Run) -> str | None:
+    """Return that no phone was measured with the method; None for dense models and experts."""
+    if all(group.of_experts or group.choice == "all" for group in run.method.groups):
+        return None
+    return (
+        f"no phone was measured with {run.method.name}: the interval holds what the device's "
+        "numbers leave open, not what an engine for it may cost"
+    )
+
+
+# Draws --------------------------------------------------------------------------------------------
+
+
+class _Drawn(NamedTuple):
+    """Numbers of the profile, drawn."""
+
+    numbers: Mapping[str, Columns]
+    """Factors on the numbers; of the overlap factor the values themselves."""
+    rules: NDArray[np.float64]
+    """[draws] factors on the rate."""
+
+
+def _draw(run: Run) -> _Drawn:
+    """Draw the numbers that the rate of a run rests on, each through all its `_LEVELS`."""
+    rng, device = np.random.default_rng(run.settings.seed), run.device
+    values = {key: _factors(spread_of(device, key)) for key in _keys(run)}
+    usual = dict.fromkeys(values, 1.0)
+    overlap = f"backends.{run.settings.backend}.overlap_factor"
+    values[overlap] = _overlaps(run, overlap)
+    usual[overlap] = run.backend.overlap_factor
+    numbers = {}
+    for place, (key, drawn) in enumerate(values.items()):
+        columns = np.full(DRAWS + 2 * len(values) + 1, usual[key])
+        columns[:DRAWS] = drawn[rng.permutation(DRAWS)]
+        columns[DRAWS + 2 * place :][:2] = drawn[DRAWS:]
+        numbers[key] = columns
+    return _Drawn(numbers, _factors(RULES)[rng.permutation(DRAWS)])
+
+
+def _keys(run: Run) -> list[str]:
+    """Return the keys of the numbers that times are in proportion to."""
+    backend, flash, io = f"backends.{run.settings.backend}", run.device.flash, run.settings.io
+    form = "bandwidth" if flash.bandwidth is not None else "reads" if flash.reads else "fit"
+    keys = ["flash.fault.seconds" if io == "mmap" else f"flash.{form}", *rates(run).used]
+    keys += [f"{backend}.{name}" for name in (*FIXED_COSTS, "cache_copy")]
+    return [*keys, "page_cache.bandwidth"] if io == "buffered" else keys
+
+
+def _factors(spread: float) -> NDArray[np.float64]:
+    """[levels] factors on a number, lognormal: nine of ten lie within a factor of 1 + spread."""
+    factors: NDArray[np.float64] = np.exp(_SPREADS * np.log1p(spread))
+    return factors
+
+
+def _overlaps(run: Run, key: str) -> NDArray[np.float64]:
+    """[levels] values of the overlap factor: any share, unless something is known of it."""
+    if not is_known_share(run.device, key):
+        return _LEVELS
+    drawn = run.backend.overlap_factor + spread_of(run.device, key) * _SPREADS
+    return np.clip(drawn, 0.0, 1.0)
+
+
+# Times --------------------------------------------------------------------------------------------
+
+
+class _Scales(NamedTuple):
+    """Factors on seconds."""
+
+    flash: Columns
+    copies: Columns
+    """On copying from the system's page cache."""
+    weights: Columns
+    kv: Columns
+    management: Columns
+    per_layer: Columns
+    per_mask: Columns
+    per_score: Columns
+
+
+def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
+    """Return how times move with the numbers drawn."""
+    rate, backend, prefix = rates(run), run.backend, f"backends.{run.settings.backend}"
+    peak, efficiency, kernel = (numbers[key] for key in rate.used)
+    flash = next(numbers[key] for key in numbers if key.startswith("flash."))
+    dram = peak * np.minimum(efficiency, 1 / backend.dram_efficiency)  # a share is at most 1
+    weights = 1 / kernel
+    if rate.used[-1] == f"{prefix}.compute":
+        computed = kernel * (rate.flops * run.bytes_per_weight / 2)
+        weights = rate.weights / np.minimum(dram * rate.dram, computed)
+    return _Scales(
+        flash=flash if run.settings.io == "mmap" else 1 / flash,  # a fault is a time already
+        copies=1 / numbers.get("page_cache.bandwidth", np.ones_like(peak)),
+        weights=weights,
+        kv=1 / dram,
+        management=1 / numbers[f"{prefix}.cache_copy"],
+        per_layer=numbers[f"{prefix}.per_layer"],
+        per_mask=numbers[f"{prefix}.per_mask"],
+        per_score=numbers[f"{prefix}.per_score"],
+    )
+
+
+def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Columns:
+    """Return the time of some tokens."""
+    measured, prefix = np.flatnonzero(traffic.measured), f"backends.{run.settings.backend}"
+    spaced = np.linspace(0, len(measured) - 1, min(len(measured), TOKENS))
+    rows = measured[spaced.round().astype(np.int64)]
+    scale, a = _scales(run, numbers), numbers[f"{prefix}.overlap_factor"]
+    total = np.zeros_like(a)
+    copies = _copies(run, traffic, rows)
+    for step in steps(run, traffic, rows, rates(run)):
+        copied = np.zeros(len(rows)) if step.static else next(copies)
+        reading = step.flash + step.ahead - copied
+        total += reading.sum() * scale.flash + copied.sum() * scale.copies
+        total += (step.hit + step.miss).sum() * scale.weights + step.kv.sum() * scale.kv
+        total += np.sum(step.management) * scale.management
+        total += len(rows) * _fixed(run, step, scale)
+        if run.settings.overlap != "serial" and step.reads.any():
+            total -= _hidden(run, step, reading, copied, scale, a)
+    return total
+
+
+def _hidden(
+    run: Run,
+    step: Step,
+    reading: NDArray[np.float64],
+    copied: NDArray[np.float64],
+    scale: _Scales,
+    a: Columns,
+) -> Columns:
+    """Return the seconds of a step's use that hide behind its reads, over all tokens.
+
+    Args:
+        reading, copied: seconds of reading flash, and of copies from the page cache, [tokens].
+        a: overlap factors.
+    """
+    rows = step.reads > 0
+    drawn = step._replace(
+        flash=_drawn(reading[rows], scale.flash) + _drawn(copied[rows], scale.copies),
+        hit=_drawn(step.hit[rows], scale.weights),
+        miss=_drawn(step.miss[rows], scale.weights),
+        kv=_drawn(step.kv[rows], scale.kv),
+        reads=step.reads[rows, None],
+    )
+    hidden: Columns = hidden_seconds(drawn, run.settings.overlap, a).sum(axis=0)
+    return hidden
+
+
+def _drawn(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float64]:
+    """[tokens, columns] seconds of each token in each draw; a single 0 where there are none."""
+    return np.outer(seconds, factors) if seconds.any() else np.zeros((1, 1))
+
+
+def _fixed(run: Run, step: Step, scale: _Scales) -> Columns:
+    """Return the fixed costs of a step: of a layer, or of choosing a mask."""
+    if step.static:
+        return step.sync * scale.per_layer
+    once = min(run.backend.per_mask, step.sync)
+    return once * scale.per_mask + (step.sync - once) * scale.per_score
+
+
+def _copies(run: Run, traffic: Traffic, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    """Yield, for each layer and group, the seconds of copies from the page cache, [tokens]."""
+    for layer, group in np.ndindex(run.unit_bytes.shape):
+        seconds = np.zeros(len(rows))
+        if traffic.copied is not None and run.page_cache is not None:
+            copied = traffic.copied[rows, layer, group] * run.unit_bytes[layer, group]
+            seconds += copied / run.page_cache.copy
+        yield seconds
