@@ -19,6 +19,7 @@ from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
+from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.timing import Timing
 from dipsim.units import BYTES, show_number
 from dipsim.views import Viewed, frame, report_module
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Array = NDArray[Any]
-_LATENCIES = ("mean", "p50", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ class Result(Viewed):
     def marks(self) -> tuple[str, ...]:
         """Words for what a reader must know before believing the figures (docs/concepts.md)."""
         return marks(self.run, self.traffic, self.timing, self.estimates)
+
+    @cached_property
+    def interval(self) -> RateInterval | None:
+        """Interval of the rate, from what the profile's numbers are worth; None in the paper's
+        modes."""
+        return rate_interval(self.run, self.traffic, self.timing)
+
+    @property
+    def request_sizes(self) -> Literal["inside", "extrapolated"]:
+        """``inside`` if all reads lie within the profile's measured points of flash."""
+        return "extrapolated" if "extrapolated" in self.marks else "inside"
 
     @cached_property
     def estimates(self) -> tuple[str, ...]:
@@ -344,6 +355,10 @@ class Result(Viewed):
             "dram_bytes_per_token": self.dram_bytes_per_token,
             "tokens_per_second": finite(self.tokens_per_second),
             "tokens_per_second_range": [finite(rate) for rate in self.timing.rate_range],
+            "tokens_per_second_interval": None
+            if self.interval is None
+            else self.interval.to_dict(),
+            "request_sizes": self.request_sizes,
             "latency_ms": self.latency_ms,
             "prefill": None
             if prefill is None
@@ -416,58 +431,7 @@ class Result(Viewed):
 
     def summary(self) -> list[tuple[str, str]]:
         """Return the main figures as (label, text)."""
-        slow, fast = self.timing.rate_range
-        latency, prefill = self.latency_ms, self.timing.prefill
-        rows = [("rate", f"{show_number(self.tokens_per_second)} tok/s")]
-        if slow != fast:
-            between = f"{show_number(slow)} to {show_number(fast)} tok/s"
-            rows.append(("rate, overlap none to full", between))
-        if self.timing.thermal is not None:
-            cold, hot = self.timing.thermal
-            both = f"{show_number(cold)} / {show_number(hot)} tok/s"
-            rows.append(("rate, cold / hot device", both))
-        rows += [
-            (
-                "latency mean / p50 / p95 / p99",
-                " / ".join(show_number(latency[key]) for key in _LATENCIES) + " ms",
-            ),
-            ("hit rate (bytes / units)", f"{self.hit_rate:.2%} / {self.unit_hit_rate:.2%}"),
-            (
-                "flash per token",
-                f"{BYTES.show(self.flash_bytes_per_token)} in "
-                f"{show_number(self.flash_reads_per_token)} reads, "
-                f"{BYTES.show(self.flash_useful_bytes_per_token)} useful",
-            ),
-            ("DRAM per token", BYTES.show(self.dram_bytes_per_token)),
-        ]
-        if self.prefetch is not None:
-            issued, used = self.prefetch["issued"], self.prefetch["used"]
-            right = f"{used / issued:.1%} of them" if issued else "none"
-            ahead = show_number(issued / self.tokens)
-            rows.append(("read ahead", f"{ahead} units a token, {right} used"))
-        errors = zip(self.traffic.groups, self.output_error, strict=True)
-        rows += [
-            (f"error of the output, {name}", show_number(error, 3))
-            for name, error in errors
-            if error is not None
-        ]
-        if self.routing_weight_lost is not None:
-            rows.append(("routing weight lost", f"{self.routing_weight_lost:.2%}"))
-        if self.page_cache is not None:
-            rows.append(("page cache of the system", BYTES.show(self.page_cache)))
-        if prefill is not None:
-            first, ttft = "", self.timing.ttft
-            if ttft is not None:
-                first = f", first token after {show_number(ttft, 3)} s"
-            took = show_number(prefill.seconds, 3)
-            rows.append(("prefill", f"{prefill.tokens} tokens in {took} s{first}"))
-        if self.cold_start is not None:
-            start = show_number(1e3 * self.cold_start)
-            rows.append(("cold start", f"{start} ms before the first prompt"))
-        if self.timing.energy is not None:
-            low, high = (1e3 * joules for joules in self.timing.energy)
-            rows.append(("energy per token", f"{show_number(low, 3)} to {show_number(high, 3)} mJ"))
-        rows.append(("measured", f"{self.tokens} tokens, {self.method}, {self.policy}"))
+        rows: list[tuple[str, str]] = report_module("summary").rows(self)
         return rows
 
     def __repr__(self) -> str:

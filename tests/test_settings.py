@@ -73,7 +73,7 @@ OWN = {
         *PICTURE,
     },
     "validate": {
-        *("file", "cases", "routes", "metrics", "page", "bars", "replay", "scale_to"),
+        *("file", "cases", "routes", "metrics", "page", "replay", "scale_to"),
         *("file_size", "lanes", "fit", "bench_seconds", "profile", "model", "as_json"),
     },
 }

@@ -50,7 +50,6 @@ def validate(
         str | None, typer.Option(help="what it measured per token: a CSV", metavar="FILE")
     ] = None,
     page: Annotated[str | None, _file("write the figures as a .md page")] = None,
-    bars: Annotated[str | None, _file("write the error bars as a .json file")] = None,
     replay: Annotated[
         str | None,
         typer.Option(
@@ -85,12 +84,12 @@ def validate(
         if file is not None or misplaced:
             what = file if file is not None else f"--{misplaced[0].replace('_', '-')}"
             raise DipsimError(f"{what}: is for dipsim validate --replay TRACE FILE; drop it")
-        _published(cases, routes, metrics, page, bars, as_json)
+        _published(cases, routes, metrics, page, as_json)
         return
     if file is None:
         raise DipsimError("--replay: give a file on the disk to read: validate --replay TRACE FILE")
     of_cases = {"--cases": cases, "--routes": routes, "--metrics": metrics, "--page": page}
-    misplaced = list(given_only({**of_cases, "--bars": bars}))
+    misplaced = list(given_only(of_cases))
     if misplaced:
         raise DipsimError(
             f"{misplaced[0]} is about published measurements, --replay is not: drop one"
@@ -104,7 +103,6 @@ def _published(
     routes: str | None,
     metrics: str | None,
     page: str | None,
-    bars: str | None,
     as_json: bool,
 ) -> None:
     """Predict published measurements, and a phone's routes where they are given."""
@@ -113,11 +111,9 @@ def _published(
     if (routes is None) != (metrics is None):
         raise DipsimError("--routes and --metrics are two files of one run: give both, or neither")
     page_file = check_text("--page", page, ".md")
-    bars_file = check_text("--bars", bars, ".json")
 
     from dipsim.report import validate as report
-    from dipsim.validate import bars_of, judge, judge_routes, load_cases
-    from dipsim.validate.error_bars import bars_text
+    from dipsim.validate import judge, judge_routes, load_cases
 
     with Progress("judging the cases"):
         known = load_cases(cases)
@@ -128,12 +124,9 @@ def _published(
     if page_file is not None:
         write_text("--page", page_file, report.page(validation, phone))
         say(f"wrote {page_file}")
-    if bars_file is not None:
-        write_text("--bars", bars_file, bars_text(bars_of(validation)))
-        say(f"wrote {bars_file}")
     if as_json:
         print_report(report.to_dict(validation, phone), units=report.UNITS)
-    elif page_file is None and bars_file is None:
+    elif page_file is None:
         show(report.render(validation, phone))
 
 

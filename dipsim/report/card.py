@@ -10,9 +10,9 @@ from html import escape
 
 from dipsim.errors import printable
 from dipsim.report.pictures import COLOURS
+from dipsim.report.summary import between
 from dipsim.result import Result
 from dipsim.units import BYTES
-from dipsim.validate.error_bars import bar_of, bar_rows
 
 _MISSED = "#8888"
 """Colour of bytes that are not there: grey on any ground."""
@@ -56,9 +56,10 @@ def html(result: Result) -> str:
 
 def _rate(result: Result) -> str:
     """Return the rate, large, and how far it may be off."""
-    slow, fast = result.timing.rate_range
-    about = [f"{slow:.4g} to {fast:.4g} with no to full overlap"] if slow != fast else []
-    about += [f"{label}: {text}" for label, text in bar_rows(result, bar_of(result))[:1]]
+    interval, about = result.interval, []
+    if interval is not None:
+        about = [between(interval)]
+        about += [f"measure {number.key} first" for number in interval.first_to_measure[:1]]
     return (
         f'<span style="font-size:160%;font-weight:600">{result.tokens_per_second:.4g} tokens/s'
         f'</span><div style="opacity:.75">{_text("; ".join(about))}</div>'

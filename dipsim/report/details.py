@@ -9,7 +9,6 @@ from dipsim.report.glossary import legend as entries_of
 from dipsim.report.tables import Table
 from dipsim.result import Result
 from dipsim.units import BYTES, show_number
-from dipsim.validate.error_bars import bar_of, bar_rows
 
 
 def sections(
@@ -37,9 +36,8 @@ def sections(
 
 
 def figure_rows(result: Result) -> list[tuple[str, str]]:
-    """Return the figures of a run as (label, text), with its error bar behind the rate."""
-    rate, *others = result.summary()
-    return [rate, *bar_rows(result, bar_of(result)), *others]
+    """Return the figures of a run as (label, text), and whether its reads were measured."""
+    return [*result.summary(), ("request sizes", result.request_sizes)]
 
 
 def perplexity(bounds: Bounds) -> str:

@@ -89,7 +89,7 @@ WORDS = _entries(
     ("config", "everything that repeats the run: dipsim run --config FILE"),
     ("version", "the version of dipsim"),
     ("engine", "closed or events: how the time was worked out"),
-    ("name", "of a group: the signal that drives it; of a class of measured runs", "class"),
+    ("name", "of a group: the signal that drives it"),
 )  # fmt: skip
 FIGURES = _entries(
     "figure",
@@ -99,8 +99,11 @@ FIGURES = _entries(
      "tokens_per_second_range", "rate, overlap none to full"),
     ("hot device", "the rate once the device is hot and throttles", "rate, cold / hot device",
      "thermal", "cold", "sustained"),
-    ("error bar", "the median error of dipsim on measured runs of this kind", "error_bar",
-     "median", "cases", "measured_on", "kind"),
+    ("interval", "nine of ten true rates lie in it, by what the profile's numbers are worth",
+     "tokens_per_second_interval", "level"),
+    ("first to measure", "numbers that widen the interval most, with the rates if each alone were "
+     "uncertain", "first_to_measure", "key"),
+    ("unmeasured", "a method that no phone was measured with; tokens that are not measured"),
     ("request sizes", "whether all reads lie inside the measured points of flash",
      "request_sizes"),
     ("latency", "milliseconds a token takes: the mean, and percentiles over the tokens",

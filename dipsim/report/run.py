@@ -19,11 +19,11 @@ from dipsim.report.details import legend as legend_of
 from dipsim.report.files import write_rows
 from dipsim.report.hints import hint
 from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, trace_name
+from dipsim.report.summary import between
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
 from dipsim.units import BANDWIDTH, BYTES, show_gain, show_number
-from dipsim.validate.error_bars import Bar, bar_dict, bar_of
 
 MOST_BARS = 200
 """Bars in a picture; more tokens than that share bars."""
@@ -92,7 +92,6 @@ def to_dict(
     keys = {
         **result.to_dict(),
         "verdict": None if verdict is None else verdict.to_dict(),
-        **bar_dict(result, bar_of(result)),
         **standing.to_dict(),
     }
     if bounds is not None:
@@ -153,18 +152,20 @@ def _reading(baseline: Baseline) -> str:
     return f"{BYTES.show(size)} a token{rate}"
 
 
-def _worth(bar: Bar | None) -> str:
-    """Return the error bar of a run, with the runs that it was measured on."""
-    return "no error bar" if bar is None else f"error bar {bar.size} ({bar.measured_on})"
+def _rate(result: Result) -> str:
+    """Return the rate, its interval, and the number of the profile that would narrow it most."""
+    rate, interval = f"{show_number(result.tokens_per_second)} tok/s", result.interval
+    if interval is None:
+        return rate
+    first = [number.key for number in interval.first_to_measure[:1]]
+    own = f"backends.{result.run.settings.backend}."
+    measure = [f"; measure {key.removeprefix(own)} first" for key in first]
+    return f"{rate}, {between(interval)}{''.join(measure)}"
 
 
 def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list[tuple[str, str]]:
     """Return the figures that matter most as (label, text)."""
-    slow, fast = result.timing.rate_range
-    rate, bar = f"{show_number(result.tokens_per_second)} tok/s", bar_of(result)
-    if fast > slow * (1 + LEAST_SHARE):
-        rate += f"; {show_number(slow, 3)} to {show_number(fast, 3)} from no to full overlap"
-    rows = [("rate", f"{rate}; {_worth(bar)}")]
+    rows = [("rate", _rate(result))]
     if result.timing.thermal is not None:
         rows.append(("hot device", f"{show_number(result.timing.thermal[1])} tok/s"))
     mean, _, p95, p99 = map(show_number, result.latency_ms.values())

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from dipsim.errors import printable
 from dipsim.report.tables import Table, line, number
 from dipsim.units import show_number
-from dipsim.validate import GroupResult, Judged, RoutesResult, Validation, bars_of
+from dipsim.validate import GroupResult, Judged, RoutesResult, Validation
 from dipsim.validate.setups import explanation_of, remark_on
 
 _ROUTES_TITLE = "A phone's run, token by token"
@@ -85,13 +85,6 @@ def _routes_rows(routes: RoutesResult) -> Rows:
                 "-" if quantity.met is None else "yes" if quantity.met else "no",
             ]
         )
-    return rows
-
-
-def _bar_rows(validation: Validation) -> Rows:
-    """Return a row for each error bar."""
-    rows = [["class", "error bar", "runs", "measured on"]]
-    rows += [[bar.name, bar.size, str(bar.cases), bar.measured_on] for bar in bars_of(validation)]
     return rows
 
 
@@ -177,7 +170,6 @@ def to_dict(validation: Validation, routes: RoutesResult | None) -> dict[str, An
         "routes": None if routes is None else routes.to_dict(),
         "not_applicable": dict(validation.not_applicable),
         "trivial_is_closer": _closer(validation, routes),
-        "error_bars": [bar.to_dict() for bar in bars_of(validation)],
     }
 
 
@@ -197,7 +189,7 @@ _INTRO = (
     "shipped):\n",
     "```sh\n"
     "dipsim validate --routes qwen.route.csv --metrics qwen.metrics \\\n"
-    "    --page docs/validation.md --bars dipsim/validate/data/bars.json\n"
+    "    --page docs/validation.md\n"
     "```\n",
     "The cases are published measurements; `dipsim/validate/data/cases.json` names their sources. "
     "The rules of the game:\n",
@@ -245,12 +237,6 @@ def page(validation: Validation, routes: RoutesResult | None) -> str:
         "",
         "## Not predicted\n",
         *_not_applicable(validation),
-        "",
-        "## Error bars\n",
-        "`dipsim run` prints the bar of its kind of run beside its rate (`error_bar` in `--json`). "
-        "It is the median error on these measured runs, on these devices, and no bound. A run of "
-        "another kind has none.\n",
-        *_markdown(_bar_rows(validation)),
     ]  # fmt: skip
     lines = [_wrapped(printable(text)) for part in sections for text in part.split("\n")]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -314,7 +314,6 @@ WRITING = {
     "calibrate reads.csv --extends oneplus15r --out": ".yaml",
     "eval . --text t.npz --calibration": ".json",
     "validate --page": ".md",
-    "validate --bars": ".json",
     "export t.npz": ".npz",
     "import t.npz": ".npz",
     "synth": ".npz",

@@ -320,7 +320,7 @@ def test_the_command(tmp_path: Path) -> None:
         (["validate", "--lanes", "2"], "--lanes: is for dipsim validate --replay TRACE FILE"),
         (["validate", "--policy", "lru"], "--policy: is for dipsim validate --replay TRACE FILE"),
         (["validate", "--replay", "smollm2-chat"], "give a file on the disk to read"),
-        ([*command, "--bars", "bars.json"], "--bars is about published measurements"),
+        ([*command, "--page", "page.md"], "--page is about published measurements"),
         ([*command[:-1], "32"], "--file-size '32' has no unit"),
         ([*command, "--cache-fraction", "7"], "--cache-fraction"),
     ):

@@ -92,7 +92,6 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "calibrate out": ("device.yaml",),
     "out": ("new.npz", "new.npz", "folder"),
     "page": ("page.md",),
-    "bars": ("bars.json",),
     "cases": ("cases.json",),
     "max_loss": ("0", ".02", "1", "mlp_input=.01,glu=.1", "glu=.3"),
     "target_rate": ("1e-9", "1", "1000", "1e12"),

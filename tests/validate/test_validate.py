@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 
 from dipsim.report.validate import page
-from dipsim.validate import Cases, Validation, bars_of, judge, judge_routes, load_cases
+from dipsim.validate import Cases, Validation, judge, judge_routes, load_cases
 from dipsim.validate.cases import Case, shipped_cases
-from dipsim.validate.error_bars import MAPPED, STREAMING, bars_text
 from dipsim.validate.fit import constant, fit, line, search
-from dipsim.validate.setups import COMPUTER_MAPPED, MEMORY, device, notes, setup_of
+from dipsim.validate.setups import (
+    COMPUTER_MAPPED,
+    MEMORY,
+    PHONE,
+    PHONE_MAPPED,
+    device,
+    notes,
+    setup_of,
+)
 from dipsim.validate.work import Streaming
 from tools.hostile import read_or_refused
-from tools.paths import DOCS, ROOT, VALIDATION, of_a_phone
+from tools.paths import DOCS, VALIDATION, of_a_phone
 from tools.validating import FEW, METRICS, ROUTES, few
 
 CASES = load_cases()
@@ -67,15 +74,15 @@ def test_every_case_is_predicted_or_has_a_reason(found: Validation) -> None:
 
 def test_the_targets_are_met(found: Validation) -> None:
     counts = {at.group.name: (len(at.counted), len(at.cases)) for at in found.groups}
-    assert counts[STREAMING] == (10, 10)
+    assert counts[PHONE] == (10, 10)
     assert counts[MEMORY] == (21, 28)
-    assert counts[MAPPED] == (2, 2)
-    for name, bar in ((STREAMING, 0.15), (MEMORY, 0.25), (MAPPED, 2.0)):
+    assert counts[PHONE_MAPPED] == (2, 2)
+    for name, bar in ((PHONE, 0.15), (MEMORY, 0.25), (PHONE_MAPPED, 2.0)):
         result = found.group(name)
         assert result is not None
         median = result.median()
         assert median is not None and median <= bar  # noqa: PT018
-    mapped = found.group(MAPPED)
+    mapped = found.group(PHONE_MAPPED)
     assert mapped is not None
     assert all(case.factor() <= 2 for case in mapped.cases)
 
@@ -285,10 +292,6 @@ def test_the_page_with_the_routes_is_what_the_command_writes(
     same_text(page(found, routes), (DOCS / "validation.md").read_text())
 
 
-def test_the_error_bars_are_what_the_command_writes(found: Validation) -> None:
-    same_text(bars_text(bars_of(found)), (ROOT / "dipsim/validate/data/bars.json").read_text())
-
-
 def test_the_page_says_where_a_trivial_predictor_is_closer(found: Validation) -> None:
     text = " ".join(page(found, None).split())
     for group in found.groups:
@@ -304,13 +307,10 @@ def test_the_page_says_where_a_trivial_predictor_is_closer(found: Validation) ->
 
 
 def test_files_are_written_whole(ran: Any, tmp_path: Path) -> None:
-    code, out, errors = ran(
-        "--cases", few(tmp_path, *FEW), "--page", "p.md", "--bars", "b.json"
-    )  # fmt: skip
+    code, out, errors = ran("--cases", few(tmp_path, *FEW), "--page", "p.md")
     assert (code, out) == (0, "")
-    assert errors == ["dipsim: wrote p.md", "dipsim: wrote b.json"]
+    assert errors == ["dipsim: wrote p.md"]
     assert (tmp_path / "p.md").read_text().startswith("# Validation\n")
-    assert json.loads((tmp_path / "b.json").read_text())["bars"][0]["cases"] == 2
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_files_are_written_whole(ran: Any, tmp_path: Path) -> None:
         ("--routes a.csv", "give both, or neither"),
         ("--metrics a.metrics", "give both, or neither"),
         ("--page page.txt", "ends in .md"),
-        ("--bars nowhere/bars.json", "no such folder"),
+        ("--page nowhere/page.md", "no such folder"),
         ("--cases missing.json", "not a regular file"),
         ("--routes few.json --metrics few.json", "metrics begin with the columns"),
     ],

@@ -13,10 +13,9 @@ import pytest
 from dipsim.errors import DipsimError
 from dipsim.validate import RoutesResult, judge_routes
 from dipsim.validate.cases import shipped_cases
-from dipsim.validate.error_bars import MAPPED
 from dipsim.validate.metrics import load_metrics
 from dipsim.validate.routes import Speeds, fit_speeds, predict, replay_routes
-from dipsim.validate.setups import MEMORY
+from dipsim.validate.setups import MEMORY, PHONE_MAPPED
 from tools.hostile import read_or_refused
 from tools.paths import of_a_phone
 from tools.validating import (
@@ -123,9 +122,9 @@ def test_json_holds_everything(ran: Any, tmp_path: Path, run_of: Callable[..., A
     found = json.loads(out)
     assert set(found) == {
         "about",
-        "groups", "routes", "not_applicable", "trivial_is_closer", "error_bars",
+        "groups", "routes", "not_applicable", "trivial_is_closer",
     }  # fmt: skip
-    assert [group["name"] for group in found["groups"]] == [MEMORY, MAPPED]
+    assert [group["name"] for group in found["groups"]] == [MEMORY, PHONE_MAPPED]
     memory, mapped = found["groups"]
     assert (memory["counted"], memory["fitted"], memory["median"]["dipsim"]) == (0, 1, None)
     assert mapped["counted"] == 2
@@ -133,7 +132,6 @@ def test_json_holds_everything(ran: Any, tmp_path: Path, run_of: Callable[..., A
     measures = found["routes"]["measures"]
     assert [at["name"] for at in measures][:3] == ["stall", "mgmt", "io"]
     assert [at["met"] for at in measures] == [True] * 4 + [None]
-    assert [bar["class"] for bar in found["error_bars"]] == [MAPPED]
 
 
 def test_tables_fit_a_terminal(ran: Any, tmp_path: Path, run_of: Callable[..., Any]) -> None:

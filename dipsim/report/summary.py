@@ -1,0 +1,96 @@
+"""Summary of a result: its main figures as (label, text)."""
+
+from dipsim.result import Result
+from dipsim.timeline.interval import RateInterval
+from dipsim.units import BYTES, show_number
+
+_LATENCIES = ("mean", "p50", "p95", "p99")
+Rows = list[tuple[str, str]]
+
+
+def rows(result: Result) -> Rows:
+    """Return the main figures of a run as (label, text), its rate first."""
+    return [*_rates(result), *_counts(result), *_times(result)]
+
+
+def between(interval: RateInterval) -> str:
+    """Return an interval as text: ``90% between 30.1 and 55.2``."""
+    low, high = (show_number(rate, 3) for rate in (interval.low, interval.high))
+    return f"{interval.level:.0%} between {low} and {high}"
+
+
+def worth_rows(interval: RateInterval | None) -> Rows:
+    """Return the interval of a rate as (label, text), and what would narrow it."""
+    if interval is None:
+        return [("interval", "none: the device is what its numbers say")]
+    lines = [("interval", f"{between(interval)} tok/s")]
+    for i, number in enumerate(interval.first_to_measure):
+        low, high = (show_number(rate, 3) for rate in (number.low, number.high))
+        text = f"{number.key}, alone {low} to {high} tok/s"
+        lines.append(("" if i else "first to measure", text))
+    if interval.unmeasured is not None:
+        lines.append(("unmeasured", interval.unmeasured))
+    return lines
+
+
+def _rates(result: Result) -> Rows:
+    """Return rates and latencies."""
+    timing, latency = result.timing, result.latency_ms
+    slow, fast = timing.rate_range
+    lines = [("rate", f"{show_number(result.tokens_per_second)} tok/s")]
+    lines += worth_rows(result.interval)
+    if slow != fast:
+        band = f"{show_number(slow)} to {show_number(fast)} tok/s"
+        lines.append(("rate, overlap none to full", band))
+    if timing.thermal is not None:
+        cold, hot = timing.thermal
+        lines.append(("rate, cold / hot device", f"{show_number(cold)} / {show_number(hot)} tok/s"))
+    each = " / ".join(show_number(latency[key]) for key in _LATENCIES)
+    return [*lines, ("latency mean / p50 / p95 / p99", f"{each} ms")]
+
+
+def _counts(result: Result) -> Rows:
+    """Return hits, bytes and what the mask loses."""
+    lines = [
+        ("hit rate (bytes / units)", f"{result.hit_rate:.2%} / {result.unit_hit_rate:.2%}"),
+        (
+            "flash per token",
+            f"{BYTES.show(result.flash_bytes_per_token)} in "
+            f"{show_number(result.flash_reads_per_token)} reads, "
+            f"{BYTES.show(result.flash_useful_bytes_per_token)} useful",
+        ),
+        ("DRAM per token", BYTES.show(result.dram_bytes_per_token)),
+    ]
+    if result.prefetch is not None:
+        issued, used = result.prefetch["issued"], result.prefetch["used"]
+        right = f"{used / issued:.1%} of them" if issued else "none"
+        ahead = show_number(issued / result.tokens)
+        lines.append(("read ahead", f"{ahead} units a token, {right} used"))
+    errors = zip(result.traffic.groups, result.output_error, strict=True)
+    lines += [
+        (f"error of the output, {name}", show_number(error, 3))
+        for name, error in errors
+        if error is not None
+    ]
+    if result.routing_weight_lost is not None:
+        lines.append(("routing weight lost", f"{result.routing_weight_lost:.2%}"))
+    if result.page_cache is not None:
+        lines.append(("page cache of the system", BYTES.show(result.page_cache)))
+    return lines
+
+
+def _times(result: Result) -> Rows:
+    """Return the prompt, the start, energy, and what was measured."""
+    lines, prefill, ttft = [], result.timing.prefill, result.timing.ttft
+    if prefill is not None:
+        first = "" if ttft is None else f", first token after {show_number(ttft, 3)} s"
+        took = show_number(prefill.seconds, 3)
+        lines.append(("prefill", f"{prefill.tokens} tokens in {took} s{first}"))
+    if result.cold_start is not None:
+        start = show_number(1e3 * result.cold_start)
+        lines.append(("cold start", f"{start} ms before the first prompt"))
+    if result.timing.energy is not None:
+        low, high = (1e3 * joules for joules in result.timing.energy)
+        lines.append(("energy per token", f"{show_number(low, 3)} to {show_number(high, 3)} mJ"))
+    measured = f"{result.tokens} tokens, {result.method}, {result.policy}"
+    return [*lines, ("measured", measured)]
