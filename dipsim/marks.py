@@ -13,9 +13,8 @@ def estimates(run: Run, timing: Timing) -> tuple[str, ...]:
     if settings.dram is None and settings.cache is None and settings.cache_fraction is None:
         rests_on += ["dram.available", "runtime_overhead", "staging"]
     if settings.io == "mmap":
-        served = ("flash.bandwidth", "flash.reads", "flash.align", "flash.lanes")
-        rests_on = [key for key in rests_on if key not in served]
-        rests_on += ["flash.fault.seconds", "flash.fault.page"]
+        rests_on = [key for key in rests_on if key not in ("flash.iops", "flash.align")]
+        rests_on += [f"flash.fault.{name}" for name in ("seconds", "page", "readahead")]
     elif settings.io == "buffered":
         rests_on += ["page_cache.bandwidth", "page_cache.size", "dram.available"]
     stated = dict(device.numbers())

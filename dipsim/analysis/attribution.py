@@ -17,6 +17,7 @@ from dipsim.budget.divide import Budget
 from dipsim.budget.plan import grown, redivided
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.flash.cost import FlashCost
+from dipsim.flash.read_time import with_times
 from dipsim.hardware import FIXED_COSTS, Profile
 from dipsim.replay.traffic import Traffic
 from dipsim.result import Result
@@ -168,13 +169,12 @@ def _scaled(device: Profile, backend_name: str | None, speed: str, factor: float
 def _with_requests(run: Run, factor: float) -> Run:
     """Return the run with what each read takes beyond its bytes in order divided by ``factor``."""
     in_order = run.flash.sequential_bandwidth
-    reads = []
-    for read in run.device.flash.reads:
-        bytes_alone = read.size / in_order
-        beyond = max(0.0, read.size / read.bandwidth - bytes_alone)
-        seconds = read.size / read.bandwidth - beyond + beyond / factor
-        reads.append(read.model_copy(update={"bandwidth": read.size / seconds}))
-    section = run.device.flash.model_copy(update={"reads": tuple(reads)})
+
+    def divided(size: float, seconds: float) -> float:
+        beyond = max(0.0, seconds - size / in_order)
+        return seconds - beyond + beyond / factor
+
+    section = with_times(run.device.flash, divided)
     device, flash = run.device.model_copy(update={"flash": section}), FlashCost(section)
     return replace(run, device=device, flash=flash, costs=run.placement.costs(flash))
 

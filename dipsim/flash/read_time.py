@@ -6,13 +6,17 @@ bandwidth, is linear in s between points: interpolated bandwidth would be up to 
 18 KB.
 """
 
-from typing import NamedTuple, Protocol
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import Fit, Flash
+from dipsim.hardware import Fit, Flash, Read
 
+SMALL = 4096.0
+"""Bytes of the reads that ``flash.iops`` counts."""
 _WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile measured none
 
 
@@ -71,15 +75,37 @@ class ReadCurve(NamedTuple):
 
     sizes: NDArray[np.float64]
     seconds: NDArray[np.float64]
+    small: float | None = None
+    """Seconds of a read of `SMALL` bytes, where ``sizes`` begin above it and it is known."""
 
     def at(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return t(s) in seconds.
 
-        It is linear between points, constant below the smallest and proportional above the largest.
+        It is linear between points and down to ``small``, constant below the smallest of them and
+        proportional above the largest.
         """
-        inside = np.interp(size, self.sizes, self.seconds)
-        beyond = size * (self.seconds[-1] / self.sizes[-1])
-        return np.where(size > self.sizes[-1], beyond, inside)
+        sizes, seconds = self.sizes, self.seconds
+        if self.small is not None:
+            sizes, seconds = np.append(SMALL, sizes), np.append(self.small, seconds)
+        inside = np.interp(size, sizes, seconds)
+        beyond = size * (seconds[-1] / sizes[-1])
+        return np.where(size > sizes[-1], beyond, inside)
+
+    def scaled_to(self, size: float, seconds: float) -> "ReadCurve":
+        """Return a curve of the same shape on which a read of ``size`` takes ``seconds``."""
+        ratio = seconds / float(self.at(np.array([size]))[0])
+        return ReadCurve(self.sizes, self.seconds * ratio)
+
+    def floored(self, iops: float) -> "ReadCurve":
+        """Return the curve of a device that does at most ``iops`` small reads a second.
+
+        A small read never takes longer than the smallest measured one, nor less per byte.
+        """
+        smallest, seconds = float(self.sizes[0]), float(self.seconds[0])
+        if smallest <= SMALL:
+            return self
+        small = min(max(1 / iops, seconds * SMALL / smallest), seconds)
+        return self._replace(small=small)
 
 
 class Points:
@@ -87,11 +113,16 @@ class Points:
 
     def __init__(self, flash: Flash) -> None:
         self.lanes = flash.lanes
-        self.curves: dict[int, ReadCurve] = {}
-        for lanes in sorted({read.lanes for read in flash.reads}):
+        measured: dict[int, ReadCurve] = {}
+        for lanes in {read.lanes for read in flash.reads}:
             points = sorted((r.size, r.size / r.bandwidth) for r in flash.reads if r.lanes == lanes)
             sizes, seconds = np.array(points).T
-            self.curves[lanes] = ReadCurve(sizes, seconds)
+            # Whoever may read more in less time does so instead.
+            seconds = np.minimum.accumulate(seconds[::-1])[::-1]
+            measured[lanes] = ReadCurve(sizes, seconds)
+        self.curves = {lanes: _shaped(lanes, measured) for lanes in sorted(measured)}
+        if flash.iops is not None:
+            self.curves = {n: curve.floored(flash.iops) for n, curve in self.curves.items()}
 
     def lanes_for(self, reads: int) -> int:
         """Return the largest measured number of lanes that is reached, else the fewest measured."""
@@ -103,14 +134,17 @@ class Points:
         return self.curves[self.lanes_for(reads)]
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """Return seconds, see `ReadCurve.at`."""
-        return self.curve_for(reads).at(size)
+        """Return seconds, see `ReadCurve.at`; who has many lanes may keep fewer of them busy."""
+        most = self.lanes_for(reads)
+        times = [curve.at(size) for lanes, curve in self.curves.items() if lanes <= most]
+        fastest: NDArray[np.float64] = np.min(times, axis=0)
+        return fastest
 
     @property
     def sequential_bandwidth(self) -> float:
         """Bytes per second of the largest point at the flash's lanes."""
-        curve = self.curve_for(self.lanes)
-        return float(curve.sizes[-1] / curve.seconds[-1])
+        size = np.array([self.sequential_read])
+        return float(size[0] / self.seconds(size, self.lanes)[0])
 
     @property
     def sequential_read(self) -> float:
@@ -122,6 +156,36 @@ class Points:
         sizes = self.curve_for(reads).sizes
         beyond: NDArray[np.bool_] = (size < sizes[0]) | (size > sizes[-1])
         return beyond
+
+
+def _shaped(lanes: int, measured: Mapping[int, ReadCurve]) -> ReadCurve:
+    """Return the curve of a number of lanes.
+
+    Where it was measured at one size alone it takes the shape of the curve with the next more lanes
+    that has several.
+    """
+    own = measured[lanes]
+    others = [n for n, curve in measured.items() if n > lanes and len(curve.sizes) > 1]
+    if len(own.sizes) > 1 or not others:
+        return own
+    return measured[min(others)].scaled_to(float(own.sizes[0]), float(own.seconds[0]))
+
+
+def with_times(flash: Flash, change: Callable[[float, float], float]) -> Flash:
+    """Return a flash of measured points on which other reads take other times.
+
+    Args:
+        change: from the bytes of a read and its seconds to the seconds that it takes instead.
+    """
+    reads = tuple(
+        Read.model_construct(size=size, lanes=lanes, bandwidth=size / change(size, seconds))
+        for lanes, curve in Points(flash).curves.items()
+        for size, seconds in zip(curve.sizes.tolist(), curve.seconds.tolist(), strict=True)
+    )
+    update: dict[str, Any] = {"reads": reads}
+    if flash.iops is not None and flash.iops < math.inf:
+        update["iops"] = 1 / change(SMALL, 1 / flash.iops)
+    return flash.model_copy(update=update)
 
 
 class Formula:

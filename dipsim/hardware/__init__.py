@@ -14,6 +14,7 @@ from dipsim.hardware.profile import (
     Fit,
     Flash,
     Profile,
+    Read,
     Source,
     profile_schema,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Flash",
     "Overrides",
     "Profile",
+    "Read",
     "Source",
     "is_known_share",
     "load_profile",

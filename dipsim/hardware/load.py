@@ -23,7 +23,7 @@ _SHARES = ("dram_efficiency", "overlap_factor")
 _MOST_DIGITS = 20
 """Digits beyond which no whole number is read; those that are refused are quoted as they are."""
 _SPEEDS = ("bandwidth", "reads", "fit")
-"""Keys of flash that state its speed; each replaces the others."""
+"""Keys of flash that state its speed; each replaces the others, and ``iops`` beside them."""
 
 
 def load_profile(
@@ -261,7 +261,7 @@ def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str
     if not isinstance(old, dict) or not isinstance(new, Mapping):
         return base
     stated = [key for key in _SPEEDS if key in new]
-    replaced = [key for key in _SPEEDS if stated and key in old and key not in new]
+    replaced = [key for key in (*_SPEEDS, "iops") if stated and key in old and key not in new]
     result = {**base, "flash": {key: value for key, value in old.items() if key not in replaced}}
     sources = base.get("sources")
     if isinstance(sources, dict):

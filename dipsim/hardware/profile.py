@@ -36,6 +36,8 @@ SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
 """Share of a speed that is left: never none of it."""
 Spread = Annotated[float, Field(ge=0, le=20)]
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
+_SMALL_READ = 4096.0
+"""Bytes of the reads that ``iops`` counts."""
 _LARGEST_PAGE = 2.0**30
 """Largest page of a read, in bytes: far above any real one."""
 
@@ -136,6 +138,9 @@ class Flash(_Section):
     align: Bytes = Field(default="1 B", validate_default=True, description="page size of a read")
     bandwidth: Bandwidth | None = None
     reads: tuple[Read, ...] = ()
+    iops: UnlimitedIops | None = Field(
+        default=None, description="4 KiB reads per second, where measured reads begin above 4 KiB"
+    )
     fit: Fit | None = None
     fault: Fault | None = Field(default=None, description="page faults of --io mmap")
 
@@ -154,7 +159,18 @@ class Flash(_Section):
             sizes = [read.size for read in self.reads if read.lanes == lanes]
             if sizes != sorted(sizes):
                 raise ValueError(f"reads: with {lanes} lanes the sizes do not ascend; sort them")
+        if self.iops is not None:
+            self._check_iops(self.iops)
         return self
+
+    def _check_iops(self, iops: float) -> None:
+        if iops == 0:
+            raise ValueError("iops is 0: it must be positive")
+        if max((read.size for read in self.reads), default=0) <= _SMALL_READ:
+            raise ValueError(
+                "iops stands beside reads that are larger than 4 KiB; drop it, "
+                "or give fit.iops to a fit"
+            )
 
 
 class Backend(_Section):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dipsim.errors import DipsimError, ProfileError, brief
 from dipsim.flash.cost import FlashCost
-from dipsim.flash.read_time import Points, ReadCurve
+from dipsim.flash.read_time import Points, ReadCurve, with_times
 from dipsim.hardware import STATED, Profile, Source
 from dipsim.option import flag
 from dipsim.replay.traffic import Traffic
@@ -69,7 +69,8 @@ def scaled(device: Profile, factor: float) -> Profile:
             device, {"fit": old.model_copy(update={**times, **rates})}, "flash.fit", change
         )
     reads = [read.model_copy(update={"bandwidth": read.bandwidth * factor}) for read in flash.reads]
-    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", change)
+    iops = None if flash.iops is None else flash.iops * factor
+    return _with_flash(device, {"reads": tuple(reads), "iops": iops}, "flash.reads", change)
 
 
 def with_iops(device: Profile, iops: float) -> Profile:
@@ -83,14 +84,13 @@ def with_iops(device: Profile, iops: float) -> Profile:
     """
     in_order = FlashCost(device.flash).sequential_bandwidth
     shift = 1 / iops - float(_curve(device).seconds[0])
-    reads = []
-    for read in device.flash.reads:
-        seconds = read.size / read.bandwidth
-        least = min(seconds, read.size / in_order)
-        bandwidth = read.size / max(seconds + shift, least)
-        reads.append(read.model_copy(update={"bandwidth": bandwidth}))
+
+    def shifted(size: float, seconds: float) -> float:
+        return max(seconds + shift, min(seconds, size / in_order))
+
+    flash = with_times(device.flash, shifted)
     change = f"shifted to {iops:.6g} reads/s of the smallest size"
-    return _with_flash(device, {"reads": tuple(reads)}, "flash.reads", change)
+    return _with_flash(device, {"reads": flash.reads, "iops": flash.iops}, "flash.reads", change)
 
 
 def iops_of(device: Profile) -> tuple[float, float]:

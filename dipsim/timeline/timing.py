@@ -152,8 +152,8 @@ def _rate(run: Run, rows: NDArray[np.int64], times: Times) -> float:
 def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
     """Return the keys of the profile that the times and energies depend on."""
     overlap, device, backend = run.settings.overlap, run.device, f"backends.{run.settings.backend}"
-    keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.align", "flash.lanes"]
-    keys += [f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops")]
+    keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.iops", "flash.align"]
+    keys += ["flash.lanes", *(f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops"))]
     if not is_paper(overlap):
         keys += [f"{backend}.{name}" for name in FIXED_COSTS]
         keys.append(f"{backend}.cache_copy")
