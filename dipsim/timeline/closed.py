@@ -78,7 +78,7 @@ class Machine(NamedTuple):
     dram: float
     """Bytes per second for all who read or write DRAM; infinite: they never meet."""
     background: float
-    """Bytes per second that other programs want of it."""
+    """Bytes per second that other programs take of it, first of all."""
     weights: float
     """Bytes per second at which weights are used, and ``kv``, keys and values."""
     kv: float

@@ -25,6 +25,7 @@ from dipsim.timeline.closed import (
     RESOURCES,
     SYNC,
     Machine,
+    Seconds,
     Step,
     Times,
     hidden_seconds,
@@ -92,12 +93,15 @@ class _Flow:
 
 
 class _Dram:
-    """Bandwidth shared max-min fairly: who wants less than an equal share gets it, the others
-    share what is left."""
+    """Bandwidth that other programs leave, shared by the flash and by whatever the token does."""
 
     def __init__(self, env: Environment, machine: Machine) -> None:
         self.env, self.machine = env, machine
+        self.room = machine.dram - machine.background
         self.flows: list[_Flow] = []
+        """At most two: one of the flash, one of the token."""
+        self.goal = 0.0
+        """Bytes the flash should have moved, since the start, when the token stops to wait."""
         self.wanted = machine.background
         self.short = False
         self.moved = [0.0] * 3
@@ -121,8 +125,7 @@ class _Dram:
             return None
         speed = 1.0 if start < self.hot_from else hot
         if rate * speed + self.machine.background > self.machine.dram:
-            left = self.machine.dram - self.machine.background
-            speed = min(max(left, self.machine.dram / 2) / rate, speed)
+            speed = min(self.room / rate, speed)
         took = seconds / speed
         if start < self.hot_from < start + took:
             return None
@@ -152,7 +155,7 @@ class _Dram:
         flow.speed = speed
         flow.armed += 1
         number = flow.armed
-        timer = self.env.timeout(flow.left / speed)
+        timer = self.env.timeout(flow.left / speed if flow.left else 0.0)
         timer.callbacks.append(lambda _: self._end(flow) if flow.armed == number else None)
 
     def _note(self, flow: _Flow) -> None:
@@ -174,31 +177,43 @@ class _Dram:
 
     def _share(self) -> None:
         """Work out anew how fast everybody goes."""
-        now, hot = self.env.now, self.is_hot
+        now = self.env.now
         self.short = self.wanted > self.machine.dram
-        speeds = [flow.hot if hot else 1.0 for flow in self.flows]
-        if self.short:
-            wants = [flow.rate * limit for flow, limit in zip(self.flows, speeds, strict=True)]
-            given = zip(self.flows, speeds, self._fair(wants), strict=True)
-            speeds = [min(grant / f.rate, limit) if f.rate else limit for f, limit, grant in given]
-        for flow, speed in zip(self.flows, speeds, strict=True):
+        for flow in self.flows:
             done = (now - flow.since) * flow.speed
             flow.left = max(flow.left - done, 0.0)
             self.moved[flow.reader] += done * flow.rate
             self._note(flow)
             flow.since = now
+        for flow, speed in zip(self.flows, self._speeds(), strict=True):
             if speed != flow.speed:
                 self._run(flow, speed)
 
-    def _fair(self, wants: list[float]) -> list[float]:
-        """Bytes per second for each of ``wants``; the background is one more that wants."""
-        everyone = [*wants, self.machine.background] if self.machine.background else wants
-        room, grants, waiting = self.machine.dram, list(everyone), len(everyone)
-        for i in sorted(range(waiting), key=everyone.__getitem__):
-            grants[i] = min(everyone[i], room / waiting)
-            room -= grants[i]
-            waiting -= 1
-        return grants[: len(wants)]
+    def _speeds(self) -> list[float]:
+        """Share of its full speed at which each flow goes."""
+        limits = [flow.hot if self.is_hot else 1.0 for flow in self.flows]
+        if not self.short:
+            return limits
+        wants = [flow.rate * limit for flow, limit in zip(self.flows, limits, strict=True)]
+        given = zip(self.flows, limits, self._grants(wants), strict=True)
+        return [min(grant / f.rate, limit) if f.rate else limit for f, limit, grant in given]
+
+    def _grants(self, wants: list[float]) -> list[float]:
+        """Bytes per second for each flow, of what all together want too much of.
+
+        The flash gets what the token leaves, and more where the token will wait for it: then both
+        are done at the same time. Nobody waits yet for reads ahead, so they get up to one half.
+        """
+        if len(wants) == 1:
+            return [self.room]
+        flash = 0 if self.flows[0].reader == DMA else 1
+        use = self.flows[1 - flash]
+        owed = self.goal - self.moved[DMA]
+        least = self.room / 2
+        if owed > 0:
+            least = self.room * owed / (owed + use.left * use.rate)
+        grant = min(wants[flash], max(self.room - wants[1 - flash], least))
+        return [grant, self.room - grant] if flash == 0 else [self.room - grant, grant]
 
     def _heat_up(self, _: Event) -> None:
         self.is_hot = True
@@ -215,11 +230,12 @@ class _Flash:
         self.hot = 1.0 if heat is None else heat.flash
         self.waiting: deque[_Flow] = deque()
         self.busy = False
-        self.since = 0.0
+        self.since = self.asked = 0.0
 
     def read(self, seconds: float, moved: float, what: tuple[int, int, bool]) -> Event:
         """A job of so many seconds and bytes; the event that it is done."""
         flow = _Flow(Event(self.env), seconds, moved / seconds, self.hot, DMA)
+        self.asked += moved
         # Its first callback: the next job begins before whoever waited for this one goes on.
         flow.done.callbacks.append(lambda _: self._end(moved, what))
         if self.busy:
@@ -244,6 +260,8 @@ class _Work(NamedTuple):
 
     flash: float
     moved: float
+    beside: float
+    """Bytes of ``moved`` that come while ``hidden`` runs, if there is time for so many."""
     hidden: float
     """Seconds of ``use`` that run while the flash reads; ``hidden_hot``, on a hot device."""
     hidden_hot: float
@@ -268,21 +286,33 @@ def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine)
     if machine.heat is not None:
         slower = machine.heat.compute if machine.compute_bound else 1.0
         hot_weights, hot_flash = weights / slower, step.flash / machine.heat.flash
-    hidden = hidden_seconds(step, overlap, a)
-    hot_step = step._replace(hit=step.hit / slower, miss=step.miss / slower, flash=hot_flash)
-    hidden_hot = hidden_seconds(hot_step, overlap, a)
     with np.errstate(divide="ignore", invalid="ignore"):
         hot = np.where(use > 0, use / (hot_weights + kv), 1.0)
         rate = np.where(use > 0, rate / use, 0.0)
         kv_share = np.where(use > 0, kv / use, 0.0)
         copy = np.zeros(tokens) + (0.0 if is_paper(overlap) else step.management)
         copy_rate = np.where(copy > 0, 2 * step.copied / copy, 0.0)  # read once, written once
+    hidden = hidden_seconds(_slowed(step, machine, rate), overlap, a)
+    hot_step = step._replace(hit=step.hit / slower, miss=step.miss / slower, flash=hot_flash)
+    hidden_hot = hidden_seconds(_slowed(hot_step, machine, rate * hot), overlap, a)
     columns = (
-        *(step.flash, step.moved, hidden, hidden_hot * hot, use, rate, hot, kv_share),
+        *(step.flash, step.moved, a * np.asarray(step.moved), hidden, hidden_hot * hot),
+        *(use, rate, hot, kv_share),
         *(0.0 if is_paper(overlap) else step.sync, copy, copy_rate, step.ahead, step.ahead_moved),
     )
     plain = [np.broadcast_to(np.asarray(column, np.float64), tokens).tolist() for column in columns]
     return [_Work(*row) for row in zip(*plain, strict=True)]
+
+
+def _slowed(step: Step, machine: Machine, rate: Seconds) -> Step:
+    """Return the step with the flash as slow as it gets beside a use at ``rate`` bytes/s.
+
+    Without it, a faster flash would have less time to hide its reads in.
+    """
+    left = np.maximum(machine.dram - machine.background - rate, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beside = np.where((step.flash > 0) & (step.moved > 0), step.moved / left, 0.0)
+    return step._replace(flash=np.maximum(step.flash, beside))
 
 
 class _Simulation:
@@ -388,7 +418,10 @@ class _Simulation:
         hidden = 0.0
         if work.flash or opener is not None or early is not None:
             yield from self._catch_up()
-            read = self.flash.read(work.flash, work.moved, what) if work.flash else None
+            read = None
+            if work.flash:
+                self.dram.goal = self.flash.asked + work.beside
+                read = self.flash.read(work.flash, work.moved, what)
             if opener is not None:
                 last = opener + 1 == len(self.opens)
                 self._read_ahead(token + last, 0 if last else opener + 1)
@@ -401,6 +434,7 @@ class _Simulation:
                 yield read
             if early is not None:
                 yield early
+            self.dram.goal = 0.0
             spent[FLASH] += env.now - start
         if work.use > hidden:
             yield from self._use(work, work.use - hidden, what, spent)

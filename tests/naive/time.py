@@ -83,21 +83,6 @@ class Flow:
         """Of the work, not of its bytes: it may have none."""
 
 
-def level(wants: list[float], room: float) -> float:
-    """Return what nobody gets more than, when all who want less are served in full."""
-    low, high = 0.0, max(wants, default=0.0)
-    if sum(wants) <= room:
-        return high
-    satisfied: list[float] = []
-    while True:
-        rest = [want for want in wants if want not in satisfied]
-        share = (room - sum(want for want in wants if want in satisfied)) / len(rest)
-        low = min(rest)
-        if low > share:
-            return share
-        satisfied.append(low)
-
-
 class World:
     """The device as time goes by."""
 
@@ -107,6 +92,10 @@ class World:
         self.queue: list[tuple[Flow, int, int, bool]] = []
         """Reads of the flash: the first one is being served."""
         self.served_since = 0.0
+        self.asked = 0.0
+        """Bytes that the flash was ever asked for."""
+        self.goal = 0.0
+        """As many of them are to have come when the token is done with what it does now."""
 
     @property
     def is_hot(self) -> bool:
@@ -116,16 +105,28 @@ class World:
         """Return which share of its work each flow does in a second."""
         alone = [1 / (flow.hot if self.is_hot else flow.cold) for flow in self.flows]
         wants = [flow.size * speed for flow, speed in zip(self.flows, alone, strict=True)]
-        most = level([*wants, self.phone.background], self.phone.dram)
+        room = self.phone.dram - self.phone.background
+        if sum(wants) <= room:
+            return alone
+        gets = {flow.who: min(want, room) for flow, want in zip(self.flows, wants, strict=True)}
+        if len(gets) == 2:
+            [token] = [flow for flow in self.flows if flow.who != DMA]
+            missing = self.goal - self.found.moved[DMA]
+            half = missing / (missing + token.size * token.left) if missing > 0 else 0.5
+            gets[DMA] = min(gets[DMA], max(room - gets[token.who], room * half))
+            gets[token.who] = room - gets[DMA]
         return [
-            speed * (most / want if want > most else 1.0)
-            for speed, want in zip(alone, wants, strict=True)
+            speed * (gets[flow.who] / want if want else 1.0)
+            for flow, speed, want in zip(self.flows, alone, wants, strict=True)
         ]
 
     def step_on(self, until: float = math.inf) -> float:
         """Move on to the next change, at most to ``until``; return the seconds that took."""
         speeds = self.speeds()
-        ends = [self.now + flow.left / v for flow, v in zip(self.flows, speeds, strict=True)]
+        ends = [
+            self.now + (flow.left / v if v else math.inf)
+            for flow, v in zip(self.flows, speeds, strict=True)
+        ]
         heat = self.phone.after if self.now < self.phone.after else math.inf
         then = min([until, heat, *ends])
         took = then - self.now
@@ -152,6 +153,7 @@ class World:
     def read(self, seconds: float, size: float, token: int, step: int, early: bool) -> Flow:
         """Ask the flash for something."""
         flow = Flow(size, seconds, seconds / self.phone.hot_flash, DMA)
+        self.asked += size
         self.queue.append((flow, token, step, early))
         if len(self.queue) == 1:
             self.serve()
@@ -201,6 +203,7 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
         for step, piece in enumerate(pieces):
             reading = []
             if piece.flash:
+                world.goal = world.asked + a * piece.moved
                 reading.append(world.read(piece.flash, piece.moved, token, step, False))
             if piece.opens:
                 place = opens.index(step)
@@ -231,13 +234,25 @@ def _take(
     weights = piece.hit + (0.0 if paper else piece.miss)
     cold, hot = weights + piece.kv, weights / slower + piece.kv
     size = weights * phone.weights + piece.kv * phone.kv
+    room = phone.dram - phone.background
+
+    def beside(flash: float, total: float) -> float:
+        """Return the seconds of a read beside a use that takes ``total``."""
+        left = room - (size / total if total else 0.0)
+        if not piece.flash or not piece.moved:
+            return flash
+        return max(flash, piece.moved / left) if left > 0 else math.inf
+
     if world.is_hot:
         hot_piece = piece._replace(
-            flash=piece.flash / phone.hot_flash, hit=piece.hit / slower, miss=piece.miss / slower
+            flash=beside(piece.flash / phone.hot_flash, hot),
+            hit=piece.hit / slower,
+            miss=piece.miss / slower,
         )
         share = hidden_seconds(hot_piece, mode, a) / hot if hot else 0.0
     else:
-        share = hidden_seconds(piece, mode, a) / cold if cold else 0.0
+        cold_piece = piece._replace(flash=beside(piece.flash, cold))
+        share = hidden_seconds(cold_piece, mode, a) / cold if cold else 0.0
 
     def use(part: float) -> None:
         if part * cold <= 1e-15:
@@ -259,6 +274,7 @@ def _take(
     for flow in reading:
         while world.waits(flow):
             spent[FLASH] += world.step_on()
+    world.goal = 0.0
     use(1 - share)
     if paper:
         return

@@ -222,33 +222,44 @@ def approx(bars: list[tuple[str, str, float, float, bool]]) -> Any:
     ]
 
 
-def test_dma_and_use_share_dram() -> None:
-    # The flash delivers 200 B at 100 B/s, weights are used at 100 B/s, 300 B in all; 2 s of their
-    # use may run meanwhile. DRAM has 150 B/s: both go at 75 B/s until 200 B are done, at 8/3 s.
+def test_dma_and_use_are_done_at_the_same_time() -> None:
+    # The flash delivers 200 B at 100 B/s, weights are used at 100 B/s, 300 B in all. DRAM has 150
+    # B/s, so beside a use the flash gets 50 B/s or more, and would take 4 s: all 3 s of use may run
+    # meanwhile. 500 B at 150 B/s take 10/3 s, in which the flash goes at 60 B/s.
     tokens = [[Piece(flash=2, moved=200, hit=3, reads=2)]]
     found = events(tokens, "pipelined", 1.0, Phone(150, 0, 100, 100, False), spans_of=1)
-    both, end = 8 / 3, 8 / 3 + 1
+    both = 10 / 3
     assert sorted(spans(found)) == approx(
-        [
-            ("compute", "0", 0, both, False),
-            ("compute", "0", both, end, False),
-            ("flash", "0", 0, both, False),
-        ]
+        [("compute", "0", 0, both, False), ("flash", "0", 0, both, False)]
     )
-    assert found.times.exposed[0] == pytest.approx([0, end, 0, 0, 0])
+    assert found.times.exposed[0] == pytest.approx([0, both, 0, 0, 0])
     assert found.moved == pytest.approx((200, 300, 0))
 
 
-def test_a_small_share_is_served_in_full() -> None:
-    # As before, but the flash delivers 20 B at 10 B/s, less than half of DRAM's 90 B/s: it takes
-    # its 2 s; meanwhile 160 of the 200 B are used, the other 40 B at full speed until 2.4 s.
-    tokens = [[Piece(flash=2, moved=20, hit=3, reads=2)]]
-    found = events(tokens, "pipelined", 1.0, Phone(90, 0, 100, 100, False), spans_of=1)
-    assert [at[2:4] for at in spans(found)] == [
-        (0, pytest.approx(2)),
-        (0, pytest.approx(2 + 40 / 90)),
-        (pytest.approx(2 + 40 / 90), pytest.approx(2 + 140 / 90)),
-    ]
+def test_half_of_what_could_hide_hides() -> None:
+    # As before with a = .5: 150 B are used while 100 B come, in 5/3 s. The other 100 B take 1 s
+    # alone, the other 150 B 1.5 s.
+    tokens = [[Piece(flash=2, moved=200, hit=3, reads=2)]]
+    found = events(tokens, "pipelined", 0.5, Phone(150, 0, 100, 100, False), spans_of=1)
+    assert found.times.exposed[0] == pytest.approx([1, 5 / 3 + 1.5, 0, 0, 0])
+
+
+def test_a_flash_that_is_late_anyway_goes_at_full_speed() -> None:
+    # 200 B at 50 B/s take 4 s, 100 B of weights at 100 B/s less: DRAM has 120 B/s, so they get 70
+    # and take 10/7 s, and nothing is left to do when the flash is done.
+    tokens = [[Piece(flash=4, moved=200, hit=1, reads=2)]]
+    found = events(tokens, "pipelined", 1.0, Phone(120, 0, 100, 100, False), spans_of=1)
+    assert found.times.exposed[0] == pytest.approx([4 - 10 / 7, 10 / 7, 0, 0, 0])
+
+
+def test_a_read_ahead_gets_up_to_half_of_dram() -> None:
+    # 20 B at 10 B/s ahead of the second group, while 300 B of weights are used at 100 B/s: DRAM has
+    # 90 B/s, so the flash takes its 2 s; meanwhile 160 B are used, the others at 90 B/s.
+    pieces = [Piece(hit=3, opens=True), Piece(ahead=2, ahead_moved=20, opens=True)]
+    found = events([pieces], "prefetch", 0.0, Phone(90, 0, 100, 100, False), spans_of=1)
+    assert spans(found) == approx(
+        [("flash", "1", 0, 2, True), ("compute", "0", 0, 2 + 140 / 90, False)]
+    )
 
 
 def test_a_demanded_read_waits_behind_one_that_went_out_early() -> None:
@@ -307,32 +318,87 @@ def test_it_gets_hot_in_the_middle_of_the_use_of_weights() -> None:
     assert found.times.exposed[0] == pytest.approx([0, 1, 5, 0, 0])
 
 
-def test_others_take_their_part_of_dram() -> None:
-    # DRAM has 100 B/s and others want 60. Weights at 80 B/s get half of it: 160 B take 3.2 s. The
-    # flash at 40 B/s is not slowed down. A copy of 50 B reads and writes them: 100 B at 100 B/s
-    # come down to 50 B/s.
+def test_others_take_their_part_of_dram_first() -> None:
+    # DRAM has 100 B/s and others take 60. Of weights at 80 B/s, 160 B take 4 s at the 40 that are
+    # left. The flash at 40 B/s is not slowed down. A copy of 50 B reads and writes them: 100 B at
+    # 40 B/s instead of 100.
     pieces = [Piece(hit=2), Piece(flash=1, moved=40, reads=1, sync=0.5, copy=1, copied=50)]
     found = events([pieces], "serial", 0.0, Phone(100, 60, 80, 80, True), spans_of=1)
     assert spans(found) == approx(
         [
-            ("compute", "0", 0, 3.2, False),
-            ("flash", "1", 3.2, 4.2, False),
-            ("sync", "1", 4.2, 4.7, False),
-            ("management", "1", 4.7, 6.7, False),
+            ("compute", "0", 0, 4, False),
+            ("flash", "1", 4, 5, False),
+            ("sync", "1", 5, 5.5, False),
+            ("management", "1", 5.5, 8, False),
         ]
     )
-    assert found.times.exposed[0] == pytest.approx([1, 0, 3.2, 0.5, 2])
+    assert found.times.exposed[0] == pytest.approx([1, 0, 4, 0.5, 2.5])
     assert found.moved[COPY] == pytest.approx(100)
 
 
-def test_three_share_dram_max_min_fairly() -> None:
-    # 120 B/s for a flash that wants 20, others that want 60 and weights that want 100: the flash
-    # gets its 20, the two others 50 each. In 4 s 200 B of weights are used; then, without the
-    # flash, weights and others get 60 each.
+def test_flash_and_use_share_what_others_leave() -> None:
+    # 120 B/s, of which others take 60; a flash of 80 B at 20 B/s, weights of 400 B at 100 B/s: 480
+    # B at 60 B/s, in 8 s.
     tokens = [[Piece(flash=4, moved=80, hit=4, reads=1)]]
     found = events(tokens, "pipelined", 1.0, Phone(120, 60, 100, 100, False), spans_of=1)
-    assert found.times.exposed[0] == pytest.approx([0, 4 + 200 / 60, 0, 0, 0])
+    assert found.times.exposed[0] == pytest.approx([0, 8, 0, 0, 0])
     assert found.moved[USE] == pytest.approx(400)
+
+
+# What is faster, and what is slower ---------------------------------------------------------------
+
+
+WAYS = [("serial", 0.0), *(("pipelined", a) for a in (0.0, 0.45, 1.0))]
+
+
+def flash_times(tokens: list[list[Piece]], factor: float) -> list[list[Piece]]:
+    """The same tokens on a flash ``factor`` times as fast."""
+    return [
+        [at._replace(flash=at.flash / factor, ahead=at.ahead / factor) for at in pieces]
+        for pieces in tokens
+    ]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    mode=st.sampled_from([*WAYS, ("prefetch", 0.0), ("prefetch", 0.45), ("prefetch", 1.0)]),
+    dram=st.floats(0.6, 4),
+    busy=st.sampled_from([0.0, 0.3, 0.8]),
+    factor=st.floats(1, 20),
+)
+@settings(max_examples=250)
+def test_a_faster_flash_never_makes_a_run_slower(
+    seed: int, mode: Any, dram: float, busy: float, factor: float
+) -> None:
+    ahead = mode[0] == "prefetch"  # reads that nobody waits for yet may come too early
+    tokens, phone = random_tokens(seed, ahead), Phone(dram, busy * dram, 1.0, 1.5)
+    slow, fast = (events(flash_times(tokens, f), *mode, phone).end for f in (1.0, factor))
+    assert fast <= slow * (1.01 if ahead else 1 + 1e-9)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    mode=st.sampled_from(WAYS),
+    dram=st.floats(0.6, 6),
+    shares=st.tuples(st.floats(0, 0.95), st.floats(0, 0.95)),
+)
+@settings(max_examples=200)
+def test_more_background_is_never_faster(
+    seed: int, mode: Any, dram: float, shares: tuple[float, float]
+) -> None:
+    tokens = random_tokens(seed)
+    less, more = (
+        events(tokens, *mode, Phone(dram, share * dram, 1.0, 1.5)).end for share in sorted(shares)
+    )
+    assert more >= less * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("mode", [("serial", 0.0), ("pipelined", 0.45), ("pipelined", 1.0)])
+def test_more_background_is_slower_while_dram_binds(mode: Any) -> None:
+    tokens = [[Piece(flash=1, moved=10, hit=1, reads=2), Piece(hit=3)]] * 2
+    ends = [events(tokens, *mode, Phone(76.8, busy, 45, 45)).end for busy in range(32, 76, 4)]
+    assert ends == sorted(ends)
+    assert len(set(ends)) == len(ends)
 
 
 def test_papers_modes_know_neither_contention_nor_heat() -> None:
