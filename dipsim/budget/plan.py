@@ -1,5 +1,6 @@
 """The budget of a run, planned once: what DRAM holds, and what is left for the caches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from dipsim.budget.growth import grow, tokens_held
 from dipsim.errors import BudgetError, ModelError
 from dipsim.flash.cost import Costs, Placement
 from dipsim.flash.page_cache import Paging, page_size, pages_of
+from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Profile
 from dipsim.methods import Method
 from dipsim.model import ATTENTION, Model
@@ -126,7 +128,7 @@ def plan_page_cache(
         section = device.page_cache
         assert section is not None, "refused when the flash was looked up"
         size = _left(budget, device) if section.size is None else section.size
-        return Paging("buffered", page, size, section.bandwidth, 0.0, (0, 0), placement)
+        return Paging("buffered", page, size, section.bandwidth, None, math.inf, (0, 0), placement)
     fault = device.flash.fault
     assert fault is not None, "refused when the flash was looked up"
     if budget.dram is not None:
@@ -137,7 +139,8 @@ def plan_page_cache(
             units = np.array([group.units for group in placement.method.groups])
             size = max(size, page * float(pages_of(units * placement.strides(), page).sum()))
     static = _mapped_static(budget, len(placement.unit_bytes))
-    return Paging("mmap", page, size, 0.0, fault.seconds, static, placement)
+    in_order = speed_of(device.flash).sequential_bandwidth
+    return Paging("mmap", page, size, 0.0, fault, in_order, static, placement)
 
 
 def group_sizes(placement: Placement) -> list[GroupSize]:

@@ -5,7 +5,7 @@ In both an LRU of pages decides what must come from flash (kernels/pages.py; doc
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from dipsim import kernels
 from dipsim.errors import ModelError, ProfileError
 from dipsim.flash.cost import Costs, InOrder, Placement
 from dipsim.flash.layout import reads_whole
-from dipsim.hardware import Flash, Profile
+from dipsim.flash.read_time import speed_of
+from dipsim.hardware import Fault, Flash, Profile, Read
 from dipsim.trace.encoding import words_for
 from dipsim.units import BYTES
 
@@ -48,8 +49,10 @@ class Paging:
     """Bytes the page cache may hold."""
     copy: float
     """Bytes per second from the page cache to the reader (buffered)."""
-    fault: float
-    """Seconds per fault (mmap)."""
+    fault: Fault | None
+    """Of mmap."""
+    in_order: float
+    """Bytes per second of the flash when it reads in order (mmap)."""
     static: tuple[float, float]
     """Bytes of mapped static weights: of each layer, and behind the last one."""
     placement: Placement
@@ -84,26 +87,39 @@ class Paging:
             loaded=np.zeros(pages, np.int64),
         )
         unread = np.zeros_like(missed)
-        faults = np.zeros((len(unread), len(regions.first) + 1), np.int64)
+        faults = np.zeros((len(unread), 2 * len(regions.first) + 1), np.int64)
         kernels.use_pages(missed, actions, resets, regions, cache, unread, faults)
         shape = len(missed), *self.placement.unit_bytes.shape
         read = _members(unread, regions.word).reshape(shape)
-        if self.io == "mmap":
-            return self._faults(read, faults)
+        if self.fault is not None:
+            return self._faults(read, faults, self.fault)
         return self._reads(read, unread, regions.word, costs)
 
-    def _faults(self, read: NDArray[np.int64], faults: NDArray[np.int64]) -> Served:
-        """Let every page cost a fault; static ones at the end count with the last group."""
-        pages = faults[:, :-1].copy()
-        pages[:, -1] += faults[:, -1]
-        pages = pages.reshape(read.shape)
-        number = pages.astype(np.float64)
+    def _faults(self, read: NDArray[np.int64], faults: NDArray[np.int64], fault: Fault) -> Served:
+        """Let pages cost faults: one each, and one per read-ahead window where they are in order.
+
+        Static weights and groups that every token needs whole are in order. Static pages at the
+        end count with the last group.
+        """
+        needed_whole = [group.choice == "all" for group in self.placement.method.groups]
+        in_order = np.ones(faults.shape[1], np.bool_)
+        in_order[1::2] = np.resize(needed_whole, read[0].size)
+        moved = faults * self.page
+        times = np.where(in_order, np.ceil(moved / fault.window - 1e-9), faults)
+        seconds = times * fault.seconds
+        seconds[:, in_order] = np.maximum(seconds, moved / self.in_order)[:, in_order]
+
+        def by_group(costs: NDArray[Any]) -> NDArray[np.float64]:
+            groups: NDArray[np.float64] = costs[:, :-1:2] + costs[:, 1::2]
+            groups[:, -1] += costs[:, -1]
+            return groups.reshape(read.shape)
+
         return Served(
             read=read,
-            requests=pages.astype(np.int32),
+            requests=by_group(times).astype(np.int32),
             outside=np.zeros(read.shape, np.bool_),
-            moved=number * self.page,
-            seconds=number * self.fault,
+            moved=by_group(moved),
+            seconds=by_group(seconds),
         )
 
     def _reads(
@@ -185,7 +201,7 @@ def page_size(flash: Flash) -> float:
 
 
 def mapped(device: Profile) -> Flash:
-    """Return the flash as a mapped file sees it: a page per fault.
+    """Return the flash as a mapped file sees it: a page per fault, and in order a window.
 
     Raises:
         ProfileError: the profile does not say what a fault takes.
@@ -196,10 +212,14 @@ def mapped(device: Profile) -> Flash:
             f"profile {device.name} has no flash.fault, which --io mmap needs: add it, "
             "e.g. -s flash.fault.seconds=40us, or use --io direct"
         )
-    page = fault.page
-    return Flash.model_construct(
-        lanes=1, align=page, bandwidth=page / fault.seconds, reads=(), fault=fault
+    in_order = speed_of(device.flash).sequential_bandwidth
+    times = {fault.page: fault.seconds}
+    times[fault.window] = max(fault.seconds, fault.window / in_order)
+    reads = tuple(
+        Read.model_construct(size=size, lanes=1, bandwidth=size / seconds)
+        for size, seconds in times.items()
     )
+    return Flash.model_construct(lanes=1, align=fault.page, reads=reads, fault=fault)
 
 
 def pages_of(sizes: NDArray[np.float64], page: float) -> NDArray[np.float64]:

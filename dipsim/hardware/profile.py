@@ -122,12 +122,24 @@ class Fault(_Section):
     page: Bytes = Field(
         default="4 KiB", validate_default=True, description="bytes that one fault loads"
     )
+    readahead: Bytes = Field(
+        default="128 KiB",  # of Linux: read_ahead_kb of a block device
+        validate_default=True,
+        description="bytes that one fault loads when a file is read in order, at least a page",
+    )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if self.seconds == 0 or not 512 <= self.page <= _LARGEST_PAGE:
             raise ValueError("seconds must be positive and page 512 B to 1 GiB")
+        if self.readahead > _LARGEST_PAGE:
+            raise ValueError("readahead must be at most 1 GiB")
         return self
+
+    @property
+    def window(self) -> float:
+        """Bytes that one fault loads when a file is read in order."""
+        return max(self.page, self.readahead)
 
 
 class Flash(_Section):

@@ -132,8 +132,8 @@ def _use_pages(fingerprint):
             resets: bool[tokens], whether the cache is emptied before a row.
             unread: uint64[tokens, words] out, the units of which a page was absent before
                 their batch.
-            faults: int64[tokens, parts + 1] out, pages read for each part, the static ones before
-                it included; last those at the end.
+            faults: int64[tokens, 2 * parts + 1] out, pages read: in turn the static ones before
+                each part and those of the part; last the static ones at the end.
         """
         fingerprint
         parts = regions.first.shape[0]
@@ -145,9 +145,11 @@ def _use_pages(fingerprint):
             if actions[r] < COMMIT:
                 continue
             for p in range(parts):
-                faults[r, p] = touch_static(cache, regions, p)
-                faults[r, p] += use_part(cache, regions, p, sets[r], r * parts + p, unread[r])
-            faults[r, parts] = touch_static(cache, regions, parts)
+                faults[r, 2 * p] = touch_static(cache, regions, p)
+                faults[r, 2 * p + 1] = use_part(
+                    cache, regions, p, sets[r], r * parts + p, unread[r]
+                )
+            faults[r, 2 * parts] = touch_static(cache, regions, parts)
 
     return use_pages
 

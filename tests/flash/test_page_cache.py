@@ -54,7 +54,8 @@ def naive_pages(
     memory: Memory,
     capacity: int,
 ) -> tuple[list[list[int]], list[list[set[int]]]]:
-    """Pages read per token and part, and at the end; units of which a page was not there before.
+    """Pages read per token: static ones and others of each part, static ones at the end; units
+    of which a page was not there before.
 
     A page is named by its part and number, a static one by where it is used and its number.
     """
@@ -89,21 +90,21 @@ def naive_pages(
             cached.clear()
             for p in range(parts + 1):
                 use_static(p)
-        faults.append([0] * (parts + 1))
+        faults.append([0] * (2 * parts + 1))
         unread.append([set() for _ in range(parts)])
         if not busy[token]:
             continue
         for p in range(parts):
-            faults[-1][p] = use_static(p)
+            faults[-1][2 * p] = use_static(p)
             read_now.clear()
             if memory.whole[p] and row[p]:
-                faults[-1][p] += sum([use(page) for page in pages_of(p, 0)])
+                faults[-1][2 * p + 1] += sum([use(page) for page in pages_of(p, 0)])
             for unit in sorted(row[p]):
                 if not memory.whole[p]:
-                    faults[-1][p] += sum([use(page) for page in pages_of(p, unit)])
+                    faults[-1][2 * p + 1] += sum([use(page) for page in pages_of(p, unit)])
                 if read_now & set(pages_of(p, unit)):
                     unread[-1][p].add(unit)
-        faults[-1][parts] = use_static(parts)
+        faults[-1][2 * parts] = use_static(parts)
     return faults, unread
 
 
@@ -166,7 +167,7 @@ def test_pages_equal_the_twin(seed: int) -> None:
     regions, pages = regions_of(memory)
     capacity = int(rng.integers(0, pages + 2))
     bits = packed(sets, memory)
-    unread, faults = np.zeros_like(bits), np.zeros((10, len(memory.units) + 1), np.int64)
+    unread, faults = np.zeros_like(bits), np.zeros((10, 2 * len(memory.units) + 1), np.int64)
     actions = np.where(busy, rng.choice([COMMIT, DECODE], 10), SKIP).astype(np.uint8)
     use_pages(bits, actions, resets, regions, lru(pages, capacity), unread, faults)
     expected, not_there = naive_pages(sets, busy.tolist(), resets.tolist(), memory, capacity)
@@ -184,7 +185,7 @@ def test_more_pages_never_fault_more(seed: int) -> None:
     actions, resets = np.full(12, DECODE, np.uint8), np.zeros(12, bool)
     totals = []
     for capacity in range(0, pages + 1, max(1, pages // 6)):
-        faults = np.zeros((12, len(memory.units) + 1), np.int64)
+        faults = np.zeros((12, 2 * len(memory.units) + 1), np.int64)
         cache = lru(pages, capacity)
         use_pages(bits, actions, resets, regions, cache, np.zeros_like(bits), faults)
         assert cache.held[0] <= capacity
@@ -248,8 +249,8 @@ def test_a_cold_start_reads_the_static_pages_that_fit() -> None:
     whole, less = (
         run(both, io="mmap", dram=dram, cache_fraction=None, context=0) for dram in ("100%", "1 kB")
     )
-    assert whole.cold_start == pytest.approx(whole.budget.static.total * 1e-3 / 512)
-    assert less.cold_start == pytest.approx(1000 * 1e-3 / 512)
+    assert whole.cold_start == pytest.approx(whole.budget.static.total / 1e6)  # in order
+    assert less.cold_start == pytest.approx(1000 / 1e6)
 
 
 def test_half_a_unit_is_no_hit() -> None:
@@ -266,7 +267,10 @@ def test_static_weights_are_mapped_too_when_dram_is_given() -> None:
     static = whole.budget.static.total
     pages = -(-static // 512)
     # the cliff: one page too few in a cycle, and an LRU finds none of them
-    assert less.traffic.reads[1:, 0, 0] == pytest.approx(pages + 6, abs=2)
+    assert less.traffic.moved[1:, 0, 0] / 512 == pytest.approx(pages + 6, abs=2)
+    # A fault for every page of the neurons. The layer's other weights, 1 MiB and its norms, are
+    # read in order, 128 KiB a fault, and so is the head.
+    assert less.traffic.reads[1:, 0, 0].tolist() == [6 + 9 + 1] * 2
     assert less.budget.streamed == 0
     assert less.traffic.hits.sum() == 0
 
@@ -333,6 +337,79 @@ def test_rows_of_a_mapped_file_are_all_touched() -> None:
     assert found.traffic.reads[:, 0, 0].tolist() == [6, 0, 0, 0]
 
 
+WHOLE = {**MODEL, "intermediate": 32, "bits": 8}
+"""A group of 32 neurons of three slices of 512 B: 96 pages of 512 B."""
+
+
+@pytest.mark.parametrize(
+    ("readahead", "faults", "seconds"),
+    [
+        # 49 152 B at 1 MB/s take 49.152 ms, 12 windows of 4 KiB as many ms
+        ("4 KiB", 12, 49.152e-3),
+        ("1 KiB", 48, 49.152e-3),
+        ("0 B", 96, 96e-3),  # a fault for every page, of 1 ms
+        ("40 kB", 2, 49.152e-3),
+    ],
+)
+def test_what_every_token_needs_whole_is_read_ahead(
+    readahead: str, faults: int, seconds: float
+) -> None:
+    arrays = {"glu": np.ones((2, 1, 32), bool), "meta": {"model": WHOLE}}
+    overrides = [f"flash.fault.readahead={readahead}"]
+    found = dipsim.simulate(
+        arrays, PHONE, method="dense", cache_fraction=0, io="mmap", overrides=overrides
+    )
+    assert found.traffic.moved[0].sum() == 49152
+    assert found.traffic.reads[0].sum() == faults
+    assert found.traffic.flash_seconds[0].sum() == pytest.approx(seconds)
+
+
+def test_a_single_page_in_order_takes_a_fault() -> None:
+    arrays = {"glu": np.ones((1, 1, 1), bool), "meta": {"model": {**WHOLE, "intermediate": 1}}}
+    found = dipsim.simulate(
+        arrays,
+        PHONE,
+        method="dense",
+        cache_fraction=0,
+        io="mmap",
+        overrides=["flash.bandwidth=1GB/s"],
+    )
+    assert found.traffic.reads[0].sum() == 1
+    assert found.traffic.flash_seconds[0].sum() == pytest.approx(1e-3)
+
+
+DENSE_30B = {
+    "layers": 60, "hidden": 6656, "intermediate": 17920, "heads": 52, "kv_heads": 52,
+    "vocab": 32000, "bits": 4.95,
+}  # fmt: skip
+
+
+def test_a_mapped_model_larger_than_memory_is_read_at_the_disks_pace() -> None:
+    """LLaMA-30B in 4 bits, a file of 20 GB in 16 GB of memory, a disk of 1 GB/s: 20 s a token."""
+    laptop = {
+        "name": "laptop",
+        "dram": {"capacity": "16 GB", "bandwidth": "40 GB/s"},
+        "flash": {"bandwidth": "1 GB/s", "fault": {"seconds": "37 us"}},
+        "compute": "unlimited",
+    }
+    arrays = {"glu": np.ones((2, 60, 17920), bool), "meta": {"model": DENSE_30B}}
+    found = dipsim.simulate(arrays, laptop, method="dense", io="mmap", dram="15 GB", context=0)
+    read = found.traffic.moved[1].sum()  # what the first token finds is not in the order of use
+    assert read == pytest.approx(20e9, rel=0.02)
+    assert read / found.timing.times.exposed[1, FLASH] == pytest.approx(1e9, rel=0.01)
+
+
+def test_a_mapped_dense_model_twice_its_memory() -> None:
+    """A dense 8 B on a phone that holds half of it goes at the flash's pace, not a page's."""
+    glu = np.ones((2, 32, 14336), bool)
+    arrays = {"glu": glu, "meta": {"model": "llama-3-8b"}}
+    found = dipsim.simulate(
+        arrays, "oneplus15r", method="dense", io="mmap", dram="50%", context=0, overlap="serial"
+    )
+    pace = found.traffic.moved[1].sum() / found.timing.times.exposed[1, FLASH]
+    assert pace == pytest.approx(2558.1 * 2**20, rel=0.01)  # as fast as its largest reads
+
+
 def test_resets_empty_the_page_cache() -> None:
     arrays = {
         "glu": TURNS,
@@ -353,7 +430,7 @@ def test_prefill_of_a_mapped_model_takes_faults() -> None:
     assert rows_of(dipsim.load_trace(arrays).rows)[0].tolist() == [SKIP, SKIP, DECODE, DECODE]
     assert found.timing.prefill is not None
     used = (found.budget.static.total + 3072) / 1e9
-    assert found.timing.prefill.seconds == pytest.approx(6e-3 + used)  # six pages
+    assert found.timing.prefill.seconds == pytest.approx(3072 / 1e6 + used)  # in order
     assert found.traffic.reads[:, 0, 0].tolist() == [0, 0, 3, 3]
 
 
@@ -418,6 +495,7 @@ def test_profiles_that_do_not_say(io: str, told: str) -> None:
         ("flash.fault.seconds=0us", "positive"),
         ("flash.fault.page=1B", "page 512 B to 1 GiB"),
         ("flash.fault.page=2GB", "page 512 B to 1 GiB"),
+        ("flash.fault.readahead=2GB", "readahead must be at most 1 GiB"),
         ("flash.align=2GB", "align 1 B to 1 GiB"),
         ("flash.fault.pages=4KiB", "unknown key"),
         ("page_cache.bandwidth=0GB/s", "positive"),

@@ -284,12 +284,15 @@ def test_neighbouring_misses_become_one_read() -> None:
 
 
 def test_everything_in_order_when_that_is_faster() -> None:
-    # Single reads of 12 B at 4 B/s; long ones at 40 B/s: 96 B in order take 2.4 s, four reads 12 s.
+    # Few reads go at 4 to 8 B/s: four units take 12 s, and 84 B at once 10.7 s. With all eight lanes
+    # busy 96 B in order take 2.4 s.
     flash = {
         "reads": [
             {"size": "12 B", "lanes": 1, "bandwidth": "4 B/s"},
-            {"size": "96 B", "lanes": 1, "bandwidth": "40 B/s"},
-        ]
+            {"size": "96 B", "lanes": 1, "bandwidth": "8 B/s"},
+            {"size": "96 B", "lanes": 8, "bandwidth": "40 B/s"},
+        ],
+        "lanes": 8,
     }
     result = run({**device(), "flash": flash}, [{0, 2, 4, 6}], cache_fraction=0, overlap="serial")
     assert result.flash_bytes_per_token == 96
