@@ -69,7 +69,7 @@ class Heat(NamedTuple):
     """Seconds of simulated time."""
     flash: float
     compute: float
-    """Share of the kernels' speed that is left; what DRAM limits stays as it is."""
+    """Share of the kernels' speed that is left; a CPU also reads weights that much slower."""
 
 
 class Machine(NamedTuple):
@@ -85,6 +85,13 @@ class Machine(NamedTuple):
     compute_bound: bool
     """True if the kernel, not DRAM, limits the use of weights."""
     heat: Heat | None = None
+    cpu: bool = False
+    """True if a CPU uses the weights: its clocks, which heat lowers, also bring them from DRAM."""
+
+    @property
+    def throttled(self) -> bool:
+        """True if heat slows the use of weights."""
+        return self.compute_bound or self.cpu
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ class Clock:
         """Time the steps of ``tokens`` tokens with overlap factor ``a``."""
         if self.engine == "events":
             return self.timeline(chain, tokens, a, 0).times
-        heat, kernel = self.machine.heat, self.machine.compute_bound
+        heat, throttled = self.machine.heat, self.machine.throttled
         if heat is not None and not is_paper(self.overlap):  # hot throughout: see clock_for
-            chain = (hot_step(step, heat, kernel) for step in chain)
-        return token_times(chain, tokens, self.overlap, a, kernel)
+            chain = (hot_step(step, heat, throttled) for step in chain)
+        return token_times(chain, tokens, self.overlap, a, self.machine.compute_bound)
 
     def each_alone(self, chain: Iterable[Step], tokens: int, a: float) -> Seconds:
         """Return the latency of each token as if it were the only one, seconds, float64[tokens].
@@ -64,9 +64,13 @@ class Clock:
         return simulate_events(chain, tokens, self.overlap, a, self.machine, spans_of)
 
 
-def hot_step(step: Step, heat: Heat, compute_bound: bool) -> Step:
-    """Return the step on a device that is hot from its beginning to its end."""
-    kernels = heat.compute if compute_bound else 1.0
+def hot_step(step: Step, heat: Heat, throttled: bool) -> Step:
+    """Return the step on a device that is hot from its beginning to its end.
+
+    Args:
+        throttled: whether heat slows the use of weights, see `Machine`.
+    """
+    kernels = heat.compute if throttled else 1.0
     return step._replace(
         flash=step.flash / heat.flash, hit=step.hit / kernels, miss=step.miss / kernels
     )
@@ -87,6 +91,7 @@ def clock_for(run: Run, traffic: Traffic, rate: Rates) -> Clock:
         kv=rate.dram,
         compute_bound=rate.compute_bound,
         heat=heat,
+        cpu=run.device.backend(run.settings.backend)[0].startswith("cpu"),
     )
     engine: Engine = "closed" if wanted == "auto" else wanted
     if wanted == "auto" and not is_paper(overlap):

@@ -284,7 +284,7 @@ def _work(step: Step, tokens: int, overlap: Overlap, a: float, machine: Machine)
     rate = machine.weights * weights + machine.kv * kv
     hot_weights, hot_flash, slower = weights, step.flash, 1.0
     if machine.heat is not None:
-        slower = machine.heat.compute if machine.compute_bound else 1.0
+        slower = machine.heat.compute if machine.throttled else 1.0
         hot_weights, hot_flash = weights / slower, step.flash / machine.heat.flash
     with np.errstate(divide="ignore", invalid="ignore"):
         hot = np.where(use > 0, use / (hot_weights + kv), 1.0)

@@ -49,6 +49,8 @@ class Phone(NamedTuple):
     """Seconds until it gets hot; then flash and kernels have these shares of their speed."""
     hot_flash: float = 1.0
     hot_kernel: float = 1.0
+    cpu: bool = False
+    """Its clocks bring weights from DRAM, so heat slows their use even where DRAM limits it."""
 
 
 class Bar(NamedTuple):
@@ -230,7 +232,7 @@ def _take(
 ) -> None:
     """Let a token take one step whose reads were asked for."""
     phone, paper = world.phone, mode.startswith("paper")
-    slower = phone.hot_kernel if phone.kernel else 1.0
+    slower = phone.hot_kernel if phone.kernel or phone.cpu else 1.0
     weights = piece.hit + (0.0 if paper else piece.miss)
     cold, hot = weights + piece.kv, weights / slower + piece.kv
     size = weights * phone.weights + piece.kv * phone.kv

@@ -20,7 +20,7 @@ from dipsim.timeline.engine import Clock
 from dipsim.timeline.events import COPY, DMA, USE, Timeline, simulate_events
 from naive import time as naive_time
 from naive.time import Phone, Piece
-from tools import three_layers
+from tools import one_layer, three_layers
 
 MODES = [
     ("paper-serial", 0.0),
@@ -107,6 +107,7 @@ def machine_of(phone: Phone) -> Machine:
         phone.kv,
         phone.kernel,
         heat if phone.after < math.inf else None,
+        phone.cpu,
     )
 
 
@@ -144,6 +145,21 @@ def test_heat_changes_the_closed_form_too() -> None:
     assert hot.exposed[0] == pytest.approx([4, 1, 4, 0, 0])
 
 
+@pytest.mark.parametrize(("backend", "slower"), [("cpu", 2.0), ("cpu-litert", 2.0), ("gpu", 1.0)])
+@pytest.mark.parametrize("engine", ["closed", "events"])
+def test_heat_slows_a_cpu_that_dram_limits(backend: str, slower: float, engine: Any) -> None:
+    # A token uses 152 B of static weights, 24 B of neurons and, on average, 16 B of KV; DRAM has
+    # 100 B/s and nothing limits the kernel. KV stays as it is.
+    slow = {**one_layer.BANDWIDTHS, "backends": {backend: {}}}
+    slow["thermal"] = {"after": "60 s", "compute": 0.5}
+    sets = one_layer.trace([{0, 1}] * 3)
+    found = dipsim.simulate(sets, slow, cache_fraction=1.0, warmup=0, policy="static",
+                            overlap="serial", engine=engine)  # fmt: skip
+    cold, hot = (3 / rate for rate in found.timing.thermal)
+    assert cold == pytest.approx((3 * 176 + 48) / 100)
+    assert hot == pytest.approx((slower * 3 * 176 + 48) / 100)
+
+
 # Against the twin -------------------------------------------------------------------------------
 
 
@@ -153,16 +169,24 @@ def test_heat_changes_the_closed_form_too() -> None:
     dram=st.floats(0.6, 4),
     busy=st.sampled_from([0.0, 0.3, 0.8]),
     kernel=st.booleans(),
+    cpu=st.booleans(),
     after=st.sampled_from([math.inf, 0.0, 0.7, 4.0, 9.0]),
     block=st.sampled_from([1, 2, 256]),
 )
 @settings(max_examples=150)
 def test_the_twin_finds_the_same(
-    seed: int, mode: Any, dram: float, busy: float, kernel: bool, after: float, block: int
+    seed: int,
+    mode: Any,
+    dram: float,
+    busy: float,
+    kernel: bool,
+    cpu: bool,
+    after: float,
+    block: int,
 ) -> None:
     overlap, a = mode
     tokens = random_tokens(seed, ahead=overlap == "prefetch")
-    phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25)
+    phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25, cpu)
     twin = naive_time.simulate(tokens, overlap, a, phone)
     with patch("dipsim.timeline.events._BLOCK", block):
         found = events(tokens, overlap, a, phone, spans_of=len(tokens))
