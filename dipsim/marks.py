@@ -2,6 +2,7 @@
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
+from dipsim.timeline.pressure import paged_share
 from dipsim.timeline.timing import Timing
 from dipsim.trace import load_trace
 
@@ -34,6 +35,7 @@ def marks(
     asked = budget.dram if budget.dram is not None else budget.cache
     holds = {
         "over-available": asked > run.device.dram.available,
+        "paged": paged_share(run) > 0,
         "part": run.trace.layers < run.trace.recorded_layers,
         "held-out": settings.allocate == "optimal" or settings.layout == "permuted",
         "open-loop": run.method.open_loop,

@@ -411,9 +411,10 @@ class Result(Viewed):
 
     @property
     def fits(self) -> bool:
-        """True if everything fits in DRAM, and nothing was loaded twice."""
+        """True if everything fits in DRAM that an app may use, and nothing was loaded twice."""
         units = sum(self.traffic.units) * self.traffic.active.shape[1]
-        return self.budget.fits and int(self.traffic.misses.sum(dtype=np.int64)) <= units
+        whole = self.budget.fits and "paged" not in self.marks
+        return whole and int(self.traffic.misses.sum(dtype=np.int64)) <= units
 
     @property
     def verdict(self) -> str:
@@ -424,9 +425,10 @@ class Result(Viewed):
             return f"{rate}: everything fits in DRAM; flash is read only at the first touch{row}."
         moved = BYTES.show(self.flash_bytes_per_token)
         streamed = ", static weights among them" if self.budget.streamed else ""
+        paged = ", page faults among them" if "paged" in self.marks else ""
         return (
             f"{rate}: {self.hit_rate:.1%} of the active bytes are in DRAM; "
-            f"{moved} a token come from flash{streamed}."
+            f"{moved} a token come from flash{streamed}{paged}."
         )
 
     def summary(self) -> list[tuple[str, str]]:

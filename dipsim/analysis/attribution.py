@@ -25,6 +25,7 @@ from dipsim.run import Run
 from dipsim.sweep.passes import replay_runs
 from dipsim.sweep.vary import retimed
 from dipsim.timeline.closed import RESOURCES, Step, token_times
+from dipsim.timeline.pressure import paged_share
 from dipsim.timeline.steps import embedding_row_bytes, rates, steps
 from dipsim.timeline.timing import time_traffic
 
@@ -39,7 +40,7 @@ class Part(NamedTuple):
     """A part of a token's chain of steps: a layer, or what comes before and after the layers."""
 
     name: int | str
-    """The layer's number in the trace; ``embedding`` or ``head``."""
+    """The layer's number in the trace; ``page faults``, ``embedding`` or ``head``."""
     exposed: Mapping[str, float]
     """Seconds per token and resource, mean over the measured tokens."""
 
@@ -221,6 +222,8 @@ def _parts(run: Run, traffic: Traffic) -> Iterator[Part]:
         return Part(name, dict(zip(RESOURCES, mean, strict=True)))
 
     layers, groups = run.unit_bytes.shape
+    if paged_share(run):
+        yield part("page faults", [next(chain)])
     if embedding_row_bytes(run):
         yield part("embedding", [next(chain)])
     for layer in range(layers):

@@ -28,8 +28,12 @@ from dipsim.result import Result, finite
 from dipsim.run import Run, behind_page_cache, count_dense, replay_beside
 from dipsim.settings import Settings
 from dipsim.timeline.closed import RESOURCES, Times
-from dipsim.timeline.steps import embedding_row_bytes
-from dipsim.timeline.timing import static_flash_reads, time_tokens, time_traffic
+from dipsim.timeline.timing import (
+    static_flash_bytes,
+    static_flash_reads,
+    time_tokens,
+    time_traffic,
+)
 from dipsim.units import BYTES
 
 NAMES = ("dense", "no_cache", "optimum")
@@ -45,11 +49,12 @@ class Baseline:
     rate: float
     """Tokens per second."""
     flash_bytes: float
-    """Bytes per token that the flash moves: streamed static weights and embedding rows included."""
+    """Bytes per token that the flash moves: streamed static weights, embedding rows and page faults
+    included."""
     flash_reads: float
     """Reads per token."""
     flash_seconds: float
-    """Seconds per token that the flash is busy, with embedding rows apart."""
+    """Seconds per token that the flash is busy, with embedding rows and page faults apart."""
     exposed: Mapping[str, float]
     """Exposed seconds per token and resource."""
 
@@ -57,18 +62,16 @@ class Baseline:
     def of(cls, run: Run, traffic: Traffic, times: Times, rate: float) -> "Baseline":
         """Return the figures of a run that was counted and timed."""
         rows = traffic.measured
-        streamed, row = run.budget.streamed, np.array([embedding_row_bytes(run)])
-        embedding = float(run.flash.pages(row)[0])
 
         def per_token(counts: NDArray[Any]) -> float:
             return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum())
 
         return cls(
             rate=rate,
-            flash_bytes=per_token(traffic.all_moved) + streamed + embedding,
+            flash_bytes=per_token(traffic.all_moved) + static_flash_bytes(run, traffic),
             flash_reads=per_token(traffic.all_reads) + static_flash_reads(run, traffic),
             flash_seconds=per_token(traffic.all_flash_seconds)
-            + streamed / run.flash.sequential_bandwidth,
+            + run.budget.streamed / run.flash.sequential_bandwidth,
             exposed=dict(zip(RESOURCES, times.exposed.mean(axis=0).tolist(), strict=True)),
         )
 

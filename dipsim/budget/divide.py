@@ -65,6 +65,8 @@ class Budget:
     start: tuple[float, float] | None = None
     """KV and cache before KV grew; None where it does not (``--kv fixed``). All else is of the time
     when it is largest."""
+    beside: float = 0.0
+    """Overhead and staging that come on top of ``total``: of DRAM or a cache given directly."""
     growth: CapacityByRow | None = None
     """Capacities at every row, where KV takes from the caches (``--kv grow``)."""
     learned_from: int = 0

@@ -72,6 +72,7 @@ def plan_budget(
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
     )
+    budget = replace(budget, beside=_beside(budget, sets, device, placement))
     if settings.io == "mmap":  # mapped weights lie in no cache but that of the pages
         budget = replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
     if settings.allocate == "optimal":
@@ -110,7 +111,7 @@ def redivided(
         equal=equal,
         buffer=budget.buffer,
     )
-    return replace(again, start=budget.start)
+    return replace(again, start=budget.start, beside=budget.beside)
 
 
 def plan_page_cache(
@@ -203,6 +204,21 @@ def _staging(sets: ActiveSets, device: Profile, placement: Placement) -> float:
     if device.staging is not None:
         return device.staging
     return float((largest_active(sets) * placement.unit_bytes).max())
+
+
+def _beside(budget: Budget, sets: ActiveSets, device: Profile, placement: Placement) -> float:
+    """Return bytes of overhead and staging that the budget does not count.
+
+    Staging may take a pass over the trace: it is left out where DRAM has room for any.
+    """
+    if budget.overhead or budget.staging:
+        return 0.0
+    units = [group.units for group in placement.method.groups]
+    most = float((units * placement.unit_bytes).max()) if device.staging is None else device.staging
+    taken = budget.total + device.runtime_overhead
+    if taken + most <= device.dram.available:
+        return device.runtime_overhead
+    return device.runtime_overhead + _staging(sets, device, placement)
 
 
 def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> float:

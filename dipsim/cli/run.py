@@ -206,10 +206,11 @@ def _prepared(
     Args:
         known: a calibration, or None.
         attribution: whether the run's time will be attributed.
-        warned: takes the warning of a run that will hit nothing.
+        warned: takes the warnings of a run that is paged, or that will hit nothing.
     """
     from dipsim.analysis import cliff
     from dipsim.simulate import prepare
+    from dipsim.timeline.pressure import pressure_warning
     from dipsim.trace import load_trace
 
     opened = None if source is None else load_trace(source)
@@ -222,9 +223,9 @@ def _prepared(
         from dipsim.analysis.attribution import check_attribution
 
         check_attribution(run)
-    warning = cliff.cliff_warning(run, cliff.find_cliff(run))
-    if warning is not None:
-        warned.warn(warning)
+    for warning in (pressure_warning(run), cliff.cliff_warning(run, cliff.find_cliff(run))):
+        if warning is not None:
+            warned.warn(warning)
     return opened, run
 
 

@@ -202,6 +202,7 @@ MARKS = _entries(
     ("clairvoyant", "the policy knew the future, or the whole trace's popularity"),
     ("preloaded", "the first content of the cache was not counted as traffic"),
     ("over-available", "DRAM beyond what the device leaves to an app (dram.available)"),
+    ("paged", "the run takes more DRAM than an app may: page faults bring in what is beyond it"),
     ("calibrated", "thresholds come from calibration tokens, which are not measured"),
     ("recorded-experts", "a rule chose among the experts that were recorded, not among all"),
     ("lossy-weights", "what pruned weights (--weights) lose is in no figure"),

@@ -56,8 +56,13 @@ def dram_sizes(
 
 
 def scaled(device: Profile, factor: float) -> Profile:
-    """Return the device with flash ``factor`` times as fast at every size and number of lanes."""
+    """Return the device with flash ``factor`` times as fast at every size and number of lanes, page
+    faults included."""
     flash, change = device.flash, f"{factor:.4g} times the profile's"
+    if flash.fault is not None:
+        seconds = flash.fault.seconds / factor
+        changed = {"fault": flash.fault.model_copy(update={"seconds": seconds})}
+        device = _with_flash(device, changed, "flash.fault.seconds", change)
     if flash.bandwidth is not None:
         changed = {"bandwidth": flash.bandwidth * factor}
         return _with_flash(device, changed, "flash.bandwidth", change)

@@ -12,6 +12,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Overlap
 from dipsim.timeline.closed import Heat, Machine, Seconds, Step, Times, is_paper, token_times
+from dipsim.timeline.pressure import page_fault, paged_share
 from dipsim.timeline.steps import Rates
 
 if TYPE_CHECKING:  # simpy loads when events happen
@@ -117,6 +118,9 @@ def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
     seconds, moved = traffic.flash_seconds[rows], traffic.moved[rows]
     read = seconds > 0
     fastest = float((moved[read] / seconds[read]).max(initial=flash.sequential_bandwidth))
+    if paged_share(run):
+        page, fault = page_fault(run)
+        fastest = max(fastest, page / fault)
     used = max(machine.weights, machine.kv)
     copied = 2 * backend.cache_copy if np.isfinite(backend.cache_copy) else 0.0
     hides = run.settings.overlap == "pipelined" and backend.overlap_factor > 0

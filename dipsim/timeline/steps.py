@@ -12,6 +12,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
+from dipsim.timeline.pressure import Paging, paging
 from dipsim.trace import PREFILL, Tokens
 
 
@@ -93,15 +94,19 @@ def embedding_row_bytes(run: Run) -> float:
 def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> Iterator[Step]:
     """Yield the steps of the tokens ``rows``, in the order a token takes them.
 
-    Per layer come weights and KV that every token reads, then the groups of the method; behind the
-    last layer comes the head. Each layer, and the head, pays the backend's fixed cost; a group that
-    a mask chooses from, what choosing takes.
+    First comes what memory pressure took. Per layer come weights and KV that every token reads,
+    then the groups of the method; behind the last layer comes the head. Each layer, and the head,
+    pays the backend's fixed cost; a group that a mask chooses from, what choosing takes.
     """
     layers, groups = run.unit_bytes.shape
     static, nothing = run.budget.static, np.zeros(len(rows))
+    read = kv_bytes(run, rows)
+    paged = paging(run, traffic, rows, read)
+    if paged is not None:
+        yield _paging_step(paged, nothing)
     if embedding_row_bytes(run):
         yield _embedding_step(run, nothing)
-    kv = kv_bytes(run, rows) / layers / rate.dram
+    kv = read / layers / rate.dram
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
     for layer in range(layers):
@@ -109,6 +114,19 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         for group in range(groups):
             yield _group_step(run, traffic, rows, rate, (layer, group))
     yield _static_step(run, rate, static.head + final_norm, nothing, "head")
+
+
+def _paging_step(paged: Paging, nothing: NDArray[np.float64]) -> Step:
+    """Return the step of the token's page faults; ``nothing`` is zeros[tokens]."""
+    return Step(
+        flash=paged.seconds,
+        hit=nothing,
+        miss=nothing,
+        kv=nothing,
+        reads=paged.faults,
+        moved=paged.moved,
+        place="page faults",
+    )
 
 
 def _embedding_step(run: Run, nothing: NDArray[np.float64]) -> Step:

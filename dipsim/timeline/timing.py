@@ -11,6 +11,7 @@ from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.prefill import Prefill, time_prefill
+from dipsim.timeline.pressure import paged_share, paging
 from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
 from dipsim.views import shortened
 
@@ -28,7 +29,8 @@ class Timing:
     dram_bytes: NDArray[np.float64]
     """[measured] static weights and KV read from DRAM per token."""
     static_flash_bytes: float
-    """Bytes per token of static weights that do not fit, and of the embedding row."""
+    """Bytes per token of static weights that do not fit, of the embedding row, and of page faults
+    (their mean)."""
     static_flash_reads: int
     prefill: Prefill | None
     ttft: float | None
@@ -84,18 +86,18 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
         thermal = _rate(run, rows, cold_times), _rate(run, rows, hot_times)
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     dram_bytes = kv_bytes(run, rows) + run.budget.static.total
-    static_flash_bytes = run.budget.streamed + float(embedding[0])
+    flash_bytes = static_flash_bytes(run, traffic)
     return Timing(
         times=times,
         rate=_rate(run, rows, times),
         rate_range=(slow, fast),
         dram_bytes=dram_bytes,
-        static_flash_bytes=static_flash_bytes,
+        static_flash_bytes=flash_bytes,
         static_flash_reads=static_flash_reads(run, traffic),
         prefill=prefill,
         ttft=ttft,
         cold_start=cold_start(run),
-        energy=_energy(run, traffic, times, dram_bytes, static_flash_bytes),
+        energy=_energy(run, traffic, times, dram_bytes, flash_bytes),
         engine=clock.engine,
         thermal=thermal,
         rests_on=_rests_on(run, rate),
@@ -116,10 +118,24 @@ def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
     return times, _rate(run, rows, times)
 
 
+def static_flash_bytes(run: Run, traffic: Traffic) -> float:
+    """Return the bytes per token of static weights that do not fit, of the embedding row, and of
+    page faults."""
+    embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    rows = np.flatnonzero(traffic.measured)
+    paged = paging(run, traffic, rows, kv_bytes(run, rows))
+    faulted = 0.0 if paged is None else float(paged.moved.mean())
+    return run.budget.streamed + float(embedding[0]) + faulted
+
+
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
-    """Return the reads per token of static weights that do not fit, and of the embedding row."""
-    one = steps(run, traffic, np.flatnonzero(traffic.measured)[:1], rates(run))
-    return sum(int(step.reads[0]) for step in one if step.static)
+    """Return the reads per token of static weights that do not fit, of the embedding row, and page
+    faults, as a whole number."""
+    rows = np.flatnonzero(traffic.measured)
+    one = steps(run, traffic, rows[:1], rates(run))
+    reads = sum(int(step.reads[0]) for step in one if step.static)
+    paged = paging(run, traffic, rows, kv_bytes(run, rows))
+    return reads if paged is None else reads + round(float(paged.faults.mean()))
 
 
 def cold_start(run: Run) -> float | None:
@@ -163,6 +179,8 @@ def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
     if device.thermal is not None and not is_paper(overlap):  # the rate of a hot device is told
         keys += ["thermal.flash", "thermal.compute"]
         keys += ["thermal.after"] if run.settings.thermal == "sustained" else []
+    if paged_share(run):
+        keys += ["dram.available", "flash.fault.seconds", "flash.fault.page"]
     if device.energy is not None and run.backend.active_power is not None:
         keys += ["energy.dram", "energy.flash", "energy.idle", f"{backend}.active_power"]
     return tuple(keys)

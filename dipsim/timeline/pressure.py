@@ -1,0 +1,90 @@
+"""Memory pressure: what a run takes beyond the DRAM an app may use is paged (docs/time.md).
+
+The system takes pages back evenly, so of the bytes a token uses from DRAM the share that exceeds
+``dram.available`` is not there, and comes in page by page as it is touched.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.flash.page_cache import page_size
+from dipsim.replay.traffic import Traffic
+from dipsim.run import Run
+from dipsim.timeline.closed import is_paper
+from dipsim.units import BYTES, TIME
+
+
+class Paging(NamedTuple):
+    """Page faults of tokens, float64[tokens]: seconds, bytes, and faults."""
+
+    seconds: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    faults: NDArray[np.float64]
+
+
+def bytes_taken(run: Run) -> float:
+    """Return bytes of DRAM that weights, caches, KV, staging and overhead take."""
+    budget = run.budget
+    resident = budget.static.total - budget.streamed + budget.cache
+    taken = resident + budget.kv + budget.buffer + budget.staging + budget.overhead
+    return min(taken, np.inf if budget.dram is None else budget.dram) + budget.beside
+
+
+def paged_share(run: Run) -> float:
+    """Return the share of what a run takes that exceeds ``dram.available``; 0 in the paper's
+    modes."""
+    taken, available = bytes_taken(run), run.device.dram.available
+    if is_paper(run.settings.overlap) or taken <= available:
+        return 0.0
+    return 1 - available / taken
+
+
+def page_fault(run: Run) -> tuple[float, float]:
+    """Return bytes and seconds of a page fault: of the profile, else of a read alone."""
+    fault = run.device.flash.fault
+    if fault is not None:
+        return fault.page, fault.seconds
+    page = run.flash.pages(np.array([page_size(run.device.flash)]))
+    return float(page[0]), float(run.flash.seconds(page, 1)[0])
+
+
+def paging(
+    run: Run, traffic: Traffic, rows: NDArray[np.int64], kv: NDArray[np.float64]
+) -> Paging | None:
+    """Return what the tokens ``rows`` wait for page faults; None without memory pressure.
+
+    Args:
+        kv: float64[rows], bytes of keys and values that each reads.
+    """
+    share = paged_share(run)
+    if not share:
+        return None
+    hits = np.einsum("tlg,lg->t", traffic.hits[rows], run.unit_bytes)
+    used = run.budget.static.total - run.budget.streamed + kv + hits
+    page, seconds = page_fault(run)
+    moved = share * used
+    return Paging(moved / page * seconds, moved, moved / page)
+
+
+def pressure_warning(run: Run) -> str | None:
+    """Return what to say before a run that takes more DRAM than an app may; None for others."""
+    share = paged_share(run)
+    if not share:
+        return None
+    available, (page, seconds) = run.device.dram.available, page_fault(run)
+    room = available - run.budget.beside
+    if run.budget.dram is None:
+        remedy = "give the cache less"
+    elif room > 0:
+        most = f"{int(room / 1e6)}MB" if room >= 1e7 else f"{int(room)}B"
+        remedy = f"give at most --dram {most}"
+    else:
+        remedy = "take a smaller model"
+    return (
+        f"weights, caches, KV and overhead take {BYTES.show(bytes_taken(run))}, and "
+        f"{run.device.name} leaves {BYTES.show(available)} to an app (dram.available): "
+        f"{share:.1%} of what a token uses is paged, {TIME.show(seconds)} per "
+        f"{BYTES.show(page)}; {remedy}"
+    )
