@@ -83,3 +83,32 @@ def test_the_rate_of_a_hot_device_says_what_it_rests_on() -> None:
     assert [key for key in keys if key in cold] == ["thermal.compute"]
     assert [key for key in keys if key in hot] == ["thermal.after", "thermal.compute"]
     assert not set(keys) & set(paper)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "joules", "rates"),
+    [
+        ("snapdragon8gen3", "cpu", 0.285, (24.5, 40, 50)),
+        ("oneplus15r", "cpu", 0.285, (24.5, 40, 50)),
+        ("snapdragon8elite", "npu", 0.078, (30, 50, 75)),
+    ],
+)
+def test_what_whole_phones_took_lies_inside_the_range_of_energy(
+    name: str, backend: str, joules: float, rates: tuple[float, ...]
+) -> None:
+    """Of a token of a 1.2 B model, at rates that phones reach with it."""
+    for rate in rates:
+        changed = {"gemv.q4_0": f"{rate * 695.2} MB/s", "per_layer": "0 s"}
+        result = dipsim.simulate(
+            None,
+            name,
+            model="llama-3.2-1b",
+            method="dense",
+            weight_format="q4_0",
+            backend=backend,
+            overrides=[f"backends.{backend}.{key}={value}" for key, value in changed.items()],
+        )
+        assert result.tokens_per_second == pytest.approx(rate, rel=0.02)
+        assert result.timing.energy is not None
+        low, high = result.timing.energy
+        assert low < joules < high
