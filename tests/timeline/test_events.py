@@ -53,7 +53,7 @@ def random_tokens(seed: int, ahead: bool = False) -> list[list[Piece]]:
             miss=some(0.9, 1) if flash else 0.0,
             kv=some(0.7, 1) if static else 0.0,
             reads=misses,
-            sync=0.0 if static else 0.125,
+            sync=0.25 if static else 0.125,
             copy=0.0 if static else some(0.5, 1),
             copied=float(rng.uniform(0, 1)),
             ahead=early,
@@ -488,7 +488,7 @@ def chat(**options: Any) -> dipsim.Result:
         "smollm2-chat",
         "snapdragon8",
         dram="80%",
-        overrides=["backends.cpu.sync=10us"],
+        overrides=["backends.cpu.per_layer=10us", "backends.cpu.per_mask=0us"],
         **{"tokens": "0:24", **options},
     )
 

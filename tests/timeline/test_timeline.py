@@ -50,18 +50,22 @@ def test_band_of_overlap() -> None:
     assert result.timing.rate_range[0] < result.tokens_per_second < result.timing.rate_range[1]
 
 
-def test_sync_and_cache_copy() -> None:
+def test_fixed_costs_and_cache_copy() -> None:
     plain = run(device())
-    loaded = run(device(sync="0.5 s", cache_copy="24 B/s"))
+    # The layer and the head pay 0.5 s each, choosing among 8 units 0.3 + 8 x 0.025 s; 24, 0 and 12
+    # kept bytes are copied.
+    costs = {"per_layer": "0.5 s", "per_mask": "0.3 s", "per_score": "25 ms"}
+    loaded = run(device(**costs, cache_copy="24 B/s"))
     extra = np.array(seconds(loaded)) - np.array(seconds(plain))
-    assert extra == pytest.approx([0.5 + 1.0, 0.5, 0.5 + 0.5])  # copies of 24, 0 and 12 kept bytes
-    assert loaded.time_share["sync"] == pytest.approx(1.5 / sum(seconds(loaded)))
+    assert extra == pytest.approx([1.5 + 1.0, 1.5, 1.5 + 0.5])
+    assert loaded.time_share["sync"] == pytest.approx(4.5 / sum(seconds(loaded)))
     assert loaded.time_share["management"] == pytest.approx(1.5 / sum(seconds(loaded)))
     assert sum(loaded.time_share.values()) == pytest.approx(1)
 
 
 def test_paper_modes_know_no_overheads() -> None:
-    heavy = device(sync="0.5 s", cache_copy="24 B/s", compute="1 FLOP/s", dram_efficiency=0.5)
+    costs = {"per_layer": "0.5 s", "per_mask": "0.5 s", "per_score": "0.5 s"}
+    heavy = device(**costs, cache_copy="24 B/s", compute="1 FLOP/s", dram_efficiency=0.5)
     assert seconds(run(heavy, overlap="paper-serial")) == seconds(
         run(device(), overlap="paper-serial")
     )
@@ -132,7 +136,10 @@ def test_prefill_bound_by_compute() -> None:
     model = dipsim.load_model(TINY)
     result = run(device(compute="1 FLOP/s"), overlap="serial", marks=marks)
     assert result.timing.prefill is not None
-    assert result.timing.prefill.seconds == pytest.approx(9.6 + 2 * model.parameters * 2)
+    # The attention's queries meet 1 + 2 keys and weigh as many values, 4 elements each.
+    attention = 2 * 2 * 4 * (1 + 2)
+    expected = 9.6 + 2 * model.parameters * 2 + attention
+    assert result.timing.prefill.seconds == pytest.approx(expected)
 
 
 def test_kv_counts_positions_of_its_own_sequence() -> None:
@@ -249,7 +256,8 @@ def test_dense_weights_are_read_in_order() -> None:
     # Two of eight neurons stay; 72 B are read at the sequential 40 B/s in two reads of 48 B.
     points = [(12, 4), (48, 40)]
     reads = [{"size": f"{s} B", "lanes": 1, "bandwidth": f"{b} B/s"} for s, b in points]
-    profile = {**device(overlap_factor=1.0, sync="9 s"), "flash": {"align": "12 B", "reads": reads}}
+    flash = {"align": "12 B", "reads": reads}
+    profile = {**device(overlap_factor=1.0, per_mask="9 s"), "flash": flash}
     result = run(profile, SETS, method="dense", warmup=2)
     assert (result.flash_reads_per_token, result.flash_bytes_per_token) == (2, 72)
     # F = 1.8 s; E_hit = 0.24, E_miss = 0.72, of which half can hide the flash; nobody waits.
