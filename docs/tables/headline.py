@@ -1,39 +1,73 @@
 """The DIP paper's headline, replayed: Phi-3-Medium in 54 % of its memory (docs/headline.md).
 
-    python docs/tables/headline.py     prints the tables of docs/headline.md
+    python docs/tables/headline.py [TRACE]     writes the tables of docs/headline.md
 
-The trace is the shipped SmolLM2 one, tiled to Phi-3-Medium's shape: layer l copies the real layer
-at the same relative depth; unit u copies the time series of real unit u modulo their number, times
-a fixed random factor within 2 % that keeps copies from tying. Token-to-token overlap and popularity
-are therefore the real model's; nothing is known of Phi-3's own.
+With a TRACE of SmolLM2-135M in place of the shipped one it prints them. Losses are those that
+headline_losses.py and accuracy.py measured. Rates are of the trace tiled to Phi-3-Medium's shape:
+layer l copies the real layer at the same relative depth; unit u copies the time series of real unit
+u modulo their number, times a fixed random factor within 2 % that keeps copies from tying.
+Token-to-token overlap and popularity are therefore the real model's; nothing is known of Phi-3's
+own.
 """
 
+import math
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+import accuracy
+import headline_losses
 
 import dipsim
 from dipsim.kernels.draws import splitmix64
 
-MODEL = dipsim.load_model("phi-3-medium", bits=4)
-SHARE = "54%"
-COMMON = {"model": MODEL, "dram": SHARE, "context": 2048, "warmup": 32}
-DEVICES = {"paper-a18": "paper-serial", "snapdragon8gen3": "serial"}
+PAGE = Path(__file__).parent.parent / "headline.md"
+PHI = dipsim.load_model("phi-3-medium", bits=4)
+SMOL = dipsim.load_model("smollm2-135m", bits=4)
+SIZES = {  # of the models that are timed; both leave their caches 36 % of the units
+    "Phi-3-Medium": {"model": PHI, "dram": "54%", "context": 2048},
+    "SmolLM2": {"model": SMOL, "dram": "80%", "context": 512},
+}
+WARMUP = 32  # tokens before those measured
+PHONE, PAPER = "snapdragon8", "paper-a18"
+OVERLAPS = {PAPER: "paper-serial", PHONE: "serial"}
+LOSSES = (0.1, 0.5)
+LAYOUT_DENSITIES = (0.5, 0.7, 0.8, 0.9)
+CLUSTER = headline_losses.CLUSTER
+CLUSTERED = {"cluster": CLUSTER}
+PERMUTED = {"layout": "permuted", "admission": "ranked"}
+MILD, STRONG = ({"mlp_input": into, "glu": down} for into, down in headline_losses.GAMMAS)
 
 
-def tiled(tokens: int = 128) -> dipsim.Trace:
-    """The shipped trace in Phi-3-Medium's shape, float16."""
-    source = dipsim.load_trace("smollm2-chat").window(0, tokens)
-    layers = np.linspace(0, source.layers - 1, MODEL.layers).round().astype(int)
-    rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {"sequence": source.sequence}
-    for name, units in (("mlp_input", MODEL.hidden), ("glu", MODEL.intermediate)):
-        real = np.concatenate([rows[name] for _, _, rows in source.blocks({name: "scores"})])
-        copies = np.arange(units) % real.shape[2]
-        factor = rng.uniform(0.98, 1.02, units).astype(np.float32)
-        wide = np.empty((tokens, MODEL.layers, units), np.float16)
-        for layer, origin in enumerate(layers):
-            wide[:, layer] = real[:, origin][:, copies] * factor
-        arrays[name] = wide
-    return dipsim.load_trace(arrays)
+def name_of(gamma: dict[str, float]) -> str:
+    """dip-ca with its gammas, of the input and of the product."""
+    return f"dip-ca {gamma['mlp_input']:g} / {gamma['glu']:g}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the comparison at equal loss: what is timed, and whose losses it has."""
+
+    method: str
+    replayed: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+CONTENDERS = {
+    "dip": Contender("dip"),
+    f"dip, cluster {CLUSTER}": Contender("dip", CLUSTERED, CLUSTERED),
+    "dip, permuted, ranked": Contender("dip", PERMUTED),
+    name_of(MILD): Contender("dip-ca", {"gamma": MILD}, {"gamma": MILD}),
+    name_of(STRONG): Contender("dip-ca", {"gamma": STRONG}, {"gamma": STRONG}),
+    "dip + LoRA": Contender("dip", {}, {"adapter": True}),
+    "glu": Contender("glu"),
+    "glu-oracle": Contender("glu-oracle"),
+}
 
 
 def fixed_rank(state, unit, token):  # type: ignore[no-untyped-def]
@@ -42,58 +76,238 @@ def fixed_rank(state, unit, token):  # type: ignore[no-untyped-def]
 
 
 BLIND = dipsim.Policy("content-blind", rank=fixed_rank, admit="ranked")
-CACHES = {
+COLUMNS: dict[str, dict[str, Any]] = {
     "content-blind": {"policy": BLIND},
-    "lfu": {"policy": "lfu"},
-    "lfu, ranked": {"policy": "lfu", "admission": "ranked"},
+    "lfu": {},
+    "lfu, ranked": {"admission": "ranked"},
     "opt": {"policy": "opt"},
+    name_of(MILD): {"method": "dip-ca", "gamma": MILD},
+    name_of(STRONG): {"method": "dip-ca", "gamma": STRONG},
 }
 
 
-def by_dram(trace: dipsim.Trace) -> list[str]:
-    """Second reading: 46 % less DRAM. Rates against streaming the dense model through the same."""
-    lines = [
-        "| device | D | content-blind | lfu | lfu, ranked | opt | dip-ca, lfu "
-        "| mass kept in / down | q* in / down |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for device, overlap in DEVICES.items():
-        dense = dipsim.simulate(trace, device, method="dense", overlap=overlap, **COMMON)
-        for density in (0.5, 0.6, 0.7):
+# Losses -------------------------------------------------------------------------------------------
+
+
+@cache
+def of_accuracy() -> list[Any]:
+    """Rows of accuracy.json; the first is the dense model."""
+    return accuracy.load()["rows"]
+
+
+def dense_perplexity() -> float:
+    """Perplexity of the dense model, without an adapter."""
+    return float(of_accuracy()[0].value("perplexity"))
+
+
+def points(method: str, settings: dict[str, Any]) -> dict[float, float]:
+    """Perplexity by density as measured. Caches matter to dip-ca alone, which has its own."""
+    judged = {}
+    for row in headline_losses.load():
+        figures = {"density": row.get("density"), "perplexity": row["perplexity"]}
+        if row == {"method": method, **settings, **figures}:
+            judged[row["density"]] = row["perplexity"]
+    for row in () if settings else of_accuracy():
+        known, options = row.value("perplexity"), dict(row.options)
+        if row.place["method"] == method and known is not None and "split" not in options:
+            judged[options["density"]] = known
+    return dict(sorted(judged.items()))
+
+
+def density_at(
+    perplexities: dict[float, float], dense: float, loss: float
+) -> tuple[float | None, str]:
+    """Return the density at which a loss is met, and how it is written.
+
+    Between measured points the logarithm of the loss is a straight line. Where even the lowest
+    density costs less, it is that one (``< 0.5``); None where the highest costs more.
+    """
+    places = list(perplexities)
+    logs = [math.log(max(value - dense, 1e-4)) for value in perplexities.values()]
+    wanted = math.log(loss)
+    if logs[-1] > wanted:
+        return None, f"> {places[-1]:g}"
+    if logs[0] <= wanted:
+        return places[0], f"< {places[0]:g}"
+    right = next(i for i in range(len(logs) - 1, 0, -1) if logs[i - 1] > wanted)
+    share = (logs[right - 1] - wanted) / (logs[right - 1] - logs[right])
+    density = places[right - 1] + share * (places[right] - places[right - 1])
+    return density, f"{density:.3f}"
+
+
+# Replays ------------------------------------------------------------------------------------------
+
+
+def tiled(source: dipsim.Trace) -> dipsim.Trace:
+    """A trace of SmolLM2 in Phi-3-Medium's shape, float16."""
+    layers = np.linspace(0, source.layers - 1, PHI.layers).round().astype(int)
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {"sequence": source.sequence}
+    for name, units in (("mlp_input", PHI.hidden), ("glu", PHI.intermediate)):
+        real = np.concatenate([rows[name] for _, _, rows in source.blocks({name: "scores"})])
+        copies = np.arange(units) % real.shape[2]
+        factor = rng.uniform(0.98, 1.02, units).astype(np.float32)
+        wide = np.empty((len(real), PHI.layers, units), np.float16)
+        for layer, origin in enumerate(layers):
+            wide[:, layer] = real[:, origin][:, copies] * factor
+        arrays[name] = wide
+    return dipsim.load_trace(arrays)
+
+
+def run(trace: dipsim.Trace, device: str, size: str = "Phi-3-Medium", **options: Any) -> Any:
+    """Replay dip, or what the options say, in the memory of a size."""
+    learned = options.get("layout") == "permuted"  # those tokens are the warm-up then
+    settings = {"method": "dip", "warmup": 0 if learned else WARMUP, **SIZES[size], **options}
+    return dipsim.simulate(trace, device, overlap=OVERLAPS[device], **settings)
+
+
+def times(found: Any, dense: Any) -> str:
+    """A rate against the dense one."""
+    return f"{found.tokens_per_second / dense.tokens_per_second:.2f} x"
+
+
+def table(header: list[str], rows: list[tuple[list[str], Any]], whose: str) -> str:
+    """Return a table; with rates of one run a row, and their intervals, where those are known.
+
+    Args:
+        rows: cells, and the run whose interval is shown, or None.
+        whose: which run that is.
+    """
+    known = [found and found.to_dict().get("tokens_per_second_interval") for _, found in rows]
+    level = next((interval["level"] for interval in known if interval), None)
+    if level is not None:
+        header = [*header, f"{whose}: tok/s, {level:.0%} interval"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    for (cells, found), interval in zip(rows, known, strict=True):
+        shown = ""
+        if interval:
+            low, high = interval["low"], interval["high"]
+            shown = f"{found.tokens_per_second:.3g} ({low:.3g}..{high:.3g})"
+        lines.append(f"| {' | '.join([*cells, shown][: len(header)])} |")
+    return "\n".join(lines)
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def at_equal_loss(traces: dict[str, dipsim.Trace]) -> str:
+    """Rates of both sizes on both devices at the density where a method costs so much."""
+    timed = [(size, device) for size in SIZES for device in (PHONE, PAPER)]
+    dense = {place: run(traces[place[0]], place[1], place[0], method="dense") for place in timed}
+    rows = []
+    for loss in LOSSES:
+        for name, contender in CONTENDERS.items():
+            measured = points(contender.method, contender.measured)
+            density, written = density_at(measured, dense_perplexity(), loss)
             cells, shown = [], None
-            for options in [*CACHES.values(), {"method": "dip-ca", "policy": "lfu"}]:
-                settings = {"method": "dip", "density": density, "overlap": overlap, **COMMON}
-                found = dipsim.simulate(trace, device, **{**settings, **options})
+            for size, device in timed if density is not None else ():
+                options = {"method": contender.method, "density": density, **contender.replayed}
+                found = run(traces[size], device, size, **options)
                 shown = shown or found
-                speedup = found.tokens_per_second / dense.tokens_per_second
-                cells.append(f"{speedup:.2f} x ({found.hit_rate:.0%})")
-            mass = " / ".join(f"{share:.3f}" for share in shown.mass_kept)
-            limits = " / ".join(f"{share:.2f}" for share in shown.break_even[0])
-            lines.append(f"| {device} | {density} | {' | '.join(cells)} | {mass} | {limits} |")
-        lines.append(f"| {device} | dense | {dense.tokens_per_second:.3f} tok/s |" + " |" * 6)
-    return lines
+                cells.append(times(found, dense[size, device]))
+            empty = ["-"] * (len(timed) - len(cells))
+            rows.append(([f"+{loss:g}", name, written, *cells, *empty], shown))
+    header = ["perplexity", "method", "D", *(f"{size}, {device}" for size, device in timed)]
+    return table(header, rows, f"Phi-3-Medium, {PHONE}")
 
 
-def by_active_memory(trace: dipsim.Trace) -> list[str]:
+def by_layout(trace: dipsim.Trace) -> str:
+    """Ways to store and admit on the phone, measured behind the tokens an order is learned from."""
+    after = {"warmup": trace.tokens // 2}
+    dense = run(trace, PHONE, method="dense", **after)
+    ways: dict[str, dict[str, Any]] = {
+        "plain": after,
+        "ranked": {"admission": "ranked", **after},
+        f"cluster {CLUSTER}": {**CLUSTERED, **after},
+        "permuted": {"layout": "permuted"},
+        "permuted, ranked": PERMUTED,
+    }
+    rows = []
+    for density in LAYOUT_DENSITIES:
+        found = {name: run(trace, PHONE, density=density, **way) for name, way in ways.items()}
+        cells = [f"{density:g}", *(times(one, dense) for one in found.values())]
+        for settings in ({}, CLUSTERED):
+            cells.append(f"{points('dip', settings)[density] - dense_perplexity():+.2f}")
+        rows.append((cells, found["plain"]))
+    costs = ["costs", f"costs, cluster {CLUSTER}"]
+    return table(["D", *ways, *costs], rows, "plain")
+
+
+def by_dram(trace: dipsim.Trace) -> str:
+    """Second reading: 46 % less DRAM. Rates against streaming the dense model through the same."""
+    rows = []
+    for device in (PAPER, PHONE):
+        dense = run(trace, device, method="dense")
+        for density in (0.5, 0.6, 0.7):
+            found = {
+                name: run(trace, device, density=density, **options)
+                for name, options in COLUMNS.items()
+            }
+            cells = [device, f"{density:g}"]
+            cells += [f"{times(one, dense)} ({one.hit_rate:.0%})" for one in found.values()]
+            cells += [mass(found[name]) for name in ("lfu", name_of(MILD), name_of(STRONG))]
+            cells.append(" / ".join(f"{share:.2f}" for share in found["lfu"].break_even[0]))
+            rows.append((cells, found["lfu"]))
+        rate = f"{dense.tokens_per_second:.3f} tok/s"
+        rows.append(([device, "dense", rate, *[""] * 9], dense))
+    kept = ["mass, dip", f"mass, {name_of(MILD)}", f"mass, {name_of(STRONG)}"]
+    return table(["device", "D", *COLUMNS, *kept, "q*"], rows, "lfu")
+
+
+def mass(found: Any) -> str:
+    """Score mass kept, of the input and of the product."""
+    return " / ".join(f"{share:.3f}" for share in found.mass_kept)
+
+
+def by_active_memory(trace: dipsim.Trace) -> str:
     """First reading: memory is what a token touches; everything active is resident."""
-    mlp = MODEL.layers * 3 * MODEL.matrix_bytes("gate")
-    static = MODEL.layers * MODEL.attention_bytes + MODEL.head_bytes + MODEL.kv_bytes(2048, 16)
-    lines = ["| D | active memory | less than dense | mass kept in / down |", "|---|---|---|---|"]
+    mlp = PHI.layers * 3 * PHI.matrix_bytes("gate")
+    static = PHI.layers * PHI.attention_bytes + PHI.head_bytes + PHI.kv_bytes(2048, 16)
+    rows = []
     for density in (0.40, 0.5, 0.6, 0.7, 1.0):
-        found = dipsim.simulate(
-            trace, "paper-a18", method="dip", density=density, overlap="paper-serial", **COMMON
-        )
+        found = run(trace, PAPER, density=density)
         active = static + density * mlp
-        mass = " / ".join(f"{share:.3f}" for share in found.mass_kept)
-        less = 1 - active / (static + mlp)
-        lines.append(f"| {density:g} | {active / 1e9:.2f} GB | {less:.0%} | {mass} |")
-    return lines
+        less = f"{1 - active / (static + mlp):.0%}"
+        rows.append(([f"{density:g}", f"{active / 1e9:.2f} GB", less, mass(found)], None))
+    return table(["D", "active memory", "less than dense", "mass kept, dip"], rows, "")
+
+
+def adapters() -> str:
+    """What a small adapter brings back, of the logarithm of the perplexity."""
+    dense, plain = dense_perplexity(), points("dip", {})
+    rows = []
+    for density, adapted in points("dip", {"adapter": True}).items():
+        share = math.log(plain[density] / adapted) / math.log(plain[density] / dense)
+        cells = [f"{density:g}", f"{plain[density]:.2f}", f"{adapted:.2f}", f"{share:.0%}"]
+        rows.append((cells, None))
+    off = next(
+        row["perplexity"]
+        for row in headline_losses.load()
+        if headline_losses.settings_of(row) == {"method": "dense", "adapter": True}
+    )
+    rows.append((["masks off", f"{dense:.2f}", f"{off:.2f}", ""], None))
+    return table(["D", "dip", "with the adapter", "brought back"], rows, "")
+
+
+def tables(source: dipsim.Trace) -> dict[str, str]:
+    """The tables of the page, in Markdown."""
+    wide = tiled(source)
+    return {
+        "equal loss": at_equal_loss({"Phi-3-Medium": wide, "SmolLM2": source}),
+        "adapter": adapters(),
+        "layouts": by_layout(wide),
+        "active": by_active_memory(wide),
+        "dram": by_dram(wide),
+    }
 
 
 def main() -> None:
-    """Print both tables."""
-    trace = tiled()
-    print("\n".join([*by_active_memory(trace), "", *by_dram(trace)]))
+    """Write the tables of the page, or print those of another trace."""
+    if sys.argv[1:]:
+        print("\n\n".join(tables(dipsim.load_trace(sys.argv[1])).values()))
+        return
+    shipped = tables(dipsim.load_trace("smollm2-chat"))
+    PAGE.write_text(accuracy.filled(PAGE.read_text(), shipped))
 
 
 if __name__ == "__main__":
