@@ -253,13 +253,6 @@ def test_the_table_of_divisions_is_what_the_script_prints() -> None:
     assert tidy(printed) in (DOCS / "comparing.md").read_text()
 
 
-@pytest.mark.slow
-def test_headline_tables_are_what_the_script_prints() -> None:
-    printed = shell(f"{sys.executable} docs/tables/headline.py", ROOT)
-    page = (DOCS / "headline.md").read_text()
-    assert all(tidy(table) in page for table in printed.split("\n\n"))
-
-
 def drawn(picture: Path) -> dict[str, list[float]]:
     """Return the values that the description of a picture states, by line."""
     (text,) = re.findall(r"<dc:description>(.*?)</dc:description>", picture.read_text())

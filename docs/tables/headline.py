@@ -64,7 +64,6 @@ CONTENDERS = {
     "dip, permuted, ranked": Contender("dip", PERMUTED),
     name_of(MILD): Contender("dip-ca", {"gamma": MILD}, {"gamma": MILD}),
     name_of(STRONG): Contender("dip-ca", {"gamma": STRONG}, {"gamma": STRONG}),
-    "dip + LoRA": Contender("dip", {}, {"adapter": True}),
     "glu": Contender("glu"),
     "glu-oracle": Contender("glu-oracle"),
 }
@@ -104,7 +103,7 @@ def points(method: str, settings: dict[str, Any]) -> dict[float, float]:
     """Perplexity by density as measured. Caches matter to dip-ca alone, which has its own."""
     judged = {}
     for row in headline_losses.load():
-        figures = {"density": row.get("density"), "perplexity": row["perplexity"]}
+        figures = {"density": row["density"], "perplexity": row["perplexity"]}
         if row == {"method": method, **settings, **figures}:
             judged[row["density"]] = row["perplexity"]
     for row in () if settings else of_accuracy():
@@ -127,11 +126,12 @@ def density_at(
     wanted = math.log(loss)
     if logs[-1] > wanted:
         return None, f"> {places[-1]:g}"
-    if logs[0] <= wanted:
+    costly = [i for i, log in enumerate(logs) if log > wanted]
+    if not costly:
         return places[0], f"< {places[0]:g}"
-    right = next(i for i in range(len(logs) - 1, 0, -1) if logs[i - 1] > wanted)
-    share = (logs[right - 1] - wanted) / (logs[right - 1] - logs[right])
-    density = places[right - 1] + share * (places[right] - places[right - 1])
+    left = costly[-1]
+    share = (logs[left] - wanted) / (logs[left] - logs[left + 1])
+    density = places[left] + share * (places[left + 1] - places[left])
     return density, f"{density:.3f}"
 
 
@@ -190,25 +190,60 @@ def table(header: list[str], rows: list[tuple[list[str], Any]], whose: str) -> s
 # Tables -------------------------------------------------------------------------------------------
 
 
-def at_equal_loss(traces: dict[str, dipsim.Trace]) -> str:
-    """Rates of both sizes on both devices at the density where a method costs so much."""
-    timed = [(size, device) for size in SIZES for device in (PHONE, PAPER)]
-    dense = {place: run(traces[place[0]], place[1], place[0], method="dense") for place in timed}
+class Timed:
+    """Rates against dense, in both sizes and on both devices."""
+
+    def __init__(self, traces: dict[str, dipsim.Trace]) -> None:
+        self.traces = traces
+        self.places = [(size, device) for size in SIZES for device in (PHONE, PAPER)]
+        self.dense = {place: self.of(place, method="dense") for place in self.places}
+
+    def of(self, place: tuple[str, str], **options: Any) -> Any:
+        """The run of a size on a device."""
+        size, device = place
+        return run(self.traces[size], device, size, **options)
+
+    def rates(self, contender: Contender, density: float) -> tuple[list[str], Any]:
+        """A contender's rates at a density, and its run in the first place."""
+        options = {"method": contender.method, "density": density, **contender.replayed}
+        found = [self.of(place, **options) for place in self.places]
+        dense = [self.dense[place] for place in self.places]
+        return [times(*pair) for pair in zip(found, dense, strict=True)], found[0]
+
+
+def at_equal_loss(timed: Timed) -> str:
+    """The density at which a method costs so much, and its rates there."""
     rows = []
-    for loss in LOSSES:
-        for name, contender in CONTENDERS.items():
-            measured = points(contender.method, contender.measured)
+    for name, contender in CONTENDERS.items():
+        measured = points(contender.method, contender.measured)
+        cells, shown = [name], None
+        for loss in LOSSES:
             density, written = density_at(measured, dense_perplexity(), loss)
-            cells, shown = [], None
-            for size, device in timed if density is not None else ():
-                options = {"method": contender.method, "density": density, **contender.replayed}
-                found = run(traces[size], device, size, **options)
-                shown = shown or found
-                cells.append(times(found, dense[size, device]))
-            empty = ["-"] * (len(timed) - len(cells))
-            rows.append(([f"+{loss:g}", name, written, *cells, *empty], shown))
-    header = ["perplexity", "method", "D", *(f"{size}, {device}" for size, device in timed)]
-    return table(header, rows, f"Phi-3-Medium, {PHONE}")
+            rates = ["-"] * len(timed.places)
+            if density is not None:
+                rates, shown = timed.rates(contender, density)
+            cells += [written, *rates]
+        rows.append((cells, shown))
+    header = ["lfu"]
+    for loss in LOSSES:
+        header += [f"D at +{loss:g}", *(f"{size}, {device}" for size, device in timed.places)]
+    return table(header, rows, f"Phi-3-Medium, {PHONE}, +{LOSSES[-1]:g}")
+
+
+def with_adapter(timed: Timed) -> str:
+    """Return a sentence: the rate with an adapter, and without it at the same loss."""
+    density, perplexity = next(iter(headline_losses.ADAPTED.items()))
+    loss = perplexity - dense_perplexity()
+    plain, written = density_at(points("dip", {}), dense_perplexity(), loss)
+    assert plain is not None
+    cells, _ = timed.rates(CONTENDERS["dip"], density)
+    others, _ = timed.rates(CONTENDERS["dip"], plain)
+    pairs = zip(timed.places, cells, others, strict=True)
+    rates = ", ".join(f"{size} on `{device}` {one} ({two})" for (size, device), one, two in pairs)
+    return (
+        f"With the adapter dip costs +{loss:.2f} at D = {density:g}, without it at D = {written}; "
+        f"rates with it (without): {rates}."
+    )
 
 
 def by_layout(trace: dipsim.Trace) -> str:
@@ -217,7 +252,6 @@ def by_layout(trace: dipsim.Trace) -> str:
     dense = run(trace, PHONE, method="dense", **after)
     ways: dict[str, dict[str, Any]] = {
         "plain": after,
-        "ranked": {"admission": "ranked", **after},
         f"cluster {CLUSTER}": {**CLUSTERED, **after},
         "permuted": {"layout": "permuted"},
         "permuted, ranked": PERMUTED,
@@ -238,7 +272,7 @@ def by_dram(trace: dipsim.Trace) -> str:
     rows = []
     for device in (PAPER, PHONE):
         dense = run(trace, device, method="dense")
-        for density in (0.5, 0.6, 0.7):
+        for density in (0.5, 0.7):
             found = {
                 name: run(trace, device, density=density, **options)
                 for name, options in COLUMNS.items()
@@ -264,7 +298,7 @@ def by_active_memory(trace: dipsim.Trace) -> str:
     mlp = PHI.layers * 3 * PHI.matrix_bytes("gate")
     static = PHI.layers * PHI.attention_bytes + PHI.head_bytes + PHI.kv_bytes(2048, 16)
     rows = []
-    for density in (0.40, 0.5, 0.6, 0.7, 1.0):
+    for density in (0.40, 0.5, 0.7, 1.0):
         found = run(trace, PAPER, density=density)
         active = static + density * mlp
         less = f"{1 - active / (static + mlp):.0%}"
@@ -272,29 +306,24 @@ def by_active_memory(trace: dipsim.Trace) -> str:
     return table(["D", "active memory", "less than dense", "mass kept, dip"], rows, "")
 
 
-def adapters() -> str:
-    """What a small adapter brings back, of the logarithm of the perplexity."""
-    dense, plain = dense_perplexity(), points("dip", {})
-    rows = []
-    for density, adapted in points("dip", {"adapter": True}).items():
-        share = math.log(plain[density] / adapted) / math.log(plain[density] / dense)
-        cells = [f"{density:g}", f"{plain[density]:.2f}", f"{adapted:.2f}", f"{share:.0%}"]
-        rows.append((cells, None))
-    off = next(
-        row["perplexity"]
-        for row in headline_losses.load()
-        if headline_losses.settings_of(row) == {"method": "dense", "adapter": True}
-    )
-    rows.append((["masks off", f"{dense:.2f}", f"{off:.2f}", ""], None))
-    return table(["D", "dip", "with the adapter", "brought back"], rows, "")
+def flash() -> str:
+    """What the phone's flash curve rests on, in a sentence."""
+    device = dipsim.load_profile(PHONE)
+    curve = [
+        f"{read.size / 1024:g} KiB at {read.bandwidth / 1e9:g} GB/s" for read in device.flash.reads
+    ]
+    origin = device.sources["flash.reads"].origin
+    return f"`{PHONE}`: {len(curve)} points, {', '.join(curve)} ({origin})."
 
 
 def tables(source: dipsim.Trace) -> dict[str, str]:
     """The tables of the page, in Markdown."""
     wide = tiled(source)
+    timed = Timed({"Phi-3-Medium": wide, "SmolLM2": source})
     return {
-        "equal loss": at_equal_loss({"Phi-3-Medium": wide, "SmolLM2": source}),
-        "adapter": adapters(),
+        "flash": flash(),
+        "equal loss": at_equal_loss(timed),
+        "adapter": with_adapter(timed),
         "layouts": by_layout(wide),
         "active": by_active_memory(wide),
         "dram": by_dram(wide),
