@@ -8,7 +8,17 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
-from dipsim.cli.options import BUDGET, HOW, METHOD, POLICY, WHAT, ModelOption, ProfileOption, takes
+from dipsim.cli.options import (
+    BUDGET,
+    HOW,
+    METHOD,
+    POLICY,
+    WHAT,
+    ModelOption,
+    ProfileOption,
+    draws,
+    takes,
+)
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
@@ -31,6 +41,7 @@ def _replay(text: str, metavar: str, names: Any = None) -> Any:
     "--bench-seconds 1",
 )
 @takes(METHOD, POLICY, BUDGET, WHAT, HOW)
+@draws
 def validate(
     file: Annotated[
         str | None,
@@ -41,7 +52,7 @@ def validate(
     ] = None,
     cases: Annotated[
         str | None,
-        typer.Option(help="measurements: a .json file [those of dipsim]", metavar="FILE"),
+        typer.Option(help="measurements: YAML or JSON [those of dipsim]", metavar="FILE"),
     ] = None,
     routes: Annotated[
         str | None, typer.Option(help="a phone's route_trace CSV", metavar="FILE")
@@ -73,6 +84,7 @@ def validate(
     profile: ProfileOption = None,
     model: ModelOption = None,
     as_json: Json = False,
+    picture: Any = None,
     **options: Any,
 ) -> None:
     """Hold dipsim against measurements: published ones, or with --replay those of a disk here."""
@@ -84,11 +96,12 @@ def validate(
         if file is not None or misplaced:
             what = file if file is not None else f"--{misplaced[0].replace('_', '-')}"
             raise DipsimError(f"{what}: is for dipsim validate --replay TRACE FILE; drop it")
-        _published(cases, routes, metrics, page, as_json)
+        _published(cases, routes, metrics, page, picture, as_json)
         return
     if file is None:
         raise DipsimError("--replay: give a file on the disk to read: validate --replay TRACE FILE")
     of_cases = {"--cases": cases, "--routes": routes, "--metrics": metrics, "--page": page}
+    of_cases["--plot"] = picture
     misplaced = list(given_only(of_cases))
     if misplaced:
         raise DipsimError(
@@ -103,6 +116,7 @@ def _published(
     routes: str | None,
     metrics: str | None,
     page: str | None,
+    picture: Any,
     as_json: bool,
 ) -> None:
     """Predict published measurements, and a phone's routes where they are given."""
@@ -115,12 +129,14 @@ def _published(
     from dipsim.report import validate as report
     from dipsim.validate import judge, judge_routes, load_cases
 
-    with Progress("judging the cases"):
+    with Progress("judging", "cases") as progress:
         known = load_cases(cases)
         phone = None
         if routes is not None and metrics is not None:
             phone = judge_routes(routes, metrics)
-        validation = judge(known)
+        validation = judge(known, progress)
+    if picture is not None:
+        report.plot(validation, picture)
     if page_file is not None:
         write_text("--page", page_file, report.page(validation, phone))
         say(f"wrote {page_file}")

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 from dipsim.hardware.profile import Kind, Profile, Source
 
-SPREADS: Mapping[Kind, float] = {"measured": 0.1, "vendor": 0.2, "fitted": 0.25, "estimate": 0.6}
+SPREADS: Mapping[Kind, float] = {"measured": 0.15, "vendor": 0.2, "fitted": 0.45, "estimate": 0.6}
 """Spread of a number by the kind of its source, where the source states none: nine of ten lie
 within a factor of 1 + spread. A measured number is of another device of the same name, a vendor's
 is a peak, a fitted one is of other models on the device, an estimate has the right order."""
-RULES = 0.12
+RULES = 0.25
 """Spread of the rules that make a rate of the numbers: two runs of one configuration differ by 6 %
 on a phone, up to 33 % elsewhere."""
 

@@ -17,6 +17,7 @@ from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Step, hidden_seconds, is_paper
+from dipsim.timeline.prefill import prompts_of
 from dipsim.timeline.steps import rates, steps
 from dipsim.timeline.timing import Timing
 
@@ -100,6 +101,29 @@ def rate_interval(run: Run, traffic: Traffic, timing: Timing) -> RateInterval | 
     )
 
 
+def prompt_range(run: Run, traffic: Traffic) -> tuple[float, float]:
+    """Return how much shorter and longer than it is said the prompts of a run may take, as factors
+    on their seconds; (1, 1) in the paper's modes."""
+    if is_paper(run.settings.overlap):
+        return 1.0, 1.0
+    rng, device, rate = np.random.default_rng(run.settings.seed), run.device, rates(run)
+    backend, prompt = f"backends.{run.settings.backend}", prompts_of(run, traffic)
+    flash, peak, efficiency, compute, per_layer = (
+        _factors(spread_of(device, key))[:DRAWS][rng.permutation(DRAWS)]
+        for key in (
+            _flash_key(run),
+            "dram.bandwidth",
+            *(f"{backend}.{name}" for name in ("dram_efficiency", "compute", "per_layer")),
+        )
+    )
+    rules = _factors(RULES)[:DRAWS][rng.permutation(DRAWS)]
+    dram = np.sum(prompt.dram / rate.dram) / (peak * efficiency)
+    drawn = np.sum(prompt.read) / flash + prompt.fixed * np.size(prompt.read) * per_layer
+    drawn = drawn + np.maximum(dram, np.sum(prompt.flops / rate.flops) / compute)
+    low, high = np.quantile(drawn * rules, _ENDS, method="hazen") / np.sum(prompt.seconds(rate))
+    return min(float(low), 1.0), max(float(high), 1.0)
+
+
 def _first(alone: Mapping[str, NDArray[np.float64]]) -> tuple[ToMeasure, ...]:
     """Return the numbers that widen the rate most, from the rates at the ends of their spreads."""
     numbers = [
@@ -151,11 +175,17 @@ def _draw(run: Run) -> _Drawn:
 
 def _keys(run: Run) -> list[str]:
     """Return the keys of the numbers that times are in proportion to."""
-    backend, flash, io = f"backends.{run.settings.backend}", run.device.flash, run.settings.io
-    form = "bandwidth" if flash.bandwidth is not None else "reads" if flash.reads else "fit"
-    keys = ["flash.fault.seconds" if io == "mmap" else f"flash.{form}", *rates(run).used]
+    backend, io = f"backends.{run.settings.backend}", run.settings.io
+    keys = ["flash.fault.seconds" if io == "mmap" else _flash_key(run), *rates(run).used]
     keys += [f"{backend}.{name}" for name in (*FIXED_COSTS, "cache_copy")]
     return [*keys, "page_cache.bandwidth"] if io == "buffered" else keys
+
+
+def _flash_key(run: Run) -> str:
+    """Return the key of the numbers that say how fast the flash is."""
+    flash = run.device.flash
+    form = "bandwidth" if flash.bandwidth is not None else "reads" if flash.reads else "fit"
+    return f"flash.{form}"
 
 
 def _factors(spread: float) -> NDArray[np.float64]:

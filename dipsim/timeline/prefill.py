@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,31 @@ class Prefill:
     seconds: float
 
 
-def prefill_seconds(
+class Prompt(NamedTuple):
+    """What a batch of prefill takes; float64 of the shape of its tokens."""
+
+    read: Any
+    """Seconds of reading flash in order."""
+    fixed: float
+    """Seconds of the layers' fixed costs."""
+    dram: Any
+    """Bytes from DRAM."""
+    flops: Any
+    """FLOP of weights and attention."""
+
+    def seconds(self, rate: Rates) -> Any:
+        """Return how long it takes: flash, then the slower of DRAM and compute, and fixed costs."""
+        return self.read + self.fixed + np.maximum(self.dram / rate.dram, self.flops / rate.flops)
+
+
+def prompt_of(
     run: Run,
-    rate: Rates,
     tokens: NDArray[np.int64] | int,
     loaded: NDArray[np.float64] | None = None,
     used: NDArray[np.float64] | None = None,
     before: NDArray[np.int64] | int = 0,
-) -> Any:
-    """Return how long each batch takes: flash in order, then the slower of DRAM and compute, and
-    the fixed costs of the layers.
+) -> Prompt:
+    """Return what each batch takes.
 
     Compute is 2 FLOP per weight and token, and the attention's, which grows with the square of the
     tokens. What is in DRAM is not read from flash.
@@ -43,27 +58,29 @@ def prefill_seconds(
         loaded, used: bytes of units read from flash, and used, float64[batches]; all of them unless
             given (none are read where all of them are in DRAM).
         before: tokens before each batch, whose keys and values it reads.
-
-    Returns:
-        Seconds, float64 of the shape of ``tokens``.
     """
-    budget, backend = run.budget, run.backend
+    budget = run.budget
     # The authors count what is resident once, and what comes from flash once.
     resident = budget.static.total - budget.streamed
     in_use = budget.static.total + (budget.units_bytes if used is None else used)
-    weights = resident if run.authors else in_use
     missing = 0.0 if budget.fits and not run.authors else budget.units_bytes
     from_flash = (missing if loaded is None else loaded) + budget.streamed
     read = from_flash / run.flash.sequential_bandwidth
     many = np.asarray(tokens, np.float64)
     if run.authors:
-        return read + weights / rate.dram + 0.0 * many
+        return Prompt(read + 0.0 * many, 0.0, resident, 0.0)
     flops, kv = 0.0 * many, 0.0 * many
     if run.model is not None:
         flops = 2.0 * run.model.active_parameters * many + run.model.attention_flops(many, before)
         kv = run.model.kv_bytes(before, run.settings.kv_bits)
-    fixed = 0.0 if is_paper(run.settings.overlap) else backend.per_layer * (run.trace.layers + 1)
-    return read + fixed + np.maximum((weights + kv) / rate.dram, flops / rate.flops)
+    paper = is_paper(run.settings.overlap)
+    fixed = 0.0 if paper else run.backend.per_layer * (run.trace.layers + 1)
+    return Prompt(read + 0.0 * many, fixed, in_use + kv, flops)
+
+
+def prefill_seconds(run: Run, rate: Rates, tokens: NDArray[np.int64] | int, *how: Any) -> Any:
+    """Return how long each batch takes, seconds of the shape of ``tokens``; see `prompt_of`."""
+    return prompt_of(run, tokens, *how).seconds(rate)
 
 
 def time_prefill(
@@ -86,13 +103,7 @@ def time_prefill(
     begins, ends = _batches(tokens)
     if not len(begins):
         return None, None
-    loaded = used = None
-    if run.sets.prefill == "cache":
-        last = ends - 1
-        loaded = traffic.moved[last].sum(axis=(1, 2))
-        used = (traffic.active[last] * run.unit_bytes).sum(axis=(1, 2))
-    before = tokens.position[begins]
-    seconds = prefill_seconds(run, rate, ends - begins, loaded, used, before)
+    seconds = prompts_of(run, traffic).seconds(rate)
     firsts = seconds
     if not run.authors:
         inside = np.minimum(ends, len(tokens) - 1)
@@ -106,6 +117,17 @@ def time_prefill(
         seconds=float(sum(seconds.tolist())),
     )
     return batches, float(np.mean(firsts)) if len(firsts) else None
+
+
+def prompts_of(run: Run, traffic: Traffic) -> Prompt:
+    """Return what the prefill batches of a run take, each; it has some."""
+    begins, ends = _batches(run.tokens)
+    loaded = used = None
+    if run.sets.prefill == "cache":
+        last = ends - 1
+        loaded = traffic.moved[last].sum(axis=(1, 2))
+        used = (traffic.active[last] * run.unit_bytes).sum(axis=(1, 2))
+    return prompt_of(run, ends - begins, loaded, used, run.tokens.position[begins])
 
 
 def _batches(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -124,6 +124,7 @@ def _paging_step(paged: Paging, nothing: NDArray[np.float64]) -> Step:
         miss=nothing,
         kv=nothing,
         reads=paged.faults,
+        static=True,
         moved=paged.moved,
         place="page faults",
     )

@@ -116,7 +116,7 @@ class Case(BaseModel):
 
     @property
     def stored_as(self) -> str | None:
-        """Weight format that the case, or the text of its model, names; None where none is known."""
+        """Weight format that the case, or the text of its model, names; None for none known."""
         text = self.weight_format or (self.model if isinstance(self.model, str) else "")
         return weight_format(text)
 

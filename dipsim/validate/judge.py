@@ -14,6 +14,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
+from dipsim.replay.replay import Progress
 from dipsim.validate.cases import UNITS, Case, Cases
 from dipsim.validate.devices import profile_of, shipped
 from dipsim.validate.fit import (
@@ -202,17 +203,22 @@ def _setup_of(case: Judged) -> str:
     return f"{kind}, {case.profile} {case.backend}, {stored}"
 
 
-def judge(cases: Cases) -> Validation:
+def judge(cases: Cases, progress: Progress | None = None) -> Validation:
     """Predict every case for which there is a profile and a rule.
+
+    Args:
+        progress: called with (cases done, cases).
 
     Raises:
         DipsimError: a case names a profile that does not exist, or figures that make no sense.
     """
     predictor = _Predictor(cases.models)
-    judged = [
-        replace(predictor.judged(case), case=case, measured=cases.measured.get(case.id))
-        for case in cases.facts
-    ]
+    judged = []
+    for place, case in enumerate(cases.facts, 1):
+        measured = cases.measured.get(case.id)
+        judged.append(replace(predictor.judged(case), case=case, measured=measured))
+        if progress is not None:
+            progress(place, len(cases.facts))
     return Validation(tuple(_with_trivial([_if_measured(case) for case in judged])))
 
 

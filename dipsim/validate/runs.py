@@ -16,14 +16,14 @@ from dipsim.model import DEFAULT_BITS, FORMAT_BITS, Model
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.run import Run, replay
 from dipsim.simulate import prepare
-from dipsim.timeline.interval import rate_interval
+from dipsim.timeline.interval import prompt_range, rate_interval
 from dipsim.timeline.timing import Timing, time_tokens, time_traffic
 from dipsim.trace import DECODE, Outline, Tokens
 from dipsim.trace.outline import SignalOutline
 from dipsim.validate.cases import UNITS, Case
 from dipsim.validate.devices import backend_of, model_of
 
-_ANY_CACHE = 0.5
+_ANY_CACHE = 0.01
 """Share of the experts that a cache holds whose hits are stated anyway."""
 _TOKENS = 32
 """Tokens that the counts of a streaming case are laid out over."""
@@ -66,19 +66,16 @@ class CaseRun:
         """Return the figure that is printed, with its 90 % interval."""
         timing = time_traffic(self.run, self.traffic)
         value = self.figure(timing)
-        interval = rate_interval(self.run, self.traffic, timing)
-        if interval is None:
-            return Prediction(value, value, value)
-        slow, fast = timing.rate / interval.low, timing.rate / interval.high
-        bounds = (
-            (value / slow, value / fast)
-            if self.case.unit == "tokens/s"
-            else (
-                value * fast,
-                value * slow,
-            )
-        )
-        return Prediction(value, min(bounds), max(bounds))
+        if self.case.kind in ("prefill", "ttft"):
+            short, long = prompt_range(self.run, self.traffic)
+        else:
+            interval = rate_interval(self.run, self.traffic, timing)
+            if interval is None:
+                return Prediction(value, value, value)
+            short, long = timing.rate / interval.high, timing.rate / interval.low
+        power = UNITS[self.case.unit][1]
+        ends = value * short**power, value * long**power
+        return Prediction(value, min(ends), max(ends))
 
     def figure(self, timing: Timing) -> float:
         """Return what was timed, in the unit of the case."""
@@ -112,10 +109,17 @@ def run_of(case: Case, device: Profile, models: Mapping[str, Mapping[str, Any]])
         return "neither bits, bytes nor weight format are stated"
     options: dict[str, Any] = {"depth": case.depth, "backend": name, "method": "dense"}
     options["cache_fraction"] = 1.0  # it was measured with all of it in memory
+    device = with_all_dram(device)
     if case.kind != "decode":
         options["prompt"] = case.prompt or _PROMPT
     run = prepare(None, device, model=_active(stored), **options)
     return CaseRun(case, run, replay(run), same_engine)
+
+
+def with_all_dram(device: Profile) -> Profile:
+    """Return the device with all its DRAM left to the run."""
+    dram = device.dram.model_copy(update={"available": device.dram.capacity})
+    return device.model_copy(update={"dram": dram})
 
 
 def _stored(case: Case, model: Model) -> Model | None:
@@ -155,7 +159,7 @@ def _streaming(
         return "no bytes from flash are stated"
     if layers is None or used is None:
         return "layers and experts of its model are not known: state them"
-    stored = None if model is None else _stored(case, model)
+    stored = None if model is None else _stored(case, model) or model
     size = case.expert_bytes or (None if stored is None else stored.mlp_bytes)
     if size is None:
         return "the bytes of an expert are not stated"
@@ -218,11 +222,15 @@ def _laid_out(run: Run, used: int, missed: float) -> Traffic:
     traffic.active[:, :, 0] = used
     traffic.hits[:, :, 0] = used - misses
     traffic.kept[:, :, 0] = misses if run.policy.admit != "never" else 0
+    fault = run.device.flash.fault if run.settings.io == "mmap" else None
     for layer in range(layers):
         size = run.flash.pages(run.unit_bytes[layer])
         for count in np.unique(misses[:, layer]):
             rows = misses[:, layer] == count
-            seconds = float(run.flash.seconds(size, max(int(count), 1))[0])
+            if fault is not None:
+                seconds = float(size[0]) / fault.page * fault.seconds
+            else:
+                seconds = float(run.flash.seconds(size, max(int(count), 1))[0])
             traffic.reads[rows, layer, 0] = count
             traffic.moved[rows, layer, 0] = count * size[0]
             traffic.flash_seconds[rows, layer, 0] = count * seconds
