@@ -32,7 +32,7 @@ class Fitted(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A case that numbers of a backend are fitted to: what it took, and what dipsim says it takes."""
+    """A case that numbers are fitted to: what it took, and what dipsim says it takes."""
 
     model: str
     took: float
