@@ -13,7 +13,7 @@ from dipsim.analysis.baseline import Standing, replay_held
 from dipsim.report import hints
 from dipsim.report.run import dense_is_faster
 from dipsim.result import Result
-from dipsim.simulate import prepare
+from dipsim.simulate import prepare, simulate
 from dipsim.units import show_gain
 from tools.cli import Dipsim, done
 from tools.figures import draw
@@ -206,3 +206,39 @@ def test_rates_are_numbers_where_nothing_takes_time() -> None:
     result, standing = held(trace={"glu": scores, "meta": meta}, tokens="0:3", cache="2kB")
     assert json.dumps(standing.to_dict(), allow_nan=False)
     assert hints.hint(result, standing) is not None
+
+
+# The interval -------------------------------------------------------------------------------------
+
+
+def test_the_rate_has_its_interval_and_the_number_to_measure_first(dipsim: Dipsim) -> None:
+    line = f"run {CHAT} -p oneplus15r --dram 60% --tokens 0:8"
+    told = done(dipsim(f"{line} --json")).json["tokens_per_second_interval"]
+    keys = [number["key"] for number in told["first_to_measure"]]
+    low, high = (f"{told[end]:.3g}" for end in ("low", "high"))
+    assert told["level"] == 0.9
+    rate = next(row for row in done(dipsim(line)).out.splitlines() if row.startswith("rate "))
+    first = keys[0].removeprefix("backends.cpu.")
+    assert rate.endswith(f" tok/s, 90% between {low} and {high}; measure {first} first")
+    assert len(rate) <= COLUMNS
+    details = done(dipsim(f"{line} --details")).out
+    assert f"\ninterval                        90% between {low} and {high} tok/s\n" in details
+    rows = details.split("first to measure")[1].splitlines()[: len(keys)]
+    assert [row.split(",")[0].strip() for row in rows] == keys
+    assert " ".join(details.split()).count(told["unmeasured"]) == 1
+
+
+def test_a_device_that_is_what_its_numbers_say_has_no_interval(dipsim: Dipsim) -> None:
+    line = f"run {CHAT} -p paper-a18 --overlap paper-serial --dram 60% --tokens 0:8"
+    assert done(dipsim(f"{line} --json")).json["tokens_per_second_interval"] is None
+    rows = done(dipsim(line)).out.splitlines()
+    assert next(row for row in rows if row.startswith("rate ")).endswith(" tok/s")
+    assert "none: the device is what its numbers say" in done(dipsim(f"{line} --details")).out
+
+
+def test_request_sizes_are_those_of_the_marks() -> None:
+    options: dict[str, Any] = {"dram": "50%", "tokens": "0:4"}
+    columns = simulate(CHAT, "snapdragon8", **options)  # larger than every measured point
+    assert columns.request_sizes == "extrapolated"
+    assert "extrapolated" in columns.marks
+    assert simulate(CHAT, "paper-a18", **options).request_sizes == "inside"
