@@ -325,14 +325,19 @@ STUDIES = {
             "ttft",
             "time to the first token against the length of the prompt",
             axes=("prompt",),
-            figures=("hit_rate", "prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"),
+            figures=(
+                *("hit_rate", "experts_used"),
+                *("prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"),
+            ),
             points=prompts,
             x="prompt",
             methods=_own,
             budget=_EQUAL,
             read=by_prompt,
-            note="The prompt is one batch that streams every weight once. ttft: the first token as "
-            "the trace's tokens on average; cold: as its first one, with nothing in DRAM before.",
+            note="The prompt is one batch that streams every weight once, of experts those that as "
+            "many rows of the trace are sent to: prompt rows, then decode rows, as far as there "
+            "are any. ttft: the first token as the trace's tokens on average; cold: as its first "
+            "one, with nothing in DRAM before.",
         ),
     )
 }

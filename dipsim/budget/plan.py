@@ -213,7 +213,7 @@ def _beside(budget: Budget, sets: ActiveSets, device: Profile, placement: Placem
     """
     if budget.overhead or budget.staging:
         return 0.0
-    units = [group.units for group in placement.method.groups]
+    units = np.array([group.units for group in placement.method.groups])
     most = float((units * placement.unit_bytes).max()) if device.staging is None else device.staging
     taken = budget.total + device.runtime_overhead
     if taken + most <= device.dram.available:

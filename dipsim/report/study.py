@@ -32,7 +32,8 @@ ENERGY = "energy_kept"
 _INPUT = "mlp_input"
 UNITS = {
     **dict.fromkeys(("prefill_ms", "first_token_ms", "ttft_ms", "cold_ttft_ms"), "ms"),
-    **dict.fromkeys(("density.mlp_input", "density.glu"), "share"),
+    **dict.fromkeys(("density.mlp_input", "density.glu", "experts_used"), "share"),
+    **dict.fromkeys(("prompt_rows", "decode_rows"), "tokens"),
     **dict.fromkeys(("gamma.mlp_input", "gamma.glu"), "factor"),
     "dram": "share of the model",
     "flash_bandwidth": "B/s",
@@ -64,6 +65,7 @@ WORDING = {
     "flash_bytes_per_token": Wording("flash", "flash per token", "B"),
     "flash_reads_per_token": Wording("reads", "flash reads per token"),
     "flash_ms_per_token": Wording("flash ms", "flash time per token", "ms"),
+    "experts_used": Wording("experts", "experts the prompt is sent to", "%", 100),
     "prefill_ms": Wording("prefill ms", "prefill", "ms"),
     "first_token_ms": Wording("token ms", "first token behind it", "ms"),
     "ttft_ms": Wording("ttft ms", "time to first token", "ms"),
@@ -108,7 +110,7 @@ class Figure(NamedTuple):
         if self.key == ENERGY:
             share = f"{value:.4f}" if scale is None else f"{value:.4f}".removeprefix("0")
             return share + ("!" if self.stage == _INPUT and _loses_input(cell) else "")
-        if self.key == "hit_rate":
+        if WORDING[self.key].unit == "%":
             return f"{100 * value:.1f}" + ("%" if scale is None else "")
         if WORDING[self.key].unit == "B" and scale is None:
             return BYTES.show(value)
@@ -119,8 +121,12 @@ class Figure(NamedTuple):
 
 
 def _figures(results: StudyResult, cells: Sequence[Cell]) -> Iterator[Figure]:
-    """Yield the figures of a study; the energy once for each stage that the cells have."""
+    """Yield the figures of a study; the energy once for each stage that the cells have, and the
+    experts only where there are any."""
+    experts = any("experts_used" in (cell.figures or {}) for cell in cells)
     for key in results.study.figures:
+        if key == "experts_used" and not experts:
+            continue
         if key == ENERGY:
             yield from (Figure(key, stage) for stage in _stages(cells))
         else:

@@ -61,8 +61,8 @@ def scaled(device: Profile, factor: float) -> Profile:
     flash, change = device.flash, f"{factor:.4g} times the profile's"
     if flash.fault is not None:
         seconds = flash.fault.seconds / factor
-        changed = {"fault": flash.fault.model_copy(update={"seconds": seconds})}
-        device = _with_flash(device, changed, "flash.fault.seconds", change)
+        fault = flash.fault.model_copy(update={"seconds": seconds})
+        device = _with_flash(device, {"fault": fault}, "flash.fault.seconds", change)
     if flash.bandwidth is not None:
         changed = {"bandwidth": flash.bandwidth * factor}
         return _with_flash(device, changed, "flash.bandwidth", change)

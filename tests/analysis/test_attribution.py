@@ -278,6 +278,36 @@ def test_the_prompt_of_the_trace_takes_what_the_study_says() -> None:
     assert options["policy"] == result.policy
 
 
+EXPERTS = {**TINY, "intermediate": 2, "experts": 4, "experts_per_token": 1}
+"""Experts of 24 B."""
+
+
+def test_a_prompt_uses_the_experts_that_the_trace_sends_it_to() -> None:
+    # Prompt rows go to 0, 0 and, in a second sequence, 1; decode rows to 2, 2 and 3.
+    expert = np.zeros((6, 1, 4), np.bool_)
+    expert[range(6), 0, [0, 0, 2, 2, 1, 3]] = True
+    sequence, phase = np.array([0, 0, 0, 0, 1, 1], np.int32), np.array([0, 0, 1, 1, 0, 1], np.uint8)
+    given = {"expert": expert, "sequence": sequence, "phase": phase, "meta": {"model": EXPERTS}}
+    prefill = {}
+    for prompt, used, rows in (
+        *((1, 1, (1, 0)), (2, 1, (2, 0)), (3, 2, (3, 0)), (4, 3, (3, 1)), (5, 3, (3, 2))),
+        *((6, 4, (3, 3)), (9, 4, (3, 3))),
+    ):
+        (cell,) = study("ttft", given, [device()], context=prompt, cache_fraction=0.5).cells
+        assert cell.figures is not None
+        assert cell.figures["experts_used"] == used / 4
+        assert (cell.figures["prompt_rows"], cell.figures["decode_rows"]) == rows
+        prefill[prompt] = cell.figures["prefill_ms"] / 1e3, used
+    for took, used in prefill.values():  # an expert more: from flash at 10 B/s, used at 100 B/s
+        assert took - prefill[1][0] == pytest.approx((used - 1) * (24 / 10 + 24 / 100))
+    (resident,) = study("ttft", given, [device()], context=9, cache_fraction=1.0).cells
+    assert resident.figures is not None
+    from_flash = 4 * 24 / 10
+    assert resident.figures["prefill_ms"] / 1e3 == pytest.approx(prefill[9][0] - from_flash)
+    (other,) = study("ttft", trace(SETS), [device()], context=4, cache_fraction=0.5).cells
+    assert "experts_used" not in (other.figures or {})
+
+
 def test_a_prompt_whose_kv_does_not_fit_has_no_time(dipsim: Dipsim) -> None:
     line = "study ttft smollm2-chat --dram 34MB --context 2048 --tokens 0:8 -p snapdragon8"
     found = done(dipsim(f"{line} --json")).json
