@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dipsim
-from dipsim.analysis.attribution import attribute
+from dipsim.analysis.attribution import SPEEDS, attribute
 from dipsim.simulate import prepare
 from dipsim.timeline.pressure import pressure_warning
 from tools import three_layers
+from tools.cli import Dipsim, done
 from tools.one_layer import SETS, device, trace
 
 FAULT = {"seconds": "8 s", "page": "512 B"}
@@ -93,7 +94,9 @@ def test_both_engines_agree_and_attribution_has_the_step() -> None:
     np.testing.assert_allclose(
         events.timing.times.exposed, closed.timing.times.exposed, rtol=1e-9, atol=1e-12
     )
-    parts = attribute(closed).parts
+    found = attribute(closed)
+    assert sum(found.elasticity[speed] for speed in SPEEDS) == pytest.approx(1, abs=1e-2)
+    parts = found.parts
     assert parts[0].name == "page faults"
     total = sum(sum(part.exposed.values()) for part in parts)
     assert total == pytest.approx(closed.timing.times.latency.mean())
@@ -114,6 +117,14 @@ def test_the_warning_says_what_is_asked_and_what_to_do() -> None:
     said = warning(pressed("240 B", FAULT, **more), dram="200 B")
     assert said is not None
     assert "give at most --dram 140B" in said
+
+
+def test_the_command_line_warns_and_marks(dipsim: Dipsim) -> None:
+    line = "run --model phi-3-medium -p oneplus15r --method dense --dram"
+    pressed = done(dipsim(f"{line} 8GB"))
+    assert pressed.stderr.count("leaves 6 GB to an app") == 1
+    assert "paged" in pressed.stdout
+    assert "take 8" not in done(dipsim(f"{line} 5GB")).stderr
 
 
 @given(
