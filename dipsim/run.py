@@ -229,10 +229,12 @@ def count_dense(run: Run, measured: NDArray[np.bool_], *, loaded: bool = False) 
 
     Args:
         measured: [tokens] decode tokens that are measured.
-        loaded: the caches are full before the first token.
+        loaded: the caches are full before the first token, unless the policy keeps nothing.
     """
     keeps_missed = run.page_cache is not None
     capacity = run.budget.growth or run.budget.capacity
+    if loaded and run.policy.admit == "never" and not run.policy.preload:
+        capacity = np.zeros_like(run.budget.capacity)
     caches = WholeCaches(capacity, run.costs, loaded=loaded, keeps_missed=keeps_missed)
     return count_whole(run.sets, caches, measured)
 
@@ -243,7 +245,8 @@ def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:
     if paging is None:
         return traffic
     assert traffic.missed is not None, "a replay that keeps what was missed"
-    served = paging.serve(traffic.missed, *run.sets.rows, run.costs)
+    serve = paging.serve_warm if run.without_trace else paging.serve
+    served = serve(traffic.missed, *run.sets.rows, run.costs)
     traffic = replace(
         traffic,
         reads=served.requests,

@@ -68,7 +68,7 @@ def test_every_number_of_a_shipped_profile_has_a_source_and_a_kind(name: str) ->
     for key in keys:
         source = profile.source(key)
         assert source is not None, f"{name}: no source for {key}"
-        assert source.kind in ("measured", "vendor", "estimate")
+        assert source.kind in ("measured", "vendor", "fitted", "estimate")
 
 
 @each_shipped
@@ -105,7 +105,7 @@ def test_the_smallest_profile_and_its_defaults() -> None:
     )
     assert (profile.flash.lanes, profile.flash.align, profile.flash.bandwidth) == (1, 1, 1e9)
     assert (profile.flash.reads, profile.staging, profile.runtime_overhead) == ((), None, 0)
-    assert (backend.compute, backend.dram_efficiency, backend.sync) == (2e12, 1, 0)
+    assert (backend.compute, backend.dram_efficiency, backend.per_layer) == (2e12, 1, 0)
     assert (backend.overlap_factor, backend.cache_copy, dict(backend.gemv)) == (0, math.inf, {})
     assert profile.energy is None
 
@@ -129,10 +129,10 @@ def test_a_backend_has_a_name_that_overrides_can_spell(name: str) -> None:
 
 
 def test_the_first_backend_is_the_default_and_others_are_chosen_by_name() -> None:
-    backends = {"npu": {"compute": "10 TFLOP/s"}, "cpu": {"sync": "0.6 ms"}}
+    backends = {"npu": {"compute": "10 TFLOP/s"}, "cpu": {"per_layer": "0.6 ms"}}
     profile = load_profile(changed(compute=..., backends=backends))
     assert profile.backend()[0] == "npu"
-    assert profile.backend("cpu")[1].sync == pytest.approx(0.6e-3)
+    assert profile.backend("cpu")[1].per_layer == pytest.approx(0.6e-3)
     with pytest.raises(ProfileError, match="no backend 'gpu': use npu, cpu"):
         profile.backend("gpu")
 
@@ -345,10 +345,10 @@ def test_extending_in_a_circle_is_refused(tmp_path: Path) -> None:
 
 def test_overrides_change_single_numbers_and_state_who_gave_them() -> None:
     before = load_profile("snapdragon8")
-    after = load_profile("snapdragon8", ("dram.available=3 GiB", "backends.cpu.sync=1ms"))
-    assert (after.dram.available, after.backend("cpu")[1].sync) == (3 * 2**30, 1e-3)
+    after = load_profile("snapdragon8", ("dram.available=3 GiB", "backends.cpu.per_layer=1ms"))
+    assert (after.dram.available, after.backend("cpu")[1].per_layer) == (3 * 2**30, 1e-3)
     assert (after.dram.capacity, after.flash) == (before.dram.capacity, before.flash)
-    for key in ("dram.available", "backends.cpu.sync"):
+    for key in ("dram.available", "backends.cpu.per_layer"):
         source = after.source(key)
         assert source is not None
         assert source.kind == "estimate"

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from dipsim.cli.app import app
-from dipsim.cli.options import BUDGET, HOW, KV, METHOD, POLICY, WHAT, WHERE
+from dipsim.cli.options import BUDGET, HOW, KV, METHOD, POLICY, PROMPT, WHAT, WHERE
 from dipsim.methods import BUILTIN
 from dipsim.option import Concern
 from dipsim.settings import CURVE_CONCERNS, OPTIONS, TAKES, Settings, concerning, discarded
@@ -118,13 +118,16 @@ def test_a_command_has_the_options_of_the_settings_beside_its_own(command: str) 
 
 def test_the_command_line_reads_numbers_texts_and_pairs() -> None:
     kinds = {
-        int: {"top_k", "predictor_rank", "cluster", "context", "warmup", "seed"},
+        int: {
+            *("top_k", "predictor_rank", "cluster", "warmup", "seed"),
+            *("context", "depth", "prompt"),
+        },
         float: {"density", "recall", "cache_fraction", "bits", "kv_bits"},
         dict: {"group_density", "gamma"},
     }
     for kind, names in kinds.items():
         assert {name for name, entry in OPTIONS.items() if entry.kind is kind} == names
-    groups = (METHOD, POLICY, BUDGET, KV, WHAT, HOW, WHERE)
+    groups = (METHOD, POLICY, BUDGET, KV, PROMPT, WHAT, HOW, WHERE)
     annotations = [item for group in groups for item in group.items()]
     assert sorted(name for name, _ in annotations) == sorted(OPTIONS)  # each in one group
     for name, annotation in annotations:
@@ -136,9 +139,9 @@ def test_the_command_line_reads_numbers_texts_and_pairs() -> None:
     ("command", "missing"),
     [
         ("run", set()),
-        ("compare", {"kv"}),
-        ("search", {"kv"}),
-        ("study", {"kv"}),
+        ("compare", {"kv", "prompt"}),
+        ("search", {"kv", "prompt"}),
+        ("study", {"kv", "prompt"}),
         ("mrc", set(OPTIONS) - CURVE - {"policy", "cache_fraction"}),
     ],
 )

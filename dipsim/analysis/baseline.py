@@ -200,7 +200,7 @@ def _timed(run: Run, traffic: Traffic) -> Baseline:
 
 def _without_cache(run: Run) -> Contender | None:
     """Return the run with caches that hold nothing; None unless it is one of experts with some."""
-    experts = any(group.of_experts for group in run.method.groups)
+    experts = any(group.of_experts for group in run.method.groups) and not run.without_trace
     if not experts or run.settings.io == "mmap" or run.policy.admit == "never":
         return None
     nothing = 0.0 if run.settings.scope == "global" else np.zeros_like(run.budget.capacity)

@@ -72,6 +72,7 @@ def plan_budget(
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
     )
+    _refuse_experts_outside(budget, placement)
     budget = replace(budget, beside=_beside(budget, sets, device, placement))
     if settings.io == "mmap":  # mapped weights lie in no cache but that of the pages
         budget = replace(budget, capacity=np.zeros_like(budget.capacity), streamed=0.0)
@@ -167,6 +168,22 @@ def _check_flash(device: Profile, model: Model | None) -> None:
             f"the model takes {BYTES.show(stored)}, flash of {device.name} holds "
             f"{BYTES.show(capacity)}: give fewer --bits or another device"
         )
+
+
+def _refuse_experts_outside(budget: Budget, placement: Placement) -> None:
+    """Refuse experts that do not fit where nothing says which of them a token needs.
+
+    Raises:
+        BudgetError: a dense run of a model with experts, without all of them in DRAM.
+    """
+    group, model = placement.method.groups[0], placement.model
+    if group.choice != "all" or not group.of_experts or budget.fits or model is None:
+        return
+    raise BudgetError(
+        f"model {model.name}: its experts take {BYTES.show(budget.units_bytes)}, DRAM has "
+        f"{BYTES.show(budget.cache)} for them: experts need a trace of their routes (dipsim run "
+        "TRACE), or DRAM for all of them"
+    )
 
 
 def _check_capacity(device: Profile, dram: float | None, cache: float | None) -> None:

@@ -9,6 +9,7 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.output import print_json, print_report, say, show
 from dipsim.cli.progress import Progress
+from dipsim.cli.inputs import load_device
 from dipsim.errors import DipsimError
 
 
@@ -28,13 +29,13 @@ def profiles(
     as_json: Json = False,
 ) -> None:
     """List the shipped devices, or show one (or a file) with the source of every number."""
-    from dipsim.hardware import load_profile, profile_names, profile_schema
+    from dipsim.hardware import profile_names, profile_schema
     from dipsim.report import catalogue
 
     if schema:
         print_json(profile_schema())
         return
-    known = [load_profile(each) for each in ([name] if name else profile_names())]
+    known = [load_device(each, None) for each in ([name] if name else profile_names())]
     if as_json:
         dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in known]
         print_json(dumps[0] if name else {p["name"]: p for p in dumps})

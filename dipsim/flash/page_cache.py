@@ -95,6 +95,34 @@ class Paging:
             return self._faults(read, faults, self.fault)
         return self._reads(read, unread, regions.word, costs)
 
+    def serve_warm(
+        self,
+        missed: NDArray[np.uint64],
+        actions: NDArray[np.uint8],
+        resets: NDArray[np.bool_],
+        costs: Costs,
+    ) -> Served:
+        """Replay the misses of a run through the page cache that the same run has left.
+
+        Args and errors are those of `serve`.
+        """
+        rows = np.flatnonzero(actions >= kernels.COMMIT)
+        twice = np.tile(rows, 2)
+        served = self.serve(missed[twice], actions[twice], resets[twice], costs)
+
+        def second(each: NDArray[Any]) -> NDArray[Any]:
+            whole = np.zeros((len(missed), *each.shape[1:]), each.dtype)
+            whole[rows] = each[len(rows) :]
+            return whole
+
+        return Served(
+            read=second(served.read),
+            requests=second(served.requests),
+            outside=second(served.outside),
+            moved=second(served.moved),
+            seconds=second(served.seconds),
+        )
+
     def _faults(self, read: NDArray[np.int64], faults: NDArray[np.int64], fault: Fault) -> Served:
         """Let pages cost faults: one each, and one per read-ahead window where they are in order.
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from dipsim import files
 from dipsim.errors import ProfileError, brief, first_problem, not_taken
-from dipsim.hardware.profile import STATED, TEXTS, Profile, leaves, prefixes
+from dipsim.hardware.profile import STATED, Profile, is_text, leaves, prefixes
 
 FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -238,7 +238,8 @@ def _sourced(data: dict[str, Any], change: Mapping[str, Any], where: str) -> dic
         for key, source in known.items()
         if key in own or not (_is_stated(source) and set(prefixes(str(key))) & {*own})
     }
-    for key, _ in leaves({key: value for key, value in change.items() if key not in TEXTS}):
+    numbers = [key for key, _ in leaves(dict(change)) if not is_text(key)]
+    for key in numbers:
         long = "backends.default.compute" if key == "compute" else key  # see `_one_backend`
         places = dict.fromkeys((key, *reversed(prefixes(long))))
         nearest = next((path for path in places if path in own), None)

@@ -349,7 +349,7 @@ class Profile(_Section):
         """Yield every number that the profile states, as (dotted key, text)."""
         dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
         for key, value in leaves(dump):
-            if key.split(".")[0] not in TEXTS:
+            if not is_text(key):
                 yield key, value
 
     def source(self, path: str) -> Source | None:
@@ -379,6 +379,12 @@ def profile_schema() -> dict[str, Any]:
         if section["title"] not in ("Profile", "Source", "Read"):
             section.pop("required", None)
     return schema
+
+
+def is_text(path: str) -> bool:
+    """Return whether a dotted key is of a text, which has no unit and no source."""
+    parts = path.split(".")
+    return parts[0] in TEXTS or (parts[0] == "backends" and parts[2:] == ["engine"])
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

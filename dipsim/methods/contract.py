@@ -55,7 +55,7 @@ class Group:
     seed: int = 0
     """Seed of the noise, and of a user's own method."""
     chosen: int | None = None
-    """k, where it is a number of its own (experts)."""
+    """k, where it is a number of its own (experts); of ``all`` without a trace, any k of them."""
     custom: PruningMethod | None = None
     """The user's own method that the group belongs to."""
 
@@ -78,6 +78,11 @@ class Group:
         if self.chosen is not None:
             return self.chosen
         return max(1, math.floor(self.density * self.units + 1e-9))
+
+    @property
+    def masked(self) -> bool:
+        """True when a token's units are chosen among more of them."""
+        return self.choice != "all" or self.chosen is not None
 
     @property
     def varies(self) -> bool:

@@ -1,4 +1,9 @@
-"""dense: no sparsity. Every unit is active for every token: row of gate and up, column of down."""
+"""dense: no sparsity. Every unit is active for every token: row of gate and up, column of down.
+
+Of a model with experts that runs without a trace a token uses as many whole experts as its router
+would take: which ones makes no difference where all of them are in DRAM, and elsewhere such a run
+is refused, since hits follow from the routes.
+"""
 
 from dipsim.errors import MethodError
 from dipsim.methods.contract import NEURON, Group, Method, check_settings
@@ -9,7 +14,7 @@ from dipsim.trace import Outline
 
 def dense(trace: Outline, settings: Settings, model: Model | None) -> Method:
     """Return the method that uses all neurons, in one group; their number is the model's, else the
-    trace's.
+    trace's. Without a trace, a model with experts has a group of them.
 
     Raises:
         MethodError: a density other than 1, or a trace that does not tell the number of neurons.
@@ -17,6 +22,10 @@ def dense(trace: Outline, settings: Settings, model: Model | None) -> Method:
     check_settings("dense", settings, ())
     if settings.density not in (None, 1.0):
         raise MethodError(f"method dense keeps everything: density {settings.density:g} is not 1")
+    if model is not None and model.experts is not None and not trace.signals:
+        share = (model.experts_per_token or 0) / model.experts
+        group = Group("expert", model.experts, (), "all", share, chosen=model.experts_per_token)
+        return Method("dense", (group,), density=1.0)
     if model is not None:
         units = model.intermediate
     else:

@@ -87,9 +87,10 @@ class ActiveSets:
 
     @property
     def prefill(self) -> Prefill:
-        """Treatment of prompts: columns and neurons stream through, experts are admitted, unless
-        the settings say otherwise."""
-        of_experts = any(group.of_experts for group in self.method.groups)
+        """Treatment of prompts: columns and neurons stream through, experts that a trace names are
+        admitted, unless the settings say otherwise."""
+        groups = self.method.groups
+        of_experts = any(group.of_experts and group.choice != "all" for group in groups)
         return self.settings.prefill or ("cache" if of_experts else "stream")
 
     @cached_property

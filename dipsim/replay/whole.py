@@ -1,4 +1,4 @@
-"""Counts of tokens that need every unit: known without a trace's values."""
+"""Counts of tokens that need every unit, or any k of those in DRAM: known without a trace's values."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,10 @@ from dipsim.trace.encoding import pack_sets
 
 @dataclass(frozen=True)
 class WholeCaches:
-    """Caches of a method whose one group every token needs whole, as dense does."""
+    """Caches of a method whose one group every token needs whole, as dense does.
+
+    Of experts a token needs any k, and all of them are there.
+    """
 
     capacity: Capacity
     """In units, of each cache."""
@@ -37,13 +40,14 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
     """
     actions, resets = sets.rows
     rows = np.flatnonzero(actions >= kernels.COMMIT)
-    units, layers = sets.method.groups[0].units, sets.trace.layers
+    group, layers = sets.method.groups[0], sets.trace.layers
+    needed = group.kept
     by_row, capacity = _capacities(sets, caches.capacity, rows)
     before = capacity[:1] if caches.loaded else np.zeros_like(capacity[:1])
     left = np.concatenate([before, capacity[:-1]])
     emptied = np.cumsum(resets)[rows]
     left[1:][emptied[1:] > emptied[:-1]] = 0
-    hits = np.minimum(left, capacity)
+    hits = np.minimum(np.minimum(left, capacity), needed)
     traffic = empty_traffic(
         len(actions),
         sets.method.groups,
@@ -52,15 +56,17 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
         sets.no_shares(),
         keeps_missed=caches.keeps_missed,
     )
-    traffic.active[rows], traffic.hits[rows], traffic.kept[rows] = units, hits, capacity - hits
+    traffic.active[rows], traffic.hits[rows] = needed, hits
+    traffic.kept[rows] = np.minimum(capacity, needed) - hits
     for layer in range(layers):
         place, costs = (rows, layer, 0), caches.costs[layer][0]
         assert isinstance(costs, InOrder), "what every token needs whole is read in order"
-        misses = units - hits[:, layer, 0]
+        misses = needed - hits[:, layer, 0]
         traffic.reads[place] = costs.requests(misses)
         traffic.moved[place], traffic.flash_seconds[place] = costs.price(misses)
         if traffic.missed is not None:
-            beyond = np.arange(units) >= hits[:, layer, 0, None]
+            unit = np.arange(group.units)
+            beyond = (unit >= hits[:, layer, 0, None]) & (unit < needed)
             traffic.missed[rows, traffic.words_of(layer, 0)] = pack_sets(beyond)
     return traffic
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from dipsim.hardware import Profile
+from dipsim.hardware import Profile, Source
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
@@ -31,7 +31,7 @@ def profile(shown: Profile) -> RenderableType:
     previous = ""
     for key, value in shown.numbers():
         source = shown.source(key)
-        kind, origin = (source.kind, source.origin) if source else ("no source", "")
+        kind, origin = (source.kind, _origin(source)) if source else ("no source", "")
         for i, text in enumerate(_texts(value)):
             repeated = i or origin == previous
             rows.add_row(
@@ -41,7 +41,26 @@ def profile(shown: Profile) -> RenderableType:
                 "" if repeated else origin,
             )
             previous = origin
-    return Group(line(f"{shown.name}: {shown.summary}", style="bold"), rows)
+    head = [line(f"{shown.name}: {shown.summary}", style="bold")]
+    for i, (name, backend) in enumerate(shown.backends.items()):
+        text = f"backend {name}" + (f": {backend.engine}" if backend.engine else "")
+        if i == 0 and shown.default:
+            text += f"; the default: {shown.default}"
+        if text != f"backend {name}":
+            head.append(line(text))
+    return Group(*head, rows)
+
+
+def _origin(source: Source) -> str:
+    """Return where a number is from, and what a fit says of it."""
+    fit = []
+    if source.spread is not None:
+        fit.append(f"nine of ten within a factor of {show_number(1 + source.spread, 3)}")
+    if source.left_out is not None:
+        fit.append(f"median error {source.left_out:.0%} of a model left out")
+    if source.cases:
+        fit.append(f"cases {', '.join(source.cases)}")
+    return f"{source.origin} ({'; '.join(fit)})" if fit else source.origin
 
 
 def _texts(value: object) -> list[str]:

@@ -44,6 +44,7 @@ def warnings(result: Result) -> list[str]:
             "more DRAM than the device leaves to an app (dram.available): a real one may kill the "
             "app or swap"
         )
+    texts += _unread_kv(result)
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         texts.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
@@ -85,11 +86,27 @@ def hint(result: Result, standing: Standing) -> str | None:
         return "to see a cache at work, give it less: --dram 50% or --cache-fraction 0.6"
     if result.config["settings"].get("io") == "mmap":
         return "to see what page faults cost: --io direct"
-    if result.policy not in ("opt", "belady", "none") and not result.run.method.cache_aware:
+    others = result.policy not in ("opt", "belady", "none") and not result.run.without_trace
+    if others and not result.run.method.cache_aware:
         return "to see what other policies do: dipsim compare"
     if result.method == "dip-ca":
         return "to see what preferring the cache costs and gains: dipsim study gamma"
     return None
+
+
+def _unread_kv(result: Result) -> list[str]:
+    """Return a warning where the KV of ``--context`` is of more tokens than any token reads."""
+    run = result.run
+    deepest, context = int(run.tokens.position.max()), run.settings.context
+    if context is None or context <= deepest + 2 or run.model is None:
+        return []
+    if run.kv_read != "grows":
+        return []
+    depth = (run.settings.depth or 0) + context - 1 - deepest
+    return [
+        f"KV of {context} tokens is in the budget, tokens read at most {deepest}: "
+        f"--depth {depth} reads more"
+    ]
 
 
 def _gentler(result: Result) -> str:

@@ -180,7 +180,7 @@ def _group_step(
         miss=traffic.misses[rows, layer, group] * size / rate.weights,
         kv=nothing,
         reads=traffic.reads[rows, layer, group].astype(np.float64),
-        sync=0.0 if chosen.choice == "all" else run.backend.mask_seconds(chosen.units),
+        sync=run.backend.mask_seconds(chosen.units) if chosen.masked else 0.0,
         management=copied / run.backend.cache_copy,
         moved=traffic.moved[rows, layer, group],
         copied=copied,

@@ -17,7 +17,8 @@ from dipsim.simulate import prepare
 from tools.cli import Dipsim, done, refused
 from tools.one_layer import DEVICE, KV, NEURON, SETS, STATIC, TINY, device, trace
 
-BACKEND = {"dram_efficiency": 0.5, "sync": "1 s", "cache_copy": "30 B/s", "overlap_factor": 0.4}
+FIXED = {"per_layer": "0.25 s", "per_mask": "0.2 s", "per_score": "0.1 s"}
+BACKEND = {"dram_efficiency": 0.5, **FIXED, "cache_copy": "30 B/s", "overlap_factor": 0.4}
 
 
 def run(profile: dict[str, Any], sets: list[set[int]] = SETS, **options: Any) -> Any:
@@ -191,7 +192,7 @@ def test_parts_sum_to_the_whole_and_name_what_binds() -> None:
         total = sum(part.exposed[resource] for part in found.parts)
         assert total == pytest.approx(exposed[i])
     assert [part.binding for part in found.parts] == ["flash", "dram", "flash", "dram"]
-    whole, _ = attributed(given, device(**{**BACKEND, "sync": "9 s"}), **options)
+    whole, _ = attributed(given, device(**{**BACKEND, "per_layer": "9 s"}), **options)
     assert [part.binding for part in whole.layers] == ["sync", "sync"]
 
 

@@ -20,7 +20,7 @@ BEYOND = {
     f"{RUN} -s flash.lanes={MANY_DIGITS}": "valid integer",
     f"{RUN} -s dram.bandwidth={MANY_DIGITS}GB/s": "0.001 B/s to 1 PB/s",
     f"{RUN} -s flash.bandwidth=5e-324B/s": "0.001 B/s to 1 PB/s",
-    f"{RUN} -s backends.cpu.sync=1e308s": "0.001 ns to 1000000000 s",
+    f"{RUN} -s backends.cpu.per_layer=1e308s": "0.001 ns to 1000000000 s",
     f"{RUN} -s backends.cpu.dram_efficiency=5e-324": "greater than or equal to 0.001",
     f"{RUN} --bits 5e-324": "greater than or equal to 0.01",
     f"{RUN} --kv-bits 5e-324": "greater than or equal to 0.01",
@@ -39,7 +39,9 @@ SLOWEST: dict[str, Any] = {
     "backends": {
         "cpu": {
             "compute": "0.001 FLOP/s",
-            "sync": "1000000000 s",
+            "per_layer": "1000000000 s",
+            "per_mask": "1000000000 s",
+            "per_score": "1000000000 s",
             "cache_copy": "0.001 B/s",
             "dram_efficiency": 0.001,
             "active_power": "1000000 W",

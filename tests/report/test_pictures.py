@@ -91,7 +91,7 @@ def complete(shown: Excerpt) -> list[dict[str, Any]]:
 def test_a_timeline_by_hand() -> None:
     # The second token of one_layer.SETS finds two units of 12 B in DRAM: .24 s. The third
     # misses one of them: 1.2 s of flash. They read KV of one and two positions, .16 s each.
-    profile = one_layer.device(sync="0.5 s")
+    profile = one_layer.device(per_mask="0.5 s")
     options: dict[str, Any] = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
     run = prepare(one_layer.trace(one_layer.SETS), profile, **options, warmup=1)
     shown = excerpt(run, replay(run), 5)

@@ -81,7 +81,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
         "dram.background=1GB/s", "flash.bandwidth=1kB/s", "flash.align=4KiB", "flash.align=1B",
         "dram.bandwidth=1MB/s", "staging=0B", "staging=1kB", "runtime_overhead=1MB",
         "thermal.after=0s", "thermal.after=1ms", "thermal.flash=.1", "page_cache.size=0B",
-        "page_cache.bandwidth=1GB/s", "backends.cpu.overlap_factor=1", "backends.cpu.sync=1s",
+        "page_cache.bandwidth=1GB/s", "backends.cpu.overlap_factor=1", "backends.cpu.per_layer=1s",
         "backends.cpu.compute=unlimited", "flash.lanes=8", "flash.fault.seconds=1us",
     ),
     "calibration": ("calibration.json",),

@@ -28,7 +28,7 @@ DEVICE: dict[str, Any] = {
         "align": "16 B",
         "reads": [{"size": f"{s} B", "lanes": 1, "bandwidth": f"{s / t} B/s"} for s, t in POINTS],
     },
-    "backends": {"cpu": {"overlap_factor": 0.5, "sync": "0.1 s"}},
+    "backends": {"cpu": {"overlap_factor": 0.5, "per_layer": "0.1 s", "per_mask": "0.1 s"}},
 }
 
 
