@@ -292,8 +292,8 @@ def test_neighbouring_misses_become_one_read() -> None:
 
 
 def test_everything_in_order_when_that_is_faster() -> None:
-    # Few reads go at 4 to 8 B/s: four units take 12 s, and 84 B at once 10.7 s. With all eight lanes
-    # busy 96 B in order take 2.4 s.
+    # Few reads go at 4 to 8 B/s: four units take 12 s, and 84 B at once 10.7 s. With all eight
+    # lanes busy 96 B in order take 2.4 s.
     flash = {
         "reads": [
             {"size": "12 B", "lanes": 1, "bandwidth": "4 B/s"},
