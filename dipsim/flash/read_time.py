@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import Fit, Flash, Read
+from dipsim.hardware import Fit, Flash
 
 SMALL = 4096.0
 """Bytes of the reads that ``flash.iops`` counts."""
@@ -178,9 +178,10 @@ def with_times(flash: Flash, change: Callable[[float, float], float]) -> Flash:
         change: from the bytes of a read and its seconds to the seconds that it takes instead.
     """
     reads = tuple(
-        Read.model_construct(size=size, lanes=lanes, bandwidth=size / change(size, seconds))
-        for lanes, curve in Points(flash).curves.items()
-        for size, seconds in zip(curve.sizes.tolist(), curve.seconds.tolist(), strict=True)
+        read.model_copy(
+            update={"bandwidth": read.size / change(read.size, read.size / read.bandwidth)}
+        )
+        for read in flash.reads
     )
     update: dict[str, Any] = {"reads": reads}
     if flash.iops is not None and flash.iops < math.inf:
