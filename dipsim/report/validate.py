@@ -1,4 +1,4 @@
-"""Report of `dipsim validate`: predictions beside measurements, as text, JSON, a picture and a page.
+"""Report of `dipsim validate`: predictions beside measurements; text, JSON, a picture, a page.
 
 Rows and sentences come first; the terminal and the page (docs/validation.md) show the same ones.
 """

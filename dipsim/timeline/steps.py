@@ -55,7 +55,7 @@ def rates_of(
     key = f"backends.{name}"
     dram = backend.dram_efficiency * peak
     entry = stored_as or nearest_format(8 * bytes_per_weight, backend.gemv)
-    if entry in backend.gemv:
+    if entry is not None and entry in backend.gemv:
         gemv = backend.gemv[entry]
         used = "dram.bandwidth", f"{key}.dram_efficiency", f"{key}.gemv.{entry}"
         return Rates(gemv, dram, backend.compute, True, used)

@@ -86,7 +86,8 @@ def model_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> Model | Non
     given: Any = case.model
     if isinstance(given, str):
         name = known_model(given)
-        given = models.get(given) or shipped().models.get(name or "", name)
+        stated = models.get(given) or shipped().models.get(name or "")
+        given = stated or name
     if given is None:
         return None
     try:
