@@ -7,9 +7,9 @@ import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
+from dipsim.cli.inputs import load_device
 from dipsim.cli.output import print_json, print_report, say, show
 from dipsim.cli.progress import Progress
-from dipsim.cli.inputs import load_device
 from dipsim.errors import DipsimError
 
 

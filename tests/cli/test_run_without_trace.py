@@ -124,7 +124,7 @@ def test_a_sync_is_read_as_the_cost_of_a_layer_and_told_in_one_line(
     assert after.err == []
     assert before.json["tokens_per_second"] == after.json["tokens_per_second"]
     for command in (f"profiles {old}", f"compare smollm2-chat -p {old} --tokens 0:4 --policy lru"):
-        _, out, err = done(dipsim(command))
+        err = done(dipsim(command)).err
         assert [text for text in err if "deprecated" in text] == err[:1]
     assert "measured  a test" in done(dipsim(f"profiles {old}")).out
     (warning,) = done(dipsim(f"{line} snapdragon8 -s backends.cpu.sync=1ms")).err
