@@ -25,11 +25,16 @@ class Paging(NamedTuple):
 
 
 def bytes_taken(run: Run) -> float:
-    """Return bytes of DRAM that weights, caches, KV, staging and overhead take."""
+    """Return bytes of DRAM that weights, caches, KV, staging and overhead take.
+
+    What is given by an option of a size counts overhead and staging once it exceeds
+    ``dram.available``: up to that, an engine is taken to have made room for them.
+    """
     budget = run.budget
     resident = budget.static.total - budget.streamed + budget.cache
     taken = resident + budget.kv + budget.buffer + budget.staging + budget.overhead
-    return min(taken, np.inf if budget.dram is None else budget.dram) + budget.beside
+    asked = min(taken, np.inf if budget.dram is None else budget.dram)
+    return asked + (budget.beside if asked > run.device.dram.available else 0.0)
 
 
 def paged_share(run: Run) -> float:
