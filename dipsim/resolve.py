@@ -27,6 +27,7 @@ _LONGEST_PROMPT = 2**20
 """Tokens of the longest prompt without a trace."""
 WITHOUT_TRACE = "no trace"
 """Name of the trace of a run that has none."""
+_MOST_TENSORS = 16
 _SAME_BYTES = 0.25
 """Share by which the bytes of experts may differ and still be the same experts."""
 Input = str | os.PathLike[str] | Mapping[str, Any]
@@ -154,7 +155,22 @@ def place_units(sets: ActiveSets, model: Model | None, by_option: bool) -> Place
         rows = order_rows(sets.trace, settings.order_from)
         part = recording(sets.trace).window(*rows)
         places = learned_places(every_set, part, method)
-    return Placement(method, model, _unit_bytes(sets, model, by_option), settings.layout, places)
+    tensors = tuple(_tensors(sets.trace, group.signal) for group in method.groups)
+    sizes = _unit_bytes(sets, model, by_option)
+    return Placement(method, model, sizes, settings.layout, places, tensors)
+
+
+def _tensors(trace: Outline, signal: str) -> int:
+    """Return the tensors that a unit is read from, by ``meta.signals.<signal>.tensors``, else one.
+
+    Raises:
+        TraceError: not a number from 1 to 16.
+    """
+    outline = trace.signals.get(signal)
+    stated = 1 if outline is None else outline.declared.get("tensors", 1)
+    if not isinstance(stated, int) or isinstance(stated, bool) or not 1 <= stated <= _MOST_TENSORS:
+        raise TraceError(f"{trace.name}: tensors of {signal} must be 1 to {_MOST_TENSORS}")
+    return stated
 
 
 def learned_rows(sets: ActiveSets) -> tuple[tuple[int, int], ...]:

@@ -59,20 +59,27 @@ class FlashCost:
         """Bytes of one read when reading in order."""
         return self.speed.sequential_read
 
-    def requests(self, units: int, size: float, apart: float) -> Requests:
-        """Return the cost table of a group: ``units`` of ``size`` bytes, ``apart`` bytes apart."""
+    def requests(self, units: int, size: float, apart: float, tensors: int = 1) -> Requests:
+        """Return the cost table of a group.
+
+        Args:
+            units: units of the group, of ``size`` bytes each, ``apart`` bytes apart.
+            tensors: equal parts of a unit that lie in tensors of their own, each read alone.
+        """
         spans = np.maximum(np.arange(units + 1) - 1, 0) * apart + size
-        moved = self.pages(spans)
-        moved[0] = 0
-        lanes = [self.lanes_for(n) for n in range(self.flash.lanes + 1)]
+        alone = self.pages(spans / tensors)
+        alone[0] = 0
+        moved = tensors * alone
+        lanes = [self.lanes_for(n * tensors) for n in range(self.flash.lanes + 1)]
         distinct = sorted(set(lanes))
         whole = units * apart
         return Requests(
-            seconds=np.array([self.seconds(moved, n) for n in distinct]),
+            seconds=np.array([tensors * self.seconds(alone, n) for n in distinct]),
             moved=moved,
-            outside=np.array([self.outside(moved, n) for n in distinct]),
+            outside=np.array([self.outside(alone, n) for n in distinct]),
             curve_of=np.array([distinct.index(n) for n in lanes], np.int64),
             whole=np.array([self.reads_in_order(whole), whole, whole / self.sequential_bandwidth]),
+            tensors=tensors,
         )
 
     def outside(self, size: NDArray[np.float64], reads: int) -> NDArray[np.bool_]:
@@ -144,6 +151,8 @@ class Placement:
     layout: Layout | None
     places: Places | None = None
     """Place of each unit in the layout permuted; None is the order of their ids."""
+    tensors: tuple[int, ...] = ()
+    """Per group, the tensors that a unit is read from, one read each; empty for one."""
 
     __repr__ = shortened
 
@@ -165,7 +174,7 @@ class Placement:
             MethodError: a layout that scatters the slices of a unit.
             ProfileError: a group of more reads than are counted.
         """
-        tables: dict[tuple[int, float, float], Requests] = {}
+        tables: dict[tuple[int, float, float, int], Requests] = {}
         costs: list[list[Requests | InOrder]] = []
         for layer, (sizes, strides) in enumerate(zip(self.unit_bytes, self.strides(), strict=True)):
             costs.append([])
@@ -176,7 +185,8 @@ class Placement:
                     bandwidth, read = flash.sequential_bandwidth, flash.sequential_read
                     costs[-1].append(InOrder(size, bandwidth, read))
                     continue
-                key = (group.units, size, float(strides[i]))
+                tensors = self.tensors[i] if self.tensors else 1
+                key = (group.units, size, float(strides[i]), tensors)
                 if key not in tables:
                     tables[key] = flash.requests(*key)
                 place = None if self.places is None else self.places[i][layer]

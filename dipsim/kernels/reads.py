@@ -28,6 +28,7 @@ class Requests(NamedTuple):
     curve_of: NDArray[np.int64]  # [most + 1] which curve serves n reads in flight
     whole: NDArray[np.float64]  # [3] reading everything in order: reads, bytes, seconds
     place: NDArray[np.int64] = _NATURAL  # [units] in address order; empty: that of their ids
+    tensors: int = 1  # that a unit is read from, one read each
 
 
 @stored(nogil=True)
@@ -59,8 +60,8 @@ def coalesce(count, misses, requests, runs):
         seconds += seconds_of[chosen, runs[i]]
         outside |= outside_of[chosen, runs[i]]
     if whole[2] < seconds * _SAVING:
-        return np.int64(whole[0]), whole[1], whole[2], False
-    return reads, moved, seconds, outside
+        return int(whole[0]), whole[1], whole[2], False
+    return reads * requests.tensors, moved, seconds, outside
 
 
 @register_jitable

@@ -90,6 +90,8 @@ class Case(BaseModel):
     experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
     experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
     expert_bytes: Positive = None
+    tensors: Annotated[int, Field(ge=1, le=16)] = 3
+    """Tensors that an expert is read from, one read each."""
     dense_bytes: Positive = None
     flash_bytes: Positive = None
     hit_pct: Annotated[float, Field(ge=0, le=100)] | None = None

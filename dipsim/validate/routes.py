@@ -25,13 +25,14 @@ from dipsim.simulate import prepare
 from dipsim.timeline.closed import FLASH, Step, token_times
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_routes
+from dipsim.trace.convert.routes import TENSORS
 from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
 
 PROFILE = "oneplus15r"
 """Name of the phone's profile."""
 _FORMAT = "q4_k"
 """Format of the weights of the phone's model."""
-_PAGE, _TENSORS = 4096, 3
+_PAGE = 4096
 _OVERLAP_STEP = 1e-5
 """Step at which the overlap factor is fine enough."""
 
@@ -60,7 +61,7 @@ class Replay:
         Every expert is three tensors, and direct reads take whole pages, one more for each tensor
         than it fills.
         """
-        read: Floats = self.miss_bytes.sum(axis=1) + _TENSORS * _PAGE * self.misses.sum(axis=1)
+        read: Floats = self.miss_bytes.sum(axis=1) + TENSORS * _PAGE * self.misses.sum(axis=1)
         return read
 
 

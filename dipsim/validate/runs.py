@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import Profile
+from dipsim.kernels import Requests
 from dipsim.model import DEFAULT_BITS, FORMAT_BITS, Model
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.run import Run, replay
@@ -178,7 +179,7 @@ def _streaming(
                 encoding="sparse",
                 recorded_units=case.experts or (model.experts if model else None) or 2 * used,
                 scored=False,
-                declared={"unit_bytes": size},
+                declared={"unit_bytes": size, "tensors": case.tensors},
             )
         },
         meta={"dense_bytes": dense / layers, "weight_format": case.stored_as},
@@ -222,16 +223,23 @@ def _laid_out(run: Run, used: int, missed: float) -> Traffic:
     traffic.active[:, :, 0] = used
     traffic.hits[:, :, 0] = used - misses
     traffic.kept[:, :, 0] = misses if run.policy.admit != "never" else 0
-    fault = run.device.flash.fault if run.settings.io == "mmap" else None
     for layer in range(layers):
-        size = run.flash.pages(run.unit_bytes[layer])
         for count in np.unique(misses[:, layer]):
             rows = misses[:, layer] == count
-            if fault is not None:
-                seconds = float(size[0]) / fault.page * fault.seconds
-            else:
-                seconds = float(run.flash.seconds(size, max(int(count), 1))[0])
-            traffic.reads[rows, layer, 0] = count
-            traffic.moved[rows, layer, 0] = count * size[0]
-            traffic.flash_seconds[rows, layer, 0] = count * seconds
+            reads, moved, seconds = _alone(run, layer, int(count))
+            traffic.reads[rows, layer, 0] = reads
+            traffic.moved[rows, layer, 0] = moved
+            traffic.flash_seconds[rows, layer, 0] = seconds
     return traffic
+
+
+def _alone(run: Run, layer: int, count: int) -> tuple[int, float, float]:
+    """Return reads, bytes moved and seconds of ``count`` missed experts that are no neighbours."""
+    costs, fault = run.costs[layer][0], run.device.flash.fault
+    assert isinstance(costs, Requests), "experts are read alone"
+    moved = count * float(costs.moved[1])
+    if run.settings.io == "mmap":
+        assert fault is not None, "refused when the flash was looked up"
+        return count, moved, moved / fault.page * fault.seconds
+    curve = costs.curve_of[min(count, len(costs.curve_of) - 1)]
+    return count * costs.tensors, moved, count * float(costs.seconds[curve, 1])

@@ -24,6 +24,8 @@ from dipsim.trace.writer import TraceWriter
 
 FIRST_LINE = b"# route_trace v1"
 COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
+TENSORS = 3
+"""Tensors that an expert of a GGUF model lies in: gate, up and down, each read alone."""
 _LONGEST_LINE = 4096
 _MOST_LAYERS, _MOST_EXPERTS, _MOST_STEPS = 10_000, 65_536, 2**22
 _MOST_PER_TOKEN = 2**24  # layers x experts
@@ -114,7 +116,7 @@ def _meta(path: Path, preamble: Preamble) -> dict[str, Any]:
         "source": f"route_trace v1 {path.name}: {preamble.model} ({preamble.arch})",
         "experts_per_token": preamble.per_token,
         "dense_bytes": list(preamble.dense_bytes),
-        "signals": {"expert": {"unit_bytes": list(preamble.expert_bytes)}},
+        "signals": {"expert": {"unit_bytes": list(preamble.expert_bytes), "tensors": TENSORS}},
     }
 
 
