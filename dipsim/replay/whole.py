@@ -1,4 +1,4 @@
-"""Counts of tokens that need every unit, or any k of those in DRAM: known without a trace's values."""
+"""Counts of tokens that need every unit, or any k of those in DRAM, without a trace's values."""
 
 from dataclasses import dataclass
 
