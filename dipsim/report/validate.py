@@ -48,9 +48,11 @@ Rows = list[list[str]]
 
 def _group_rows(groups: Sequence[GroupResult]) -> Rows:
     """Return a row for each group of counted cases."""
-    rows = [["group", "n", "median", "signed", "worst", "covered", "width", *PREDICTORS]]
+    heads = ["group", "n", "median", "signed", "worst", "covered", "width", "device out"]
+    rows = [[*heads, *PREDICTORS]]
     for group in groups:
         trivial = [group.trivial_median(name) for name in PREDICTORS]
+        device = group.device_median
         rows.append(
             [
                 group.name,
@@ -60,6 +62,7 @@ def _group_rows(groups: Sequence[GroupResult]) -> Rows:
                 f"{group.worst.error():+.0%}",
                 f"{group.coverage:.0%}",
                 f"x {group.width:.2f}",
+                "-" if device is None else f"{device[1]:.0%} ({device[0]})",
                 *("-" if found is None else f"{found[1]:.0%}" for found in trivial),
             ]
         )
@@ -273,6 +276,8 @@ _INTRO = (
     "whose *model* is among those is predicted with these numbers fitted anew without that model. "
     "Where no other model is left, its error stands in brackets and is not counted. The last "
     "column is what `run` prints, with the shipped numbers.",
+    "* `device out`: the median error, and the number of cases, when every case of the same device "
+    "is left out of the fits instead of the same model.",
     "* Errors are of times: predicted / measured - 1. `signed` is their median with its sign, "
     "`covered` the share of measurements inside the printed 90 % interval, `width` the median of "
     "its high / low.",

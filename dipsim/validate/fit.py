@@ -35,6 +35,7 @@ class Evidence(NamedTuple):
     """A case that numbers are fitted to: what it took, and what dipsim says it takes."""
 
     model: str
+    device: str
     took: float
     """Measured seconds."""
     seconds: float

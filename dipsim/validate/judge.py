@@ -6,6 +6,7 @@ where nothing is left to fit them to, it is told and not counted.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,6 @@ from dipsim.validate.cases import UNITS, Case, Cases
 from dipsim.validate.devices import profile_of, shipped
 from dipsim.validate.fit import (
     Evidence,
-    Fitted,
     fitted_numbers,
     refit,
     tells,
@@ -44,6 +44,9 @@ class Judged:
     """Without its model in any fit; None where it is not predicted."""
     prints: float | None = None
     """What `run` prints: the same with the shipped numbers."""
+    without_device: float | None = None
+    """The figure with every case of its device left out of the fits; None where nothing is left, or
+    no fit knows the device."""
     counted: bool = False
     why: str = ""
     """Why it is not counted or not predicted; what else a reader must know."""
@@ -84,6 +87,7 @@ class Judged:
             "low": predicted and predicted.low,
             "high": predicted and predicted.high,
             "run_prints": self.prints,
+            "without_device": self.without_device,
             "counted": self.counted,
             "why": self.why,
             "trivial": dict(self.trivial),
@@ -128,6 +132,17 @@ class GroupResult:
         bounds = [case.prediction for case in self.cases if case.prediction is not None]
         return median(bound.high / bound.low for bound in bounds)
 
+    @property
+    def device_median(self) -> tuple[int, float] | None:
+        """How many cases are predicted without their device in any fit, and the median absolute
+        error of these; None for none."""
+        errors = [
+            abs(case.error(case.without_device))
+            for case in self.cases
+            if case.without_device is not None
+        ]
+        return (len(errors), median(errors)) if errors else None
+
     def trivial_median(self, predictor: str) -> tuple[int, float] | None:
         """Return how many cases a trivial predictor predicts, and its median absolute error; None
         for none."""
@@ -150,11 +165,14 @@ class GroupResult:
             "signed_median": self.signed_median,
             "coverage": self.coverage,
             "width": self.width,
-            "trivial": {
-                name: None if found is None else {"n": found[0], "median": found[1]}
-                for name, found in baselines.items()
-            },
+            "without_device": _counted(self.device_median),
+            "trivial": {name: _counted(found) for name, found in baselines.items()},
         }
+
+
+def _counted(found: tuple[int, float] | None) -> dict[str, float] | None:
+    """Return a number of cases and their median as plain values."""
+    return None if found is None else {"n": found[0], "median": found[1]}
 
 
 @dataclass(frozen=True)
@@ -239,7 +257,7 @@ class _Predictor:
     def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         self._models = models
         self._known: dict[str, Judged] = {}
-        self._without: dict[tuple[str, str, str], tuple[Profile, tuple[str, ...]]] = {}
+        self._fits: dict[tuple[str, str, tuple[int, ...]], tuple[Profile, tuple[str, ...]]] = {}
         self._evidence: dict[tuple[str, str], list[Evidence]] = {}
 
     def judged(self, case: Case) -> Judged:
@@ -279,58 +297,64 @@ class _Predictor:
 
     def _left_out(self, judged: Judged, made: CaseRun, profile: Profile) -> Judged:
         """Return a case predicted without its model where that was in a fit it rests on."""
-        backend, model = judged.backend, judged.model
-        numbers = [each for each in fitted_numbers(profile, backend) if _rests_on(each, model)]
-        seconds, terms = terms_of(profile, backend, [each.key for each in numbers], made)
-        told = [key for key, term in terms.items() if tells(seconds, term)]
-        if not told:
+        backend, model, device = judged.backend, judged.model, _device(made.case)
+        keys = [number.key for number in fitted_numbers(profile, backend)]
+        seconds, terms = terms_of(profile, backend, keys, made)
+        told = {key for key, term in terms.items() if tells(seconds, term)}
+        evidence = self._of(profile, backend)
+        if any(case.device == device and told & _told_by(case) for case in evidence):
+            others = [case for case in evidence if case.device != device]
+            fitted, missing = self._refitted(profile, backend, others)
+            if not told & set(missing):
+                without = made.on(fitted)
+                judged = replace(judged, without_device=_in_unit(made.case, without.seconds()))
+        if not any(case.model == model and told & _told_by(case) for case in evidence):
             return judged
-        device, missing = self._refitted(profile, backend, model)
-        if set(told) & set(missing):
+        others = [case for case in evidence if case.model != model]
+        fitted, missing = self._refitted(profile, backend, others)
+        compute = self._borrowed(profile, backend, model) if "compute" in missing else None
+        if compute is not None:
+            fitted = with_number(fitted, backend, "compute", compute)
+            missing = tuple(key for key in missing if key != "compute")
+        if told & set(missing):
             why = "the only model that numbers of its backend were fitted to"
             return replace(judged, counted=False, why=why)
-        return replace(judged, prediction=made.on(device).predict())
+        return replace(judged, prediction=made.on(fitted).predict())
 
     def _refitted(
-        self, profile: Profile, backend: str, model: str
+        self, profile: Profile, backend: str, evidence: Sequence[Evidence]
     ) -> tuple[Profile, tuple[str, ...]]:
-        """Return the profile with a backend's numbers fitted without a model, and the keys of
-        those that nothing is left for.
-
-        A rate of prompts without cases takes that of the other engines on the same unit.
-        """
-        key = (profile.name, backend, model)
-        if key not in self._without:
-            numbers = fitted_numbers(profile, backend)
-            others = self._others(profile, backend, model)
-            fitted, missing = refit(profile, backend, numbers, others)
-            borrowed = self._borrowed(profile, backend, model) if "compute" in missing else None
-            if borrowed is not None:
-                fitted = with_number(fitted, backend, "compute", borrowed)
-                missing = tuple(name for name in missing if name != "compute")
-            self._without[key] = fitted, missing
-        return self._without[key]
+        """Return the profile with a backend's numbers fitted to some cases; see `refit`."""
+        key = (profile.name, backend, tuple(map(id, evidence)))
+        if key not in self._fits:
+            self._fits[key] = refit(profile, backend, fitted_numbers(profile, backend), evidence)
+        return self._fits[key]
 
     def _borrowed(self, profile: Profile, backend: str, model: str) -> float | None:
         """Return the rate of prompts of the other engines on the same unit, fitted without a
-        model; None where nothing is left for it either."""
+        model: what takes the place of one that no case is left for. None where they have none."""
         rates = []
         for other in profile.backends:
             same_unit = other.split("-")[0] == backend.split("-")[0]
             numbers = fitted_numbers(profile, other)
             if other == backend or not same_unit or "compute" not in {n.key for n in numbers}:
                 continue
-            others = self._others(profile, other, model)
-            fitted, missing = refit(profile, other, numbers, others)
+            others = [case for case in self._of(profile, other) if case.model != model]
+            fitted, missing = self._refitted(profile, other, others)
             rates += [] if "compute" in missing else [value_of(fitted, other, "compute")]
         return geometric_mean(rates) if rates else None
 
-    def _others(self, profile: Profile, backend: str, model: str) -> list[Evidence]:
-        """Return the cases of other models that numbers of a backend were fitted to."""
+    def _of(self, profile: Profile, backend: str) -> list[Evidence]:
+        """Return the cases that numbers of a backend were fitted to."""
         key = (profile.name, backend)
         if key not in self._evidence:
             self._evidence[key] = evidence_of(profile, backend)
-        return [case for case in self._evidence[key] if case.model != model]
+        return self._evidence[key]
+
+
+def _told_by(case: Evidence) -> set[str]:
+    """Return the numbers that a case tells."""
+    return {key for key, term in case.terms.items() if tells(case.seconds, term)}
 
 
 def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
@@ -344,14 +368,8 @@ def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
             continue
         seconds, terms = terms_of(profile, backend, [number.key for number in numbers], made)
         took = _in_seconds(case, known.measured[case.id])
-        evidence.append(Evidence(_label(case), took, seconds, terms))
+        evidence.append(Evidence(_label(case), _device(case), took, seconds, terms))
     return evidence
-
-
-def _rests_on(number: Fitted, model: str) -> bool:
-    """Return whether a number was fitted to a case of a model."""
-    facts = {case.id: case for case in shipped().facts}
-    return any(_label(facts[name]) == model for name in number.cases if name in facts)
 
 
 def _label(case: Case) -> str:
@@ -385,6 +403,17 @@ def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
         figures = {name: time**power / scale for name, time in seconds.items()}
         result.append(replace(case, trivial=figures))
     return result
+
+
+def _device(case: Case) -> str:
+    """Return the name that a case's device goes by: what stands before a bracket or a comma."""
+    return re.split(r"[(,;]", case.device.lower())[0].strip()
+
+
+def _in_unit(case: Case, seconds: float) -> float:
+    """Return seconds as a figure in the unit of a case."""
+    scale, power = UNITS[case.unit]
+    return float(seconds**power / scale)
 
 
 def _in_seconds(case: Case, figure: float) -> float:
