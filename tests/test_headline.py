@@ -1,27 +1,15 @@
 """The page of the headline and the scripts that make it: losses, intervals, clusters, tables."""
 
-import importlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import headline
 import pytest
 
 import dipsim
 
-DOCS = Path(__file__).parents[1] / "docs"
-PAGE = DOCS / "headline.md"
-
-
-@pytest.fixture(scope="module")
-def headline() -> ModuleType:
-    sys.path.insert(0, str(DOCS / "tables"))
-    try:
-        return importlib.import_module("headline")
-    finally:
-        sys.path.remove(str(DOCS / "tables"))
+PAGE = Path(__file__).parents[1] / "docs" / "headline.md"
 
 
 def rows_of(name: str) -> list[list[str]]:
@@ -34,22 +22,20 @@ def rows_of(name: str) -> list[list[str]]:
 # Losses
 
 
-def test_between_measured_points_the_logarithm_of_the_loss_is_straight(
-    headline: ModuleType,
-) -> None:
+def test_between_measured_points_the_logarithm_of_the_loss_is_straight() -> None:
     measured = {0.6: 10.4, 0.8: 10.1}  # costs .4 and .1: .2 lies in the middle of the logarithms
     density, written = headline.density_at(measured, 10, 0.2)
     assert density == pytest.approx(0.7)
     assert written == "0.700"
 
 
-def test_a_loss_outside_the_measured_ones_gets_no_invented_density(headline: ModuleType) -> None:
+def test_a_loss_outside_the_measured_ones_gets_no_invented_density() -> None:
     measured = {0.6: 10.4, 0.8: 10.1}
     assert headline.density_at(measured, 10, 0.5) == (0.6, "< 0.6")
     assert headline.density_at(measured, 10, 0.05) == (None, "> 0.8")
 
 
-def test_losses_of_a_row_are_its_own(headline: ModuleType) -> None:
+def test_losses_of_a_row_are_its_own() -> None:
     plain, joined = headline.points("dip", {}), headline.points("dip", headline.CLUSTERED)
     assert plain[0.7] == pytest.approx(17.3236, abs=1e-4)  # docs/accuracy.md
     assert all(joined[density] > plain[density] for density in headline.LAYOUT_DENSITIES)
@@ -59,7 +45,7 @@ def test_losses_of_a_row_are_its_own(headline: ModuleType) -> None:
     assert strong[0.7] > mild[0.7] > plain[0.7]
 
 
-def test_densities_and_costs_of_the_page_are_those_measured(headline: ModuleType) -> None:
+def test_densities_and_costs_of_the_page_are_those_measured() -> None:
     dense = headline.dense_perplexity()
     rows = rows_of("equal loss")
     assert [row[0] for row in rows] == list(headline.CONTENDERS)
@@ -89,7 +75,7 @@ class Timed:
         return {} if self.interval is None else {"tokens_per_second_interval": self.interval}
 
 
-def test_a_table_shows_intervals_where_they_are_known(headline: ModuleType) -> None:
+def test_a_table_shows_intervals_where_they_are_known() -> None:
     known = Timed(2.0, {"low": 1.5, "high": 2.5, "level": 0.8})
     rows = [(["a"], known), (["b"], Timed(3.0)), (["c"], None)]
     header, _, *lines = headline.table(["name"], rows, "lfu").splitlines()
@@ -97,7 +83,7 @@ def test_a_table_shows_intervals_where_they_are_known(headline: ModuleType) -> N
     assert lines == ["| a | 2 (1.5..2.5) |", "| b |  |", "| c |  |"]
 
 
-def test_without_intervals_a_table_has_no_column_for_them(headline: ModuleType) -> None:
+def test_without_intervals_a_table_has_no_column_for_them() -> None:
     rows = [(["a"], Timed(2.0)), (["b"], None)]
     assert headline.table(["name"], rows, "lfu") == "| name |\n|---|\n| a |\n| b |"
 
@@ -105,7 +91,7 @@ def test_without_intervals_a_table_has_no_column_for_them(headline: ModuleType) 
 # Clusters
 
 
-def test_a_cluster_is_kept_or_dropped_whole_by_its_energy(headline: ModuleType) -> None:
+def test_a_cluster_is_kept_or_dropped_whole_by_its_energy() -> None:
     torch = pytest.importorskip("torch")
     values = torch.tensor([[3.0, 0.0, -2.0, 2.0, 2.9, 0.1, 0.0, 0.0]])
     kept = headline.headline_losses.without_weak(0.5, 2, None, (values,))
@@ -113,11 +99,28 @@ def test_a_cluster_is_kept_or_dropped_whole_by_its_energy(headline: ModuleType) 
     assert kept.tolist() == [[3.0, 0.0, 0.0, 0.0, *values[0, 4:6].tolist(), 0.0, 0.0]]
 
 
+def test_clusters_of_one_are_the_mask_of_dip() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from dipsim import lm
+    from tools.tiny_models import tiny
+
+    model, ids = tiny(), torch.arange(12).reshape(1, -1)
+    with torch.no_grad():
+        with lm.sparsify(model, "dip", density=0.6):
+            sparse = model(ids, use_cache=False).logits
+        with headline.headline_losses.clustered(model, 0.6, 1):
+            alike = model(ids, use_cache=False).logits
+        dense = model(ids, use_cache=False).logits
+    assert torch.allclose(sparse, alike, atol=1e-6)
+    assert not torch.allclose(dense, alike, atol=1e-4)
+
+
 # The page
 
 
 @pytest.mark.slow
-def test_the_tables_of_the_page_are_what_the_script_makes(headline: ModuleType) -> None:
+def test_the_tables_of_the_page_are_what_the_script_makes() -> None:
     shipped = headline.tables(dipsim.load_trace("smollm2-chat"))
     page = PAGE.read_text()
     assert page == headline.accuracy.filled(page, shipped)
