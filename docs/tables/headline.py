@@ -295,7 +295,8 @@ def by_active_memory(trace: dipsim.Trace) -> str:
     """First reading: memory is what a token touches; everything active is resident."""
     mlp = PHI.layers * 3 * PHI.matrix_bytes("gate")
     static = PHI.layers * PHI.attention_bytes + PHI.head_bytes + PHI.kv_bytes(2048, 16)
-    costs = {density: value - dense_perplexity() for density, value in points("dip", {}).items()}
+    perplexities = {**points("dip", {}), 1.0: dense_perplexity()}
+    costs = {density: value - dense_perplexity() for density, value in perplexities.items()}
     rows = []
     for density in (0.40, 0.5, 0.7, 1.0):
         found = run(trace, PAPER, density=density)
