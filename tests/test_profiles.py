@@ -46,6 +46,14 @@ def test_a_backend_does_not_use_weights_faster_than_dram_delivers_them(name: str
         assert all(rate <= profile.dram.bandwidth for rate in backend.gemv.values())
 
 
+@each_shipped
+def test_a_fitted_number_of_a_shipped_profile_says_what_it_was_fitted_to(name: str) -> None:
+    for key, source in load_profile(name).sources.items():
+        if source.kind == "fitted":
+            assert source.spread is not None, key
+            assert source.cases, key
+
+
 def test_the_two_curves_of_ufs_4_differ() -> None:
     oneplus, snapdragon = (load_profile(name).flash for name in ("oneplus15r", "snapdragon8gen3"))
     assert set(oneplus.reads).isdisjoint(snapdragon.reads)

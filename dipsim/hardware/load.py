@@ -182,9 +182,21 @@ def _extended(
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
-    parent, data = _taken_away(_read(base, seen, beside), data)
+    parent, data = _taken_away(_resourced(_read(base, seen, beside), data), data)
     changed = _changed(parent, data)
     return _sourced(_merged(_without_rivals(parent, data), data), changed, where)
+
+
+def _resourced(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a profile that is extended without the sources of numbers in sections of which the
+    other one changes nothing, and states the source anew."""
+    known, own = base.get("sources"), change.get("sources")
+    if not isinstance(known, Mapping) or not isinstance(own, Mapping):
+        return base
+    changed = {path for key, _ in leaves(dict(change)) for path in prefixes(key)}
+    anew = {*own} - changed
+    kept = {key: source for key, source in known.items() if not {*prefixes(str(key))[:-1]} & anew}
+    return {**base, "sources": kept}
 
 
 def _taken_away(

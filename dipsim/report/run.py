@@ -134,7 +134,7 @@ def dense_is_faster(result: Result, standing: Standing) -> str | None:
         )
     else:
         causes = {
-            "sync": "waiting for masks (fixed costs)",
+            "sync": "waiting for layers and masks (fixed costs)",
             "management": "copying misses into the cache",
         }
         took, total = 1e3 * own.exposed[decides], 1e3 * sum(own.exposed.values())
