@@ -64,12 +64,12 @@ def backend_of(case: Case, profile: Profile) -> tuple[str, bool]:
         return next(iter(profile.backends)), False
     if case.backend in names:  # its own name goes before others on the unit
         names = [case.backend, *(name for name in names if name != case.backend)]
-    words = _words(case.engine)
-    alike = {name: len(words & _words(profile.backends[name].engine or "")) for name in names}
-    best = max(
-        names, key=lambda name: (alike[name], -len(_words(profile.backends[name].engine or "")))
-    )
-    return best, not words or alike[best] > 0
+    wanted = _words(case.engine)
+    engines = {name: _words(profile.backends[name].engine or "") for name in names}
+    best = max(names, key=lambda name: (len(wanted & engines[name]), -len(engines[name])))
+    if not wanted & engines[best]:
+        return names[0], not wanted
+    return best, True
 
 
 def _words(text: str) -> set[str]:
