@@ -168,7 +168,8 @@ def _inputs(
     """Return trace, device, model and options: those given, else those of a saved run.
 
     Raises:
-        DipsimError: a file that holds no run, or whose policy or method nobody trusts.
+        DipsimError: neither trace nor model; a file that holds no run, or whose policy or method
+            nobody trusts.
     """
     if config is not None:
         from dipsim.repeat import read_config
@@ -179,6 +180,11 @@ def _inputs(
         return source, profile or saved.profile, model or saved.model, options
     if trust_files:
         raise DipsimError("--trust-files is for the policy or method of a --config: drop it")
+    if trace is None and model is None:
+        raise DipsimError(
+            "no trace: dipsim run TRACE --profile NAME (see dipsim run --help); a dense model runs "
+            "without one: --model NAME --method dense"
+        )
     return trace, profile, model, options
 
 

@@ -45,6 +45,8 @@ def load_model(
     else:
         takes = "the name of a preset, a file, or a geometry such as {layers: 32, ...}"
         raise ModelError(not_taken("model", given, takes))
+    if stored_as is not None and not isinstance(stored_as, str):
+        raise ModelError(not_taken("weight format", stored_as, "a name such as q4_0"))
     if stored_as is not None:
         stored_as = weight_format(stored_as) or stored_as
         bits = _usual_bits(stored_as) if bits is None else bits

@@ -66,7 +66,7 @@ def test_files_that_are_written(dipsim: Dipsim, tmp_path: Path) -> None:
         ("run t.npz -p snapdragon8 --prompt 4", "--prompt 4 is for a run without a trace"),
         ("run --model llama-3.2-1b -p snapdragon8", "no trace: give one"),
         ("run --model llama-3.2-1b -p snapdragon8 --method dip", "no trace: give one"),
-        ("run -p snapdragon8 --method dense", "no trace: give one"),
+        ("run -p snapdragon8 --method dense", "no trace: dipsim run TRACE"),
         ("run --method dense --model llama-3.2-1b", "no profile"),
         (f"{DENSE} --prompt 1048577", "at most 1048576 tokens"),
         (f"{DENSE} --prompt -1", "greater than or equal to 0"),
