@@ -36,9 +36,12 @@ WIDER: dict[str, Any] = {
 BUDGET: tuple[Concern, ...] = ("budget",)
 FUNCTIONS: dict[str, tuple[Any, set[str]]] = {
     "simulate": (keywords.RunOptions, set()),
-    "search": (keywords.SearchOptions, {"method"}),
-    "study": (keywords.StudyOptions, {"method", "policy"}),
-    "compare": (keywords.SweepOptions, {"method", "policy", "density", *concerning("budget")}),
+    "search": (keywords.SearchOptions, {"method", "prompt"}),
+    "study": (keywords.StudyOptions, {"method", "policy", "prompt"}),
+    "compare": (
+        keywords.SweepOptions,
+        {"method", "policy", "density", "prompt", *concerning("budget")},
+    ),
     "mrc": (keywords.CurveOptions, set(OPTIONS) - set(concerning(*CURVE_CONCERNS))),
 }
 """Functions with options: the options, and those of the settings that they lack."""
