@@ -18,6 +18,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Step, hidden_seconds, is_paper
 from dipsim.timeline.prefill import prompts_of
+from dipsim.timeline.pressure import PAGE_FAULTS, paged_share
 from dipsim.timeline.steps import rates, steps
 from dipsim.timeline.timing import Timing
 
@@ -29,6 +30,7 @@ TOKENS = 64
 MOST_TO_MEASURE = 3
 LEAST_WIDENING = 0.01
 """Width of an interval below which its number is not worth measuring."""
+_FAULT = "flash.fault.seconds"
 _ENDS = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
 _SIGMAS = NormalDist().inv_cdf(_ENDS[1])
 """Standard deviations in a spread."""
@@ -176,9 +178,17 @@ def _draw(run: Run) -> _Drawn:
 def _keys(run: Run) -> list[str]:
     """Return the keys of the numbers that times are in proportion to."""
     backend, io = f"backends.{run.settings.backend}", run.settings.io
-    keys = ["flash.fault.seconds" if io == "mmap" else _flash_key(run), *rates(run).used]
+    keys = [_FAULT if io == "mmap" else _flash_key(run), *rates(run).used]
     keys += [f"{backend}.{name}" for name in (*FIXED_COSTS, "cache_copy")]
+    if _pages(run):
+        keys.append(_FAULT)
     return [*keys, "page_cache.bandwidth"] if io == "buffered" else keys
+
+
+def _pages(run: Run) -> bool:
+    """Return whether memory pressure costs page faults whose time the profile states."""
+    stated = run.settings.io != "mmap" and run.device.flash.fault is not None
+    return stated and paged_share(run) > 0
 
 
 def _flash_key(run: Run) -> str:
@@ -209,6 +219,8 @@ class _Scales(NamedTuple):
     """Factors on seconds."""
 
     flash: Columns
+    faults: Columns
+    """On page faults of memory pressure."""
     copies: Columns
     """On copying from the system's page cache."""
     weights: Columns
@@ -229,8 +241,10 @@ def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
     if rate.used[-1] == f"{prefix}.compute":
         computed = kernel * (rate.flops * run.bytes_per_weight / 2)
         weights = rate.weights / np.minimum(dram * rate.dram, computed)
+    reading = flash if run.settings.io == "mmap" else 1 / flash  # a fault is a time already
     return _Scales(
-        flash=flash if run.settings.io == "mmap" else 1 / flash,  # a fault is a time already
+        flash=reading,
+        faults=numbers[_FAULT] if _pages(run) else reading,
         copies=1 / numbers.get("page_cache.bandwidth", np.ones_like(peak)),
         weights=weights,
         kv=1 / dram,
@@ -252,7 +266,8 @@ def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Colu
     for step in steps(run, traffic, rows, rates(run)):
         copied = np.zeros(len(rows)) if step.static else next(copies)
         reading = step.flash + step.ahead - copied
-        total += reading.sum() * scale.flash + copied.sum() * scale.copies
+        reads = scale.faults if step.place == PAGE_FAULTS else scale.flash
+        total += reading.sum() * reads + copied.sum() * scale.copies
         total += (step.hit + step.miss).sum() * scale.weights + step.kv.sum() * scale.kv
         total += np.sum(step.management) * scale.management
         total += len(rows) * _fixed(run, step, scale)

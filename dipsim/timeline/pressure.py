@@ -16,6 +16,10 @@ from dipsim.timeline.closed import is_paper
 from dipsim.units import BYTES, TIME
 
 
+PAGE_FAULTS = "page faults"
+"""Place of the step in which a token waits for them."""
+
+
 class Paging(NamedTuple):
     """Page faults of tokens, float64[tokens]: seconds, bytes, and faults."""
 

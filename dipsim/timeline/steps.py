@@ -12,7 +12,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
-from dipsim.timeline.pressure import Paging, paging
+from dipsim.timeline.pressure import PAGE_FAULTS, Paging, paging
 from dipsim.trace import PREFILL, Tokens
 
 
@@ -126,7 +126,7 @@ def _paging_step(paged: Paging, nothing: NDArray[np.float64]) -> Step:
         reads=paged.faults,
         static=True,
         moved=paged.moved,
-        place="page faults",
+        place=PAGE_FAULTS,
     )
 
 
