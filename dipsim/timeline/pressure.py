@@ -15,7 +15,6 @@ from dipsim.run import Run
 from dipsim.timeline.closed import is_paper
 from dipsim.units import BYTES, TIME
 
-
 PAGE_FAULTS = "page faults"
 """Place of the step in which a token waits for them."""
 
