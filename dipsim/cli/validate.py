@@ -128,9 +128,10 @@ def _published(
 
     from dipsim.report import validate as report
     from dipsim.validate import judge, judge_routes, load_cases
+    from dipsim.validate.devices import shipped
 
     with Progress("judging", "cases") as progress:
-        known = load_cases(cases)
+        known = shipped() if cases is None else load_cases(cases)
         phone = None
         if routes is not None and metrics is not None:
             phone = judge_routes(routes, metrics)

@@ -8,6 +8,7 @@ bandwidth, is linear in s between points: interpolated bandwidth would be up to 
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -140,13 +141,13 @@ class Points:
         fastest: NDArray[np.float64] = np.min(times, axis=0)
         return fastest
 
-    @property
+    @cached_property
     def sequential_bandwidth(self) -> float:
         """Bytes per second of the largest point at the flash's lanes."""
         size = np.array([self.sequential_read])
         return float(size[0] / self.seconds(size, self.lanes)[0])
 
-    @property
+    @cached_property
     def sequential_read(self) -> float:
         """The size of the largest point at the flash's lanes."""
         return float(self.curve_for(self.lanes).sizes[-1])

@@ -19,7 +19,7 @@ from dipsim.hardware.profile import (
     Source,
     profile_schema,
 )
-from dipsim.hardware.uncertainty import RULES, SPREADS, is_known_share, spread_of
+from dipsim.hardware.uncertainty import RULES, SPREADS, is_known_share, spread_of, spreads_of
 
 __all__ = [
     "FIXED_COSTS",
@@ -41,4 +41,5 @@ __all__ = [
     "profile_names",
     "profile_schema",
     "spread_of",
+    "spreads_of",
 ]

@@ -4,7 +4,7 @@ The constants are a judgement that measurements calibrate (docs/validation.md); 
 here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dipsim.hardware.profile import Kind, Profile, Source
 
@@ -23,8 +23,17 @@ def spread_of(profile: Profile, key: str) -> float:
     It is the one that the number's source states, else that of its kind; a number without a source
     is worth an estimate. A section, such as ``flash.fit``, is worth as much as its worst number.
     """
-    inside = [number for number, _ in profile.numbers() if number.startswith(f"{key}.")]
-    return max(_worth(profile.source(number)) for number in inside or [key])
+    return spreads_of(profile, [key])[key]
+
+
+def spreads_of(profile: Profile, keys: Iterable[str]) -> dict[str, float]:
+    """Return the spreads of several numbers, by their keys; see `spread_of`."""
+    numbers = [number for number, _ in profile.numbers()]
+    inside = {key: [number for number in numbers if number.startswith(f"{key}.")] for key in keys}
+    return {
+        key: max(_worth(profile.source(number)) for number in some or [key])
+        for key, some in inside.items()
+    }
 
 
 def is_known_share(profile: Profile, key: str) -> bool:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of
+from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of, spreads_of
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Step, hidden_seconds, is_paper
 from dipsim.timeline.prefill import prompts_of
 from dipsim.timeline.pressure import PAGE_FAULTS, paged_share
 from dipsim.timeline.steps import rates, steps
-from dipsim.timeline.timing import Timing
+from dipsim.timeline.timing import Rated, Timing
 
 LEVEL = 0.9
 """Share of true rates that the interval is to hold."""
@@ -77,7 +77,7 @@ class RateInterval:
         }
 
 
-def rate_interval(run: Run, traffic: Traffic, timing: Timing) -> RateInterval | None:
+def rate_interval(run: Run, traffic: Traffic, timing: Timing | Rated) -> RateInterval | None:
     """Return the interval of a run's rate; the rates with no and with full overlap lie in it.
 
     Returns:
@@ -110,13 +110,10 @@ def prompt_range(run: Run, traffic: Traffic) -> tuple[float, float]:
         return 1.0, 1.0
     rng, device, rate = np.random.default_rng(run.settings.seed), run.device, rates(run)
     backend, prompt = f"backends.{run.settings.backend}", prompts_of(run, traffic)
+    keys = [f"{backend}.{name}" for name in ("dram_efficiency", "compute", "per_layer")]
+    spreads = spreads_of(device, [_flash_key(run), "dram.bandwidth", *keys])
     flash, peak, efficiency, compute, per_layer = (
-        _factors(spread_of(device, key))[:DRAWS][rng.permutation(DRAWS)]
-        for key in (
-            _flash_key(run),
-            "dram.bandwidth",
-            *(f"{backend}.{name}" for name in ("dram_efficiency", "compute", "per_layer")),
-        )
+        _factors(spread)[:DRAWS][rng.permutation(DRAWS)] for spread in spreads.values()
     )
     rules = _factors(RULES)[:DRAWS][rng.permutation(DRAWS)]
     dram = np.sum(prompt.dram / rate.dram) / (peak * efficiency)
@@ -161,7 +158,8 @@ class _Drawn(NamedTuple):
 def _draw(run: Run) -> _Drawn:
     """Draw the numbers that the rate of a run rests on, each through all its `_LEVELS`."""
     rng, device = np.random.default_rng(run.settings.seed), run.device
-    values = {key: _factors(spread_of(device, key)) for key in _keys(run)}
+    spreads = spreads_of(device, _keys(run))
+    values = {key: _factors(spread) for key, spread in spreads.items()}
     usual = dict.fromkeys(values, 1.0)
     overlap = f"backends.{run.settings.backend}.overlap_factor"
     values[overlap] = _overlaps(run, overlap)

@@ -1,6 +1,7 @@
 """The timing of a replay: latencies, the band of overlap, prefill, energy."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,13 @@ class Timing:
     __repr__ = shortened
 
 
+class Rated(NamedTuple):
+    """A rate, and what overlap leaves open of it: those of `Timing`."""
+
+    rate: float
+    rate_range: tuple[float, float]
+
+
 def time_traffic(run: Run, traffic: Traffic) -> Timing:
     """Time what a replay counted.
 
@@ -62,16 +70,8 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     rate = rates(run)
     clock = clock_for(run, traffic, rate)
     overlap, usual = run.settings.overlap, run.backend.overlap_factor
-
-    def timed(rows: NDArray[np.int64], a: float, clock: Clock = clock) -> Times:
-        return clock.times(steps(run, traffic, rows, rate), len(rows), a)
-
     rows = np.flatnonzero(traffic.measured)
-    times = timed(rows, usual)
-    bounds = [times, times]
-    if overlap in ("pipelined", "prefetch"):
-        bounds = [timed(rows, 0.0), timed(rows, 1.0)]
-    slow, fast = (_rate(run, rows, bound) for bound in bounds)
+    times, rated = _rated(run, traffic, clock, rate)
     prefill, ttft = time_prefill(
         run,
         traffic,
@@ -82,15 +82,18 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     heat = run.device.thermal
     if heat is not None and not is_paper(overlap):
         hot = clock.at(Heat(0.0, heat.flash, heat.compute))
-        cold_times, hot_times = (timed(rows, usual, each) for each in (clock.at(None), hot))
+        cold_times, hot_times = (
+            each.times(steps(run, traffic, rows, rate), len(rows), usual)
+            for each in (clock.at(None), hot)
+        )
         thermal = _rate(run, rows, cold_times), _rate(run, rows, hot_times)
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     dram_bytes = kv_bytes(run, rows) + run.budget.static.total
     flash_bytes = static_flash_bytes(run, traffic)
     return Timing(
         times=times,
-        rate=_rate(run, rows, times),
-        rate_range=(slow, fast),
+        rate=rated.rate,
+        rate_range=rated.rate_range,
         dram_bytes=dram_bytes,
         static_flash_bytes=flash_bytes,
         static_flash_reads=static_flash_reads(run, traffic),
@@ -116,6 +119,30 @@ def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
     clock = clock_for(run, traffic, rate)
     times = clock.times(chain, len(rows), run.backend.overlap_factor)
     return times, _rate(run, rows, times)
+
+
+def rate_tokens(run: Run, traffic: Traffic) -> Rated:
+    """Return the rate of the measured tokens and its range alone.
+
+    Raises:
+        ProfileError: as `time_traffic`.
+    """
+    rate = rates(run)
+    return _rated(run, traffic, clock_for(run, traffic, rate), rate)[1]
+
+
+def _rated(run: Run, traffic: Traffic, clock: Clock, rate: Rates) -> tuple[Times, Rated]:
+    """Return the times of the measured tokens, and their rate with its range."""
+    rows = np.flatnonzero(traffic.measured)
+
+    def timed(a: float) -> Times:
+        return clock.times(steps(run, traffic, rows, rate), len(rows), a)
+
+    times = timed(run.backend.overlap_factor)
+    usual = _rate(run, rows, times)
+    if run.settings.overlap not in ("pipelined", "prefetch"):
+        return times, Rated(usual, (usual, usual))
+    return times, Rated(usual, (_rate(run, rows, timed(0.0)), _rate(run, rows, timed(1.0))))
 
 
 def static_flash_bytes(run: Run, traffic: Traffic) -> float:

@@ -15,15 +15,17 @@ _LEAST_NAME = 5
 
 
 def profile_of(case: Case) -> Profile | None:
-    """Return the profile of a case: the one it names, else a shipped one whose name its device's
-    text begins with (spaces and case apart); None for neither.
+    """Return the profile of a case: the one it names (null: none), else a shipped one whose name
+    its device's text begins with (spaces and case apart), or that a shipped case of a device with
+    that very text names; None for neither.
 
     Raises:
         DipsimError: a profile that does not exist, or is wrong.
     """
     if isinstance(case.profile, Mapping):
         return load_profile(dict(case.profile))
-    name = case.profile or _named(case.device)
+    unstated = "profile" not in case.model_fields_set
+    name = _named(case.device) or _text_of_shipped(case.device) if unstated else case.profile
     if name is None:
         return None
     try:
@@ -48,6 +50,13 @@ def _named(device: str) -> str | None:
     text = _plain(device)
     known = [name for name in profile_names() if text.startswith(_plain(name))]
     return max(known, key=len, default=None)
+
+
+def _text_of_shipped(device: str) -> str | None:
+    """Return the profile that a shipped case of a device with this text names; None for none."""
+    same = (c.profile for c in shipped().facts if c.device == device != "" and c.profile)
+    name = next(same, None)
+    return name if isinstance(name, str) else None
 
 
 def backend_of(case: Case, profile: Profile) -> tuple[str, bool]:
@@ -91,9 +100,27 @@ def model_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> Model | Non
     if given is None:
         return None
     try:
-        return load_model(given)
+        return _model(given) if isinstance(given, str) else load_model(given)
     except DipsimError as problem:
         raise DipsimError(f"case {case.id}: {problem}") from None
+
+
+@cache
+def _model(name: str) -> Model:
+    return load_model(name)
+
+
+def label_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what tells a case's model from others: its shape, whatever it is called; the text
+    where no geometry is known.
+
+    Raises:
+        DipsimError: a geometry that is wrong.
+    """
+    model = model_of(case, models)
+    if model is None:
+        return case.model.lower() if isinstance(case.model, str) else ""
+    return f"{model.layers} x {model.hidden} x {model.intermediate}, {model.kv_heads} KV heads"
 
 
 @cache

@@ -45,7 +45,6 @@ def modern(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _modern_case(case: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return one case in the form of today; what it is not made for is kept, and not predicted."""
     texts = {key: str(case.get(key, "")) for key in ("id", "device", "source", "policy", "note")}
-    about = " ".join(texts[key] for key in ("device", "policy", "source"))
     model, measured = case.get("model"), case.get("measured")
     if not isinstance(measured, dict):
         raise DipsimError(f"{where}: case {brief(texts['id'])}: measured must be an object")
@@ -55,13 +54,17 @@ def _modern_case(case: Mapping[str, Any], where: str) -> dict[str, Any]:
         "kind": _KINDS.get(str(case.get("kind")), "curve"),
         "device": texts["device"][:400],
         "source": texts["source"][:400],
-        "engine": _told(about, _ENGINES),
+        "engine": _told(texts["device"] + texts["policy"], _ENGINES)
+        or _told(texts["source"], _ENGINES),
         "backend": _told(texts["device"] + texts["policy"], _UNITS),
         "model": name[:400],
-        "weight_format": _format_of(model if isinstance(model, dict) else {}),
     }
+    result["weight_format"] = _format_of(model if isinstance(model, dict) else {}, result["engine"])
+    threads = re.search(r"\d{1,3} threads", texts["device"])
     if result["kind"] == "curve":
         result["not_predicted"] = "states no time of a run that a rule predicts"
+    elif threads is not None:
+        result["not_predicted"] = f"on {threads[0]}: profiles are of the usual number"
     elif isinstance(model, dict):
         result |= _work(case, model)
     value = _tokens_per_second(measured)
@@ -73,8 +76,11 @@ def _told(text: str, words: tuple[tuple[str, str], ...]) -> str:
     return next((meaning for word, meaning in words if word.lower() in text.lower()), "")
 
 
-def _format_of(model: Mapping[str, Any]) -> str | None:
-    return weight_format(f"{model.get('name', '')} {model.get('bits', '')}")
+def _format_of(model: Mapping[str, Any], engine: str) -> str | None:
+    """Return the format that the texts of a model name; one of ExecuTorch's that name none are of
+    its own 4 bits."""
+    named = weight_format(f"{model.get('name', '')} {model.get('bits', '')}")
+    return named or ("8da4w" if engine.startswith("ExecuTorch") else None)
 
 
 def _tokens_per_second(measured: Mapping[str, Any]) -> Any:

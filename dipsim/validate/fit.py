@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import FIXED_COSTS, Profile
+from dipsim.timeline.steps import rates
 from dipsim.validate.runs import CaseRun
 
 _ROUNDS, _FLOOR = 200, 0.02
@@ -82,8 +83,12 @@ def terms_of(
 ) -> tuple[float, dict[str, float]]:
     """Return the seconds of a case, and per key those of them that are in proportion to it."""
     seconds = run.on(profile).seconds()
+    used = rates(run.run).used
     terms = {}
     for key in keys:
+        if key.startswith("gemv.") and f"backends.{backend}.{key}" not in used:
+            terms[key] = 0.0  # the rate of another format
+            continue
         value = value_of(profile, backend, key)
         slower = value * 2 if key in FIXED_COSTS else value / 2
         terms[key] = run.on(with_number(profile, backend, key, slower)).seconds() - seconds

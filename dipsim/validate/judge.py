@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from statistics import geometric_mean, median
 from typing import Any
 
@@ -17,7 +17,7 @@ from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
 from dipsim.replay.replay import Progress
 from dipsim.validate.cases import UNITS, Case, Cases
-from dipsim.validate.devices import profile_of, shipped
+from dipsim.validate.devices import label_of, profile_of, shipped
 from dipsim.validate.fit import (
     Evidence,
     fitted_numbers,
@@ -262,7 +262,7 @@ class _Predictor:
 
     def judged(self, case: Case) -> Judged:
         """Return a case with its prediction, without its measured figure."""
-        work = case.model_dump_json(exclude={"id", "source", "note"})
+        work = case.model_dump_json(exclude={"id", "source", "note"}, exclude_unset=True)
         if work not in self._known:
             self._known[work] = self._judged(case)
         return self._known[work]
@@ -287,7 +287,7 @@ class _Predictor:
             prints=shipped_figure.value,
             profile=profile.name,
             backend=str(made.run.settings.backend),
-            model=_label(case),
+            model=label_of(case, self._models),
             parameters=_parameters(made),
             bytes=bytes_of(made),
             counted=True,
@@ -298,6 +298,10 @@ class _Predictor:
     def _left_out(self, judged: Judged, made: CaseRun, profile: Profile) -> Judged:
         """Return a case predicted without its model where that was in a fit it rests on."""
         backend, model, device = judged.backend, judged.model, _device(made.case)
+        fault = profile.source("flash.fault.seconds")
+        if judged.case.kind == "mapped" and fault is not None and _rests_on(fault.cases, model):
+            why = "the cost of a page fault in the profile was worked out from its model"
+            return replace(judged, counted=False, why=why)
         keys = [number.key for number in fitted_numbers(profile, backend)]
         seconds, terms = terms_of(profile, backend, keys, made)
         told = {key for key, term in terms.items() if tells(seconds, term)}
@@ -368,14 +372,20 @@ def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
             continue
         seconds, terms = terms_of(profile, backend, [number.key for number in numbers], made)
         took = _in_seconds(case, known.measured[case.id])
-        evidence.append(Evidence(_label(case), _device(case), took, seconds, terms))
+        evidence.append(Evidence(_shipped_labels()[case.id], _device(case), took, seconds, terms))
     return evidence
 
 
-def _label(case: Case) -> str:
-    """Return the name that a case's model goes by."""
-    name = case.model if isinstance(case.model, str) else str(case.model.get("name", ""))
-    return name.lower()
+def _rests_on(cases: Iterable[str], model: str) -> bool:
+    """Return whether one of the shipped cases of these ids is of a model."""
+    return any(_shipped_labels().get(name) == model for name in cases)
+
+
+@cache
+def _shipped_labels() -> dict[str, str]:
+    """Return what tells the models of shipped cases apart, by the ids of the cases."""
+    known = shipped()
+    return {case.id: label_of(case, known.models) for case in known.facts}
 
 
 def _parameters(made: CaseRun) -> float:

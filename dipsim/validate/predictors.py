@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dipsim.timeline.timing import time_traffic
+from dipsim.timeline.steps import kv_bytes
+from dipsim.timeline.timing import static_flash_bytes
+from dipsim.trace import PREFILL
 from dipsim.validate.runs import CaseRun
 
 PREDICTORS = ("peak", "share", "line", "constant")
@@ -29,14 +31,13 @@ class Bytes(NamedTuple):
 def bytes_of(made: CaseRun) -> Bytes:
     """Return the bytes of a case per token (of a prompt: per token of it)."""
     run, traffic = made.run, made.traffic
-    timing = time_traffic(run, traffic)
     rows = traffic.measured
     tokens = int(rows.sum())
     used = float((traffic.active[rows].sum(axis=0) * run.unit_bytes).sum()) / tokens
-    dram = float(timing.dram_bytes.mean()) + used
-    flash = float(traffic.all_moved[rows].sum()) / tokens + timing.static_flash_bytes
-    if made.case.kind == "prefill" and timing.prefill is not None:
-        dram /= timing.prefill.tokens
+    dram = float(kv_bytes(run, np.flatnonzero(rows)).mean()) + run.budget.static.total + used
+    flash = float(traffic.all_moved[rows].sum()) / tokens + static_flash_bytes(run, traffic)
+    if made.case.kind == "prefill":
+        dram /= int((run.tokens.phase == PREFILL).sum())
         flash = 0.0
     peak = run.device.dram.bandwidth
     return Bytes(dram + flash, dram / peak + flash / run.flash.sequential_bandwidth)

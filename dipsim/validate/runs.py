@@ -18,7 +18,7 @@ from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.run import Run, replay
 from dipsim.simulate import prepare
 from dipsim.timeline.interval import prompt_range, rate_interval
-from dipsim.timeline.timing import Timing, time_tokens, time_traffic
+from dipsim.timeline.timing import rate_tokens, time_tokens, time_traffic
 from dipsim.trace import DECODE, Outline, Tokens
 from dipsim.trace.outline import SignalOutline
 from dipsim.validate.cases import UNITS, Case
@@ -57,40 +57,37 @@ class CaseRun:
         return replace(self, run=replace(self.run, device=device))
 
     def seconds(self) -> float:
-        """Return the seconds of a token, of a prompt's token, or to the first one."""
-        if self.case.kind in ("prefill", "ttft"):
-            scale, power = UNITS[self.case.unit]
-            return (scale * self.figure(time_traffic(self.run, self.traffic))) ** power
-        return 1 / time_tokens(self.run, self.traffic)[1]
+        """Return the seconds of a token, of a prompt (of its token, for a rate), or to the first
+        one."""
+        if not self.of_a_prompt:
+            return 1 / time_tokens(self.run, self.traffic)[1]
+        timing = time_traffic(self.run, self.traffic)
+        assert timing.prefill is not None, "a run with a prompt"
+        assert timing.ttft is not None, "a token follows it"
+        if self.case.kind == "ttft":
+            return timing.ttft
+        per_token = UNITS[self.case.unit][1] < 0
+        return timing.prefill.seconds / (timing.prefill.tokens if per_token else 1)
 
     def predict(self) -> Prediction:
         """Return the figure that is printed, with its 90 % interval."""
-        timing = time_traffic(self.run, self.traffic)
-        value = self.figure(timing)
-        if self.case.kind in ("prefill", "ttft"):
+        if self.of_a_prompt:
+            seconds = self.seconds()
             short, long = prompt_range(self.run, self.traffic)
         else:
+            timing = rate_tokens(self.run, self.traffic)
+            seconds = 1 / timing.rate
             interval = rate_interval(self.run, self.traffic, timing)
-            if interval is None:
-                return Prediction(value, value, value)
-            short, long = timing.rate / interval.high, timing.rate / interval.low
-        power = UNITS[self.case.unit][1]
-        ends = value * short**power, value * long**power
+            low, high = timing.rate_range if interval is None else (interval.low, interval.high)
+            short, long = timing.rate / high, timing.rate / low
+        scale, power = UNITS[self.case.unit]
+        value, *ends = (float(s**power / scale) for s in (seconds, seconds * short, seconds * long))
         return Prediction(value, min(ends), max(ends))
 
-    def figure(self, timing: Timing) -> float:
-        """Return what was timed, in the unit of the case."""
-        case = self.case
-        scale, power = UNITS[case.unit]
-        if case.kind == "prefill":
-            assert timing.prefill is not None, "a run with a prompt"
-            seconds = timing.prefill.seconds / (timing.prefill.tokens if power < 0 else 1)
-        elif case.kind == "ttft":
-            assert timing.ttft is not None, "a run with a prompt"
-            seconds = timing.ttft
-        else:
-            seconds = 1 / timing.rate
-        return float(seconds**power / scale)
+    @property
+    def of_a_prompt(self) -> bool:
+        """True if the figure is of a prompt, not of a token after it."""
+        return self.case.kind in ("prefill", "ttft")
 
 
 def run_of(case: Case, device: Profile, models: Mapping[str, Mapping[str, Any]]) -> CaseRun | str:
