@@ -395,22 +395,24 @@ def _parameters(made: CaseRun) -> float:
 
 def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
     """Return the cases with the figures of the trivial predictors."""
+    measured: dict[str, list[tuple[str, Bytes, float]]] = {}
+    for case in judged:
+        if case.measured is not None and case.bytes is not None:
+            known = case.model, case.bytes, _in_seconds(case.case, case.measured)
+            measured.setdefault(_setup_of(case), []).append(known)
+
+    @cache
+    def seconds(setup: str, model: str, own: Bytes) -> dict[str, float]:
+        others = [(size, took) for name, size, took in measured[setup] if name != model]
+        return trivial(own, others)
+
     result = []
     for case in judged:
-        if not case.counted or case.bytes is None:
-            result.append(case)
-            continue
-        peers = [
-            (other.bytes, _in_seconds(other.case, other.measured))
-            for other in judged
-            if other.measured is not None
-            and other.bytes is not None
-            and other.model != case.model
-            and _setup_of(other) == _setup_of(case)
-        ]
-        seconds = trivial(case.bytes, peers)
-        scale, power = UNITS[case.case.unit]
-        figures = {name: time**power / scale for name, time in seconds.items()}
+        figures = {}
+        if case.counted and case.bytes is not None:
+            scale, power = UNITS[case.case.unit]
+            times = seconds(_setup_of(case), case.model, case.bytes)
+            figures = {name: time**power / scale for name, time in times.items()}
         result.append(replace(case, trivial=figures))
     return result
 

@@ -111,6 +111,8 @@ def run_of(case: Case, device: Profile, models: Mapping[str, Mapping[str, Any]])
     if case.kind != "decode":
         options["prompt"] = case.prompt or _PROMPT
     run = prepare(None, device, model=_active(stored), **options)
+    if run.budget.static.total + run.budget.units_bytes > device.dram.capacity:
+        return "its weights do not fit in the DRAM of the device"
     return CaseRun(case, run, replay(run), same_engine)
 
 

@@ -234,7 +234,7 @@ def fill(folder: Path, draw: Random) -> Arrays:
     calibration = {"format": "dipsim-calibration", "version": 1, "model": "unnamed"}
     calibration |= {"dense_perplexity": 8.0, "points": points}
     (folder / "calibration.json").write_text(json.dumps(calibration))
-    cases = json.loads(shipped_cases().read_text())
+    cases = yaml.safe_load(shipped_cases().read_text())
     cases["cases"] = draw.sample(cases["cases"], 4)
     (folder / "cases.json").write_text(json.dumps(cases))
     return arrays

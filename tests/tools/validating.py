@@ -1,19 +1,18 @@
-"""What tests of `dipsim validate` share: a few cases, and a small phone's routes and metrics."""
+"""What tests of `dipsim validate` share: small cases, and a small phone's routes and metrics."""
 
 import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dipsim.validate.cases import shipped_cases
 from dipsim.validate.metrics import load_metrics
 from dipsim.validate.routes import Speeds, predict, replay_routes
 from tools.paths import VALIDATION
 
 ROUTES, METRICS = VALIDATION / "qwen.route.csv", VALIDATION / "qwen.metrics"
-FEW = ("bmoe-gptoss-mmap-k2", "bmoe-gptoss-mmap-k4", "orinnano-1.5b", "liaf-naive")
 LAYERS, EXPERTS, USED, TOKENS = 3, 8, 2, 70
 BYTES = 3_000_000
 DENSE = 2_000_000
@@ -57,9 +56,32 @@ def writer_of_runs(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
     return write
 
 
-def few(tmp_path: Path, *ids: str) -> Path:
-    data = json.loads(shipped_cases().read_text())
-    data["cases"] = [case for case in data["cases"] if case["id"] in ids]
-    path = tmp_path / "few.json"
-    path.write_text(json.dumps(data))
+def geometry(layers: int = 4, hidden: int = 256, kv_heads: int = 4) -> dict[str, Any]:
+    """Return the geometry of a small dense model."""
+    shape = {"layers": layers, "hidden": hidden, "intermediate": 4 * hidden, "heads": 4}
+    shape |= {"kv_heads": kv_heads, "head_dim": 64, "vocab": 1000, "tied_embeddings": True}
+    return shape
+
+
+def case(name: str = "a", **changes: Any) -> dict[str, Any]:
+    """Return a case of a small model on a shipped profile that no fit knows; None takes a key
+    away."""
+    entry: dict[str, Any] = {"id": name, "kind": "decode", "device": "a phone", "value": 40.0}
+    entry |= {"profile": "snapdragon8gen3", "backend": "cpu", "model": geometry(), "bits": 4.5}
+    entry |= {"weight_format": "8da4w"} | changes
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def streamed(name: str = "s", **changes: Any) -> dict[str, Any]:
+    """Return a case of experts that are streamed."""
+    entry = {"id": name, "device": "OnePlus 15R", "kind": "streaming", "value": 4.0}
+    entry |= {"layers": 10, "experts": 16, "experts_per_token": 4, "expert_bytes": 1e6}
+    entry |= {"dense_bytes": 1e8, "flash_bytes": 2e7, "weight_format": "q4_k"}
+    return {**entry, **changes}
+
+
+def written(folder: Path, *cases: Any, name: str = "cases.json", **more: Any) -> Path:
+    """Write a file of cases."""
+    path = folder / name
+    path.write_text(json.dumps({"cases": list(cases), **more}))
     return path
