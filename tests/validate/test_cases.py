@@ -13,7 +13,7 @@ from dipsim.errors import DipsimError
 from dipsim.report.validate import to_dict
 from dipsim.validate import Cases, Judged, judge, load_cases
 from tools.cli import Dipsim, done, refused
-from tools.hostile import read_or_refused
+from tools.hostile import one_line, read_or_refused
 from tools.validating import case, geometry, streamed, written
 
 MIB = 2.0**20
@@ -304,10 +304,8 @@ def test_any_object_is_refused_or_judged(
 ) -> None:
     entry = {**(streamed() if experts else case()), "kind": kind, **changes}
     path = written(tmp_path, entry)
-    try:
-        result = to_dict(judge(load_cases(path)), None)
-    except DipsimError as problem:
-        assert "\n" not in str(problem)
-        assert len(str(problem)) < 1000
-        return
-    json.dumps(result, allow_nan=False)
+
+    def judged(_: Path) -> str:
+        return json.dumps(to_dict(judge(load_cases(path)), None), allow_nan=False)
+
+    one_line(judged, path)

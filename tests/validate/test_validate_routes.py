@@ -12,22 +12,21 @@ import pytest
 
 from dipsim.errors import DipsimError
 from dipsim.validate import RoutesResult, judge_routes
-from dipsim.validate.cases import shipped_cases
 from dipsim.validate.metrics import load_metrics
 from dipsim.validate.routes import Speeds, fit_speeds, predict, replay_routes
-from dipsim.validate.setups import MEMORY, PHONE_MAPPED
+from tools.cli import Dipsim, done
 from tools.hostile import read_or_refused
 from tools.paths import of_a_phone
 from tools.validating import (
     BYTES,
     DENSE,
-    FEW,
     LAYERS,
     METRICS,
     ROUTES,
     TOKENS,
     USED,
-    few,
+    case,
+    written,
 )
 
 
@@ -45,12 +44,7 @@ def test_the_replay_reads_what_the_phone_read(routes: RoutesResult) -> None:
     assert abs(routes.bytes_error) < 0.001
     assert routes.worst_bytes < 0.03
     assert routes.hit_pct == pytest.approx(routes.recorded_hit_pct, abs=0.01)
-    # of the cases: the hit rate that the phone's author states
-    case = next(
-        at for at in json.loads(shipped_cases().read_text())["cases"]
-        if at["id"] == "bmoe-lru-replay-qwen"
-    )  # fmt: skip
-    assert routes.hit_pct == pytest.approx(case["measured"]["cache_hit_pct_incl_prefill"], abs=0.1)
+    assert routes.hit_pct == pytest.approx(74.9, abs=0.1)  # what the phone's author states
 
 
 @of_a_phone
@@ -67,6 +61,17 @@ def test_the_routes_meet_their_targets(routes: RoutesResult) -> None:
     reference = {"stall": 0.044, "mgmt": 0.024, "wall of 16 tokens": 0.034}
     assert {name: lines[name] for name in reference} == pytest.approx(reference, abs=0.001)
     assert len(vars(routes.speeds)) <= 4
+
+
+@of_a_phone
+def test_the_run_of_the_phone_is_predicted_by_import_and_run(
+    dipsim: Dipsim, tmp_path: Path
+) -> None:
+    archive = tmp_path / "qwen.npz"
+    done(dipsim("import", ROUTES, archive))
+    options = "--policy lru --scope global --cache 4000MiB --profile oneplus15r --json"
+    printed = done(dipsim(f"run {options}", archive)).json
+    assert printed["tokens_per_second"] == pytest.approx(5.66, rel=0.10)
 
 
 MADE = Speeds(flash=1.3, cache_copy=6e9, gemv=9e9, overlap_factor=0.4)
@@ -116,31 +121,32 @@ def test_the_judged_tokens_do_not_move_the_speeds(run_of: Callable[..., Any]) ->
 def test_json_holds_everything(ran: Any, tmp_path: Path, run_of: Callable[..., Any]) -> None:
     route, metrics = run_of(MADE)
     code, out, errors = ran(
-        "--cases", few(tmp_path, *FEW), "--routes", route, "--metrics", metrics, "--json"
+        "--cases", written(tmp_path, case()), "--routes", route, "--metrics", metrics, "--json"
     )
     assert (code, errors) == (0, [])
     found = json.loads(out)
-    assert set(found) == {
-        "about",
-        "groups", "routes", "not_applicable", "trivial_is_closer",
+    assert set(found) == {"about", "cases", "groups", "routes", "trivial_is_closer"}
+    phone = found["routes"]
+    assert set(phone) == {
+        "tokens", "fitted_on", "speeds", "measures", "bytes", "hit_pct", "recorded_hit_pct",
     }  # fmt: skip
-    assert [group["name"] for group in found["groups"]] == [MEMORY, PHONE_MAPPED]
-    memory, mapped = found["groups"]
-    assert (memory["counted"], memory["fitted"], memory["median"]["dipsim"]) == (0, 1, None)
-    assert mapped["counted"] == 2
-    assert found["not_applicable"].keys() == {"liaf-naive"}
-    measures = found["routes"]["measures"]
+    assert set(phone["speeds"]) == {"flash", "cache_copy", "gemv", "overlap_factor"}
+    measures = phone["measures"]
+    assert set(measures[0]) == {
+        "name", "bar", "median", "shipped", "line", "correlation", "line_correlation", "met",
+    }  # fmt: skip
     assert [at["name"] for at in measures][:3] == ["stall", "mgmt", "io"]
     assert [at["met"] for at in measures] == [True] * 4 + [None]
 
 
 def test_tables_fit_a_terminal(ran: Any, tmp_path: Path, run_of: Callable[..., Any]) -> None:
     route, metrics = run_of(MADE)
-    code, out, _ = ran("--cases", few(tmp_path, *FEW), "--routes", route, "--metrics", metrics)
+    cases = written(tmp_path, case())
+    code, out, _ = ran("--cases", cases, "--routes", route, "--metrics", metrics)
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
-    assert "fitted" in out
-    assert "a constant is closer" in " ".join(out.split())
+    head = next(line for line in out.splitlines() if line.startswith("quantity"))
+    assert head.split()[:4] == ["quantity", "fitted", "shipped", "line"]
 
 
 def test_files_of_two_runs_are_refused(ran: Any, run_of: Callable[..., Any]) -> None:
