@@ -46,13 +46,20 @@ Rows = list[list[str]]
 # Rows ---------------------------------------------------------------------------------------------
 
 
-def _group_rows(groups: Sequence[GroupResult]) -> Rows:
-    """Return a row for each group of counted cases."""
-    heads = ["group", "n", "median", "signed", "worst", "covered", "width", "device out"]
-    rows = [[*heads, *PREDICTORS]]
+def _group_rows(groups: Sequence[GroupResult], brief: bool = False) -> Rows:
+    """Return a row for each group of counted cases, with the error without their devices and those
+    of the trivial predictors; if ``brief``, with the best of these alone."""
+    heads = ["best trivial"] if brief else ["device out", *PREDICTORS]
+    rows = [["group", "n", "median", "signed", "worst", "covered", "width", *heads]]
     for group in groups:
-        trivial = [group.trivial_median(name) for name in PREDICTORS]
+        medians = {name: group.trivial_median(name) for name in PREDICTORS}
+        known = {name: each[1] for name, each in medians.items() if each is not None}
         device = group.device_median
+        others = ["-" if device is None else f"{device[1]:.0%} ({device[0]})"]
+        others += [f"{known[name]:.0%}" if name in known else "-" for name in PREDICTORS]
+        if brief:
+            best = min(known, key=known.__getitem__, default=None)
+            others = ["-" if best is None else f"{best} {known[best]:.0%}"]
         rows.append(
             [
                 group.name,
@@ -62,16 +69,15 @@ def _group_rows(groups: Sequence[GroupResult]) -> Rows:
                 f"{group.worst.error():+.0%}",
                 f"{group.coverage:.0%}",
                 f"x {group.width:.2f}",
-                "-" if device is None else f"{device[1]:.0%} ({device[0]})",
-                *("-" if found is None else f"{found[1]:.0%}" for found in trivial),
+                *others,
             ]
         )
     return rows
 
 
 def _case_rows(cases: Sequence[Judged]) -> Rows:
-    """Return a row for each predicted case."""
-    rows = [["case", "unit", "predicted", "90% from", "to", "measured", "error of time", "run"]]
+    """Return a row for each predicted case; its unit stands where it is not tokens/s."""
+    rows = [["case", "predicted", "90% from", "to", "actual", "error", "run"]]
     for case in cases:
         assert case.prediction is not None, "a predicted case"
         figures = [*case.prediction, case.measured]
@@ -79,7 +85,8 @@ def _case_rows(cases: Sequence[Judged]) -> Rows:
         error = "-" if case.measured is None else f"{case.error():+.0%}"
         error = error if case.counted else f"({error})"
         prints = "-" if case.prints is None else show_number(case.prints, 3)
-        rows.append([case.case.id, case.case.unit, value, low, high, measured, error, prints])
+        unit = "" if case.case.unit == "tokens/s" else f", {case.case.unit}"
+        rows.append([f"{case.case.id}{unit}", value, low, high, measured, error, prints])
     return rows
 
 
@@ -151,10 +158,10 @@ def render(validation: Validation, routes: RoutesResult | None) -> RenderableTyp
     """Return tables of groups, cases and routes, then what is to be said of them."""
     parts: list[RenderableType] = []
     if validation.counted:
-        parts += [_table(_group_rows(validation.groups)), line()]
+        parts += [_table(_group_rows(validation.groups, brief=True)), line()]
     predicted = [case for case in validation.cases if case.prediction is not None]
     if predicted:
-        heading = "cases; (errors) of those that are not counted"
+        heading = "cases, in tokens/s unless said; (errors of time) of those not counted"
         parts += [line(heading, style="bold"), _table(_case_rows(predicted)), line()]
     if routes is not None:
         parts += [line(_ROUTES_TITLE, style="bold"), _table(_routes_rows(routes)), line()]
@@ -341,6 +348,7 @@ def page(validation: Validation, routes: RoutesResult | None) -> str:
         f"## {_ROUTES_TITLE}\n",
         *_routes_section(routes),
         "## Cases\n",
+        "In tokens/s unless said; errors are of times, in brackets those that are not counted.\n",
         *_markdown(_case_rows(predicted)),
         "## Not counted\n",
         *reasons,
