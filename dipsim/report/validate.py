@@ -264,40 +264,32 @@ def _draw(axes: Any, cases: Sequence[Judged], engine: str, place: int) -> None:
 
 _INTRO = (
     "# Validation\n",
-    "How far off is dipsim? One command writes this page. The first file is the route trace of a "
-    "phone's runtime, the second what that phone measured (BigMoeOnEdge; neither is shipped):\n",
+    "How far off are [times](time.md)? One command writes this page; the first file is the route "
+    "trace of a phone's runtime, the second what that phone measured (BigMoeOnEdge; neither is "
+    "shipped):\n",
     "```sh\n"
     "dipsim validate --routes qwen.route.csv --metrics qwen.metrics \\\n"
     "    --page docs/validation.md\n"
     "```\n",
-    "<picture>\n"
-    '  <source media="(prefers-color-scheme: dark)" srcset="pictures/validation-dark.svg">\n'
-    '  <img alt="Predicted against measured rates by engine, with intervals" '
-    'src="pictures/validation-light.svg">\n'
-    "</picture>\n",
     "## The rules\n",
-    "* A case is turned into a run, and what `run` would print is compared: the same code, the "
-    "same profile. A dense model in memory is a run without a trace; experts that are streamed "
-    "are counts laid out so that their bytes are those that the case states.",
-    "* Numbers of a profile that are marked `fitted` name the cases they were fitted to. A case "
-    "whose *model* is among those is predicted with these numbers fitted anew without that model. "
-    "Where no other model is left, its error stands in brackets and is not counted. The last "
-    "column is what `run` prints, with the shipped numbers.",
+    "* A case becomes a run, and what `run` prints is compared: a dense model in memory without a "
+    "trace; streamed experts as counts whose bytes are those that the case states.",
+    "* A case whose *model* is among those that numbers of its backend were fitted to is predicted "
+    "with all of them fitted anew without it. Where no other model is left, its error stands in "
+    "brackets and is not counted. `run`, the last column, is with the shipped numbers.",
+    "* Errors are of times: predicted / measured - 1; `signed` is their median with its sign. "
+    "`covered` is the share of measurements inside the 90 % [interval](time.md#the-interval), "
+    "whose widths were set on these cases, `width` the median of its high / low.",
     "* `device out`: the median error, and the number of cases, when every case of the same device "
     "is left out of the fits instead of the same model.",
-    "* Errors are of times: predicted / measured - 1. `signed` is their median with its sign, "
-    "`covered` the share of measurements inside the printed 90 % interval, `width` the median of "
-    "its high / low.",
-    "* Four trivial predictors know the same: the bytes over the device's peak bandwidths, over "
-    "the share of them that other models on the backend reach, a straight line in bytes and the "
-    "mean of other models. Where one is closer, the page says so.",
-    "* The widths of the intervals were set on these cases (`dipsim/hardware/uncertainty.py`), so "
-    "their coverage here is a fit too.\n",
+    "* Trivial predictors know the same: bytes over the peak bandwidths, over the share of them "
+    "that other models on the backend reach, a line in bytes, a mean of other models. Where one is "
+    "closer, the page says so.\n",
 )
 _OWN_CASES = (
     "## Your own cases\n",
-    "`dipsim validate --cases mine.yaml` judges anybody's cases. Ids have no meaning; a case with "
-    "an unknown key is refused, one without a profile is told and not predicted:\n",
+    "`dipsim validate --cases mine.yaml` judges anybody's; ids have no meaning, unknown keys are "
+    "refused:\n",
     "```yaml\n"
     "models:\n"
     "  my-1b: {layers: 16, hidden: 2048, intermediate: 8192, heads: 32, kv_heads: 8,\n"
@@ -313,13 +305,12 @@ _OWN_CASES = (
     "| `kind` | `decode`, `prefill`, `ttft` (dense, in memory), `streaming`, `mapped` (experts "
     "from flash), `curve` (kept, not predicted) |\n"
     "| `profile` | a shipped name, a file, or a mapping; also `nearest_profile`. `null`: not "
-    "predicted. Without the key a profile whose name `device` begins with |\n"
-    "| `engine`, `backend` | choose among the profile's backends: the unit, then the engine with "
-    "the same words |\n"
+    "predicted. Without it the profile whose name `device` begins with |\n"
+    "| `engine`, `backend` | of the profile: the unit, then the engine with the same words |\n"
     "| `model` | a preset, a name under `models`, or a geometry |\n"
-    "| `weight_format`, `bits`, `weight_bytes`, `model_bytes` | how the model is stored: bytes "
-    "read a token, or of the file, go before bits |\n"
-    "| `prompt`, `depth` | tokens of the prompt; tokens before the one that is timed |\n"
+    "| `weight_format`, `bits`, `weight_bytes`, `model_bytes` | how it is stored: bytes read a "
+    "token, or of the file, go before bits |\n"
+    "| `prompt`, `depth` | tokens of the prompt; those before the one that is timed |\n"
     "| `value`, `unit` | what was measured, in `tokens/s` (default), `s` or `ms` |\n"
     "| `layers`, `experts`, `experts_per_token`, `expert_bytes`, `dense_bytes`, `flash_bytes`, "
     "`cache_bytes`, `lanes`, `overlap` | of streamed cases, per token; sizes also in `..._MiB` |\n"
