@@ -83,7 +83,7 @@ def _case_rows(cases: Sequence[Judged]) -> Rows:
         figures = [*case.prediction, case.measured]
         value, low, high, measured = ("-" if x is None else show_number(x, 3) for x in figures)
         error = "-" if case.measured is None else f"{case.error():+.0%}"
-        error = error if case.counted else f"({error})"
+        error = error if case.counted or case.measured is None else f"({error})"
         prints = "-" if case.prints is None else show_number(case.prints, 3)
         unit = "" if case.case.unit == "tokens/s" else f", {case.case.unit}"
         rows.append([f"{case.case.id}{unit}", value, low, high, measured, error, prints])
@@ -305,7 +305,8 @@ _OWN_CASES = (
     "| `kind` | `decode`, `prefill`, `ttft` (dense, in memory), `streaming`, `mapped` (experts "
     "from flash), `curve` (kept, not predicted) |\n"
     "| `profile` | a shipped name, a file, or a mapping; also `nearest_profile`. `null`: not "
-    "predicted. Without it the profile whose name `device` begins with |\n"
+    "predicted. Without it the profile whose name `device` begins with, or that of a shipped case "
+    "of the same `device` |\n"
     "| `engine`, `backend` | of the profile: the unit, then the engine with the same words |\n"
     "| `model` | a preset, a name under `models`, or a geometry |\n"
     "| `weight_format`, `bits`, `weight_bytes`, `model_bytes` | how it is stored: bytes read a "
