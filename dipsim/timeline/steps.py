@@ -172,12 +172,14 @@ def _group_step(
     """Return the step of one (layer, group): its misses from flash, its weights used."""
     layer, group = place
     size, nothing, early = run.unit_bytes[place], np.zeros(len(rows)), traffic.ahead
+    hits = traffic.hits[rows, layer, group]
+    misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` works out all of them
     copied = traffic.kept[rows, layer, group] * size
     chosen = run.method.groups[group]
     return Step(
         flash=traffic.flash_seconds[rows, layer, group],
-        hit=traffic.hits[rows, layer, group] * size / rate.weights,
-        miss=traffic.misses[rows, layer, group] * size / rate.weights,
+        hit=hits * size / rate.weights,
+        miss=misses * size / rate.weights,
         kv=nothing,
         reads=traffic.reads[rows, layer, group].astype(np.float64),
         sync=run.backend.mask_seconds(chosen.units) if chosen.masked else 0.0,
