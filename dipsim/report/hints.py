@@ -95,12 +95,19 @@ def hint(result: Result, standing: Standing) -> str | None:
 
 
 def _unread_kv(result: Result) -> list[str]:
-    """Return a warning where the KV of ``--context`` is of more tokens than any token reads."""
+    """Return a warning where the KV of ``--context`` is of more tokens than any token reads, or
+    that of the budget, of fewer."""
     run = result.run
     deepest, context = int(run.tokens.position.max()), run.settings.context
-    if context is None or context <= deepest + 2 or run.model is None:
+    if run.model is None or run.kv_read != "grows":
         return []
-    if run.kv_read != "grows":
+    read = float(run.model.kv_bytes(deepest, run.settings.kv_bits))
+    if read > run.budget.kv:
+        return [
+            f"tokens read up to {BYTES.show(read)} of KV, the budget holds "
+            f"{BYTES.show(run.budget.kv)}: --context {deepest + 1} holds all of it"
+        ]
+    if context is None or context <= deepest + 2:
         return []
     depth = (run.settings.depth or 0) + context - 1 - deepest
     return [

@@ -95,6 +95,12 @@ def test_a_context_that_no_token_reads_is_told(dipsim: Dipsim) -> None:
     assert done(dipsim(f"{DENSE} --depth 10")).err == []
     paper = done(dipsim(f"{DENSE} --context 8192 --overlap paper-serial")).err
     assert paper == []  # it reads the KV of all of them
+
+
+def test_kv_that_the_budget_does_not_hold_is_told(dipsim: Dipsim) -> None:
+    (warning,) = done(dipsim(f"{DENSE} --context 8 --depth 10")).err
+    assert "tokens read up to " in warning
+    assert "--context 11 holds all of it" in warning
     traced = "run smollm2-chat -p snapdragon8 --tokens 0:16"
     (warning,) = done(dipsim(f"{traced} --context 2048 --details")).err
     assert "tokens read at most 15: --depth 2032 reads more" in warning
