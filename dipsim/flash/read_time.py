@@ -126,18 +126,28 @@ class Points:
             self.curves = {n: curve.floored(flash.iops) for n, curve in self.curves.items()}
 
     def lanes_for(self, reads: int) -> int:
-        """Return the largest measured number of lanes that is reached, else the fewest measured."""
-        reached = [lanes for lanes in self.curves if lanes <= min(self.lanes, reads)]
-        return max(reached, default=min(self.curves))
+        """Return the number of lanes that ``reads`` in flight keep busy.
+
+        It is at least the fewest measured, and at most the most.
+        """
+        busy = max(min(self.lanes, reads), min(self.curves))
+        return busy if busy <= max(self.curves) else max(self.curves)
 
     def curve_for(self, reads: int) -> ReadCurve:
-        """Return the curve that serves ``reads`` in flight."""
-        return self.curves[self.lanes_for(reads)]
+        """Return the curve of the largest measured number of lanes that is reached."""
+        return self.curves[max(n for n in self.curves if n <= self.lanes_for(reads))]
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
-        """Return seconds, see `ReadCurve.at`; who has many lanes may keep fewer of them busy."""
-        most = self.lanes_for(reads)
-        times = [curve.at(size) for lanes, curve in self.curves.items() if lanes <= most]
+        """Return seconds, see `ReadCurve.at`.
+
+        Who has many lanes may keep fewer of them busy; and n reads never take longer than the more
+        that keep the next measured number of lanes busy.
+        """
+        busy = self.lanes_for(reads)
+        times = [curve.at(size) for lanes, curve in self.curves.items() if lanes <= busy]
+        more = min((lanes for lanes in self.curves if lanes > busy), default=None)
+        if more is not None:
+            times.append(self.curves[more].at(size) * (more / busy))
         fastest: NDArray[np.float64] = np.min(times, axis=0)
         return fastest
 

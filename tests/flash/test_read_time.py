@@ -1,6 +1,7 @@
 """What a read costs: the formula against its text, its limits, and the points it is an
 alternative to."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import dipsim
 from dipsim.errors import ProfileError
 from dipsim.flash.cost import FlashCost
 from dipsim.flash.read_time import Formula, Points, Steady, with_times
-from dipsim.hardware import Fit, load_profile, profile_schema
+from dipsim.hardware import Fit, load_profile, profile_names, profile_schema
 from dipsim.sweep.vary import iops_of, scaled
 
 MIB = 2.0**20
@@ -380,3 +381,26 @@ def test_times_that_stay_as_they_are_make_the_same_flash(seed: int) -> None:
         for reads in (1, 7, 32):
             times = FlashCost(flash).seconds(SIZES, reads)
             assert same.seconds(SIZES, reads) == pytest.approx(times, rel=1e-9)
+
+
+def test_reads_between_measured_lanes_take_no_longer_than_those_that_reach_the_next() -> None:
+    # A read of 4 KiB takes 1 ms on one lane; four in flight take 0.1 ms each, 0.4 ms in all. Two or
+    # three of them then take 0.4 ms in all too, not 2 or 3 ms.
+    points = [
+        {"size": "4 KiB", "lanes": 1, "bandwidth": "4.096 MB/s"},
+        {"size": "4 KiB", "lanes": 4, "bandwidth": "40.96 MB/s"},
+    ]
+    flash = cost({"lanes": 4, "align": "4 KiB", "reads": points})
+    size = np.array([4096.0])
+    each = [float(flash.seconds(size, reads)[0]) for reads in (1, 2, 3, 4, 9)]
+    assert each == pytest.approx([4e-4, 2e-4, 4e-4 / 3, 1e-4, 1e-4])
+    assert [flash.lanes_for(reads) for reads in (1, 2, 3, 4, 9)] == [1, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_one_more_read_never_takes_less_in_all(name: str) -> None:
+    flash = FlashCost(load_profile(name).flash)
+    for size in (512.0, 4096.0, 2.0**14, 2.0**17, 2.0**20, 2.0**23):
+        pages = flash.pages(np.array([size]))
+        totals = [reads * float(flash.seconds(pages, reads)[0]) for reads in range(1, 70)]
+        assert all(more >= less * (1 - 1e-12) for less, more in itertools.pairwise(totals))

@@ -9,13 +9,15 @@ import dipsim
 from dipsim.errors import BudgetError, DipsimError, TraceError
 from tools.one_layer import TINY, device
 
+ROOM = {"capacity": "1 MB", "bandwidth": "100 B/s"}
 COSTS = {"per_layer": "0.5 s", "per_mask": "0.3 s", "per_score": "25 ms"}
 
 
 def run(profile: dict[str, Any], model: dict[str, Any] = TINY, **options: Any) -> dipsim.Result:
     options = {"method": "dense", "overlap": "serial", **options}
     if not {"dram", "cache", "cache_fraction"} & {*options}:
-        options["cache_fraction"] = 1.0  # the device is small
+        options["cache_fraction"] = 1.0  # the device is small, its DRAM
+        profile = {**profile, "dram": ROOM}  # is not
     return dipsim.simulate(None, profile, model=model, **options)
 
 
@@ -133,8 +135,9 @@ def test_of_many_layers_each_pays_its_masks() -> None:
     model, rng = {**TINY, "layers": 5}, np.random.default_rng(0)
     given = {"glu": rng.random((2, 5, 8)).astype(np.float32), "meta": {"model": model}}
     options: dict[str, Any] = {"overlap": "serial", "warmup": 1, "cache_fraction": 1.0}
-    pruned = dipsim.simulate(given, device(**COSTS), method="glu", density=1.0, **options)
-    dense = run(device(**COSTS), model, depth=1)
+    roomy = {**device(**COSTS), "dram": ROOM}
+    pruned = dipsim.simulate(given, roomy, method="glu", density=1.0, **options)
+    dense = run(roomy, model, depth=1)
     assert seconds(pruned)[0] - seconds(dense)[0] == pytest.approx(5 * (0.3 + 8 * 0.025), rel=1e-9)
     assert dense.timing.times.exposed[0, 3] == pytest.approx(6 * 0.5)  # five layers and the head
 
@@ -193,11 +196,11 @@ def test_mapped_weights_were_touched_before() -> None:
     warm = run(profile, io="mmap", prompt=2)
     assert (warm.hits, warm.flash_bytes_per_token) == (8, 0)
     assert seconds(warm) == pytest.approx([2.48 + 0.32])
-    # Without room for a page each use of one is a fault, of eight neurons and two static parts,
-    # whose 512 B pass DRAM.
+    # Without room for a page all ten are read again, of eight neurons and two static parts, in
+    # order: 512 B each at 10 B/s, which is slower than the faults of their windows.
     short = run(profile, io="mmap", dram="500 B")
     assert short.hits == 0
-    assert seconds(short) == pytest.approx([2.48 + 10 * 5.12])
+    assert seconds(short) == pytest.approx([2.48 + 10 * 51.2])
 
 
 # Refusals -----------------------------------------------------------------------------------------
