@@ -72,7 +72,8 @@ OWN = {
         *("csv", "as_json"),
         *PICTURE,
     },
-    "validate": {
+    "validate": PICTURE
+    | {
         *("file", "cases", "routes", "metrics", "page", "replay", "scale_to"),
         *("file_size", "lanes", "fit", "bench_seconds", "profile", "model", "as_json"),
     },

@@ -287,6 +287,8 @@ class Source(BaseModel):
         default=None, ge=0, le=10, description="median error of cases, their model left out"
     )
 
+    __repr__ = __str__ = shortened
+
     @model_validator(mode="before")
     @classmethod
     def _given_before(cls, data: Any) -> Any:

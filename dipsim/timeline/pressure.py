@@ -82,11 +82,10 @@ def pressure_warning(run: Run) -> str | None:
     if not share:
         return None
     available, (page, seconds) = run.device.dram.available, page_fault(run)
-    room = available - run.budget.beside
     if run.budget.dram is None:
         remedy = "give the cache less"
-    elif room > 0:
-        most = f"{int(room / 1e6)}MB" if room >= 1e7 else f"{int(room)}B"
+    elif run.budget.streamed < run.budget.static.total:
+        most = f"{int(available / 1e6)}MB" if available >= 1e7 else f"{int(available)}B"
         remedy = f"give at most --dram {most}"
     else:
         remedy = "take a smaller model"

@@ -418,8 +418,10 @@ def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def _device(case: Case) -> str:
-    """Return the name that a case's device goes by: what stands before a bracket or a comma."""
-    return re.split(r"[(,;]", case.device.lower())[0].strip()
+    """Return the name that a case's device goes by, up to a bracket or a comma, without its memory
+    and the word class."""
+    name = re.split(r"[(,;]", case.device.lower())[0]
+    return re.sub(r"(\s+\d+ gb|\s+class)\s*$", "", name.strip())
 
 
 def _in_unit(case: Case, seconds: float) -> float:

@@ -492,7 +492,7 @@ BAD_LINES = {
     f"run t.npz --profile {LONG}": ["no profile"],
     "run t.npz --profile typo.yaml": ["unknown key 'dramm'"],
     "run t.npz --profile model.yaml": ["model.yaml", "a model, no profile: give it as --model"],
-    "run t.npz --profile snapdragon8 --backend gpu": ["no backend 'gpu'", "cpu"],
+    "run t.npz --profile snapdragon8 --backend tpu": ["no backend 'tpu'", "cpu"],
     "run t.npz --profile snapdragon8 -s flash.bandwidth=60": ["has no unit", "60 GB/s"],
     "run t.npz --profile snapdragon8 -s 'flash.bandwidth=60 Gb/s'": ["counts bits"],
     "run t.npz --profile snapdragon8 -s flash.speed=2GB/s": ["unknown key 'flash.speed'"],

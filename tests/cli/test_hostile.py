@@ -261,7 +261,7 @@ def test_damaged_text_is_refused_or_read(reader: str, tmp_path: Path) -> None:
         "dram": {"capacity": "8 GB", "bandwidth": "60 GB/s"},
         "flash": {"reads": [{"size": "4 KiB", "lanes": 1, "bandwidth": "300 MB/s"}]},
         "backends": {"cpu": {"gemv": {"q4_0": "20 GB/s"}, "per_layer": "80 us"}},
-        "sources": {"dram": {"kind": "vendor", "from": "x"}},
+        "sources": {"dram": {"kind": "vendor", "from": "a page"}},
     }
     model = {"layers": 2, "hidden": 64, "intermediate": 99, "heads": 4, "kv_heads": 2, "vocab": 9}
     config = {"trace": {"name": "t"}, "profile": profile, "settings": {"density": 0.5}}

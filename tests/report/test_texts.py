@@ -28,9 +28,12 @@ from dipsim.report import mrc as of_curves
 from dipsim.report import run as of_run
 from dipsim.report import search as of_search
 from dipsim.report import study as of_study
+from dipsim.report import validate as of_measurements
 from dipsim.report.files import check_plot
 from dipsim.report.pictures import COLOURS, Sheet, label, plain, short, trace_name
 from dipsim.simulate import simulate
+from dipsim.validate import Case, Judged, Validation
+from dipsim.validate.runs import Prediction
 from tools import three_layers
 from tools.cli import Dipsim, done, refused
 from tools.commands import flags_of, taking
@@ -111,6 +114,19 @@ def of_study_named(name: str) -> Callable[[Any], Draw]:
     return draw
 
 
+def of_validation(_: Any) -> Draw:
+    cases = [
+        Judged(
+            case=Case(id=f"{n}", kind="decode", engine=f"{n % 3} {LONG}"),
+            measured=10.0 * n,
+            prediction=Prediction(9.0 * n, 5.0 * n, 16.0 * n),
+            counted=True,
+        )
+        for n in range(1, 9)
+    ]
+    return lambda sheet: of_measurements.plot(Validation(tuple(cases)), sheet)
+
+
 PICTURES: dict[str, Callable[[Any], Draw]] = {
     "run": of_a_run,
     "mrc": of_policies,
@@ -120,6 +136,7 @@ PICTURES: dict[str, Callable[[Any], Draw]] = {
     "inspect": of_a_trace,
     "eval on a device": of_methods,
     "eval": of_untimed,
+    "validate": of_validation,
     **{f"study {name}": of_study_named(name) for name in STUDIES},
 }
 

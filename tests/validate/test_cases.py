@@ -155,7 +155,8 @@ def test_equal_work_is_predicted_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(judging, "run_of", counted)
     many = [case(f"c{i}", value=30 + i % 50, source=f"page {i}") for i in range(9_999)]
     validation = judge(read(tmp_path, *many, case("other", bits=8.5)))
-    assert len(predicted) == 2
+    own = [given for given in predicted if given[0].device == "a phone"]
+    assert len(own) == 2  # the others are those that the profile's numbers were fitted to
     assert len(validation.counted) == 10_000
     assert len({judged.prediction for judged in validation.cases}) == 2
 

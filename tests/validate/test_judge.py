@@ -253,20 +253,23 @@ def test_a_refit_on_exact_times_finds_the_numbers(shipping: Any) -> None:
 def test_a_number_left_out_by_hand() -> None:
     wrong = phone({"gemv.q4_0": 30e9, "per_layer": 1e-3}, {"per_layer": ["a"]})
     # 2 ms are no layers', 5 of 1 ms are; it took 12: 10 are left for 5 layers
-    left = [Evidence("other", 12e-3, 7e-3, {"per_layer": 5e-3})]
+    left = [Evidence("other", "a phone", 12e-3, 7e-3, {"per_layer": 5e-3})]
     fitted, missing = refit(wrong, "cpu", [Fitted("per_layer", ("a",))], left)
     assert value_of(fitted, "cpu", "per_layer") == pytest.approx(2e-3, rel=1e-6)
     assert missing == ()
     # a rate: 5 ms at 30 GB/s, 10 ms are left for it
-    left = [Evidence("other", 12e-3, 7e-3, {"gemv.q4_0": 5e-3})]
+    left = [Evidence("other", "a phone", 12e-3, 7e-3, {"gemv.q4_0": 5e-3})]
     fitted, _ = refit(wrong, "cpu", [Fitted("gemv.q4_0", ("a",))], left)
     assert value_of(fitted, "cpu", "gemv.q4_0") == pytest.approx(15e9, rel=1e-6)
 
 
 def test_one_odd_measurement_moves_a_fit_little() -> None:
     wrong = phone({"gemv.q4_0": 30e9}, {"gemv.q4_0": ["a"]})
-    usual = [Evidence(f"m{i}", 2e-3 * i, 1e-3 * i, {"gemv.q4_0": 1e-3 * i}) for i in range(1, 9)]
-    odd = Evidence("odd", 60e-3, 3e-3, {"gemv.q4_0": 3e-3})
+    usual = [
+        Evidence(f"m{i}", "a phone", 2e-3 * i, 1e-3 * i, {"gemv.q4_0": 1e-3 * i})
+        for i in range(1, 9)
+    ]
+    odd = Evidence("odd", "a phone", 60e-3, 3e-3, {"gemv.q4_0": 3e-3})
     number = [Fitted("gemv.q4_0", ("a",))]
     fitted, _ = refit(wrong, "cpu", number, [*usual, odd])
     assert value_of(fitted, "cpu", "gemv.q4_0") == pytest.approx(15e9, rel=0.03)
@@ -276,8 +279,12 @@ def test_a_rate_without_cases_takes_the_mean_of_the_others() -> None:
     numbers = {"gemv.q4_0": 30e9, "gemv.q8_0": 20e9, "gemv.f16": 1e9}
     wrong = phone(numbers, {key: ["a"] for key in numbers})
     left = [
-        Evidence("m", 2e-3, 1e-3, {"gemv.q4_0": 1e-3, "gemv.q8_0": 0.0, "gemv.f16": 0.0}),
-        Evidence("n", 4e-3, 1e-3, {"gemv.q4_0": 0.0, "gemv.q8_0": 1e-3, "gemv.f16": 0.0}),
+        Evidence(
+            "m", "a phone", 2e-3, 1e-3, {"gemv.q4_0": 1e-3, "gemv.q8_0": 0.0, "gemv.f16": 0.0}
+        ),
+        Evidence(
+            "n", "a phone", 4e-3, 1e-3, {"gemv.q4_0": 0.0, "gemv.q8_0": 1e-3, "gemv.f16": 0.0}
+        ),
     ]
     fitted, missing = refit(wrong, "cpu", fitted_numbers(wrong, "cpu"), left)
     rates = [value_of(fitted, "cpu", key) for key in numbers]
