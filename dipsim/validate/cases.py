@@ -31,6 +31,7 @@ from dipsim.validate import earlier
 SHIPPED = "validate/data"
 """Folder of the shipped cases, inside the package."""
 MOST_CASES = 100_000
+"""Most cases that are read from a file."""
 MIB = 2.0**20
 _LEAST, _MOST = 1e-9, 1e18  # believable figures in any unit of a case
 Kind = Literal["decode", "prefill", "ttft", "streaming", "mapped", "curve"]
@@ -39,12 +40,15 @@ UNITS: Mapping[str, tuple[float, int]] = {
     "s": (1.0, 1),
     "ms": (1e-3, 1),
 }
-"""Per unit its scale and power: seconds per token, or to the first one, are (scale x value)^power.
-"""
+"""Scale and power of each unit of a figure: its seconds are (scale x figure)^power."""
 
 
 def _number(given: Any) -> Any:
-    """Return a number above 0; unlike pydantic, refuse texts and infinities."""
+    """Return a number above 0, or None as it is; unlike pydantic, refuse texts and infinities.
+
+    Raises:
+        ValueError: no number, or none that is believable.
+    """
     if given is None:
         return None
     plain = isinstance(given, int | float) and not isinstance(given, bool)
@@ -60,7 +64,8 @@ Text = Annotated[str, Field(max_length=400)]
 class Case(BaseModel):
     """A published run: device, engine, model and work, without the figure that was measured.
 
-    Bytes are per token. What a streaming case does not state is taken as a run of it would have it.
+    Figures are in its ``unit``. Bytes are per token unless said. What a streaming case does not
+    state is taken from its model and its profile.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -121,6 +126,21 @@ class Case(BaseModel):
         """Weight format that the case, or the text of its model, names; None for none known."""
         text = self.weight_format or (self.model if isinstance(self.model, str) else "")
         return weight_format(text)
+
+    @property
+    def is_rate(self) -> bool:
+        """True if its figures are tokens per second, False if they are times."""
+        return UNITS[self.unit][1] < 0
+
+    def figure_of(self, seconds: float) -> float:
+        """Return seconds as a figure in the unit of the case."""
+        scale, power = UNITS[self.unit]
+        return float(seconds**power / scale)
+
+    def seconds_of(self, figure: float) -> float:
+        """Return a figure in the unit of the case as seconds."""
+        scale, power = UNITS[self.unit]
+        return float((scale * figure) ** power)
 
     @property
     def experts_used(self) -> int | None:

@@ -11,13 +11,15 @@ from dipsim.model import Model, load_model, model_names
 from dipsim.validate.cases import Case, Cases, load_cases
 
 _LEAST_NAME = 5
-"""Fewest letters of a name that is looked for in a text."""
+"""Fewest characters of a model's name that is looked for in a text."""
 
 
 def profile_of(case: Case) -> Profile | None:
-    """Return the profile of a case: the one it names (null: none), else a shipped one whose name
-    its device's text begins with (spaces and case apart), or that a shipped case of a device with
-    that very text names; None for neither.
+    """Return the profile of a case, None for none.
+
+    It is the one that the case names (null: none). Where it says nothing of a profile, it is the
+    shipped one whose name begins the text of its device (spaces and case apart), else that of a
+    shipped case with the very same text.
 
     Raises:
         DipsimError: a profile that does not exist, or is wrong.
@@ -25,7 +27,7 @@ def profile_of(case: Case) -> Profile | None:
     if isinstance(case.profile, Mapping):
         return load_profile(dict(case.profile))
     unstated = "profile" not in case.model_fields_set
-    name = _named(case.device) or _text_of_shipped(case.device) if unstated else case.profile
+    name = _named(case.device) or _of_same_text(case.device) if unstated else case.profile
     if name is None:
         return None
     try:
@@ -36,6 +38,7 @@ def profile_of(case: Case) -> Profile | None:
 
 @cache
 def _loaded(name: str) -> Profile:
+    """Return a profile by its name or path, loaded once."""
     return load_profile(name)
 
 
@@ -52,7 +55,7 @@ def _named(device: str) -> str | None:
     return max(known, key=len, default=None)
 
 
-def _text_of_shipped(device: str) -> str | None:
+def _of_same_text(device: str) -> str | None:
     """Return the profile that a shipped case of a device with this text names; None for none."""
     same = (c.profile for c in shipped().facts if c.device == device != "" and c.profile)
     name = next(same, None)
@@ -82,6 +85,7 @@ def backend_of(case: Case, profile: Profile) -> tuple[str, bool]:
 
 
 def _words(text: str) -> set[str]:
+    """Return the words of a text, in lower case."""
     return set(re.findall(r"[a-z0-9.]+", text.lower()))
 
 
@@ -107,12 +111,13 @@ def model_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> Model | Non
 
 @cache
 def _model(name: str) -> Model:
+    """Return a model by its name, loaded once."""
     return load_model(name)
 
 
 def label_of(case: Case, models: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return what tells a case's model from others: its shape, whatever it is called; the text
-    where no geometry is known.
+    """Return the label of a case's model, equal for models of one shape whatever they are called;
+    the model's text where no geometry is known.
 
     Raises:
         DipsimError: a geometry that is wrong.

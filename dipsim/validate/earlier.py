@@ -14,18 +14,21 @@ from dipsim.model import weight_format
 FORMAT, VERSION = "dipsim-validation", 1
 _KINDS = {"in-memory-decode": "decode", "e2e-streaming": "streaming", "e2e-mmap-thrash": "mapped"}
 _MIB = 2**20
+_MOST = 1e18
+"""Largest number that is worked with: a larger one is handed on as it stands, and refused."""
 _ENGINES = (
     ("BigMoeOnEdge", "BigMoeOnEdge"), ("executorch", "ExecuTorch XNNPACK"), ("T-MAC", "T-MAC"),
     ("ollama", "ollama"), ("OpenCL", "llama.cpp OpenCL"), ("Hexagon", "llama.cpp HTP"),
     ("HTP", "llama.cpp HTP"), ("CoreML", "Core ML"), ("CUDA", "llama.cpp CUDA"),
     ("Metal", "llama.cpp Metal"), ("llama.cpp", "llama.cpp"),
 )  # fmt: skip
-"""A word of source, device or policy, and the engine that it tells."""
-_LANES = r"(\d{1,3}) read lanes"
+"""Words in the texts of a case, and the engines that they mean."""
+_LANES = r"\b(\d{1,3}) read lanes"
 _UNITS = (
     ("Hexagon", "npu"), ("HTP", "npu"), ("ANE", "ane"), ("Neural Engine", "ane"),
     ("Adreno", "gpu"), ("Metal", "gpu"), ("GPU", "gpu"), ("CUDA", "gpu"), ("CPU", "cpu"),
 )  # fmt: skip
+"""Words in the texts of a case, and the compute units that they mean."""
 
 
 def modern(data: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -43,7 +46,11 @@ def modern(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _modern_case(case: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return one case in the form of today; what it is not made for is kept, and not predicted."""
+    """Return one case in the form of today; one that no rule predicts says so.
+
+    Raises:
+        DipsimError: its measured figures are no object.
+    """
     texts = {key: str(case.get(key, "")) for key in ("id", "device", "source", "policy", "note")}
     model, measured = case.get("model"), case.get("measured")
     if not isinstance(measured, dict):
@@ -72,13 +79,13 @@ def _modern_case(case: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _told(text: str, words: tuple[tuple[str, str], ...]) -> str:
-    """Return what the first of ``words`` that a text has tells; nothing without one."""
+    """Return the meaning of the first of ``words`` that stands in a text; "" for none."""
     return next((meaning for word, meaning in words if word.lower() in text.lower()), "")
 
 
 def _format_of(model: Mapping[str, Any], engine: str) -> str | None:
-    """Return the format that the texts of a model name; one of ExecuTorch's that name none are of
-    its own 4 bits."""
+    """Return the weight format that the texts of a model name, else ExecuTorch's own 4 bits for its
+    engine; None for neither."""
     named = weight_format(f"{model.get('name', '')} {model.get('bits', '')}")
     return named or ("8da4w" if engine.startswith("ExecuTorch") else None)
 
@@ -89,10 +96,13 @@ def _tokens_per_second(measured: Mapping[str, Any]) -> Any:
         value = measured.get(key)
         if value is None:
             continue
-        if key == "tok_s" or isinstance(value, bool) or not isinstance(value, int | float):
-            return value
-        return scale / value if value > 0 else value
+        return value if key == "tok_s" or not _is_positive(value) else scale / value
     return None
+
+
+def _is_positive(value: Any) -> bool:
+    """Return True for a number above 0 that can be worked with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST
 
 
 def _work(case: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,10 +110,8 @@ def _work(case: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     policy = str(case.get("policy", ""))
     used = model.get("topk_used", model.get("topk"))
     demand = model.get(f"token_demand_MiB_k{used}", model.get("token_demand_MiB"))
-    layers, lanes = (
-        model.get("layers", model.get("moe_layers")),
-        re.search(r"(\d+) read lanes", policy),
-    )
+    layers = model.get("layers", model.get("moe_layers"))
+    lanes = re.search(_LANES, policy)
     stated = {
         "layers": layers,
         "experts": model.get("experts"),
@@ -120,11 +128,16 @@ def _work(case: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expert_bytes(model: Mapping[str, Any], demand: Any, layers: Any, used: Any) -> Any:
-    """Return the bytes of an expert: of all that a token uses, an equal part; else as stated."""
-    numbers = (demand, layers, used)
-    if all(isinstance(n, int | float) and not isinstance(n, bool) and n > 0 for n in numbers):
+    """Return the bytes of an expert: an equal part of all that a token uses, else as stated; None
+    where neither is stated.
+
+    Args:
+        demand: MiB of experts that a token uses in all layers.
+        used: experts that a token uses in a layer.
+    """
+    if all(map(_is_positive, (demand, layers, used))):
         return demand * _MIB / layers / used
     if "expert_bytes" in model:
         return model["expert_bytes"]
-    size = model.get("expert_MB")
-    return size * 1e6 if isinstance(size, int | float) else None
+    size: Any = model.get("expert_MB")
+    return size * 1e6 if _is_positive(size) else size

@@ -17,11 +17,14 @@ from dipsim.hardware import FIXED_COSTS, Profile
 from dipsim.timeline.steps import rates
 from dipsim.validate.runs import CaseRun
 
-_ROUNDS, _FLOOR = 200, 0.02
+_ROUNDS = 200
+"""Most rounds of a fit."""
+_FLOOR = 0.02
+"""Error of a logarithm below which a case's weight no longer rises."""
 _STEP = 0.3
 """Largest change of a logarithm in a round."""
 _MATTERS = 1e-3
-"""Share of a case's time from which a number is told by it."""
+"""Share of a case's time that a number must exceed for the case to tell something of it."""
 
 
 class Fitted(NamedTuple):
@@ -36,14 +39,15 @@ class Evidence(NamedTuple):
     """A case that numbers are fitted to: what it took, and what dipsim says it takes."""
 
     model: str
+    """Label of its model, see `dipsim.validate.devices.label_of`."""
     device: str
     took: float
     """Measured seconds."""
     seconds: float
     """Seconds that dipsim says with the shipped numbers."""
     terms: Mapping[str, float]
-    """Per number, those of them that are in proportion to it: to a cost, or to the inverse of a
-    rate."""
+    """Of each number, by its key, the part of ``seconds`` that is in proportion to it, or to its
+    inverse if it is a rate."""
 
 
 def fitted_numbers(profile: Profile, backend: str) -> list[Fitted]:
@@ -81,7 +85,10 @@ def value_of(profile: Profile, backend: str, key: str) -> float:
 def terms_of(
     profile: Profile, backend: str, keys: Sequence[str], run: CaseRun
 ) -> tuple[float, dict[str, float]]:
-    """Return the seconds of a case, and per key those of them that are in proportion to it."""
+    """Return the seconds of a case, and by key the part of them that is in proportion to a number.
+
+    Seconds are in proportion to a cost, and to the inverse of a rate.
+    """
     seconds = run.on(profile).seconds()
     used = rates(run.run).used
     terms = {}
@@ -96,7 +103,7 @@ def terms_of(
 
 
 def tells(seconds: float, term: float) -> bool:
-    """Return whether a case of so many seconds tells a number that ``term`` of them are due to."""
+    """Return whether a case of ``seconds``, ``term`` of them due to a number, tells that number."""
     return term > _MATTERS * seconds
 
 
@@ -124,10 +131,10 @@ def refit(
         value = value_of(profile, backend, key)
         better = value * scale if key in FIXED_COSTS else value / scale
         profile = with_number(profile, backend, key, float(better))
-    rates = [value_of(profile, backend, key) for key in told if key.startswith("gemv.")]
+    gemv = [value_of(profile, backend, key) for key in told if key.startswith("gemv.")]
     for key in keys:
-        if key not in told and key.startswith("gemv.") and rates:
-            profile = with_number(profile, backend, key, geometric_mean(rates))
+        if key not in told and key.startswith("gemv.") and gemv:
+            profile = with_number(profile, backend, key, geometric_mean(gemv))
             told.append(key)
     return profile, tuple(key for key in keys if key not in told)
 
@@ -141,7 +148,12 @@ def _least_errors(
     errors, for the logarithms of the scales.
 
     Args:
-        terms: float64[cases, keys] seconds; rest, took: float64[cases] seconds.
+        terms: float64[cases, keys] seconds that are in proportion to a number.
+        rest: float64[cases] all other seconds.
+        took: float64[cases] measured seconds.
+
+    Returns:
+        float64[keys] factors on costs and on the inverses of rates.
     """
     scales = np.ones(terms.shape[1])
     for _ in range(_ROUNDS):

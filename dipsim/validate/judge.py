@@ -16,7 +16,7 @@ from typing import Any
 from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
 from dipsim.replay.replay import Progress
-from dipsim.validate.cases import UNITS, Case, Cases
+from dipsim.validate.cases import Case, Cases
 from dipsim.validate.devices import label_of, profile_of, shipped
 from dipsim.validate.fit import (
     Evidence,
@@ -64,7 +64,7 @@ class Judged:
         assert self.measured is not None
         assert self.prediction is not None
         ratio = (self.prediction.value if figure is None else figure) / self.measured
-        return (1 / ratio if UNITS[self.case.unit][1] < 0 else ratio) - 1
+        return (1 / ratio if self.case.is_rate else ratio) - 1
 
     @property
     def covered(self) -> bool:
@@ -136,21 +136,17 @@ class GroupResult:
     def device_median(self) -> tuple[int, float] | None:
         """How many cases are predicted without their device in any fit, and the median absolute
         error of these; None for none."""
-        errors = [
-            abs(case.error(case.without_device))
-            for case in self.cases
-            if case.without_device is not None
-        ]
-        return (len(errors), median(errors)) if errors else None
+        return self._median_of(lambda case: case.without_device)
 
     def trivial_median(self, predictor: str) -> tuple[int, float] | None:
         """Return how many cases a trivial predictor predicts, and its median absolute error; None
         for none."""
-        errors = [
-            abs(case.error(case.trivial[predictor]))
-            for case in self.cases
-            if predictor in case.trivial
-        ]
+        return self._median_of(lambda case: case.trivial.get(predictor))
+
+    def _median_of(self, figure_of: Callable[[Judged], float | None]) -> tuple[int, float] | None:
+        """Return how many cases have a figure, and its median absolute error; None for none."""
+        figures = [(case, figure_of(case)) for case in self.cases]
+        errors = [abs(case.error(figure)) for case, figure in figures if figure is not None]
         return (len(errors), median(errors)) if errors else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,14 +161,14 @@ class GroupResult:
             "signed_median": self.signed_median,
             "coverage": self.coverage,
             "width": self.width,
-            "without_device": _counted(self.device_median),
-            "trivial": {name: _counted(found) for name, found in baselines.items()},
+            "without_device": _plain(self.device_median),
+            "trivial": {name: _plain(each) for name, each in baselines.items()},
         }
 
 
-def _counted(found: tuple[int, float] | None) -> dict[str, float] | None:
-    """Return a number of cases and their median as plain values."""
-    return None if found is None else {"n": found[0], "median": found[1]}
+def _plain(errors: tuple[int, float] | None) -> dict[str, float] | None:
+    """Return a number of cases and their median error as plain values."""
+    return None if errors is None else {"n": errors[0], "median": errors[1]}
 
 
 @dataclass(frozen=True)
@@ -275,43 +271,40 @@ class _Predictor:
         if profile is None:
             return replace(judged, why="no profile of its device")
         try:
-            made = run_of(case, profile, self._models)
+            ready = run_of(case, profile, self._models)
         except DipsimError as problem:
-            made = str(problem)
-        if isinstance(made, str):
-            return replace(judged, why=made, profile=profile.name)
-        shipped_figure = made.predict()
+            ready = str(problem)
+        if isinstance(ready, str):
+            return replace(judged, why=ready, profile=profile.name)
+        shipped_figure = ready.predict()
         judged = replace(
             judged,
             prediction=shipped_figure,
             prints=shipped_figure.value,
             profile=profile.name,
-            backend=str(made.run.settings.backend),
+            backend=str(ready.run.settings.backend),
             model=label_of(case, self._models),
-            parameters=_parameters(made),
-            bytes=bytes_of(made),
+            parameters=_parameters(ready),
+            bytes=bytes_of(ready),
             counted=True,
-            why="" if made.same_engine else "no numbers of its engine: another's on the same unit",
+            why="" if ready.same_engine else "no numbers of its engine: another's on the same unit",
         )
-        return self._left_out(judged, made, profile)
+        return self._left_out(judged, ready, profile)
 
-    def _left_out(self, judged: Judged, made: CaseRun, profile: Profile) -> Judged:
-        """Return a case predicted without its model where that was in a fit it rests on."""
-        backend, model, device = judged.backend, judged.model, _device(made.case)
+    def _left_out(self, judged: Judged, ready: CaseRun, profile: Profile) -> Judged:
+        """Return a case predicted without its model, and without its device, where these were in a
+        fit that it rests on."""
+        backend, model = judged.backend, judged.model
         fault = profile.source("flash.fault.seconds")
         if judged.case.kind == "mapped" and fault is not None and _rests_on(fault.cases, model):
             why = "the cost of a page fault in the profile was worked out from its model"
             return replace(judged, counted=False, why=why)
         keys = [number.key for number in fitted_numbers(profile, backend)]
-        seconds, terms = terms_of(profile, backend, keys, made)
+        seconds, terms = terms_of(profile, backend, keys, ready)
         told = {key for key, term in terms.items() if tells(seconds, term)}
         evidence = self._of(profile, backend)
-        if any(case.device == device and told & _told_by(case) for case in evidence):
-            others = [case for case in evidence if case.device != device]
-            fitted, missing = self._refitted(profile, backend, others)
-            if not told & set(missing):
-                without = made.on(fitted)
-                judged = replace(judged, without_device=_in_unit(made.case, without.seconds()))
+        figure = self._without_device(judged, ready, profile, told)
+        judged = replace(judged, without_device=figure)
         if not any(case.model == model and told & _told_by(case) for case in evidence):
             return judged
         others = [case for case in evidence if case.model != model]
@@ -323,7 +316,24 @@ class _Predictor:
         if told & set(missing):
             why = "the only model that numbers of its backend were fitted to"
             return replace(judged, counted=False, why=why)
-        return replace(judged, prediction=made.on(fitted).predict())
+        return replace(judged, prediction=ready.on(fitted).predict())
+
+    def _without_device(
+        self, judged: Judged, ready: CaseRun, profile: Profile, told: set[str]
+    ) -> float | None:
+        """Return `Judged.without_device` of a case.
+
+        Args:
+            told: the fitted numbers that its time rests on.
+        """
+        device, evidence = _device(ready.case), self._of(profile, judged.backend)
+        if not any(case.device == device and told & _told_by(case) for case in evidence):
+            return None
+        others = [case for case in evidence if case.device != device]
+        fitted, missing = self._refitted(profile, judged.backend, others)
+        if told & set(missing):
+            return None
+        return ready.case.figure_of(ready.on(fitted).seconds())
 
     def _refitted(
         self, profile: Profile, backend: str, evidence: Sequence[Evidence]
@@ -335,8 +345,11 @@ class _Predictor:
         return self._fits[key]
 
     def _borrowed(self, profile: Profile, backend: str, model: str) -> float | None:
-        """Return the rate of prompts of the other engines on the same unit, fitted without a
-        model: what takes the place of one that no case is left for. None where they have none."""
+        """Return the ``compute`` (FLOP/s) of the other engines on the same unit, fitted without a
+        model, as their geometric mean; None where they have none.
+
+        It takes the place of one that no case is left for.
+        """
         rates = []
         for other in profile.backends:
             same_unit = other.split("-")[0] == backend.split("-")[0]
@@ -367,11 +380,11 @@ def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
     wanted = {name for number in numbers for name in number.cases}
     evidence = []
     for case in known.facts:
-        made = run_of(case, profile, known.models) if case.id in wanted else ""
-        if isinstance(made, str):
+        ready = run_of(case, profile, known.models) if case.id in wanted else ""
+        if isinstance(ready, str):
             continue
-        seconds, terms = terms_of(profile, backend, [number.key for number in numbers], made)
-        took = _in_seconds(case, known.measured[case.id])
+        seconds, terms = terms_of(profile, backend, [number.key for number in numbers], ready)
+        took = case.seconds_of(known.measured[case.id])
         evidence.append(Evidence(_shipped_labels()[case.id], _device(case), took, seconds, terms))
     return evidence
 
@@ -383,14 +396,14 @@ def _rests_on(cases: Iterable[str], model: str) -> bool:
 
 @cache
 def _shipped_labels() -> dict[str, str]:
-    """Return what tells the models of shipped cases apart, by the ids of the cases."""
+    """Return the label of each shipped case's model, by the id of the case; see `label_of`."""
     known = shipped()
     return {case.id: label_of(case, known.models) for case in known.facts}
 
 
-def _parameters(made: CaseRun) -> float:
+def _parameters(ready: CaseRun) -> float:
     """Return the parameters of the model of a run; 0 where its geometry is not known."""
-    return 0.0 if made.run.model is None else float(made.run.model.parameters)
+    return 0.0 if ready.run.model is None else float(ready.run.model.parameters)
 
 
 def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
@@ -398,8 +411,8 @@ def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
     measured: dict[str, list[tuple[str, Bytes, float]]] = {}
     for case in judged:
         if case.measured is not None and case.bytes is not None:
-            known = case.model, case.bytes, _in_seconds(case.case, case.measured)
-            measured.setdefault(_setup_of(case), []).append(known)
+            facts = case.model, case.bytes, case.case.seconds_of(case.measured)
+            measured.setdefault(_setup_of(case), []).append(facts)
 
     @cache
     def seconds(setup: str, model: str, own: Bytes) -> dict[str, float]:
@@ -410,9 +423,8 @@ def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
     for case in judged:
         figures = {}
         if case.counted and case.bytes is not None:
-            scale, power = UNITS[case.case.unit]
             times = seconds(_setup_of(case), case.model, case.bytes)
-            figures = {name: time**power / scale for name, time in times.items()}
+            figures = {name: case.case.figure_of(time) for name, time in times.items()}
         result.append(replace(case, trivial=figures))
     return result
 
@@ -422,15 +434,3 @@ def _device(case: Case) -> str:
     and the word class."""
     name = re.split(r"[(,;]", case.device.lower())[0]
     return re.sub(r"(\s+\d+ gb|\s+class)\s*$", "", name.strip())
-
-
-def _in_unit(case: Case, seconds: float) -> float:
-    """Return seconds as a figure in the unit of a case."""
-    scale, power = UNITS[case.unit]
-    return float(seconds**power / scale)
-
-
-def _in_seconds(case: Case, figure: float) -> float:
-    """Return a figure in the unit of a case as seconds."""
-    scale, power = UNITS[case.unit]
-    return float((scale * figure) ** power)

@@ -28,15 +28,15 @@ class Bytes(NamedTuple):
     """Bytes over the peak of DRAM, and of flash in order."""
 
 
-def bytes_of(made: CaseRun) -> Bytes:
+def bytes_of(ready: CaseRun) -> Bytes:
     """Return the bytes of a case per token (of a prompt: per token of it)."""
-    run, traffic = made.run, made.traffic
+    run, traffic = ready.run, ready.traffic
     rows = traffic.measured
     tokens = int(rows.sum())
     used = float((traffic.active[rows].sum(axis=0) * run.unit_bytes).sum()) / tokens
     dram = float(kv_bytes(run, np.flatnonzero(rows)).mean()) + run.budget.static.total + used
     flash = float(traffic.all_moved[rows].sum()) / tokens + static_flash_bytes(run, traffic)
-    if made.case.kind == "prefill":
+    if ready.case.kind == "prefill":
         dram /= int((run.tokens.phase == PREFILL).sum())
         flash = 0.0
     peak = run.device.dram.bandwidth
@@ -47,8 +47,9 @@ def trivial(own: Bytes, peers: Sequence[tuple[Bytes, float]]) -> dict[str, float
     """Return the seconds that each predictor gives.
 
     Args:
-        own: of the case; peers: of cases of other models, with the seconds they took. The last
-            three predictors need some of them.
+        own: bytes of the case.
+        peers: bytes of cases of other models, and the seconds they took; all predictors but
+            ``peak`` need some.
     """
     seconds = {"peak": own.seconds}
     if peers:

@@ -14,7 +14,7 @@ from dipsim.run import Run, replay
 from dipsim.simulate import prepare
 from dipsim.timeline.interval import prompt_range, rate_interval
 from dipsim.timeline.timing import rate_tokens, time_tokens, time_traffic
-from dipsim.validate.cases import UNITS, Case
+from dipsim.validate.cases import Case
 from dipsim.validate.devices import backend_of, model_of
 from dipsim.validate.streaming import streamed_run
 
@@ -45,8 +45,8 @@ class CaseRun:
         return replace(self, run=replace(self.run, device=device))
 
     def seconds(self) -> float:
-        """Return the seconds of a token, of a prompt (of its token, for a rate), or to the first
-        one."""
+        """Return the seconds that the case's figure stands for: of a token; of a prompt, by token
+        if the figure is a rate; or to the first token."""
         if not self.of_a_prompt:
             return 1 / time_tokens(self.run, self.traffic)[1]
         timing = time_traffic(self.run, self.traffic)
@@ -54,8 +54,7 @@ class CaseRun:
         assert timing.ttft is not None, "a token follows it"
         if self.case.kind == "ttft":
             return timing.ttft
-        per_token = UNITS[self.case.unit][1] < 0
-        return timing.prefill.seconds / (timing.prefill.tokens if per_token else 1)
+        return timing.prefill.seconds / (timing.prefill.tokens if self.case.is_rate else 1)
 
     def predict(self) -> Prediction:
         """Return the figure that is printed, with its 90 % interval."""
@@ -68,9 +67,8 @@ class CaseRun:
             interval = rate_interval(self.run, self.traffic, timing)
             low, high = timing.rate_range if interval is None else (interval.low, interval.high)
             short, long = timing.rate / high, timing.rate / low
-        scale, power = UNITS[self.case.unit]
-        value, *ends = (float(s**power / scale) for s in (seconds, seconds * short, seconds * long))
-        return Prediction(value, min(ends), max(ends))
+        ends = self.case.figure_of(seconds * short), self.case.figure_of(seconds * long)
+        return Prediction(self.case.figure_of(seconds), min(ends), max(ends))
 
     @property
     def of_a_prompt(self) -> bool:
@@ -80,6 +78,9 @@ class CaseRun:
 
 def run_of(case: Case, device: Profile, models: Mapping[str, Mapping[str, Any]]) -> CaseRun | str:
     """Return a case as a run on a device, or why it is none.
+
+    Args:
+        models: geometries that the file of the case states, by name.
 
     Raises:
         DipsimError: a figure of the case makes no sense.

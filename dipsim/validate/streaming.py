@@ -64,6 +64,8 @@ def streamed_run(
         io="mmap" if mapped else "direct",
     )
     missed = case.flash_bytes / size / layers
+    if missed > experts:
+        return "its bytes from flash are more than those of all experts"
     used = max(used, int(np.ceil(missed - _SLACK)))
     return run, _laid_out(run, used, min(missed, used))
 

@@ -134,6 +134,7 @@ def test_a_model_too_large_for_the_device_is_told(dipsim: Dipsim, tmp_path: Path
         ({**streamed(), "layers": None}, "layers and experts of its model"),
         ({**streamed(), "expert_bytes": None}, "the bytes of an expert"),
         ({**streamed(), "dense_bytes": None}, "weights that every token uses"),
+        ({**streamed(), "flash_bytes": 1e17}, "more than those of all experts"),
         (case(not_predicted="on two of four threads"), "on two of four threads"),
         (case(value=None), "nothing was measured"),
     ],
@@ -148,15 +149,15 @@ def test_equal_work_is_predicted_once(tmp_path: Path, monkeypatch: pytest.Monkey
     predicted = []
 
     def counted(*given: Any) -> Any:
-        predicted.append(given)
+        predicted.append(given[0].id)
         return run_of(*given)
 
     run_of = judging.run_of
     monkeypatch.setattr(judging, "run_of", counted)
     many = [case(f"c{i}", value=30 + i % 50, source=f"page {i}") for i in range(9_999)]
+    ids = {entry["id"] for entry in many} | {"other"}
     validation = judge(read(tmp_path, *many, case("other", bits=8.5)))
-    own = [given for given in predicted if given[0].device == "a phone"]
-    assert len(own) == 2  # the others are those that the profile's numbers were fitted to
+    assert [name for name in predicted if name in ids] == ["c0", "other"]  # others are evidence
     assert len(validation.counted) == 10_000
     assert len({judged.prediction for judged in validation.cases}) == 2
 
@@ -217,6 +218,17 @@ def test_a_wrong_geometry_is_told(dipsim: Dipsim, tmp_path: Path, model: Any) ->
         assert not judged["counted"]
         assert judged["why"].startswith("case a: ")
         assert "\n" not in judged["why"]
+
+
+def test_numbers_too_large_to_work_with_are_refused(dipsim: Dipsim, tmp_path: Path) -> None:
+    """Cases in the form of earlier versions, in which texts and numbers are worked with as read."""
+    model = {"name": "q", "topk": 2, "layers": 3, "token_demand_MiB": 10**400}
+    entry = {"id": "a", "kind": "e2e-streaming", "policy": f"{'9' * 5000} read lanes"}
+    for key, more in (("ms_per_token", {}), ("tok_s", {"model": model})):
+        cases = [{**entry, **more, "measured": {key: 10**400}}]
+        path = tmp_path / "cases.json"
+        path.write_text(json.dumps({"format": "dipsim-validation", "version": 1, "cases": cases}))
+        refused(dipsim("validate --cases", path), "value must be a number above 0")
 
 
 @pytest.mark.parametrize(
