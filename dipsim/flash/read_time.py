@@ -14,11 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import Fit, Flash
+from dipsim.hardware import SMALL_READ, Fit, Flash
 
-SMALL = 4096.0
-"""Bytes of the reads that ``flash.iops`` counts."""
-_WITHOUT_POINTS = 2.0**20  # size of a sequential read when the profile measured none
+_WITHOUT_POINTS = 2.0**20
+"""Bytes of a read in order where the profile has no measured points."""
 
 
 class Speed(Protocol):
@@ -59,7 +58,7 @@ class Steady:
         self.sequential_read = _WITHOUT_POINTS
 
     def lanes_for(self, reads: int) -> int:
-        """Return the same number for any ``reads``."""
+        """Return 1: all lanes are in the one bandwidth."""
         return 1
 
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
@@ -77,7 +76,7 @@ class ReadCurve(NamedTuple):
     sizes: NDArray[np.float64]
     seconds: NDArray[np.float64]
     small: float | None = None
-    """Seconds of a read of `SMALL` bytes, where ``sizes`` begin above it and it is known."""
+    """Seconds of a read of `SMALL_READ` bytes, where ``sizes`` begin above it and it is known."""
 
     def at(self, size: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return t(s) in seconds.
@@ -87,7 +86,7 @@ class ReadCurve(NamedTuple):
         """
         sizes, seconds = self.sizes, self.seconds
         if self.small is not None:
-            sizes, seconds = np.append(SMALL, sizes), np.append(self.small, seconds)
+            sizes, seconds = np.append(SMALL_READ, sizes), np.append(self.small, seconds)
         inside = np.interp(size, sizes, seconds)
         beyond = size * (seconds[-1] / sizes[-1])
         return np.where(size > sizes[-1], beyond, inside)
@@ -103,9 +102,9 @@ class ReadCurve(NamedTuple):
         A small read never takes longer than the smallest measured one, nor less per byte.
         """
         smallest, seconds = float(self.sizes[0]), float(self.seconds[0])
-        if smallest <= SMALL:
+        if smallest <= SMALL_READ:
             return self
-        small = min(max(1 / iops, seconds * SMALL / smallest), seconds)
+        small = min(max(1 / iops, seconds * SMALL_READ / smallest), seconds)
         return self._replace(small=small)
 
 
@@ -118,7 +117,7 @@ class Points:
         for lanes in {read.lanes for read in flash.reads}:
             points = sorted((r.size, r.size / r.bandwidth) for r in flash.reads if r.lanes == lanes)
             sizes, seconds = np.array(points).T
-            # Whoever may read more in less time does so instead.
+            # A larger read that takes less time serves instead.
             seconds = np.minimum.accumulate(seconds[::-1])[::-1]
             measured[lanes] = ReadCurve(sizes, seconds)
         self.curves = {lanes: _shaped(lanes, measured) for lanes in sorted(measured)}
@@ -140,8 +139,8 @@ class Points:
     def seconds(self, size: NDArray[np.float64], reads: int) -> NDArray[np.float64]:
         """Return seconds, see `ReadCurve.at`.
 
-        Who has many lanes may keep fewer of them busy; and n reads never take longer than the more
-        that keep the next measured number of lanes busy.
+        A read is as fast as on the best curve of at most as many lanes, for fewer may be kept busy.
+        Nor do n reads take longer than the larger number that keeps the next measured lanes busy.
         """
         busy = self.lanes_for(reads)
         times = [curve.at(size) for lanes, curve in self.curves.items() if lanes <= busy]
@@ -196,7 +195,7 @@ def with_times(flash: Flash, change: Callable[[float, float], float]) -> Flash:
     )
     update: dict[str, Any] = {"reads": reads}
     if flash.iops is not None and flash.iops < math.inf:
-        update["iops"] = 1 / change(SMALL, 1 / flash.iops)
+        update["iops"] = 1 / change(SMALL_READ, 1 / flash.iops)
     return flash.model_copy(update=update)
 
 

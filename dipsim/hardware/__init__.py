@@ -9,6 +9,7 @@ from dipsim.hardware.load import (
 )
 from dipsim.hardware.profile import (
     FIXED_COSTS,
+    SMALL_READ,
     STATED,
     Backend,
     Fault,
@@ -25,6 +26,7 @@ __all__ = [
     "FIXED_COSTS",
     "FOLDER",
     "RULES",
+    "SMALL_READ",
     "SPREADS",
     "STATED",
     "Backend",

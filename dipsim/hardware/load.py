@@ -19,7 +19,14 @@ from dipsim.hardware.profile import STATED, Profile, is_text, leaves, prefixes
 FOLDER, SUFFIX = "hardware_profiles", ".yaml"
 Overrides = Sequence[str] | Mapping[str, Any]
 """``key=value`` texts, or values by key."""
-_SHARES = ("dram_efficiency", "overlap_factor")
+_BARE = {
+    "dram_efficiency": "0.001 to 1",
+    "overlap_factor": "0 to 1",
+    "thermal.flash": "0.001 to 1",
+    "thermal.compute": "0.001 to 1",
+    "flash.fit.p": "0.5 to 100",
+}
+"""Keys, or their last parts, of numbers without a unit that need not be whole, and their ranges."""
 _MOST_DIGITS = 20
 """Digits beyond which no whole number is read; those that are refused are quoted as they are."""
 _SPEEDS = ("bandwidth", "reads", "fit")
@@ -87,7 +94,15 @@ def profile_names() -> list[str]:
 def _read(
     given: str | os.PathLike[str], seen: tuple[str, ...], beside: Path | None = None
 ) -> dict[str, Any]:
-    """Read a profile and those it extends; ``seen`` are the files that led here."""
+    """Read a profile and those it extends.
+
+    Args:
+        seen: paths of the files that led here by extending.
+        beside: folder of the file that extends this one; one that lies there goes first.
+
+    Raises:
+        ProfileError: no such file, another kind of file, or one that extends itself.
+    """
     path = files.find(given, FOLDER, SUFFIX)
     if beside is not None and os.path.isfile(beside / given):
         path = beside / given
@@ -108,6 +123,7 @@ def _read(
 
 _TRACE = "give it first, dipsim run TRACE --profile NAME"
 _MODEL = "give it as --model, and one of dipsim profiles as --profile"
+_YAML = "a profile is YAML; give one of dipsim profiles"
 _WAYS: Mapping[files.Kind, str] = {
     "a trace": _TRACE,
     "one array": "dipsim import makes a trace of it; a profile is YAML",
@@ -116,14 +132,15 @@ _WAYS: Mapping[files.Kind, str] = {
     "a model folder": _MODEL,
     "a model config": _MODEL,
     "a model": _MODEL,
-    "weights": "a profile is YAML; give one of dipsim profiles",
-    "a pickle": "a profile is YAML; give one of dipsim profiles",
+    "weights": _YAML,
+    "a pickle": _YAML,
     "an archive": "unpack it; a profile is YAML",
     "a result": "dipsim run --config FILE repeats it, its profile included",
     "a log of experts": "dipsim import makes a trace of it",
-    "lines of JSON": "a profile is YAML; give one of dipsim profiles",
+    "lines of JSON": _YAML,
     "a table": "of a measured flash dipsim calibrate makes a profile",
 }
+"""What to do with a file that is no profile, by its kind."""
 
 
 def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +193,7 @@ def _without_sync(data: dict[str, Any], where: str) -> dict[str, Any]:
 def _extended(
     data: dict[str, Any], where: str, seen: tuple[str, ...], beside: Path | None = None
 ) -> dict[str, Any]:
-    """Lay ``data`` over the profile that it extends, if any."""
+    """Lay ``data`` over the profile that it extends, if any; the other arguments as of `_read`."""
     base = data.pop("extends", None)
     if base is None:
         return data
@@ -188,8 +205,8 @@ def _extended(
 
 
 def _resourced(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a profile that is extended without the sources of numbers in sections of which the
-    other one changes nothing, and states the source anew."""
+    """Return the profile ``base`` without sources that ``change`` replaces: those inside a section
+    of which ``change`` states a source and no number."""
     known, own = base.get("sources"), change.get("sources")
     if not isinstance(known, Mapping) or not isinstance(own, Mapping):
         return base
@@ -204,7 +221,7 @@ def _taken_away(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return both without the backends that ``change`` states as null, and without their sources.
 
-    A phone that extends another's profile so does without an engine that it does not have.
+    So a profile that extends another drops the engines that its device does not have.
     """
     backends, known = change.get("backends"), base.get("backends")
     if not isinstance(backends, dict) or not isinstance(known, dict):
@@ -212,15 +229,19 @@ def _taken_away(
     gone = [name for name, backend in backends.items() if backend is None and name in known]
     if not gone:
         return base, change
-    prefixes_gone = tuple(f"backends.{name}" for name in gone)
     kept = {name: backend for name, backend in known.items() if name not in gone}
-    sources = {
-        key: source
-        for key, source in base.get("sources", {}).items()
-        if ".".join(str(key).split(".")[:2]) not in prefixes_gone
-    }
+    sources = _without(base.get("sources", {}), [f"backends.{name}" for name in gone])
     left = {name: backend for name, backend in backends.items() if name not in gone}
     return {**base, "backends": kept, "sources": sources}, {**change, "backends": left}
+
+
+def _without(sources: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Return sources but those of two-part keys, such as ``flash.reads``, and of all below them."""
+    return {
+        path: source
+        for path, source in sources.items()
+        if ".".join(str(path).split(".")[:2]) not in keys
+    }
 
 
 def _changed(base: Mapping[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -278,12 +299,7 @@ def _without_rivals(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str
     result = {**base, "flash": {key: value for key, value in old.items() if key not in replaced}}
     sources = base.get("sources")
     if isinstance(sources, dict):
-        dropped = tuple(f"flash.{key}" for key in replaced)
-        result["sources"] = {
-            key: value
-            for key, value in sources.items()
-            if ".".join(str(key).split(".")[:2]) not in dropped
-        }
+        result["sources"] = _without(sources, [f"flash.{key}" for key in replaced])
     return result
 
 
@@ -309,17 +325,12 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
     if key == "flash.lanes":
         whole = parsed.isascii() and parsed.isdecimal() and len(parsed) < _MOST_DIGITS
         parsed = int(parsed) if whole else parsed
-    elif key.rpartition(".")[2] in _SHARES or key in ("thermal.flash", "thermal.compute"):
+    allowed = _BARE.get(key, _BARE.get(key.rpartition(".")[2]))
+    if allowed is not None:
         try:
             parsed = float(parsed)
         except ValueError:
-            least = "0" if key.endswith("overlap_factor") else "0.001"
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from {least} to 1") from None
-    elif key == "flash.fit.p":
-        try:
-            parsed = float(parsed)
-        except ValueError:
-            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from 0.5 to 100") from None
+            raise ProfileError(f"-s {brief(text)!r}: {key} is a number from {allowed}") from None
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     data = _merged(_without_rivals(data, parsed), parsed)

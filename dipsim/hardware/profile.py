@@ -26,7 +26,7 @@ from dipsim.views import shortened
 
 Kind = Literal["measured", "vendor", "fitted", "estimate"]
 STATED = "stated by "
-"""Beginning of the source of a number that came without one; who stated it follows."""
+"""Beginning of the source of a number that came without one; what stated it follows."""
 TEXTS = ("name", "summary", "default", "sources", "extends")
 """Keys of a profile that are no numbers."""
 FIXED_COSTS = ("per_layer", "per_mask", "per_score")
@@ -36,13 +36,15 @@ SpeedShare = Annotated[float, Field(ge=1e-3, le=1, strict=True)]
 """Share of a speed that is left: never none of it."""
 Spread = Annotated[float, Field(ge=0, le=20)]
 Lanes = Annotated[int, Field(ge=1, le=256, strict=True)]
-_SMALL_READ = 4096.0
-"""Bytes of the reads that ``iops`` counts."""
+SMALL_READ = 4096.0
+"""Bytes of the reads that ``flash.iops`` counts."""
 _LARGEST_PAGE = 2.0**30
 """Largest page of a read, in bytes: far above any real one."""
 
 
 class _Section(BaseModel):
+    """A section of a profile: frozen, of known keys only."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     __repr__ = __str__ = shortened
@@ -178,7 +180,7 @@ class Flash(_Section):
     def _check_iops(self, iops: float) -> None:
         if iops == 0:
             raise ValueError("iops is 0: it must be positive")
-        if max((read.size for read in self.reads), default=0) <= _SMALL_READ:
+        if max((read.size for read in self.reads), default=0) <= SMALL_READ:
             raise ValueError(
                 "iops stands beside reads that are larger than 4 KiB; drop it, "
                 "or give fit.iops to a fit"
@@ -390,7 +392,7 @@ def is_text(path: str) -> bool:
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of all values that are no sections."""
+    """Yield (dotted key, value) of all values that are neither sections nor null."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, f"{prefix}.{key}" if prefix else str(key))

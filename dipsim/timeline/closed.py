@@ -36,18 +36,21 @@ class Step(NamedTuple):
     kv: Seconds
     """Reading keys and values; part of E_hit, always bound by DRAM."""
     reads: Seconds
-    """n: flash requests."""
+    """n: number of flash requests."""
     sync: float = 0.0
+    """Fixed cost of a layer, or of choosing a mask."""
     management: Seconds | float = 0.0
     """Copying kept misses into the cache."""
     static: bool = False
     """Known before the token starts, so in the paper's modes it does not overlap."""
     moved: Seconds | float = 0.0
-    """Bytes the flash moves in F; copies of kept misses move ``copied`` bytes."""
+    """Bytes that the flash moves in F."""
     copied: Seconds | float = 0.0
+    """Bytes that are copied into the cache."""
     ahead: Seconds | float = 0.0
-    """Flash time of reads that went out early for this step, and ``ahead_moved``, their bytes."""
+    """Flash time of reads that went out early for this step."""
     ahead_moved: Seconds | float = 0.0
+    """Bytes of these reads."""
     place: str = ""
     """The place the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
@@ -68,6 +71,7 @@ class Heat(NamedTuple):
     after: float
     """Seconds of simulated time."""
     flash: float
+    """Share of the flash's speed that is left."""
     compute: float
     """Share of the kernels' speed that is left; a CPU also reads weights that much slower."""
 
@@ -80,8 +84,9 @@ class Machine(NamedTuple):
     background: float
     """Bytes per second that other programs take of it, first of all."""
     weights: float
-    """Bytes per second at which weights are used, and ``kv``, keys and values."""
+    """Bytes per second at which weights are used."""
     kv: float
+    """Bytes per second at which keys and values are read."""
     compute_bound: bool
     """True if the kernel, not DRAM, limits the use of weights."""
     heat: Heat | None = None
@@ -114,7 +119,11 @@ def used_weights(step: Step, overlap: Overlap) -> Seconds:
 
 
 def hidden_seconds(step: Step, overlap: Overlap, a: float | Seconds) -> Seconds:
-    """Return how much of the use of a step's weights and KV hides behind its flash reads."""
+    """Return the seconds of using a step's weights and KV that hide behind its flash reads.
+
+    Args:
+        a: overlap factor, 0 to 1; arrays broadcast against those of the step.
+    """
     resident = step.hit + step.kv
     if overlap in ("serial", "paper-serial") or (overlap == "paper-concurrent" and step.static):
         return np.zeros_like(resident)
@@ -131,6 +140,7 @@ def token_times(
     """Add up the steps of every token.
 
     Args:
+        tokens: how many tokens the arrays of each step hold.
         a: overlap factor of `pipelined`, 0 (nothing hidden) to 1 (all that can be).
         compute_bound: whether using weights is limited by the kernel rather than by DRAM.
     """

@@ -25,15 +25,17 @@ from dipsim.timeline.timing import Rated, Timing
 LEVEL = 0.9
 """Share of true rates that the interval is to hold."""
 DRAWS = 300
+"""Times that all numbers are drawn together."""
 TOKENS = 64
 """Most tokens that are timed, evenly spaced among the measured ones."""
 MOST_TO_MEASURE = 3
+"""Most numbers that are named as worth measuring."""
 LEAST_WIDENING = 0.01
-"""Width of an interval below which its number is not worth measuring."""
+"""Relative width of the interval of one number below which it is not worth measuring."""
 _FAULT = "flash.fault.seconds"
 _ENDS = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
 _SIGMAS = NormalDist().inv_cdf(_ENDS[1])
-"""Standard deviations in a spread."""
+"""Standard deviations from the middle to an end of a spread."""
 _LEVELS = np.append((np.arange(DRAWS) + 0.5) / DRAWS, _ENDS)
 """Shares of a number's values that lie below those drawn: one in each of `DRAWS` equally likely
 parts, then the ends of its spread."""
@@ -49,8 +51,9 @@ class ToMeasure(NamedTuple):
 
     key: str
     low: float
-    """Tokens per second, if this number alone were uncertain, and ``high``."""
+    """Least tokens per second if this number alone were uncertain."""
     high: float
+    """Most of them."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def rate_interval(run: Run, traffic: Traffic, timing: Timing | Rated) -> RateInt
 
 
 def prompt_range(run: Run, traffic: Traffic) -> tuple[float, float]:
-    """Return how much shorter and longer than it is said the prompts of a run may take, as factors
-    on their seconds; (1, 1) in the paper's modes."""
+    """Return the ends of the interval of a run's prompts as factors on their seconds, at most and
+    at least 1; (1, 1) in the paper's modes."""
     if is_paper(run.settings.overlap):
         return 1.0, 1.0
     rng, device, rate = np.random.default_rng(run.settings.seed), run.device, rates(run)
@@ -197,13 +200,15 @@ def _flash_key(run: Run) -> str:
 
 
 def _factors(spread: float) -> NDArray[np.float64]:
-    """[levels] factors on a number, lognormal: nine of ten lie within a factor of 1 + spread."""
+    """Return lognormal factors on a number, float64[levels]: nine of ten lie within a factor of
+    1 + spread."""
     factors: NDArray[np.float64] = np.exp(_SPREADS * np.log1p(spread))
     return factors
 
 
 def _overlaps(run: Run, key: str) -> NDArray[np.float64]:
-    """[levels] values of the overlap factor: any share, unless something is known of it."""
+    """Return values of the overlap factor, float64[levels]: any share, unless something is known
+    of it."""
     if not is_known_share(run.device, key):
         return _LEVELS
     drawn = run.backend.overlap_factor + spread_of(run.device, key) * _SPREADS
@@ -214,7 +219,7 @@ def _overlaps(run: Run, key: str) -> NDArray[np.float64]:
 
 
 class _Scales(NamedTuple):
-    """Factors on seconds."""
+    """Factors on the seconds of each kind of work, one for each column."""
 
     flash: Columns
     faults: Columns
@@ -230,7 +235,7 @@ class _Scales(NamedTuple):
 
 
 def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
-    """Return how times move with the numbers drawn."""
+    """Return the factors on times that follow from the factors on numbers."""
     rate, backend, prefix = rates(run), run.backend, f"backends.{run.settings.backend}"
     peak, efficiency, kernel = (numbers[key] for key in rate.used)
     flash = next(numbers[key] for key in numbers if key.startswith("flash."))
@@ -254,7 +259,7 @@ def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
 
 
 def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Columns:
-    """Return the time of some tokens."""
+    """Return the seconds of up to `TOKENS` measured tokens together, one for each column."""
     measured, prefix = np.flatnonzero(traffic.measured), f"backends.{run.settings.backend}"
     spaced = np.linspace(0, len(measured) - 1, min(len(measured), TOKENS))
     rows = measured[spaced.round().astype(np.int64)]
@@ -290,23 +295,25 @@ def _hidden(
     """
     rows = step.reads > 0
     drawn = step._replace(
-        flash=_drawn(reading[rows], scale.flash) + _drawn(copied[rows], scale.copies),
-        hit=_drawn(step.hit[rows], scale.weights),
-        miss=_drawn(step.miss[rows], scale.weights),
-        kv=_drawn(step.kv[rows], scale.kv),
+        flash=_scaled(reading[rows], scale.flash) + _scaled(copied[rows], scale.copies),
+        hit=_scaled(step.hit[rows], scale.weights),
+        miss=_scaled(step.miss[rows], scale.weights),
+        kv=_scaled(step.kv[rows], scale.kv),
         reads=step.reads[rows, None],
     )
     hidden: Columns = hidden_seconds(drawn, run.settings.overlap, a).sum(axis=0)
     return hidden
 
 
-def _drawn(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float64]:
-    """[tokens, columns] seconds of each token in each draw; a single 0 where there are none."""
+def _scaled(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float64]:
+    """Return the seconds of each token in each column, float64[tokens, columns]; a single 0 where
+    all are 0."""
     return np.outer(seconds, factors) if seconds.any() else np.zeros((1, 1))
 
 
 def _fixed(run: Run, step: Step, scale: _Scales) -> Columns:
-    """Return the fixed costs of a step: of a layer, or of choosing a mask."""
+    """Return the seconds of a step's fixed costs, one for each column: those of a layer, or of
+    choosing a mask."""
     if step.static:
         return step.sync * scale.per_layer
     once = min(run.backend.per_mask, step.sync)

@@ -16,11 +16,13 @@ from dipsim.trace import PREFILL, Tokens
 
 @dataclass(frozen=True)
 class Prefill:
-    """Prefill batches: tokens in all, accesses and hits (cached prefill only), seconds in all."""
+    """All prefill batches of a run together."""
 
     tokens: int
     accesses: int
+    """Units used; 0 unless prompts go through the caches, as of ``hits``."""
     hits: int
+    """Units found in DRAM."""
     seconds: float
 
 
@@ -32,12 +34,12 @@ class Prompt(NamedTuple):
     fixed: float
     """Seconds of the layers' fixed costs."""
     dram: Any
-    """Bytes from DRAM."""
+    """Bytes read from DRAM."""
     flops: Any
     """FLOP of weights and attention."""
 
     def seconds(self, rate: Rates) -> Any:
-        """Return how long it takes: flash, then the slower of DRAM and compute, and fixed costs."""
+        """Return its seconds: flash, then the slower of DRAM and compute, and fixed costs."""
         return self.read + self.fixed + np.maximum(self.dram / rate.dram, self.flops / rate.flops)
 
 
@@ -48,15 +50,16 @@ def prompt_of(
     used: NDArray[np.float64] | None = None,
     before: NDArray[np.int64] | int = 0,
 ) -> Prompt:
-    """Return what each batch takes.
+    """Return what each batch of prefill takes.
 
-    Compute is 2 FLOP per weight and token, and the attention's, which grows with the square of the
-    tokens. What is in DRAM is not read from flash.
+    Compute is 2 FLOP per weight and token, and that of attention, which grows with the square of
+    the tokens. What is in DRAM is not read from flash.
 
     Args:
-        tokens: of each batch, or of one.
-        loaded, used: bytes of units read from flash, and used, float64[batches]; all of them unless
-            given (none are read where all of them are in DRAM).
+        tokens: tokens of each batch, int64[batches], or of a single one.
+        loaded: bytes of units read from flash, float64[batches]; default: of all units, of none
+            where all are in DRAM.
+        used: bytes of units used, float64[batches]; default: of all units.
         before: tokens before each batch, whose keys and values it reads.
     """
     budget = run.budget
@@ -79,7 +82,7 @@ def prompt_of(
 
 
 def prefill_seconds(run: Run, rate: Rates, tokens: NDArray[np.int64] | int, *how: Any) -> Any:
-    """Return how long each batch takes, seconds of the shape of ``tokens``; see `prompt_of`."""
+    """Return the seconds that each batch takes, of the shape of ``tokens``; see `prompt_of`."""
     return prompt_of(run, tokens, *how).seconds(rate)
 
 
@@ -120,7 +123,7 @@ def time_prefill(
 
 
 def prompts_of(run: Run, traffic: Traffic) -> Prompt:
-    """Return what the prefill batches of a run take, each; it has some."""
+    """Return what each prefill batch of a run takes; the run has at least one."""
     begins, ends = _batches(run.tokens)
     loaded = used = None
     if run.sets.prefill == "cache":
@@ -131,7 +134,7 @@ def prompts_of(run: Run, traffic: Traffic) -> Prompt:
 
 
 def _batches(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the batches begin and end: maximal runs of prefill rows of one sequence.
+    """Return where prefill batches begin and end: maximal runs of prefill rows of one sequence.
 
     Returns:
         int64[batches] first rows, and int64[batches] rows behind the last.

@@ -16,22 +16,24 @@ from dipsim.timeline.closed import is_paper
 from dipsim.units import BYTES, TIME
 
 PAGE_FAULTS = "page faults"
-"""Place of the step in which a token waits for them."""
+"""Place of the step in which a token waits for page faults."""
 
 
-class Paging(NamedTuple):
-    """Page faults of tokens, float64[tokens]: seconds, bytes, and faults."""
+class Faults(NamedTuple):
+    """Page faults of tokens, float64[tokens] each."""
 
     seconds: NDArray[np.float64]
     moved: NDArray[np.float64]
-    faults: NDArray[np.float64]
+    """Bytes that they load."""
+    number: NDArray[np.float64]
+    """Number of faults: a mean, no whole number."""
 
 
 def bytes_taken(run: Run) -> float:
-    """Return bytes of DRAM that weights, caches, KV, staging and overhead take.
+    """Return the bytes of DRAM that weights, caches, KV, staging and overhead take.
 
-    What is given by an option of a size counts overhead and staging once it exceeds
-    ``dram.available``: up to that, an engine is taken to have made room for them.
+    Where an option states a size (``--dram``, of a cache), overhead and staging come on top only if
+    that size exceeds ``dram.available``: up to that, an engine is taken to have made room for them.
     """
     budget = run.budget
     resident = budget.static.total - budget.streamed + budget.cache
@@ -50,7 +52,8 @@ def paged_share(run: Run) -> float:
 
 
 def page_fault(run: Run) -> tuple[float, float]:
-    """Return bytes and seconds of a page fault: of the profile, else of a read alone."""
+    """Return the bytes and the seconds of a page fault, of the profile if it states them, else of
+    a read of one page alone."""
     fault = run.device.flash.fault
     if fault is not None:
         return fault.page, fault.seconds
@@ -58,10 +61,10 @@ def page_fault(run: Run) -> tuple[float, float]:
     return float(page[0]), float(run.flash.seconds(page, 1)[0])
 
 
-def paging(
+def faults_of(
     run: Run, traffic: Traffic, rows: NDArray[np.int64], kv: NDArray[np.float64]
-) -> Paging | None:
-    """Return what the tokens ``rows`` wait for page faults; None without memory pressure.
+) -> Faults | None:
+    """Return the page faults that the tokens ``rows`` wait for; None without memory pressure.
 
     Args:
         kv: float64[rows], bytes of keys and values that each reads.
@@ -73,7 +76,7 @@ def paging(
     used = run.budget.static.total - run.budget.streamed + kv + hits
     page, seconds = page_fault(run)
     moved = share * used
-    return Paging(moved / page * seconds, moved, moved / page)
+    return Faults(moved / page * seconds, moved, moved / page)
 
 
 def pressure_warning(run: Run) -> str | None:

@@ -12,17 +12,20 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
-from dipsim.timeline.pressure import PAGE_FAULTS, Paging, paging
+from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
 from dipsim.trace import PREFILL, Tokens
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Bytes per second at which weights and KV are used."""
+    """Speeds of a backend."""
 
     weights: float
+    """Bytes per second at which weights are used."""
     dram: float
+    """Bytes per second at which KV is read."""
     flops: float
+    """FLOP per second; infinite in the paper's modes."""
     compute_bound: bool
     """True if ``weights`` is the kernel's limit rather than DRAM's."""
     used: tuple[str, ...]
@@ -39,14 +42,14 @@ def rates_of(
 ) -> Rates:
     """Return how fast a backend uses weights.
 
-    A ``gemv`` entry for the format that they are stored in is a measured rate and decides; where
-    nothing says the format, that of the entry nearest in bits is taken. Otherwise it is the slower
-    of DRAM and of 2 FLOP per weight. The paper's modes know only DRAM at its peak.
+    A ``gemv`` entry for the format that they are stored in decides; where nothing says the format,
+    the entry nearest in bits does. Without one it is the slower of DRAM and of 2 FLOP per weight.
+    The paper's modes know only DRAM at its peak.
 
     Args:
         settings: ``backend`` and ``overlap`` are looked at.
         stored_as: the weight format; None where nothing says it.
-        bytes_per_weight: scales included.
+        bytes_per_weight: stored bytes of a weight, scales included.
     """
     peak = device.dram.bandwidth
     if is_paper(settings.overlap):
@@ -65,7 +68,7 @@ def rates_of(
 
 
 def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[rows] bytes of keys and values each token reads, all layers."""
+    """Return the bytes of keys and values that each token reads in all layers, float64[rows]."""
     if run.model is None:
         return np.zeros(len(rows))
     positions = run.tokens.position[rows].astype(np.float64)
@@ -78,7 +81,8 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _average_positions(tokens: Tokens) -> NDArray[np.float64]:
-    """[tokens] (rows of the prompt + rows of the sequence) / 2, of the token's sequence."""
+    """Return the mean positions of the tokens' sequences, float64[tokens]: half the sum of the rows
+    of the prompt and of all rows."""
     number = np.cumsum(tokens.begins_sequence()) - 1
     prompt = np.bincount(number, weights=tokens.phase == PREFILL)
     average: NDArray[np.float64] = ((prompt + np.bincount(number)) / 2)[number]
@@ -86,7 +90,7 @@ def _average_positions(tokens: Tokens) -> NDArray[np.float64]:
 
 
 def embedding_row_bytes(run: Run) -> float:
-    """Return bytes of the token's embedding, read from flash; the paper's modes leave it out."""
+    """Return the bytes of a token's embedding, read from flash; 0 in the paper's modes."""
     paper = is_paper(run.settings.overlap)
     return 0.0 if run.model is None or paper else run.model.embedding_row_bytes
 
@@ -101,9 +105,9 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     layers, groups = run.unit_bytes.shape
     static, nothing = run.budget.static, np.zeros(len(rows))
     read = kv_bytes(run, rows)
-    paged = paging(run, traffic, rows, read)
-    if paged is not None:
-        yield _paging_step(paged, nothing)
+    faults = faults_of(run, traffic, rows, read)
+    if faults is not None:
+        yield _fault_step(faults, nothing)
     if embedding_row_bytes(run):
         yield _embedding_step(run, nothing)
     kv = read / layers / rate.dram
@@ -116,16 +120,16 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     yield _static_step(run, rate, static.head + final_norm, nothing, "head")
 
 
-def _paging_step(paged: Paging, nothing: NDArray[np.float64]) -> Step:
+def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:
     """Return the step of the token's page faults; ``nothing`` is zeros[tokens]."""
     return Step(
-        flash=paged.seconds,
+        flash=faults.seconds,
         hit=nothing,
         miss=nothing,
         kv=nothing,
-        reads=paged.faults,
+        reads=faults.number,
         static=True,
-        moved=paged.moved,
+        moved=faults.moved,
         place=PAGE_FAULTS,
     )
 
@@ -146,9 +150,12 @@ def _embedding_step(run: Run, nothing: NDArray[np.float64]) -> Step:
 
 
 def _static_step(run: Run, rate: Rates, size: float, kv: NDArray[np.float64], place: str) -> Step:
-    """Return the step of ``size`` bytes of weights that every token reads.
+    """Return the step of ``size`` bytes of weights that every token uses.
 
     The share that does not fit in DRAM comes from flash, in order.
+
+    Args:
+        kv: seconds of reading keys and values in this step, float64[tokens].
     """
     static, flash, nothing = run.budget.static, run.flash, np.zeros(len(kv))
     streamed = run.budget.streamed / static.total if static.total else 0.0
@@ -173,7 +180,7 @@ def _group_step(
     layer, group = place
     size, nothing, early = run.unit_bytes[place], np.zeros(len(rows)), traffic.ahead
     hits = traffic.hits[rows, layer, group]
-    misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` works out all of them
+    misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` is of all groups
     copied = traffic.kept[rows, layer, group] * size
     chosen = run.method.groups[group]
     return Step(

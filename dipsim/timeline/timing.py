@@ -12,7 +12,7 @@ from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.prefill import Prefill, time_prefill
-from dipsim.timeline.pressure import paged_share, paging
+from dipsim.timeline.pressure import faults_of, paged_share
 from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
 from dipsim.views import shortened
 
@@ -33,6 +33,7 @@ class Timing:
     """Bytes per token of static weights that do not fit, of the embedding row, and of page faults
     (their mean)."""
     static_flash_reads: int
+    """Reads per token of the same."""
     prefill: Prefill | None
     ttft: float | None
     """Seconds to the first token: mean over the prefill batches that a decode token follows."""
@@ -55,7 +56,7 @@ class Timing:
 
 
 class Rated(NamedTuple):
-    """A rate, and what overlap leaves open of it: those of `Timing`."""
+    """A rate, and what overlap leaves open of it, both as in `Timing`."""
 
     rate: float
     rate_range: tuple[float, float]
@@ -69,24 +70,27 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     """
     rate = rates(run)
     clock = clock_for(run, traffic, rate)
-    overlap, usual = run.settings.overlap, run.backend.overlap_factor
+    overlap, factor = run.settings.overlap, run.backend.overlap_factor
     rows = np.flatnonzero(traffic.measured)
     times, rated = _rated(run, traffic, clock, rate)
     prefill, ttft = time_prefill(
         run,
         traffic,
         rate,
-        lambda firsts: clock.each_alone(steps(run, traffic, firsts, rate), len(firsts), usual),
+        lambda firsts: clock.each_alone(steps(run, traffic, firsts, rate), len(firsts), factor),
     )
     thermal = None
     heat = run.device.thermal
     if heat is not None and not is_paper(overlap):
         hot = clock.at(Heat(0.0, heat.flash, heat.compute))
         cold_times, hot_times = (
-            each.times(steps(run, traffic, rows, rate), len(rows), usual)
+            each.times(steps(run, traffic, rows, rate), len(rows), factor)
             for each in (clock.at(None), hot)
         )
-        thermal = _rate(run, rows, cold_times), _rate(run, rows, hot_times)
+        thermal = (
+            _tokens_per_second(run, rows, cold_times),
+            _tokens_per_second(run, rows, hot_times),
+        )
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     dram_bytes = kv_bytes(run, rows) + run.budget.static.total
     flash_bytes = static_flash_bytes(run, traffic)
@@ -118,7 +122,7 @@ def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
     chain = steps(run, traffic, rows, rate)
     clock = clock_for(run, traffic, rate)
     times = clock.times(chain, len(rows), run.backend.overlap_factor)
-    return times, _rate(run, rows, times)
+    return times, _tokens_per_second(run, rows, times)
 
 
 def rate_tokens(run: Run, traffic: Traffic) -> Rated:
@@ -139,10 +143,11 @@ def _rated(run: Run, traffic: Traffic, clock: Clock, rate: Rates) -> tuple[Times
         return clock.times(steps(run, traffic, rows, rate), len(rows), a)
 
     times = timed(run.backend.overlap_factor)
-    usual = _rate(run, rows, times)
+    usual = _tokens_per_second(run, rows, times)
     if run.settings.overlap not in ("pipelined", "prefetch"):
         return times, Rated(usual, (usual, usual))
-    return times, Rated(usual, (_rate(run, rows, timed(0.0)), _rate(run, rows, timed(1.0))))
+    none, full = (_tokens_per_second(run, rows, timed(a)) for a in (0.0, 1.0))
+    return times, Rated(usual, (none, full))
 
 
 def static_flash_bytes(run: Run, traffic: Traffic) -> float:
@@ -150,8 +155,8 @@ def static_flash_bytes(run: Run, traffic: Traffic) -> float:
     page faults."""
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     rows = np.flatnonzero(traffic.measured)
-    paged = paging(run, traffic, rows, kv_bytes(run, rows))
-    faulted = 0.0 if paged is None else float(paged.moved.mean())
+    faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
+    faulted = 0.0 if faults is None else float(faults.moved.mean())
     return run.budget.streamed + float(embedding[0]) + faulted
 
 
@@ -161,8 +166,8 @@ def static_flash_reads(run: Run, traffic: Traffic) -> int:
     rows = np.flatnonzero(traffic.measured)
     one = steps(run, traffic, rows[:1], rates(run))
     reads = sum(int(step.reads[0]) for step in one if step.static)
-    paged = paging(run, traffic, rows, kv_bytes(run, rows))
-    return reads if paged is None else reads + round(float(paged.faults.mean()))
+    faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
+    return reads if faults is None else reads + round(float(faults.number.mean()))
 
 
 def cold_start(run: Run) -> float | None:
@@ -182,7 +187,7 @@ def cold_start(run: Run) -> float | None:
     return (resident + run.first_content) / run.flash.sequential_bandwidth
 
 
-def _rate(run: Run, rows: NDArray[np.int64], times: Times) -> float:
+def _tokens_per_second(run: Run, rows: NDArray[np.int64], times: Times) -> float:
     """Return tokens per second; of the authors' simulator the mean over the sequences."""
     borders = np.flatnonzero(np.diff(run.tokens.sequence[rows])) + 1 if run.authors else ()
     sequences = []
@@ -220,7 +225,8 @@ def _energy(
     dram_bytes: NDArray[np.float64],
     static_flash_bytes: float,
 ) -> tuple[float, float] | None:
-    """Joules per token, low and high; None without energies per byte or the backend's power."""
+    """Return the joules per token, without and with the backend's active power; None where the
+    profile has no energies or no such power."""
     power, energy = run.backend.active_power, run.device.energy
     if energy is None or power is None:
         return None
