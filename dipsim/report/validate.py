@@ -401,11 +401,16 @@ def _routes_section(routes: RoutesResult | None) -> Iterator[str]:
     )
 
 
+def _cell(text: str) -> str:
+    """Return a text that stays in its cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _markdown(rows: Rows) -> Iterator[str]:
     """Yield a table, and the empty line after it."""
     head, *body = rows
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'---:|' * (len(head) - 1)}"
     for row in body:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(map(_cell, row))} |"
     yield ""

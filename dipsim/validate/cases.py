@@ -32,6 +32,8 @@ SHIPPED = "validate/data"
 """Folder of the shipped cases, inside the package."""
 MOST_CASES = 100_000
 """Most cases that are read from a file."""
+MOST_EXPERTS = 65_536
+"""Most experts of a layer."""
 MIB = 2.0**20
 _LEAST, _MOST = 1e-9, 1e18  # believable figures in any unit of a case
 Kind = Literal["decode", "prefill", "ttft", "streaming", "mapped", "curve"]
@@ -55,6 +57,14 @@ def _number(given: Any) -> Any:
     if not plain or not _LEAST < given < _MOST:
         raise ValueError("it must be a number above 0")
     return float(given)
+
+
+def _mib(key: str, stated: Any) -> float:
+    """Return the bytes of a size that is stated in MiB under a key; 0 stands for none."""
+    try:
+        return float(_number(stated)) * MIB if stated else 0.0
+    except ValueError as problem:
+        raise ValueError(f"{key}: {problem}") from None
 
 
 Positive = Annotated[float | None, BeforeValidator(_number)]
@@ -92,8 +102,8 @@ class Case(BaseModel):
     note: Text = ""
     # What streaming cases state
     layers: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    experts: Annotated[int, Field(ge=1, le=MOST_EXPERTS)] | None = None
+    experts_per_token: Annotated[int, Field(ge=1, le=MOST_EXPERTS)] | None = None
     expert_bytes: Positive = None
     tensors: Annotated[int, Field(ge=1, le=16)] = 3
     """Tensors that an expert is read from, one read each."""
@@ -118,7 +128,7 @@ class Case(BaseModel):
         for key, name in _IN_MIB.items():
             stated = plain.pop(key, None)
             if stated is not None:
-                plain[name] = _number(stated) * MIB if stated else 0.0
+                plain[name] = _mib(key, stated)
         return plain
 
     @property

@@ -15,7 +15,7 @@ from dipsim.run import Run
 from dipsim.simulate import prepare
 from dipsim.trace import DECODE, Outline, Tokens
 from dipsim.trace.outline import SignalOutline
-from dipsim.validate.cases import Case
+from dipsim.validate.cases import MOST_EXPERTS, Case
 
 _ANY_CACHE = 0.01
 """Share of the experts that a cache holds whose hits are stated anyway."""
@@ -50,7 +50,12 @@ def streamed_run(
         return "the bytes of an expert are not stated"
     if not dense:
         return "the bytes of the weights that every token uses are not stated"
-    experts = case.experts or (None if model is None else model.experts) or 2 * used
+    stated = case.experts or (None if model is None else model.experts)
+    missed = case.flash_bytes / size / layers
+    most = stated or MOST_EXPERTS
+    if max(used, missed - _SLACK) > most:
+        return f"a token uses or reads more than the {most} experts of a layer: correct its figures"
+    experts = stated or 2 * used
     mapped = case.kind == "mapped"
     run = prepare(
         _outline(case, layers, experts, size, dense),
@@ -63,9 +68,6 @@ def streamed_run(
         cache_fraction=_ANY_CACHE,
         io="mmap" if mapped else "direct",
     )
-    missed = case.flash_bytes / size / layers
-    if missed > experts:
-        return "its bytes from flash are more than those of all experts"
     used = max(used, int(np.ceil(missed - _SLACK)))
     return run, _laid_out(run, used, min(missed, used))
 

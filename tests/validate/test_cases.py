@@ -186,7 +186,7 @@ def test_equal_work_is_predicted_once(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"bits": True}, "bits"),
         ({"model_bytes": 10**400}, "model_bytes"),
         ({"cache_bytes": 10**400}, "cache_bytes"),
-        ({"cache_MiB": "many"}, "it must be a number above 0"),
+        ({"cache_MiB": "many"}, "cache_MiB: it must be a number above 0"),
         ({"prompt": 0}, "prompt"),
         ({"prompt": 10**30}, "prompt"),
         ({"depth": -1}, "depth"),
@@ -206,6 +206,19 @@ def test_wrong_figures_are_refused(
 ) -> None:
     path = written(tmp_path, {**case(), **change})
     refused(dipsim("validate --cases", path), said)
+
+
+@pytest.mark.parametrize("kind", ["streaming", "mapped"])
+@pytest.mark.parametrize("change", [{"flash_bytes": 1e17}, {"experts_per_token": 65_536}])
+def test_more_than_the_experts_of_a_layer_is_told(tmp_path: Path, kind: str, change: Any) -> None:
+    judged = only(written(tmp_path, streamed(kind=kind, **change)))
+    assert (judged.counted, judged.prediction) == (False, None)
+    assert "more than the 16 experts of a layer" in judged.why
+
+
+def test_bytes_of_experts_whose_number_is_not_stated_have_an_end(tmp_path: Path) -> None:
+    entry = {key: value for key, value in streamed(flash_bytes=1e17).items() if key != "experts"}
+    assert "more than the 65536 experts" in only(written(tmp_path, entry)).why
 
 
 @pytest.mark.parametrize("model", [{"layers": "many"}, {**geometry(), "layers": -1}, {"a": 1}])

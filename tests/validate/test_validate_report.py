@@ -103,7 +103,7 @@ def test_json_says_what_each_case_is(dipsim: Dipsim, tmp_path: Path) -> None:
     first = printed["cases"][0]
     assert set(first) == {
         "id", "kind", "profile", "backend", "unit", "predicted", "measured", "low", "high",
-        "run_prints", "counted", "why", "trivial",
+        "run_prints", "without_device", "counted", "why", "trivial",
     }  # fmt: skip
     assert first["low"] < first["predicted"] < first["high"]
     assert {each["name"] for each in printed["groups"]} >= {"decode", "streaming"}
@@ -118,6 +118,13 @@ def test_a_page_and_a_picture_are_written(dipsim: Dipsim, tmp_path: Path, entrie
     assert written_to.read_text().startswith("# Validation\n")
     assert "<svg" in drawn.read_text()
     assert any(f"wrote {written_to}" in line for line in outcome.err)
+
+
+def test_names_stay_in_their_cells(tmp_path: Path) -> None:
+    name = "a | b\nc"
+    text = page(judge(load_cases(written(tmp_path, case(name)))), None)
+    (row,) = (line for line in text.splitlines() if "a \\| b" in line)
+    assert row.startswith("| a \\| b c | ")
 
 
 def test_nothing_counted_still_prints() -> None:
