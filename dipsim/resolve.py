@@ -215,7 +215,10 @@ def count_profile(
     method = build_method(other, settings, model, sets.method.custom)
     units = [[group.units for group in each.groups] for each in (method, sets.method)]
     if other.layers != trace.layers or units[0] != units[1]:
-        raise TraceError(f"--static-from {other.name}: not the layers and units of {trace.name}")
+        raise TraceError(
+            f"--static-from {other.name}: not the layers and units of the run ({trace.name}): "
+            "give a trace of the same model"
+        )
     return uses(other, method)
 
 
