@@ -115,8 +115,27 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
                 f"{trace.name} has {signal.recorded_units}: pass the --model the trace was "
                 "recorded from"
             )
+    _refuse_beyond_context(trace, model, settings)
     pruned = {} if weights is None else {"weights": weights}
     return model.model_copy(update={"layers": trace.layers, **pruned})
+
+
+def _refuse_beyond_context(trace: Outline, model: Model, settings: Settings) -> None:
+    """Refuse a depth or a prompt that the model does not read.
+
+    Raises:
+        ModelError: it goes beyond the model's context.
+    """
+    asked = {"--depth": settings.depth or 0, "--prompt": settings.prompt or 0}
+    option = max(asked, key=asked.__getitem__)
+    if not asked[option] or model.context is None:
+        return
+    longest = int(trace.position.max()) + 1
+    if longest > model.context:
+        raise ModelError(
+            f"{option} {asked[option]}: tokens would reach position {longest}, and model "
+            f"{model.name} reads {model.context}: give less"
+        )
 
 
 def _refuse_other_bytes(trace: Outline, model: Model, by_option: bool) -> None:

@@ -134,7 +134,7 @@ def test_a_model_too_large_for_the_device_is_told(dipsim: Dipsim, tmp_path: Path
         ({**streamed(), "layers": None}, "layers and experts of its model"),
         ({**streamed(), "expert_bytes": None}, "the bytes of an expert"),
         ({**streamed(), "dense_bytes": None}, "weights that every token uses"),
-        ({**streamed(), "flash_bytes": 1e17}, "more than those of all experts"),
+        ({**streamed(), "flash_bytes": 1e17}, "more than the 16 experts"),
         (case(not_predicted="on two of four threads"), "on two of four threads"),
         (case(value=None), "nothing was measured"),
     ],
