@@ -434,9 +434,7 @@ def _placed(grid: Any, rows: list[list[_Panel]]) -> list[tuple[Any, _Panel]]:
 def _draw_series(axes: Any, results: StudyResult, panel: _Panel) -> None:
     """Draw a line for each value of the series."""
     x, series = results.study.x, results.study.series
-    names = (
-        [None] if series is None else list(dict.fromkeys(c.place[series] for c in _done(results)))
-    )
+    names = dict.fromkeys(series and cell.place[series] for cell in _done(results))
     for i, name in enumerate(names):
         cells = [cell for cell in panel.known if series is None or cell.place[series] == name]
         if cells:

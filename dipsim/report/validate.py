@@ -47,8 +47,8 @@ Rows = list[list[str]]
 
 
 def _group_rows(groups: Sequence[GroupResult], brief: bool = False) -> Rows:
-    """Return a row for each group of counted cases, with the error without their devices and those
-    of the trivial predictors; if ``brief``, with the best of these alone."""
+    """Return a row for each group of counted cases; beside its own errors those without the devices
+    in any fit and those of the trivial predictors, or, if ``brief``, of the best of these alone."""
     heads = ["best trivial"] if brief else ["device out", *PREDICTORS]
     rows = [["group", "n", "median", "signed", "worst", "covered", "width", *heads]]
     for group in groups:
@@ -183,6 +183,7 @@ def to_dict(validation: Validation, routes: RoutesResult | None) -> dict[str, An
 
 
 def _table(rows: Rows) -> RenderableType:
+    """Return rows as a table whose first column stands left, the others right."""
     shown = Table(*rows[0], right=tuple(range(1, len(rows[0]))))
     for row in rows[1:]:
         shown.add_row(*row)
@@ -210,7 +211,7 @@ def plot(validation: Validation, sheet: Sheet) -> None:
         axes = figure.add_subplot()
         for place, (engine, cases) in enumerate(sorted(engines.items())):
             _draw(axes, cases, engine, place)
-        ends = [figure for case in rates for figure in _drawn(case)] or [1.0, 10.0]
+        ends = [end for case in rates for end in _drawn(case)] or [1.0, 10.0]
         low, high = min(ends) / 1.2, max(ends) * 1.2
         axes.plot([low, high], [low, high], color="0.6", linewidth=1, zorder=0)
         axes.set(
@@ -277,9 +278,10 @@ _INTRO = (
     "* A case whose *model* is among those that numbers of its backend were fitted to is predicted "
     "with all of them fitted anew without it. Where no other model is left, its error stands in "
     "brackets and is not counted. `run`, the last column, is with the shipped numbers.",
-    "* Errors are of times: predicted / measured - 1; `signed` is their median with its sign. "
-    "`covered` is the share of measurements inside the 90 % [interval](time.md#the-interval), "
-    "whose widths were set on these cases, `width` the median of its high / low.",
+    "* Errors are of times: predicted / measured - 1; `signed` is their median with its sign, "
+    "`worst` the one furthest off as a factor (-52 % is 2.1 times). `covered` is the share of "
+    "measurements inside the 90 % [interval](time.md#the-interval), whose widths were set on these "
+    "cases, `width` the median of its high / low.",
     "* `device out`: the median error, and the number of cases, when every case of the same device "
     "is left out of the fits instead of the same model.",
     "* Trivial predictors know the same: bytes over the peak bandwidths, over the share of them "
@@ -318,6 +320,7 @@ _OWN_CASES = (
     "| `not_predicted` | why the case is kept and not predicted |\n",
 )
 _WIDTH = 110
+"""Most characters of a line of the page, but for tables and code."""
 
 
 def page(validation: Validation, routes: RoutesResult | None) -> str:
@@ -373,6 +376,7 @@ def _wrapped(text: str) -> str:
 
 
 def _routes_section(routes: RoutesResult | None) -> Iterator[str]:
+    """Yield what is said of a phone's run token by token, or what that needs."""
     if routes is None:
         yield "Not part of this page: it needs `--routes` and `--metrics`.\n"
         return
