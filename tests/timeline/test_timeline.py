@@ -226,7 +226,10 @@ def test_lanes_follow_the_reads_in_flight() -> None:
         {"size": "1 MiB", "lanes": lanes, "bandwidth": f"{rate} GB/s"} for lanes, rate in points
     ]
     flash = flash_of({"lanes": 4, "reads": reads})
-    assert [flash.lanes_for(n) for n in (1, 2, 3, 4, 5, 100)] == [1, 2, 2, 4, 4, 4]
+    assert [flash.lanes_for(n) for n in (1, 2, 3, 4, 5, 100)] == [1, 2, 3, 4, 4, 4]
+    # Three reads of 1 MiB: 1.8 GB/s on two lanes, or as long as the four at 3 GB/s: 2.25 GB/s.
+    three = float(flash.seconds(np.array([2.0**20]), 3)[0])
+    assert three == pytest.approx(2.0**20 / 2.25e9)
     assert flash.sequential_bandwidth == pytest.approx(3e9)
     high = flash_of({"lanes": 1, "reads": reads[1:]})
     assert high.lanes_for(1) == 2  # fewer than the fewest measured: the fewest
