@@ -59,7 +59,7 @@ def _origin(source: Source) -> str:
     if source.left_out is not None:
         fit.append(f"median error {source.left_out:.0%} of a model left out")
     if source.cases:
-        fit.append(f"{len(source.cases)} cases" if len(source.cases) > 1 else source.cases[0])
+        fit.append(f"{len(source.cases)} case{'s' * (len(source.cases) > 1)}")
     return f"{source.origin} ({'; '.join(fit)})" if fit else source.origin
 
 

@@ -11,7 +11,7 @@ from rich.console import Group as Parts
 from rich.console import RenderableType
 
 from dipsim.errors import printable
-from dipsim.report.pictures import COLOURS, MARKERS, Sheet, picture
+from dipsim.report.pictures import COLOURS, MARKERS, Sheet, label, picture
 from dipsim.report.tables import Table, line, number
 from dipsim.units import show_number
 from dipsim.validate import GroupResult, Judged, RoutesResult, Validation
@@ -193,8 +193,11 @@ def _table(rows: Rows) -> RenderableType:
 # The picture --------------------------------------------------------------------------------------
 
 
-def plot(validation: Validation, sheet: Sheet) -> None:
+def plot(validation: Validation, sheet: Sheet) -> Any:
     """Draw predicted against measured rates of counted decoding cases, by engine, with intervals.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
         DipsimError: the file cannot be written.
@@ -228,6 +231,7 @@ def plot(validation: Validation, sheet: Sheet) -> None:
         axes.grid(color="0.9", which="both", linewidth=0.5)
         if engines:
             axes.legend(loc="lower right")
+    return figure
 
 
 def _engine(case: Judged) -> str:
@@ -257,7 +261,7 @@ def _draw(axes: Any, cases: Sequence[Judged], engine: str, place: int) -> None:
         color=COLOURS[place % len(COLOURS)],
         elinewidth=0.8,
         alpha=0.85,
-        label=f"{engine} ({len(cases)})",
+        label=f"{label(engine)} ({len(cases)})",
     )
 
 

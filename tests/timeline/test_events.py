@@ -508,9 +508,9 @@ def test_guesses_on_the_whole_chat_trace() -> None:
     for right in (1, 0.9, 0.7, 0.5, 0.18):
         rates.append(chat(tokens=None, prefetch=f"right={right}").tokens_per_second)
     none, perfect, *others = rates
-    assert (none, perfect) == (pytest.approx(60.28, abs=0.01), pytest.approx(72.93, abs=0.01))
+    assert (none, perfect) == (pytest.approx(62.64, abs=0.01), pytest.approx(72.94, abs=0.01))
     assert others == sorted(others, reverse=True)
-    assert others[-2:] == [pytest.approx(36.17, abs=0.01), pytest.approx(35.94, abs=0.01)]
+    assert others[-2:] == [pytest.approx(36.49, abs=0.01), pytest.approx(36.24, abs=0.01)]
 
 
 def test_engines_agree_on_the_chat_trace() -> None:
