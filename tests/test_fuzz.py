@@ -8,7 +8,7 @@ from dipsim.settings import Settings
 from tools import fuzz
 from tools.drawn_lines import commands
 
-CASES, FIRST = 300, 0
+CASES, FIRST = 100, 0
 
 
 @pytest.mark.slow
