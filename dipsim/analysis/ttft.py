@@ -49,7 +49,7 @@ def points(ask: Ask) -> Iterator[Point]:
 
 
 class Routed(NamedTuple):
-    """What a prompt of experts uses, by as many rows of the trace as it has tokens."""
+    """Experts that a prompt uses, by as many rows of the trace as it has tokens."""
 
     used: float
     """Bytes of the units of all groups."""

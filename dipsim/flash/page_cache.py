@@ -50,7 +50,7 @@ class Paging:
     copy: float
     """Bytes per second from the page cache to the reader (buffered)."""
     fault: Fault | None
-    """Of mmap."""
+    """Page fault of a mapped file; None with reads through the page cache."""
     in_order: float
     """Bytes per second of the flash when it reads in order (mmap)."""
     static: tuple[float, float]

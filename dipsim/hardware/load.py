@@ -140,7 +140,7 @@ _WAYS: Mapping[files.Kind, str] = {
     "lines of JSON": _YAML,
     "a table": "of a measured flash dipsim calibrate makes a profile",
 }
-"""What to do with a file that is no profile, by its kind."""
+"""Advice on a file that is no profile, by its kind."""
 
 
 def _one_backend(data: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Prefill:
 
 
 class Prompt(NamedTuple):
-    """What a batch of prefill takes; float64 of the shape of its tokens."""
+    """Work of a batch of prefill; float64 of the shape of its tokens."""
 
     read: Any
     """Seconds of reading flash in order."""

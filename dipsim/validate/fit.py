@@ -46,8 +46,8 @@ class Evidence(NamedTuple):
     seconds: float
     """Seconds that dipsim says with the shipped numbers."""
     terms: Mapping[str, float]
-    """Of each number, by its key, the part of ``seconds`` that is in proportion to it, or to its
-    inverse if it is a rate."""
+    """Part of ``seconds`` that is in proportion to each number, by its key; if it is a rate, to its
+    inverse."""
 
 
 def fitted_numbers(profile: Profile, backend: str) -> list[Fitted]:

@@ -43,7 +43,7 @@ class Judged:
     prediction: Prediction | None = None
     """Without its model in any fit; None where it is not predicted."""
     prints: float | None = None
-    """What `run` prints: the same with the shipped numbers."""
+    """Figure that `run` prints: the same with the shipped numbers."""
     without_device: float | None = None
     """The figure with every case of its device left out of the fits; None where nothing is left, or
     no fit knows the device."""
@@ -134,8 +134,8 @@ class GroupResult:
 
     @property
     def device_median(self) -> tuple[int, float] | None:
-        """How many cases are predicted without their device in any fit, and the median absolute
-        error of these; None for none."""
+        """Number of cases that are predicted without their device in any fit, and the median of
+        their absolute errors; None for none."""
         return self._median_of(lambda case: case.without_device)
 
     def trivial_median(self, predictor: str) -> tuple[int, float] | None:

@@ -20,7 +20,7 @@ PREDICTORS = ("peak", "share", "line", "constant")
 
 
 class Bytes(NamedTuple):
-    """What a case moves, and how fast its device can at most."""
+    """Bytes that a case moves, and the seconds its device needs for them at least."""
 
     size: float
     """Bytes from DRAM and flash, per token."""

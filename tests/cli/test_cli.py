@@ -13,15 +13,9 @@ import numpy as np
 import pytest
 
 from dipsim.cli.output import say
-from tools.cli import PROGRAM, Dipsim, done, lines_of, program, refused
+from tools.cli import PROGRAM, STABLE_KEYS, Dipsim, done, lines_of, program, refused
 from tools.folder import HIDDEN, RECENCY, TOKENS
 
-STABLE_KEYS = {
-    "tokens", "accesses", "hits", "unit_hit_rate", "hit_rate", "flash_bytes_per_token",
-    "flash_useful_bytes_per_token", "flash_reads_per_token", "dram_bytes_per_token",
-    "tokens_per_second", "tokens_per_second_range", "latency_ms", "prefill", "ttft_ms", "groups",
-    "time_share", "energy_mj_per_token", "marks", "config", "version",
-}  # fmt: skip
 GROUP_KEYS = {"name", "layers", "units", "unit_bytes", "capacity", "active", "accesses", "hits"}
 
 

@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from tools.cli import Dipsim, done, refused
+from tools.cli import STABLE_KEYS, Dipsim, done, refused
 
-STABLE_KEYS = {
-    "tokens", "accesses", "hits", "unit_hit_rate", "hit_rate", "flash_bytes_per_token",
-    "flash_useful_bytes_per_token", "flash_reads_per_token", "dram_bytes_per_token",
-    "tokens_per_second", "tokens_per_second_range", "latency_ms", "prefill", "ttft_ms", "groups",
-    "time_share", "energy_mj_per_token", "marks", "config", "version",
-}  # fmt: skip
 DENSE = "run --model llama-3.2-1b -p snapdragon8 --method dense"
 
 

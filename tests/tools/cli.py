@@ -21,6 +21,13 @@ from dipsim.errors import DipsimError
 
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (600, 600))\n"
 """Begins a program that would else never end: after so many seconds of a processor it is killed."""
+STABLE_KEYS = {
+    "tokens", "accesses", "hits", "unit_hit_rate", "hit_rate", "flash_bytes_per_token",
+    "flash_useful_bytes_per_token", "flash_reads_per_token", "dram_bytes_per_token",
+    "tokens_per_second", "tokens_per_second_range", "latency_ms", "prefill", "ttft_ms", "groups",
+    "time_share", "energy_mj_per_token", "marks", "config", "version",
+}  # fmt: skip
+"""Keys of `dipsim run --json` that never go."""
 PROGRAM = [sys.executable, "-c", f"{LIMITED}from dipsim.cli import main; main()"]
 
 

@@ -68,6 +68,8 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "cache": SIZES,
     "prefetch": ("previous", "next-layer", "right=0", "right=.5", "right=1", "other.npz", "t.npz"),
     "backend": ("cpu", "default", "gpu"),
+    "weight_format": ("q4_0", "Q4_K_M", "8da4w", "bf16", "f16", "none"),
+    "depth": ("0", "1", "5", "9", "1099511627776"),
     **dict.fromkeys(("tokens", "layers", "sequence", "calibrate_tokens", "order_from"), PARTS),
     **dict.fromkeys(("trace", "static_from"), (*["t.npz"] * 5, "shards", "other.npz")),
     "like": (*["t.npz"] * 5, "smollm2-chat"),
