@@ -173,8 +173,8 @@ class Paging:
                 moved[place], seconds[place] = cost.price(units)
                 continue
             counts, prices = np.zeros((len(read), 2), np.int32), np.zeros((len(read), 2))
-            units_of_group = groups[i].units
-            kernels.price(unread, word[p], word[p + 1], units_of_group, cost, counts, prices)
+            place_of, requests_of = (word[p], word[p + 1], groups[i].units), kernels.framed(cost)
+            kernels.price(unread, *place_of, requests_of, counts, prices)
             requests[place] = counts[:, kernels.READS]
             outside[place] = counts[:, kernels.OUTSIDE]
             moved[place] = prices[:, kernels.MOVED]

@@ -4,7 +4,7 @@ Everything works on one cache and one block of tokens. The tests hold the slow, 
 each of them.
 """
 
-from dipsim.kernels.bind import bind
+from dipsim.kernels.bind import Loop, Replay
 from dipsim.kernels.bits import (
     AT_ONCE,
     COMMIT,
@@ -35,6 +35,7 @@ from dipsim.kernels.cache import (
     new_parts,
 )
 from dipsim.kernels.coactivation import chain
+from dipsim.kernels.frames import framed
 from dipsim.kernels.pages import PageLru, Regions, use_pages
 from dipsim.kernels.reads import MOVED, NO_REQUESTS, OUTSIDE, READS, SECONDS, Requests, price
 from dipsim.kernels.stack_distance import stack_distances
@@ -51,6 +52,7 @@ __all__ = [
     "HITS",
     "JOIN",
     "KEPT",
+    "Loop",
     "MOVED",
     "NEVER",
     "NO_NEXT",
@@ -58,6 +60,7 @@ __all__ = [
     "OUTSIDE",
     "RANKED",
     "READS",
+    "Replay",
     "SECONDS",
     "SEED",
     "SKIP",
@@ -68,11 +71,11 @@ __all__ = [
     "Parts",
     "Regions",
     "Requests",
-    "bind",
     "chain",
     "count_members",
     "count_uses",
     "errors_of",
+    "framed",
     "new_cache",
     "new_choosing",
     "new_parts",

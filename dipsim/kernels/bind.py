@@ -1,64 +1,52 @@
-"""Compiling a replay loop around a policy's plain functions and a method's choice of masks."""
+"""Compiling what a policy does to a cache, and the loop that calls it.
+
+The loops are compiled once for all policies and methods. They call a policy's functions, and a
+method's choice of masks, by their addresses, once for each batch.
+"""
 
 import inspect
 import types
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from numba import njit
+from numba.core import config
 from numba.core.errors import NumbaError
 from numba.extending import register_jitable
 
-from dipsim.kernels.batch import given
-from dipsim.kernels.cache import Hooks
+from dipsim.kernels import batch, queued
+from dipsim.kernels.cache import DRAWS, Block, Cache, Parts
 from dipsim.kernels.fingerprint import fingerprint
-from dipsim.kernels.queued import lowest_resident, replay_queued, replay_sequential
-from dipsim.kernels.ranked import fit_one, fit_several, new_size, replay_ranked, same_size
+from dipsim.kernels.frames import address_of, framed
+from dipsim.kernels.queued import replay_queued
+from dipsim.kernels.ranked import draw_misses, fit, replay_ranked
 from dipsim.kernels.stored import stored
 
-# The templates. `touch`, `rank` and so on are bound as their globals; the fingerprint is part of
-# numba's key for stored code (fingerprint.py).
+Replay = Callable[[Block, int, int, int], None]
+"""Replays a block in one cache: (block, layer of the inputs, token of the first row, admission)."""
+_INTEGERS = {"choose": 4, "fit": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
+"""How many each kind of function takes behind the block, the parts and the cache."""
 
 
-def _ranked(fingerprint):
-    def replay(block, layer, first, admission, parts, cache):
-        fingerprint
-        hooks = Hooks(touch, choose, rank)
-        replay_ranked(block, (layer, first), admission, parts, cache, hooks, fit, resize)
+class Functions(NamedTuple):
+    """Addresses of what a loop calls once for each batch; 0 where there is nothing to call."""
 
-    return replay
-
-
-def _queued(fingerprint):
-    def replay(block, layer, first, admission, parts, cache):
-        fingerprint
-        hooks = Hooks(touch, choose, None, victim, insert, leave, expel)
-        replay_queued(block, (layer, first), cache, parts, hooks)
-
-    return replay
-
-
-def _sequential(fingerprint):
-    def replay(block, layer, first, admission, parts, cache):
-        fingerprint
-        hooks = Hooks(touch, choose, None, victim, insert, leave, expel)
-        replay_sequential(block, (layer, first), admission, cache, parts, hooks)
-
-    return replay
-
-
-def _victim_of_queue(state, unit, evictable, cache, token):
-    return evict(state, unit, evictable, token)
-
-
-def _victim_of_rank(state, unit, evictable, cache, token):
-    return lowest_resident(state, evictable, cache, token, rank)
-
-
-def _chosen(block, parts, choosing, resident, last, place, t):
-    # numba stores no loop that holds a compiled function as a value, only one that calls it
-    compiled(block, parts, choosing, resident, last, place, t)
+    choose: int = 0
+    """Chooses masks by what is resident."""
+    forget: int = 0
+    remember: int = 0
+    """Empty the memory of what chooses masks, and note a batch in it."""
+    use: int = 0
+    """Books the uses of a batch; for a queue, does all that a batch does to the cache."""
+    rank: int = 0
+    """Ranks the units that may leave."""
+    fit: int = 0
+    """Lets units leave."""
+    draw: int = 0
+    """Draws which misses become resident."""
 
 
 def _insert_nothing(state, unit, token):
@@ -76,78 +64,120 @@ def _expel_nothing(state, evictable, token):
 _DEFAULTS = {"insert": _insert_nothing, "leave": _leave_nothing, "expel": _expel_nothing}
 
 
-def bind(
-    hooks: dict[str, Callable[..., Any]],
-    *,
-    sequential: bool,
-    several: bool,
-    checked: bool,
-    keep: bool,
-    choose: Callable[..., None] | None = None,
-    changing: bool = False,
-) -> Callable[..., None]:
-    """Compile the replay loop around a policy's plain functions.
-
-    The loop is a copy of a template whose globals hold the hooks, so it is written once and still
-    runs as if written for the policy. With ``keep`` the machine code is stored on disk. A user's
-    file may import helpers nobody watches, so no loop with code of it is kept. References are not
-    counted, which would take most of the time, unless a hook allocates.
+class Loop:
+    """The replay loop of a policy, with a method's choice of masks where that looks at the cache.
 
     Args:
         hooks: ``touch`` and ``rank``; or ``touch``, ``evict`` and ``insert``, and perhaps
             ``leave`` and ``expel``.
         sequential: units are requested one at a time.
-        several: a cache of a policy that ranks may hold several capacities.
         checked: array bounds of the hooks are checked: of a user's policy.
-        keep: the machine code is stored on disk.
-        choose: the compiled function that chooses masks by what is resident, called as `given` is;
-            None where the masks are given. It is compiled once for all policies.
-        changing: the capacity changes from row to row; of one cache of a policy that ranks.
+        keep: the policy's machine code is stored on disk. A user's file may import helpers that
+            nobody watches, so none of its code is kept.
+        choose: the compiled function that chooses masks by what is resident,
+            ``choose(block, parts, cache, row, layer, part, batch)``, which returns 0. None where
+            the masks are given.
     """
-    ranks = "rank" in hooks
-    template = _sequential if sequential else _ranked if ranks else _queued
-    several = several and template is _ranked
-    sources = dict(hooks)
-    if choose is not None:
-        sources["choose"] = getattr(choose, "py_func", choose)
-    homes = {Path(inspect.getfile(source)).parent for source in sources.values()}
-    names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in sources.items()]
-    names += ["several"] * several + ["changing"] * changing
-    inlined = register_jitable(boundscheck=checked, forceinline=True)
-    bound = {role: inlined(hook) for role, hook in {**_DEFAULTS, **hooks}.items()}
-    victim = _with_globals(_victim_of_rank if ranks else _victim_of_queue, bound)
-    bound["victim"] = register_jitable(forceinline=True)(victim)
-    mask = given if choose is None else _with_globals(_chosen, {"compiled": choose})
-    bound["choose"] = register_jitable(forceinline=True)(mask)
-    bound["fit"] = fit_several if several else fit_one
-    bound["resize"] = new_size if changing else same_size
-    replay = _with_globals(template(fingerprint(homes, *names) if keep else ""), bound)
-    if keep:
-        return stored(nogil=True, _nrt=False)(replay)
-    return _counting_if_it_must(replay)
+
+    def __init__(
+        self,
+        hooks: dict[str, Callable[..., Any]],
+        *,
+        sequential: bool,
+        checked: bool,
+        keep: bool,
+        choose: Callable[..., int] | None = None,
+    ) -> None:
+        self._choose, self._sequential = choose, sequential
+        self._ranked = "rank" in hooks and not sequential
+        bound = {
+            role: register_jitable(boundscheck=checked)(hook)
+            for role, hook in {**_DEFAULTS, **hooks}.items()
+        }
+        names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
+        homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
+        self._key = fingerprint(homes, *names) if keep else None
+        if self._ranked:
+            templates = {"use": batch.use, "rank": batch.rank_units}
+        else:
+            bound["victim"] = queued.victim_of_rank if "rank" in hooks else queued.victim_of_queue
+            bound |= {"make_room": queued.make_room, "let_go": queued.let_go, "use": batch.use}
+            for role in ("victim", "make_room", "let_go", "use"):
+                bound[role] = register_jitable(_with_globals(bound[role], bound))
+            templates = {"turn": queued.request_units if sequential else queued.take_batch}
+        self._functions = {role: _with_globals(each, bound) for role, each in templates.items()}
+        self._kept_alive: list[Any] = []
+        self._addresses: dict[Any, Functions] = {}
+
+    def of(self, parts: Parts, cache: Cache) -> Replay:
+        """Return the loop over one cache, compiled."""
+        # To the loop a state is so many words, whatever the policy keeps in it.
+        words = {"state": cache.state.view(np.int64), "fresh": cache.fresh.view(np.int64)}
+        own, places, plain = framed(cache), framed(parts), framed(cache._replace(**words))
+        draws = bool(cache.numbers[DRAWS])
+
+        def replay(block: Block, layer: int, first: int, admission: int) -> None:
+            rows = framed(block)
+            functions = self._addresses_for(rows, places, plain, own, draws)
+            arguments = rows, layer, first, admission, places, plain, functions
+            if self._ranked:
+                replay_ranked(*arguments)
+            else:
+                replay_queued(*arguments, int(self._sequential))
+
+        return replay
+
+    def _addresses_for(
+        self, block: Any, parts: Any, cache: Any, own: Any, draws: bool
+    ) -> Functions:
+        """Compile what the loop calls.
+
+        Args:
+            cache, own: the cache as the loop sees it, and as the policy does.
+        """
+        key = draws, None if config.DISABLE_JIT else own._numba_type_
+        if key in self._addresses:
+            return self._addresses[key]
+        at: dict[str, int] = {}
+        if self._choose is not None:
+            at["choose"] = _address(self._choose, "choose", block, parts, cache)
+            at["forget"] = address_of(batch.forget, cache)
+            at["remember"] = address_of(batch.remember, parts, cache, 0)
+        if self._ranked:
+            at["fit"] = _address(fit, "fit", block, parts, cache)
+        if draws:
+            at["draw"] = _address(draw_misses, "draw", block, parts, cache)
+        for role, function in self._functions.items():
+            name = "use" if role == "turn" else role
+            at[name] = self._compiled(function, role, block, parts, own)
+        self._addresses[key] = Functions(**at)
+        return self._addresses[key]
+
+    def _compiled(self, function: Callable[..., Any], role: str, *frames: Any) -> int:
+        """Compile a function of the policy, and return its address.
+
+        References are not counted, which takes time, unless a hook of a user's own allocates.
+        """
+        if self._key is not None:
+            compiled = stored(nogil=True, _nrt=False, key=self._key)(function)
+            self._kept_alive.append(compiled)
+            return _address(compiled, role, *frames)
+        for counts in (False, True):
+            compiled = njit(nogil=True, _nrt=counts)(function)
+            self._kept_alive.append(compiled)
+            with suppress(NumbaError) if not counts else nullcontext():
+                return _address(compiled, role, *frames)
+        raise AssertionError("the last one is compiled, or says why not")
 
 
-def _counting_if_it_must(replay: Callable[..., None]) -> Callable[..., None]:
-    """Compile without counting references; with it where that cannot be, as hooks allocate."""
-    loops = [njit(nogil=True, _nrt=counts)(replay) for counts in (False, True)]
-
-    def run(*arguments: Any) -> None:
-        first, last = loops[0], loops[-1]
-        try:
-            first(*arguments)
-        except NumbaError:  # at compilation, so nothing has run
-            if first is last:
-                raise
-            loops[:] = [last]
-            last(*arguments)
-
-    return run
+def _address(compiled: Any, role: str, *frames: Any) -> int:
+    return address_of(compiled, *frames, *(0,) * _INTEGERS[role])
 
 
 def _with_globals(function: Any, names: dict[str, Any]) -> Any:
-    """Return a copy of a function to which the names are global."""
+    """Return a copy of a function with further names in its globals."""
     copy = types.FunctionType(
-        function.__code__, {**globals(), **names}, function.__name__, None, function.__closure__
+        function.__code__, {**function.__globals__, **names}, function.__name__
     )
-    copy.__module__, copy.__qualname__ = __name__, function.__qualname__
+    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
     return copy

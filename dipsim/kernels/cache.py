@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.kernels.bits import AT_ONCE
-from dipsim.kernels.eviction import BINS, LANES
+from dipsim.kernels.frames import framed
 from dipsim.kernels.topk import CODES, COUNTERS
 
 FORCED, RANKED, NEVER = 0, 1, 2
@@ -84,11 +83,11 @@ class Cache(NamedTuple):
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
-    choosing: Choosing | None  # None where masks are given
-    lists: NDArray[np.int64]  # [3, ids + AT_ONCE] scratch, as all below
-    ends: NDArray[np.int64]  # [BINS]
-    spare: NDArray[np.int64]  # [ids]
-    histogram: NDArray[np.int64]  # [BINS * LANES]
+    choosing: Any  # a `Choosing`, framed; of no units where masks are given
+    cuts: NDArray[np.int64]  # [capacities] rank of the last unit that left, where to look next
+    candidates: NDArray[np.uint64]  # [2, words] scratch, as all below
+    keys: NDArray[np.int64]  # [2, ids]
+    ids: NDArray[np.int64]  # [ids + 1]
 
 
 class Block(NamedTuple):
@@ -105,18 +104,6 @@ class Block(NamedTuple):
     missed: NDArray[np.uint64]  # out [capacities, n, words], or empty to leave it out
     before: NDArray[np.uint64]  # out, the same of what was resident before each row
     capacity: NDArray[np.float64]  # [n] of every row, where it changes (`new_size`); else empty
-
-
-class Hooks(NamedTuple):
-    """The functions a loop is compiled around: the policy's own, and the choice of masks."""
-
-    touch: Any
-    choose: Any
-    rank: Any = None
-    evict: Any = None
-    insert: Any = None
-    leave: Any = None
-    expel: Any = None
 
 
 def new_parts(
@@ -196,9 +183,9 @@ def new_cache(
         fresh=fresh,
         preload=preload,
         evictable=np.zeros(ids, np.bool_),
-        choosing=choosing,
-        lists=np.empty((3, ids + AT_ONCE), np.int64),
-        ends=np.empty(BINS, np.int64),
-        spare=np.empty(ids, np.int64),
-        histogram=np.empty(BINS * LANES, np.int64),
+        choosing=framed(choosing or new_choosing(0)),
+        cuts=np.zeros(len(capacity), np.int64),
+        candidates=np.empty((2, words), np.uint64),
+        keys=np.empty((2, ids), np.int64),
+        ids=np.empty(ids + 1, np.int64),
     )

@@ -7,12 +7,7 @@ from llvmlite import ir
 from numba import types as nb
 from numba.extending import intrinsic, overload, register_jitable
 
-from dipsim.kernels.stored import stored
-
-BINS = 2048
-LANES = 4
-"""Counters of each bin: units next to each other often fall into the same one, and adding to what
-was just written has to wait."""
+from dipsim.kernels.bits import bit, lowest_bit, without_lowest
 
 
 @intrinsic
@@ -48,72 +43,76 @@ def _order_compiled(rank: Any) -> Any:
 
 
 @register_jitable
-def spread(low, high):
-    """Return (shift, bins): keys from ``low`` to ``high``, less ``low`` and shifted right, fill so
-    many bins."""
-    span, shift = np.uint64(high) - np.uint64(low), np.uint64(0)
-    while (span >> shift) >= np.uint64(BINS):
-        shift += np.uint64(1)
-    return shift, np.int64(span >> shift) + 1
+def find_cut(keys, count, n, guess):
+    """Return (cut, below): the n-th lowest of ``keys[:count]``, and how many keys are lower.
+
+    The search looks at ``guess`` first, then at the next key that occurs, then between the bounds
+    in turns by interpolation and in the middle. Bounds move on to keys that occur, so that few
+    rounds are needed however the keys lie.
+    """
+    low = high = keys[0]
+    for i in range(count):
+        low = min(low, keys[i])
+        high = max(high, keys[i])
+    below, reached, rounds = 0, count, 0
+    middle = guess
+    while low < high:
+        middle = min(max(middle, low), high - 1)
+        inside, next_high, next_low = 0, low, high
+        for i in range(count):
+            key = keys[i]
+            inside += np.int64(key <= middle)
+            next_high = max(next_high, key if key <= middle else low)
+            next_low = min(next_low, key if key > middle else high)
+        rounds += 1
+        if inside >= n:
+            high, reached = next_high, inside
+            middle = high - 1
+        else:
+            low, below = next_low, inside
+            middle = low
+        if rounds >= 2:
+            middle = (low & high) + ((low ^ high) >> 1)  # halfway, whatever the span
+            step = (np.float64(high) - np.float64(low)) * ((n - below) / (reached - below))
+            if rounds % 2 == 0 and step < 2.0**62:
+                middle = low + np.int64(step)
+    return low, below
 
 
 @register_jitable
-def find_cut(histogram, n):
-    """Return (cut, below): the bin of the n-th lowest, and how many lie in lower bins."""
-    cut, below = 0, 0
-    while True:
-        inside = 0
-        for lane in range(LANES):
-            inside += histogram[LANES * cut + lane]
-        if below + inside >= n:
-            return cut, below
-        below += inside
-        cut += 1
-
-
-@stored(nogil=True)
-def lowest(n, count, units, keys, last, rest, histogram):
-    """Bring the n lowest of ``units[:count]`` by (key, last use, unit) to ``units[:n]``.
-
-    ``units`` ascend. A radix selection: a histogram over the span of the keys names the bin the
-    cut falls into; lower bins are taken; the bin itself is looked at again on a finer scale, then
-    with the last use as key, and what still ties goes by id.
+def leave_lowest(resident, candidates, n, keys, cut, below, last, ids):
+    """Make the n lowest candidates absent.
 
     Args:
-        units: int64[count], reordered.
-        keys: int64[count], overwritten; last: int64[ids]; rest: int64[count] scratch.
-        histogram: int64[BINS * LANES] scratch.
+        resident: uint64[words], updated.
+        candidates: uint64[words] the units that may leave.
+        keys: int64[candidates] their ranks, ascending by unit; overwritten.
+        cut, below: of `find_cut`.
+        last: int64[ids] last uses; ids: int64[candidates] scratch.
     """
-    undecided, taken, by_last = units, 0, False
-    while count > n - taken:
-        low = high = keys[0]
-        for i in range(count):
-            low = min(low, keys[i])
-            high = max(high, keys[i])
-        if low == high:
-            if by_last:
-                break
-            by_last = True
-            for i in range(count):
-                keys[i] = last[undecided[i]]
-            continue
-        shift, bins = spread(low, high)
-        for i in range(bins * LANES):
-            histogram[i] = 0
-        for i in range(count):
-            bin_of = np.int64((np.uint64(keys[i]) - np.uint64(low)) >> shift)
-            histogram[LANES * bin_of + i % LANES] += 1
-        cut, _ = find_cut(histogram, n - taken)
-        left = 0
-        for i in range(count):
-            # Write first and keep by counting up: a branch would be mispredicted half the time.
-            unit, key = undecided[i], keys[i]
-            bin_of = np.int64((np.uint64(key) - np.uint64(low)) >> shift)
-            units[taken] = unit
-            taken += np.int64(bin_of < cut)
-            rest[left] = unit
-            keys[left] = key
-            left += np.int64(bin_of == cut)
-        undecided, count = rest, left
-    for i in range(n - taken):
-        units[taken + i] = undecided[i]
+    i = tied = 0
+    for w in range(candidates.shape[0]):
+        word, leaving = candidates[w], np.uint64(0)
+        while word:
+            b, key = lowest_bit(word), keys[i]
+            leaving |= np.uint64(key < cut) << np.uint64(b)
+            ids[tied] = w * 64 + b
+            tied += np.int64(key == cut)
+            i += 1
+            word = without_lowest(word)
+        resident[w] &= ~leaving
+    # Of those tied at the cut, the longest unused leave, then the lowest units.
+    left, latest = n - below, np.int64(2**62)
+    if left < tied:
+        for i in range(tied):
+            keys[i] = last[ids[i]]
+        latest, below = find_cut(keys, tied, left, keys[0])
+        left -= below
+    else:
+        for i in range(tied):
+            keys[i] = 0
+    for i in range(tied):
+        at_last = keys[i] == latest and left > 0
+        left -= np.int64(at_last)
+        if keys[i] < latest or at_last:
+            resident[ids[i] >> 6] &= ~bit(ids[i])

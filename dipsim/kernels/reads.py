@@ -31,7 +31,7 @@ class Requests(NamedTuple):
     tensors: int = 1  # that a unit is read from, one read each
 
 
-@stored(nogil=True)
+@register_jitable
 def coalesce(count, misses, requests, runs):
     """Return what ``misses[:count]``, ascending, cost: (reads, bytes moved, seconds, any outside).
 
@@ -80,36 +80,30 @@ def to_places(misses, count, place, taken):
         taken[w] = 0
 
 
-def _price(fingerprint):
-    def price(missed, start, stop, units, requests, reads, costs):
-        """Write what the misses of every row cost.
+@stored(nogil=True, key=fingerprint())
+def price(missed, start, stop, units, requests, reads, costs):
+    """Write what the misses of every row cost.
 
-        Args:
-            missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
-            units: units of the part.
-            requests: the `Requests` of the part.
-            reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
-        """
-        fingerprint
-        misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
-        taken, place = np.zeros(stop - start, np.uint64), requests.place
-        for r in range(missed.shape[0]):
-            count = 0
-            for w in range(start, stop):
-                count = list_units(missed[r, w], (w - start) * 64, misses, count)
-            if place.shape[0] > 0:
-                to_places(misses, count, place, taken)
-            if count > 0:
-                number, moved, seconds, outside = coalesce(count, misses, requests, runs)
-                reads[r, READS] = number
-                reads[r, OUTSIDE] = np.int32(outside)
-                costs[r, MOVED] = moved
-                costs[r, SECONDS] = seconds
-
-    return price
-
-
-price = stored(nogil=True)(_price(fingerprint()))
+    Args:
+        missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
+        units: units of the part.
+        requests: the `Requests` of the part, framed.
+        reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
+    """
+    misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
+    taken, place = np.zeros(stop - start, np.uint64), requests.place
+    for r in range(missed.shape[0]):
+        count = 0
+        for w in range(start, stop):
+            count = list_units(missed[r, w], (w - start) * 64, misses, count)
+        if place.shape[0] > 0:
+            to_places(misses, count, place, taken)
+        if count > 0:
+            number, moved, seconds, outside = coalesce(count, misses, requests, runs)
+            reads[r, READS] = number
+            reads[r, OUTSIDE] = np.int32(outside)
+            costs[r, MOVED] = moved
+            costs[r, SECONDS] = seconds
 
 
 NO_REQUESTS = Requests(

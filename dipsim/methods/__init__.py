@@ -227,16 +227,16 @@ def build_method(
     return method
 
 
-def chooser_of(method: Method) -> Callable[..., None] | None:
+def chooser_of(method: Method) -> Callable[..., int] | None:
     """Return the compiled function that chooses masks by what is resident.
 
-    A replay loop is bound around it (`dipsim.kernels.bind`). None where sets are known beforehand.
+    A replay loop calls it (`dipsim.kernels.Loop`). None where sets are known beforehand.
     """
     if not method.cache_aware:
         return None
     if method.custom is not None:
         return hook_of(method.custom).choose
-    choose: Callable[..., None] = routing.choose if method.groups[0].of_experts else masking.choose
+    choose: Callable[..., int] = routing.choose if method.groups[0].of_experts else masking.choose
     return choose
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dipsim.errors import MethodError
 from dipsim.kernels.bits import SKIP, bit, unpack
 from dipsim.kernels.cache import Choosing
+from dipsim.kernels.frames import framed
 from dipsim.kernels.topk import LARGEST_BITS, kept_shares, top_k
 from dipsim.methods.contract import Group
 from dipsim.methods.pruning import PruningMethod
@@ -34,8 +35,8 @@ RESIDENT, CHOSEN = 0, 1
 class Hook(NamedTuple):
     """The compiled functions of a method."""
 
-    choose: Callable[..., None]
-    """Hook ``choose`` of a replay loop, for masks that depend on what is resident."""
+    choose: Callable[..., int]
+    """What a replay loop calls, for masks that depend on what is resident."""
     choose_rows: Callable[..., None]
     """Choice of blocks of rows, without a cache."""
 
@@ -108,7 +109,7 @@ def choose_rows(
             actions,
             resets,
             held,
-            choosing,
+            framed(choosing),
             sets,
             shares,
         )
@@ -218,21 +219,19 @@ def _selecting(hook: Any, varies: bool) -> Any:
 
 def _choose(pick: Any) -> Any:
     @njit(nogil=True)
-    def choose(
-        block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
-    ) -> None:
+    def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
         """Write the units that a token uses to the block's sets, and what they hold to its shares.
 
-        The hook ``choose`` of a replay loop (kernels/batch.py).
+        A replay loop calls it (kernels/bind.py).
         """
-        r, layer, p = place
         start, stop = parts.word[p], parts.word[p + 1]
-        first, units = 64 * start, parts.units[p]
-        words, held = block.sets[r, layer, start:stop], resident[0, start:stop]
+        first, units, choosing = 64 * start, parts.units[p], cache.choosing
+        words, held = block.sets[r, layer, start:stop], cache.resident[0, start:stop]
         scores, flags = block.scores[r, layer, first : first + units], choosing.flags[RESIDENT]
         unpack(held, flags, units)
         pick(scores, parts.k[p], words, choosing, p)
         kept_shares(scores, words, block.shares[r, p])
+        return 0
 
     return choose
 

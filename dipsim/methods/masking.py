@@ -327,40 +327,33 @@ def _choose_from_scores(
     choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
 
 
-def _choose(fingerprint: str) -> Any:
-    @stored(nogil=True)
-    def choose(
-        block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
-    ) -> None:
-        """Write the units that a token uses to the block's sets, and the share of the scores, and
-        of their squares, that they hold to its shares.
+@stored(nogil=True, key=fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
+def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
+    """Write the units that a token uses to the block's sets, and the share of the scores, and of
+    their squares, that they hold to its shares.
 
-        The hook ``choose`` of a replay loop (kernels/batch.py), compiled once for all policies.
+    A replay loop calls it (kernels/bind.py). It is compiled once for all policies.
 
-        Args:
-            block, parts, choosing: the records of kernels/cache.py: a block of tokens, the parts
-                of the cache (each the units of one layer and group), and scratch space.
-            resident: uint64[capacities, words] before the token; a cache that masks look into has
-                one capacity.
-            last, t: for rules that go by the last use; not looked at here.
-            place: (row of the block, layer, part).
-        """
-        fingerprint  # noqa: B018  # in the closure, so that stored code is renewed with its source
-        r, layer, p = place
-        start, stop = parts.word[p], parts.word[p + 1]
-        first, end = 64 * start, 64 * start + parts.units[p]
-        words, here = block.sets[r, layer, start:stop], resident[0, start:stop]
-        numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
-        if block.codes.shape[0] > 0:  # only where `takes_codes`
-            codes, tables = block.codes[r, layer, first:end], choosing.tables
-            gamma_tables(numbers.gamma, tables)
-            select_codes(codes, tables, here, k, words, choosing.counters, shares)
-        else:
-            scores = block.scores[r, layer, first:end]
-            _choose_from_scores(numbers, k, scores, here, words, (p, start), choosing)
-            kept_shares(scores, words, shares)
+    Args:
+        block, parts, cache: the records of kernels/cache.py: a block of tokens, the parts of the
+            cache (each the units of one layer and group), and the cache. One that masks look into
+            has one capacity.
+        r: row of the block; layer: of the block; p: part.
+        t: number of the batch, for rules that go by the last use; not looked at here.
 
-    return choose
-
-
-choose = _choose(fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
+    Returns:
+        0.
+    """
+    start, stop = parts.word[p], parts.word[p + 1]
+    first, end, choosing = 64 * start, 64 * start + parts.units[p], cache.choosing
+    words, here = block.sets[r, layer, start:stop], cache.resident[0, start:stop]
+    numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
+    if block.codes.shape[0] > 0:  # only where `takes_codes`
+        codes, tables = block.codes[r, layer, first:end], choosing.tables
+        gamma_tables(numbers.gamma, tables)
+        select_codes(codes, tables, here, k, words, choosing.counters, shares)
+    else:
+        scores = block.scores[r, layer, first:end]
+        _choose_from_scores(numbers, k, scores, here, words, (p, start), choosing)
+        kept_shares(scores, words, shares)
+    return 0

@@ -249,57 +249,47 @@ def _by_rule(numbers: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, wo
     _take(keys, z, k, words)
 
 
-def _choose(fingerprint: str) -> Any:
-    @stored(nogil=True)
-    def choose(
-        block: Any, parts: Any, choosing: Any, resident: Any, last: Any, place: Any, t: int
-    ) -> None:
-        """Write the experts a token uses to the block's sets, and what they hold to its shares.
+@stored(nogil=True, key=fingerprint([Path(__file__).parent]))
+def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
+    """Write the experts a token uses to the block's sets, and what they hold to its shares.
 
-        The hook ``choose`` of a replay loop (kernels/batch.py), compiled once for all policies.
+    A replay loop calls it (kernels/bind.py). It is compiled once for all policies.
 
-        Args:
-            block, parts, choosing: `Block`, `Parts` and `Choosing`, whole.
-            resident: uint64[capacities, words] before the token; the first capacity counts.
-            last: int64[ids] batch of the last use, -1 for none; t: this batch.
-            place: (row, layer, part).
-        """
-        fingerprint  # noqa: B018
-        r, layer, p = place
-        start, stop, units = parts.word[p], parts.word[p + 1], parts.units[p]
-        z = block.scores[r, layer, 64 * start : 64 * start + units]
-        words, k = block.sets[r, layer, start:stop], parts.k[p]
-        _clear(words)
-        if block.actions[r] != DECODE:
-            _take(z, z, k, words)
-        elif _best(z, z, words) >= 0:
-            seen = resident[0, start:stop], last[64 * start : 64 * start + units], t
-            numbers, keys = _numbers_at(parts.numbers[p]), choosing.wide[:units]
-            _by_rule(numbers, k, z, seen, choosing.memory[p], keys, words)
-        _shares(z, words, block.shares[r, p])
+    Args:
+        block, parts, cache: `Block`, `Parts` and `Cache`, whole; the first capacity counts.
+        r: row of the block; layer: of the block; p: part.
+        t: number of the batch.
 
-    return choose
+    Returns:
+        0.
+    """
+    start, stop, units = parts.word[p], parts.word[p + 1], parts.units[p]
+    z = block.scores[r, layer, 64 * start : 64 * start + units]
+    words, k = block.sets[r, layer, start:stop], parts.k[p]
+    _clear(words)
+    if block.actions[r] != DECODE:
+        _take(z, z, k, words)
+    elif _best(z, z, words) >= 0:
+        choosing = cache.choosing
+        last = cache.last[64 * start : 64 * start + units]
+        seen = cache.resident[0, start:stop], last, t
+        numbers, keys = _numbers_at(parts.numbers[p]), choosing.wide[:units]
+        _by_rule(numbers, k, z, seen, choosing.memory[p], keys, words)
+    _shares(z, words, block.shares[r, p])
+    return 0
 
 
-def _route_plainly(fingerprint: str) -> Any:
-    @stored(nogil=True)
-    def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
-        """Write the k best experts of every row, and what they hold.
+@stored(nogil=True, key=fingerprint([Path(__file__).parent]))
+def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
+    """Write the k best experts of every row, and what they hold.
 
-        Args:
-            z: float32[n, layers, units], minus infinity where a unit is no candidate.
-            sets: out uint64[n, layers, words]; shares: out float32[n, layers, 2].
-        """
-        fingerprint  # noqa: B018
-        for r in range(z.shape[0]):
-            for layer in range(z.shape[1]):
-                words = sets[r, layer]
-                _clear(words)
-                _take(z[r, layer], z[r, layer], k, words)
-                _shares(z[r, layer], words, shares[r, layer])
-
-    return route_plainly
-
-
-choose = _choose(fingerprint([Path(__file__).parent]))
-route_plainly = _route_plainly(fingerprint([Path(__file__).parent]))
+    Args:
+        z: float32[n, layers, units], minus infinity where a unit is no candidate.
+        sets: out uint64[n, layers, words]; shares: out float32[n, layers, 2].
+    """
+    for r in range(z.shape[0]):
+        for layer in range(z.shape[1]):
+            words = sets[r, layer]
+            _clear(words)
+            _take(z[r, layer], z[r, layer], k, words)
+            _shares(z[r, layer], words, shares[r, layer])

@@ -4,7 +4,7 @@ In layer scope each (layer, group) has a cache of its own; in global scope one c
 all. Several capacities share one cache where the policy allows it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,8 +24,6 @@ from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
 
-Loop = Callable[..., None]
-"""A compiled replay loop: (block, layer, first row, admission, parts, cache)."""
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
@@ -149,7 +147,9 @@ class ReplayedCache:
         if policy.preload and uses is not None:
             for c in range(len(capacity)):
                 preload[c] = self._pinned(uses, float(capacity[c]))
-        self.cache = kernels.new_cache(parts, capacity, fresh, preload, self._choosing())
+        self.choosing = self._choosing()
+        self.cache = kernels.new_cache(parts, capacity, fresh, preload, self.choosing)
+        self._replay: kernels.Replay | None = None
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
         self._empty_before_the_first_row = True
@@ -187,14 +187,14 @@ class ReplayedCache:
     def feed(
         self,
         blocks: Sequence[Sets],
-        loop: Loop,
+        loop: kernels.Loop,
         admission: int,
         missed: bool = False,
     ) -> list[list[list[Counts]]]:
         """Replay blocks, in order; a clairvoyant policy must be given all there are.
 
         Args:
-            loop: of `kernels.bind`, for the policy; admission: kernels.FORCED, RANKED or NEVER.
+            loop: of the policy, the same for all blocks; admission: kernels.FORCED, RANKED or NEVER.
             missed: hand on which units were missed.
 
         Returns:
@@ -311,13 +311,14 @@ class ReplayedCache:
         """Return what reading the misses of part ``p`` costs; uint64[rows, words]."""
         assert self.costs is not None
         layer, group = self.places[p]
-        cost, words = self.costs[layer][group], misses.shape[1]
+        cost = self.costs[layer][group]
         if isinstance(cost, InOrder):
             units = np.bitwise_count(misses).sum(axis=1, dtype=np.int64)
             return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
         counts, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
-        units = self.parts.units[p]
-        kernels.price(np.ascontiguousarray(misses), 0, words, units, cost, counts, costs)
+        units = int(self.parts.units[p])
+        words, requests = misses.shape[1], kernels.framed(cost)
+        kernels.price(np.ascontiguousarray(misses), 0, words, units, requests, counts, costs)
         return Reads(
             requests=counts[:, kernels.READS],
             outside=counts[:, kernels.OUTSIDE].astype(np.bool_),
@@ -392,10 +393,14 @@ class ReplayedCache:
         )
         return uses
 
-    def _run(self, loop: Loop, rows: kernels.Block, layer: int, first: int, admission: int) -> None:
+    def _run(
+        self, loop: kernels.Loop, rows: kernels.Block, layer: int, first: int, admission: int
+    ) -> None:
         name, numbers = self.policy.name, self.cache.numbers
         try:
-            loop(rows, layer, first, admission, self.parts, self.cache)
+            if self._replay is None:
+                self._replay = loop.of(self.parts, self.cache)
+            self._replay(rows, layer, first, admission)
         except Exception as problem:
             failed = self._failure(problem)
             if failed is not None:
@@ -415,7 +420,7 @@ class ReplayedCache:
 
     def _failure(self, problem: Exception) -> MethodError | None:
         """Return what a user's own method did wrong; None where it was not the method."""
-        choosing = self.cache.choosing
+        choosing = self.choosing
         if self.method.custom is None or choosing is None:
             return None
         groups = [self.method.groups[group] for _, group in self.places]

@@ -94,7 +94,7 @@ class Chooser:
         elif data.dtype == np.uint8:
             kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
         else:
-            kernels.select_of(data, group.kept, sets, self._scratch[i], kept)
+            kernels.select_of(data, group.kept, sets, kernels.framed(self._scratch[i]), kept)
         if shares is not None:
             shares[..., :2] = kept
             if norms is not None and data.dtype != np.uint64:

@@ -23,7 +23,7 @@ from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, chooser_of
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, Sets, count_uses
-from dipsim.replay.cache import Counts, Loop, ReplayedCache, is_builtin
+from dipsim.replay.cache import Counts, ReplayedCache, is_builtin
 from dipsim.replay.contender import (
     Capacity,
     CapacityByRow,
@@ -43,7 +43,7 @@ class _Feed(NamedTuple):
     """A cache of a contender, what feeds it, and where its counts go."""
 
     cache: ReplayedCache
-    loop: Loop
+    loop: kernels.Loop
     admission: int
     purpose: str
     """Purpose that progress names when the loop is compiled, where no code of it is stored."""
@@ -281,7 +281,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
     everywhere = [(layer, i) for layer in range(layers) for i in range(len(method.groups))]
     in_bytes = settings.scope == "global"
-    loop = loop_for(method, policy, settings.access, any(len(s) > 1 for s in shared), changing)
+    loop = loop_for(method, policy, settings.access)
     purpose = f"the replay of {method.name} with {policy.name}"
     feeds = []
     for some in shared:
@@ -327,40 +327,20 @@ def form_of(policy: Policy, access: Access) -> Policy:
     return (policy.sequential or policy) if access == "sequential" else policy
 
 
-def loop_for(
-    method: Method,
-    policy: Policy,
-    access: Access,
-    several: bool = False,
-    changing: bool = False,
-) -> Loop:
-    """Return the compiled loop that feeds a cache.
-
-    Args:
-        several: a cache has several capacities; changing: its capacity changes from row to row.
-    """
+def loop_for(method: Method, policy: Policy, access: Access) -> kernels.Loop:
+    """Return the loop that feeds a cache."""
     form, choose = form_of(policy, access), chooser_of(method)
-    hooks, checked = tuple(form.hooks.items()), not is_builtin(form)
-    keep = not checked and method.custom is None
-    return _loop_of(hooks, access == "sequential", several, choose, checked, keep, changing)
+    checked = not is_builtin(form)
+    return _loop_of(tuple(form.hooks.items()), access == "sequential", checked, choose)
 
 
 @functools.lru_cache(maxsize=64)
 def _loop_of(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     sequential: bool,
-    several: bool,
-    choose: Callable[..., None] | None,
     checked: bool,
-    keep: bool,
-    changing: bool,
-) -> Loop:
-    return kernels.bind(
-        dict(hooks),
-        sequential=sequential,
-        several=several,
-        choose=choose,
-        checked=checked,
-        keep=keep,
-        changing=changing,
+    choose: Callable[..., int] | None,
+) -> kernels.Loop:
+    return kernels.Loop(
+        dict(hooks), sequential=sequential, checked=checked, keep=not checked, choose=choose
     )
