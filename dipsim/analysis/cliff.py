@@ -67,7 +67,7 @@ def _batches(run: Run) -> NDArray[np.float64]:
         booked = block.actions >= kernels.COMMIT
         sizes = np.empty((int(booked.sum()), layers, groups))
         for layer, i in np.ndindex(layers, groups):
-            count = kernels.count_members(block.sets[i], layer)[booked]
+            count = np.bitwise_count(block.sets[i][booked, layer]).sum(axis=1, dtype=np.int64)
             sizes[:, layer, i] = count * run.unit_bytes[layer, i]
         used.append(sizes.reshape(len(sizes), layers * groups))
     return np.concatenate(used)

@@ -172,9 +172,8 @@ class Paging:
                 requests[place] = cost.requests(units)
                 moved[place], seconds[place] = cost.price(units)
                 continue
-            counts, prices = np.zeros((len(read), 2), np.int32), np.zeros((len(read), 2))
-            place_of, requests_of = (word[p], word[p + 1], groups[i].units), kernels.framed(cost)
-            kernels.price(unread, *place_of, requests_of, counts, prices)
+            start, stop = word[p : p + 2].tolist()
+            counts, prices = kernels.price(unread, start, stop, groups[i].units, cost)
             requests[place] = counts[:, kernels.READS]
             outside[place] = counts[:, kernels.OUTSIDE]
             moved[place] = prices[:, kernels.MOVED]

@@ -76,28 +76,19 @@ def use(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> in
     return 0
 
 
-def rank_units(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> int:
-    """Write the rank of every candidate to leave, ascending by unit; returns 0.
+def rank_units(block: Any, parts: Any, cache: Any, p: int, t: int, i: int) -> int:
+    """Write the ranks of ``candidates[i]``, ascending by unit, to ``keys[i]``; returns 0.
 
     Compiled for each policy that ranks, whose `rank` is bound as a global.
     """
     state, candidates, keys, count = cache.state, cache.candidates, cache.keys, 0
     for w in range(candidates.shape[1]):
-        word = candidates[0, w]
+        word = candidates[i, w]
         while word:
-            keys[0, count] = order(rank(state, w * 64 + lowest_bit(word), t))
+            keys[i, count] = order(rank(state, w * 64 + lowest_bit(word), t))
             count += 1
             word = without_lowest(word)
     return 0
-
-
-@register_jitable
-def first_units(word: Any, n: int) -> Any:
-    """Return the n lowest units of a word that has at least as many."""
-    left = word
-    for _ in range(n):
-        left &= left - np.uint64(1)
-    return word & ~left
 
 
 @register_jitable
@@ -152,7 +143,7 @@ def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
 # The memory of a rule that chooses masks, called by address --------------------------------------
 
 
-@stored(nogil=True, _nrt=False, key=fingerprint())
+@stored(_nrt=False, key=fingerprint())
 def forget(cache: Any) -> int:
     """Empty the memory of a rule; returns 0."""
     choosing = cache.choosing
@@ -167,7 +158,7 @@ def forget(cache: Any) -> int:
     return 0
 
 
-@stored(nogil=True, _nrt=False, key=fingerprint())
+@stored(_nrt=False, key=fingerprint())
 def remember(parts: Any, cache: Any, p: int) -> int:
     """Count a batch, and its units where the rule goes by them; returns 0."""
     choosing, pending = cache.choosing, cache.pending

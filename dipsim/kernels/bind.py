@@ -22,12 +22,12 @@ from dipsim.kernels.cache import DRAWS, Block, Cache, Parts
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.frames import address_of, framed
 from dipsim.kernels.queued import replay_queued
-from dipsim.kernels.ranked import draw_misses, fit, replay_ranked
+from dipsim.kernels.ranked import draw_misses, fit, replay_ranked, share_ranks
 from dipsim.kernels.stored import stored
 
 Replay = Callable[[Block, int, int, int], None]
 """Replays a block in one cache: (block, layer of the inputs, token of the first row, admission)."""
-_INTEGERS = {"choose": 4, "fit": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
+_INTEGERS = {"choose": 4, "fit": 7, "share": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
 """How many each kind of function takes behind the block, the parts and the cache."""
 
 
@@ -45,6 +45,8 @@ class Functions(NamedTuple):
     """Ranks the units that may leave."""
     fit: int = 0
     """Lets units leave."""
+    share: int = 0
+    """Ranks them once for several capacities."""
     draw: int = 0
     """Draws which misses become resident."""
 
@@ -111,14 +113,16 @@ class Loop:
 
     def of(self, parts: Parts, cache: Cache) -> Replay:
         """Return the loop over one cache, compiled."""
-        # To the loop a state is so many words, whatever the policy keeps in it.
-        words = {"state": cache.state.view(np.int64), "fresh": cache.fresh.view(np.int64)}
-        own, places, plain = framed(cache), framed(parts), framed(cache._replace(**words))
-        draws = bool(cache.numbers[DRAWS])
+        own = plain = framed(cache)
+        if cache.state.dtype != np.int64:  # to the loop a state is so many words, of any kind
+            words = {"state": cache.state.view(np.int64), "fresh": cache.fresh.view(np.int64)}
+            plain = framed(cache._replace(**words))
+        places = framed(parts)
+        options = len(cache.capacity) > 1, bool(cache.numbers[DRAWS])
 
         def replay(block: Block, layer: int, first: int, admission: int) -> None:
             rows = framed(block)
-            functions = self._addresses_for(rows, places, plain, own, draws)
+            functions = self._addresses_for(rows, places, plain, own, options)
             arguments = rows, layer, first, admission, places, plain, functions
             if self._ranked:
                 replay_ranked(*arguments)
@@ -128,14 +132,16 @@ class Loop:
         return replay
 
     def _addresses_for(
-        self, block: Any, parts: Any, cache: Any, own: Any, draws: bool
+        self, block: Any, parts: Any, cache: Any, own: Any, options: tuple[bool, bool]
     ) -> Functions:
         """Compile what the loop calls.
 
         Args:
             cache, own: the cache as the loop sees it, and as the policy does.
+            options: whether there are several capacities, and whether misses are drawn.
         """
-        key = draws, None if config.DISABLE_JIT else own._numba_type_
+        several, draws = options
+        key = options, None if config.DISABLE_JIT else own._numba_type_
         if key in self._addresses:
             return self._addresses[key]
         at: dict[str, int] = {}
@@ -145,6 +151,8 @@ class Loop:
             at["remember"] = address_of(batch.remember, parts, cache, 0)
         if self._ranked:
             at["fit"] = _address(fit, "fit", block, parts, cache)
+        if several:
+            at["share"] = _address(share_ranks, "share", block, parts, cache)
         if draws:
             at["draw"] = _address(draw_misses, "draw", block, parts, cache)
         for role, function in self._functions.items():
@@ -159,11 +167,11 @@ class Loop:
         References are not counted, which takes time, unless a hook of a user's own allocates.
         """
         if self._key is not None:
-            compiled = stored(nogil=True, _nrt=False, key=self._key)(function)
+            compiled = stored(_nrt=False, key=self._key)(function)
             self._kept_alive.append(compiled)
             return _address(compiled, role, *frames)
         for counts in (False, True):
-            compiled = njit(nogil=True, _nrt=counts)(function)
+            compiled = njit(_nrt=counts)(function)
             self._kept_alive.append(compiled)
             with suppress(NumbaError) if not counts else nullcontext():
                 return _address(compiled, role, *frames)

@@ -67,6 +67,15 @@ if config.DISABLE_JIT:  # coverage and bounds runs execute the kernels as plain 
 
 
 @register_jitable
+def first_units(word: Any, n: int) -> Any:
+    """Return the n lowest units of a word that has at least as many."""
+    left = word
+    for _ in range(n):
+        left = without_lowest(left)
+    return word & ~left
+
+
+@register_jitable
 def holds(words: Any, unit: int) -> bool:
     """Tell whether a set holds a unit."""
     return (words[unit >> 6] >> np.uint64(unit & 63)) & np.uint64(1) != 0
@@ -107,16 +116,6 @@ def list_units(word: Any, base: int, into: Any, count: int) -> int:
 
 
 @stored(nogil=True)
-def count_members(sets, layer):
-    """Return how many units every row of one layer holds, int64[n]."""
-    sizes = np.zeros(sets.shape[0], np.int64)
-    for r in range(sets.shape[0]):
-        for w in range(sets.shape[2]):
-            sizes[r] += ones(sets[r, layer, w])
-    return sizes
-
-
-@stored(nogil=True)
 def count_uses(sets, layer, actions, uses):
     """Add to ``uses`` (int64[units]) the number of committed rows that each unit is active in."""
     for r in range(sets.shape[0]):
@@ -129,24 +128,21 @@ def count_uses(sets, layer, actions, uses):
 
 
 @stored(nogil=True)
-def next_uses(sets, layer, actions, resets, first, after, sizes):
+def next_uses(sets, layer, actions, resets, first, after, uses):
     """Walk a block backwards and note the next use of every active unit.
 
     Args:
         after: int64[units], the next use behind the block; updated to that before the block.
-        sizes: int64[n] from `count_members`.
-
-    Returns:
-        int64[active]: for every committed row, in order, the next use of each unit, ascending.
+        uses: int64[active] out: for every committed row, in order, the next use of each unit,
+            ascending.
     """
-    total = 0
-    for r in range(sets.shape[0]):
-        total += sizes[r] if actions[r] >= COMMIT else 0
-    uses = np.empty(total, np.int64)
-    for r in range(sets.shape[0] - 1, -1, -1):
+    end = uses.shape[0]
+    for back in range(sets.shape[0]):
+        r = sets.shape[0] - 1 - back
         if actions[r] >= COMMIT:
-            total -= sizes[r]
-            place = total
+            for w in range(sets.shape[2]):
+                end -= ones(sets[r, layer, w])
+            place = end
             for w in range(sets.shape[2]):
                 word = sets[r, layer, w]
                 while word:
@@ -154,7 +150,7 @@ def next_uses(sets, layer, actions, resets, first, after, sizes):
                     uses[place] = after[unit]
                     after[unit] = first + r
                     place += 1
-                    word &= word - np.uint64(1)
+                    word = without_lowest(word)
         if resets[r]:
-            after[:] = NO_NEXT
-    return uses
+            for unit in range(after.shape[0]):
+                after[unit] = NO_NEXT

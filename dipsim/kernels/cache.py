@@ -6,6 +6,7 @@ part begin at a word of their own, so a unit's id is 64 * (first word) + its pla
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,7 +88,6 @@ class Cache(NamedTuple):
     cuts: NDArray[np.int64]  # [capacities] rank of the last unit that left, where to look next
     candidates: NDArray[np.uint64]  # [2, words] scratch, as all below
     keys: NDArray[np.int64]  # [2, ids]
-    ids: NDArray[np.int64]  # [ids + 1]
 
 
 class Block(NamedTuple):
@@ -154,6 +154,12 @@ def new_choosing(
     )
 
 
+@cache
+def _no_choosing() -> Choosing:
+    """Return the memory of no rule, which all caches whose masks are given share."""
+    return new_choosing(0)
+
+
 def new_cache(
     parts: Parts,
     capacity: NDArray[np.float64],
@@ -183,9 +189,8 @@ def new_cache(
         fresh=fresh,
         preload=preload,
         evictable=np.zeros(ids, np.bool_),
-        choosing=framed(choosing or new_choosing(0)),
+        choosing=framed(choosing or _no_choosing()),
         cuts=np.zeros(len(capacity), np.int64),
         candidates=np.empty((2, words), np.uint64),
         keys=np.empty((2, ids), np.int64),
-        ids=np.empty(ids + 1, np.int64),
     )

@@ -7,7 +7,9 @@ from llvmlite import ir
 from numba import types as nb
 from numba.extending import intrinsic, overload, register_jitable
 
-from dipsim.kernels.bits import bit, lowest_bit, without_lowest
+from dipsim.kernels.bits import first_units, lowest_bit, ones, without_lowest
+
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
 
 @intrinsic
@@ -44,20 +46,23 @@ def _order_compiled(rank: Any) -> Any:
 
 @register_jitable
 def find_cut(keys, count, n, guess):
-    """Return (cut, below): the n-th lowest of ``keys[:count]``, and how many keys are lower.
+    """Return (cut, below, reached): the n-th lowest of ``keys[:count]``, and how many keys are
+    lower, and as low or lower.
 
-    The search looks at ``guess`` first, then at the next key that occurs, then between the bounds
+    The search looks at ``guess`` first, then at the next key that occurs, then between the bounds,
     in turns by interpolation and in the middle. Bounds move on to keys that occur, so that few
     rounds are needed however the keys lie.
     """
-    low = high = keys[0]
-    for i in range(count):
-        low = min(low, keys[i])
-        high = max(high, keys[i])
-    below, reached, rounds = 0, count, 0
-    middle = guess
+    low, high = _LOWEST, _HIGHEST
+    below, reached, rounds, middle = 0, count, 0, guess
     while low < high:
-        middle = min(max(middle, low), high - 1)
+        if rounds == 2:
+            least = most = keys[0]
+            for i in range(count):
+                least, most = min(least, keys[i]), max(most, keys[i])
+            low, high = max(low, least), min(high, most)
+        middle = middle if middle > low else low
+        middle = middle if middle < high else high - 1
         inside, next_high, next_low = 0, low, high
         for i in range(count):
             key = keys[i]
@@ -71,48 +76,60 @@ def find_cut(keys, count, n, guess):
         else:
             low, below = next_low, inside
             middle = low
-        if rounds >= 2:
+        if rounds > 2:
             middle = (low & high) + ((low ^ high) >> 1)  # halfway, whatever the span
             step = (np.float64(high) - np.float64(low)) * ((n - below) / (reached - below))
-            if rounds % 2 == 0 and step < 2.0**62:
+            if rounds % 2 == 1 and step < 2.0**62:
                 middle = low + np.int64(step)
-    return low, below
+    return low, below, reached
 
 
 @register_jitable
-def leave_lowest(resident, candidates, n, keys, cut, below, last, ids):
-    """Make the n lowest candidates absent.
-
-    Args:
-        resident: uint64[words], updated.
-        candidates: uint64[words] the units that may leave.
-        keys: int64[candidates] their ranks, ascending by unit; overwritten.
-        cut, below: of `find_cut`.
-        last: int64[ids] last uses; ids: int64[candidates] scratch.
-    """
-    i = tied = 0
+def _leave_below(resident, candidates, keys, cut):
+    """Make the candidates with a key below the cut absent; those at the cut remain candidates."""
+    i = 0
     for w in range(candidates.shape[0]):
-        word, leaving = candidates[w], np.uint64(0)
+        word, leaving, at_cut = candidates[w], np.uint64(0), np.uint64(0)
         while word:
-            b, key = lowest_bit(word), keys[i]
-            leaving |= np.uint64(key < cut) << np.uint64(b)
-            ids[tied] = w * 64 + b
-            tied += np.int64(key == cut)
+            b, key = np.uint64(lowest_bit(word)), keys[i]
+            leaving |= np.uint64(key < cut) << b
+            at_cut |= np.uint64(key == cut) << b
             i += 1
             word = without_lowest(word)
         resident[w] &= ~leaving
-    # Of those tied at the cut, the longest unused leave, then the lowest units.
-    left, latest = n - below, np.int64(2**62)
-    if left < tied:
-        for i in range(tied):
-            keys[i] = last[ids[i]]
-        latest, below = find_cut(keys, tied, left, keys[0])
-        left -= below
-    else:
-        for i in range(tied):
-            keys[i] = 0
-    for i in range(tied):
-        at_last = keys[i] == latest and left > 0
-        left -= np.int64(at_last)
-        if keys[i] < latest or at_last:
-            resident[ids[i] >> 6] &= ~bit(ids[i])
+        candidates[w] = at_cut
+
+
+@register_jitable
+def leave_lowest(resident, candidates, keys, count, n, guess, last):
+    """Make the n lowest candidates absent; returns the key of the last of them.
+
+    Args:
+        resident: uint64[words], updated.
+        candidates: uint64[words] the units that may leave; overwritten.
+        keys: int64[count] their ranks, ascending by unit; overwritten.
+        guess: a key near which the n-th lowest may lie; it changes no choice.
+        last: int64[ids] last uses.
+    """
+    cut, below, reached = find_cut(keys, count, n, guess)
+    _leave_below(resident, candidates, keys, cut)
+    left, words = n - below, candidates.shape[0]
+    if n < reached:  # of those at the cut, the longest unused leave
+        tied = 0
+        for w in range(words):
+            word = candidates[w]
+            while word:
+                keys[tied] = last[w * 64 + lowest_bit(word)]
+                tied += 1
+                word = without_lowest(word)
+        oldest, below, reached = find_cut(keys, tied, left, keys[0])
+        if reached - below < tied:
+            _leave_below(resident, candidates, keys, oldest)
+            left -= below
+    for w in range(words):  # of those as long unused, the lowest units
+        word = candidates[w]
+        if ones(word) > left:
+            word = first_units(word, left)
+        left -= ones(word)
+        resident[w] &= ~word
+    return cut

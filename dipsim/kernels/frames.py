@@ -5,6 +5,7 @@ records of many arrays take seconds to compile. A frame lays the addresses and s
 arrays out in memory; compiled code reads a field where it names it, as it does with the tuple.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,22 +58,36 @@ class Frame:
     def __init__(self, record: NamedTuple) -> None:
         self.record = record  # keeps the arrays alive
         slots: list[int] = []
-        fields = []
+        kinds: list[Any] = []
         for name, value in zip(record._fields, record, strict=True):
             if isinstance(value, Frame):
                 slots.append(value.address)
-                fields.append((name, value._numba_type_))
+                kinds.append(value._numba_type_)
             elif isinstance(value, int):
                 slots.append(value)
-                fields.append((name, nb.int64))
+                kinds.append(int)
             else:
                 assert value.flags.c_contiguous, f"{name} is contiguous"
-                slots += [value.ctypes.data, *value.shape]
-                dtype = numpy_support.from_dtype(value.dtype)
-                fields.append((name, nb.Array(dtype, value.ndim, "C")))
+                slots.append(value.ctypes.data)
+                slots.extend(value.shape)
+                kinds.append((value.dtype, value.ndim))
         self._memory = np.array(slots, np.int64)
         self.address = self._memory.ctypes.data
-        self._numba_type_ = FrameType(type(record).__name__, tuple(fields))
+        self._numba_type_ = _type_of(type(record), tuple(kinds))
+
+
+@functools.cache
+def _type_of(record: Any, kinds: tuple[Any, ...]) -> FrameType:
+    """Return the type of a record's frame; ``kinds`` are (dtype, dimensions), `int`, or types."""
+    types = [
+        nb.Array(numpy_support.from_dtype(kind[0]), kind[1], "C")
+        if isinstance(kind, tuple)
+        else nb.int64
+        if kind is int
+        else kind
+        for kind in kinds
+    ]
+    return FrameType(record.__name__, tuple(zip(record._fields, types, strict=True)))
 
 
 def framed(record: Any) -> Any:

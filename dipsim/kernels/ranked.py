@@ -3,11 +3,11 @@
 import numpy as np
 from numba.extending import register_jitable
 
-from dipsim.kernels.batch import book, close, first_units, gather, note_misses, reset, room_for
-from dipsim.kernels.bits import COMMIT, SKIP, lowest_bit, ones, stamp, without_lowest
+from dipsim.kernels.batch import book, close, gather, note_misses, reset, room_for
+from dipsim.kernels.bits import COMMIT, SKIP, first_units, lowest_bit, ones, stamp, without_lowest
 from dipsim.kernels.cache import DRAWS, FORCED, NEVER, RANKED, SEED, SLACK
 from dipsim.kernels.draws import splitmix64
-from dipsim.kernels.eviction import find_cut, leave_lowest
+from dipsim.kernels.eviction import leave_lowest
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.frames import call
 from dipsim.kernels.stored import stored
@@ -21,7 +21,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
         layer: of the inputs; first: token of the first row.
         functions: addresses, of `Functions`.
     """
-    count = parts.units.shape[0]
+    count, rank, share = parts.units.shape[0], functions.rank, functions.share
     next_use = 0
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
@@ -33,7 +33,19 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
             cache.capacity[0] = block.capacity[r]
             if cache.filled[0] - cache.capacity[0] > SLACK:
                 t = stamp(first + r, count, 0)
-                call(functions.fit, block, parts, cache, 0, 0, t, FORCED, functions.rank, 0)
+                call(
+                    functions.fit,
+                    block,
+                    parts,
+                    cache,
+                    functions.rank,
+                    functions.share,
+                    0,
+                    0,
+                    t,
+                    FORCED,
+                    0,
+                )
         for p in range(count):
             t = stamp(first + r, count, p)
             if functions.choose != 0:
@@ -63,11 +75,12 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
                         block,
                         parts,
                         cache,
+                        functions.rank,
+                        functions.share,
                         c,
                         p,
                         t,
                         admission,
-                        functions.rank,
                         ranked,
                     )
                 if admission == RANKED:
@@ -101,9 +114,9 @@ def _entered(parts, cache, c, p):
 # Called by address -------------------------------------------------------------------------------
 
 
-@stored(nogil=True, _nrt=False, key=fingerprint())
+@stored(_nrt=False, key=fingerprint())
 def draw_misses(block, parts, cache, c, p, t, kept):
-    """Make the ``kept`` misses with the lowest hashes of (seed, token, unit) resident; returns 0."""
+    """Make the misses resident whose hashes of (seed, token, unit) are lowest; returns 0."""
     resident, misses, keys, count = cache.resident[c], cache.candidates[1], cache.keys[1], 0
     of_token = splitmix64(np.uint64(cache.numbers[SEED]) ^ np.uint64(t))
     for w in range(misses.shape[0]):
@@ -116,67 +129,66 @@ def draw_misses(block, parts, cache, c, p, t, kept):
             keys[count] = -np.int64(splitmix64(of_token ^ unit) >> np.uint64(1))
             count += 1
             word = without_lowest(word)
-    out = count - kept
-    cut, below = find_cut(keys, count, out, keys[0])
-    leave_lowest(resident, misses, out, keys, cut, below, cache.last, cache.ids)
+    leave_lowest(resident, misses, keys, count, count - kept, keys[0], cache.last)
     return 0
 
 
-@stored(nogil=True, _nrt=False, key=fingerprint())
-def fit(block, parts, cache, c, p, t, admission, rank, ranked):
+@stored(_nrt=False, key=fingerprint())
+def fit(block, parts, cache, rank, share, c, p, t, admission, ranked):
     """Let the lowest ranked units of capacity c leave until the rest fits.
 
     In layer scope one round is enough. With units of several sizes each round takes as many as
     must leave even if all were of the largest size.
 
     Args:
-        rank: address of what ranks ``candidates[0]``.
-        ranked: 1 if that holds the units that may leave at any capacity, and ``keys[0]`` their
-            ranks, since the batch before `fit` was called for another capacity.
-
-    Returns:
-        1 if they do now, else 0.
+        rank, share: addresses of `Functions`.
+        ranked: 0 for the first capacity of a batch that does not fit, then what `fit` returned.
     """
-    sizes, of_word, resident = parts.size, parts.of_word, cache.resident
-    filled, capacity, several = cache.filled[c], cache.capacity[c], cache.capacity.shape[0] > 1
-    mine = 1 if several else 0
-    candidates, keys, words = cache.candidates[mine], cache.keys[mine], cache.pending.shape[0]
+    sizes, resident, candidates, keys = parts.size, cache.resident, cache.candidates, cache.keys
+    filled, capacity, words = cache.filled[c], cache.capacity[c], cache.pending.shape[0]
     largest = 0.0
     for size in sizes:
         if size > largest:
             largest = size
     while filled - capacity > SLACK:
-        count = 0
+        count, before = 0, _bytes_of(parts, resident[c])
         for w in range(words):
             word = _may_leave(parts, cache, c, p, admission, w)
-            candidates[w] = word
+            candidates[0, w] = word
             count += ones(word)
-            filled -= ones(word) * sizes[of_word[w]]
-        # `filled` is now what stays anyway; what may leave and does not is added below.
-        least = (cache.filled[c] - capacity - SLACK) / largest
+        least = (filled - capacity - SLACK) / largest
         leaving = np.int64(least)
         if leaving < least:
             leaving += 1
         if leaving < count:
-            if ranked == 0:
-                if several:
-                    _unite(parts, cache, p, admission)
+            if share != 0:
+                ranked = call(share, block, parts, cache, rank, c, p, t, admission, ranked)
+            else:
                 call(rank, block, parts, cache, p, t, 0)
-                ranked = 1 if several else 0
-            if several:
-                _pick_own(cache)
-            cut, below = find_cut(keys, count, leaving, cache.cuts[c])
-            cache.cuts[c] = cut
-            leave_lowest(resident[c], candidates, leaving, keys, cut, below, cache.last, cache.ids)
-            for w in range(words):
-                filled += ones(resident[c, w] & candidates[w]) * sizes[of_word[w]]
+            cache.cuts[c] = leave_lowest(
+                resident[c], candidates[0], keys[0], count, leaving, cache.cuts[c], cache.last
+            )
         else:
             for w in range(words):
-                resident[c, w] &= ~candidates[w]
-        cache.filled[c] = filled
+                resident[c, w] &= ~candidates[0, w]
+        filled -= before - _bytes_of(parts, resident[c])
         if leaving >= count:
             break
+    cache.filled[c] = filled
     return ranked
+
+
+@register_jitable
+def _bytes_of(parts, words):
+    """Return the size of a set; in layer scope its units."""
+    sizes, of_word, count, total = parts.size, parts.of_word, 0, 0.0
+    if sizes.shape[0] == 1:
+        for w in range(words.shape[0]):
+            count += ones(words[w])
+        return count * sizes[0]
+    for w in range(words.shape[0]):
+        total += ones(words[w]) * sizes[of_word[w]]
+    return total
 
 
 @register_jitable
@@ -188,22 +200,22 @@ def _may_leave(parts, cache, c, p, admission, w):
     return word
 
 
-@register_jitable
-def _unite(parts, cache, p, admission):
-    """Write what may leave at any capacity, of the batch's misses too, to ``candidates[0]``."""
-    every = cache.candidates[0]
-    for w in range(every.shape[0]):
-        word = cache.pending[w] if admission == RANKED else np.uint64(0)
-        for c in range(cache.capacity.shape[0]):
-            word |= _may_leave(parts, cache, c, p, admission, w)
-        every[w] = word
+@stored(_nrt=False, key=fingerprint())
+def share_ranks(block, parts, cache, rank, c, p, t, admission, ranked):
+    """Write the ranks of ``candidates[0]``, which may leave capacity c, to ``keys[0]``; returns 1.
 
-
-@register_jitable
-def _pick_own(cache):
-    """Write the ranks of ``candidates[1]``, some of ``candidates[0]``, to ``keys[1]``."""
-    every, own = cache.candidates[0], cache.candidates[1]
-    ranks, keys = cache.keys[0], cache.keys[1]
+    With several capacities whatever may leave any of them is ranked once for all, unless
+    ``ranked`` is 1: it stands in ``candidates[1]``, and its ranks in ``keys[1]``.
+    """
+    own, every = cache.candidates[0], cache.candidates[1]
+    keys, ranks = cache.keys[0], cache.keys[1]
+    if ranked == 0:
+        for w in range(every.shape[0]):
+            word = cache.pending[w] if admission == RANKED else np.uint64(0)
+            for other in range(cache.capacity.shape[0]):
+                word |= _may_leave(parts, cache, other, p, admission, w)
+            every[w] = word
+        call(rank, block, parts, cache, p, t, 1)
     i = count = 0
     for w in range(every.shape[0]):
         word, mine = every[w], own[w]
@@ -212,3 +224,4 @@ def _pick_own(cache):
             count += np.int64((mine >> np.uint64(lowest_bit(word))) & np.uint64(1))
             i += 1
             word = without_lowest(word)
+    return 1

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dipsim.kernels.bits import AT_ONCE, bit, list_units
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.frames import framed
 from dipsim.kernels.stored import stored
 
 READS, OUTSIDE = 0, 1
@@ -29,6 +30,14 @@ class Requests(NamedTuple):
     whole: NDArray[np.float64]  # [3] reading everything in order: reads, bytes, seconds
     place: NDArray[np.int64] = _NATURAL  # [units] in address order; empty: that of their ids
     tensors: int = 1  # that a unit is read from, one read each
+
+
+class Listing(NamedTuple):
+    """Room to list the misses of a row."""
+
+    misses: NDArray[np.int64]  # [units + AT_ONCE]
+    runs: NDArray[np.int64]  # [units + 1]
+    taken: NDArray[np.uint64]  # [words] of zeros
 
 
 @register_jitable
@@ -81,17 +90,15 @@ def to_places(misses, count, place, taken):
 
 
 @stored(nogil=True, key=fingerprint())
-def price(missed, start, stop, units, requests, reads, costs):
+def _price(missed, start, stop, requests, scratch, reads, costs):
     """Write what the misses of every row cost.
 
     Args:
         missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
-        units: units of the part.
-        requests: the `Requests` of the part, framed.
+        requests: the `Requests` of the part; scratch: a `Listing`; both framed.
         reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
     """
-    misses, runs = np.empty(units + AT_ONCE, np.int64), np.empty(units + 1, np.int64)
-    taken, place = np.zeros(stop - start, np.uint64), requests.place
+    misses, runs, taken, place = scratch.misses, scratch.runs, scratch.taken, requests.place
     for r in range(missed.shape[0]):
         count = 0
         for w in range(start, stop):
@@ -104,6 +111,29 @@ def price(missed, start, stop, units, requests, reads, costs):
             reads[r, OUTSIDE] = np.int32(outside)
             costs[r, MOVED] = moved
             costs[r, SECONDS] = seconds
+
+
+def price(
+    missed: NDArray[np.uint64], start: int, stop: int, units: int, requests: Requests
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return what the misses of every row cost.
+
+    Args:
+        missed: uint64[n, words]; those of one part lie in words ``start`` to ``stop``.
+        units: units of the part.
+        requests: of the part.
+
+    Returns:
+        int32[n, 2] READS and OUTSIDE, and float64[n, 2] MOVED and SECONDS.
+    """
+    reads, costs = np.zeros((len(missed), 2), np.int32), np.zeros((len(missed), 2))
+    scratch = Listing(
+        np.empty(units + AT_ONCE, np.int64),
+        np.empty(units + 1, np.int64),
+        np.zeros(stop - start, np.uint64),
+    )
+    _price(missed, start, stop, framed(requests), framed(scratch), reads, costs)
+    return reads, costs
 
 
 NO_REQUESTS = Requests(

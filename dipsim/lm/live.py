@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.errors import DipsimError, PolicyError
+from dipsim.kernels import Loop
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES, ActiveSets, Sets
-from dipsim.replay.cache import Counts, Loop, ReplayedCache
+from dipsim.replay.cache import Counts, ReplayedCache
 from dipsim.replay.choose import Chooser
 from dipsim.replay.contender import Contender, check_contender
 from dipsim.replay.replay import book, form_of, loop_for

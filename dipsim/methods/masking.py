@@ -327,7 +327,7 @@ def _choose_from_scores(
     choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
 
 
-@stored(nogil=True, key=fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
+@stored(key=fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
 def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
     """Write the units that a token uses to the block's sets, and the share of the scores, and of
     their squares, that they hold to its shares.

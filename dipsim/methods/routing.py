@@ -249,7 +249,7 @@ def _by_rule(numbers: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, wo
     _take(keys, z, k, words)
 
 
-@stored(nogil=True, key=fingerprint([Path(__file__).parent]))
+@stored(key=fingerprint([Path(__file__).parent]))
 def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
     """Write the experts a token uses to the block's sets, and what they hold to its shares.
 

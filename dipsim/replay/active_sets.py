@@ -323,9 +323,8 @@ def largest_active(sets: ActiveSets) -> NDArray[np.int64]:
     varying = [i for i, group in enumerate(method.groups) if group.varies and not group.aware]
     for _, _, own in active_sets(trace, method) if varying else ():
         for i in varying:
-            for layer in range(trace.layers):
-                sizes = kernels.count_members(own[i], layer)
-                largest[layer, i] = max(largest[layer, i], sizes.max())
+            sizes = np.bitwise_count(own[i]).sum(axis=-1, dtype=np.int64)
+            largest[:, i] = np.maximum(largest[:, i], sizes.max(axis=0))
     return largest
 
 

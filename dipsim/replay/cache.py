@@ -194,7 +194,8 @@ class ReplayedCache:
         """Replay blocks, in order; a clairvoyant policy must be given all there are.
 
         Args:
-            loop: of the policy, the same for all blocks; admission: kernels.FORCED, RANKED or NEVER.
+            loop: of the policy, the same for all blocks.
+            admission: kernels.FORCED, RANKED or NEVER.
             missed: hand on which units were missed.
 
         Returns:
@@ -315,10 +316,9 @@ class ReplayedCache:
         if isinstance(cost, InOrder):
             units = np.bitwise_count(misses).sum(axis=1, dtype=np.int64)
             return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
-        counts, costs = np.zeros((len(misses), 2), np.int32), np.zeros((len(misses), 2))
         units = int(self.parts.units[p])
-        words, requests = misses.shape[1], kernels.framed(cost)
-        kernels.price(np.ascontiguousarray(misses), 0, words, units, requests, counts, costs)
+        misses = np.ascontiguousarray(misses)
+        counts, costs = kernels.price(misses, 0, misses.shape[1], units, cost)
         return Reads(
             requests=counts[:, kernels.READS],
             outside=counts[:, kernels.OUTSIDE].astype(np.bool_),
@@ -387,10 +387,9 @@ class ReplayedCache:
     def _next_uses(
         self, sets: NDArray[np.uint64], layer: int, block: Sets, after: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        sizes = kernels.count_members(sets, layer)
-        uses: NDArray[np.int64] = kernels.next_uses(
-            sets, layer, block.actions, block.resets, block.start, after, sizes
-        )
+        booked = sets[block.actions >= kernels.COMMIT, layer]
+        uses = np.empty(np.bitwise_count(booked).sum(dtype=np.int64), np.int64)
+        kernels.next_uses(sets, layer, block.actions, block.resets, block.start, after, uses)
         return uses
 
     def _run(

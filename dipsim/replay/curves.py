@@ -111,7 +111,7 @@ def lru_stack(sets: ActiveSets, measured: NDArray[np.bool_]) -> LruStack:
     for block in sets.blocks():
         booked = block.actions != kernels.SKIP
         for layer, i in np.ndindex(*shape):
-            sizes = kernels.count_members(block.sets[i], layer)[booked]
+            sizes = np.bitwise_count(block.sets[i][booked, layer]).sum(axis=1, dtype=np.int64)
             least[layer, i] = max(least[layer, i], sizes.max(initial=0))
             filled[layer, i] = kernels.stack_distances(
                 block.sets[i],
