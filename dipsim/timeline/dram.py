@@ -1,0 +1,256 @@
+"""DRAM as the flash and the token share it: fluid flows, worked out from one change to the next.
+
+Only the token asks for anything, so until it asks again all is settled: the flash reads in order,
+and speeds change where a read ends or the token's own work does. These moments follow from one
+division each; nothing has to happen in between. Where somebody else may act, at the horizon, the
+token stops.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dipsim.timeline.closed import Machine
+
+DMA, USE, COPY = range(3)
+"""Readers and writers of DRAM."""
+
+
+class Draw(NamedTuple):
+    """Somebody (`DMA`, `USE` or `COPY`) who draws on DRAM at one rate for a while."""
+
+    reader: int
+    start: float
+    end: float
+    rate: float
+    """Bytes per second."""
+
+
+class Read(NamedTuple):
+    """A job of the flash: ``seconds`` at full speed, when it moves ``rate`` bytes/s."""
+
+    seconds: float
+    rate: float
+    token: int
+    step: int
+    early: bool
+
+
+class Served(NamedTuple):
+    """A read that was done: when, and how many bytes."""
+
+    read: Read
+    start: float
+    end: float
+    bytes: float
+
+
+class Dram:
+    """Bandwidth that other programs leave, and the two who share it.
+
+    The token draws on it for one thing after the other and has a clock, ``now``. The flash serves
+    one read at a time, in the order in which they were asked for; it is followed only as far as
+    somebody must know.
+    """
+
+    __slots__ = (
+        *(
+            "asked",
+            "at",
+            "done",
+            "draws",
+            "flash_share",
+            "goal",
+            "horizon",
+            "is_hot",
+            "left",
+            "moved",
+        ),
+        *("now", "rate", "reads", "room", "served", "since"),
+    )
+
+    def __init__(self, machine: Machine) -> None:
+        self.room = machine.dram - machine.background
+        self.now = 0.0
+        """The token's clock."""
+        self.horizon = float("inf")
+        """When somebody else may change something: nothing is worked out beyond."""
+        self.is_hot = False
+        self.flash_share = 1.0 if machine.heat is None else machine.heat.flash
+        self.reads: deque[Read] = deque()
+        """What the flash has not done yet; the first is being served."""
+        self.done = 0
+        """Reads that were done."""
+        self.at = self.since = self.left = self.rate = 0.0
+        """Of the first read: until when it was followed, when it began, seconds left then at full
+        speed, and bytes per second at full speed; on a hot device, those of the hot one."""
+        self.asked = self.goal = 0.0
+        """Bytes the flash was asked for since the start, and how many of them should have come when
+        the token stops to wait."""
+        self.moved = [0.0] * 3
+        """Bytes, by reader, summed up while they flow."""
+        self.draws: list[Draw] | None = None
+        """Draws so far; None as long as nobody asks."""
+        self.served: list[Served] | None = None
+        """Reads so far; None as long as nobody asks."""
+
+    def heat_up(self, now: float) -> None:
+        """Slow the flash down from now on, and for good."""
+        self._catch_up(now)
+        self.is_hot = True
+        self.left /= self.flash_share
+        self.rate *= self.flash_share
+
+    # The flash ---------------------------------------------------------------------------------
+
+    def read(self, read: Read) -> int:
+        """Ask the flash for something; return how many reads are done when it is."""
+        self.asked += read.seconds * read.rate
+        self._catch_up(self.now)
+        self.reads.append(read)
+        if len(self.reads) == 1:
+            self._serve(self.now)
+        return self.done + len(self.reads)
+
+    def wait(self, number: int) -> bool:
+        """Wait until so many reads are done; return False if the horizon comes first."""
+        while self.done < number:
+            end = self._end_alone()
+            if end > self.horizon:
+                self.now = self.horizon
+                return False
+            self._end(end)
+            if end > self.now:
+                self.now = end
+        return True
+
+    def _serve(self, start: float) -> None:
+        """Begin with the first read."""
+        self.at = self.since = start
+        self.left, self.rate = self.reads[0].seconds, self.reads[0].rate
+        if self.is_hot:
+            self.left /= self.flash_share
+            self.rate *= self.flash_share
+
+    def _speed_alone(self) -> float:
+        """Return at which share of full speed the flash reads while the token does not draw."""
+        return 1.0 if self.rate <= self.room else self.room / self.rate
+
+    def _end_alone(self) -> float:
+        """Return when the first read is done if the token does not draw."""
+        return self.at + self.left / self._speed_alone()
+
+    def _catch_up(self, until: float) -> None:
+        """Let the flash go on while the token does not draw."""
+        while self.reads:
+            end = self._end_alone()
+            if end > until:
+                if until > self.at:
+                    self._go_on(until - self.at, self._speed_alone())
+                return
+            self._end(end)
+
+    def _go_on(self, seconds: float, speed: float) -> None:
+        """Let the first read go on for some seconds."""
+        done = seconds * speed
+        self.moved[DMA] += done * self.rate
+        if self.draws is not None:
+            self.draws.append(Draw(DMA, self.at, self.at + seconds, speed * self.rate))
+        self.left -= done
+        self.at += seconds
+
+    def _end(self, end: float) -> None:
+        """Let the first read end, and the next one begin."""
+        self.moved[DMA] += self.left * self.rate
+        if self.draws is not None and end > self.at:
+            rate = self.left * self.rate / (end - self.at)
+            self.draws.append(Draw(DMA, self.at, end, rate))
+        read = self.reads.popleft()
+        self.done += 1
+        if self.served is not None:
+            self.served.append(Served(read, self.since, end, read.seconds * read.rate))
+        if self.reads:
+            self._serve(end)
+
+    # The token ---------------------------------------------------------------------------------
+
+    def draw(self, seconds: float, rate: float, hot: float, reader: int) -> float:
+        """Let the token draw on DRAM until its work is done, or the horizon comes.
+
+        Args:
+            seconds: the work, at the full speed of a cold device.
+            rate: bytes per second at that speed.
+            hot: share of the speed that is left on a hot device.
+            reader: `USE` or `COPY`.
+
+        Returns:
+            The seconds that are left: 0, unless the horizon came.
+        """
+        limit = hot if self.is_hot else 1.0
+        self._catch_up(self.now)
+        while self.reads:
+            seconds = self._draw_beside(seconds, rate, limit, reader)
+            if not seconds or self.now >= self.horizon:
+                return seconds
+        speed = limit if rate * limit <= self.room else self.room / rate
+        took = seconds / speed
+        if self.now + took <= self.horizon:
+            self._take(took, seconds, rate, reader)
+            return 0.0
+        took = self.horizon - self.now
+        self._take(took, took * speed, rate, reader)
+        self.now = self.horizon
+        return max(seconds - took * speed, 0.0)
+
+    def _draw_beside(self, seconds: float, rate: float, limit: float, reader: int) -> float:
+        """Let both draw until one of them is done, or the horizon comes; return what is left."""
+        speed, flash_speed = limit, 1.0
+        if rate * limit + self.rate > self.room:
+            grant = self._grant(rate * limit, seconds * rate)
+            if rate:
+                speed = min((self.room - grant) / rate, limit)
+            if self.rate:
+                flash_speed = grant / self.rate
+        took, read = seconds / speed, self.left / flash_speed
+        if self.now + min(took, read) > self.horizon:
+            took = self.horizon - self.now
+            self._take(took, took * speed, rate, reader)
+            self._go_on(took, flash_speed)
+            self.now = self.horizon
+            return max(seconds - took * speed, 0.0)
+        if took < read:
+            self._take(took, seconds, rate, reader)
+            self._go_on(took, flash_speed)
+            return 0.0
+        self._take(read, read * speed, rate, reader)
+        self._end(self.now)
+        return max(seconds - read * speed, 0.0)
+
+    def pass_by(self, seconds: float, moved: Sequence[float]) -> None:
+        """Let a token pass that took so long and moved so many bytes, by reader."""
+        self.now += seconds
+        for reader, size in enumerate(moved):
+            self.moved[reader] += size
+
+    def _take(self, took: float, seconds: float, rate: float, reader: int) -> None:
+        """Let the token's clock go on by what ``seconds`` of its work took."""
+        self.moved[reader] += seconds * rate
+        if self.draws is not None and took > 0:
+            self.draws.append(Draw(reader, self.now, self.now + took, seconds * rate / took))
+        self.now += took
+
+    def _grant(self, want: float, size: float) -> float:
+        """Return bytes per second for the flash where both together want too much.
+
+        The flash gets what the token leaves, and more where the token will wait for it: then both
+        are done at the same time. Nobody waits yet for reads ahead, so they get up to one half.
+
+        Args:
+            want: bytes per second that the token wants.
+            size: bytes that it still has to move.
+        """
+        owed = self.goal - self.moved[DMA]
+        least = self.room / 2
+        if owed > 0:
+            least = self.room * owed / (owed + size)
+        return min(self.rate, max(self.room - want, least))
