@@ -27,22 +27,22 @@ class Draw(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A job of the flash: ``seconds`` at full speed, when it moves ``rate`` bytes/s."""
+    """A job of the flash."""
 
     seconds: float
-    rate: float
+    """How long it takes at full speed on a cold device."""
+    bytes: float
     token: int
     step: int
     early: bool
 
 
 class Served(NamedTuple):
-    """A read that was done: when, and how many bytes."""
+    """A read that was done, and when."""
 
     read: Read
     start: float
     end: float
-    bytes: float
 
 
 class Dram:
@@ -52,22 +52,6 @@ class Dram:
     one read at a time, in the order in which they were asked for; it is followed only as far as
     somebody must know.
     """
-
-    __slots__ = (
-        *(
-            "asked",
-            "at",
-            "done",
-            "draws",
-            "flash_share",
-            "goal",
-            "horizon",
-            "is_hot",
-            "left",
-            "moved",
-        ),
-        *("now", "rate", "reads", "room", "served", "since"),
-    )
 
     def __init__(self, machine: Machine) -> None:
         self.room = machine.dram - machine.background
@@ -81,12 +65,15 @@ class Dram:
         """What the flash has not done yet; the first is being served."""
         self.done = 0
         """Reads that were done."""
-        self.at = self.since = self.left = self.rate = 0.0
-        """Of the first read: until when it was followed, when it began, seconds left then at full
-        speed, and bytes per second at full speed; on a hot device, those of the hot one."""
-        self.asked = self.goal = 0.0
-        """Bytes the flash was asked for since the start, and how many of them should have come when
-        the token stops to wait."""
+        self.since = self.at = self.left = self.rate = 0.0
+        """Of the first read: when it began, until when it was followed, seconds left then at full
+        speed, and bytes per second at that speed; on a hot device, those of the hot one."""
+        self.alone = 1.0
+        """Share of full speed at which it goes while the token does not draw."""
+        self.owed = 0.0
+        """Bytes of the flash that should come until the token has nothing left but to wait."""
+        self.demanded = 0
+        """How many reads are done when nothing is owed any more."""
         self.moved = [0.0] * 3
         """Bytes, by reader, summed up while they flow."""
         self.draws: list[Draw] | None = None
@@ -98,24 +85,36 @@ class Dram:
         """Slow the flash down from now on, and for good."""
         self._catch_up(now)
         self.is_hot = True
-        self.left /= self.flash_share
-        self.rate *= self.flash_share
+        self._go_hot()
 
     # The flash ---------------------------------------------------------------------------------
 
     def read(self, read: Read) -> int:
         """Ask the flash for something; return how many reads are done when it is."""
-        self.asked += read.seconds * read.rate
         self._catch_up(self.now)
         self.reads.append(read)
         if len(self.reads) == 1:
             self._serve(self.now)
         return self.done + len(self.reads)
 
+    def demand(self, read: Read, beside: float) -> int:
+        """Ask for something of which ``beside`` bytes should come while the token draws; as `read`.
+
+        What was asked for before comes first.
+        """
+        self._catch_up(self.now)
+        self.owed = beside
+        if self.reads:
+            self.owed += self.left * self.rate - self.reads[0].bytes
+            for earlier in self.reads:
+                self.owed += earlier.bytes
+        self.demanded = self.read(read)
+        return self.demanded
+
     def wait(self, number: int) -> bool:
         """Wait until so many reads are done; return False if the horizon comes first."""
         while self.done < number:
-            end = self._end_alone()
+            end = self.at + self.left / self.alone
             if end > self.horizon:
                 self.now = self.horizon
                 return False
@@ -126,27 +125,25 @@ class Dram:
 
     def _serve(self, start: float) -> None:
         """Begin with the first read."""
-        self.at = self.since = start
-        self.left, self.rate = self.reads[0].seconds, self.reads[0].rate
+        read = self.reads[0]
+        self.since = self.at = start
+        self.left, self.rate = read.seconds, read.bytes / read.seconds
+        self.alone = 1.0 if self.rate <= self.room else self.room / self.rate
         if self.is_hot:
-            self.left /= self.flash_share
-            self.rate *= self.flash_share
+            self._go_hot()
 
-    def _speed_alone(self) -> float:
-        """Return at which share of full speed the flash reads while the token does not draw."""
-        return 1.0 if self.rate <= self.room else self.room / self.rate
-
-    def _end_alone(self) -> float:
-        """Return when the first read is done if the token does not draw."""
-        return self.at + self.left / self._speed_alone()
+    def _go_hot(self) -> None:
+        self.left /= self.flash_share
+        self.rate *= self.flash_share
+        self.alone = 1.0 if self.rate <= self.room else self.room / self.rate
 
     def _catch_up(self, until: float) -> None:
         """Let the flash go on while the token does not draw."""
         while self.reads:
-            end = self._end_alone()
+            end = self.at + self.left / self.alone
             if end > until:
                 if until > self.at:
-                    self._go_on(until - self.at, self._speed_alone())
+                    self._go_on(until - self.at, self.alone)
                 return
             self._end(end)
 
@@ -154,6 +151,7 @@ class Dram:
         """Let the first read go on for some seconds."""
         done = seconds * speed
         self.moved[DMA] += done * self.rate
+        self.owed -= done * self.rate
         if self.draws is not None:
             self.draws.append(Draw(DMA, self.at, self.at + seconds, speed * self.rate))
         self.left -= done
@@ -162,13 +160,16 @@ class Dram:
     def _end(self, end: float) -> None:
         """Let the first read end, and the next one begin."""
         self.moved[DMA] += self.left * self.rate
+        self.owed -= self.left * self.rate
         if self.draws is not None and end > self.at:
             rate = self.left * self.rate / (end - self.at)
             self.draws.append(Draw(DMA, self.at, end, rate))
         read = self.reads.popleft()
         self.done += 1
+        if self.done == self.demanded:
+            self.owed = 0.0  # exactly, so that reads ahead behind it get their half
         if self.served is not None:
-            self.served.append(Served(read, self.since, end, read.seconds * read.rate))
+            self.served.append(Served(read, self.since, end))
         if self.reads:
             self._serve(end)
 
@@ -187,7 +188,8 @@ class Dram:
             The seconds that are left: 0, unless the horizon came.
         """
         limit = hot if self.is_hot else 1.0
-        self._catch_up(self.now)
+        if self.reads:
+            self._catch_up(self.now)
         while self.reads:
             seconds = self._draw_beside(seconds, rate, limit, reader)
             if not seconds or self.now >= self.horizon:
@@ -249,8 +251,7 @@ class Dram:
             want: bytes per second that the token wants.
             size: bytes that it still has to move.
         """
-        owed = self.goal - self.moved[DMA]
         least = self.room / 2
-        if owed > 0:
-            least = self.room * owed / (owed + size)
+        if self.owed > 0:
+            least = self.room * self.owed / (self.owed + size)
         return min(self.rate, max(self.room - want, least))

@@ -89,6 +89,7 @@ class _Simulation:
         """Tokens whose spans are kept."""
         self.reads_ahead = any(np.any(step.ahead) for step in chain)
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
+        self.opener_of = {step: i for i, step in enumerate(self.opens) if self.reads_ahead}
         self.early: dict[tuple[int, int], int] = {}
         """Reads that went out early, by token and step: their numbers in DRAM."""
 
@@ -132,15 +133,18 @@ class _Simulation:
             if work.use > hidden:
                 yield from self._use(work, work.use - hidden, token, step, spent)
             if work.sync:
+                start = dram.now
                 dram.now += work.sync
                 spent[SYNC] += work.sync
-                self._note("sync", token, step, work.sync, 0.0)
+                self._note("sync", token, step, start, 0.0)
                 if dram.now > dram.horizon:
                     yield from self._let_happen()
             if work.copy:
-                took = yield from self._draw(work.copy, work.copy_rate, 1.0, COPY)
-                spent[MANAGEMENT] += took
-                self._note("management", token, step, took, work.copy * work.copy_rate)
+                start, left = dram.now, work.copy
+                while left := dram.draw(left, work.copy_rate, 1.0, COPY):
+                    yield from self._let_happen()
+                spent[MANAGEMENT] += dram.now - start
+                self._note("management", token, step, start, work.copy * work.copy_rate)
         self.exposed[token] = spent
 
     def _read(
@@ -154,10 +158,10 @@ class _Simulation:
         dram, hidden = self.dram, 0.0
         number = self.early.pop((token, step), 0)
         if work.flash:
-            dram.goal = dram.asked + work.beside
-            number = dram.read(Read(work.flash, work.flash_rate, token, step, False))
-        if self.reads_ahead and step in self.opens:
-            opener = self.opens.index(step) + 1
+            demanded = Read(work.flash, work.moved, token, step, False)
+            number = dram.demand(demanded, work.beside)
+        if step in self.opener_of:
+            opener = self.opener_of[step] + 1
             last = opener == len(self.opens)
             self._read_ahead(token + last, 0 if last else opener)
         if work.flash:
@@ -167,7 +171,7 @@ class _Simulation:
         start = dram.now
         while not dram.wait(number):
             yield from self._let_happen()
-        dram.goal = 0.0
+        dram.owed = 0.0
         spent[FLASH] += dram.now - start
         return hidden
 
@@ -180,43 +184,39 @@ class _Simulation:
         for step in range(self.opens[opener], after):
             work = works[step]
             if work.ahead:
-                read = Read(work.ahead, work.ahead_rate, token, step, True)
+                read = Read(work.ahead, work.ahead_moved, token, step, True)
                 self.early[token, step] = self.dram.read(read)
 
     def _use(
         self, work: Work[float], seconds: float, token: int, step: int, spent: list[float]
     ) -> Happening:
         """Use weights and KV."""
-        start = self.dram.now
-        took = yield from self._draw(seconds, work.rate, work.hot, USE)
+        dram = self.dram
+        start, left = dram.now, seconds
+        while left := dram.draw(left, work.rate, work.hot, USE):
+            yield from self._let_happen()
+        took = dram.now - start
         kv = took * work.kv_share
-        if work.hot < 1 and start + took > self.hot_from:  # then only weights take longer
+        if work.hot < 1 and dram.now > self.hot_from:  # then only weights take longer
             cold = max(0.0, self.hot_from - start)
             kv = work.kv_share * (cold + (took - cold) * work.hot)
         spent[DRAM] += kv
         spent[self.weights_are] += took - kv
-        self._note("compute", token, step, took, seconds * work.rate)
+        self._note("compute", token, step, start, seconds * work.rate)
 
-    def _draw(
-        self, seconds: float, rate: float, hot: float, reader: int
-    ) -> Generator[Event, Any, float]:
-        """Draw on DRAM; return how long it took."""
-        start = self.dram.now
-        while seconds := self.dram.draw(seconds, rate, hot, reader):
-            yield from self._let_happen()
-        return self.dram.now - start
-
-    def _note(self, lane: str, token: int, step: int, took: float, size: float) -> None:
+    def _note(self, lane: str, token: int, step: int, start: float, size: float) -> None:
         """Keep the span of what the token did until now, if it was asked for."""
         if token < self.noted:
-            place, now = self.chain[step].place, self.dram.now
-            self.spans.append(Span(lane, place, token, now - took, now, size))
+            place = self.chain[step].place
+            self.spans.append(Span(lane, place, token, start, self.dram.now, size))
 
     def all_spans(self) -> list[Span]:
         """Return the spans of tokens and flash, in the order in which they ended."""
         reads = [
-            Span("flash", self.chain[read.step].place, read.token, start, end, size, read.early)
-            for read, start, end, size in self.dram.served or ()
+            Span(
+                "flash", self.chain[read.step].place, read.token, start, end, read.bytes, read.early
+            )
+            for read, start, end in self.dram.served or ()
             if read.token < self.noted
         ]
         return sorted(self.spans + reads, key=lambda span: span.end)

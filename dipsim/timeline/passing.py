@@ -34,7 +34,7 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     step's own read and the use that it hides. dram.py says who gets what.
     """
     room = machine.dram - machine.background
-    flash, flash_rate = work.flash, work.flash_rate
+    flash, flash_rate = work.flash, ratio(work.moved, work.flash)
     hidden, limit = work.hidden, np.ones_like(flash)
     if is_hot and machine.heat is not None:
         flash, flash_rate = flash / machine.heat.flash, flash_rate * machine.heat.flash
@@ -57,8 +57,8 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=0)
     spent[SYNC] = work.sync.sum(axis=0)
     spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=0)
-    flows = ((work.flash, work.flash_rate), (work.use, work.rate), (work.copy, work.copy_rate))
-    moved = [(seconds * rate).sum(axis=0) for seconds, rate in flows]
+    flows = (work.moved, work.use * work.rate, work.copy * work.copy_rate)
+    moved = [flow.sum(axis=0) for flow in flows]
     return Passing(np.ascontiguousarray(spent.T), np.array(moved).T)
 
 

@@ -31,9 +31,10 @@ class Work(NamedTuple, Generic[Numbers]):
     bytes per second that are moved at that speed."""
 
     flash: Numbers
-    flash_rate: Numbers
+    moved: Numbers
+    """Bytes that the flash moves."""
     beside: Numbers
-    """Bytes of the flash that come while ``hidden`` runs, if there is time for so many."""
+    """Bytes of them that come while ``hidden`` runs, if there is time for so many."""
     hidden: Numbers
     """Seconds of ``use`` that run while the flash reads; ``hidden_hot``, on a hot device."""
     hidden_hot: Numbers
@@ -46,7 +47,7 @@ class Work(NamedTuple, Generic[Numbers]):
     copy: Numbers
     copy_rate: Numbers
     ahead: Numbers
-    ahead_rate: Numbers
+    ahead_moved: Numbers
 
 
 def work_of(
@@ -70,7 +71,7 @@ def work_of(
     copy = np.zeros_like(use) if paper else step.management
     return Work(
         flash=step.flash,
-        flash_rate=ratio(step.moved, step.flash),
+        moved=np.where(step.flash > 0, step.moved, 0.0),
         beside=a * step.moved,
         hidden=hidden,
         hidden_hot=hidden_hot,
@@ -82,7 +83,7 @@ def work_of(
         copy=copy,
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once
         ahead=step.ahead,
-        ahead_rate=ratio(step.ahead_moved, step.ahead),
+        ahead_moved=step.ahead_moved,
     )
 
 
