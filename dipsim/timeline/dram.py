@@ -118,7 +118,7 @@ class Dram:
             if end > self.horizon:
                 self.now = self.horizon
                 return False
-            self._end(end)
+            self._end(end, self.alone)
             if end > self.now:
                 self.now = end
         return True
@@ -145,10 +145,10 @@ class Dram:
                 if until > self.at:
                     self._go_on(until - self.at, self.alone)
                 return
-            self._end(end)
+            self._end(end, self.alone)
 
     def _go_on(self, seconds: float, speed: float) -> None:
-        """Let the first read go on for some seconds."""
+        """Let the first read go on for some seconds at a share of full speed."""
         done = seconds * speed
         self.moved[DMA] += done * self.rate
         self.owed -= done * self.rate
@@ -157,13 +157,12 @@ class Dram:
         self.left -= done
         self.at += seconds
 
-    def _end(self, end: float) -> None:
-        """Let the first read end, and the next one begin."""
+    def _end(self, end: float, speed: float) -> None:
+        """Let the first read go on at a share of full speed to its end, and the next one begin."""
         self.moved[DMA] += self.left * self.rate
         self.owed -= self.left * self.rate
-        if self.draws is not None and end > self.at:
-            rate = self.left * self.rate / (end - self.at)
-            self.draws.append(Draw(DMA, self.at, end, rate))
+        if self.draws is not None:
+            self.draws.append(Draw(DMA, self.at, end, speed * self.rate))
         read = self.reads.popleft()
         self.done += 1
         if self.done == self.demanded:
@@ -197,12 +196,18 @@ class Dram:
         speed = limit if rate * limit <= self.room else self.room / rate
         took = seconds / speed
         if self.now + took <= self.horizon:
-            self._take(took, seconds, rate, reader)
+            self._take(took, speed, rate, reader)
             return 0.0
         took = self.horizon - self.now
-        self._take(took, took * speed, rate, reader)
+        self._take(took, speed, rate, reader)
         self.now = self.horizon
         return max(seconds - took * speed, 0.0)
+
+    def pass_by(self, seconds: float, moved: Sequence[float]) -> None:
+        """Let a token pass that took so long and moved so many bytes, by reader."""
+        self.now += seconds
+        for reader, size in enumerate(moved):
+            self.moved[reader] += size
 
     def _draw_beside(self, seconds: float, rate: float, limit: float, reader: int) -> float:
         """Let both draw until one of them is done, or the horizon comes; return what is left."""
@@ -216,30 +221,24 @@ class Dram:
         took, read = seconds / speed, self.left / flash_speed
         if self.now + min(took, read) > self.horizon:
             took = self.horizon - self.now
-            self._take(took, took * speed, rate, reader)
+            self._take(took, speed, rate, reader)
             self._go_on(took, flash_speed)
             self.now = self.horizon
             return max(seconds - took * speed, 0.0)
         if took < read:
-            self._take(took, seconds, rate, reader)
+            self._take(took, speed, rate, reader)
             self._go_on(took, flash_speed)
             return 0.0
-        self._take(read, read * speed, rate, reader)
-        self._end(self.now)
+        self._take(read, speed, rate, reader)
+        self._end(self.now, flash_speed)
         return max(seconds - read * speed, 0.0)
 
-    def pass_by(self, seconds: float, moved: Sequence[float]) -> None:
-        """Let a token pass that took so long and moved so many bytes, by reader."""
+    def _take(self, seconds: float, speed: float, rate: float, reader: int) -> None:
+        """Let the token draw for some seconds at a share of full speed."""
+        self.moved[reader] += seconds * speed * rate
+        if self.draws is not None:
+            self.draws.append(Draw(reader, self.now, self.now + seconds, speed * rate))
         self.now += seconds
-        for reader, size in enumerate(moved):
-            self.moved[reader] += size
-
-    def _take(self, took: float, seconds: float, rate: float, reader: int) -> None:
-        """Let the token's clock go on by what ``seconds`` of its work took."""
-        self.moved[reader] += seconds * rate
-        if self.draws is not None and took > 0:
-            self.draws.append(Draw(reader, self.now, self.now + took, seconds * rate / took))
-        self.now += took
 
     def _grant(self, want: float, size: float) -> float:
         """Return bytes per second for the flash where both together want too much.

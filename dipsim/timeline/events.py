@@ -72,21 +72,27 @@ class _Simulation:
     """The tokens of a run on a machine."""
 
     def __init__(
-        self, chain: Sequence[Step], tokens: int, overlap: Overlap, a: float, machine: Machine
+        self,
+        chain: Sequence[Step],
+        tokens: int,
+        how: tuple[Overlap, float, Machine],
+        spans_of: int,
     ) -> None:
+        machine = how[-1]
         self.env, self.dram = Environment(), Dram(machine)
+        if spans_of:
+            self.dram.draws, self.dram.served = [], []
         self.hot_from = float("inf") if machine.heat is None else machine.heat.after
         if self.hot_from <= 0:
             self.dram.heat_up(0.0)
         elif machine.heat is not None:
             self.env.timeout(self.hot_from).callbacks.append(self._heat_up)
         self.chain, self.tokens = chain, tokens
-        self.blocks = Blocks(chain, tokens, overlap, a, machine)
+        self.blocks = Blocks(chain, tokens, *how)
         self.weights_are = COMPUTE if machine.compute_bound else DRAM
         self.exposed = np.zeros((tokens, len(RESOURCES)))
         self.spans: list[Span] = []
-        self.noted = 0
-        """Tokens whose spans are kept."""
+        self.spans_of = spans_of
         self.reads_ahead = any(np.any(step.ahead) for step in chain)
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.opener_of = {step: i for i, step in enumerate(self.opens) if self.reads_ahead}
@@ -102,7 +108,7 @@ class _Simulation:
 
     def _all_tokens(self) -> Happening:
         self.dram.horizon = self.env.peek()
-        step_by_step = self.noted > 0 or self.reads_ahead
+        step_by_step = self.spans_of > 0 or self.reads_ahead
         if self.reads_ahead:
             self._read_ahead(0, 0)
         for token in range(self.tokens):
@@ -112,7 +118,7 @@ class _Simulation:
 
     def _let_happen(self) -> Happening:
         """Let everything happen that is to happen until the token's clock."""
-        yield self.env.timeout(self.dram.now - self.env.now)
+        yield self.env.timeout(max(self.dram.now - self.env.now, 0.0))  # they may round apart
         self.dram.horizon = self.env.peek()
 
     def _passes(self, token: int) -> bool:
@@ -158,8 +164,8 @@ class _Simulation:
         dram, hidden = self.dram, 0.0
         number = self.early.pop((token, step), 0)
         if work.flash:
-            demanded = Read(work.flash, work.moved, token, step, False)
-            number = dram.demand(demanded, work.beside)
+            read = Read(work.flash, work.moved, token, step, False)
+            number = dram.demand(read, work.beside)
         if step in self.opener_of:
             opener = self.opener_of[step] + 1
             last = opener == len(self.opens)
@@ -206,18 +212,17 @@ class _Simulation:
 
     def _note(self, lane: str, token: int, step: int, start: float, size: float) -> None:
         """Keep the span of what the token did until now, if it was asked for."""
-        if token < self.noted:
+        if token < self.spans_of:
             place = self.chain[step].place
             self.spans.append(Span(lane, place, token, start, self.dram.now, size))
 
     def all_spans(self) -> list[Span]:
         """Return the spans of tokens and flash, in the order in which they ended."""
+        places = [step.place for step in self.chain]
         reads = [
-            Span(
-                "flash", self.chain[read.step].place, read.token, start, end, read.bytes, read.early
-            )
+            Span("flash", places[read.step], read.token, start, end, read.bytes, read.early)
             for read, start, end in self.dram.served or ()
-            if read.token < self.noted
+            if read.token < self.spans_of
         ]
         return sorted(self.spans + reads, key=lambda span: span.end)
 
@@ -242,10 +247,7 @@ def simulate_events(
         machine = machine._replace(
             dram=float("inf"), background=0.0, heat=None, compute_bound=False
         )
-    simulation = _Simulation(list(chain), tokens, overlap, a, machine)
-    simulation.noted = spans_of
-    if spans_of:
-        simulation.dram.draws, simulation.dram.served = [], []
+    simulation = _Simulation(list(chain), tokens, (overlap, a, machine), spans_of)
     simulation.run()
     exposed: NDArray[np.float64] = simulation.exposed
     return Timeline(
