@@ -134,7 +134,7 @@ class _Simulation:
         dram, spent = self.dram, [0.0] * len(RESOURCES)
         for step, work in enumerate(self.blocks.works(token)):
             hidden = 0.0
-            if work.flash or self.reads_ahead:
+            if work.flash or work.ahead or step in self.opener_of:
                 hidden = yield from self._read(work, token, step, spent)
             if work.use > hidden:
                 yield from self._use(work, work.use - hidden, token, step, spent)
@@ -162,7 +162,7 @@ class _Simulation:
             The seconds of using weights and KV that are done.
         """
         dram, hidden = self.dram, 0.0
-        number = self.early.pop((token, step), 0)
+        number = self.early.pop((token, step), 0) if work.ahead else 0
         if work.flash:
             read = Read(work.flash, work.moved, token, step, False)
             number = dram.demand(read, work.beside)

@@ -2,22 +2,51 @@
 
 Flash and token are processes, work that draws on DRAM a flow with a timer. Whenever a flow begins
 or ends, or the device gets hot, all flows go on to that moment and get new speeds and timers.
-Nothing is worked out ahead of the clock. Only the records are dipsim's, and how much use hides
-behind a read (`hidden_seconds`), which `naive.time` works out by itself.
+Nothing is worked out ahead of the clock.
+
+* `simulate`: the same as that of `naive.time`, whose records it takes, and who drew on DRAM.
 """
 
 from collections.abc import Generator
-from typing import Any
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, NamedTuple
 
-import numpy as np
 from simpy import Environment, Event, Store
 
-from dipsim.timeline.closed import Machine, Step, hidden_seconds, is_paper, used_weights
-from dipsim.timeline.dram import COPY, DMA, USE, Draw
-from dipsim.timeline.events import Span, Timeline, Times
+from naive.time import (
+    COMPUTE,
+    COPY,
+    DMA,
+    DRAM,
+    FLASH,
+    MANAGEMENT,
+    SYNC,
+    USE,
+    Bar,
+    Found,
+    Phone,
+    Piece,
+    hidden_seconds,
+)
 
-FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 Happening = Generator[Event, Any, None]
+
+
+class Draw(NamedTuple):
+    """Somebody who draws on DRAM at one rate for a while."""
+
+    reader: int
+    start: float
+    end: float
+    rate: float
+
+
+@dataclass
+class Recorded(Found):
+    """What a simulation came to, with all draws."""
+
+    draws: list[Draw] = field(default_factory=list)
 
 
 class Flow:
@@ -29,18 +58,17 @@ class Flow:
         self.timers = 0
 
 
-class Phone:
+class Device:
     """DRAM, and whether the device is hot."""
 
-    def __init__(self, env: Environment, machine: Machine) -> None:
-        self.env, self.machine = env, machine
+    def __init__(self, env: Environment, phone: Phone, found: Recorded) -> None:
+        self.env, self.phone, self.found = env, phone, found
         self.flows: list[Flow] = []
         self.goal = 0.0
         """Bytes the flash should have moved, since the start, when the token stops to wait."""
-        self.moved, self.draws = [0.0, 0.0, 0.0], []
-        self.is_hot = machine.heat is not None and machine.heat.after <= 0
-        if machine.heat is not None and not self.is_hot:
-            env.process(self.heat_up(machine.heat.after))
+        self.is_hot = phone.after <= 0
+        if 0 < phone.after < inf:
+            env.process(self.heat_up(phone.after))
 
     def heat_up(self, after: float) -> Happening:
         yield self.env.timeout(after)
@@ -66,9 +94,11 @@ class Phone:
             flow.since = self.env.now
 
     def note(self, flow: Flow, done: float) -> None:
-        self.moved[flow.reader] += done * flow.rate
+        self.found.moved[flow.reader] += done * flow.rate
         if flow.since < self.env.now:
-            self.draws.append(Draw(flow.reader, flow.since, self.env.now, flow.rate * flow.speed))
+            self.found.draws.append(
+                Draw(flow.reader, flow.since, self.env.now, flow.rate * flow.speed)
+            )
 
     def set_speeds(self) -> None:
         """Work out how fast everybody goes, and when each is done if that stays so."""
@@ -90,7 +120,7 @@ class Phone:
 
     def speeds(self) -> list[float]:
         """Return the share of its full speed at which each flow goes."""
-        room = self.machine.dram - self.machine.background
+        room = self.phone.dram - self.phone.background
         limits = [flow.hot if self.is_hot else 1.0 for flow in self.flows]
         wants = [flow.rate * limit for flow, limit in zip(self.flows, limits, strict=True)]
         if sum(wants) <= room:
@@ -98,7 +128,7 @@ class Phone:
         grants = [room]
         if len(wants) == 2:
             flash = 0 if self.flows[0].reader == DMA else 1
-            use, owed = self.flows[1 - flash], self.goal - self.moved[DMA]
+            use, owed = self.flows[1 - flash], self.goal - self.found.moved[DMA]
             least = room * owed / (owed + use.left * use.rate) if owed > 0 else room / 2
             grant = min(wants[flash], max(room - wants[1 - flash], least))
             grants = [grant, room - grant] if flash == 0 else [room - grant, grant]
@@ -107,31 +137,29 @@ class Phone:
 
 
 class Twin:
-    """The tokens of a run on a machine."""
+    """The tokens of a run on a phone."""
 
-    def __init__(
-        self, chain: list[Step], tokens: int, overlap: Any, a: float, machine: Machine
-    ) -> None:
-        self.env = Environment()
-        self.phone = Phone(self.env, machine)
-        self.chain, self.tokens, self.machine = chain, tokens, machine
-        self.overlap, self.a = overlap, a
+    def __init__(self, tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> None:
+        self.env, self.found = Environment(), Recorded()
+        self.device = Device(self.env, phone, self.found)
+        self.tokens, self.mode, self.a, self.phone = tokens, mode, a, phone
+        self.paper = mode.startswith("paper")
+        self.slower = 1 / phone.hot_kernel if phone.kernel or phone.cpu else 1.0
+        """How many times as long the use of weights takes on a hot device."""
         self.queue, self.asked = Store(self.env), 0.0
         self.early: dict[tuple[int, int], Event] = {}
-        self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
-        self.spent, self.spans = np.zeros((tokens, 5)), []
+        self.opens = [step for step, piece in enumerate(tokens[0]) if piece.opens]
         self.env.process(self.serve())
 
     def serve(self) -> Happening:
         """Let the flash read, one job at a time."""
-        hot = 1.0 if self.machine.heat is None else self.machine.heat.flash
         while True:
             seconds, size, token, step, early, done = yield self.queue.get()
             start = self.env.now
-            yield self.phone.draw(seconds, size / seconds, hot, DMA)
+            yield self.device.draw(seconds, size / seconds, self.phone.hot_flash, DMA)
             self.note("flash", token, step, start, size, early)
             if not early:
-                self.phone.goal = 0.0
+                self.device.goal = 0.0
             done.succeed()
 
     def read(self, seconds: float, size: float, token: int, step: int, early: bool) -> Event:
@@ -143,121 +171,104 @@ class Twin:
     def note(
         self, lane: str, token: int, step: int, start: float, size: float, early: bool = False
     ) -> None:
-        place = self.chain[step].place
-        self.spans.append(Span(lane, place, token, start, self.env.now, size, early))
+        self.found.bars.append(Bar(lane, step, token, start, self.env.now, size, early))
 
     def read_ahead(self, token: int, opener: int) -> None:
-        if token == self.tokens:
+        """Read ahead for the layer that begins at ``opens[opener]``."""
+        if token == len(self.tokens):
             return
-        stops = [*self.opens[1:], len(self.chain)]
+        stops = [*self.opens[1:], len(self.tokens[token])]
         for step in range(self.opens[opener], stops[opener]):
-            ahead, size = self.of(self.chain[step], token).ahead, self.chain[step].ahead_moved
-            if ahead:
-                one = float(np.broadcast_to(size, self.tokens)[token])
-                self.early[token, step] = self.read(ahead, one, token, step, True)
-
-    def of(self, step: Step, token: int) -> Any:
-        """Return a step of one token in plain numbers."""
-        plain = {
-            name: float(values[token])
-            for name, values in step._asdict().items()
-            if isinstance(values, np.ndarray)
-        }
-        return step._replace(**plain)
+            piece = self.tokens[token][step]
+            if piece.ahead:
+                read = self.read(piece.ahead, piece.ahead_moved, token, step, True)
+                self.early[token, step] = read
 
     def all_tokens(self) -> Happening:
         if self.opens:
             self.read_ahead(0, 0)
-        for token in range(self.tokens):
-            for number, step in enumerate(self.chain):
-                yield from self.step(self.of(step, token), token, number)
+        for token, pieces in enumerate(self.tokens):
+            self.found.spent.append([0.0] * 5)
+            for step, piece in enumerate(pieces):
+                yield from self.take(piece, token, step)
+        self.found.end = self.env.now
 
-    def hidden(self, step: Any, slower: float, flash: float) -> float:
+    def hidden(self, piece: Piece, slower: float, flash: float) -> float:
         """Return the share of the use that runs while the flash reads.
 
         Args:
             slower: how many times as long the use of weights takes.
             flash: seconds of the read.
         """
-        weights = used_weights(step, self.overlap)
-        use = weights * slower + step.kv
+        weights = piece.hit + (0.0 if self.paper else piece.miss)
+        use = weights * slower + piece.kv
         if not use:
             return 0.0
-        size = weights * self.machine.weights + step.kv * self.machine.kv
-        left = self.machine.dram - self.machine.background - size / use
-        if step.flash and step.moved:
-            flash = max(flash, step.moved / left if left > 0 else float("inf"))
-        slow = step._replace(flash=flash, hit=step.hit * slower, miss=step.miss * slower)
-        return float(hidden_seconds(slow, self.overlap, self.a)) / use
+        size = weights * self.phone.weights + piece.kv * self.phone.kv
+        left = self.phone.dram - self.phone.background - size / use
+        if piece.moved:
+            flash = max(flash, piece.moved / left if left > 0 else inf)
+        slow = piece._replace(flash=flash, hit=piece.hit * slower, miss=piece.miss * slower)
+        return hidden_seconds(slow, self.mode, self.a) / use
 
-    def step(self, step: Any, token: int, number: int) -> Happening:
-        phone, spent = self.phone, self.spent[token]
-        waits = [self.early[token, number]] if (token, number) in self.early else []
-        heat, share = self.machine.heat, 0.0
-        if step.flash:
-            phone.goal = self.asked + self.a * step.moved
-            waits.append(self.read(step.flash, step.moved, token, number, False))
-        if number in self.opens:
-            opener = self.opens.index(number) + 1
+    def take(self, piece: Piece, token: int, step: int) -> Happening:
+        """Let a token take one step."""
+        device, spent, share = self.device, self.found.spent[token], 0.0
+        waits = [self.early[token, step]] if (token, step) in self.early else []
+        if piece.flash:
+            device.goal = self.asked + self.a * piece.moved
+            waits.append(self.read(piece.flash, piece.moved, token, step, False))
+        if piece.opens:
+            opener = self.opens.index(step) + 1
             last = opener == len(self.opens)
             self.read_ahead(token + last, 0 if last else opener)
-        if step.flash and phone.is_hot:
-            share = self.hidden(step, self.slower(), step.flash / heat.flash)
-        elif step.flash:
-            share = self.hidden(step, 1.0, step.flash)
-        yield from self.use(step, share, token, number)
+        if piece.flash and device.is_hot:
+            share = self.hidden(piece, self.slower, piece.flash / self.phone.hot_flash)
+        elif piece.flash:
+            share = self.hidden(piece, 1.0, piece.flash)
+        yield from self.use(piece, share, token, step)
         start = self.env.now
         yield self.env.all_of(waits)
         spent[FLASH] += self.env.now - start
-        phone.goal = 0.0
-        yield from self.use(step, 1 - share, token, number)
-        if is_paper(self.overlap):
+        device.goal = 0.0
+        yield from self.use(piece, 1 - share, token, step)
+        if self.paper:
             return
         start = self.env.now
-        if step.sync:
-            yield self.env.timeout(step.sync)
+        if piece.sync:
+            yield self.env.timeout(piece.sync)
             spent[SYNC] += self.env.now - start
-            self.note("sync", token, number, start, 0.0)
+            self.note("sync", token, step, start, 0.0)
         start = self.env.now
-        if step.management:
-            size = 2 * step.copied  # read once, written once
-            yield phone.draw(step.management, size / step.management, 1.0, COPY)
+        if piece.copy:
+            size = 2 * piece.copied  # read once, written once
+            yield device.draw(piece.copy, size / piece.copy, 1.0, COPY)
             spent[MANAGEMENT] += self.env.now - start
-            self.note("management", token, number, start, size)
+            self.note("management", token, step, start, size)
 
-    def slower(self) -> float:
-        """Return how many times as long the use of weights takes on a hot device."""
-        machine = self.machine
-        return 1 / machine.heat.compute if machine.heat and machine.throttled else 1.0
-
-    def use(self, step: Any, share: float, token: int, number: int) -> Happening:
+    def use(self, piece: Piece, share: float, token: int, step: int) -> Happening:
         """Use a share of a step's weights and KV."""
-        weights = used_weights(step, self.overlap)
-        use = weights + step.kv
+        weights = piece.hit + (0.0 if self.paper else piece.miss)
+        use = weights + piece.kv
         if share * use <= 1e-15:
             return
-        hot = use / (weights * self.slower() + step.kv)
-        rate = (self.machine.weights * weights + self.machine.kv * step.kv) / use
-        start, after = self.env.now, getattr(self.machine.heat, "after", float("inf"))
-        yield self.phone.draw(share * use, rate, hot, USE)
-        cold = min(max(after - start, 0.0), self.env.now - start)
-        kv = step.kv / use * (cold + (self.env.now - start - cold) * hot)
-        kernel = self.machine.compute_bound and not is_paper(self.overlap)
-        self.spent[token][DRAM] += kv
-        self.spent[token][COMPUTE if kernel else DRAM] += self.env.now - start - kv
-        self.note("compute", token, number, start, share * use * rate)
+        hot = use / (weights * self.slower + piece.kv)
+        rate = (self.phone.weights * weights + self.phone.kv * piece.kv) / use
+        start = self.env.now
+        yield self.device.draw(share * use, rate, hot, USE)
+        took = self.env.now - start
+        cold = min(max(self.phone.after - start, 0.0), took)
+        kv = piece.kv / use * (cold + (took - cold) * hot)
+        spent = self.found.spent[token]
+        spent[DRAM] += kv
+        spent[COMPUTE if self.phone.kernel and not self.paper else DRAM] += took - kv
+        self.note("compute", token, step, start, share * use * rate)
 
 
-def simulate(chain: list[Step], tokens: int, overlap: Any, a: float, machine: Machine) -> Timeline:
-    """Let the steps of every token happen, all of them recorded."""
-    if is_paper(overlap):
-        machine = machine._replace(dram=float("inf"), background=0.0, heat=None)
-    twin = Twin(chain, tokens, overlap, a, machine)
+def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Recorded:
+    """Return what happens when every token takes its steps, one after the other."""
+    if mode.startswith("paper"):
+        phone = phone._replace(dram=inf, background=0.0, after=inf)
+    twin = Twin(tokens, mode, a, phone)
     twin.env.run(twin.env.process(twin.all_tokens()))
-    return Timeline(
-        times=Times(twin.spent.sum(axis=1), twin.spent),
-        spans=twin.spans,
-        draws=twin.phone.draws,
-        moved=tuple(twin.phone.moved),
-        end=float(twin.env.now),
-    )
+    return twin.found
