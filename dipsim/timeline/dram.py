@@ -63,8 +63,8 @@ class Dram:
         self.flash_share = 1.0 if machine.heat is None else machine.heat.flash
         self.reads: deque[Read] = deque()
         """What the flash has not done yet; the first is being served."""
-        self.done = 0
-        """Reads that were done."""
+        self.asked = self.done = 0
+        """Reads that the flash was asked for, and how many of them are done."""
         self.since = self.at = self.left = self.rate = 0.0
         """Of the first read: when it began, until when it was followed, seconds left then at full
         speed, and bytes per second at that speed; on a hot device, those of the hot one."""
@@ -93,9 +93,10 @@ class Dram:
         """Ask the flash for something; return how many reads are done when it is."""
         self._catch_up(self.now)
         self.reads.append(read)
-        if len(self.reads) == 1:
+        if self.asked == self.done:
             self._serve(self.now)
-        return self.done + len(self.reads)
+        self.asked += 1
+        return self.asked
 
     def demand(self, read: Read, beside: float) -> int:
         """Ask for something of which ``beside`` bytes should come while the token draws; as `read`.
@@ -219,7 +220,7 @@ class Dram:
             if self.rate:
                 flash_speed = grant / self.rate
         took, read = seconds / speed, self.left / flash_speed
-        if self.now + min(took, read) > self.horizon:
+        if self.now + (took if took < read else read) > self.horizon:
             took = self.horizon - self.now
             self._take(took, speed, rate, reader)
             self._go_on(took, flash_speed)

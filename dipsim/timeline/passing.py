@@ -51,14 +51,14 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     waited = np.maximum(flash - together * flash_speed, 0.0) / _speed(room, flash_rate, 1.0)
     used = together + (work.use - together * speed) / speed_alone
     kv = used * work.kv_share * limit
-    spent = np.zeros((len(RESOURCES), work.flash.shape[1]))
-    spent[FLASH] = waited.sum(axis=0)
-    spent[DRAM] = kv.sum(axis=0)
-    spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=0)
-    spent[SYNC] = work.sync.sum(axis=0)
-    spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=0)
+    spent = np.zeros((len(RESOURCES), len(work.flash)))
+    spent[FLASH] = waited.sum(axis=1)
+    spent[DRAM] = kv.sum(axis=1)
+    spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=1)
+    spent[SYNC] = work.sync.sum(axis=1)
+    spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=1)
     flows = (work.moved, work.use * work.rate, work.copy * work.copy_rate)
-    moved = [flow.sum(axis=0) for flow in flows]
+    moved = [flow.sum(axis=1) for flow in flows]
     return Passing(np.ascontiguousarray(spent.T), np.array(moved).T)
 
 

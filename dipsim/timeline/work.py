@@ -1,6 +1,6 @@
 """The work of a token's steps in the terms of discrete events, and what it takes undisturbed.
 
-Arrays are [steps, tokens] unless said otherwise.
+Arrays are [tokens, steps] unless said otherwise.
 """
 
 from collections.abc import Sequence
@@ -89,20 +89,20 @@ def work_of(
 
 def works_of(work: Work[Seconds], token: int) -> list[Work[float]]:
     """Return the work of one token, step by step in plain numbers."""
-    plain = (column[:, token].tolist() for column in work)
+    plain = (column[token].tolist() for column in work)
     return [Work(*row) for row in zip(*plain, strict=True)]
 
 
 def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
-    """Return a token's steps as one `Step` whose fields are all arrays [steps, tokens]."""
+    """Return a token's steps as one `Step` whose fields are all arrays [tokens, steps]."""
     width = len(chain[0].flash[tokens])
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
-        column = columns[name] = np.empty((len(chain), width))
-        for row, step in zip(column, chain, strict=True):
+        column = columns[name] = np.empty((width, len(chain)))
+        for number, step in enumerate(chain):
             values = getattr(step, name)
-            row[:] = values[tokens] if isinstance(values, np.ndarray) else values
-    static = np.array([[step.static] for step in chain])
+            column[:, number] = values[tokens] if isinstance(values, np.ndarray) else values
+    static = np.array([step.static for step in chain])
     return Step(**columns, static=static)
 
 
