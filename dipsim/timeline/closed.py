@@ -41,7 +41,7 @@ class Step(NamedTuple):
     """Fixed cost of a layer, or of choosing a mask."""
     management: Seconds | float = 0.0
     """Copying kept misses into the cache."""
-    static: bool = False
+    static: bool | NDArray[np.bool_] = False
     """Known before the token starts, so in the paper's modes it does not overlap."""
     moved: Seconds | float = 0.0
     """Bytes that the flash moves in F."""
@@ -125,10 +125,10 @@ def hidden_seconds(step: Step, overlap: Overlap, a: float | Seconds) -> Seconds:
         a: overlap factor, 0 to 1; arrays broadcast against those of the step.
     """
     resident = step.hit + step.kv
-    if overlap in ("serial", "paper-serial") or (overlap == "paper-concurrent" and step.static):
+    if overlap in ("serial", "paper-serial"):
         return np.zeros_like(resident)
     if overlap == "paper-concurrent":
-        return np.minimum(step.flash, resident)
+        return np.where(step.static, 0.0, np.minimum(step.flash, resident))
     behind = step.miss * (1 - 1 / np.maximum(step.reads, 1.0))
     # Without reads only a copy from the page cache is left of the flash time: nothing hides it.
     return np.where(step.reads > 0, a * np.minimum(step.flash, resident + behind), 0.0)

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
+from dipsim.timeline.dram import Draw
 from dipsim.timeline.engine import clock_for
-from dipsim.timeline.events import Draw, Span
+from dipsim.timeline.events import Span
 from dipsim.timeline.steps import rates, steps
 
 

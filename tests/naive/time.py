@@ -143,6 +143,8 @@ class World:
             flow, token, step, early = self.queue.pop(0)
             bar = Bar("flash", step, token, self.served_since, then, flow.size, early)
             self.found.bars.append(bar)
+            if not early:
+                self.goal = 0.0
             self.serve()
         return took
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import dipsim
 from dipsim.timeline.closed import RESOURCES, Heat, Machine, Step
+from dipsim.timeline.dram import COPY, DMA, USE
 from dipsim.timeline.engine import Clock
-from dipsim.timeline.events import COPY, DMA, USE, Timeline, simulate_events
+from dipsim.timeline.events import Timeline, simulate_events
 from naive import time as naive_time
 from naive.time import Phone, Piece
 from tools import one_layer, three_layers
@@ -188,7 +189,7 @@ def test_the_twin_finds_the_same(
     tokens = random_tokens(seed, ahead=overlap == "prefetch")
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25, cpu)
     twin = naive_time.simulate(tokens, overlap, a, phone)
-    with patch("dipsim.timeline.events._BLOCK", block):
+    with patch("dipsim.timeline.blocks.SIZE", block):
         found = events(tokens, overlap, a, phone, spans_of=len(tokens))
     np.testing.assert_allclose(found.times.exposed, twin.spent, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.moved, twin.moved, rtol=1e-9, atol=1e-9)
