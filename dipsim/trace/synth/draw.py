@@ -1,8 +1,7 @@
 """Draws of synthetic traces from a fit, block by block; every part has a random seed of its own."""
 
-import itertools
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,15 +98,48 @@ def draw(
     row = 4 * geometry.layers * sum(geometry.units.values())
     block = max(1, _BLOCK_BYTES // row)
     with ThreadPoolExecutor() as pool:
-        for start in range(0, tokens, block):
+
+        def begun(start: int) -> _Begun:
             now = {key: values[start : start + block] for key, values in marks.items()}
-            drawn: dict[str, NDArray[Any]] = {}
-            for key, layers in sources.items():
-                shape = (len(now["kind"]), geometry.layers, geometry.units[key])
-                drawn[key] = np.empty(shape, layers[0].dtype)
-                into = (drawn[key][:, layer] for layer in range(geometry.layers))
-                list(pool.map(_LayerSource.draw, layers, itertools.repeat(now), into))
-            yield {**drawn, **{key: mark for key, mark in now.items() if key != "kind"}}
+            return _begin(pool, sources, now)
+
+        at_work = begun(0)
+        for start in range(block, tokens + block, block):
+            drawn = at_work.finished()
+            if start < tokens:
+                at_work = begun(start)
+            yield drawn
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A block that is being drawn."""
+
+    arrays: dict[str, NDArray[Any]]
+    layers: list[Future[None]]
+
+    def finished(self) -> dict[str, NDArray[Any]]:
+        """Wait for all layers and return the arrays."""
+        for layer in self.layers:
+            layer.result()
+        return self.arrays
+
+
+def _begin(
+    pool: ThreadPoolExecutor,
+    sources: Mapping[str, list["_LayerSource"]],
+    marks: Mapping[str, NDArray[Any]],
+) -> _Begun:
+    """Begin to draw a block; the one before it must be finished."""
+    arrays: dict[str, NDArray[Any]] = {}
+    at_work = []
+    for key, layers in sources.items():
+        shape = (len(marks["kind"]), len(layers), len(layers[0].spread))
+        arrays[key] = np.empty(shape, layers[0].dtype)
+        for number, layer in enumerate(layers):
+            at_work.append(pool.submit(layer.draw, marks, arrays[key][:, number]))
+    arrays |= {key: mark for key, mark in marks.items() if key != "kind"}
+    return _Begun(arrays, at_work)
 
 
 class _LayerSource:
