@@ -464,7 +464,7 @@ def _encoded(key: str, values: Array, scores: Array | None, encoding: Encoding) 
 
 
 def _floats(dtype: Any) -> Any:
-    return lambda key, values, scores: {key: values.astype(dtype)}
+    return lambda key, values, scores: {key: values.astype(dtype, copy=False)}
 
 
 def _log8(key: str, values: Array, scores: None) -> dict[str, Array]:
@@ -477,12 +477,15 @@ def _bits(key: str, values: Array, scores: None) -> dict[str, Array]:
 
 
 def _sparse(key: str, values: NDArray[np.bool_], scores: Array | None) -> dict[str, Array]:
-    token, layer, unit = np.nonzero(values)
-    narrow = np.uint16 if values.shape[2] <= 2**16 else np.uint32
-    arrays = {f"{key}.indptr": values.sum(axis=2, dtype=np.int64).reshape(-1)}
-    arrays[f"{key}.indices"] = unit.astype(narrow)
+    tokens, layers, units = values.shape
+    active = np.flatnonzero(values)
+    rows = np.arange(tokens * layers + 1) * units  # where each begins among all values
+    lengths = np.diff(np.searchsorted(active, rows))
+    narrow = np.uint16 if units <= 2**16 else np.uint32
+    indices = (active - np.repeat(rows[:-1], lengths)).astype(narrow)
+    arrays = {f"{key}.indptr": lengths, f"{key}.indices": indices}
     if scores is not None:
-        arrays[f"{key}.scores"] = scores[token, layer, unit].astype(np.float32)
+        arrays[f"{key}.scores"] = scores.reshape(-1)[active].astype(np.float32)
     return arrays
 
 
