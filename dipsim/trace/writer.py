@@ -39,7 +39,7 @@ _STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets
 
 
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all.
+    """Write arrays (and ``meta``, a dict) as an `.npz`, whole or not at all.
 
     Args:
         path: a file, which is replaced.
@@ -72,8 +72,8 @@ class TraceWriter:
     """Writes a trace block by block; it appears under its name on `close`, or not at all.
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
-    `.npz` becomes one deflated file, any other a folder of shards, stored so that they can be
-    memory-mapped. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
+    `.npz` becomes one file, whose arrays are deflated where that saves a quarter; any other a
+    folder of shards, stored so that they can be memory-mapped. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
