@@ -73,7 +73,8 @@ class TraceWriter:
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
     `.npz` becomes one file, whose arrays are deflated where that saves a quarter; any other a
-    folder of shards, stored so that they can be memory-mapped. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
+    folder of shards, stored so that they can be memory-mapped. Memory stays bounded: blocks go to a
+    hidden folder beside ``path`` at once.
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
