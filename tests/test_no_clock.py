@@ -18,6 +18,7 @@ MEASURING = {
     "bench/bench_replay.py": "likewise",
     "bench/bench_startup.py": "likewise",
     "bench/bench_time.py": "likewise",
+    "bench/bench_traces.py": "likewise",
     "tools/fuzz.py": "goes on for --seconds when it is run by hand",
 }
 CLOCKS = {

@@ -108,15 +108,38 @@ def check_written(signal: str, values: NDArray[Any], encoding: Encoding) -> None
     Raises:
         TraceError: says which encoding can.
     """
-    if not np.isfinite(values).all() or (signal != "expert" and (values < 0).any()):
-        raise TraceError(f"signal {signal}: scores must be finite and >= 0: append absolute values")
-    largest = np.abs(values).max(initial=0)
+    largest = _largest_of_plain(values)
+    if largest is None:
+        if not np.isfinite(values).all() or (signal != "expert" and (values < 0).any()):
+            raise TraceError(
+                f"signal {signal}: scores must be finite and >= 0: append absolute values"
+            )
+        largest = np.abs(values).max(initial=0)
     if encoding == "float16" and largest > np.finfo(np.float16).max:
         raise TraceError(f"signal {signal}: scores above 65504 do not fit float16: use float32")
     if largest > np.finfo(np.float32).max:
         raise TraceError(f"signal {signal}: scores above 3.4e38 do not fit float32: scale them")
     if encoding == "log8" and values.min(initial=0) < 0:
         raise TraceError(f"signal {signal}: log8 cannot hold negative scores: use float16")
+
+
+def any_negative(values: NDArray[np.floating[Any]]) -> bool:
+    """Tell whether any number is below 0; NaN and -0.0 are not."""
+    return _largest_of_plain(values) is None and bool((values < 0).any())
+
+
+def _largest_of_plain(values: NDArray[np.floating[Any]]) -> Any:
+    """Return the largest of numbers that are finite and have no sign; None if some are not.
+
+    Bits of such floats are in the order of their values, and integers are compared many at a time.
+    """
+    if values.itemsize > 8:  # no integer is as wide
+        return None
+    bits = np.ascontiguousarray(values).view(f"u{values.itemsize}")
+    largest = bits.max(initial=0)
+    if largest >= np.array(np.inf, values.dtype).view(bits.dtype):  # NaN, a sign: above infinity
+        return None
+    return largest.view(values.dtype)
 
 
 def plain_array(name: str, values: Any) -> NDArray[Any]:

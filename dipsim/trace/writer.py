@@ -39,7 +39,7 @@ _STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets
 
 
 def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays (and ``meta``, a dict) as a deflated `.npz`, whole or not at all.
+    """Write arrays (and ``meta``, a dict) as an `.npz`, whole or not at all.
 
     Args:
         path: a file, which is replaced.
@@ -72,8 +72,9 @@ class TraceWriter:
     """Writes a trace block by block; it appears under its name on `close`, or not at all.
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
-    `.npz` becomes one deflated file, any other a folder of shards, stored so that they can be
-    memory-mapped. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
+    `.npz` becomes one file, whose arrays are deflated where that saves a quarter; any other a
+    folder of shards, stored so that they can be memory-mapped. Memory stays bounded: blocks go to a
+    hidden folder beside ``path`` at once.
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
@@ -464,7 +465,7 @@ def _encoded(key: str, values: Array, scores: Array | None, encoding: Encoding) 
 
 
 def _floats(dtype: Any) -> Any:
-    return lambda key, values, scores: {key: values.astype(dtype)}
+    return lambda key, values, scores: {key: values.astype(dtype, copy=False)}
 
 
 def _log8(key: str, values: Array, scores: None) -> dict[str, Array]:
@@ -477,12 +478,15 @@ def _bits(key: str, values: Array, scores: None) -> dict[str, Array]:
 
 
 def _sparse(key: str, values: NDArray[np.bool_], scores: Array | None) -> dict[str, Array]:
-    token, layer, unit = np.nonzero(values)
-    narrow = np.uint16 if values.shape[2] <= 2**16 else np.uint32
-    arrays = {f"{key}.indptr": values.sum(axis=2, dtype=np.int64).reshape(-1)}
-    arrays[f"{key}.indices"] = unit.astype(narrow)
+    tokens, layers, units = values.shape
+    active = np.flatnonzero(values)
+    rows = np.arange(tokens * layers + 1) * units  # where each begins among all values
+    lengths = np.diff(np.searchsorted(active, rows))
+    narrow = np.uint16 if units <= 2**16 else np.uint32
+    indices = (active - np.repeat(rows[:-1], lengths)).astype(narrow)
+    arrays = {f"{key}.indptr": lengths, f"{key}.indices": indices}
     if scores is not None:
-        arrays[f"{key}.scores"] = scores[token, layer, unit].astype(np.float32)
+        arrays[f"{key}.scores"] = scores.reshape(-1)[active].astype(np.float32)
     return arrays
 
 

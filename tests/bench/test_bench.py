@@ -6,6 +6,7 @@ from pathlib import Path
 import bench_methods
 import bench_replay
 import bench_time
+import bench_traces
 import numpy as np
 import pytest
 import workload
@@ -90,6 +91,17 @@ def test_the_engines_of_time_are_measured(capsys: pytest.CaptureFixture[str]) ->
     assert set(bench_time.LEAST) < set(found)
     bench_time.show(found)
     assert "x first" in capsys.readouterr().out
+
+
+def test_ways_to_write_traces_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_traces, "UNITS", 64)
+    found = list(bench_traces.measure(8, tmp_path, rounds=1))
+    assert len({row.name for row in found}) == len(found) == 27
+    assert all(row.size > 0 for row in found)
+    bench_traces.show(found)
+    assert "x savez" in capsys.readouterr().out
 
 
 @pytest.mark.slow

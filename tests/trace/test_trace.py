@@ -143,6 +143,31 @@ def test_log8_keeps_scores_to_half_a_step(seed: int, zeros: float, scale: float)
     assert (codes.max(axis=-1)[largest > 0] == 255).all()
 
 
+def log8_in_float64(scores: np.ndarray) -> np.ndarray:
+    """The naive twin of `encode_log8`."""
+    wide = scores.astype(np.float64)
+    largest = wide.max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        steps = 255 + 20 * np.log2(wide / np.where(largest > 0, largest, 1))
+    return np.where(wide > 0, np.clip(np.rint(steps), 0, 255), 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-310, 1e-43, 1e-6, 1.0, 6e4, 1e38])
+@pytest.mark.parametrize("units", [1, 5, 20_000])
+def test_log8_is_exact_where_float32_is_not(dtype: Any, scale: float, units: int) -> None:
+    rng = np.random.default_rng(3)
+    with np.errstate(over="ignore"):
+        given_scores = (rng.random((3, 2, units)) ** 20 * scale).astype(dtype)
+    given_scores = np.minimum(given_scores, np.finfo(dtype).max)
+    given_scores[0, 0] = 0
+    between = np.exp2((np.arange(0.5, 255) - 255) / 20)  # halfway from code to code
+    given_scores[1, 1, : min(units, 255)] = (between * float(given_scores[1, 1].max()))[:units]
+    codes, largest = encode_log8(given_scores)
+    np.testing.assert_array_equal(codes, log8_in_float64(given_scores))
+    np.testing.assert_array_equal(largest, given_scores.max(axis=-1).astype(np.float32))
+
+
 def test_minus_zero_is_zero(path: Path) -> None:
     STORED(path, glu=np.full((2, 1, 4), -0.0, np.float16))
     assert (read(load_trace(path), "glu") == 0).all()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from dipsim.errors import TraceError
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
-from dipsim.trace.writer import TraceWriter
+from dipsim.trace.writer import TraceWriter, save_trace
 
 TOKENS, LAYERS, UNITS = 23, 3, 70
 RNG = np.random.default_rng(5)
@@ -88,6 +89,37 @@ def test_equal_contents_make_equal_files(tmp_path: Path) -> None:
         with TraceWriter(tmp_path / name) as writer:
             writer.append({"glu": SCORES})
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+@pytest.mark.parametrize("save", ["writer", "save_trace"])
+def test_only_what_deflates_well_is_deflated(save: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.lognormal(0, 1, (40, 2, 5000)).astype(np.float32)
+    arrays = {"glu": scores, "gate": scores > 4, "phase": np.ones(40, np.uint8)}
+    if save == "writer":
+        with TraceWriter(tmp_path / "t.npz", encodings={"gate": "bool"}) as writer:
+            writer.append(arrays)
+    else:
+        save_trace(tmp_path / "t.npz", arrays)
+    with zipfile.ZipFile(tmp_path / "t.npz") as archive:
+        kinds = {info.filename: info.compress_type for info in archive.infolist()}
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
+    assert kinds["glu.npy"] == zipfile.ZIP_STORED
+    assert kinds["gate.npy"] == kinds["phase.npy"] == zipfile.ZIP_DEFLATED
+    np.testing.assert_array_equal(read(load_trace(tmp_path / "t.npz"), "gate"), scores > 4)
+
+
+def test_samples_are_from_all_over_an_array(tmp_path: Path) -> None:
+    """Noise behind a beginning of zeros is stored, and zeros behind noise are deflated."""
+    noise = np.random.default_rng(0).random((1000, 1, 1000), np.float32)
+    for name, silent in (("a.npz", slice(0, 100)), ("b.npz", slice(200, 1000))):
+        scores = noise.copy()
+        scores[silent] = 0
+        with TraceWriter(tmp_path / name) as writer:
+            writer.append({"glu": scores})
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            stored = archive.getinfo("glu.npy").compress_type == zipfile.ZIP_STORED
+        assert stored == (name == "a.npz")
 
 
 NOT_FINITE = SCORES.copy()

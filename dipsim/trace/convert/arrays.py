@@ -11,6 +11,7 @@ import numpy as np
 
 from dipsim.errors import TraceError, brief
 from dipsim.files import refuse_same
+from dipsim.trace.checks import any_negative
 from dipsim.trace.convert.sources import open_arrays
 from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.npz import Array, Member, evenly
@@ -96,7 +97,7 @@ def import_arrays(
                 if stack.signal in listed and values.dtype.kind == "f" and values.min() >= 0:
                     rows |= {stack.signal: values > 0, f"{stack.signal}.scores": values}
                     continue
-                if values.dtype.kind == "f" and stack.signal != "expert" and (values < 0).any():
+                if values.dtype.kind == "f" and stack.signal != "expert" and any_negative(values):
                     rows[stack.signal] = np.abs(values)
                     signed.add(stack.signal)
             size = len(parts[0])

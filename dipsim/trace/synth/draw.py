@@ -1,7 +1,7 @@
 """Draws of synthetic traces from a fit, block by block; every part has a random seed of its own."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ from dipsim.errors import TraceError
 from dipsim.model import Model
 from dipsim.trace.signal import SIGNALS
 from dipsim.trace.synth.fit import MEAN_LOG, LayerFit, Repeats, SignalFit, TraceFit
+from dipsim.trace.synth.normals import Normals
+from dipsim.trace.synth.quantiles import QuantileMap
 from dipsim.trace.tokens import DECODE, PREFILL
 from dipsim.trace.trace import MAX_TOKENS
 
 _BLOCK_BYTES = 16 * 2**20  # scores of all signals drawn at a time
+_ROWS_BYTES = 128 * 2**10  # of one layer's scores drawn at a time, so that they stay in the cache
 _TOKEN, _SEQUENCE, _DRIFT, _NOISE, _UNITS, _LEVEL, _ORDER = range(7)
 _TRIES = 20
 _TINY = np.float32(1e-30)
@@ -95,13 +98,48 @@ def draw(
     row = 4 * geometry.layers * sum(geometry.units.values())
     block = max(1, _BLOCK_BYTES // row)
     with ThreadPoolExecutor() as pool:
-        for start in range(0, tokens, block):
+
+        def begun(start: int) -> _Begun:
             now = {key: values[start : start + block] for key, values in marks.items()}
-            drawn: dict[str, NDArray[Any]] = {
-                key: np.stack(list(pool.map(lambda layer: layer.draw(now), layers)), axis=1)  # noqa: B023
-                for key, layers in sources.items()
-            }
-            yield {**drawn, **{key: mark for key, mark in now.items() if key != "kind"}}
+            return _begin(pool, sources, now)
+
+        at_work = begun(0)
+        for start in range(block, tokens + block, block):
+            drawn = at_work.finished()
+            if start < tokens:
+                at_work = begun(start)
+            yield drawn
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A block that is being drawn."""
+
+    arrays: dict[str, NDArray[Any]]
+    layers: list[Future[None]]
+
+    def finished(self) -> dict[str, NDArray[Any]]:
+        """Wait for all layers and return the arrays."""
+        for layer in self.layers:
+            layer.result()
+        return self.arrays
+
+
+def _begin(
+    pool: ThreadPoolExecutor,
+    sources: Mapping[str, list["_LayerSource"]],
+    marks: Mapping[str, NDArray[Any]],
+) -> _Begun:
+    """Begin to draw a block; the one before it must be finished."""
+    arrays: dict[str, NDArray[Any]] = {}
+    at_work = []
+    for key, layers in sources.items():
+        shape = (len(marks["kind"]), len(layers), len(layers[0].spread))
+        arrays[key] = np.empty(shape, layers[0].dtype)
+        for number, layer in enumerate(layers):
+            at_work.append(pool.submit(layer.draw, marks, arrays[key][:, number]))
+    arrays |= {key: mark for key, mark in marks.items() if key != "kind"}
+    return _Begun(arrays, at_work)
 
 
 class _LayerSource:
@@ -119,22 +157,37 @@ class _LayerSource:
             chosen = self._rng(_UNITS).integers(0, signal.units, units)
         self.spread, self.shape = self.fit.spread[chosen], self.fit.shape[chosen]
         self.noise, self.steps = self._rng(_NOISE), self._rng(_DRIFT)
+        self.normal_noise, self.normal_steps = Normals(self.noise), Normals(self.steps)
         self.levels = self._rng(_LEVEL)
+        self.quantiles = QuantileMap(*self.fit.knots)
         self.experts_per_token = geometry.experts_per_token
         self.drift = self.mood = np.zeros(units, np.float32)
         self.last = -1
+        self.rows = max(1, _ROWS_BYTES // (4 * units))
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Type of what is drawn: sets or scores."""
+        return np.bool_ if len(self.fit.active) else np.float32
 
     def _rng(self, part: int, which: int = 0) -> np.random.Generator:
         """Return the generator of one part of a score, for token or sequence ``which``."""
         return np.random.default_rng(np.random.SeedSequence((*self.key, part, which)))
 
-    def draw(self, marks: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def draw(self, marks: Mapping[str, NDArray[Any]], into: NDArray[Any]) -> None:
+        """Write the scores or sets of the next n tokens to ``into``, [n, units]."""
+        for first in range(0, len(into), self.rows):
+            rows = slice(first, first + self.rows)
+            now = {key: mark[rows] for key, mark in marks.items()}
+            into[rows] = self._drawn(now)
+
+    def _drawn(self, marks: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return float32[n, units] scores or bool sets of the next n tokens."""
         shape = len(marks["kind"]), len(self.spread)
         if self.iid:
             any_score = self.noise.random(shape, np.float32)
             return self._chosen(any_score) if len(self.fit.active) else self._marginal(any_score)
-        z = self.noise.standard_normal(shape, np.float32)
+        z = self.normal_noise.draw(*shape)
         self._add_parts(z, marks)
         if self.signal.folded:
             np.abs(z, out=z)
@@ -142,7 +195,10 @@ class _LayerSource:
             z -= np.float32(MEAN_LOG)
         z *= self.shape
         z += self.spread
-        return self._chosen(z) if len(self.fit.active) else self._scores(z)
+        if len(self.fit.active):
+            return self._chosen(z)
+        self.quantiles.move(z)
+        return self._levelled(z)
 
     def _add_parts(self, z: NDArray[np.float32], marks: Mapping[str, NDArray[Any]]) -> None:
         fit, units = self.fit, len(self.spread)
@@ -151,29 +207,28 @@ class _LayerSource:
         )
         z *= np.float32(np.sqrt(max(1 - fit.token - fit.sequence - fit.drift, 0)))
         if fit.token:
-            kinds, where = np.unique(marks["kind"], return_inverse=True)
-            vectors = [
-                self._rng(_TOKEN, int(kind)).standard_normal(units, np.float32) for kind in kinds
-            ]
-            for row, kind in enumerate(where):
-                z[row] += token * vectors[kind]
+            vectors: dict[int, NDArray[np.float32]] = {}
+            for row, kind in enumerate(marks["kind"].tolist()):
+                if kind not in vectors:
+                    vectors[kind] = Normals(self._rng(_TOKEN, kind)).draw(units)
+                    vectors[kind] *= token
+                z[row] += vectors[kind]
         memory = np.float32(fit.memory)
         fresh = np.float32(np.sqrt(1 - fit.memory**2))
-        for row, now in enumerate(marks["sequence"]):
-            step = self.steps.standard_normal(units, np.float32)
+        steps = self.normal_steps.draw(*z.shape)
+        for row, now in enumerate(marks["sequence"].tolist()):
+            step = steps[row]
             if now != self.last:
-                self.drift, self.last = step, int(now)
-                mood = self._rng(_SEQUENCE, int(now)).standard_normal(units, np.float32)
-                self.mood = sequence * mood
+                self.drift, self.last = step.copy(), now
+                self.mood = self._rng(_SEQUENCE, now).standard_normal(units, np.float32)
+                self.mood *= sequence
             else:
-                self.drift = memory * self.drift + fresh * step
-            z[row] += drift * self.drift + self.mood
-
-    def _scores(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map the model's quantiles to the source's; values beyond the outermost are shifted."""
-        model, source = self.fit.knots
-        y += np.interp(y, model, source - model).astype(np.float32)
-        return self._levelled(y)
+                self.drift *= memory
+                step *= fresh
+                self.drift += step
+            np.multiply(self.drift, drift, out=step)
+            step += self.mood
+            z[row] += step
 
     def _marginal(self, quantile: NDArray[np.float32]) -> NDArray[np.float32]:
         source = self.fit.knots[1]
