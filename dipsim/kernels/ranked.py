@@ -33,19 +33,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
             cache.capacity[0] = block.capacity[r]
             if cache.filled[0] - cache.capacity[0] > SLACK:
                 t = stamp(first + r, count, 0)
-                call(
-                    functions.fit,
-                    block,
-                    parts,
-                    cache,
-                    functions.rank,
-                    functions.share,
-                    0,
-                    0,
-                    t,
-                    FORCED,
-                    0,
-                )
+                call(functions.fit, block, parts, cache, rank, share, 0, 0, t, FORCED, 0)
         for p in range(count):
             t = stamp(first + r, count, p)
             if functions.choose != 0:
@@ -70,19 +58,8 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
                 else:
                     _admit(parts, cache, c, p, kept)
                 if cache.filled[c] - cache.capacity[c] > SLACK:
-                    ranked = call(
-                        functions.fit,
-                        block,
-                        parts,
-                        cache,
-                        functions.rank,
-                        functions.share,
-                        c,
-                        p,
-                        t,
-                        admission,
-                        ranked,
-                    )
+                    fitted = c, p, t, admission, ranked
+                    ranked = call(functions.fit, block, parts, cache, rank, share, *fitted)
                 if admission == RANKED:
                     kept = _entered(parts, cache, c, p)
                 book(block, c, r, p, active, hits, kept)
