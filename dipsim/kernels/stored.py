@@ -24,10 +24,11 @@ _warned = False
 """True once a warning was given: one is enough, as one cause mostly affects every function."""
 
 
-def stored(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def stored(key: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function as `njit` does, and stores its machine code.
 
     Args:
+        key: what the machine code depends on besides the function's own file (fingerprint.py).
         options: of `njit`.
     """
 
@@ -35,7 +36,7 @@ def stored(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         compiled = njit(**options)(function)
         if isinstance(compiled, Dispatcher):  # not with NUMBA_DISABLE_JIT
             try:
-                compiled._cache = _StoredCode(function)
+                compiled._cache = _StoredCode(function, key)
             except (OSError, RuntimeError):  # numba finds no folder that it may write to
                 folder = config.CACHE_DIR or Path(function.__code__.co_filename).parent
                 _cannot_store(str(folder), "no folder to write to")
@@ -47,10 +48,14 @@ def stored(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 class _StoredCode(FunctionCache):
     """The stored machine code of a function, which may be missing at any time."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], key: str) -> None:
         super().__init__(function)
+        self._key = key
         numbas = self._cache_file
         self._cache_file = _Files(self.cache_path, self._impl.filename_base, numbas._source_stamp)
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), self._key
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
