@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 from dipsim.kernels.bits import bit, lowest_bit, ones, without_lowest
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.stored import stored
-from dipsim.kernels.vector import fast_sums, label, plain_sums, reach
+from dipsim.kernels.vector import LANES, fast_sums, plain_sums, reach, tally
 
 _INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
 LARGEST_BITS = _INFINITY_BITS - 1
@@ -28,12 +28,8 @@ _LISTED = 256
 """Keys that are listed rather than counted once more."""
 _ROUNDS_WITHOUT_TIES = 2
 """Rounds of narrowing a search after which ties are likely."""
-_LANES = 4
-"""Counters of each code: units next to each other often have the same one, and adding to what was
-just written has to wait."""
-COUNTERS = CODES * _LANES + 16
-"""Scratch space that the choice from codes needs, as int64: two int32 counters in each, and the
-labels of 64 units."""
+COUNTERS = 2 * CODES * LANES
+"""Counters that the choice from codes needs."""
 VALUE, IF_RESIDENT, IF_ABSENT = 0, 1, 2
 """Rows of the tables of codes: the score a code stands for, and the key of a unit with that code
 where it is resident and where it is not."""
@@ -98,10 +94,10 @@ def _bracket(
             near, far = step, 8 * step
             cuts = (guess - far, guess - near, guess + near, guess + far)
             step *= 16
-        elif step > 0 and high == highest:
+        elif step > 0 and high == highest and low + step < high:
             cuts = (low + step, low + 2 * step, low + 4 * step, low + 16 * step)
             step *= 64
-        elif step > 0 and low == lowest:
+        elif step > 0 and low == lowest and high - step > low:
             cuts = (high - 16 * step, high - 4 * step, high - 2 * step, high - step)
             step *= 64
         else:
@@ -111,25 +107,29 @@ def _bracket(
                 middle, near, far = low + width // 2, width // 10, 3 * width // 10
             else:
                 between = np.float64(at_low - at_high)
-                middle = low + np.int64(width * ((at_low - k) / between))
-                near = np.int64(width / np.sqrt(between)) + 1
+                middle = low + 1 + np.int64((width - 1) * ((at_low - k) / between))
+                near = np.int64(width / np.sqrt(between))
                 far = 4 * near
             cuts = (middle - far, middle - near, middle + near, middle + far)
-        cuts = (
-            min(max(cuts[0], low + 1), high - 1),
-            min(max(cuts[1], low + 1), high - 1),
-            min(max(cuts[2], low + 1), high - 1),
-            min(max(cuts[3], low + 1), high - 1),
-        )
-        for cut, count in zip(cuts, _count_at_least(bits, cuts)):  # noqa: B905  # numba has no strict
-            if count >= k and cut > low:
+        counts = _count_at_least(bits, cuts)
+        for i in range(4):
+            cut, count = cuts[i], counts[i]
+            if low < cut < high and count >= k:
                 low, at_low = cut, count
-            elif count < k and cut < high:
+            elif low < cut < high:
                 high, at_high = cut, count
         if rounds >= _ROUNDS_WITHOUT_TIES and at_low != k:
             low, most = _keys_between(bits, low, high)
             high = most + 1
     return low, high, at_low, at_high
+
+
+@register_jitable
+def _search(
+    bits: Any, k: int, low: int, high: int, guess: int, enough: int
+) -> tuple[int, int, int, int]:
+    """Call `_bracket`: numba compiles it anew where a `stored` function calls it directly."""
+    return _bracket(bits, k, low, high, guess, enough)
 
 
 @register_jitable
@@ -139,7 +139,7 @@ def kth_largest(values: Any, k: int) -> Any:
     Those that reach it are the k largest, and what is tied with the last of them.
     """
     bits = values.view(np.int32)
-    cut, _, _, _ = _bracket(bits, k, np.int64(0), np.int64(_INFINITY_BITS), np.int64(bits[0]), 0)
+    cut, _, _, _ = _search(bits, k, np.int64(0), np.int64(_INFINITY_BITS), np.int64(bits[0]), 0)
     least = np.float32(np.inf)
     for i in range(values.shape[0]):
         if bits[i] >= cut and values[i] < least:
@@ -211,7 +211,7 @@ def top_k(keys, scores, k, guess, words, scratch, tied):
     """
     none, all_bits = np.int64(0), np.int64(_INFINITY_BITS)
     bits, raw, values = keys.view(np.int32), scores.view(np.int32), scratch.view(np.int32)
-    low, high, at_low, at_high = _bracket(bits, k, none, all_bits, guess, _LISTED)
+    low, high, at_low, at_high = _search(bits, k, none, all_bits, guess, _LISTED)
     if at_low == k:
         high, at_high = low, k
     count, left = _pack(bits, low, high, words, tied), k - at_high
@@ -245,24 +245,15 @@ def select_of(scores, k, sets, choosing, shares):
 
 
 @register_jitable
-def _count_codes(codes: Any, resident: Any, counts: Any, labels: Any) -> None:
-    """Count how often each code occurs: absent units in ``counts[:256]``, residents behind.
-
-    ``labels`` is scratch, uint16[64].
-    """
-    for i in range(2 * CODES * _LANES):
+def _count_codes(codes: Any, resident: Any, counts: Any) -> None:
+    """Count how often each code occurs: absent units in ``counts[:256]``, residents behind."""
+    for i in range(counts.shape[0]):
         counts[i] = 0
     for w in range(resident.shape[0]):
-        label(codes, w * 64, resident[w], labels)
-        if (w + 1) * 64 <= codes.shape[0]:
-            for b in range(64):  # of a number that is known: half the time
-                counts[(b & (_LANES - 1)) * 2 * CODES + labels[b]] += 1
-        else:
-            for b in range(codes.shape[0] - w * 64):
-                counts[labels[b]] += 1
+        tally(codes, w * 64, resident[w], counts)
     for i in range(2 * CODES):
         count = counts[i]
-        for lane in range(1, _LANES):
+        for lane in range(1, LANES):
             count += counts[lane * 2 * CODES + i]
         counts[i] = count
 
@@ -279,7 +270,7 @@ def _reach_codes(codes: Any, start: int, resident: Any, least_absent: int, least
 
 
 @stored(nogil=True, key=fingerprint(), fastmath={"reassoc", "contract"})
-def select_codes(codes, tables, resident, k, words, scratch, shares):
+def select_codes(codes, tables, resident, k, words, counts, shares):
     """Write the k best of the units to ``words``, as `top_k` does with what the codes stand for.
 
     Keys take 512 values at most, so counting the codes replaces the search for the cut.
@@ -290,11 +281,10 @@ def select_codes(codes, tables, resident, k, words, scratch, shares):
         resident: uint64[words].
         k: from 1 to units.
         words: uint64[words] out.
-        scratch: int64[COUNTERS], overwritten.
+        counts: int64[COUNTERS], overwritten.
         shares: out float32[2], as of `kept_shares`.
     """
-    counts, labels = scratch.view(np.int32), scratch[CODES * _LANES :].view(np.uint16)
-    _count_codes(codes, resident, counts, labels)
+    _count_codes(codes, resident, counts)
     # Walk down both lists of keys at once until k are chosen. Of a tie the larger raw score, which
     # is that of an absent unit, comes first, and equal raw scores go by id.
     absent, there, left = CODES - 1, CODES - 1, k

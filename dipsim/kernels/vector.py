@@ -14,7 +14,10 @@ from numba import types as nb
 from numba.core import cgutils, config
 from numba.extending import intrinsic, register_jitable
 
-_WIDTH, _LANES = 64, 16
+_WIDTH, _SUMS = 64, 16
+LANES = 4
+"""Counters of each code: units next to each other often have the same one, and adding to what was
+just written has to wait."""
 _BIT, _INT, _LONG = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _FLOAT, _DOUBLE = ir.FloatType(), ir.DoubleType()
 
@@ -95,30 +98,37 @@ def _weigh_all(typing: Any, scores: Any, start: Any, word: Any, weight: Any, key
     return (signature, generate) if _contiguous(scores, keys) else None
 
 
-# Labelling ---------------------------------------------------------------------------------------
+# Counting ----------------------------------------------------------------------------------------
 
 
 @register_jitable
-def _label_few(codes: Any, start: int, word: Any, labels: Any) -> None:
-    for b in range(min(_WIDTH, codes.shape[0] - start)):
-        labels[b] = codes[start + b] + 256 * np.int64((word >> np.uint64(b)) & np.uint64(1))
+def _tally_few(codes: Any, start: int, word: Any, counts: Any) -> None:
+    for b in range(codes.shape[0] - start):
+        inside = np.int64((word >> np.uint64(b)) & np.uint64(1))
+        counts[(b & (LANES - 1)) * 512 + inside * 256 + np.int64(codes[start + b])] += 1
 
 
 @intrinsic
-def _label_all(typing: Any, codes: Any, start: Any, word: Any, labels: Any) -> Any:
+def _tally_all(typing: Any, codes: Any, start: Any, word: Any, counts: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         make, short = _Builder(context, builder), ir.IntType(16)
         code = make.load(codes, args[0], args[1], ir.IntType(8), _WIDTH)
         code = builder.zext(code, ir.VectorType(short, _WIDTH))
         inside = builder.bitcast(args[2], ir.VectorType(_BIT, _WIDTH))
         more, none = (ir.Constant(ir.VectorType(short, _WIDTH), [n] * _WIDTH) for n in (256, 0))
-        label = builder.or_(code, builder.select(inside, more, none))
-        first = ir.Constant(_LONG, 0)
-        builder.store(label, make.address(labels, args[3], first, short, _WIDTH), align=2)
+        slots = builder.or_(code, builder.select(inside, more, none))
+        one = ir.Constant(ir.VectorType(_LONG, 1), [1])
+        for b in range(_WIDTH):
+            slot = builder.zext(builder.extract_element(slots, ir.Constant(_INT, b)), _LONG)
+            slot = builder.add(slot, ir.Constant(_LONG, b % LANES * 512))
+            place = make.address(counts, args[3], slot, _LONG, 1)
+            builder.store(
+                builder.add(builder.load(place), ir.Constant(place.type.pointee, [1])), place
+            )
         return context.get_dummy_value()
 
-    signature = nb.void(codes, nb.int64, nb.uint64, labels)
-    return (signature, generate) if _contiguous(codes, labels) else None
+    signature = nb.void(codes, nb.int64, nb.uint64, counts)
+    return (signature, generate) if _contiguous(codes, counts) else None
 
 
 # Adding ------------------------------------------------------------------------------------------
@@ -156,28 +166,28 @@ def fast_sums(typing: Any, scores: Any, words: Any, first: Any, last: Any) -> An
     pair = ("contract",)  # a product and its sum are one instruction
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        make, none = _Builder(context, builder), ir.Constant(ir.VectorType(_FLOAT, _LANES), None)
+        make, none = _Builder(context, builder), ir.Constant(ir.VectorType(_FLOAT, _SUMS), None)
         totals = [cgutils.alloca_once_value(builder, none) for _ in range(4)]
         step = ir.Constant(_LONG, 1)
         with cgutils.for_range_slice(builder, args[2], args[3], step, _LONG) as (w, _):
             base = builder.mul(w, ir.Constant(_LONG, _WIDTH))
             halves = make.load(words, args[1], w, _LONG, 1)
             halves = builder.bitcast(halves, ir.VectorType(_INT, 2))
-            for i in range(0, _WIDTH, _LANES):
+            for i in range(0, _WIDTH, _SUMS):
                 half = builder.extract_element(halves, ir.Constant(_INT, i // 32))
-                bits = [1 << (i % 32 + lane) for lane in range(_LANES)]
-                own = ir.Constant(ir.VectorType(_INT, _LANES), bits)
-                met = builder.and_(make.fill(half, _LANES), own)
+                bits = [1 << (i % 32 + lane) for lane in range(_SUMS)]
+                own = ir.Constant(ir.VectorType(_INT, _SUMS), bits)
+                met = builder.and_(make.fill(half, _SUMS), own)
                 unit = builder.add(base, ir.Constant(_LONG, i))
-                score = make.load(scores, args[0], unit, _FLOAT, _LANES)
+                score = make.load(scores, args[0], unit, _FLOAT, _SUMS)
                 kept = builder.select(builder.icmp_unsigned("==", met, own), score, none)
                 squares = [builder.fmul(score, each, flags=pair) for each in (score, kept)]
                 for total, term in zip(totals, (score, squares[0], kept, squares[1]), strict=True):
                     builder.store(builder.fadd(builder.load(total), term, flags=pair), total)
         sums = []
         for total in totals:
-            lanes = builder.fpext(builder.load(total), ir.VectorType(_DOUBLE, _LANES))
-            each = [builder.extract_element(lanes, ir.Constant(_INT, i)) for i in range(_LANES)]
+            lanes = builder.fpext(builder.load(total), ir.VectorType(_DOUBLE, _SUMS))
+            each = [builder.extract_element(lanes, ir.Constant(_INT, i)) for i in range(_SUMS)]
             while len(each) > 1:
                 each = [builder.fadd(*each[i : i + 2]) for i in range(0, len(each), 2)]
             sums += each
@@ -188,7 +198,7 @@ def fast_sums(typing: Any, scores: Any, words: Any, first: Any, last: Any) -> An
 
 
 if config.DISABLE_JIT:
-    _reach_all, _weigh_all, _label_all = _reach_few, _weigh_few, _label_few
+    _reach_all, _weigh_all, _tally_all = _reach_few, _weigh_few, _tally_few
     fast_sums = plain_sums
 
 
@@ -221,13 +231,14 @@ def weigh(scores: Any, start: int, word: Any, weight: Any, keys: Any) -> None:
 
 
 @register_jitable(forceinline=True)
-def label(codes: Any, start: int, word: Any, labels: Any) -> None:
-    """Write the codes of the 64 units from ``start`` on to ``labels``, 256 more within a set.
+def tally(codes: Any, start: int, word: Any, counts: Any) -> None:
+    """Count the codes of the 64 units from ``start`` on.
 
     Args:
-        codes: uint8[units]; word: of the set; labels: out uint16[64].
+        codes: uint8[units]; word: of a set.
+        counts: int64[LANES, 512], flat: of codes outside the set, then of those inside.
     """
     if start + _WIDTH <= codes.shape[0]:
-        _label_all(codes, start, word, labels)
+        _tally_all(codes, start, word, counts)
     else:
-        _label_few(codes, start, word, labels)
+        _tally_few(codes, start, word, counts)

@@ -11,7 +11,7 @@ Meaning = Literal["prob", "logits"]
 """Meaning of the floats of ``expert``."""
 STEPS_PER_OCTAVE = 20
 _MANY = 2**20
-_INFINITIES = {np.dtype("<f2"): np.uint16(0x7C00), np.dtype("<f4"): np.uint32(0x7F800000)}
+_INFINITY = {np.dtype("<f2"): 0x7C00, np.dtype("<f4"): 0x7F800000}
 """Bits of infinity: NaN and every sign bit give more."""
 
 
@@ -66,16 +66,15 @@ def decode_floats(raw: NDArray[Any]) -> tuple[NDArray[np.float32], bool]:
     False where one is not, or where nobody has looked: the kernels, which copy and look in one
     pass, are worth loading for many floats only.
     """
-    infinity = _INFINITIES.get(raw.dtype)
-    if infinity is None or raw.size < _MANY:
+    if raw.dtype not in _INFINITY or raw.size < _MANY:
         return as_float32(raw), False
     from dipsim.kernels.floats import copy_floats, widen_halves  # numba takes long to load
 
-    bits = np.require(raw, requirements="CA").reshape(-1).view(infinity.dtype)
+    bits = np.require(raw, requirements=["C", "A"]).reshape(-1).view(f"<u{raw.itemsize}")
     bits.flags.writeable = False  # numba compiles for each kind of array
     scores = np.empty(raw.shape, np.float32)
     kernel = widen_halves if raw.dtype == np.float16 else copy_floats
-    if kernel(bits, scores.reshape(-1)) < infinity:
+    if kernel(bits, scores.reshape(-1)) < _INFINITY[raw.dtype]:
         return scores, True
     return as_float32(raw), False
 
