@@ -103,7 +103,7 @@ def _weigh_all(typing: Any, scores: Any, start: Any, word: Any, weight: Any, key
 
 @register_jitable
 def _tally_few(codes: Any, start: int, word: Any, counts: Any) -> None:
-    for b in range(codes.shape[0] - start):
+    for b in range(min(_WIDTH, codes.shape[0] - start)):
         inside = np.int64((word >> np.uint64(b)) & np.uint64(1))
         counts[(b & (LANES - 1)) * 512 + inside * 256 + np.int64(codes[start + b])] += 1
 
@@ -122,9 +122,7 @@ def _tally_all(typing: Any, codes: Any, start: Any, word: Any, counts: Any) -> A
             slot = builder.zext(builder.extract_element(slots, ir.Constant(_INT, b)), _LONG)
             slot = builder.add(slot, ir.Constant(_LONG, b % LANES * 512))
             place = make.address(counts, args[3], slot, _LONG, 1)
-            builder.store(
-                builder.add(builder.load(place), ir.Constant(place.type.pointee, [1])), place
-            )
+            builder.store(builder.add(builder.load(place), one), place)
         return context.get_dummy_value()
 
     signature = nb.void(codes, nb.int64, nb.uint64, counts)
