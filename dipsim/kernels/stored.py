@@ -28,7 +28,7 @@ def stored(key: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]
     """Return a decorator that compiles a function as `njit` does, and stores its machine code.
 
     Args:
-        key: what the code depends on besides its own file: the `fingerprint` of those it calls.
+        key: what the machine code depends on besides the function's own file (fingerprint.py).
         options: of `njit`.
     """
 

@@ -1,8 +1,7 @@
 """Choosing the k best of a token's units, from keys in float32 or from 8-bit codes.
 
 Ties go to the larger raw score, then to the lower id. Keys and raw scores are the same where no
-unit is preferred. What is compiled here uses nothing outside this file, so numba's stored code is
-renewed with it.
+unit is preferred.
 """
 
 from typing import Any
@@ -10,18 +9,26 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
+from dipsim.kernels.bits import bit, lowest_bit, ones, without_lowest
+from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.stored import stored
+from dipsim.kernels.vector import LANES, fast_sums, plain_sums, reach, tally
 
 _INFINITY_BITS = 0x7F800000  # of float32; every finite score has fewer
 LARGEST_BITS = _INFINITY_BITS - 1
 """Bits of the largest finite float32."""
+_WORDS_ADDED = 16
+"""Words whose scores are added up in float32."""
+_LEAST_ENERGY = 1e-30
+"""Sum of squares below which float32 loses some of them."""
 CODES = 256
+_STEP = 1 << 17
+"""Distance of the first cuts from the guess, as bits: 1/64 of an octave."""
+_LISTED = 256
+"""Keys that are listed rather than counted once more."""
 _ROUNDS_WITHOUT_TIES = 2
 """Rounds of narrowing a search after which ties are likely."""
-_LANES = 4
-"""Counters of each code: units next to each other often have the same one, and adding to what was
-just written has to wait."""
-COUNTERS = 2 * CODES * _LANES
+COUNTERS = 2 * CODES * LANES
 """Counters that the choice from codes needs."""
 VALUE, IF_RESIDENT, IF_ABSENT = 0, 1, 2
 """Rows of the tables of codes: the score a code stands for, and the key of a unit with that code
@@ -32,79 +39,97 @@ where it is resident and where it is not."""
 
 
 @register_jitable
-def _count_at_least(bits: Any, cut: int) -> int:
-    cut32 = np.int32(cut)
-    count = np.int32(0)
+def _count_at_least(bits: Any, cuts: Any) -> tuple[int, int, int, int]:
+    """Count the keys that reach each of four cuts, in one pass."""
+    a, b, c, d = np.int32(cuts[0]), np.int32(cuts[1]), np.int32(cuts[2]), np.int32(cuts[3])
+    at_a = at_b = at_c = at_d = np.int32(0)
     for i in range(bits.shape[0]):
-        count = np.int32(count + np.int32(bits[i] >= cut32))
-    return np.int64(count)
+        key = bits[i]
+        at_a = np.int32(at_a + np.int32(key >= a))
+        at_b = np.int32(at_b + np.int32(key >= b))
+        at_c = np.int32(at_c + np.int32(key >= c))
+        at_d = np.int32(at_d + np.int32(key >= d))
+    return np.int64(at_a), np.int64(at_b), np.int64(at_c), np.int64(at_d)
 
 
 @register_jitable
-def _least_from(bits: Any, cut: int) -> int:
-    """Return the least key >= cut."""
-    cut32, least = np.int32(cut), np.int32(_INFINITY_BITS)
+def _keys_between(bits: Any, low: int, high: int) -> tuple[int, int]:
+    """Return the least key >= low and the largest key < high."""
+    low32, high32 = np.int32(low), np.int32(high)
+    least, most = np.int32(_INFINITY_BITS), np.int32(0)
     for i in range(bits.shape[0]):
-        key = bits[i] if bits[i] >= cut32 else np.int32(_INFINITY_BITS)
-        least = key if key < least else least
-    return np.int64(least)
+        above = bits[i] if bits[i] >= low32 else np.int32(_INFINITY_BITS)
+        least = above if above < least else least
+        below = bits[i] if bits[i] < high32 else np.int32(0)
+        most = below if below > most else most
+    return np.int64(least), np.int64(most)
 
 
 @register_jitable
-def _most_below(bits: Any, cut: int) -> int:
-    """Return the largest key < cut."""
-    cut32, most = np.int32(cut), np.int32(0)
-    for i in range(bits.shape[0]):
-        key = bits[i] if bits[i] < cut32 else np.int32(0)
-        most = key if key > most else most
-    return np.int64(most)
+def _bracket(
+    bits: Any, k: int, low: int, high: int, guess: int, enough: int
+) -> tuple[int, int, int, int]:
+    """Find two cuts, the lower of which at least k keys reach, the upper fewer.
 
+    ``bits`` are non-negative float32 seen as int32, which sort alike. The search begins around
+    ``guess``, the last token's cut, widens until it brackets k and then narrows by interpolation,
+    every third time in fifths. Where that takes long, keys are probably tied, as those of 8-bit
+    codes are: the cuts move on to keys.
 
-@register_jitable
-def _find_cut(bits: Any, k: int, guess: int) -> tuple[int, int]:
-    """Find the largest cut with at least k keys >= it, and how many keys are > it or >= it.
+    Args:
+        low, high: the cuts to begin with: all keys reach the one and none the other.
+        guess: 0 for none.
+        enough: keys between the cuts that are few enough.
 
-    ``bits`` are non-negative float32 seen as int32, which sort alike. Returns (cut, reached):
-    when ``reached == k`` all keys >= cut are the k best; otherwise keys == cut are tied and
-    ``reached`` counts those above. The search starts at ``guess``, the last token's cut, widens
-    until it brackets k and then narrows by interpolation, with a bisection every third step. Where
-    that takes long, keys are probably tied, as those of 8-bit codes are: bounds move on to keys.
+    Returns:
+        (low, high, at_low, at_high), the last two how many keys reach the cuts: at_low is k, or few
+        enough are between, or all between are tied.
     """
-    low, high = np.int64(0), np.int64(_INFINITY_BITS)
-    above_low, above_high = np.int64(bits.shape[0]), np.int64(0)
-    if above_low == k:
-        return low, k
-    middle = min(max(guess, np.int64(1)), high - 1)
-    step = np.int64(1) << 17
-    rounds = 0
-    while high - low > 1:
-        count = _count_at_least(bits, middle)
-        if count == k:
-            return middle, k
-        if count > k:
-            low, above_low = middle, count
-            if rounds >= _ROUNDS_WITHOUT_TIES:
-                low = _least_from(bits, middle)
+    lowest, highest, step, rounds = low, high, np.int64(0), 0
+    at_low, at_high = np.int64(bits.shape[0]), np.int64(0)
+    if guess > 0:
+        step = np.int64(_STEP)
+    while high - low > 1 and at_low != k and at_low - at_high > enough:
+        if step == _STEP:
+            near, far = step, 8 * step
+            cuts = (guess - far, guess - near, guess + near, guess + far)
+            step *= 16
+        elif step > 0 and high == highest and low + step < high:
+            cuts = (low + step, low + 2 * step, low + 4 * step, low + 16 * step)
+            step *= 64
+        elif step > 0 and low == lowest and high - step > low:
+            cuts = (high - 16 * step, high - 4 * step, high - 2 * step, high - step)
+            step *= 64
         else:
-            high, above_high = middle, count
-            if rounds >= _ROUNDS_WITHOUT_TIES:
-                high = _most_below(bits, middle) + 1
-        if step > 0 and high == _INFINITY_BITS:
-            middle = min(low + step, high - 1)
-            step *= 4
-        elif step > 0 and low == 0:
-            middle = max(high - step, np.int64(1))
-            step *= 4
-        else:
-            step = np.int64(0)
+            width, step = high - low, np.int64(0)
             rounds += 1
             if rounds % 3 == 0:
-                middle = (low + high) // 2
+                middle, near, far = low + width // 2, width // 10, 3 * width // 10
             else:
-                share = (above_low - k) / (above_low - above_high)
-                middle = low + np.int64((high - low) * share)
-        middle = min(max(middle, low + 1), high - 1)
-    return low, above_high
+                between = np.float64(at_low - at_high)
+                middle = low + 1 + np.int64((width - 1) * ((at_low - k) / between))
+                near = np.int64(width / np.sqrt(between))
+                far = 4 * near
+            cuts = (middle - far, middle - near, middle + near, middle + far)
+        counts = _count_at_least(bits, cuts)
+        for i in range(4):
+            cut, count = cuts[i], counts[i]
+            if low < cut < high and count >= k:
+                low, at_low = cut, count
+            elif low < cut < high:
+                high, at_high = cut, count
+        if rounds >= _ROUNDS_WITHOUT_TIES and at_low != k:
+            low, most = _keys_between(bits, low, high)
+            high = most + 1
+    return low, high, at_low, at_high
+
+
+@register_jitable
+def _search(
+    bits: Any, k: int, low: int, high: int, guess: int, enough: int
+) -> tuple[int, int, int, int]:
+    """Call `_bracket`: numba compiles it anew where a `stored` function calls it directly."""
+    return _bracket(bits, k, low, high, guess, enough)
 
 
 @register_jitable
@@ -114,7 +139,7 @@ def kth_largest(values: Any, k: int) -> Any:
     Those that reach it are the k largest, and what is tied with the last of them.
     """
     bits = values.view(np.int32)
-    cut, _ = _find_cut(bits, k, np.int64(bits[0]))
+    cut, _, _, _ = _search(bits, k, np.int64(0), np.int64(_INFINITY_BITS), np.int64(bits[0]), 0)
     least = np.float32(np.inf)
     for i in range(values.shape[0]):
         if bits[i] >= cut and values[i] < least:
@@ -123,41 +148,52 @@ def kth_largest(values: Any, k: int) -> Any:
 
 
 @register_jitable
-def _pack_at_least(bits: Any, cut: int, words: Any) -> None:
-    """Set the bit of every key >= cut."""
-    cut32 = np.int32(cut)
-    units = bits.shape[0]
+def _pack(bits: Any, low: int, high: int, words: Any, between: Any) -> int:
+    """Set the bits of all units with keys >= high, and list those with keys from low to high."""
+    count = 0
     for w in range(words.shape[0]):
-        word = np.uint64(0)
         base = w * 64
-        for b in range(min(64, units - base)):
-            word |= np.uint64(bits[base + b] >= cut32) << np.uint64(b)
+        word = reach(bits, base, high)
         words[w] = word
+        word ^= reach(bits, base, low)
+        while word:
+            between[count] = base + lowest_bit(word)
+            word = without_lowest(word)
+            count += 1
+    return count
 
 
 @register_jitable
-def _settle_ties(
-    keys: Any, raw: Any, cut: int, room: int, words: Any, scratch: Any, tied: Any
-) -> None:
-    """Give the last ``room`` places to units whose key equals the cut: larger raw score first,
-    then lower id. ``scratch`` may be the memory of the keys."""
-    count = 0
-    for u in range(keys.shape[0]):
-        if keys[u] == cut:
-            tied[count] = u
-            count += 1
-    scores = scratch.view(np.int32)[:count]  # the keys are no longer needed
-    for i in range(count):
-        scores[i] = raw[tied[i]]
-    best, reached = _find_cut(scores, room, np.int64(scores[0]))
-    equal = 0 if reached == room else room - reached
-    for i in range(count):
-        if scores[i] > best or (scores[i] == best and (reached == room or equal > 0)):
-            equal -= 1 if scores[i] == best else 0
-            words[tied[i] >> 6] |= np.uint64(1) << np.uint64(tied[i] & 63)
+def _choose_among(
+    listed: Any, values: Any, k: int, low: int, high: int, words: Any, scratch: Any
+) -> tuple[int, int, int]:
+    """Set the bits of those listed units with the k largest values, but for a tie with the last.
+
+    Args:
+        values: int32[units], from low to high; scratch: int32[listed], may begin where they do.
+        listed: int64[listed], ascending; out: the tied ones.
+
+    Returns:
+        How many of the tied ones are to be chosen yet, how many they are, and the least value of
+        all that are chosen, or some lower cut.
+    """
+    own = scratch[: listed.shape[0]]
+    for i in range(own.shape[0]):
+        own[i] = values[listed[i]]
+    low, high, at_low, at_high = _bracket(own, k, low, high, np.int64(0), 0)
+    least = low if at_low == k else high
+    tied = 0
+    for i in range(own.shape[0]):
+        unit = listed[i]
+        if own[i] >= least:
+            words[unit >> 6] |= bit(unit)
+        elif own[i] >= low:
+            listed[tied] = unit
+            tied += 1
+    return 0 if at_low == k else k - at_high, tied, low
 
 
-@stored(nogil=True)
+@stored(nogil=True, key=fingerprint())
 def top_k(keys, scores, k, guess, words, scratch, tied):
     """Write the units with the k largest keys to ``words``; ties: larger raw score, lower id.
 
@@ -171,19 +207,24 @@ def top_k(keys, scores, k, guess, words, scratch, tied):
         tied: int64[units], overwritten.
 
     Returns:
-        The cut, as int64: the bits of the least key that is chosen.
+        The cut, as int64: all keys that are chosen reach it.
     """
-    bits, raw = keys.view(np.int32), scores.view(np.int32)
-    cut, reached = _find_cut(bits, k, guess)
-    if reached == k:
-        _pack_at_least(bits, cut, words)
-    else:
-        _pack_at_least(bits, cut + 1, words)
-        _settle_ties(bits, raw, cut, k - reached, words, scratch, tied)
-    return cut
+    none, all_bits = np.int64(0), np.int64(_INFINITY_BITS)
+    bits, raw, values = keys.view(np.int32), scores.view(np.int32), scratch.view(np.int32)
+    low, high, at_low, at_high = _search(bits, k, none, all_bits, guess, _LISTED)
+    if at_low == k:
+        high, at_high = low, k
+    count, left = _pack(bits, low, high, words, tied), k - at_high
+    if left > 0:
+        left, count, low = _choose_among(tied[:count], bits, left, low, high, words, values)
+    if left > 0:
+        left, count, _ = _choose_among(tied[:count], raw, left, none, all_bits, words, values)
+    for i in range(left):
+        words[tied[i] >> 6] |= bit(tied[i])
+    return low
 
 
-@stored(nogil=True)
+@stored(nogil=True, key=fingerprint())
 def select_of(scores, k, sets, choosing, shares):
     """Write the units with the k largest scores of every row, and what they hold.
 
@@ -206,38 +247,29 @@ def select_of(scores, k, sets, choosing, shares):
 @register_jitable
 def _count_codes(codes: Any, resident: Any, counts: Any) -> None:
     """Count how often each code occurs: absent units in ``counts[:256]``, residents behind."""
-    units = codes.shape[0]
-    for i in range(COUNTERS):
+    for i in range(counts.shape[0]):
         counts[i] = 0
     for w in range(resident.shape[0]):
-        word, base = resident[w], w * 64
-        width = min(64, units - base)
-        for b in range(width):
-            slot = np.int64(codes[base + b])
-            slot += np.int64((word >> np.uint64(b)) & np.uint64(1)) * CODES
-            counts[(b & (_LANES - 1)) * 2 * CODES + slot] += 1
+        tally(codes, w * 64, resident[w], counts)
     for i in range(2 * CODES):
-        for lane in range(1, _LANES):
-            counts[i] += counts[lane * 2 * CODES + i]
+        count = counts[i]
+        for lane in range(1, LANES):
+            count += counts[lane * 2 * CODES + i]
+        counts[i] = count
 
 
-@register_jitable
-def _pack_codes(
-    codes: Any, resident: Any, least_absent: int, least_resident: int, words: Any
-) -> None:
-    """Set the bits of units whose code reaches the least of their kind."""
-    low, high = np.int32(least_absent), np.int32(least_resident)
-    units = codes.shape[0]
-    for w in range(words.shape[0]):
-        base, if_absent, if_resident = w * 64, np.uint64(0), np.uint64(0)
-        for b in range(min(64, units - base)):
-            code = np.int32(codes[base + b])
-            if_absent |= np.uint64(code >= low) << np.uint64(b)
-            if_resident |= np.uint64(code >= high) << np.uint64(b)
-        words[w] = (if_absent & ~resident[w]) | (if_resident & resident[w])
+@register_jitable(forceinline=True)
+def _reach_codes(codes: Any, start: int, resident: Any, least_absent: int, least_there: int) -> Any:
+    """Return the word of units from ``start`` on whose code reaches the least of their kind."""
+    word = np.uint64(0)
+    if least_absent < CODES:
+        word |= reach(codes, start, least_absent) & ~resident
+    if least_there < CODES:
+        word |= reach(codes, start, least_there) & resident
+    return word
 
 
-@stored(nogil=True)
+@stored(nogil=True, key=fingerprint(), fastmath={"reassoc", "contract"})
 def select_codes(codes, tables, resident, k, words, counts, shares):
     """Write the k best of the units to ``words``, as `top_k` does with what the codes stand for.
 
@@ -253,50 +285,53 @@ def select_codes(codes, tables, resident, k, words, counts, shares):
         shares: out float32[2], as of `kept_shares`.
     """
     _count_codes(codes, resident, counts)
-    mass = energy = kept_mass = kept_energy = 0.0
-    for code in range(CODES):
-        both = np.float64(counts[code] + counts[CODES + code])
-        value = np.float64(tables[VALUE, code])
-        mass += both * value
-        energy += both * value * value
     # Walk down both lists of keys at once until k are chosen. Of a tie the larger raw score, which
     # is that of an absent unit, comes first, and equal raw scores go by id.
     absent, there, left = CODES - 1, CODES - 1, k
-    tied = partial_absent = partial_there = False
+    take_absent = take_there = np.int64(0)
     while left > 0:
-        key_absent = tables[IF_ABSENT, absent] if absent >= 0 else np.float32(-1)
-        key_there = tables[IF_RESIDENT, there] if there >= 0 else np.float32(-1)
-        tied = key_absent == key_there and absent == there
-        take_there = tied or key_there > key_absent or (key_there == key_absent and there > absent)
-        take_absent = tied or not take_there
-        code = there if take_there else absent
-        alike = counts[absent] if take_absent else 0
-        alike += counts[CODES + there] if take_there else 0
-        value = np.float64(tables[VALUE, code])
-        taken = np.float64(min(alike, left))
-        kept_mass += taken * value
-        kept_energy += taken * value * value
+        # Plain numbers instead of branches: which list comes next is anyone's guess.
+        at_absent, at_there = max(absent, 0), max(there, 0)
+        key_absent = tables[IF_ABSENT, at_absent] if absent >= 0 else np.float32(-1)
+        key_there = tables[IF_RESIDENT, at_there] if there >= 0 else np.float32(-1)
+        equal, later = key_absent == key_there, np.int64(key_there > key_absent)
+        take_there = later | np.int64(equal & (there >= absent))
+        take_absent = (1 - later) & (1 - np.int64(equal & (there > absent)))
+        alike = take_absent * counts[at_absent] + take_there * counts[CODES + at_there]
         if alike > left:
-            partial_absent, partial_there = take_absent, take_there
             break
         left -= alike
-        absent -= 1 if take_absent else 0
-        there -= 1 if take_there else 0
-    _pack_codes(codes, resident, absent + 1, there + 1, words)
-    if partial_absent or partial_there:
-        code = there if partial_there else absent
-        u = 0
-        while left > 0:
-            is_there = (resident[u >> 6] >> np.uint64(u & 63)) & np.uint64(1) != 0
-            if codes[u] == code and (partial_there if is_there else partial_absent):
-                words[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
-                left -= 1
-            u += 1
+        absent -= take_absent
+        there -= take_there
+    mass = energy = kept_mass = kept_energy = 0.0
+    for code in range(CODES):
+        value = np.float64(tables[VALUE, code])
+        at_absent, at_there = np.float64(counts[code]), np.float64(counts[CODES + code])
+        kept = (at_absent if code > absent else 0.0) + (at_there if code > there else 0.0)
+        mass += (at_absent + at_there) * value
+        energy += (at_absent + at_there) * value * value
+        kept_mass += kept * value
+        kept_energy += kept * value * value
+    if left > 0:
+        value = np.float64(tables[VALUE, absent if take_absent else there])
+        kept_mass += left * value
+        kept_energy += left * value * value
+    for w in range(words.shape[0]):
+        word = _reach_codes(codes, w * 64, resident[w], absent + 1, there + 1)
+        if left > 0:
+            down_to = absent + 1 - take_absent, there + 1 - take_there
+            alike_word = _reach_codes(codes, w * 64, resident[w], down_to[0], down_to[1]) & ~word
+            rest = alike_word
+            for _ in range(min(left, ones(alike_word))):
+                rest = without_lowest(rest)
+            left -= min(left, ones(alike_word))
+            word |= alike_word ^ rest
+        words[w] = word
     shares[0] = kept_mass / mass if mass > 0 else 1.0
     shares[1] = kept_energy / energy if energy > 0 else 1.0
 
 
-@stored(nogil=True)
+@stored(nogil=True, key=fingerprint())
 def select_codes_of(codes, values, k, sets, shares):
     """Write the units with the k largest codes of every row, and what they hold.
 
@@ -319,7 +354,7 @@ def select_codes_of(codes, values, k, sets, shares):
 # What a choice keeps -----------------------------------------------------------------------------
 
 
-@stored(nogil=True, fastmath={"reassoc", "contract"})
+@stored(nogil=True, key=fingerprint())
 def kept_shares(scores, words, shares):
     """Write the share of the score mass, and of the energy (squares), that the set holds.
 
@@ -327,22 +362,21 @@ def kept_shares(scores, words, shares):
         scores: float32[units]; words: uint64[words], the set.
         shares: out float32[2]; 1 where all scores are 0.
     """
-    mass = energy = kept_mass = kept_energy = 0.0
-    for w in range(words.shape[0]):
-        word = words[w]
-        base = w * 64
-        for b in range(min(64, scores.shape[0] - base)):
-            score = np.float64(scores[base + b])
-            kept = np.float64((word >> np.uint64(b)) & np.uint64(1)) * score
-            mass += score
-            energy += score * score
-            kept_mass += kept
-            kept_energy += kept * score
+    whole = scores.shape[0] >> 6
+    mass, energy, kept_mass, kept_energy = plain_sums(scores, words, whole, words.shape[0])
+    for first in range(0, whole, _WORDS_ADDED):
+        sums = fast_sums(scores, words, first, min(first + _WORDS_ADDED, whole))
+        mass += sums[0]
+        energy += sums[1]
+        kept_mass += sums[2]
+        kept_energy += sums[3]
+    if not _LEAST_ENERGY < energy < np.inf:
+        mass, energy, kept_mass, kept_energy = plain_sums(scores, words, 0, words.shape[0])
     shares[0] = kept_mass / mass if mass > 0 else 1.0
     shares[1] = kept_energy / energy if energy > 0 else 1.0
 
 
-@stored(nogil=True)
+@stored(nogil=True, key=fingerprint())
 def shares_of(scores, sets, shares):
     """Write `kept_shares` of every row; shapes as in `select_of`."""
     for r in range(scores.shape[0]):

@@ -53,6 +53,7 @@ from dipsim.kernels.topk import (
     select_codes,
     top_k,
 )
+from dipsim.kernels.vector import weigh
 from dipsim.methods.contract import Group
 from dipsim.methods.rules import Parameter, Rule, parse_rule
 from dipsim.settings import Settings
@@ -176,17 +177,11 @@ def gamma_at(gamma: Any, t: int) -> Any:
 @register_jitable
 def gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
     """Write s' of every unit."""
-    # 64 units at a time, so that the loop is vectorised. An array of factors, one for every unit,
-    # kept up to date as units come and go, was tried: multiplying by it is no faster.
-    weight, units = np.float32(gamma), scores.shape[0]
-    whole = units >> 6
-    for w in range(whole):
-        word, base = resident[w], w * 64
-        for b in range(64):
-            here = ((word >> np.uint64(b)) & np.uint64(1)) != 0
-            keys[base + b] = preferred(scores[base + b], here, weight)
-    for u in range(whole * 64, units):
-        keys[u] = preferred(scores[u], holds(resident, u), weight)
+    # An array of factors, one for every unit, kept up to date as units come and go, was tried:
+    # multiplying by it is no faster.
+    weight = np.float32(gamma)
+    for w in range(resident.shape[0]):
+        weigh(scores, w * 64, resident[w], weight, keys)
 
 
 @register_jitable

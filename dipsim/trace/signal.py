@@ -17,12 +17,12 @@ from dipsim.trace.checks import check_believable, check_not_negative, check_scor
 from dipsim.trace.encoding import (
     Encoding,
     as_float32,
+    decode_floats,
     decode_log8,
     join_scores,
     join_sets,
     pack_sets,
     widen_bits,
-    widen_halves,
 )
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.outline import SignalOutline
@@ -156,11 +156,9 @@ class Signal(SignalOutline):
             return widen_bits(raw)
         if self.encoding == "log8":
             return decode_log8(np.ascontiguousarray(raw))
-        if self.encoding == "float16":
-            scores = widen_halves(np.ascontiguousarray(raw))
-        else:
-            scores = as_float32(raw)
-        check_scores(scores, self.trace, self.name, (start, self.layers[0]))
+        scores, checked = decode_floats(raw)
+        if not checked:
+            check_scores(scores, self.trace, self.name, (start, self.layers[0]))
         return scores
 
 

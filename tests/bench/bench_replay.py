@@ -212,17 +212,21 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
 
 
 @njit
-def from_scores(scores, resident, k, threshold, words, keys, tied):
-    """Choose one token's units from float32."""
-    masking.gamma_keys(scores, resident, GAMMA, keys)
-    threshold[0] = top_k(keys, scores, k, threshold[0], words, keys, tied)
+def from_scores(rows, resident, k, choosing, sets):
+    """Choose every token's units from float32."""
+    keys, threshold = choosing.keys[0, : rows.shape[1]], choosing.threshold
+    for r in range(rows.shape[0]):
+        masking.gamma_keys(rows[r], resident, GAMMA, keys)
+        threshold[0] = top_k(keys, rows[r], k, threshold[0], sets[r], keys, choosing.tied)
 
 
 @njit
-def from_codes(codes, resident, k, words, tables, counters, shares):
-    """Choose one token's units from 8-bit logarithms."""
-    masking.gamma_tables(GAMMA, tables)
-    select_codes(codes, tables, resident, k, words, counters, shares)
+def from_codes(rows, resident, k, choosing, sets, shares):
+    """Choose every token's units from 8-bit logarithms."""
+    tables = choosing.tables
+    for r in range(rows.shape[0]):
+        masking.gamma_tables(GAMMA, tables)
+        select_codes(rows[r], tables, resident, k, sets[r], choosing.counters, shares)
 
 
 def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
@@ -233,31 +237,28 @@ def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     present = np.random.default_rng(workload.SEED).random(units) < workload.FRACTION
     factor = np.where(present, 1, GAMMA).astype(np.float32)
     resident = pack_sets(present)
-    words, kept = np.empty_like(resident), np.empty(2, np.float32)
-    scratch = new_choosing(len(words))
-    keys, tied, threshold = scratch.keys[0, :units], scratch.tied, scratch.threshold
-    tables, counters = scratch.tables, scratch.counters
+    choosing, kept = new_choosing(len(resident)), np.empty(2, np.float32)
+    sets = np.empty((len(rows), len(resident)), np.uint64)
 
-    def chosen(choose: Callable[[Any], Any]) -> Prepare:
-        return lambda: lambda: sum(int(choose(row)) for row in rows_of[choose])
+    def in_float32() -> int:
+        from_scores(rows, resident, k, choosing, sets)
+        return int(np.bitwise_count(sets).sum())
 
-    def in_float32(row: Any) -> int:
-        from_scores(row, resident, k, threshold, words, keys, tied)
-        return int(np.bitwise_count(words).sum())
+    def in_log8() -> int:
+        from_codes(codes, resident, k, choosing, sets, kept)
+        return int(np.bitwise_count(sets).sum())
 
-    def in_log8(row: Any) -> int:
-        from_codes(row, resident, k, words, tables, counters, kept)
-        return int(np.bitwise_count(words).sum())
+    def in_numpy() -> int:
+        hits = 0
+        for row in rows:
+            keys = factor * row
+            hits += int(np.count_nonzero(keys >= np.partition(keys, units - k)[units - k]))
+        return hits
 
-    def in_numpy(row: Any) -> int:
-        keys = factor * row
-        return int(np.count_nonzero(keys >= np.partition(keys, units - k)[units - k]))
-
-    rows_of = {in_float32: rows, in_log8: codes, in_numpy: rows}
-    contenders = {
-        "float32": chosen(in_float32),
-        "log8": chosen(in_log8),
-        "numpy": chosen(in_numpy),
+    contenders: dict[str, Prepare] = {
+        "float32": lambda: in_float32,
+        "log8": lambda: in_log8,
+        "numpy": lambda: in_numpy,
     }
     return measure("dip-ca, selection", "score", scores.size, contenders, rounds)
 
