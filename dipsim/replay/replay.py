@@ -6,6 +6,7 @@ make the sets be held, as bits.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from dipsim.replay.contender import (
     check_contender,
     measured_rows,
 )
+from dipsim.replay.full import FullCache, nothing_leaves
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.settings import Access, Settings
 from dipsim.trace import Trace
@@ -283,28 +285,41 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access, any(len(s) > 1 for s in shared), changing)
     purpose = f"the replay of {method.name} with {policy.name}"
+    simple = not in_bytes and not changing and nothing_leaves(form, method, settings.access)
     feeds = []
+
+    def feed(kind: type[ReplayedCache], some: Sequence[int], places: list[tuple[int, int]]) -> None:
+        place = None if in_bytes else places[0]
+        capacity_of_row = None
+        if changing:
+            capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
+        cache = kind(
+            method,
+            form,
+            places,
+            [_most(capacities[budget], place) for budget in some],
+            seed_of(settings.seed, *(place or (0, 0))),
+            unit_bytes=contender.unit_bytes if in_bytes else None,
+            uses=contender.profile_uses,
+            draws=settings.compat == "authors",
+            capacity_of_row=capacity_of_row,
+            costs=contender.costs,
+            guesses=contender.guesses,
+        )
+        to = [traffics[budget] for budget in some]
+        feeds.append(_Feed(cache, loop, contender.admission, purpose, to))
+
     for some in shared:
-        for places in [everywhere] if in_bytes else [[place] for place in everywhere]:
-            place = None if in_bytes else places[0]
-            capacity_of_row = None
-            if changing:
-                capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
-            cache = ReplayedCache(
-                method,
-                form,
-                places,
-                [_most(capacities[budget], place) for budget in some],
-                seed_of(settings.seed, *(place or (0, 0))),
-                unit_bytes=contender.unit_bytes if in_bytes else None,
-                uses=contender.profile_uses,
-                draws=settings.compat == "authors",
-                capacity_of_row=capacity_of_row,
-                costs=contender.costs,
-                guesses=contender.guesses,
-            )
-            to = [traffics[budget] for budget in some]
-            feeds.append(_Feed(cache, loop, contender.admission, purpose, to))
+        if in_bytes:
+            feed(ReplayedCache, some, everywhere)
+            continue
+        for place in everywhere:
+            units = method.groups[place[1]].units if simple else math.inf
+            full = [budget for budget in some if _most(capacities[budget], place) >= units]
+            for budget in full:
+                feed(FullCache, [budget], [place])
+            if len(full) < len(some):
+                feed(ReplayedCache, [each for each in some if each not in full], [place])
     return feeds
 
 

@@ -24,12 +24,15 @@ from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
 from dipsim.trace.parts import Reading
+from dipsim.trace.read_ahead import read_ahead
 from dipsim.trace.signal import SIGNALS, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"
 _MARKS = ("phase", "sequence", "token_id", "meta")
-_BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
+_BLOCK_BYTES = 32 * 2**20  # held at a time, per signal
+_UNIT_BYTES: Mapping[Reading, int] = {"scores": 4, "values": 4, "codes": 2, "sets": 2}
+"""Bytes of a unit in a block, as it is decoded; of codes and sets as stored, and a copy."""
 MAX_TOKENS = 2**22
 
 
@@ -61,10 +64,10 @@ class Trace(Outline):
         Args:
             wanted: how each signal is read; see `Signal.blocks` for shapes, dtypes and errors.
         """
-        size = self.block_size(tuple(wanted))
+        size = min(self.block_size((name,), reading) for name, reading in wanted.items())
         last = self.first + self.tokens
         streams = [
-            self.signals[name].blocks(self.first, last, size, reading)
+            read_ahead(self.signals[name].blocks(self.first, last, size, reading))
             for name, reading in wanted.items()
         ]
         start = 0
@@ -72,9 +75,10 @@ class Trace(Outline):
             yield start, start + len(rows[0]), dict(zip(wanted, rows, strict=True))
             start += len(rows[0])
 
-    def block_size(self, names: tuple[str, ...]) -> int:
+    def block_size(self, names: tuple[str, ...], reading: Reading = "scores") -> int:
         """Return the number of tokens of these signals that make a block of at most 32 MiB."""
-        row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
+        units = max(self.recorded_layers * self.signals[name].recorded_units for name in names)
+        row = _UNIT_BYTES[reading] * units
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
     def check_values(self) -> None:
