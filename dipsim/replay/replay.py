@@ -10,9 +10,9 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +41,23 @@ Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens)."""
 
 
-class _Feed(NamedTuple):
+@dataclass
+class _Feed:
     """A cache of a contender, what feeds it, and where its counts go."""
 
-    cache: ReplayedCache
+    make: Callable[[], ReplayedCache]
+    """Called by the first thread that feeds the cache, since that takes time too."""
     loop: Loop
     admission: int
     purpose: str
     """Purpose that progress names when the loop is compiled, where no code of it is stored."""
     traffics: Sequence[Traffic]
     """One for each capacity of the cache."""
+
+    @functools.cached_property
+    def cache(self) -> ReplayedCache:
+        """The cache, made when it is first fed."""
+        return self.make()
 
     def take(self, blocks: Sequence[Sets]) -> None:
         """Replay blocks and book what the cache did."""
@@ -293,7 +300,8 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
         capacity_of_row = None
         if changing:
             capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
-        cache = kind(
+        make = functools.partial(
+            kind,
             method,
             form,
             places,
@@ -307,7 +315,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
             guesses=contender.guesses,
         )
         to = [traffics[budget] for budget in some]
-        feeds.append(_Feed(cache, loop, contender.admission, purpose, to))
+        feeds.append(_Feed(make, loop, contender.admission, purpose, to))
 
     for some in shared:
         if in_bytes:

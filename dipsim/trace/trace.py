@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief, not_taken
 from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
+from dipsim.trace.kept import inflated_bytes, with_kept
 from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
@@ -34,6 +35,8 @@ _BLOCK_BYTES = 32 * 2**20  # held at a time, per signal
 _UNIT_BYTES: Mapping[Reading, int] = {"scores": 4, "values": 4, "codes": 2, "sets": 2}
 """Bytes of a unit in a block, as it is decoded; of codes and sets as stored, and a copy."""
 MAX_TOKENS = 2**22
+KEPT_BYTES = 2**28
+"""Most that arrays take to be kept inflated."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,15 @@ class Trace(Outline):
         units = max(self.recorded_layers * self.signals[name].recorded_units for name in names)
         row = _UNIT_BYTES[reading] * units
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
+
+    def kept(self) -> Self:
+        """Return the trace such that arrays it inflates stay in memory, for several passes over it;
+        the trace itself where they take more than `KEPT_BYTES`."""
+        signals = self.signals.values()
+        if sum(inflated_bytes(signal.parts) for signal in signals) > KEPT_BYTES:
+            return self
+        kept = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
+        return replace(self, signals=kept)
 
     def check_values(self) -> None:
         """Read all values once.
