@@ -1,5 +1,7 @@
 """The command line: parse, call, print. The only package that imports typer, and that prints."""
 
+import copy
+import gc
 import signal
 import sys
 import threading
@@ -23,6 +25,8 @@ from dipsim.cli import catalogue, explain  # noqa: F401
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """Messages of torch, whose error has no class of its own on a processor, and on a GPU."""
 _INTERRUPTED = 130
+_OBJECTS = 100_000
+"""Objects made before Python looks for cycles among them: the imports make that many."""
 
 
 def main() -> None:
@@ -30,6 +34,7 @@ def main() -> None:
 
     Interrupted by a signal, it removes what it was writing and exits with 128 + its number.
     """
+    gc.set_threshold(_OBJECTS)
     ended = _end_on_signals()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
@@ -43,7 +48,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return its exit code; errors end in `fail`."""
     try:
-        return app(prog_name="dipsim", standalone_mode=False) or 0
+        return _program()(prog_name="dipsim", standalone_mode=False) or 0
     except DipsimError as problem:
         fail(str(problem))
     except typer.Exit as stop:
@@ -65,6 +70,20 @@ def _run() -> int:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
         fail(problem.format_message())
+
+
+def _program() -> typer.Typer:
+    """Return the app, with no command but the one that is asked for: to build all takes a while."""
+    asked = [each for each in app.registered_commands if _name(each) in sys.argv[1:2]]
+    if not asked:
+        return app
+    program = copy.copy(app)
+    program.registered_commands = asked
+    return program
+
+
+def _name(command: Any) -> str:
+    return command.name or typer.main.get_command_name(command.callback.__name__)
 
 
 def _end_on_signals() -> list[int]:
