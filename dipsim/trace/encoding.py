@@ -65,8 +65,8 @@ def widen_halves(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     bits = halves.view(np.uint16)
     if bits.max(initial=0) >= 0x7C00:  # float16 infinity; NaN and every sign bit give more
         return halves.astype(np.float32)
-    wide = bits.astype(np.uint32) << np.uint32(13)  # right but for the exponent's bias
-    scores = wide.view(np.float32)
+    wide = np.left_shift(bits, np.uint32(13), dtype=np.uint32)  # right but for the exponent's bias
+    scores: NDArray[np.float32] = wide.view(np.float32)
     scores *= np.float32(2.0 ** (127 - 15))
     return scores
 

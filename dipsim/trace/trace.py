@@ -69,10 +69,12 @@ class Trace(Outline):
         """
         size = min(self.block_size((name,), reading) for name, reading in wanted.items())
         last = self.first + self.tokens
-        streams = [
-            read_ahead(self.signals[name].blocks(self.first, last, size, reading))
-            for name, reading in wanted.items()
-        ]
+        streams: list[Iterator[Array]] = []
+        for name, reading in wanted.items():
+            signal = self.signals[name]
+            stream = signal.blocks(self.first, last, size, reading)
+            # Each deflated signal is inflated by a thread of its own; mapped ones cost little.
+            streams.append(read_ahead(stream) if inflated_bytes(signal.parts) else stream)
         start = 0
         for rows in zip(*streams, strict=True):
             yield start, start + len(rows[0]), dict(zip(wanted, rows, strict=True))
