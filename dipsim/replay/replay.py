@@ -110,30 +110,34 @@ def replay_policies(
         contenders = [_profiled(sets, each, sets.plainly) for each in contenders]
     now = [i for i, contender in enumerate(contenders) if not contender.waits]
     later = [i for i, contender in enumerate(contenders) if contender.waits]
+    some_are_optional = any(contender.optional for contender in contenders)
     held: list[Sets] = []
     accesses = 0
 
-    def feeds(some: Sequence[int]) -> list[_Feed]:
-        known = [(i, _profiled(sets, contenders[i], lambda: held)) for i in some]
-        return [feed for i, contender in known for feed in _feeds(sets, contender, counts[i])]
+    def feeds(i: int) -> list[_Feed]:
+        known = _profiled(sets, contenders[i], lambda: held)
+        return _feeds(sets, known, counts[i])
 
     guesses = any(contender.guesses is not None for contender in contenders)
     with _Workers(1 if guesses else threads) as workers:  # a layer is guessed from the one before
-        streamed = feeds(now)
+        streamed = {i: feeds(i) for i in now}
         for block in sets.blocks(shares, plain_shares):
-            workers.feed(streamed, [block])
+            workers.feed([feed for each in streamed.values() for feed in each], [block])
             if later:
                 held.append(block)
+            if some_are_optional and most is not None:
                 accesses += block.accesses
-            if most is not None and accesses > most:
-                later = [i for i in later if not contenders[i].optional]
-                held = held if later else []
+                if accesses > most:
+                    some_are_optional = False
+                    later = [i for i in later if not contenders[i].optional]
+                    held = held if later else []
+                    streamed = {i: f for i, f in streamed.items() if not contenders[i].optional}
             if progress is not None and now:
                 progress(block.stop, tokens)
-        workers.feed(feeds(later), held)
+        workers.feed([feed for i in later for feed in feeds(i)], held)
         if progress is not None and not now:
             progress(tokens, tokens)
-    replayed = {i: _finished(counts[i], sets, shares, plain_shares) for i in (*now, *later)}
+    replayed = {i: _finished(counts[i], sets, shares, plain_shares) for i in (*streamed, *later)}
     return [replayed.get(i) for i in range(len(contenders))]
 
 
