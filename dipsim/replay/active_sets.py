@@ -125,6 +125,12 @@ class ActiveSets:
         self._held, self._held_shares = list(self.blocks(shares)), shares
         return self
 
+    def hold_if_small(self) -> None:
+        """Keep all sets in memory for several passes, unless they depend on the cache, or take more
+        than `HELD_BYTES`."""
+        if not self.method.cache_aware and self.packed_bytes <= HELD_BYTES:
+            self.hold()
+
     def no_shares(self) -> NDArray[np.float32]:
         """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are
         kept, 1 until something is dropped, and the relative error of the layer's output, nan if it
