@@ -1,6 +1,5 @@
 """The command line: parse, call, print. The only package that imports typer, and that prints."""
 
-import copy
 import gc
 import signal
 import sys
@@ -48,7 +47,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return its exit code; errors end in `fail`."""
     try:
-        return _program()(prog_name="dipsim", standalone_mode=False) or 0
+        return app(prog_name="dipsim", standalone_mode=False) or 0
     except DipsimError as problem:
         fail(str(problem))
     except typer.Exit as stop:
@@ -70,20 +69,6 @@ def _run() -> int:
         if not hasattr(problem, "format_message"):  # not a usage error of click: a bug
             raise
         fail(problem.format_message())
-
-
-def _program() -> typer.Typer:
-    """Return the app, with no command but the one that is asked for: to build all takes a while."""
-    asked = [each for each in app.registered_commands if _name(each) in sys.argv[1:2]]
-    if not asked:
-        return app
-    program = copy.copy(app)
-    program.registered_commands = asked
-    return program
-
-
-def _name(command: Any) -> str:
-    return command.name or typer.main.get_command_name(command.callback.__name__)
 
 
 def _end_on_signals() -> list[int]:
