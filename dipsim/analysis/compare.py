@@ -229,7 +229,7 @@ def compare(
     for name, argument in (("method", "methods"), ("policy", "policies")):
         if name in given:
             raise DipsimError(f"{name}={given[name]!r}: compare takes it as {argument}=[...]")
-    opened = load_trace(trace)
+    opened = load_trace(trace).kept()
     devices = [load_profile(one, overrides) for one in several(profiles)]
     if not devices:
         raise DipsimError("no profile: give one, or a list of them")

@@ -93,7 +93,7 @@ def contours(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    trace, device = load_trace(trace), load_profile(profile)
+    trace, device = load_trace(trace).kept(), load_profile(profile)
     check_axes(axes, options)
     grid = {axis: _grid(trace, device, axis, points, options) for axis in axes}
     retimes = "flash-bandwidth" in axes and "iops" not in axes

@@ -121,7 +121,7 @@ def search_rate(
     for method in methods:
         if method in ("moe", "recorded", "dense"):
             raise MethodError(f"method {method} has no density to search: name one that has")
-    opened = load_trace(trace)
+    opened = load_trace(trace).kept()
     device = load_profile(profile)
     tries = _Tries(opened, device, allowed, options)
     series = [(method, gamma) for method in methods for gamma in _gammas(method, options)]

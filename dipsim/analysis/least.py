@@ -123,7 +123,7 @@ def search_least(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    trace, device = load_trace(trace), load_profile(profile)
+    trace, device = load_trace(trace).kept(), load_profile(profile)
     check_axes((what,), options)
     span = _span(trace, device, what, options)
     run = _runner(trace, device, what, options)

@@ -71,7 +71,7 @@ def search(
     _belongs({"--points": points}, "axes", question)
     if target_rate is not None:
         target_rate = _rate_of(target_rate)
-    opened, device = load_trace(trace), load_profile(profile, options.pop("overrides", ()))
+    opened, device = load_trace(trace).kept(), load_profile(profile, options.pop("overrides", ()))
     given: dict[str, Any] = {**options, "progress": progress}
     if max_loss is not None:
         return _rate(opened, device, max_loss, calibration, methods, given)

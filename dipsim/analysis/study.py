@@ -393,7 +393,7 @@ def study(
     given = {key: value for key, value in options.items() if value is not None}
     labels = [load_policy(policy).label for policy in policies]
     _refuse(wanted, given, methods, labels, overrides)
-    opened = load_trace(trace)
+    opened = load_trace(trace).kept()
     devices = [load_profile(profile) for profile in several(profiles) or wanted.profiles]
     names = [device.name for device in devices]
     if len(set(names)) < len(names):

@@ -189,14 +189,16 @@ def contenders(run: Run, *, optional: bool = False) -> list[Contender]:
     best = replace(
         counted,
         policy=BUILTIN["opt"],
-        capacities=[run.capacity, everything],
+        capacities=[run.capacity],
         settings=run.settings.model_copy(update={"admission": None}),
     )
+    # Of first uses only the number is told.
+    first_uses = replace(best, capacities=[everything], costs=None, guesses=None)
     admission = _other_admission(run)
     if admission is None:
-        return [best]
+        return [best, first_uses]
     settings = run.settings.model_copy(update={"admission": admission})
-    return [best, replace(counted, settings=settings)]
+    return [best, first_uses, replace(counted, settings=settings)]
 
 
 def rivals_of(beside: Sequence[Traffic]) -> Sequence[Traffic]:

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. The only package that imports typer, and that prints."""
 
+import gc
 import signal
 import sys
 import threading
@@ -23,6 +24,8 @@ from dipsim.cli import catalogue, explain  # noqa: F401
 _TORCH_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """Messages of torch, whose error has no class of its own on a processor, and on a GPU."""
 _INTERRUPTED = 130
+_OBJECTS = 100_000
+"""Objects made before Python looks for cycles among them: the imports make that many."""
 
 
 def main() -> None:
@@ -30,6 +33,7 @@ def main() -> None:
 
     Interrupted by a signal, it removes what it was writing and exits with 128 + its number.
     """
+    gc.set_threshold(_OBJECTS)
     ended = _end_on_signals()
     if len(sys.argv) == 1:
         sys.argv.append("--help")

@@ -229,6 +229,8 @@ def _prepared(
         from dipsim.analysis.attribution import check_attribution
 
         check_attribution(run)
+    if opened is not None and (attribution or cliff.falls(run)):
+        run.sets.hold_if_small()
     for warning in (pressure_warning(run), cliff.cliff_warning(run, cliff.find_cliff(run))):
         if warning is not None:
             warned.warn(warning)

@@ -15,6 +15,7 @@ from numba import config, njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.dispatcher import Dispatcher
 from numba.core.event import Event, Listener, register
+from numba.core.runtime.nrt import rtsys
 
 from dipsim import compiling
 from dipsim.errors import StoredCodeWarning
@@ -58,8 +59,11 @@ class _StoredCode(FunctionCache):
         return *super()._index_key(sig, codegen), self._key
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # numba would refresh the target first, which imports a hundred modules that only compiling
+        # needs; machine code needs the runtime alone.
+        rtsys.initialize(target_context)
         try:
-            return super().load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)
         except Exception as problem:  # whatever unpickling or numba comes upon
             # A record of another name than now cannot be unpickled: that code is old, not damaged.
             if not isinstance(problem, AttributeError | ImportError):

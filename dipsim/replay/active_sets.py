@@ -22,6 +22,7 @@ from dipsim.settings import Prefill, Reset, Settings
 from dipsim.trace import PREFILL, Outline, Tokens, Trace, recording
 from dipsim.trace.encoding import words_for
 from dipsim.trace.parts import Reading
+from dipsim.trace.read_ahead import read_ahead
 
 NO_SCORES = np.empty((0, 0, 0), np.float32)
 NO_CODES = np.empty((0, 0, 0), np.uint8)
@@ -124,6 +125,12 @@ class ActiveSets:
         self._held, self._held_shares = list(self.blocks(shares)), shares
         return self
 
+    def hold_if_small(self) -> None:
+        """Keep all sets in memory for several passes, unless they depend on the cache, or take more
+        than `HELD_BYTES`."""
+        if not self.method.cache_aware and self.packed_bytes <= HELD_BYTES:
+            self.hold()
+
     def no_shares(self) -> NDArray[np.float32]:
         """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are
         kept, 1 until something is dropped, and the relative error of the layer's output, nan if it
@@ -150,6 +157,12 @@ class ActiveSets:
                     known[:] = self._held_shares
             yield from self._held
             return
+        yield from read_ahead(self._chosen(shares, plain))
+
+    def _chosen(
+        self, shares: NDArray[np.float32] | None, plain: NDArray[np.float32] | None
+    ) -> Iterator[Sets]:
+        """Yield blocks whose known sets are chosen now; the arguments are those of `blocks`."""
         choose, pending = self._chooser(), self._nothing_pending()
         for block, signals in self._blocks():
             for i, group in enumerate(self.method.groups):

@@ -104,8 +104,8 @@ class Contender:
 
     @property
     def waits(self) -> bool:
-        """True if all sets must be known before its first row, or first be found not too many."""
-        return self.policy.future or self.needs_profile or self.optional
+        """True if all sets must be known before its first row."""
+        return self.policy.future or self.needs_profile
 
 
 def check_contender(sets: ActiveSets, contender: Contender) -> None:

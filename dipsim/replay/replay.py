@@ -6,12 +6,13 @@ make the sets be held, as bits.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from dipsim.replay.contender import (
     check_contender,
     measured_rows,
 )
+from dipsim.replay.full import FullCache, nothing_leaves
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.settings import Access, Settings
 from dipsim.trace import Trace
@@ -39,16 +41,23 @@ Progress = Callable[[int, int], None]
 """Called with (tokens done, tokens)."""
 
 
-class _Feed(NamedTuple):
+@dataclass
+class _Feed:
     """A cache of a contender, what feeds it, and where its counts go."""
 
-    cache: ReplayedCache
+    make: Callable[[], ReplayedCache]
+    """Called by the first thread that feeds the cache, since that takes time too."""
     loop: kernels.Loop
     admission: int
     purpose: str
     """Purpose that progress names when the loop is compiled, where no code of it is stored."""
     traffics: Sequence[Traffic]
     """One for each capacity of the cache."""
+
+    @functools.cached_property
+    def cache(self) -> ReplayedCache:
+        """The cache, made when it is first fed."""
+        return self.make()
 
     def take(self, blocks: Sequence[Sets]) -> None:
         """Replay blocks and book what the cache did."""
@@ -101,30 +110,34 @@ def replay_policies(
         contenders = [_profiled(sets, each, sets.plainly) for each in contenders]
     now = [i for i, contender in enumerate(contenders) if not contender.waits]
     later = [i for i, contender in enumerate(contenders) if contender.waits]
+    some_are_optional = any(contender.optional for contender in contenders)
     held: list[Sets] = []
     accesses = 0
 
-    def feeds(some: Sequence[int]) -> list[_Feed]:
-        known = [(i, _profiled(sets, contenders[i], lambda: held)) for i in some]
-        return [feed for i, contender in known for feed in _feeds(sets, contender, counts[i])]
+    def feeds(i: int) -> list[_Feed]:
+        known = _profiled(sets, contenders[i], lambda: held)
+        return _feeds(sets, known, counts[i])
 
     guesses = any(contender.guesses is not None for contender in contenders)
     with _Workers(1 if guesses else threads) as workers:  # a layer is guessed from the one before
-        streamed = feeds(now)
+        streamed = {i: feeds(i) for i in now}
         for block in sets.blocks(shares, plain_shares):
-            workers.feed(streamed, [block])
+            workers.feed([feed for each in streamed.values() for feed in each], [block])
             if later:
                 held.append(block)
+            if some_are_optional and most is not None:
                 accesses += block.accesses
-            if most is not None and accesses > most:
-                later = [i for i in later if not contenders[i].optional]
-                held = held if later else []
+                if accesses > most:
+                    some_are_optional = False
+                    later = [i for i in later if not contenders[i].optional]
+                    held = held if later else []
+                    streamed = {i: f for i, f in streamed.items() if not contenders[i].optional}
             if progress is not None and now:
                 progress(block.stop, tokens)
-        workers.feed(feeds(later), held)
+        workers.feed([feed for i in later for feed in feeds(i)], held)
         if progress is not None and not now:
             progress(tokens, tokens)
-    replayed = {i: _finished(counts[i], sets, shares, plain_shares) for i in (*now, *later)}
+    replayed = {i: _finished(counts[i], sets, shares, plain_shares) for i in (*streamed, *later)}
     return [replayed.get(i) for i in range(len(contenders))]
 
 
@@ -283,28 +296,42 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access)
     purpose = f"the replay of {method.name} with {policy.name}"
+    simple = not in_bytes and not changing and nothing_leaves(form, method, settings.access)
     feeds = []
+
+    def feed(kind: type[ReplayedCache], some: Sequence[int], places: list[tuple[int, int]]) -> None:
+        place = None if in_bytes else places[0]
+        capacity_of_row = None
+        if changing:
+            capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
+        make = functools.partial(
+            kind,
+            method,
+            form,
+            places,
+            [_most(capacities[budget], place) for budget in some],
+            seed_of(settings.seed, *(place or (0, 0))),
+            unit_bytes=contender.unit_bytes if in_bytes else None,
+            uses=contender.profile_uses,
+            draws=settings.compat == "authors",
+            capacity_of_row=capacity_of_row,
+            costs=contender.costs,
+            guesses=contender.guesses,
+        )
+        to = [traffics[budget] for budget in some]
+        feeds.append(_Feed(make, loop, contender.admission, purpose, to))
+
     for some in shared:
-        for places in [everywhere] if in_bytes else [[place] for place in everywhere]:
-            place = None if in_bytes else places[0]
-            capacity_of_row = None
-            if changing:
-                capacity_of_row = _by_row(capacities[some[0]], place, len(sets.tokens))
-            cache = ReplayedCache(
-                method,
-                form,
-                places,
-                [_most(capacities[budget], place) for budget in some],
-                seed_of(settings.seed, *(place or (0, 0))),
-                unit_bytes=contender.unit_bytes if in_bytes else None,
-                uses=contender.profile_uses,
-                draws=settings.compat == "authors",
-                capacity_of_row=capacity_of_row,
-                costs=contender.costs,
-                guesses=contender.guesses,
-            )
-            to = [traffics[budget] for budget in some]
-            feeds.append(_Feed(cache, loop, contender.admission, purpose, to))
+        if in_bytes:
+            feed(ReplayedCache, some, everywhere)
+            continue
+        for place in everywhere:
+            units = method.groups[place[1]].units if simple else math.inf
+            full = [budget for budget in some if _most(capacities[budget], place) >= units]
+            for budget in full:
+                feed(FullCache, [budget], [place])
+            if len(full) < len(some):
+                feed(ReplayedCache, [each for each in some if each not in full], [place])
     return feeds
 
 

@@ -20,17 +20,23 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief, not_taken
 from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
+from dipsim.trace.kept import inflated_bytes, with_kept
 from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
 from dipsim.trace.parts import Reading
+from dipsim.trace.read_ahead import read_ahead
 from dipsim.trace.signal import SIGNALS, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 
 FOLDER, SUFFIX = "traces", ".npz"
 _MARKS = ("phase", "sequence", "token_id", "meta")
-_BLOCK_BYTES = 32 * 2**20  # decoded scores held at a time, per signal
+_BLOCK_BYTES = 32 * 2**20  # held at a time, per signal
+_UNIT_BYTES: Mapping[Reading, int] = {"scores": 4, "values": 4, "codes": 2, "sets": 2}
+"""Bytes of a unit in a block, as it is decoded; of codes and sets as stored, and a copy."""
 MAX_TOKENS = 2**22
+KEPT_BYTES = 2**28
+"""Most that arrays take to be kept inflated."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +67,33 @@ class Trace(Outline):
         Args:
             wanted: how each signal is read; see `Signal.blocks` for shapes, dtypes and errors.
         """
-        size = self.block_size(tuple(wanted))
+        size = min(self.block_size((name,), reading) for name, reading in wanted.items())
         last = self.first + self.tokens
-        streams = [
-            self.signals[name].blocks(self.first, last, size, reading)
-            for name, reading in wanted.items()
-        ]
+        streams: list[Iterator[Array]] = []
+        for name, reading in wanted.items():
+            signal = self.signals[name]
+            stream = signal.blocks(self.first, last, size, reading)
+            # Each deflated signal is inflated by a thread of its own; mapped ones cost little.
+            streams.append(read_ahead(stream) if inflated_bytes(signal.parts) else stream)
         start = 0
         for rows in zip(*streams, strict=True):
             yield start, start + len(rows[0]), dict(zip(wanted, rows, strict=True))
             start += len(rows[0])
 
-    def block_size(self, names: tuple[str, ...]) -> int:
+    def block_size(self, names: tuple[str, ...], reading: Reading = "scores") -> int:
         """Return the number of tokens of these signals that make a block of at most 32 MiB."""
-        row = max(4 * self.recorded_layers * self.signals[name].recorded_units for name in names)
+        units = max(self.recorded_layers * self.signals[name].recorded_units for name in names)
+        row = _UNIT_BYTES[reading] * units
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
+
+    def kept(self) -> Self:
+        """Return the trace such that arrays it inflates stay in memory, for several passes over it;
+        the trace itself where they take more than `KEPT_BYTES`."""
+        signals = self.signals.values()
+        if sum(inflated_bytes(signal.parts) for signal in signals) > KEPT_BYTES:
+            return self
+        kept = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
+        return replace(self, signals=kept)
 
     def check_values(self) -> None:
         """Read all values once.
