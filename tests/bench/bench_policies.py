@@ -131,7 +131,7 @@ def threads(sets: NDArray[np.bool_], name: str, rounds: int) -> list[Row]:
     }
     part, accesses = f"{name}, {sets.shape[1]} layers", int(sets.sum())
     contenders |= bench_replay.hashing(accesses)
-    return measure(part, "access or byte", accesses, contenders, rounds, one_core=False)
+    return measure(part, "access/byte", accesses, contenders, rounds, one_core=False)
 
 
 def one_core_parts(tokens: int, units: int, folder: Path, names: tuple[str, ...]) -> list[Part]:

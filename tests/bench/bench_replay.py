@@ -284,7 +284,7 @@ def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     }
     part = f"{DIP_CA}, {trace.layers} layers"
     contenders |= hashing(scores.size)
-    return measure(part, "score or byte", scores.size, contenders, rounds, one_core=False)
+    return measure(part, "score/byte", scores.size, contenders, rounds, one_core=False)
 
 
 def hashing(size: int) -> dict[str, Prepare]:

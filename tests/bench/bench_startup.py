@@ -5,7 +5,6 @@ that it is at work; the later runs find the machine code it stored.
 """
 
 import argparse
-import json
 import os
 import pty
 import statistics
@@ -16,6 +15,9 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+
+import history
+from machine import this_machine
 
 DIPSIM = Path(sysconfig.get_path("scripts"), "dipsim")
 RUN = [str(DIPSIM), "run", "smollm2-chat", "--profile", "snapdragon8"]
@@ -59,6 +61,8 @@ def main(arguments: list[str] | None = None) -> str | None:
     parser.add_argument("--rounds", type=int, default=5, help="of the runs that compile nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the times here")
     given = parser.parse_args(arguments)
+    machine = this_machine()
+    print(machine)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         first, spoke, line = first_run(cache)
@@ -78,7 +82,8 @@ def main(arguments: list[str] | None = None) -> str | None:
         print(f"{name:34}{taken:7.2f} s")
     print(f"that line: {line}")
     if given.json:
-        given.json.write_text(json.dumps(times, indent=1) + "\n")
+        figures = {f"{name}, s": taken for name, taken in times.items()}
+        history.write(given.json, machine, figures=figures)
     return None if line.startswith("dipsim: ") else "the first run showed no progress line"
 
 

@@ -127,7 +127,7 @@ def rates(rows: Iterable[Row], named: Mapping[str, tuple[str, str]]) -> dict[str
 def show(rows: list[Row]) -> None:
     """Print one part."""
     per = rows[0].per
-    print(f"\n{rows[0].part:32}{'ns per ' + per:>15}{'million/s':>11}{'x first':>9}{'hits':>12}")
+    print(f"\n{rows[0].part:28}{'ns per ' + per:>19}{'million/s':>11}{'x first':>9}{'hits':>12}")
     for row in rows:
         nanoseconds = row.seconds / row.items * 1e9
         rate = 1e3 / nanoseconds
