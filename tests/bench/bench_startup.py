@@ -1,7 +1,8 @@
 """How long dipsim takes to start: ``python tests/bench/bench_startup.py``.
 
 Times of whole processes. The first run starts with nothing compiled and must say on its terminal
-that it is at work; the later runs find the machine code it stored.
+that it is at work; the first `compare` and `mrc` after it compile what they need beyond that; the
+later runs find the machine code they stored. A trace of Llama-3-8B is made, and run as often.
 """
 
 import argparse
@@ -20,7 +21,15 @@ import history
 from machine import this_machine
 
 DIPSIM = Path(sysconfig.get_path("scripts"), "dipsim")
-RUN = [str(DIPSIM), "run", "smollm2-chat", "--profile", "snapdragon8"]
+DEVICE = ["--profile", "snapdragon8"]
+RUN = [str(DIPSIM), "run", "smollm2-chat", *DEVICE]
+COMPARE = [
+    *(str(DIPSIM), "compare", "smollm2-chat", "--profile", "paper-a18"),
+    *("--policy", "lru,lfu-decay,arc,opt", "--cache-fraction", ".8"),
+]
+TOKENS = ["--tokens", "256"]
+"""Of the trace of Llama-3-8B."""
+MRC = [str(DIPSIM), "mrc", "smollm2-chat"]
 NOTHING = [sys.executable, "-c", "pass"]
 IMPORT = [sys.executable, "-c", "import dipsim"]
 
@@ -66,17 +75,26 @@ def main(arguments: list[str] | None = None) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         first, spoke, line = first_run(cache)
+        compare, mrc = seconds(COMPARE, cache), seconds(MRC, cache)
+        llama = f"{folder}/llama.npz"
+        made = seconds([str(DIPSIM), "synth", llama, "--model", "llama-3-8b", *TOKENS], cache)
+        large = [str(DIPSIM), "run", llama, *DEVICE, "--dram", "50%"]
+        seconds(large, cache)  # may compile
         rounds = [
-            [seconds(command, cache) for command in (NOTHING, IMPORT, RUN)]
+            [seconds(command, cache) for command in (NOTHING, IMPORT, RUN, large)]
             for _ in range(given.rounds)
         ]
-    nothing, imported, run = (statistics.median(taken) for taken in zip(*rounds, strict=True))
+    nothing, imported, run, llama_run = map(statistics.median, zip(*rounds, strict=True))
     times = {
         "python -c pass": nothing,
         "import dipsim": imported,
         "dipsim run, later": run,
         "dipsim run, first (compiles)": first,
         "first run: first line of progress": spoke,
+        "first compare after it": compare,
+        "first mrc after that": mrc,
+        "dipsim synth, Llama-3-8B": made,
+        "dipsim run, Llama-3-8B, later": llama_run,
     }
     for name, taken in times.items():
         print(f"{name:34}{taken:7.2f} s")

@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> str | None:
     given = history.options(__doc__).parse_args(arguments)
     print(this_machine())
     simulated, added_up, rounds = QUICK if given.quick else FULL
-    found = measure(simulated, added_up, rounds)
+    found = measure(simulated, added_up, 3 * rounds if given.record else rounds)
     show(found)
 
     def again(_: object) -> history.Ratios:

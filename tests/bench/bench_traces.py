@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> str | None:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to write traces")
     given = parser.parse_args(arguments)
     print(this_machine())
-    tokens, rounds = (16, 1) if given.quick else (TOKENS, 3)
+    tokens, rounds = (16, 3) if given.quick else (TOKENS, 3)
 
     def measured(rounds: int) -> list[Figure]:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:

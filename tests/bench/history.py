@@ -29,7 +29,9 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and parts: for CI")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument(
-        "--record", action="store_true", help="add the ratios to those of this class of machine"
+        "--record",
+        action="store_true",
+        help="add the ratios to those of this class of machine, from three times the rounds",
     )
     parser.add_argument(
         "--check", action="store_true", help="fail if a ratio is 20 %% below the one recorded last"

@@ -140,9 +140,13 @@ def run(
     parts: Iterable[Part],
     rounds: int,
     held: Mapping[str, Ratio],
-    named: Mapping[str, tuple[str, str]] | None = None,
+    others: Callable[[list[Row]], dict[str, float]] = lambda _: {},
 ) -> str | None:
-    """Measure all parts, print them, and do what the options say; the text of an error, if any."""
+    """Measure all parts, print them, and do what the options say; the text of an error, if any.
+
+    ``others`` works out figures that are written, but not held.
+    """
+    rounds *= 3 if given.record else 1
     taken: list[tuple[Part, list[Row]]] = []
     for part in parts:
         taken.append((part, part(rounds)))
@@ -161,6 +165,6 @@ def run(
         given,
         ratios(rows, held),
         again,
-        figures=rates(rows, named or {}),
+        figures=others(rows),
         rows=[asdict(row) for row in rows],
     )
