@@ -147,7 +147,7 @@ def one_core_parts(tokens: int, units: int, folder: Path, names: tuple[str, ...]
 def main(arguments: list[str] | None = None) -> str | None:
     """Measure and print; the text of an error if a ratio fell short."""
     given = history.options(__doc__).parse_args(arguments)
-    names, rounds = (QUICK, 3) if given.quick else (tuple(COUNTERPARTS), 9)
+    names, rounds = (QUICK, 7) if given.quick else (tuple(COUNTERPARTS), 9)
     machine = this_machine()
     print(machine)
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,8 @@ from dipsim.trace.encoding import encode_log8, pack_sets
 
 USER_LRU = f"{Path(__file__).with_name('user_lru.py')}:policy"
 GAMMA = 0.5
-FITTED, DEFAULT = 16, 24
+FITTED, FITTED_TABLE = 16, "libCacheSim, hash table fitted"
+TABLES = {FITTED_TABLE: FITTED, "libCacheSim, as it comes": 24}
 """Logarithms of the size of libCacheSim's hash table: the fastest here, and its default."""
 QUICK_POLICIES = ("lru", "lfu", "opt")
 """Of ``--quick``: each policy costs some seconds of compilation when nothing is stored yet."""
@@ -46,10 +47,7 @@ OWN, ENCODINGS, THREADS = (
     f"{DIP_CA}, by encoding",
     f"{DIP_CA}, {LAYERS} layers",
 )
-FITTED_TABLE, HASHING = (
-    "libCacheSim, hash table fitted",
-    ("hashing, 1 thread", "hashing, 2 threads"),
-)
+HASHING = ("hashing, 1 thread", "hashing, 2 threads")
 HELD = {
     "lru x libCacheSim": Ratio(LRU, "dipsim, sets as bits", FITTED_TABLE),
     "lru over bool x libCacheSim": Ratio(LRU, "dipsim, sets as bool", FITTED_TABLE),
@@ -59,7 +57,6 @@ HELD = {
     "user's own lru x built in": Ratio(OWN, "lru, user_lru.py", "lru, built in"),
     "float16 x float32": Ratio(ENCODINGS, "float16", "float32"),
     "log8 x float32": Ratio(ENCODINGS, "log8", "float32"),
-    "2 threads x 1, per that of hashing": Ratio(THREADS, "2 threads", "1 thread", HASHING),
 }
 SHOWN = {
     "2 threads x 1": Ratio(THREADS, "2 threads", "1 thread"),
@@ -162,8 +159,10 @@ def as_log8(scores: NDArray[np.float32]) -> Trace:
     return load_trace({"glu": codes, "glu.max": largest, "meta": meta})
 
 
-def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> list[Row]:
-    """(a) lru over recorded sets."""
+def against_libcachesim(
+    sets: NDArray[np.bool_], folder: Path, tables: dict[str, int], rounds: int
+) -> list[Row]:
+    """(a) lru over recorded sets; ``tables`` are those of libCacheSim."""
     requests = workload.requests(sets)
     file = folder / "requests.oracleGeneral.bin"
     requests.tofile(file)  # written just now, so it is in the page cache
@@ -174,7 +173,6 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
         "dipsim, sets as bool": dipsim(plain, recorded(plain), lru),
     }
     if find_spec("libcachesim"):
-        tables = {FITTED_TABLE: FITTED, "libCacheSim, as it comes": DEFAULT}
         for name, hashpower in tables.items():
             contenders[name] = libcachesim("LRU", file, len(requests), capacity, hashpower)
     return measure(LRU, "access", len(requests), contenders, rounds)
@@ -305,12 +303,14 @@ def hashing(size: int) -> dict[str, Prepare]:
     return {name: with_threads(count) for count, name in enumerate(HASHING, 1)}
 
 
-def one_core_parts(tokens: int, units: int, names: Iterable[str], folder: Path) -> list[Part]:
-    """Parts (a) to (f); ``names`` are the policies of (d)."""
+def one_core_parts(
+    tokens: int, units: int, names: Iterable[str], folder: Path, tables: dict[str, int] = TABLES
+) -> list[Part]:
+    """Parts (a) to (f); ``names`` are the policies of (d), ``tables`` those of (a)."""
     sets = workload.active_sets(tokens, units)
     scores = workload.scores(tokens, units)
     return [
-        lambda rounds: against_libcachesim(sets, folder, rounds),
+        lambda rounds: against_libcachesim(sets, folder, tables, rounds),
         lambda rounds: selection(scores, rounds),
         lambda rounds: against_numpy(scores, rounds),
         lambda rounds: policies(sets, names, rounds),
@@ -327,7 +327,7 @@ def others(rows: list[Row]) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> str | None:
     """Measure and print; the text of an error if a ratio fell short."""
     given = history.options(__doc__).parse_args(arguments)
-    tokens, units, rounds = workload.TOKENS, workload.UNITS, 5 if given.quick else 15
+    tokens, units, rounds = workload.TOKENS, workload.UNITS, 7 if given.quick else 15
     names = QUICK_POLICIES if given.quick else ("lru", *(n for n in BUILTIN if n != "lru"))
     machine = this_machine()
     print(machine)
@@ -340,7 +340,8 @@ def main(arguments: list[str] | None = None) -> str | None:
     if not find_spec("libcachesim"):
         print("libCacheSim is not installed (pip install libcachesim, Linux): left out")
     with tempfile.TemporaryDirectory() as folder:
-        parts = one_core_parts(tokens, units, names, Path(folder))
+        tables = {FITTED_TABLE: FITTED} if given.quick else TABLES
+        parts = one_core_parts(tokens, units, names, Path(folder), tables)
         if machine.cores > 1:
             scores = workload.scores(tokens // 2, units, LAYERS)
             parts.append(lambda rounds: threads(scores, rounds))

@@ -225,14 +225,14 @@ def test_this_machine_has_a_class() -> None:
 
 
 def test_ratios_are_those_of_yardsticks_measured_beside() -> None:
-    times = {"one": 1.0, "two": 0.5, "hash 1": 0.1, "hash 2": 0.08, "theirs": 12.0}
-    rows = [turns.Row("p", name, "access", 1, 1.0, time, 0) for name, time in times.items()]
+    times = {"ours": 0.5, "theirs": 12.0}
+    rows = [turns.Row("p", name, "access", 1, 1.0, time, 1.0, 0) for name, time in times.items()]
     held = {
-        "a": turns.Ratio("p", "two", "theirs"),
-        "b": turns.Ratio("p", "two", "one", ("hash 2", "hash 1")),
-        "not measured": turns.Ratio("p", "two", "another"),
+        "a": turns.Ratio("p", "ours", "theirs"),
+        "not measured": turns.Ratio("p", "ours", "another's"),
+        "of another part": turns.Ratio("q", "ours", "theirs"),
     }
-    assert turns.ratios(rows, held) == pytest.approx({"a": 24, "b": 2 / (0.1 / 0.08)})
+    assert turns.ratios(rows, held) == {"a": 24}
 
 
 def test_what_falls_short_is_measured_once_more_in_its_part_alone(
@@ -246,7 +246,7 @@ def test_what_falls_short_is_measured_once_more_in_its_part_alone(
             calls.append((name, rounds))
             time = first if rounds == 2 else then
             contenders = (("ours", 1.0), ("theirs", time))
-            return [turns.Row(name, each, "access", 1, 1.0, x, 0) for each, x in contenders]
+            return [turns.Row(name, each, "access", 1, 1.0, x, 1.0, 0) for each, x in contenders]
 
         return measured
 
