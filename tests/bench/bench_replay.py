@@ -335,7 +335,9 @@ def main(arguments: list[str] | None = None) -> str | None:
     scores_overlap = workload.overlap(workload.largest_half(workload.scores(tokens)))
     print(
         f"{units} units, {tokens} tokens, {workload.ACTIVE:.0%} active, overlap {overlap:.3f} "
-        f"(top half of the scores {scores_overlap:.3f}), cache {workload.FRACTION:.0%}"
+        f"(top half of the scores {scores_overlap:.3f}), cache {workload.FRACTION:.0%}\n"
+        "x first: time as a multiple of the first line's. Hits: dipsim decides those of a token "
+        "before it\nchanges the cache, libCacheSim changes it at every access: a few points apart."
     )
     if not find_spec("libcachesim"):
         print("libCacheSim is not installed (pip install libcachesim, Linux): left out")
@@ -347,12 +349,7 @@ def main(arguments: list[str] | None = None) -> str | None:
             parts.append(lambda rounds: threads(scores, rounds))
         else:
             print("1 thread against 2: left out, this process may use one core only")
-        failed = turns.run("bench_replay", given, parts, rounds, HELD, others)
-    print(
-        "\nx first: time as a multiple of the first line's. Hits: dipsim decides those of a token "
-        "before it\nchanges the cache, libCacheSim changes it at every access: a few points apart."
-    )
-    return failed
+        return turns.run("bench_replay", given, parts, rounds, HELD, others)
 
 
 if __name__ == "__main__":
