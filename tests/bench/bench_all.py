@@ -36,10 +36,10 @@ def met(measured: float, goal: Goal) -> bool:
 
 
 def table(found: dict[str, Figures], goals: dict[str, dict[str, Goal]]) -> list[str]:
-    """One line for each goal of the benchmarks that ran."""
+    """Make one line for each goal of the benchmarks that ran."""
     lines = [f"{'':58}{'measured':>10}  goal"]
     for bench, measured in found.items():
-        for name, goal in goals[bench].items():
+        for name, goal in goals.get(bench, {}).items():
             ((bound, value),) = goal.items()
             figure, verdict = "-", "not measured"
             if name in measured:
