@@ -15,10 +15,11 @@ TESTS = ROOT / "tests"
 MEASURING = {
     "bench/bench_memory.py": "a benchmark measures time; no test looks at it",
     "bench/bench_phone.py": "likewise",
-    "bench/bench_replay.py": "likewise",
     "bench/bench_startup.py": "likewise",
     "bench/bench_time.py": "likewise",
     "bench/bench_traces.py": "likewise",
+    "bench/history.py": "a record has a date",
+    "bench/turns.py": "what measures for the other benchmarks",
     "tools/fuzz.py": "goes on for --seconds when it is run by hand",
 }
 CLOCKS = {

@@ -1,6 +1,6 @@
 """Anonymous memory of inspect and run on a trace larger than it: `--gigabytes 3` by default.
 
-    python tests/bench/bench_memory.py [--gigabytes G] [--folder DIR]
+    python tests/bench/bench_memory.py [--gigabytes G] [--folder DIR] [--json FILE]
 
 Makes a sharded float16 trace with `dipsim synth`, then watches RssAnon of the programs (Linux).
 """
@@ -12,6 +12,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import history
+from machine import this_machine
 
 TOKEN_BYTES = 30 * (576 + 1536) * 2  # SmolLM2-135M in float16
 HALF = ("--encoding", "mlp_input=float16", "--encoding", "glu=float16")
@@ -41,7 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gigabytes", type=float, default=3.0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
+    machine = this_machine()
+    print(machine)
+    figures = {}
     tokens = round(options.gigabytes * 1e9 / TOKEN_BYTES)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         trace = f"{folder}/trace"
@@ -57,8 +64,11 @@ def main() -> None:
         for name, words in runs.items():
             most, seconds = watched(*words)
             print(f"{name:12} {most:6.0f} MB RssAnon  {seconds:6.1f} s", flush=True)
+            figures |= {f"{name}, MB": most, f"{name}, s": seconds}
         size = sum(file.stat().st_size for file in Path(trace).iterdir())
         print(f"trace        {size / 1e9:.2f} GB, {tokens} tokens")
+    if options.json:
+        history.write(options.json, machine, figures=figures)
 
 
 if __name__ == "__main__":

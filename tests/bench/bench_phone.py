@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import workload
 from bench_memory import watch
+from machine import this_machine
 from numpy.typing import NDArray
 
 from dipsim.methods import build_method
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
+    print(this_machine(), flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         file = Path(folder) / "phone.npz"
         draw(file, options.tokens)

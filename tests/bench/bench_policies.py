@@ -1,25 +1,23 @@
 """Every policy against libCacheSim's, curves, capacities and threads:
 ``python tests/bench/bench_policies.py``.
 
-As bench_replay.py beside it: contenders of a part take turns on one core, nothing is asserted.
+As bench_replay.py beside it: contenders of a part take turns.
 """
 
-import argparse
-import json
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import bench_replay
+import history
 import numpy as np
+import turns
 import workload
-from bench_replay import FITTED, LAYERS, Prepare, Row, as_bits, measure, recorded, show
+from bench_replay import FITTED, LAYERS, as_bits, recorded
+from machine import this_machine
 from numpy.typing import NDArray
+from turns import Part, Prepare, Ratio, Row, measure
 
 from dipsim.policies import BUILTIN
 from dipsim.replay.active_sets import ActiveSets
@@ -44,30 +42,43 @@ COUNTERPARTS = {
     "belady": "Belady",
 }
 """What libCacheSim calls the same policy."""
+QUICK = ("lru", "sieve")
+"""Of ``--quick``."""
 CAPACITIES = tuple(i / 10 for i in range(3, 11))
 """Shares of the units, of the part that compares one pass with eight calls."""
+HELD = {
+    f"{name}{comma} x libCacheSim": Ratio(name, access, "libCacheSim")
+    for name in COUNTERPARTS
+    for access, comma in (("atomic", ""), ("sequential", ", sequential"))
+} | {
+    "lru curve x one replay": Ratio("lru curve", "every capacity", "one replay"),
+    "lfu at 8 capacities x 8 calls": Ratio("lfu at 8 capacities", "one pass", "eight calls"),
+    "lru at 8 capacities x 8 calls": Ratio("lru at 8 capacities", "one pass", "eight calls"),
+}
 
 
-def counterparts(
-    sets: NDArray[np.bool_], folder: Path, rounds: int, names: tuple[str, ...]
-) -> Iterator[list[Row]]:
-    """(a) every policy that libCacheSim has too: dipsim in both accesses, then libCacheSim."""
+def counterparts(sets: NDArray[np.bool_], folder: Path, names: tuple[str, ...]) -> list[Part]:
+    """(a) every policy that libCacheSim has too."""
     requests = workload.requests(sets)
     file = folder / "policies.oracleGeneral.bin"
     requests.tofile(file)
-    capacity = int(workload.FRACTION * sets.shape[-1] + 1e-9)
+    return [lambda rounds, name=name: counterpart(sets, file, name, rounds) for name in names]
+
+
+def counterpart(sets: NDArray[np.bool_], file: Path, name: str, rounds: int) -> list[Row]:
+    """One policy: dipsim in both accesses, then libCacheSim over the requests in a file."""
     trace = as_bits(sets)
-    method = recorded(trace)
-    for name in names:
-        contenders: dict[str, Prepare] = {
-            "atomic": bench_replay.dipsim(trace, method, BUILTIN[name]),
-            "sequential": bench_replay.dipsim(trace, method, BUILTIN[name], access="sequential"),
-        }
-        if find_spec("libcachesim"):
-            contenders["libCacheSim"] = bench_replay.libcachesim(
-                COUNTERPARTS[name], file, len(requests), capacity, FITTED
-            )
-        yield measure(name, "access", len(requests), contenders, rounds)
+    method, capacity = recorded(trace), int(workload.FRACTION * sets.shape[-1] + 1e-9)
+    accesses = int(sets.sum())
+    contenders: dict[str, Prepare] = {
+        "atomic": bench_replay.dipsim(trace, method, BUILTIN[name]),
+        "sequential": bench_replay.dipsim(trace, method, BUILTIN[name], access="sequential"),
+    }
+    if find_spec("libcachesim"):
+        contenders["libCacheSim"] = bench_replay.libcachesim(
+            COUNTERPARTS[name], file, accesses, capacity, FITTED
+        )
+    return measure(name, "access", accesses, contenders, rounds)
 
 
 def curve(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
@@ -109,54 +120,42 @@ def capacities(sets: NDArray[np.bool_], name: str, rounds: int) -> list[Row]:
 
 
 def threads(sets: NDArray[np.bool_], name: str, rounds: int) -> list[Row]:
-    """(d) one thread against two, several layers."""
+    """(d) one thread against two, several layers, and hashing in as many."""
     trace = as_bits(sets)
     method = recorded(trace)
     contenders = {
-        f"{count} thread": bench_replay.dipsim(trace, method, BUILTIN[name], count)
+        f"{count} thread{'s' * (count > 1)}": bench_replay.dipsim(
+            trace, method, BUILTIN[name], count
+        )
         for count in (1, 2)
     }
-    part = f"{name}, {sets.shape[1]} layers"
-    return measure(part, "access", int(sets.sum()), contenders, rounds)
+    part, accesses = f"{name}, {sets.shape[1]} layers", int(sets.sum())
+    contenders |= bench_replay.hashing(accesses)
+    return measure(part, "access/byte", accesses, contenders, rounds, one_core=False)
 
 
-def one_core_parts(
-    tokens: int, units: int, folder: Path, rounds: int, names: tuple[str, ...]
-) -> Iterator[list[Row]]:
-    """Parts (a) to (c), one after the other."""
+def one_core_parts(tokens: int, units: int, folder: Path, names: tuple[str, ...]) -> list[Part]:
+    """Parts (a) to (c)."""
     sets = workload.active_sets(tokens, units)
-    yield from counterparts(sets, folder, rounds, names)
-    yield curve(sets, rounds)
-    for name in ("lfu", "lru"):
-        yield capacities(sets, name, rounds)
+    return [
+        *counterparts(sets, folder, names),
+        lambda rounds: curve(sets, rounds),
+        *(lambda rounds, name=name: capacities(sets, name, rounds) for name in ("lfu", "lru")),
+    ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tokens, rounds, policies")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    given = parser.parse_args(arguments)
-    tokens, rounds = (32, 3) if given.quick else (workload.TOKENS, 9)
-    names = ("lru", "sieve") if given.quick else tuple(COUNTERPARTS)
-    rows: list[Row] = []
-    pinned = hasattr(os, "sched_setaffinity")
-    cpus: Any = os.sched_getaffinity(0) if pinned else set()
-    if pinned:
-        os.sched_setaffinity(0, {max(cpus)})
+def main(arguments: list[str] | None = None) -> str | None:
+    """Measure and print; the text of an error if a ratio fell short."""
+    given = history.options(__doc__).parse_args(arguments)
+    names, rounds = (QUICK, 3) if given.quick else (tuple(COUNTERPARTS), 9)
+    machine = this_machine()
+    print(machine)
     with tempfile.TemporaryDirectory() as folder:
-        for part in one_core_parts(tokens, workload.UNITS, Path(folder), rounds, names):
-            show(part)
-            rows += part
-    if pinned:
-        os.sched_setaffinity(0, cpus)
-    if not pinned or len(cpus) > 1:
-        sets = workload.active_sets(tokens, workload.UNITS, LAYERS)
-        for part in (threads(sets, "lru", rounds), bench_replay.hashing(rounds)):
-            show(part)
-            rows += part
-    if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        parts = one_core_parts(workload.TOKENS, workload.UNITS, Path(folder), names)
+        if machine.cores > 1:
+            sets = workload.active_sets(workload.TOKENS, workload.UNITS, LAYERS)
+            parts.append(lambda rounds: threads(sets, "lru", rounds))
+        return turns.run("bench_policies", given, parts, rounds, HELD)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,25 @@
 """How fast the replay is, next to what else one could use: ``python tests/bench/bench_replay.py``.
 
-Nothing here is asserted. The contenders of a part take turns on one core, so a slow moment of the
-machine meets all of them, and each is compared with the first of its part, round by round. What
-happens once per process (imports, compilation, reading a trace into memory) is not timed; each
-call is timed whole. README.md beside this file tells what the parts compare.
+The contenders of a part take turns (turns.py), and each is compared with the first of its part,
+round by round. README.md beside this file tells what the parts compare.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import history
 import numpy as np
+import turns
 import workload
+from machine import this_machine
 from numba import njit
 from numpy.typing import NDArray
+from turns import Part, Prepare, Ratio, Row, Run, measure
 
 from dipsim.kernels import new_choosing
 from dipsim.kernels.topk import select_codes, top_k
@@ -48,58 +40,35 @@ QUICK_POLICIES = ("lru", "lfu", "opt")
 LAYERS = 8
 """Of the part that compares threads."""
 
-Run = Callable[[], int]
-Prepare = Callable[[], Run]
-"""Makes a call ready, untimed; the call returns its hits."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contender of one part."""
-
-    part: str
-    name: str
-    per: str
-    """What it handles ``items`` of: accesses, scores, or bytes."""
-    items: int
-    seconds: float
-    """Of one call, median."""
-    times_first: float
-    """Its time as a multiple of that of the part's first contender, median over the rounds."""
-    hits: int
-
-
-def measure(
-    part: str, per: str, items: int, contenders: dict[str, Prepare], rounds: int
-) -> list[Row]:
-    """Call the contenders in turns, another one first in every round.
-
-    The first call of each, which compiles, does not count.
-    """
-    hits = {name: prepare()() for name, prepare in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    names = deque(contenders)
-    for _ in range(rounds):
-        for name in names:
-            run = contenders[name]()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-        names.rotate()
-    first = seconds[next(iter(contenders))]
-    return [
-        Row(
-            part,
-            name,
-            per,
-            items,
-            statistics.median(taken),
-            statistics.median(a / b for a, b in zip(taken, first, strict=True)),
-            hits[name],
-        )
-        for name, taken in seconds.items()
-    ]
-
+LRU, CHOOSING, DIP_CA = "lru over recorded sets", "dip-ca, selection", "dip-ca, lfu"
+OWN, ENCODINGS, THREADS = (
+    "a user's own policy",
+    f"{DIP_CA}, by encoding",
+    f"{DIP_CA}, {LAYERS} layers",
+)
+FITTED_TABLE, HASHING = (
+    "libCacheSim, hash table fitted",
+    ("hashing, 1 thread", "hashing, 2 threads"),
+)
+HELD = {
+    "lru x libCacheSim": Ratio(LRU, "dipsim, sets as bits", FITTED_TABLE),
+    "lru over bool x libCacheSim": Ratio(LRU, "dipsim, sets as bool", FITTED_TABLE),
+    "selection from float32 x numpy": Ratio(CHOOSING, "float32", "numpy"),
+    "selection from log8 x numpy": Ratio(CHOOSING, "log8", "numpy"),
+    "dip-ca x numpy": Ratio(DIP_CA, "dipsim", "numpy"),
+    "user's own lru x built in": Ratio(OWN, "lru, user_lru.py", "lru, built in"),
+    "float16 x float32": Ratio(ENCODINGS, "float16", "float32"),
+    "log8 x float32": Ratio(ENCODINGS, "log8", "float32"),
+    "2 threads x 1, per that of hashing": Ratio(THREADS, "2 threads", "1 thread", HASHING),
+}
+SHOWN = {
+    "2 threads x 1": Ratio(THREADS, "2 threads", "1 thread"),
+    "hashing in 2 threads x 1": Ratio(THREADS, HASHING[1], HASHING[0]),
+}
+RATES = {
+    "selection from float32, M scores/s": (CHOOSING, "float32"),
+    "dip-ca, M scores/s": (DIP_CA, "dipsim"),
+}
 
 # The contenders --------------------------------------------------------------------------------
 
@@ -205,10 +174,10 @@ def against_libcachesim(sets: NDArray[np.bool_], folder: Path, rounds: int) -> l
         "dipsim, sets as bool": dipsim(plain, recorded(plain), lru),
     }
     if find_spec("libcachesim"):
-        for name, hashpower in (("hash table fitted", FITTED), ("as it comes", DEFAULT)):
-            contender = libcachesim("LRU", file, len(requests), capacity, hashpower)
-            contenders[f"libCacheSim, {name}"] = contender
-    return measure("lru over recorded sets", "access", len(requests), contenders, rounds)
+        tables = {FITTED_TABLE: FITTED, "libCacheSim, as it comes": DEFAULT}
+        for name, hashpower in tables.items():
+            contenders[name] = libcachesim("LRU", file, len(requests), capacity, hashpower)
+    return measure(LRU, "access", len(requests), contenders, rounds)
 
 
 @njit
@@ -260,7 +229,7 @@ def selection(scores: NDArray[np.float32], rounds: int) -> list[Row]:
         "log8": lambda: in_log8,
         "numpy": lambda: in_numpy,
     }
-    return measure("dip-ca, selection", "score", scores.size, contenders, rounds)
+    return measure(CHOOSING, "score", scores.size, contenders, rounds)
 
 
 def against_numpy(scores: NDArray[np.float32], rounds: int) -> list[Row]:
@@ -272,7 +241,7 @@ def against_numpy(scores: NDArray[np.float32], rounds: int) -> list[Row]:
         "dipsim": dipsim(trace, method, BUILTIN["lfu"]),
         "numpy": lambda: lambda: numpy_dip_ca(scores[:, 0], method.groups[0].kept, capacity),
     }
-    return measure("dip-ca, lfu", "score", scores.size, contenders, rounds)
+    return measure(DIP_CA, "score", scores.size, contenders, rounds)
 
 
 def policies(sets: NDArray[np.bool_], names: Iterable[str], rounds: int) -> list[Row]:
@@ -291,7 +260,7 @@ def users_own(sets: NDArray[np.bool_], rounds: int) -> list[Row]:
         "lru, built in": dipsim(trace, method, BUILTIN["lru"]),
         "lru, user_lru.py": dipsim(trace, method, load_policy(USER_LRU)),
     }
-    return measure("a user's own policy", "access", int(sets.sum()), contenders, rounds)
+    return measure(OWN, "access", int(sets.sum()), contenders, rounds)
 
 
 def encodings(scores: NDArray[np.float32], rounds: int) -> list[Row]:
@@ -304,23 +273,27 @@ def encodings(scores: NDArray[np.float32], rounds: int) -> list[Row]:
     contenders = {
         name: dipsim(trace, dip_ca(trace), BUILTIN["lfu"]) for name, trace in traces.items()
     }
-    return measure("dip-ca, lfu, by encoding", "score", scores.size, contenders, rounds)
+    return measure(ENCODINGS, "score", scores.size, contenders, rounds)
 
 
 def threads(scores: NDArray[np.float32], rounds: int) -> list[Row]:
-    """(g) one thread against two over several layers; the counts are the same."""
+    """(g) one thread against two over several layers; the counts are the same.
+
+    What a second thread is worth on this machine at this moment, hashing in two shows.
+    """
     trace = load_trace({"glu": scores})
     contenders = {
         name: dipsim(trace, dip_ca(trace), BUILTIN["lfu"], count)
         for name, count in (("1 thread", 1), ("2 threads", 2))
     }
-    part = f"dip-ca, lfu, {trace.layers} layers"
-    return measure(part, "score", scores.size, contenders, rounds)
+    part = f"{DIP_CA}, {trace.layers} layers"
+    contenders |= hashing(scores.size)
+    return measure(part, "score/byte", scores.size, contenders, rounds, one_core=False)
 
 
-def hashing(rounds: int) -> list[Row]:
-    """What a second thread is worth on this machine at this moment, to read (g) by."""
-    buffers = [bytes(2**20)] * 16
+def hashing(size: int) -> dict[str, Prepare]:
+    """Hash this many bytes with nothing shared, in one thread and in two."""
+    buffers = [bytes(size // 16)] * 16
 
     def with_threads(count: int) -> Prepare:
         def run() -> int:
@@ -329,89 +302,56 @@ def hashing(rounds: int) -> list[Row]:
 
         return lambda: run
 
-    contenders = {"1 thread": with_threads(1), "2 threads": with_threads(2)}
-    return measure("hashing, to compare", "byte", 2**24, contenders, rounds)
+    return {name: with_threads(count) for count, name in enumerate(HASHING, 1)}
 
 
-def one_core_parts(
-    tokens: int, units: int, names: Iterable[str], folder: Path, rounds: int
-) -> Iterator[list[Row]]:
-    """Parts (a) to (f), one after the other; ``names`` are the policies of (d)."""
+def one_core_parts(tokens: int, units: int, names: Iterable[str], folder: Path) -> list[Part]:
+    """Parts (a) to (f); ``names`` are the policies of (d)."""
     sets = workload.active_sets(tokens, units)
     scores = workload.scores(tokens, units)
-    yield against_libcachesim(sets, folder, rounds)
-    yield selection(scores, rounds)
-    yield against_numpy(scores, rounds)
-    yield policies(sets, names, rounds)
-    yield users_own(sets, rounds)
-    yield encodings(scores, rounds)
+    return [
+        lambda rounds: against_libcachesim(sets, folder, rounds),
+        lambda rounds: selection(scores, rounds),
+        lambda rounds: against_numpy(scores, rounds),
+        lambda rounds: policies(sets, names, rounds),
+        lambda rounds: users_own(sets, rounds),
+        lambda rounds: encodings(scores, rounds),
+    ]
 
 
-# Printing --------------------------------------------------------------------------------------
+def others(rows: list[Row]) -> dict[str, float]:
+    """Figures with goals that depend on the machine too much to be held."""
+    return turns.ratios(rows, SHOWN) | turns.rates(rows, RATES)
 
 
-def show(rows: list[Row]) -> None:
-    """Print one part."""
-    per = rows[0].per
-    print(f"\n{rows[0].part:32}{'ns per ' + per:>15}{'million/s':>11}{'x first':>9}{'hits':>12}")
-    for row in rows:
-        nanoseconds = row.seconds / row.items * 1e9
-        rate = 1e3 / nanoseconds
-        print(f"  {row.name:30}{nanoseconds:15.2f}{rate:11.0f}{row.times_first:9.2f}{row.hits:12}")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tokens, rounds, policies")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
-    given = parser.parse_args(arguments)
-    tokens, rounds = (32, 3) if given.quick else (workload.TOKENS, 15)
+def main(arguments: list[str] | None = None) -> str | None:
+    """Measure and print; the text of an error if a ratio fell short."""
+    given = history.options(__doc__).parse_args(arguments)
+    tokens, units, rounds = workload.TOKENS, workload.UNITS, 5 if given.quick else 15
     names = QUICK_POLICIES if given.quick else ("lru", *(n for n in BUILTIN if n != "lru"))
-    units = workload.UNITS
+    machine = this_machine()
+    print(machine)
     overlap = workload.overlap(workload.active_sets(tokens))
     scores_overlap = workload.overlap(workload.largest_half(workload.scores(tokens)))
-    about = {
-        "units": units,
-        "tokens": tokens,
-        "overlap_of_sets": round(overlap, 4),
-        "overlap_of_scores": round(scores_overlap, 4),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "numba")},
-        "libcachesim": version("libcachesim") if find_spec("libcachesim") else None,
-    }
     print(
         f"{units} units, {tokens} tokens, {workload.ACTIVE:.0%} active, overlap {overlap:.3f} "
-        f"(top half of the scores {scores_overlap:.3f}), cache {workload.FRACTION:.0%}; "
-        f"Python {about['python']}, numpy {about['numpy']}, numba {about['numba']}"
+        f"(top half of the scores {scores_overlap:.3f}), cache {workload.FRACTION:.0%}"
     )
-    rows: list[Row] = []
-    pinned = hasattr(os, "sched_setaffinity")
-    cpus: Any = os.sched_getaffinity(0) if pinned else set()
-    if pinned:
-        os.sched_setaffinity(0, {max(cpus)})
+    if not find_spec("libcachesim"):
+        print("libCacheSim is not installed (pip install libcachesim, Linux): left out")
     with tempfile.TemporaryDirectory() as folder:
-        for part in one_core_parts(tokens, units, names, Path(folder), rounds):
-            show(part)
-            rows += part
-    if about["libcachesim"] is None:
-        print("\nlibCacheSim is not installed (pip install libcachesim, Linux): left out")
-    if pinned:
-        os.sched_setaffinity(0, cpus)
-    if pinned and len(cpus) < 2:
-        print("\n1 thread against 2: left out, this process may use one CPU only")
-    else:
-        for part in (threads(workload.scores(tokens // 2, units, LAYERS), rounds), hashing(rounds)):
-            show(part)
-            rows += part
+        parts = one_core_parts(tokens, units, names, Path(folder))
+        if machine.cores > 1:
+            scores = workload.scores(tokens // 2, units, LAYERS)
+            parts.append(lambda rounds: threads(scores, rounds))
+        else:
+            print("1 thread against 2: left out, this process may use one core only")
+        failed = turns.run("bench_replay", given, parts, rounds, HELD, others)
     print(
         "\nx first: time as a multiple of the first line's. Hits: dipsim decides those of a token "
         "before it\nchanges the cache, libCacheSim changes it at every access: a few points apart."
     )
-    if given.json:
-        report = {**about, "rows": [asdict(row) for row in rows]}
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+    return failed
 
 
 if __name__ == "__main__":

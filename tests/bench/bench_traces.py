@@ -1,22 +1,23 @@
 """How many MB a second traces are written, imported, exported and synthesised at, per core.
 
-    python tests/bench/bench_traces.py [--quick] [--json FILE] [--folder DIR]
+    python tests/bench/bench_traces.py [--quick] [--json FILE] [--folder DIR] [--record] [--check]
 
 Counted are the bytes of the trace that is written and the processor time of this process, the best
 of some rounds, so that it holds on a machine that is busy with other things. Beside it stands the
 time of `np.savez` for the same arrays, which computes nothing but their checksum.
 """
 
-import argparse
-import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import history
 import numpy as np
+from machine import this_machine
 
 import dipsim
 
@@ -134,19 +135,30 @@ def show(found: list[Figure]) -> None:
         print(f"  {row.name:26}{mega:9.1f}{mega / row.seconds:9.0f}{row.seconds / row.savez:9.1f}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tokens and rounds: for CI")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+def ratios(found: list[Figure]) -> history.Ratios:
+    """How many times as long `np.savez` takes."""
+    return {f"{row.name} x savez": row.savez / row.seconds for row in found}
+
+
+def main(arguments: list[str] | None = None) -> str | None:
+    """Measure and print; the text of an error if a ratio fell short."""
+    parser = history.options(__doc__)
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where to write traces")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        found = list(measure(16 if given.quick else TOKENS, Path(folder), 1 if given.quick else 3))
-    show(found)
-    if given.json:
-        given.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+    print(this_machine())
+    tokens, rounds = (16, 3) if given.quick else (TOKENS, 3)
+
+    def measured(rounds: int) -> list[Figure]:
+        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+            found = list(measure(tokens, Path(folder), rounds))
+        show(found)
+        return found
+
+    found = measured(rounds)
+    rates = {f"{row.name}, MB/s": row.size / row.seconds / 1e6 for row in found}
+    again = lambda _: ratios(measured(3 * rounds))  # noqa: E731
+    return history.finish("bench_traces", given, ratios(found), again, figures=rates)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
