@@ -76,9 +76,9 @@ class Loop:
         checked: array bounds of the hooks are checked: of a user's policy.
         keep: the policy's machine code is stored on disk. A user's file may import helpers that
             nobody watches, so none of its code is kept.
-        choose: the compiled function that chooses masks by what is resident,
-            ``choose(block, parts, cache, row, layer, part, batch)``, which returns 0. None where
-            the masks are given.
+        choosers: the compiled functions that choose masks by what is resident, from scores and
+            from codes: ``choose(block, parts, cache, row, layer, part, batch)``, which returns 0.
+            None where the masks are given.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Loop:
         sequential: bool,
         checked: bool,
         keep: bool,
-        choose: Callable[..., int] | None = None,
+        choosers: tuple[Any, Any] | None = None,
     ) -> None:
-        self._choose, self._sequential = choose, sequential
+        self._choosers, self._sequential = choosers, sequential
         self._ranked = "rank" in hooks and not sequential
         bound = {
             role: register_jitable(boundscheck=checked)(hook)
@@ -122,7 +122,8 @@ class Loop:
 
         def replay(block: Block, layer: int, first: int, admission: int) -> None:
             rows = framed(block)
-            functions = self._addresses_for(rows, places, plain, own, options)
+            coded = len(block.codes) > 0
+            functions = self._addresses_for(rows, places, plain, own, (*options, coded))
             arguments = rows, layer, first, admission, places, plain, functions
             if self._ranked:
                 replay_ranked(*arguments)
@@ -132,21 +133,21 @@ class Loop:
         return replay
 
     def _addresses_for(
-        self, block: Any, parts: Any, cache: Any, own: Any, options: tuple[bool, bool]
+        self, block: Any, parts: Any, cache: Any, own: Any, options: tuple[bool, ...]
     ) -> Functions:
         """Compile what the loop calls.
 
         Args:
             cache, own: the cache as the loop sees it, and as the policy does.
-            options: whether there are several capacities, and whether misses are drawn.
+            options: whether there are several capacities, misses are drawn, and scores are codes.
         """
-        several, draws = options
+        several, draws, coded = options
         key = options, None if config.DISABLE_JIT else own._numba_type_
         if key in self._addresses:
             return self._addresses[key]
         at: dict[str, int] = {}
-        if self._choose is not None:
-            at["choose"] = _address(self._choose, "choose", block, parts, cache)
+        if self._choosers is not None:
+            at["choose"] = _address(self._choosers[coded], "choose", block, parts, cache)
             at["forget"] = address_of(batch.forget, cache)
             at["remember"] = address_of(batch.remember, parts, cache, 0)
         if self._ranked:

@@ -87,7 +87,7 @@ class Cache(NamedTuple):
     choosing: Any  # a `Choosing`, framed; of no units where masks are given
     cuts: NDArray[np.int64]  # [capacities] rank of the last unit that left, where to look next
     candidates: NDArray[np.uint64]  # [2, words] scratch, as all below
-    keys: NDArray[np.int64]  # [2, ids]
+    keys: NDArray[np.int64]  # [2, ids + 64]
 
 
 class Block(NamedTuple):
@@ -192,5 +192,5 @@ def new_cache(
         choosing=framed(choosing or _no_choosing()),
         cuts=np.zeros(len(capacity), np.int64),
         candidates=np.empty((2, words), np.uint64),
-        keys=np.empty((2, ids), np.int64),
+        keys=np.empty((2, ids + 64), np.int64),
     )

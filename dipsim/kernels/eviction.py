@@ -8,6 +8,7 @@ from numba import types as nb
 from numba.extending import intrinsic, overload, register_jitable
 
 from dipsim.kernels.bits import first_units, lowest_bit, ones, without_lowest
+from dipsim.kernels.vector import reach, spread
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
@@ -89,15 +90,12 @@ def _leave_below(resident, candidates, keys, cut):
     """Make the candidates with a key below the cut absent; those at the cut remain candidates."""
     i = 0
     for w in range(candidates.shape[0]):
-        word, leaving, at_cut = candidates[w], np.uint64(0), np.uint64(0)
-        while word:
-            b, key = np.uint64(lowest_bit(word)), keys[i]
-            leaving |= np.uint64(key < cut) << b
-            at_cut |= np.uint64(key == cut) << b
-            i += 1
-            word = without_lowest(word)
-        resident[w] &= ~leaving
-        candidates[w] = at_cut
+        word = candidates[w]
+        if word:
+            not_below, above = reach(keys, i, cut), reach(keys, i, cut + 1)
+            resident[w] &= ~spread(~not_below, word)
+            candidates[w] = spread(not_below ^ above, word)
+            i += ones(word)
 
 
 @register_jitable
@@ -107,7 +105,7 @@ def leave_lowest(resident, candidates, keys, count, n, guess, last):
     Args:
         resident: uint64[words], updated.
         candidates: uint64[words] the units that may leave; overwritten.
-        keys: int64[count] their ranks, ascending by unit; overwritten.
+        keys: int64[count + 64] their ranks, ascending by unit, below 2**63 - 1; overwritten.
         guess: a key near which the n-th lowest may lie; it changes no choice.
         last: int64[ids] last uses.
     """

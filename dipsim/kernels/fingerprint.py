@@ -1,8 +1,8 @@
 """A fingerprint of code, so that numba's stored machine code is never older than its source.
 
 numba renews stored code when the file of the compiled function changes, but not when a function it
-calls does. A function that calls into other files takes the fingerprint as a closure variable:
-numba makes the values of those part of its key.
+calls does. A function that calls into other files is `stored` under the fingerprint, or takes it as
+a closure variable: numba makes the values of those part of its key.
 """
 
 import hashlib

@@ -6,8 +6,10 @@ behind the last whole word, and for all of them where nothing is compiled. Array
 numba compiles no call with others.
 """
 
+from platform import machine
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types as nb
@@ -72,6 +74,43 @@ def _reach_all(typing: Any, keys: Any, start: Any, cut: Any) -> Any:
         return builder.bitcast(compare(">=", values, least), _LONG)
 
     return (nb.uint64(keys, nb.int64, nb.int64), generate) if _contiguous(keys) else None
+
+
+# Spreading ---------------------------------------------------------------------------------------
+
+_SLOW = {"znver1", "znver2"}  # they have the instruction, but take hundreds of cycles for it
+_SPREADS = (
+    machine() in {"x86_64", "AMD64"}
+    and llvm.get_host_cpu_features().get("bmi2", False)
+    and llvm.get_host_cpu_name() not in _SLOW
+)
+
+
+@register_jitable
+def _spread_plainly(bits: Any, word: Any) -> Any:
+    spread, place = np.uint64(0), np.uint64(0)
+    while word:
+        lowest = word & ~(word - np.uint64(1))
+        if (bits >> place) & np.uint64(1) != 0:
+            spread |= lowest
+        place += np.uint64(1)
+        word ^= lowest
+    return spread
+
+
+@intrinsic
+def _spread_at_once(typing: Any, bits: Any, word: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_LONG, [_LONG, _LONG])
+        deposit = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.bmi.pdep.64")
+        return builder.call(deposit, args)
+
+    return nb.uint64(nb.uint64, nb.uint64), generate
+
+
+spread = _spread_at_once if _SPREADS and not config.DISABLE_JIT else _spread_plainly
+"""The word with the lowest bits of ``bits``, one after the other, where ``word`` has its ones:
+``spread(bits, word)``."""
 
 
 # Weighing ----------------------------------------------------------------------------------------
@@ -208,7 +247,7 @@ def reach(keys: Any, start: int, cut: int) -> Any:
     """Return the word of the 64 units from ``start`` on: those with a key >= cut.
 
     Args:
-        keys: int32[units] or uint8[units]; cut: one of their values.
+        keys: integers of 8, 32 or 64 bits; cut: one of their values.
     """
     if start + _WIDTH <= keys.shape[0]:
         return _reach_all(keys, start, cut)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dipsim import plugins
 from dipsim.errors import MethodError, not_taken
@@ -65,7 +65,7 @@ __all__ = [
     "Settings",
     "UnitGroup",
     "build_method",
-    "chooser_of",
+    "choosers_of",
     "default_method",
     "kind_of",
     "kth_largest",
@@ -227,21 +227,22 @@ def build_method(
     return method
 
 
-def chooser_of(method: Method) -> Callable[..., int] | None:
-    """Return the compiled function that chooses masks by what is resident.
+def choosers_of(method: Method) -> tuple[Any, Any] | None:
+    """Return the compiled functions that choose masks by what is resident: from scores, and from
+    codes of log8.
 
-    A replay loop calls it (`dipsim.kernels.Loop`). None where sets are known beforehand.
+    A replay loop calls them (`dipsim.kernels.Loop`). None where sets are known beforehand.
     """
     if not method.cache_aware:
         return None
     if method.custom is not None:
-        return hook_of(method.custom).choose
-    choose: Callable[..., int] = routing.choose if method.groups[0].of_experts else masking.choose
-    return choose
+        return (hook_of(method.custom).choose,) * 2
+    (rule,) = {group.rule.name: group.rule for group in method.groups if group.rule}.values()
+    return (routing.choose,) * 2 if method.groups[0].of_experts else masking.choosers_of(rule)
 
 
 def numbers_of(group: Group) -> tuple[float, ...]:
-    """Return a group's rule as its method's `chooser_of` reads it; nothing without a rule."""
+    """Return a group's rule as its method's `choosers_of` read it; nothing without a rule."""
     if group.rule is None:
         return ()
     return routing.numbers_of(group) if group.of_experts else masking.numbers_of(group)

@@ -135,6 +135,9 @@ class MaskingNumbers(NamedTuple):
     """w."""
 
 
+GAMMA_OF = MaskingNumbers._fields.index("gamma")
+
+
 def numbers_of(group: Group) -> MaskingNumbers:
     """Return the numbers of a group with a rule in `MASKING`; a parameter it lacks is 0."""
     rule = group.rule
@@ -322,7 +325,10 @@ def _choose_from_scores(
     choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
 
 
-@stored(key=fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex()))
+_SOURCE = fingerprint([Path(__file__).parent], LOG8_TABLE.tobytes().hex())
+
+
+@stored(key=_SOURCE)
 def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
     """Write the units that a token uses to the block's sets, and the share of the scores, and of
     their squares, that they hold to its shares.
@@ -340,15 +346,44 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
         0.
     """
     start, stop = parts.word[p], parts.word[p + 1]
-    first, end, choosing = 64 * start, 64 * start + parts.units[p], cache.choosing
+    scores = block.scores[r, layer, 64 * start : 64 * start + parts.units[p]]
     words, here = block.sets[r, layer, start:stop], cache.resident[0, start:stop]
-    numbers, k, shares = _numbers_at(parts.numbers[p]), parts.k[p], block.shares[r, p]
-    if block.codes.shape[0] > 0:  # only where `takes_codes`
-        codes, tables = block.codes[r, layer, first:end], choosing.tables
-        gamma_tables(numbers.gamma, tables)
-        select_codes(codes, tables, here, k, words, choosing.counters, shares)
-    else:
-        scores = block.scores[r, layer, first:end]
-        _choose_from_scores(numbers, k, scores, here, words, (p, start), choosing)
-        kept_shares(scores, words, shares)
+    numbers, part = _numbers_at(parts.numbers[p]), (p, start)
+    _choose_from_scores(numbers, parts.k[p], scores, here, words, part, cache.choosing)
+    kept_shares(scores, words, block.shares[r, p])
     return 0
+
+
+@stored(key=_SOURCE)
+def choose_by_gamma(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int) -> int:
+    """Do as `choose`, for the rule gamma without further parameters, which compiles faster."""
+    start, stop, choosing = parts.word[p], parts.word[p + 1], cache.choosing
+    scores = block.scores[r, layer, 64 * start : 64 * start + parts.units[p]]
+    words, keys = block.sets[r, layer, start:stop], choosing.keys[0, : scores.shape[0]]
+    gamma, guess = parts.numbers[p, GAMMA_OF], choosing.threshold[p]
+    gamma_keys(scores, cache.resident[0, start:stop], gamma, keys)
+    choosing.threshold[p] = top_k(keys, scores, parts.k[p], guess, words, keys, choosing.tied)
+    kept_shares(scores, words, block.shares[r, p])
+    return 0
+
+
+@stored(key=_SOURCE)
+def choose_from_codes(
+    block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: int
+) -> int:
+    """Do as `choose_by_gamma`, from scores that are stored as codes."""
+    start, stop, choosing = parts.word[p], parts.word[p + 1], cache.choosing
+    codes, tables = block.codes[r, layer, 64 * start : 64 * start + parts.units[p]], choosing.tables
+    words, here = block.sets[r, layer, start:stop], cache.resident[0, start:stop]
+    gamma_tables(parts.numbers[p, GAMMA_OF], tables)
+    k, counters, shares = parts.k[p], choosing.counters, block.shares[r, p]
+    select_codes(codes, tables, here, k, words, counters, shares)
+    return 0
+
+
+def choosers_of(rule: Rule) -> tuple[Any, Any]:
+    """Return the compiled functions that choose by a rule from scores, and from codes.
+
+    No block holds codes where the rule does not take them.
+    """
+    return (choose_by_gamma, choose_from_codes) if takes_codes(rule) else (choose, choose)

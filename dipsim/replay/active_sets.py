@@ -157,7 +157,8 @@ class ActiveSets:
                     known[:] = self._held_shares
             yield from self._held
             return
-        yield from read_ahead(self._chosen(shares, plain))
+        tokens = len(self.tokens)
+        yield from read_ahead(self._chosen(shares, plain), lambda block: block.stop == tokens)
 
     def _chosen(
         self, shares: NDArray[np.float32] | None, plain: NDArray[np.float32] | None

@@ -21,7 +21,7 @@ from dipsim import kernels
 from dipsim.compiling import compiled_for
 from dipsim.errors import DipsimError, check_type
 from dipsim.kernels.draws import seed_of
-from dipsim.methods import Method, chooser_of
+from dipsim.methods import Method, choosers_of
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, Sets, count_uses
 from dipsim.replay.cache import Counts, ReplayedCache, is_builtin
@@ -356,9 +356,9 @@ def form_of(policy: Policy, access: Access) -> Policy:
 
 def loop_for(method: Method, policy: Policy, access: Access) -> kernels.Loop:
     """Return the loop that feeds a cache."""
-    form, choose = form_of(policy, access), chooser_of(method)
+    form, choosers = form_of(policy, access), choosers_of(method)
     checked = not is_builtin(form)
-    return _loop_of(tuple(form.hooks.items()), access == "sequential", checked, choose)
+    return _loop_of(tuple(form.hooks.items()), access == "sequential", checked, choosers)
 
 
 @functools.lru_cache(maxsize=64)
@@ -366,8 +366,8 @@ def _loop_of(
     hooks: tuple[tuple[str, Callable[..., Any]], ...],
     sequential: bool,
     checked: bool,
-    choose: Callable[..., int] | None,
+    choosers: tuple[Any, Any] | None,
 ) -> kernels.Loop:
     return kernels.Loop(
-        dict(hooks), sequential=sequential, checked=checked, keep=not checked, choose=choose
+        dict(hooks), sequential=sequential, checked=checked, keep=not checked, choosers=choosers
     )

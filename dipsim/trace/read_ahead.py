@@ -1,6 +1,6 @@
 """Reading ahead: the next item of an iterator is made in a thread while this one is used."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -8,10 +8,16 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+def read_ahead(
+    items: Iterable[Item], is_last: Callable[[Item], bool] = lambda item: False
+) -> Iterator[Item]:
     """Yield the items; each is made, in one thread for all, while the one before it is used.
 
-    That pays for files, zlib and kernels, which let other threads run. At most one item waits.
+    That pays for files, zlib and kernels, which let other threads run. At most one item waits. The
+    first is made by the caller's thread, and a last one that is known as such starts no other.
+
+    Args:
+        is_last: tells that no item follows.
 
     Raises:
         Exception: what making an item raises, in its place.
@@ -21,8 +27,9 @@ def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
     def make() -> list[Item]:
         return list(islice(source, 1))
 
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(make)
-        while item := coming.result():
-            coming = maker.submit(make)
+    item = make()
+    with ThreadPoolExecutor(1) as maker:  # has no thread before something is submitted
+        while item:
+            coming = None if is_last(item[0]) else maker.submit(make)
             yield item.pop()
+            item = make() if coming is None else coming.result()
