@@ -1,0 +1,34 @@
+"""Sets as a byte per unit, written 64 units at a time."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types as nb
+from numba.core import config
+from numba.extending import intrinsic
+
+_WORD = 64
+
+
+@intrinsic
+def spread(typing: Any, word: Any, flags: Any, start: Any) -> Any:
+    """Write to ``flags[start : start + 64]``, bool, which units of a word are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[1])(context, builder, args[1])
+        bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), _WORD))
+        place = builder.gep(array.data, [args[2]])
+        kind = ir.VectorType(ir.IntType(8), _WORD)
+        place = builder.bitcast(place, kind.as_pointer())
+        builder.store(builder.zext(bits, kind), place, align=1)
+        return context.get_dummy_value()
+
+    return nb.void(nb.uint64, flags, nb.int64), generate
+
+
+if config.DISABLE_JIT:
+
+    def spread(word: Any, flags: Any, start: int) -> None:  # noqa: D103
+        for b in range(_WORD):
+            flags[start + b] = (word >> np.uint64(b)) & np.uint64(1) != 0
