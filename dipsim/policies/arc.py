@@ -11,65 +11,70 @@ from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy
 from dipsim.policies.lists import (
-    OUT,
     end,
     first,
+    info,
     length,
     linked,
     move,
     oldest,
-    place,
     push,
     renew,
     unlink,
 )
 
-T1, T2, B1, B2 = range(4)
-FROM_B1, FROM_B2 = -2, -3
-"""Positions of a unit after a miss on a ghost."""
+QUEUES = 4
+T1, T2, B1, B2, ABSENT, FROM_B1, FROM_B2 = range(7)
+"""Places of a unit: one of the four queues; nowhere; or nowhere after a miss on a ghost."""
 CAPACITY, P, SILENT = -2, -3, -4
 """Fields at the end of the state. P holds the bits of a float64; SILENT is 1 when the next unit to
 leave leaves no ghost."""
 
 
 def state(units: int, capacity: int, seed: int) -> NDArray[np.int64]:
-    """Return four queues, and the fields."""
-    fresh = linked(units, 4, fields=4)
+    """Return four queues, the place of each unit, and the fields."""
+    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=4)
+    fresh[-4 - units : -4] = ABSENT
     fresh[CAPACITY] = capacity
     return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Move a hit to T2; let a miss on a ghost adapt p."""
-    i = place(state, unit)
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     if i == T2:
         renew(state, end(state, T2), unit)
     elif i == T1:
         move(state, end(state, T1), end(state, T2), unit)
-    elif i >= B1:
+        state[entry] = T2
+    elif B1 <= i <= B2:
         p = state.view(np.float64)
         once, again = length(state, end(state, B1)), length(state, end(state, B2))
-        unlink(state, end(state, i), unit)
         if i == B1:
             p[P] = min(p[P] + max(again / once, 1.0), float(state[CAPACITY]))
-            state[unit] = FROM_B1
         else:
             p[P] = max(p[P] - max(once / again, 1.0), 0.0)
-            state[unit] = FROM_B2
+        unlink(state, end(state, i), unit)
+        state[entry] = FROM_B1 if i == B1 else FROM_B2
     else:
-        state[unit] = OUT
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit into T2 if it was among the ghosts, else into T1."""
-    push(state, end(state, T1 if state[unit] == OUT else T2), unit)
+    entry = info(state, QUEUES) + unit
+    state[entry] = T1 if state[entry] == ABSENT else T2
+    push(state, end(state, state[entry]), unit)
 
 
 @register_jitable(forceinline=True)
 def forget(state: NDArray[np.int64], i: int) -> None:
     """Drop the oldest ghost of a queue."""
     queue = end(state, i)
-    unlink(state, queue, first(state, queue))
+    unit = first(state, queue)
+    unlink(state, queue, unit)
+    state[info(state, QUEUES) + unit] = ABSENT
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -77,9 +82,9 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     t1, t2 = end(state, T1), end(state, T2)
     once, again = length(state, t1), length(state, t2)
     ghosts1, ghosts2 = length(state, end(state, B1)), length(state, end(state, B2))
-    came, capacity = state[unit], state[CAPACITY]
+    came, capacity = state[info(state, QUEUES) + unit], state[CAPACITY]
     state[SILENT] = 0
-    if came == OUT:
+    if came == ABSENT:
         if once + ghosts1 + 1 > capacity:
             if ghosts1 == 0:
                 victim = oldest(state, t1, evictable, token)
@@ -98,11 +103,13 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Turn the unit into a ghost, unless SILENT is set."""
-    i = place(state, unit)
-    if state[SILENT]:
-        unlink(state, end(state, i), unit)
-    else:
-        move(state, end(state, i), end(state, i + 2), unit)
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
+    unlink(state, end(state, i), unit)
+    state[entry] = ABSENT
+    if state[SILENT] == 0:
+        state[entry] = B1 if i == T1 else B2
+        push(state, end(state, state[entry]), unit)
 
 
 ARC = Policy(

@@ -17,21 +17,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import (
-    HEAD,
-    IDLE,
-    TAIL,
-    at,
-    end,
-    first,
-    info,
-    length,
-    linked,
-    oldest,
-    push,
-    renew,
-    unlink,
-)
+from dipsim.policies.lists import end, first, info, length, linked, oldest, push, renew, unlink
 
 QUEUES = 3
 S, Q, GONE = range(3)
@@ -47,8 +33,8 @@ to leave Q although there is room."""
 def state(
     units: int, capacity: int, seed: int, hir: float = 0.01, eager: int = 0
 ) -> NDArray[np.int64]:
-    """Return three queues, the kind of each unit, and the fields."""
-    fresh = linked(2 * units, QUEUES, per_unit=1, units=units, fields=6)
+    """Return three queues, the kind of each unit, a flag for each unit in S, and the fields."""
+    fresh = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
     fresh[CAPACITY] = capacity
     fresh[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
     fresh[EAGER] = int(within("eager", eager, 0, 1))
@@ -60,6 +46,7 @@ def remove_from_stack(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out of S; forget it if it is a ghost."""
     units, kind = state[-1] // 2, info(state, QUEUES)
     unlink(state, end(state, S), units + unit)
+    state[kind + units + unit] = 0
     if state[kind + unit] == GHOST:
         unlink(state, end(state, GONE), unit)
         state[kind + unit] = OUT
@@ -91,7 +78,7 @@ def demote(state: NDArray[np.int64]) -> None:
     remove_from_stack(state, unit)
     state[kind + unit] = HIR
     push(state, queue, unit)
-    state[queue + IDLE] = -1  # it may leave at once
+    state[2 * queue + 2] = -1  # it may leave at once
     state[COUNT] -= 1
     prune(state)
 
@@ -107,7 +94,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Move the unit to the top of S; an HIR unit that was still in S becomes LIR."""
     units, kind = state[-1] // 2, info(state, QUEUES)
     stack, queue = end(state, S), end(state, Q)
-    in_stack = state[units + unit] >= 0
+    in_stack = state[kind + units + unit]
     if in_stack:
         renew(state, stack, units + unit)
     if not hit:
@@ -120,8 +107,9 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
         make_room_for_a_lir(state)
         state[kind + unit] = LIR
         state[COUNT] += 1
-        if state[units + unit] < 0:  # with no LIR unit left, pruning took it out as well
+        if not state[kind + units + unit]:  # with no LIR unit left, pruning took it out as well
             push(state, stack, units + unit)
+            state[kind + units + unit] = 1
     else:
         renew(state, queue, unit)
         if state[EAGER] and state[COUNT] + 1 > state[LIR_LIMIT] and state[COUNT] > 0:
@@ -129,6 +117,7 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
             if length(state, queue) > state[CAPACITY] - state[LIR_LIMIT]:
                 state[LEAVING] += 1
         push(state, stack, units + unit)
+        state[kind + units + unit] = 1
         limit(state)
 
 
@@ -155,8 +144,9 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     else:
         state[kind + unit] = HIR
         push(state, end(state, Q), unit)
-    if state[units + unit] < 0:
+    if not state[kind + units + unit]:
         push(state, stack, units + unit)
+        state[kind + units + unit] = 1
     limit(state)
 
 
@@ -168,10 +158,11 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     victim = oldest(state, end(state, Q), evictable, token)
     if victim >= 0:
         return victim
-    for position in range(state[stack + HEAD], state[stack + TAIL]):
-        unit = at(state, stack, position) - units
-        if unit >= 0 and state[kind + unit] == LIR and evictable[unit]:
-            return unit
+    node = first(state, stack)
+    while node != stack:
+        if state[kind + node - units] == LIR and evictable[node - units]:
+            return node - units
+        node = state[2 * node + 1]
     return -1
 
 
@@ -186,7 +177,7 @@ def leave(state: NDArray[np.int64], unit: int) -> None:
         return
     unlink(state, end(state, Q), unit)
     state[kind + unit] = OUT
-    if state[units + unit] >= 0:
+    if state[kind + units + unit]:
         state[kind + unit] = GHOST
         push(state, end(state, GONE), unit)
         limit(state)

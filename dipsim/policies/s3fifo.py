@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
 from dipsim.policies.lists import (
-    OUT,
     any_evictable,
     end,
     first,
@@ -19,7 +18,6 @@ from dipsim.policies.lists import (
     linked,
     move,
     oldest,
-    place,
     push,
     remember,
     renew,
@@ -27,9 +25,8 @@ from dipsim.policies.lists import (
 )
 
 QUEUES = 3
-SMALL, MAIN, GHOST = range(QUEUES)
-RETURNING = -2
-"""Position of a unit after a miss on a ghost."""
+SMALL, MAIN, GHOST, ABSENT, RETURNING = range(5)
+"""Places of a unit: one of the three queues; nowhere; or nowhere after a miss on a ghost."""
 MOST = 3
 """Highest count of uses, which has two bits."""
 SMALL_SIZE, MAIN_SIZE, GHOST_SIZE, THRESHOLD, BEGUN = -2, -3, -4, -5, -6
@@ -44,12 +41,13 @@ def state(
     ghost: float = 0.9,
     threshold: int = 2,
 ) -> NDArray[np.int64]:
-    """Return three queues, the count of uses of each unit, and the fields.
+    """Return three queues, the place and the count of uses of each unit, and the fields.
 
     ``small`` and ``ghost`` are sizes as shares of the cache; units with ``threshold`` uses move to
     main.
     """
-    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=6)
+    fresh = linked(units, QUEUES, per_unit=2, units=units, fields=6)
+    fresh[info(fresh, QUEUES) :][:units] = ABSENT
     fresh[SMALL_SIZE] = max(1, int(capacity * within("small", small, 0, 1)))
     fresh[MAIN_SIZE] = capacity - fresh[SMALL_SIZE]
     fresh[GHOST_SIZE] = int(capacity * within("ghost", ghost, 0, 100))
@@ -59,22 +57,24 @@ def state(
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Count a hit; note a miss on a ghost as RETURNING."""
+    entry, uses = info(state, QUEUES) + unit, info(state, QUEUES) + state[-1] + unit
     if hit:
-        uses = info(state, QUEUES) + unit
         state[uses] = min(state[uses] + 1, MOST)
-    elif place(state, unit) == GHOST:
+    elif state[entry] == GHOST:
         unlink(state, end(state, GHOST), unit)
-        state[unit] = RETURNING
+        state[entry] = RETURNING
     else:
-        state[unit] = OUT
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put a returning ghost into main and others into the small queue, or into main as well while
     the small queue is full and nothing was evicted yet."""
+    entry = info(state, QUEUES) + unit
     full = state[BEGUN] == 0 and length(state, end(state, SMALL)) >= state[SMALL_SIZE]
-    state[info(state, QUEUES) + unit] = 0
-    push(state, end(state, MAIN if state[unit] == RETURNING or full else SMALL), unit)
+    state[entry] = MAIN if state[entry] == RETURNING or full else SMALL
+    state[entry + state[-1]] = 0
+    push(state, end(state, state[entry]), unit)
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -83,7 +83,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     Units of the small queue that were used often enough move to main instead of leaving.
     """
     small, main = end(state, SMALL), end(state, MAIN)
-    uses = info(state, QUEUES)
+    queues, uses = info(state, QUEUES), info(state, QUEUES) + state[-1]
     state[BEGUN] = 1
     crowded = length(state, main) > state[MAIN_SIZE]
     if crowded and any_evictable(state, main, evictable, token):
@@ -95,7 +95,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
         if state[uses + sifted] < state[THRESHOLD]:
             return sifted
         move(state, small, main, sifted)
-        state[uses + sifted] = 0
+        state[queues + sifted], state[uses + sifted] = MAIN, 0
 
 
 @register_jitable(forceinline=True)
@@ -114,10 +114,15 @@ def from_main(state: NDArray[np.int64], main: int, uses: int, evictable: NDArray
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out; one that leaves the small queue becomes a ghost."""
-    i = place(state, unit)
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     unlink(state, end(state, i), unit)
+    state[entry] = ABSENT
     if i == SMALL and state[GHOST_SIZE] > 0:
-        remember(state, end(state, GHOST), unit, state[GHOST_SIZE])
+        forgotten = remember(state, end(state, GHOST), unit, state[GHOST_SIZE])
+        if forgotten >= 0:
+            state[info(state, QUEUES) + forgotten] = ABSENT
+        state[entry] = GHOST
 
 
 S3FIFO = Policy(

@@ -12,11 +12,11 @@ from dipsim.policies.contract import Policy, within
 from dipsim.policies.lists import (
     end,
     first,
+    info,
     length,
     linked,
     move,
     oldest,
-    place,
     push,
     renew,
     unlink,
@@ -27,10 +27,10 @@ MOST = 16
 
 
 def state(units: int, capacity: int, seed: int, segments: int = 4) -> NDArray[np.int64]:
-    """Return a queue per segment, lowest first; the sizes of the segments, equal but for a
-    remainder that goes to the lowest; the number of segments."""
+    """Return a queue per segment, lowest first; the segment of each unit; the sizes of the
+    segments, equal but for a remainder that goes to the lowest; the number of segments."""
+    fresh = linked(units, MOST, per_unit=1, units=units, fields=MOST + 2)
     count = int(within("segments", segments, 1, MOST))
-    fresh = linked(units, count, fields=MOST + 2)
     sizes = [capacity // count + (i < capacity % count) for i in range(count)]
     fresh[-2 - MOST : -2 - MOST + count] = sizes
     fresh[-2] = count
@@ -41,15 +41,18 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Move a hit up by one segment."""
     if not hit:
         return
-    i = place(state, unit)
-    lower = end(state, i)
+    entry = info(state, MOST) + unit
+    i = state[entry]
     if i == state[-2] - 1:
-        renew(state, lower, unit)
+        renew(state, end(state, i), unit)
         return
-    upper = end(state, i + 1)
+    lower, upper = end(state, i), end(state, i + 1)
     move(state, lower, upper, unit)
+    state[entry] = i + 1
     if length(state, upper) > state[i + 1 - 2 - MOST]:
-        move(state, upper, lower, first(state, upper))
+        demoted = first(state, upper)
+        move(state, upper, lower, demoted)
+        state[info(state, MOST) + demoted] = i
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
@@ -60,7 +63,10 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     i = 0
     while i < state[-2] and length(state, end(state, i)) >= state[i - 2 - MOST]:
         i += 1
-    push(state, end(state, i if i < state[-2] else 0), unit)
+    if i == state[-2]:
+        i = 0
+    push(state, end(state, i), unit)
+    state[info(state, MOST) + unit] = i
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -74,7 +80,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out of its segment."""
-    unlink(state, end(state, place(state, unit)), unit)
+    unlink(state, end(state, state[info(state, MOST) + unit]), unit)
 
 
 SLRU = Policy(

@@ -6,31 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
-from dipsim.policies.lists import (
-    OUT,
-    end,
-    length,
-    linked,
-    oldest,
-    place,
-    push,
-    remember,
-    renew,
-    unlink,
-)
+from dipsim.policies.lists import end, info, length, linked, oldest, push, remember, renew, unlink
 
-INNER, MAIN, GHOST = range(3)
-"""Queues: A1in, Am and A1out of the paper."""
-RETURNING = -2
-"""Position of a unit after a miss on a ghost."""
+QUEUES = 3
+INNER, MAIN, GHOST, ABSENT, RETURNING = 0, 1, 2, 3, 4
+"""Places of a unit: A1in, Am or A1out of the paper; nowhere; or nowhere after a miss on a ghost."""
 
 
 def state(
     units: int, capacity: int, seed: int, inner: float = 0.25, ghost: float = 0.5
 ) -> NDArray[np.int64]:
-    """Return three queues, and the sizes of A1in and A1out, which ``inner`` and ``ghost`` give as
-    shares of the cache."""
-    fresh = linked(units, 3, fields=3)
+    """Return three queues, the place of each unit, and the sizes of A1in and A1out, which
+    ``inner`` and ``ghost`` give as shares of the cache."""
+    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=3)
+    fresh[-3 - units : -3] = ABSENT
     fresh[-3] = int(capacity * within("inner", inner, 0, 1))
     fresh[-2] = int(capacity * within("ghost", ghost, 0, 100))
     return fresh
@@ -38,19 +27,22 @@ def state(
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Renew a hit in Am; note a miss on a ghost as RETURNING."""
-    i = place(state, unit)
-    if i == MAIN:
-        renew(state, end(state, MAIN), unit)
-    elif i == GHOST:
+    entry = info(state, QUEUES) + unit
+    if hit:
+        if state[entry] == MAIN:
+            renew(state, end(state, MAIN), unit)
+    elif state[entry] == GHOST:
         unlink(state, end(state, GHOST), unit)
-        state[unit] = RETURNING
-    elif not hit:
-        state[unit] = OUT
+        state[entry] = RETURNING
+    else:
+        state[entry] = ABSENT
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put a returning ghost into Am, any other unit into A1in."""
-    push(state, end(state, MAIN if state[unit] == RETURNING else INNER), unit)
+    entry = info(state, QUEUES) + unit
+    state[entry] = MAIN if state[entry] == RETURNING else INNER
+    push(state, end(state, state[entry]), unit)
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -64,10 +56,15 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out; one that leaves A1in becomes a ghost in A1out."""
-    i = place(state, unit)
+    entry = info(state, QUEUES) + unit
+    i = state[entry]
     unlink(state, end(state, i), unit)
+    state[entry] = ABSENT
     if i == INNER and state[-2] > 0:
-        remember(state, end(state, GHOST), unit, state[-2])
+        forgotten = remember(state, end(state, GHOST), unit, state[-2])
+        if forgotten >= 0:
+            state[info(state, QUEUES) + forgotten] = ABSENT
+        state[entry] = GHOST
 
 
 TWO_Q = Policy(

@@ -18,7 +18,6 @@ from dipsim.policies.lists import (
     linked,
     move,
     oldest,
-    place,
     push,
     renew,
     unlink,
@@ -41,11 +40,11 @@ def state(
     protected: float = 0.8,
     sample: float = 10.0,
 ) -> NDArray[np.int64]:
-    """Return three queues, the count of each unit, and the fields.
+    """Return three queues, the queue and the count of each unit, and the fields.
 
     ``window`` is a share of the cache, ``protected`` a share of the rest.
     """
-    fresh = linked(units, QUEUES, per_unit=1, units=units, fields=5)
+    fresh = linked(units, QUEUES, per_unit=2, units=units, fields=5)
     fresh[MAIN_SIZE] = capacity - max(1, int(capacity * within("window", window, 0, 1)))
     fresh[PROTECTED_SIZE] = int(fresh[MAIN_SIZE] * within("protected", protected, 0, 1))
     fresh[PERIOD] = within("sample", sample, 1, 2**30) * capacity
@@ -54,7 +53,8 @@ def state(
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Count the use; renew a hit, or move it from probation to the protected segment."""
-    uses = info(state, QUEUES)
+    queues = info(state, QUEUES)
+    uses = queues + state[-1]
     state[uses + unit] = min(state[uses + unit] + 1, MOST)
     state[USES] += 1
     if state[USES] == state[PERIOD]:
@@ -63,25 +63,30 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
             state[uses + u] //= 2
     if not hit:
         return
-    i = place(state, unit)
+    i = state[queues + unit]
     if i != PROBATION:
         renew(state, end(state, i), unit)
         return
     probation, protected = end(state, PROBATION), end(state, PROTECTED)
     move(state, probation, protected, unit)
+    state[queues + unit] = PROTECTED
     if length(state, protected) > state[PROTECTED_SIZE]:
-        move(state, protected, probation, first(state, protected))
+        demoted = first(state, protected)
+        move(state, protected, probation, demoted)
+        state[queues + demoted] = PROBATION
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit into the window."""
     push(state, end(state, WINDOW), unit)
+    state[info(state, QUEUES) + unit] = WINDOW
 
 
 @register_jitable(forceinline=True)
 def enter(state: NDArray[np.int64], unit: int) -> None:
     """Move a unit from the window into probation."""
     move(state, end(state, WINDOW), end(state, PROBATION), unit)
+    state[info(state, QUEUES) + unit] = PROBATION
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
@@ -96,7 +101,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
         main = oldest(state, protected, evictable, token)
     if window < 0:
         return main
-    uses = info(state, QUEUES)
+    uses = info(state, QUEUES) + state[-1]
     if main < 0 or state[uses + window] <= state[uses + main]:
         return window
     enter(state, window)
@@ -105,7 +110,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
     """Take the unit out of its queue; its count stays."""
-    unlink(state, end(state, place(state, unit)), unit)
+    unlink(state, end(state, state[info(state, QUEUES) + unit]), unit)
 
 
 W_TINYLFU = Policy(
