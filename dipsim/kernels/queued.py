@@ -107,27 +107,28 @@ def request_units(block, parts, cache, p, t, next_use, r, fits):
         word, absent = pending[w], np.uint64(0)
         while word:
             unit = w * 64 + lowest_bit(word)
-            word = without_lowest(word)
             if uses.shape[0] > 0:
                 state[unit] = stamp(uses[next_use], count, p)
                 next_use += 1
-            hit = evictable[unit]
-            touch(state, unit, t, np.int64(hit))
             last[unit] = t
-            filled = let_go(parts, cache, filled, t)
-            if filled >= 0 and not hit and fits:
-                filled = make_room(parts, cache, filled, most, unit, t)
+            if evictable[unit]:
+                touch(state, unit, t, 1)
+                hits += 1
+                filled = let_go(parts, cache, filled, t)
+            else:
+                absent |= word & ~without_lowest(word)
+                touch(state, unit, t, 0)
+                filled = let_go(parts, cache, filled, t)
+                if fits and filled >= 0:
+                    filled = make_room(parts, cache, filled, most, unit, t)
+                    if filled >= 0:
+                        insert(state, unit, t)
+                        resident[0, w] |= word & ~without_lowest(word)
+                        evictable[unit] = True
+                        filled += size
             if filled < 0:
                 return -1
-            if hit:
-                hits += 1
-                continue
-            absent |= bit(unit)
-            if fits:
-                insert(state, unit, t)
-                resident[0, w] |= bit(unit)
-                evictable[unit] = True
-                filled += size
+            word = without_lowest(word)
         if missed.shape[0] > 0:
             missed[0, r, w] = absent
     cache.filled[0] = filled

@@ -99,6 +99,22 @@ def move(state: State, source: int, target: int, node: int) -> None:
 
 
 @register_jitable(forceinline=True)
+def raise_to(state: State, lower: int, upper: int, node: int, most: int) -> int:
+    """Move a node from one queue to another, which hands its oldest down if it has ``most``.
+
+    Returns the node handed down, or -1. `oldest` then looks through both queues again.
+    """
+    if state[2 * upper + 3] < most:
+        move(state, lower, upper, node)
+        return -1
+    renew(state, upper, node)  # the lengths stay: to count up and down again takes long
+    down = state[2 * upper + 1]
+    renew(state, lower, down)
+    state[2 * lower + 2] = state[2 * upper + 2] = -1
+    return down
+
+
+@register_jitable(forceinline=True)
 def first(state: State, queue: int) -> int:
     """Return the oldest node, or the queue itself when it is empty."""
     return state[2 * queue + 1]
