@@ -1,4 +1,4 @@
-"""Sets as a byte per unit, written 64 units at a time."""
+"""Sets as a byte per unit, and units as indices."""
 
 from typing import Any
 
@@ -9,6 +9,9 @@ from numba.core import config
 from numba.extending import intrinsic
 
 _WORD = 64
+INDEX = 2**32 - 1
+"""The bits of an index: ``i & INDEX`` is i, and tells the compiler that it is not negative. Any other
+index is looked at before it is used, as -1 would be the last."""
 
 
 @intrinsic

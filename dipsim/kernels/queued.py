@@ -19,7 +19,7 @@ from dipsim.kernels.bits import COMMIT, SKIP, bit, lowest_bit, stamp, without_lo
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
 from dipsim.kernels.eviction import order
 from dipsim.kernels.fingerprint import fingerprint
-from dipsim.kernels.flags import spread
+from dipsim.kernels.flags import INDEX, spread
 from dipsim.kernels.frames import call
 from dipsim.kernels.stored import stored
 
@@ -82,7 +82,7 @@ def take_batch(block, parts, cache, p, t, next_use, r, kept):
     for w in range(parts.word[p], parts.word[p + 1]):
         word = pending[w] & ~resident[0, w]
         while word and kept > 0 and filled >= 0:
-            unit = w * 64 + lowest_bit(word)
+            unit = (w * 64 + lowest_bit(word)) & INDEX
             word = without_lowest(word)
             kept -= 1
             filled = make_room(parts, cache, filled, most, unit, t)
@@ -106,7 +106,7 @@ def request_units(block, parts, cache, p, t, next_use, r, fits):
     for w in range(parts.word[p], parts.word[p + 1]):
         word, absent = pending[w], np.uint64(0)
         while word:
-            unit = w * 64 + lowest_bit(word)
+            unit = (w * 64 + lowest_bit(word)) & INDEX
             if uses.shape[0] > 0:
                 state[unit] = stamp(uses[next_use], count, p)
                 next_use += 1

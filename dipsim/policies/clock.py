@@ -6,6 +6,7 @@ In atomic access the hand passes over units in use as it does over units that we
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.flags import INDEX
 from dipsim.policies.contract import Policy, within
 
 HAND, END, MOST, MASK = -1, -2, -3, -4
@@ -31,23 +32,23 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit just behind the hand, which reaches it last, without a turn to spare."""
-    clock = len(state) - 5 - state[MASK]
-    state[clock + (state[END] & state[MASK])] = unit
+    mask = state[MASK] & INDEX
+    state[(len(state) - 5 - mask + (state[END] & mask)) & INDEX] = unit
     state[END] += 1
     state[unit] = 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """Return the first unit without a turn to spare; the others that the hand passes lose one."""
-    mask, hand, end = state[MASK], state[HAND], state[END]
-    clock = len(state) - 5 - mask
-    unit = state[clock + (hand & mask)]
+    mask, hand, end = state[MASK] & INDEX, state[HAND], state[END]
+    clock = (len(state) - 5 - mask) & INDEX
+    unit = state[clock + (hand & mask)] & INDEX
     while state[unit] > 0 or not evictable[unit]:
         state[unit] = max(state[unit] - 1, 0)
         state[clock + (end & mask)] = unit
         hand += 1
         end += 1
-        unit = state[clock + (hand & mask)]
+        unit = state[clock + (hand & mask)] & INDEX
     state[HAND], state[END] = hand, end
     return unit
 

@@ -7,6 +7,7 @@ In atomic access the hand passes over units in use as it does over units that we
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.flags import INDEX
 from dipsim.policies.contract import Policy
 
 HAND, PASSED, END = -1, -2, -3
@@ -34,19 +35,19 @@ def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
             state[i - gap] = state[i]
         state[HAND] -= gap
         state[END] -= gap
-    state[units + state[END]] = unit
+    state[(units + state[END]) & INDEX] = unit
     state[END] += 1
     state[unit] = 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """Return the first unit without a mark that may leave; remove the marks on the way."""
-    queue = len(state) // 3 - 1
-    hand, passed, end = state[HAND], state[PASSED], state[END]
+    queue = (len(state) // 3 - 1) & INDEX
+    hand, passed, end = state[HAND] & INDEX, state[PASSED] & INDEX, state[END] & INDEX
     while True:
         if hand == end:
             hand, end, passed = 0, passed, 0
-        unit = state[queue + hand]
+        unit = state[queue + hand] & INDEX
         if state[unit] == 0 and evictable[unit]:
             break
         state[unit] = 0
