@@ -10,8 +10,8 @@ from numba.extending import intrinsic
 
 _WORD = 64
 INDEX = 2**32 - 1
-"""The bits of an index: ``i & INDEX`` is i, and tells the compiler that it is not negative. Any other
-index is looked at before it is used, as -1 would be the last."""
+"""The bits of an index: ``i & INDEX`` is i, and tells the compiler that it is not negative. Any
+other index is looked at before it is used, as -1 would be the last."""
 
 
 @intrinsic

@@ -59,8 +59,11 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """Take the unit at the hand out."""
+    """Take the unit at the hand out; behind the newest unit the hand is at the oldest again, before
+    another one enters."""
     state[HAND] += 1
+    if state[HAND] == state[END]:
+        state[HAND], state[PASSED], state[END] = 0, 0, state[PASSED]
 
 
 SIEVE = Policy(
