@@ -19,6 +19,7 @@ from dipsim.kernels.bits import COMMIT, SKIP, bit, lowest_bit, stamp, without_lo
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
 from dipsim.kernels.eviction import order
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.flags import INDEX, spread
 from dipsim.kernels.frames import call
 from dipsim.kernels.stored import stored
 
@@ -81,7 +82,7 @@ def take_batch(block, parts, cache, p, t, next_use, r, kept):
     for w in range(parts.word[p], parts.word[p + 1]):
         word = pending[w] & ~resident[0, w]
         while word and kept > 0 and filled >= 0:
-            unit = w * 64 + lowest_bit(word)
+            unit = (w * 64 + lowest_bit(word)) & INDEX
             word = without_lowest(word)
             kept -= 1
             filled = make_room(parts, cache, filled, most, unit, t)
@@ -105,28 +106,29 @@ def request_units(block, parts, cache, p, t, next_use, r, fits):
     for w in range(parts.word[p], parts.word[p + 1]):
         word, absent = pending[w], np.uint64(0)
         while word:
-            unit = w * 64 + lowest_bit(word)
-            word = without_lowest(word)
+            unit = (w * 64 + lowest_bit(word)) & INDEX
             if uses.shape[0] > 0:
                 state[unit] = stamp(uses[next_use], count, p)
                 next_use += 1
-            hit = evictable[unit]
-            touch(state, unit, t, np.int64(hit))
             last[unit] = t
-            filled = let_go(parts, cache, filled, t)
-            if filled >= 0 and not hit and fits:
-                filled = make_room(parts, cache, filled, most, unit, t)
+            if evictable[unit]:
+                touch(state, unit, t, 1)
+                hits += 1
+                filled = let_go(parts, cache, filled, t)
+            else:
+                absent |= word & ~without_lowest(word)
+                touch(state, unit, t, 0)
+                filled = let_go(parts, cache, filled, t)
+                if fits and filled >= 0:
+                    filled = make_room(parts, cache, filled, most, unit, t)
+                    if filled >= 0:
+                        insert(state, unit, t)
+                        resident[0, w] |= word & ~without_lowest(word)
+                        evictable[unit] = True
+                        filled += size
             if filled < 0:
                 return -1
-            if hit:
-                hits += 1
-                continue
-            absent |= bit(unit)
-            if fits:
-                insert(state, unit, t)
-                resident[0, w] |= bit(unit)
-                evictable[unit] = True
-                filled += size
+            word = without_lowest(word)
         if missed.shape[0] > 0:
             missed[0, r, w] = absent
     cache.filled[0] = filled
@@ -183,11 +185,7 @@ def _hold(cache, parts, p, done):
     is done, all of them."""
     resident, pending, evictable = cache.resident, cache.pending, cache.evictable
     for w in range(parts.word[p], parts.word[p + 1]):
-        word, base = resident[0, w], w * 64
-        if not done:
-            word &= ~pending[w]
-        for b in range(64):
-            evictable[base + b] = (word >> np.uint64(b)) & np.uint64(1)
+        spread(resident[0, w] if done else resident[0, w] & ~pending[w], evictable, w * 64)
 
 
 @register_jitable

@@ -6,52 +6,56 @@ In atomic access the hand passes over units in use as it does over units that we
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.flags import INDEX
 from dipsim.policies.contract import Policy, within
 
-HAND, MOST = -1, -2
-"""Fields at the end of the state: the unit the hand points at, or -1; the most turns a unit has."""
+HAND, END, MOST, MASK = -1, -2, -3, -4
+"""Fields at the end of the state: how many entries of the buffer the hand has passed, and how many
+there have been; the most turns a unit has; the places of the buffer less one."""
 
 
 def state(units: int, capacity: int, seed: int, bits: int = 1) -> NDArray[np.int64]:
-    """Return for each unit its neighbours on the clock, behind and before it, and a counter of
-    turns that has ``bits`` bits; then the fields."""
-    fresh = np.zeros(3 * units + 2, np.int64)
-    fresh[HAND], fresh[MOST] = -1, 2 ** int(within("bits", bits, 1, 32)) - 1
+    """Return a counter of turns for each unit, which has ``bits`` bits; a circular buffer of the
+    units from the hand on round the clock, with a power of 2 of places; the fields."""
+    places = 1 << units.bit_length()
+    fresh = np.zeros(units + places + 4, np.int64)
+    fresh[MOST] = 2 ** int(within("bits", bits, 1, 32)) - 1
+    fresh[MASK] = places - 1
     return fresh
 
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Give a hit one more turn."""
     if hit:
-        state[3 * unit + 2] = min(state[3 * unit + 2] + 1, state[MOST])
+        state[unit] = min(state[unit] + 1, state[MOST])
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
     """Put the unit just behind the hand, which reaches it last, without a turn to spare."""
-    hand = state[HAND]
-    if hand < 0:
-        hand = state[HAND] = state[3 * unit] = unit
-    behind = state[3 * hand]
-    state[3 * unit], state[3 * unit + 1], state[3 * unit + 2] = behind, hand, 0
-    state[3 * behind + 1] = state[3 * hand] = unit
+    mask = state[MASK] & INDEX
+    state[(len(state) - 5 - mask + (state[END] & mask)) & INDEX] = unit
+    state[END] += 1
+    state[unit] = 0
 
 
 def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], token: int) -> int:
     """Return the first unit without a turn to spare; the others that the hand passes lose one."""
-    hand = state[HAND]
-    while state[3 * hand + 2] > 0 or not evictable[hand]:
-        state[3 * hand + 2] = max(state[3 * hand + 2] - 1, 0)
-        hand = state[3 * hand + 1]
-    state[HAND] = hand
-    return hand
+    mask, hand, end = state[MASK] & INDEX, state[HAND], state[END]
+    clock = (len(state) - 5 - mask) & INDEX
+    unit = state[clock + (hand & mask)] & INDEX
+    while state[unit] > 0 or not evictable[unit]:
+        state[unit] = max(state[unit] - 1, 0)
+        state[clock + (end & mask)] = unit
+        hand += 1
+        end += 1
+        unit = state[clock + (hand & mask)] & INDEX
+    state[HAND], state[END] = hand, end
+    return unit
 
 
 def leave(state: NDArray[np.int64], unit: int) -> None:
-    """Take the unit off the clock; a hand that points at it moves on."""
-    behind, before = state[3 * unit], state[3 * unit + 1]
-    state[3 * behind + 1], state[3 * before] = before, behind
-    if state[HAND] == unit:
-        state[HAND] = before if before != unit else -1
+    """Take the unit that the hand points at off the clock."""
+    state[HAND] += 1
 
 
 CLOCK = Policy(

@@ -16,6 +16,8 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from dipsim.kernels.flags import INDEX
+
 State = NDArray[Any]
 
 
@@ -42,13 +44,13 @@ def linked(
 @register_jitable(forceinline=True)
 def end(state: State, i: int) -> int:
     """Return the i-th queue, which is named by its end node."""
-    return state[-1] + 2 * i
+    return (state[-1] + 2 * i) & INDEX
 
 
 @register_jitable(forceinline=True)
 def info(state: State, queues: int) -> int:
     """Return the index in ``state`` at which the numbers per unit begin."""
-    return 2 * state[-1] + 4 * queues
+    return (2 * state[-1] + 4 * queues) & INDEX
 
 
 @register_jitable(forceinline=True)
@@ -60,7 +62,7 @@ def length(state: State, queue: int) -> int:
 @register_jitable(forceinline=True)
 def push(state: State, queue: int, node: int) -> None:
     """Put a node at the newest end."""
-    newest = state[2 * queue]
+    newest = state[2 * queue] & INDEX
     state[2 * node] = newest
     state[2 * node + 1] = queue
     state[2 * newest + 1] = node
@@ -71,7 +73,7 @@ def push(state: State, queue: int, node: int) -> None:
 @register_jitable(forceinline=True)
 def unlink(state: State, queue: int, node: int) -> None:
     """Take a node out of its queue."""
-    older, newer = state[2 * node], state[2 * node + 1]
+    older, newer = state[2 * node] & INDEX, state[2 * node + 1] & INDEX
     state[2 * older + 1] = newer
     state[2 * newer] = older
     state[2 * queue + 3] -= 1
@@ -80,10 +82,10 @@ def unlink(state: State, queue: int, node: int) -> None:
 @register_jitable(forceinline=True)
 def renew(state: State, queue: int, node: int) -> None:
     """Move a node to the newest end of its queue."""
-    older, newer = state[2 * node], state[2 * node + 1]
+    older, newer = state[2 * node] & INDEX, state[2 * node + 1] & INDEX
     state[2 * older + 1] = newer
     state[2 * newer] = older
-    newest = state[2 * queue]
+    newest = state[2 * queue] & INDEX
     state[2 * node] = newest
     state[2 * node + 1] = queue
     state[2 * newest + 1] = node
@@ -99,9 +101,25 @@ def move(state: State, source: int, target: int, node: int) -> None:
 
 
 @register_jitable(forceinline=True)
+def raise_to(state: State, lower: int, upper: int, node: int, most: int) -> int:
+    """Move a node from one queue to another, which hands its oldest down if it has ``most``.
+
+    Returns the node handed down, or -1. `oldest` then looks through both queues again.
+    """
+    if state[2 * upper + 3] < most:
+        move(state, lower, upper, node)
+        return -1
+    renew(state, upper, node)  # the lengths stay: to count up and down again takes long
+    down = state[2 * upper + 1] & INDEX
+    renew(state, lower, down)
+    state[2 * lower + 2] = state[2 * upper + 2] = -1
+    return down
+
+
+@register_jitable(forceinline=True)
 def first(state: State, queue: int) -> int:
     """Return the oldest node, or the queue itself when it is empty."""
-    return state[2 * queue + 1]
+    return state[2 * queue + 1] & INDEX
 
 
 @register_jitable(forceinline=True)
@@ -111,13 +129,13 @@ def oldest(state: State, queue: int, evictable: NDArray[np.bool_], token: int) -
     Units in use are passed over and move to the newest end. A queue in which all units are in use
     is looked through once per token.
     """
-    node = state[2 * queue + 1]
+    node = state[2 * queue + 1] & INDEX
     if node == queue or state[2 * queue + 2] == token:
         return -1
     begin = node
     while not evictable[node]:
         renew(state, queue, node)
-        node = state[2 * queue + 1]
+        node = state[2 * queue + 1] & INDEX
         if node == begin:
             state[2 * queue + 2] = token
             return -1
@@ -129,11 +147,11 @@ def any_evictable(state: State, queue: int, evictable: NDArray[np.bool_], token:
     """Return True if any unit in a queue may leave, without changing its order."""
     if state[2 * queue + 2] == token:
         return False
-    node = state[2 * queue + 1]
+    node = state[2 * queue + 1] & INDEX
     while node != queue:
         if evictable[node]:
             return True
-        node = state[2 * node + 1]
+        node = state[2 * node + 1] & INDEX
     if state[2 * queue + 3] > 0:
         state[2 * queue + 2] = token
     return False

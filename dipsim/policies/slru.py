@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from dipsim.policies.contract import Policy, within
 from dipsim.policies.lists import (
     end,
-    first,
     info,
     length,
     linked,
-    move,
     oldest,
     push,
+    raise_to,
     renew,
     unlink,
 )
@@ -46,13 +45,10 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     if i == state[-2] - 1:
         renew(state, end(state, i), unit)
         return
-    lower, upper = end(state, i), end(state, i + 1)
-    move(state, lower, upper, unit)
     state[entry] = i + 1
-    if length(state, upper) > state[i + 1 - 2 - MOST]:
-        demoted = first(state, upper)
-        move(state, upper, lower, demoted)
-        state[info(state, MOST) + demoted] = i
+    down = raise_to(state, end(state, i), end(state, i + 1), unit, state[i + 1 - 2 - MOST])
+    if down >= 0:
+        state[info(state, MOST) + down] = i
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:

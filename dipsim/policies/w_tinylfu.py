@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from dipsim.policies.contract import Policy, within
 from dipsim.policies.lists import (
     end,
-    first,
     info,
     length,
     linked,
     move,
     oldest,
     push,
+    raise_to,
     renew,
     unlink,
 )
@@ -67,13 +67,11 @@ def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     if i != PROBATION:
         renew(state, end(state, i), unit)
         return
-    probation, protected = end(state, PROBATION), end(state, PROTECTED)
-    move(state, probation, protected, unit)
     state[queues + unit] = PROTECTED
-    if length(state, protected) > state[PROTECTED_SIZE]:
-        demoted = first(state, protected)
-        move(state, protected, probation, demoted)
-        state[queues + demoted] = PROBATION
+    most = state[PROTECTED_SIZE]
+    down = raise_to(state, end(state, PROBATION), end(state, PROTECTED), unit, most)
+    if down >= 0:
+        state[queues + down] = PROBATION
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
