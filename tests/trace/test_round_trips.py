@@ -21,7 +21,7 @@ from dipsim.trace.meta import plain_meta
 from dipsim.trace.synth import synth
 
 Array = np.ndarray[Any, np.dtype[Any]]
-EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
 SCORES, SETS = ("float16", "float32", "log8"), ("bool", "bits", "sparse")
 ROUNDING = {"float16": 1e-3, "float32": 1e-6, "float64": 1e-6, "log8": 0.02}
 NAMES = ("mlp_input", "glu", "expert")
