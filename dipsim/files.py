@@ -18,6 +18,8 @@ import weakref
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -205,16 +207,25 @@ def read_yaml(path: Path, error: type[DipsimError]) -> dict[str, Any]:
         DipsimError: an ``error`` of one line, for anything else.
     """
     text = read_text(path, error)
-    # The parser in C takes a tenth of the time, but endless nesting would overflow its stack.
     own = any(path.parent == shipped(folder) for folder, _ in _SHIPPED.values())
-    loader = getattr(yaml, "CSafeLoader", _PlainLoader) if own else _PlainLoader
     try:
-        data = yaml.load(text, Loader=loader)  # noqa: S506 - both are safe
+        data = deepcopy(_parsed(text, own))
     except _BAD_YAML as problem:
         raise error(f"{path}: not readable as YAML ({_reason(problem)})") from None
     if not isinstance(data, dict):
         raise error(f"{path}: expected a mapping of keys, got {type(data).__name__}")
     return data
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, own: bool) -> Any:
+    """Return what a YAML text holds, which a study asks for many times.
+
+    The parser in C takes a tenth of the time, but endless nesting would overflow its stack: it
+    reads dipsim's ``own`` files alone.
+    """
+    loader = getattr(yaml, "CSafeLoader", _PlainLoader) if own else _PlainLoader
+    return yaml.load(text, Loader=loader)  # noqa: S506 - both are safe
 
 
 def read_json(path: Path, error: type[DipsimError]) -> dict[str, Any]:

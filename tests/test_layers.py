@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -60,8 +61,13 @@ def dotted(path: Path) -> str:
 KNOWN = {dotted(path) for path in PACKAGE.rglob("*.py")}
 
 
-def imports(source: str) -> Iterator[Import]:
-    """Yield every import of a source text; of ``from package import module`` the module."""
+@cache
+def imports(source: str) -> tuple[Import, ...]:
+    """Return every import of a source text; of ``from package import module`` the module."""
+    return tuple(_imports(source))
+
+
+def _imports(source: str) -> Iterator[Import]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno) for alias in node.names)

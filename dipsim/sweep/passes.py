@@ -24,7 +24,7 @@ PASS_BYTES = 2**29
 """Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
 SETS_BYTES = 2**30
 """Most that packed sets take to be held for several passes; larger ones are chosen anew."""
-_PER_UNIT, _PER_UNIT_AWARE = 42, 33
+_PER_UNIT, _PER_UNIT_AWARE = 26, 33
 """Bytes of a cache per unit beside its policy's state: always, and more where it chooses masks."""
 _PER_UNIT_CUSTOM = 2 + 2 * 16
 """More where a user's own method chooses them, whose state is taken to be two numbers per unit."""

@@ -113,6 +113,8 @@ def test_completion_is_installed_at_home_or_refused(
     dipsim: Dipsim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    made_anew = typer.main.get_command.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.setattr(typer.main, "get_command", made_anew)
     monkeypatch.setenv("HOME", str(tmp_path))
     shown = dipsim("--show-completion bash")
     assert (shown.code, shown.err) == (0, [])

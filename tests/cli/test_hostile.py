@@ -1,18 +1,13 @@
 """Hostile files, given to the program: exit code 2, one line, in 1 GB, no code executed, and not
 after more work than a processor does in 20 s."""
 
-import ctypes
 import io
 import json
 import os
 import pickle
-import re
-import resource
 import struct
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ import pytest
 from dipsim.hardware import load_profile
 from dipsim.model import load_model
 from dipsim.repeat import read_config
+from tools.forks import Forks
 from tools.hostile import read_or_refused
 
 CPU_SECONDS, KILOBYTES = 20, 1_000_000
@@ -72,7 +68,7 @@ def bomb() -> bytes:
     """A gigabyte of zeros in a megabyte."""
     out = io.BytesIO()
     with (
-        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
         made.open("glu.npy", "w", force_zip64=True) as member,
     ):
         member.write(npy(f"({2**14}, 16, 1024)"))
@@ -168,48 +164,16 @@ FILES: dict[str, tuple[str, Make, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def as_anybody() -> None:
-    """Even root then may not read what permissions forbid, nor use more of a processor."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    libc = ctypes.CDLL(None)
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        libc.prctl(24, capability)  # PR_CAPBSET_DROP; takes effect when a program is started
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    started = Forks(CPU_SECONDS)
+    yield started
+    started.close()
 
 
-PROGRAM = """
-import os, sys
-from dipsim.cli import main
-pipe = int(sys.argv.pop(1))
-try:
-    main()
-finally:
-    os.write(pipe, open("/proc/self/status").read().encode())
-"""
-"""It tells its own most memory: what the system says of a child begins with that of its parent."""
-
-
-def run(words: tuple[str, ...], folder: Path) -> tuple[int, str, int]:
-    """Exit code, standard error and the most memory (KiB) of the program."""
-    reading, writing = os.pipe()
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(writing), *words],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=as_anybody,
-        pass_fds=[writing],
-    )
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        memory = re.search(r"VmHWM:\s+(\d+) kB", pipe.read())
-    assert memory is not None, "the program did not live to tell"
-    return done.returncode, done.stderr, int(memory[1])
-
-
-def refused(words: tuple[str, ...], folder: Path) -> str:
+def refused(forks: Forks, words: tuple[str, ...], folder: Path) -> str:
     before = {path.name for path in folder.iterdir()}
-    code, said, most = run(words, folder)
+    code, said, most = forks.run(words, folder)
     lines = said.splitlines()
     assert (code, len(lines)) == (2, 1), said
     assert len(lines[0]) < 600
@@ -219,13 +183,13 @@ def refused(words: tuple[str, ...], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_hostile_file_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_hostile_file_is_refused(forks: Forks, kind: str, tmp_path: Path) -> None:
     name, make, words = FILES[kind]
     (tmp_path / name).write_bytes(make())
-    assert name in refused(words, tmp_path)
+    assert name in refused(forks, words, tmp_path)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(forks: Forks, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "t.npz")
     (tmp_path / "loop.npz").symlink_to("loop.npz")
     os.mkfifo(tmp_path / "m.gguf")
@@ -237,10 +201,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ("models", "m.gguf"),
         ("profiles", "p.yaml"),
     ):
-        refused(words, tmp_path)
+        refused(forks, words, tmp_path)
 
 
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_refused(forks: Forks, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     for words in (
@@ -250,7 +214,7 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
         ("models", "closed/config.json"),
         ("profiles", "closed/p.yaml"),
     ):
-        assert "closed" in refused(words, tmp_path)
+        assert "closed" in refused(forks, words, tmp_path)
     closed.chmod(0o700)
 
 

@@ -284,7 +284,9 @@ def test_a_reader_of_one_line_is_no_error(line: str, folder: Path) -> None:
     assert ran.stdout.strip()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252:strict"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", "cp1252:strict", pytest.param("latin-1", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("line", ["inspect 好µЖ─.npz", "inspect 好µЖ─"])
 def test_a_character_that_the_encoding_lacks_is_substituted(
     line: str, encoding: str, folder: Path

@@ -124,7 +124,9 @@ def test_nothing_of_it_is_left_on_the_screen(
     assert screen(shown, 40) == screen(silent, 40)
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(
+    "columns", [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 200))]
+)
 def test_it_fits_the_terminal_that_it_is_on(columns: int, home: Path) -> None:
     words = shlex.split("run t.npz -p phone.yaml --cache-fraction .5")
     shown = printed_on_terminal(EAGER, words, columns, home)

@@ -77,8 +77,14 @@ def full(spool: Any, rows: Any) -> None:
 )
 @pytest.mark.parametrize(("name", "older"), [("t.npz", False), ("t.npz", True), ("t", False)])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attempts", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_at_any_moment_the_finished_part_is_kept(
-    kind: str, name: str, older: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    name: str,
+    older: bool,
+    attempts: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny()
     recorded(tmp_path / f"first {name}", model)  # which also does what is done once in a process
@@ -88,7 +94,7 @@ def test_at_any_moment_the_finished_part_is_kept(
     values = next(iter(whole.blocks({"glu": "values"})))[2]["glu"]
     rng = random.Random(f"{kind} {name}")
     kept = 0
-    for attempt in range(8):
+    for attempt in range(attempts):
         path = tmp_path / str(attempt) / name
         path.parent.mkdir()
         if older:
@@ -109,7 +115,7 @@ def test_at_any_moment_the_finished_part_is_kept(
             assert trace.tokens % IDS.shape[1] == 0
             part = next(iter(trace.blocks({"glu": "values"})))[2]["glu"]
             np.testing.assert_array_equal(part, values[: trace.tokens])
-    assert kept > 1
+    assert kept > attempts / 8
 
 
 def test_a_part_does_not_replace_an_older_trace(tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_a_program_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-EXAMPLES = pytest.mark.parametrize("examples", [40, pytest.param(2000, marks=pytest.mark.slow)])
+EXAMPLES = pytest.mark.parametrize("examples", [40, pytest.param(400, marks=pytest.mark.slow)])
 SIGNALS = ("mlp_input", "gate", "up", "glu", "attn_input", "attn_output")
 
 

@@ -6,7 +6,7 @@ expected are the misses of each batch in the same way, "-" where there are none.
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from naive import replay as naive
 
@@ -252,7 +252,12 @@ def check_sums(rows: list[naive.Row], batches: list[set[int]]) -> None:
         assert row.missed == sorted(set(row.missed) & batch)
 
 
+FEW = settings(max_examples=40)
+"""Of each policy."""
+
+
 @pytest.mark.parametrize("policy", POLICIES)
+@FEW
 @given(batches=BATCHES, capacity=CAPACITY)
 def test_atomic_counts_add_up(policy: str, batches: list[set[int]], capacity: int) -> None:
     held = range(capacity)
@@ -263,6 +268,7 @@ def test_atomic_counts_add_up(policy: str, batches: list[set[int]], capacity: in
 
 
 @pytest.mark.parametrize("policy", SEQUENTIAL)
+@FEW
 @given(batches=BATCHES, capacity=CAPACITY)
 def test_sequential_counts_add_up(policy: str, batches: list[set[int]], capacity: int) -> None:
     rows = naive.replay(batches, UNITS, capacity, policy, access="sequential")
@@ -272,6 +278,7 @@ def test_sequential_counts_add_up(policy: str, batches: list[set[int]], capacity
 
 
 @pytest.mark.parametrize("policy", GLOBAL)
+@FEW
 @given(
     batches=BATCHES,
     sizes=st.lists(st.sampled_from([0.1, 1.0, 2.5, 4.0]), min_size=UNITS, max_size=UNITS),
@@ -289,6 +296,7 @@ def test_global_counts_add_up(
 
 
 @pytest.mark.parametrize("policy", SEQUENTIAL)
+@FEW
 @given(used=st.lists(st.integers(0, UNITS - 1), max_size=60), capacity=CAPACITY)
 def test_one_unit_a_batch_makes_both_accesses_equal(
     policy: str, used: list[int], capacity: int
@@ -303,6 +311,7 @@ def test_one_unit_a_batch_makes_both_accesses_equal(
 
 
 @pytest.mark.parametrize("policy", sorted(set(GLOBAL) - {"random"}))
+@FEW
 @given(batches=BATCHES, capacity=CAPACITY)
 def test_units_of_one_byte_make_both_scopes_equal(
     policy: str, batches: list[set[int]], capacity: int

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dipsim.kernels.frames import Frame
 from dipsim.policies import BUILTIN
 from dipsim.replay.cache import ReplayedCache
 from dipsim.run import Run
@@ -73,7 +74,9 @@ def test_the_estimate_of_a_pass_covers_its_caches(method: str, policy: str) -> N
 
 
 def _nbytes(record: Any) -> int:
-    """Return the bytes of the arrays of a record, and of the records in it."""
+    """Return the bytes of the arrays of a record, and of the records and frames in it."""
+    if isinstance(record, Frame):
+        return _nbytes(record.record)
     if isinstance(record, np.ndarray):
         return record.nbytes
     return sum(map(_nbytes, record)) if isinstance(record, tuple) else 0

@@ -10,10 +10,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from dipsim.cli import app, main
@@ -28,6 +31,8 @@ STABLE_KEYS = {
     "time_share", "energy_mj_per_token", "marks", "config", "version",
 }  # fmt: skip
 """Keys of `dipsim run --json` that never go."""
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
+"""Makes the commands once: at each call it would take longer than what most of them do."""
 PROGRAM = [sys.executable, "-c", f"{LIMITED}from dipsim.cli import main; main()"]
 
 

@@ -1,7 +1,6 @@
 """`dipsim import`: arrays of others and route traces, against what was put in."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import import_arrays, import_routes
 from dipsim.trace.encoding import unpack_sets
-from tools.cli import lines_of, program
+from tools.cli import refused, runner
 from tools.hostile import read_or_refused
 from tools.paths import VALIDATION, of_a_phone
 
@@ -346,16 +345,17 @@ def test_mutated_routes_are_refused_or_read(tmp_path: Path) -> None:
 # The command --------------------------------------------------------------------------------------
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dipsim = runner(monkeypatch, capsys, tmp_path)
     np.save(tmp_path / "acts.npy", values())
-    done = program("import", "acts.npy", "t.npz", "--map", "glu=acts", "--json", cwd=tmp_path)
-    assert done.returncode == 0
-    assert done.stderr.splitlines()[-1] == "dipsim: took absolute values of glu"
-    assert json.loads(done.stdout)["signals"]["glu"]["units"] == UNITS
-    for words in (["acts.npy", "u.npz"], ["acts.npy", "u.npz", "--map", "glu"], ["no", "u.npz"]):
-        failed = program("import", *words, cwd=tmp_path)
-        assert (failed.returncode, failed.stdout) == (2, "")
-        assert len(lines_of(failed.stderr)) == 1
+    done = dipsim("import acts.npy t.npz --map glu=acts --json")
+    assert done.code == 0
+    assert done.err[-1] == "dipsim: took absolute values of glu"
+    assert done.json["signals"]["glu"]["units"] == UNITS
+    for words in ("acts.npy u.npz", "acts.npy u.npz --map glu", "no u.npz"):
+        refused(dipsim(f"import {words}"))
     assert not (tmp_path / "u.npz").exists()
 
 

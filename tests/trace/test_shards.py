@@ -17,7 +17,7 @@ from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.trace import shard_name
 from dipsim.trace.writer import TraceWriter
-from tools.cli import lines_of, program
+from tools.cli import Dipsim, done, refused, runner
 from tools.replays import replay
 
 TOKENS, LAYERS, UNITS = 29, 4, 40
@@ -164,30 +164,32 @@ def test_bad_parts_are_refused(option: str, text: str) -> None:
         trace.part(**{option: text})
 
 
-def test_a_run_of_shards_repeats_from_its_result(tmp_path: Path) -> None:
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Dipsim:
+    """Run a command line in this process, in the folder of the test."""
+    return runner(monkeypatch, capsys, tmp_path)
+
+
+def test_a_run_of_shards_repeats_from_its_result(here: Dipsim, tmp_path: Path) -> None:
     shards(tmp_path / "t", "bits")
     (tmp_path / "m.yaml").write_text(json.dumps(MODEL))
     line = "run t --profile oneplus15r --cache-fraction .5 --layers 1:3 --sequence 0:2 --json"
-    line += " --model m.yaml"
-    first = program(line, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "layers 1:3 alone" in first.stderr
-    (tmp_path / "r.json").write_text(first.stdout)
-    again = program("run --config r.json --json", cwd=tmp_path)
-    assert again.stdout == first.stdout
-    assert json.loads(first.stdout)["hits"] > 0
-    bad = program("run t --profile oneplus15r --layers 3:9", cwd=tmp_path)
-    assert (bad.returncode, bad.stdout, len(lines_of(bad.stderr))) == (2, "", 1)
+    first = done(here(f"{line} --model m.yaml"))
+    assert "layers 1:3 alone" in " ".join(first.err)
+    (tmp_path / "r.json").write_text(first.out)
+    assert here("run --config r.json --json").out == first.out
+    assert first.json["hits"] > 0
+    refused(here("run t --profile oneplus15r --layers 3:9"))
 
 
-def test_devices_have_a_size(tmp_path: Path) -> None:
+def test_devices_have_a_size(here: Dipsim, tmp_path: Path) -> None:
     write(tmp_path / "t.npz", slice(None), "bits")
-    more = program("run t.npz --profile apple-a18 --dram 9GB", cwd=tmp_path)
-    assert "exceeds the 8 GB of apple-a18" in more.stderr
-    assert more.returncode == 2
-    granted = program("run t.npz --profile apple-a18 --dram 4GB --json", cwd=tmp_path)
-    assert "more DRAM than the device leaves to an app" in granted.stderr
-    assert "over-available" in json.loads(granted.stdout)["marks"]
-    small = program("run t.npz --profile apple-a18 -s flash.capacity=1kB", cwd=tmp_path)
-    assert "flash of apple-a18 holds 1 kB" in small.stderr
-    assert small.returncode == 2
+    more = here("run t.npz --profile apple-a18 --dram 9GB")
+    refused(more, "exceeds the 8 GB of apple-a18")
+    granted = done(here("run t.npz --profile apple-a18 --dram 4GB --json"))
+    assert "more DRAM than the device leaves to an app" in " ".join(granted.err)
+    assert "over-available" in granted.json["marks"]
+    small = here("run t.npz --profile apple-a18 -s flash.capacity=1kB")
+    refused(small, "flash of apple-a18 holds 1 kB")

@@ -18,7 +18,7 @@ from dipsim.policies import BUILTIN
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synth
 from dipsim.trace.synth.draw import _repeat
-from dipsim.trace.synth.fit import Repeats
+from dipsim.trace.synth.fit import Repeats, _fit_signal
 from tools.paths import LONG_CHAT, of_the_long_chat
 from tools.replays import replay
 
@@ -89,6 +89,22 @@ def test_another_geometry_has_the_normalised_figures_of_the_source(key: str) -> 
 @pytest.fixture(scope="module")
 def fit() -> TraceFit:
     return fit_trace(load_trace("smollm2-chat"))
+
+
+@pytest.fixture
+def fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal is fitted once for all that ask for this: it takes longer than all else they do."""
+    monkeypatch.setattr(sys.modules["dipsim.trace.synth.fit"], "_fit_signal", _fitted)
+
+
+_FITTED: dict[tuple[str, str], Any] = {}
+
+
+def _fitted(trace: Trace, signal: Any) -> Any:
+    key = trace.hash, signal.name
+    if key not in _FITTED:
+        _FITTED[key] = _fit_signal(trace, signal)
+    return _FITTED[key]
 
 
 SMALL = Geometry(3, {"mlp_input": 100, "glu": 300})
@@ -188,6 +204,7 @@ def test_experts_stay_as_many_a_token() -> None:
     assert (raw["expert"] < 0).any()
 
 
+@pytest.mark.usefixtures("fitted_once")
 def test_a_written_trace_says_where_it_is_from(tmp_path: Path) -> None:
     made = synth(tmp_path / "t.npz", tokens=20, signals=("glu",), model="llama-3.2-1b", seed=7)
     assert (made.tokens, made.layers, made.signals["glu"].units) == (20, 16, 8192)
@@ -198,6 +215,7 @@ def test_a_written_trace_says_where_it_is_from(tmp_path: Path) -> None:
     assert "independent random" in sets.meta["source"]
 
 
+@pytest.mark.usefixtures("fitted_once")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
