@@ -8,6 +8,7 @@ import inspect
 import types
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,15 +100,16 @@ class Loop:
         names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
         homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
         self._key = fingerprint(homes, *names) if keep else None
+        of = sha256("\n".join(names).encode()).hexdigest()[:16]
         if self._ranked:
             templates = {"use": batch.use, "rank": batch.rank_units}
         else:
             bound["victim"] = queued.victim_of_rank if "rank" in hooks else queued.victim_of_queue
             bound |= {"make_room": queued.make_room, "let_go": queued.let_go, "use": batch.use}
             for role in ("victim", "make_room", "let_go", "use"):
-                bound[role] = register_jitable(_with_globals(bound[role], bound))
+                bound[role] = register_jitable(_with_globals(bound[role], bound, of))
             templates = {"turn": queued.request_units if sequential else queued.take_batch}
-        self._functions = {role: _with_globals(each, bound) for role, each in templates.items()}
+        self._functions = {role: _with_globals(each, bound, of) for role, each in templates.items()}
         self._kept_alive: list[Any] = []
         self._addresses: dict[Any, Functions] = {}
 
@@ -183,10 +185,15 @@ def _address(compiled: Any, role: str, *frames: Any) -> int:
     return address_of(compiled, *frames, *(0,) * _INTEGERS[role])
 
 
-def _with_globals(function: Any, names: dict[str, Any]) -> Any:
-    """Return a copy of a function with further names in its globals."""
+def _with_globals(function: Any, names: dict[str, Any], of: str) -> Any:
+    """Return a copy of a function with further names in its globals.
+
+    Args:
+        of: what it is a copy for. Stored machine code of two copies would be mixed up if they had
+            one name.
+    """
     copy = types.FunctionType(
         function.__code__, {**function.__globals__, **names}, function.__name__
     )
-    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+    copy.__module__, copy.__qualname__ = function.__module__, f"{function.__qualname__}_{of}"
     return copy

@@ -1,6 +1,8 @@
 """Stored machine code that is damaged, old or cannot be written: compiled anew, and said once."""
 
 import errno
+import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -162,3 +164,18 @@ def test_the_command_line_says_it_in_one_line(
     monkeypatch.setattr(stored, "_warned", False)
     monkeypatch.setattr("dipsim.hardware.profile_names", warn)
     assert done(dipsim("profiles --json")).err == ["dipsim: warning: code cannot be stored"]
+
+
+@pytest.mark.slow
+def test_code_of_policies_that_was_stored_by_several_processes_is_not_mixed_up(
+    tmp_path: Path,
+) -> None:
+    """numba names functions by a count that begins anew in each process."""
+    check = (
+        "import sys; from dipsim.analysis.policy_laws import check_policy; "
+        "from dipsim.policies import BUILTIN; "
+        "[check_policy(BUILTIN[name]) for name in sys.argv[1:]]"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for names in (["arc"], ["w-tinylfu"], ["clock"], ["clock", "w-tinylfu", "arc"]):
+        subprocess.run([sys.executable, "-c", check, *names], env=environment, check=True)

@@ -89,23 +89,35 @@ def test_damage_is_met_by_every_reader(tmp_path: Path) -> None:
             list(kept.rows(0, [40]))
 
 
-def test_items_come_in_order_and_one_is_made_ahead() -> None:
-    made = []
-    second = threading.Event()
+def test_items_come_in_order_and_are_made_by_another_thread() -> None:
+    makers = []
 
     def items() -> Iterator[int]:
         for i in range(5):
-            made.append(i)
-            if i == 1:
-                second.set()
+            makers.append(threading.get_ident())
             yield i
 
-    ahead = read_ahead(items())
-    assert next(ahead) == 0
-    assert second.wait(10)
-    assert list(ahead) == [1, 2, 3, 4]
-    assert made == [0, 1, 2, 3, 4]
+    assert list(read_ahead(items())) == [0, 1, 2, 3, 4]
+    mine = threading.get_ident()
+    assert makers[0] == mine
+    assert len(set(makers[1:]) - {mine}) == 1
+    assert mine not in makers[1:]
     assert list(read_ahead([])) == []
+
+
+def test_a_last_item_that_is_known_starts_no_thread() -> None:
+    makers = []
+
+    def items() -> Iterator[int]:
+        for i in range(2):
+            makers.append(threading.get_ident())
+            yield i
+
+    assert list(read_ahead(items(), lambda i: i == 1)) == [0, 1]
+    assert makers[0] == threading.get_ident()
+    makers.clear()
+    assert next(read_ahead(items(), lambda i: i == 0)) == 0
+    assert makers == [threading.get_ident()]
 
 
 def test_an_error_comes_in_the_place_of_its_item() -> None:
