@@ -62,7 +62,7 @@ def judge(fit: TraceFit, geometry: Geometry, real: Trace, key: str, seed: int) -
 @pytest.mark.parametrize("key", ["mlp_input", "glu"])
 def test_fitted_on_one_half_of_the_shipped_trace_judged_on_the_other(key: str) -> None:
     trace = load_trace("smollm2-chat")
-    fit = fit_trace(trace.window(0, 64))
+    fit = fit_trace(trace.window(0, 64), (key,))
     judge(fit, geometry_of(fit, None), trace.window(64, 128), key, 0)
 
 
