@@ -116,7 +116,8 @@ class Loop:
     def of(self, parts: Parts, cache: Cache) -> Replay:
         """Return the loop over one cache, compiled."""
         own = plain = framed(cache)
-        if cache.state.dtype != np.int64:  # to the loop a state is so many words, of any kind
+        if cache.state.dtype != np.int64 and not config.DISABLE_JIT:
+            # To the loop a state is so many words, of any kind.
             words = {"state": cache.state.view(np.int64), "fresh": cache.fresh.view(np.int64)}
             plain = framed(cache._replace(**words))
         places = framed(parts)
