@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,6 +113,7 @@ class Loop:
         self._functions = {role: _with_globals(each, bound, of) for role, each in templates.items()}
         self._kept_alive: list[Any] = []
         self._addresses: dict[Any, Functions] = {}
+        self._compiling = Lock()  # the caches of several threads ask for the same functions
 
     def of(self, parts: Parts, cache: Cache) -> Replay:
         """Return the loop over one cache, compiled."""
@@ -126,7 +128,8 @@ class Loop:
         def replay(block: Block, layer: int, first: int, admission: int) -> None:
             rows = framed(block)
             coded = len(block.codes) > 0
-            functions = self._addresses_for(rows, places, plain, own, (*options, coded))
+            with self._compiling:
+                functions = self._addresses_for(rows, places, plain, own, (*options, coded))
             arguments = rows, layer, first, admission, places, plain, functions
             if self._ranked:
                 replay_ranked(*arguments)
