@@ -1,7 +1,7 @@
 """Compiling what a policy does to a cache, and the loop that calls it.
 
 The loops are compiled once for all policies and methods. They call a policy's functions, and a
-method's choice of masks, by their addresses, once for each batch.
+method's choice of masks, by their addresses, a few times for each batch.
 """
 
 import inspect
@@ -30,14 +30,15 @@ from dipsim.kernels.stored import stored
 Replay = Callable[[Block, int, int, int], None]
 """Replays a block in one cache: (block, layer of the inputs, token of the first row, admission)."""
 _INTEGERS = {"choose": 4, "fit": 7, "share": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
-"""How many each kind of function takes behind the block, the parts and the cache."""
+"""How many each kind of function takes behind the block, the parts and the cache. A ``turn`` is what
+a batch does to the cache of a queue; it stands in ``use``."""
 
 
 class Functions(NamedTuple):
-    """Addresses of what a loop calls once for each batch; 0 where there is nothing to call."""
+    """Addresses of what a loop, or what it calls, calls; 0 where there is nothing to call."""
 
     choose: int = 0
-    """Chooses masks by what is resident."""
+    """Chooses the mask of a row by what is resident."""
     forget: int = 0
     remember: int = 0
     """Empty the memory of what chooses masks, and note a batch in it."""
@@ -117,7 +118,7 @@ class Loop:
 
     def of(self, parts: Parts, cache: Cache) -> Replay:
         """Return the loop over one cache, compiled."""
-        own = plain = framed(cache)
+        own = plain = framed(cache)  # the cache as the policy sees it, and as the loop does
         if cache.state.dtype != np.int64 and not config.DISABLE_JIT:
             # To the loop a state is so many words, of any kind.
             words = {"state": cache.state.view(np.int64), "fresh": cache.fresh.view(np.int64)}

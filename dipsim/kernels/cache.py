@@ -103,7 +103,7 @@ class Block(NamedTuple):
     shares: NDArray[np.float32]  # out [n, parts, 2]: share of score and of energy kept
     missed: NDArray[np.uint64]  # out [capacities, n, words], or empty to leave it out
     before: NDArray[np.uint64]  # out, the same of what was resident before each row
-    capacity: NDArray[np.float64]  # [n] of every row, where it changes (`new_size`); else empty
+    capacity: NDArray[np.float64]  # [n] of every row, where it changes from row to row; else empty
 
 
 def new_parts(

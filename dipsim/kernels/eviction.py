@@ -8,7 +8,7 @@ from numba import types as nb
 from numba.extending import intrinsic, overload, register_jitable
 
 from dipsim.kernels.bits import first_units, lowest_bit, ones, without_lowest
-from dipsim.kernels.vector import reach, spread
+from dipsim.kernels.vector import deposit, reach
 
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 
@@ -92,9 +92,11 @@ def _leave_below(resident, candidates, keys, cut):
     for w in range(candidates.shape[0]):
         word = candidates[w]
         if word:
-            not_below, above = reach(keys, i, cut), reach(keys, i, cut + 1)
-            resident[w] &= ~spread(~not_below, word)
-            candidates[w] = spread(not_below ^ above, word)
+            not_below, above = reach(keys, i, cut), np.uint64(0)
+            if cut < _HIGHEST:
+                above = reach(keys, i, cut + 1)
+            resident[w] &= ~deposit(~not_below, word)
+            candidates[w] = deposit(not_below ^ above, word)
             i += ones(word)
 
 
@@ -105,7 +107,7 @@ def leave_lowest(resident, candidates, keys, count, n, guess, last):
     Args:
         resident: uint64[words], updated.
         candidates: uint64[words] the units that may leave; overwritten.
-        keys: int64[count + 64] their ranks, ascending by unit, below 2**63 - 1; overwritten.
+        keys: int64[count + 64] their ranks, ascending by unit; overwritten.
         guess: a key near which the n-th lowest may lie; it changes no choice.
         last: int64[ids] last uses.
     """

@@ -15,7 +15,7 @@ other index is looked at before it is used, as -1 would be the last."""
 
 
 @intrinsic
-def spread(typing: Any, word: Any, flags: Any, start: Any) -> Any:
+def write_flags(typing: Any, word: Any, flags: Any, start: Any) -> Any:
     """Write to ``flags[start : start + 64]``, bool, which units of a word are set."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -32,6 +32,6 @@ def spread(typing: Any, word: Any, flags: Any, start: Any) -> Any:
 
 if config.DISABLE_JIT:
 
-    def spread(word: Any, flags: Any, start: int) -> None:  # noqa: D103
+    def write_flags(word: Any, flags: Any, start: int) -> None:  # noqa: D103
         for b in range(_WORD):
             flags[start + b] = (word >> np.uint64(b)) & np.uint64(1) != 0

@@ -52,7 +52,11 @@ class Frame:
     """A named tuple of arrays, frames and integers, laid out for compiled code.
 
     Args:
-        record: its arrays are contiguous, in C order.
+        record: its arrays are contiguous, in C order. Its type does not say which can only be read,
+            so compiled code must not write to those.
+
+    Raises:
+        ValueError: an array is not contiguous.
     """
 
     def __init__(self, record: NamedTuple) -> None:
@@ -67,7 +71,8 @@ class Frame:
                 slots.append(value)
                 kinds.append(int)
             else:
-                assert value.flags.c_contiguous, f"{name} is contiguous"
+                if not value.flags.c_contiguous:
+                    raise ValueError(f"{name}: a frame holds contiguous arrays")
                 slots.append(value.ctypes.data)
                 slots.extend(value.shape)
                 kinds.append((value.dtype, value.ndim))

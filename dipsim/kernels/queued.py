@@ -19,7 +19,7 @@ from dipsim.kernels.bits import COMMIT, SKIP, bit, lowest_bit, stamp, without_lo
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
 from dipsim.kernels.eviction import order
 from dipsim.kernels.fingerprint import fingerprint
-from dipsim.kernels.flags import INDEX, spread
+from dipsim.kernels.flags import INDEX, write_flags
 from dipsim.kernels.frames import call
 from dipsim.kernels.stored import stored
 
@@ -185,7 +185,7 @@ def _hold(cache, parts, p, done):
     is done, all of them."""
     resident, pending, evictable = cache.resident, cache.pending, cache.evictable
     for w in range(parts.word[p], parts.word[p + 1]):
-        spread(resident[0, w] if done else resident[0, w] & ~pending[w], evictable, w * 64)
+        write_flags(resident[0, w] if done else resident[0, w] & ~pending[w], evictable, w * 64)
 
 
 @register_jitable

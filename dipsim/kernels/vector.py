@@ -76,10 +76,10 @@ def _reach_all(typing: Any, keys: Any, start: Any, cut: Any) -> Any:
     return (nb.uint64(keys, nb.int64, nb.int64), generate) if _contiguous(keys) else None
 
 
-# Spreading ---------------------------------------------------------------------------------------
+# Depositing --------------------------------------------------------------------------------------
 
 _SLOW = {"znver1", "znver2"}  # they have the instruction, but take hundreds of cycles for it
-_SPREADS = (
+_DEPOSITS = (
     machine() in {"x86_64", "AMD64"}
     and llvm.get_host_cpu_features().get("bmi2", False)
     and llvm.get_host_cpu_name() not in _SLOW
@@ -87,19 +87,19 @@ _SPREADS = (
 
 
 @register_jitable
-def _spread_plainly(bits: Any, word: Any) -> Any:
-    spread, place = np.uint64(0), np.uint64(0)
+def _deposit_plainly(bits: Any, word: Any) -> Any:
+    word_of_bits, place = np.uint64(0), np.uint64(0)
     while word:
         lowest = word & ~(word - np.uint64(1))
         if (bits >> place) & np.uint64(1) != 0:
-            spread |= lowest
+            word_of_bits |= lowest
         place += np.uint64(1)
         word ^= lowest
-    return spread
+    return word_of_bits
 
 
 @intrinsic
-def _spread_at_once(typing: Any, bits: Any, word: Any) -> Any:
+def _deposit_at_once(typing: Any, bits: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(_LONG, [_LONG, _LONG])
         deposit = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.bmi.pdep.64")
@@ -108,9 +108,9 @@ def _spread_at_once(typing: Any, bits: Any, word: Any) -> Any:
     return nb.uint64(nb.uint64, nb.uint64), generate
 
 
-spread = _spread_at_once if _SPREADS and not config.DISABLE_JIT else _spread_plainly
+deposit = _deposit_at_once if _DEPOSITS and not config.DISABLE_JIT else _deposit_plainly
 """The word with the lowest bits of ``bits``, one after the other, where ``word`` has its ones:
-``spread(bits, word)``."""
+``deposit(bits, word)``."""
 
 
 # Weighing ----------------------------------------------------------------------------------------

@@ -79,9 +79,11 @@ class Kept:
                     piece = next(self._pieces)
                     self._array[self._rows : self._rows + len(piece)] = piece
                     self._rows += len(piece)
-            except Exception:
+            except BaseException:  # also when the user interrupts
                 self._array = None  # whoever reads it again meets the same error
                 raise
+            if self._rows == len(self._array):
+                self._pieces = iter(())  # nothing is left to read: the file is closed
             known = self._array[:]
         known.flags.writeable = False
         return known

@@ -14,7 +14,8 @@ def read_ahead(
     """Yield the items; each is made, in one thread for all, while the one before it is used.
 
     That pays for files, zlib and kernels, which let other threads run. At most one item waits. The
-    first is made by the caller's thread, and a last one that is known as such starts no other.
+    first is made by the caller's thread, and a last one that is known as such starts no other. Who
+    stops early waits for the item that is being made, which is lost, with what its making raised.
 
     Args:
         is_last: tells that no item follows.

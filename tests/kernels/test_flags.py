@@ -3,13 +3,13 @@
 import numpy as np
 from numba import njit
 
-from dipsim.kernels.flags import spread
+from dipsim.kernels.flags import write_flags
 
 
 @njit
 def spread_all(words, flags):  # type: ignore[no-untyped-def]
     for w in range(words.shape[0]):
-        spread(words[w], flags, w * 64)
+        write_flags(words[w], flags, w * 64)
 
 
 def test_words_are_spread_over_units() -> None:
