@@ -30,8 +30,8 @@ from dipsim.kernels.stored import stored
 Replay = Callable[[Block, int, int, int], None]
 """Replays a block in one cache: (block, layer of the inputs, token of the first row, admission)."""
 _INTEGERS = {"choose": 4, "fit": 7, "share": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
-"""How many each kind of function takes behind the block, the parts and the cache. A ``turn`` is what
-a batch does to the cache of a queue; it stands in ``use``."""
+"""How many each kind of function takes behind the block, the parts and the cache. A ``turn`` is
+what a batch does to the cache of a queue; it stands in ``use``."""
 
 
 class Functions(NamedTuple):
