@@ -54,20 +54,11 @@ def gather(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int) -> in
 def use(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> int:
     """Book the use of every unit of the batch, ascending; returns 0.
 
-    Compiled for each policy, whose `touch` is bound as a global. The next uses that a `future`
-    policy reads are written to its state before anything else: those from ``next_use`` on in the
-    block's list.
+    Compiled for each policy, whose `touch` is bound as a global.
     """
     state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
-    uses, count = block.uses, parts.units.shape[0]
     for w in range(parts.word[p], parts.word[p + 1]):
         word, here, base = pending[w], resident[0, w], w * 64
-        if uses.shape[0] > 0:
-            ahead = word
-            while ahead:
-                state[base + lowest_bit(ahead)] = stamp(uses[next_use], count, p)
-                next_use += 1
-                ahead = without_lowest(ahead)
         while word:
             b = lowest_bit(word)
             touch(state, base + b, t, np.int64((here >> np.uint64(b)) & np.uint64(1)))
@@ -140,7 +131,21 @@ def room_for(missed: int, hits: int, size: float, capacity: float) -> int:
     return fitting if fitting > 0 else 0
 
 
-# The memory of a rule that chooses masks, called by address --------------------------------------
+# Called by address where they are needed ---------------------------------------------------------
+
+
+@stored(_nrt=False, key=fingerprint())
+def foresee(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> int:
+    """Write the next use of every unit of the batch to the state of a `future` policy, before
+    anything else: those from ``next_use`` on in the block's list; returns 0."""
+    state, pending, uses, count = cache.state, cache.pending, block.uses, parts.units.shape[0]
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word = pending[w]
+        while word:
+            state[w * 64 + lowest_bit(word)] = stamp(uses[next_use], count, p)
+            next_use += 1
+            word = without_lowest(word)
+    return 0
 
 
 @stored(_nrt=False, key=fingerprint())

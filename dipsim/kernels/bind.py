@@ -29,7 +29,16 @@ from dipsim.kernels.stored import stored
 
 Replay = Callable[[Block, int, int, int], None]
 """Replays a block in one cache: (block, layer of the inputs, token of the first row, admission)."""
-_INTEGERS = {"choose": 4, "fit": 7, "share": 6, "draw": 4, "use": 3, "rank": 3, "turn": 5}
+_INTEGERS = {
+    "choose": 4,
+    "fit": 7,
+    "share": 6,
+    "draw": 4,
+    "foresee": 3,
+    "use": 3,
+    "rank": 3,
+    "turn": 5,
+}
 """How many each kind of function takes behind the block, the parts and the cache. A ``turn`` is
 what a batch does to the cache of a queue; it stands in ``use``."""
 
@@ -42,6 +51,8 @@ class Functions(NamedTuple):
     forget: int = 0
     remember: int = 0
     """Empty the memory of what chooses masks, and note a batch in it."""
+    foresee: int = 0
+    """Tells a policy the next uses of a batch."""
     use: int = 0
     """Books the uses of a batch; for a queue, does all that a batch does to the cache."""
     rank: int = 0
@@ -128,9 +139,9 @@ class Loop:
 
         def replay(block: Block, layer: int, first: int, admission: int) -> None:
             rows = framed(block)
-            coded = len(block.codes) > 0
+            given = len(block.codes) > 0, len(block.uses) > 0
             with self._compiling:
-                functions = self._addresses_for(rows, places, plain, own, (*options, coded))
+                functions = self._addresses_for(rows, places, plain, own, (*options, *given))
             arguments = rows, layer, first, admission, places, plain, functions
             if self._ranked:
                 replay_ranked(*arguments)
@@ -146,9 +157,10 @@ class Loop:
 
         Args:
             cache, own: the cache as the loop sees it, and as the policy does.
-            options: whether there are several capacities, misses are drawn, and scores are codes.
+            options: whether there are several capacities, misses are drawn, scores are codes, and
+                next uses are known.
         """
-        several, draws, coded = options
+        several, draws, coded, foresees = options
         key = options, None if config.DISABLE_JIT else own._numba_type_
         if key in self._addresses:
             return self._addresses[key]
@@ -161,6 +173,8 @@ class Loop:
             at["fit"] = _address(fit, "fit", block, parts, cache)
         if several:
             at["share"] = _address(share_ranks, "share", block, parts, cache)
+        if foresees:
+            at["foresee"] = _address(batch.foresee, "foresee", block, parts, own)
         if draws:
             at["draw"] = _address(draw_misses, "draw", block, parts, cache)
         for role, function in self._functions.items():

@@ -57,6 +57,8 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
                     return
                 kept = active - hits if fits else 0
             else:
+                if functions.foresee != 0:
+                    call(functions.foresee, block, parts, cache, p, t, next_use)
                 hits = note_misses(block, parts, cache, 0, r, p)
                 kept = room_for(active - hits, hits, sizes[p], capacity)
                 if call(functions.use, block, parts, cache, p, t, next_use, r, kept) < 0:

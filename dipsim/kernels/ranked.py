@@ -41,6 +41,8 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
             active = gather(block, parts, cache, r, layer, p)
             if block.actions[r] < COMMIT:
                 continue
+            if functions.foresee != 0:
+                call(functions.foresee, block, parts, cache, p, t, next_use)
             # Hits are those of the state before the batch, and touching does not change it.
             call(functions.use, block, parts, cache, p, t, next_use)
             next_use += active
