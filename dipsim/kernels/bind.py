@@ -39,7 +39,7 @@ _INTEGERS = {
     "rank": 3,
     "turn": 5,
 }
-"""How many each kind of function takes behind the block, the parts and the cache. A ``turn`` is
+"""Number of integers that each kind of function takes behind block, parts and cache. A ``turn`` is
 what a batch does to the cache of a queue; it stands in ``use``."""
 
 

@@ -29,7 +29,7 @@ def _contiguous(*arrays: Any) -> bool:
 
 
 class _Builder:
-    """What the functions below have in common: vectors and where they stand in memory."""
+    """Builder of vectors and of the addresses where they stand in memory."""
 
     def __init__(self, context: Any, builder: Any) -> None:
         self.context, self.builder = context, builder

@@ -36,7 +36,7 @@ class Hook(NamedTuple):
     """The compiled functions of a method."""
 
     choose: Callable[..., int]
-    """What a replay loop calls, for masks that depend on what is resident."""
+    """Choice of masks that depend on what is resident, which a replay loop calls."""
     choose_rows: Callable[..., None]
     """Choice of blocks of rows, without a cache."""
 

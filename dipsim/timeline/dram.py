@@ -30,7 +30,7 @@ class Read(NamedTuple):
     """A job of the flash."""
 
     seconds: float
-    """How long it takes at full speed on a cold device."""
+    """Seconds that the read takes at full speed on a cold device."""
     bytes: float
     token: int
     step: int
@@ -62,18 +62,18 @@ class Dram:
         self.is_hot = False
         self.flash_share = 1.0 if machine.heat is None else machine.heat.flash
         self.reads: deque[Read] = deque()
-        """What the flash has not done yet; the first is being served."""
+        """Reads that the flash has not done yet; the first is being served."""
         self.asked = self.done = 0
         """Reads that the flash was asked for, and how many of them are done."""
         self.since = self.at = self.left = self.rate = 0.0
-        """Of the first read: when it began, until when it was followed, seconds left then at full
+        """Begin of the first read, the time until which it was followed, seconds left then at full
         speed, and bytes per second at that speed; on a hot device, those of the hot one."""
         self.alone = 1.0
         """Share of full speed at which it goes while the token does not draw."""
         self.owed = 0.0
         """Bytes of the flash that should come until the token has nothing left but to wait."""
         self.demanded = 0
-        """How many reads are done when nothing is owed any more."""
+        """Number of reads that are done when nothing is owed any more."""
         self.moved = [0.0] * 3
         """Bytes, by reader, summed up while they flow."""
         self.draws: list[Draw] | None = None

@@ -1,4 +1,4 @@
-"""What a token takes while nothing else is under way: two who share DRAM, in closed form."""
+"""Time of tokens that nothing reaches into: two who share DRAM, in closed form."""
 
 from typing import NamedTuple
 

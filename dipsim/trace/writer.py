@@ -72,9 +72,8 @@ class TraceWriter:
     """Writes a trace block by block; it appears under its name on `close`, or not at all.
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
-    `.npz` becomes one file, whose arrays are deflated where that saves a quarter; any other a
-    folder of shards, stored so that they can be memory-mapped. Memory stays bounded: blocks go to a
-    hidden folder beside ``path`` at once.
+    `.npz` becomes one file, whose arrays are deflated where that saves a quarter, any other a folder
+    of mapped shards. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
