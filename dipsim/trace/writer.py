@@ -72,7 +72,7 @@ class TraceWriter:
     """Writes a trace block by block; it appears under its name on `close`, or not at all.
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
-    `.npz` becomes one file, whose arrays are deflated where that saves a quarter, any other a folder
+    `.npz` becomes one file, its arrays deflated where that saves a quarter, any other a folder
     of mapped shards. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
 
     Args:
