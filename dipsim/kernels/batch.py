@@ -13,6 +13,7 @@ from dipsim.kernels.bits import lowest_bit, ones, stamp, without_lowest
 from dipsim.kernels.cache import ACTIVE, BATCHES, HITS, KEPT
 from dipsim.kernels.eviction import order
 from dipsim.kernels.fingerprint import fingerprint
+from dipsim.kernels.flags import INDEX
 from dipsim.kernels.frames import call
 from dipsim.kernels.stored import stored
 
@@ -67,11 +68,37 @@ def use(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> in
     return 0
 
 
+def use_at_once(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> int:
+    """Do as `use`, for a `touch` that looks at no place but ``state[unit]``; returns 0.
+
+    The loops over 64 bits become vector instructions with a mask. Whether it looks at any place is
+    bound as the global `reached`.
+
+    Raises:
+        IndexError: the state has no place for some unit, which nothing checks one by one.
+    """
+    state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
+    if reached and state.shape[0] < 64 * parts.word[p] + parts.units[p]:
+        raise IndexError("index is out of bounds")
+    for w in range(parts.word[p], parts.word[p + 1]):
+        word, here, base = pending[w], resident[0, w], w * 64
+        for b in range(64):
+            if (word >> np.uint64(b)) & np.uint64(1) != 0:
+                hit = np.int64((here >> np.uint64(b)) & np.uint64(1))
+                touch(state, (base + b) & INDEX, t, hit)
+        for b in range(64):
+            if (word >> np.uint64(b)) & np.uint64(1) != 0:
+                last[(base + b) & INDEX] = t
+    return 0
+
+
 def rank_units(block: Any, parts: Any, cache: Any, p: int, t: int, i: int) -> int:
     """Write the ranks of ``candidates[i]``, ascending by unit, to ``keys[i]``; returns 0.
 
     Compiled for each policy that ranks, whose `rank` is bound as a global.
     """
+    # Ranking all units of a word in vectors, and squeezing out those that are no candidates with
+    # AVX-512's instruction, was tried: it is 15 % faster for a `rank` that permits it.
     state, candidates, keys, count = cache.state, cache.candidates, cache.keys, 0
     for w in range(candidates.shape[1]):
         word = candidates[i, w]

@@ -21,6 +21,7 @@ from numba.extending import register_jitable
 
 from dipsim.kernels import batch, queued
 from dipsim.kernels.cache import DRAWS, Block, Cache, Parts
+from dipsim.kernels.elementwise import places_reached
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.frames import address_of, framed
 from dipsim.kernels.queued import replay_queued
@@ -106,19 +107,24 @@ class Loop:
     ) -> None:
         self._choosers, self._sequential = choosers, sequential
         self._ranked = "rank" in hooks and not sequential
+        reached = places_reached(hooks["touch"])
         bound = {
-            role: register_jitable(boundscheck=checked)(hook)
+            role: register_jitable(boundscheck=checked and (role != "touch" or reached is None))(
+                hook
+            )
             for role, hook in {**_DEFAULTS, **hooks}.items()
         }
+        bound["reached"] = reached
+        use = batch.use if reached is None else batch.use_at_once
         names = [f"{role} {hook.__module__} {hook.__qualname__}" for role, hook in hooks.items()]
         homes = {Path(inspect.getfile(hook)).parent for hook in hooks.values()}
         self._key = fingerprint(homes, *names) if keep else None
         of = sha256("\n".join(names).encode()).hexdigest()[:16]
         if self._ranked:
-            templates = {"use": batch.use, "rank": batch.rank_units}
+            templates = {"use": use, "rank": batch.rank_units}
         else:
             bound["victim"] = queued.victim_of_rank if "rank" in hooks else queued.victim_of_queue
-            bound |= {"make_room": queued.make_room, "let_go": queued.let_go, "use": batch.use}
+            bound |= {"make_room": queued.make_room, "let_go": queued.let_go, "use": use}
             for role in ("victim", "make_room", "let_go", "use"):
                 bound[role] = register_jitable(_with_globals(bound[role], bound, of))
             templates = {"turn": queued.request_units if sequential else queued.take_batch}

@@ -21,6 +21,9 @@ NO_NEXT = 2**62
 AT_ONCE = 8
 """`list_units` writes this many places at once: a list has as many to spare."""
 
+FEW = 2
+"""`list_few` writes this many places at once."""
+
 
 @register_jitable
 def stamp(token: int, parts_count: int, p: int) -> int:
@@ -113,6 +116,20 @@ def list_units(word: Any, base: int, into: Any, count: int) -> int:
             word = without_lowest(word)
         count += AT_ONCE
     return end
+
+
+@register_jitable
+def list_few(word: Any, base: int, into: Any, count: int) -> int:
+    """Append the units of one word, which are mostly none to `FEW`, ascending; returns the new
+    count. Without a branch there is nothing to mispredict."""
+    end = count + ones(word)
+    while True:
+        for i in range(FEW):
+            into[count + i] = base + lowest_bit(word)
+            word = without_lowest(word)
+        count += FEW
+        if count >= end:
+            return end
 
 
 @stored(nogil=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kernels.bits import FEW
 from dipsim.kernels.frames import framed
 from dipsim.kernels.topk import CODES, COUNTERS
 
@@ -57,7 +58,7 @@ class Choosing(NamedTuple):
     uses: NDArray[np.int64]  # [ids] batches that used a unit, in parts that are `counted`
     keys: NDArray[np.float32]  # [2, ids] scratch, as all below
     wide: NDArray[np.float64]  # [ids]
-    tied: NDArray[np.int64]  # [ids]
+    tied: NDArray[np.int64]  # [ids + FEW]
     sets: NDArray[np.uint64]  # [3, words]
     tables: NDArray[np.float32]  # [3, CODES]
     counters: NDArray[np.int64]  # [COUNTERS]
@@ -143,7 +144,7 @@ def new_choosing(
         uses=np.zeros(ids, np.int64),
         keys=np.empty((2, ids), np.float32),
         wide=np.empty(ids),
-        tied=np.empty(ids, np.int64),
+        tied=np.empty(ids + FEW, np.int64),
         sets=np.empty((3, words), np.uint64),
         tables=np.empty((3, CODES), np.float32),
         counters=np.empty(COUNTERS, np.int64),

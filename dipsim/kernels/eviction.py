@@ -101,6 +101,19 @@ def _leave_below(resident, candidates, keys, cut):
 
 
 @register_jitable
+def _differ(words, values):
+    """Tell whether two units of a set have different values."""
+    first, none = 0, True
+    for w in range(words.shape[0]):
+        word, base = words[w], w * 64
+        if word and none:
+            first, none = values[base + lowest_bit(word)], False
+        if word & (reach(values, base, first + 1) | ~reach(values, base, first)):
+            return True
+    return False
+
+
+@register_jitable
 def leave_lowest(resident, candidates, keys, count, n, guess, last):
     """Make the n lowest candidates absent; returns the key of the last of them.
 
@@ -114,7 +127,7 @@ def leave_lowest(resident, candidates, keys, count, n, guess, last):
     cut, below, reached = find_cut(keys, count, n, guess)
     _leave_below(resident, candidates, keys, cut)
     left, words = n - below, candidates.shape[0]
-    if n < reached:  # of those at the cut, the longest unused leave
+    if n < reached and _differ(candidates, last):  # of those at the cut, the longest unused leave
         tied = 0
         for w in range(words):
             word = candidates[w]
@@ -123,9 +136,8 @@ def leave_lowest(resident, candidates, keys, count, n, guess, last):
                 tied += 1
                 word = without_lowest(word)
         oldest, below, reached = find_cut(keys, tied, left, keys[0])
-        if reached - below < tied:
-            _leave_below(resident, candidates, keys, oldest)
-            left -= below
+        _leave_below(resident, candidates, keys, oldest)
+        left -= below
     for w in range(words):  # of those as long unused, the lowest units
         word = candidates[w]
         if ones(word) > left:

@@ -16,7 +16,7 @@ from numba import types as nb
 from numba.core import cgutils, config
 from numba.extending import intrinsic, register_jitable
 
-_WIDTH, _SUMS = 64, 16
+_WIDTH, _SUMS, _LANES = 64, 32, 16
 LANES = 4
 """Counters of each code: units next to each other often have the same one, and adding to what was
 just written has to wait."""
@@ -51,6 +51,32 @@ class _Builder:
         """Return elements of an array, from ``start`` on."""
         place = self.address(kind, array, start, element, width)
         return self.builder.load(place, align=kind.dtype.bitwidth // 8)
+
+    def bits(self, word: Any) -> Any:
+        """Return the bits of a word as a vector."""
+        return self.builder.bitcast(word, ir.VectorType(_BIT, _WIDTH))
+
+    def weighed_bits(self, score: Any, whole: Any, weight: Any) -> Any:
+        """Return `weighed` as integers, which sort alike where they are >= 0."""
+        key = self.weighed(score, whole, weight)
+        return self.builder.bitcast(key, ir.VectorType(_INT, key.type.count))
+
+    def weighed(self, score: Any, whole: Any, weight: Any) -> Any:
+        """Return the elements where ``whole`` is true, elsewhere their products with a number."""
+        product = self.builder.fmul(score, self.fill(weight, score.type.count))
+        return self.builder.select(whole, score, product)
+
+    def sum_of(self, lanes: Any) -> Any:
+        """Return the sum of a vector's elements; their number is a power of two."""
+        add = self.builder.add if isinstance(lanes.type.element, ir.IntType) else self.builder.fadd
+        width = lanes.type.count
+        while width > 1:
+            width //= 2
+            kind = ir.VectorType(_INT, width)
+            low, high = (ir.Constant(kind, [*range(i, i + width)]) for i in (0, width))
+            halves = [self.builder.shuffle_vector(lanes, lanes, half) for half in (low, high)]
+            lanes = add(*halves)
+        return self.builder.extract_element(lanes, ir.Constant(_INT, 0))
 
 
 # Comparing ---------------------------------------------------------------------------------------
@@ -128,13 +154,90 @@ def _weigh_all(typing: Any, scores: Any, start: Any, word: Any, weight: Any, key
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         make = _Builder(context, builder)
         score = make.load(scores, args[0], args[1], _FLOAT, _WIDTH)
-        whole = builder.bitcast(args[2], ir.VectorType(_BIT, _WIDTH))
-        key = builder.select(whole, score, builder.fmul(score, make.fill(args[3], _WIDTH)))
+        key = make.weighed(score, make.bits(args[2]), args[3])
         builder.store(key, make.address(keys, args[4], args[1], _FLOAT, _WIDTH), align=4)
         return context.get_dummy_value()
 
     signature = nb.void(scores, nb.int64, nb.uint64, nb.float32, keys)
     return (signature, generate) if _contiguous(scores, keys) else None
+
+
+@intrinsic
+def reach_weighed(typing: Any, scores: Any, start: Any, word: Any, weight: Any, cut: Any) -> Any:
+    """Return the word of the 64 units from ``start`` on: those whose weighed score is >= a cut.
+
+    Args:
+        as of `weigh`, all units there; cut: bits of a float32 >= 0.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        make = _Builder(context, builder)
+        score, whole = make.load(scores, args[0], args[1], _FLOAT, _WIDTH), make.bits(args[2])
+        least = make.fill(builder.trunc(args[4], _INT), _WIDTH)
+        key = make.weighed_bits(score, whole, args[3])
+        return builder.bitcast(builder.icmp_signed(">=", key, least), _LONG)
+
+    signature = nb.uint64(scores, nb.int64, nb.uint64, nb.float32, nb.int64)
+    return (signature, generate) if _contiguous(scores) else None
+
+
+@intrinsic
+def count_weighed(typing: Any, scores: Any, words: Any, weight: Any, cuts: Any, last: Any) -> Any:
+    """Count the units whose weighed scores are >= each of four cuts, in one pass.
+
+    Args:
+        scores: float32[units]; words: uint64[words], the set; weight: float32.
+        cuts: bits of four float32 >= 0.
+        last: words before this one are counted, all of whose units there are.
+
+    Returns:
+        Four int64.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        make, kind = _Builder(context, builder), ir.VectorType(_INT, _LANES)
+        none, step = ir.Constant(kind, None), ir.Constant(_LONG, 1)
+        totals = [cgutils.alloca_once_value(builder, none) for _ in range(4)]
+        least = [
+            make.fill(builder.trunc(cut, _INT), _LANES)
+            for cut in cgutils.unpack_tuple(builder, args[3], 4)
+        ]
+        first = ir.Constant(_LONG, 0)
+        with cgutils.for_range_slice(builder, first, args[4], step, _LONG) as (w, _):
+            word = builder.load(make.address(words, args[1], w, _LONG, 1))
+            whole = make.bits(builder.extract_element(word, ir.Constant(_INT, 0)))
+            base = builder.mul(w, ir.Constant(_LONG, _WIDTH))
+            for i in range(0, _WIDTH, _LANES):
+                own = ir.Constant(ir.VectorType(_INT, _LANES), [*range(i, i + _LANES)])
+                few = builder.shuffle_vector(whole, whole, own)
+                place = builder.add(base, ir.Constant(_LONG, i))
+                score = make.load(scores, args[0], place, _FLOAT, _LANES)
+                key = make.weighed_bits(score, few, args[2])
+                for total, cut in zip(totals, least, strict=True):
+                    reached = builder.sext(builder.icmp_signed(">=", key, cut), kind)
+                    builder.store(builder.sub(builder.load(total), reached), total)
+        counts = [builder.zext(make.sum_of(builder.load(each)), _LONG) for each in totals]
+        return context.make_tuple(builder, signature.return_type, counts)
+
+    four = nb.UniTuple(nb.int64, 4)
+    signature = four(scores, words, nb.float32, four, nb.int64)
+    return (signature, generate) if _contiguous(scores, words) else None
+
+
+if config.DISABLE_JIT:
+
+    def _weighed_bits(score: Any, word: Any, unit: int, weight: Any) -> Any:
+        whole = (word >> np.uint64(unit % _WIDTH)) & np.uint64(1) != 0
+        return np.float32(score if whole else weight * score).view(np.int32)
+
+    def reach_weighed(scores: Any, start: int, word: Any, weight: Any, cut: int) -> Any:  # noqa: D103
+        keys = [_weighed_bits(scores[start + b], word, b, weight) for b in range(_WIDTH)]
+        return _reach_few(np.array(keys), 0, cut)
+
+    def count_weighed(scores: Any, words: Any, weight: Any, cuts: Any, last: int) -> Any:  # noqa: D103
+        units = range(last * _WIDTH)
+        keys = [_weighed_bits(scores[u], words[u // _WIDTH], u, weight) for u in units]
+        return tuple(sum(int(key >= cut) for key in keys) for cut in cuts)
 
 
 # Counting ----------------------------------------------------------------------------------------
@@ -224,10 +327,7 @@ def fast_sums(typing: Any, scores: Any, words: Any, first: Any, last: Any) -> An
         sums = []
         for total in totals:
             lanes = builder.fpext(builder.load(total), ir.VectorType(_DOUBLE, _SUMS))
-            each = [builder.extract_element(lanes, ir.Constant(_INT, i)) for i in range(_SUMS)]
-            while len(each) > 1:
-                each = [builder.fadd(*each[i : i + 2]) for i in range(0, len(each), 2)]
-            sums += each
+            sums.append(make.sum_of(lanes))
         return context.make_tuple(builder, signature.return_type, sums)
 
     signature = nb.UniTuple(nb.float64, 4)(scores, words, nb.int64, nb.int64)

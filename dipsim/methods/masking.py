@@ -52,8 +52,9 @@ from dipsim.kernels.topk import (
     kept_shares,
     select_codes,
     top_k,
+    top_k_weighed,
+    weigh_all,
 )
-from dipsim.kernels.vector import weigh
 from dipsim.methods.contract import Group
 from dipsim.methods.rules import Parameter, Rule, parse_rule
 from dipsim.settings import Settings
@@ -175,16 +176,6 @@ def preferred(score: Any, resident: Any, gamma: Any) -> Any:
 def gamma_at(gamma: Any, t: int) -> Any:
     """Return gamma_t: 1, which is plain top-k, at the start; gamma in the end."""
     return 1.0 - (1.0 - gamma) * (1.0 - gamma ** (t / 4.0))
-
-
-@register_jitable
-def gamma_keys(scores: Any, resident: Any, gamma: float, keys: Any) -> None:
-    """Write s' of every unit."""
-    # An array of factors, one for every unit, kept up to date as units come and go, was tried:
-    # multiplying by it is no faster.
-    weight = np.float32(gamma)
-    for w in range(resident.shape[0]):
-        weigh(scores, w * 64, resident[w], weight, keys)
 
 
 @register_jitable
@@ -319,7 +310,7 @@ def _choose_from_scores(
     if numbers.rule == BLEND:
         _blend_keys(scores, resident, gamma, keys)
     else:
-        gamma_keys(scores, resident, gamma, keys)
+        weigh_all(scores, resident, np.float32(gamma), keys)
     if n > 0:
         _put_first(fixed, keys)
     choosing.threshold[p] = top_k(keys, scores, k, guess, words, keys, tied)
@@ -360,9 +351,9 @@ def choose_by_gamma(block: Any, parts: Any, cache: Any, r: int, layer: int, p: i
     start, stop, choosing = parts.word[p], parts.word[p + 1], cache.choosing
     scores = block.scores[r, layer, 64 * start : 64 * start + parts.units[p]]
     words, keys = block.sets[r, layer, start:stop], choosing.keys[0, : scores.shape[0]]
-    gamma, guess = parts.numbers[p, GAMMA_OF], choosing.threshold[p]
-    gamma_keys(scores, cache.resident[0, start:stop], gamma, keys)
-    choosing.threshold[p] = top_k(keys, scores, parts.k[p], guess, words, keys, choosing.tied)
+    here, gamma = cache.resident[0, start:stop], np.float32(parts.numbers[p, GAMMA_OF])
+    how = parts.k[p], choosing.threshold[p], words, keys, choosing.tied
+    choosing.threshold[p] = top_k_weighed(scores, here, gamma, *how)
     kept_shares(scores, words, block.shares[r, p])
     return 0
 

@@ -26,8 +26,8 @@ def state(units: int, capacity: int, seed: int, bits: int = 1) -> NDArray[np.int
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Give a hit one more turn."""
-    if hit:
-        state[unit] = min(state[unit] + 1, state[MOST])
+    # Absent units have no turn to spare, so a miss leaves 0. A branch would be mispredicted.
+    state[unit] = min(state[unit] + hit, state[MOST])
 
 
 def insert(state: NDArray[np.int64], unit: int, token: int) -> None:
@@ -43,7 +43,7 @@ def evict(state: NDArray[np.int64], unit: int, evictable: NDArray[np.bool_], tok
     mask, hand, end = state[MASK] & INDEX, state[HAND], state[END]
     clock = (len(state) - 5 - mask) & INDEX
     unit = state[clock + (hand & mask)] & INDEX
-    while state[unit] > 0 or not evictable[unit]:
+    while (state[unit] > 0) | (not evictable[unit]):  # one branch to mispredict, not two
         state[unit] = max(state[unit] - 1, 0)
         state[clock + (end & mask)] = unit
         hand += 1

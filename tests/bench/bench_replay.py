@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from turns import Part, Prepare, Ratio, Row, Run, measure
 
 from dipsim.kernels import new_choosing
-from dipsim.kernels.topk import select_codes, top_k
+from dipsim.kernels.topk import select_codes, top_k_weighed
 from dipsim.methods import Group, Method, masking
 from dipsim.methods.rules import parse_rule
 from dipsim.policies import BUILTIN, Policy, load_policy
@@ -183,8 +183,8 @@ def from_scores(rows, resident, k, choosing, sets):
     """Choose every token's units from float32."""
     keys, threshold = choosing.keys[0, : rows.shape[1]], choosing.threshold
     for r in range(rows.shape[0]):
-        masking.gamma_keys(rows[r], resident, GAMMA, keys)
-        threshold[0] = top_k(keys, rows[r], k, threshold[0], sets[r], keys, choosing.tied)
+        how = k, threshold[0], sets[r], keys, choosing.tied
+        threshold[0] = top_k_weighed(rows[r], resident, np.float32(GAMMA), *how)
 
 
 @njit

@@ -8,14 +8,22 @@ from numba import njit
 from numpy.typing import NDArray
 
 from dipsim.kernels import new_choosing
-from dipsim.kernels.topk import CODES, kept_shares, kth_largest, select_codes, top_k
+from dipsim.kernels.topk import (
+    CODES,
+    kept_shares,
+    kth_largest,
+    select_codes,
+    top_k,
+    top_k_weighed,
+    weigh_all,
+)
 from dipsim.methods import masking
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets
 
 SEEDS = st.integers(0, 2**32 - 1)
 UNITS = st.sampled_from([1, 2, 63, 64, 65, 200, 1000, 3000])
 LARGEST = np.finfo(np.float32).max
-_keys, _tables = njit(masking.gamma_keys), njit(masking.gamma_tables)
+_keys, _tables = njit(weigh_all), njit(masking.gamma_tables)
 KINDS = ("spread", "tied", "few", "zeros", "tiny", "huge", "alike")
 
 
@@ -63,14 +71,19 @@ def test_the_k_best_are_chosen(
     k = max(1, int(share * units))
     scratch = new_choosing(-(-units // 64))
     keys, words = scratch.keys[0, :units], np.empty(-(-units // 64), np.uint64)
+    at_once = np.empty_like(words)
     for _ in range(3):
         raw, resident = drawn(kind, units, rng), rng.random(units) < 0.5
         expected = np.where(resident, raw, np.float32(gamma) * raw).astype(np.float32)
-        _keys(raw, pack_sets(resident), gamma, keys)
+        here = pack_sets(resident)
+        _keys(raw, here, np.float32(gamma), keys)
         np.testing.assert_array_equal(keys, expected)
+        how = k, guess, at_once, scratch.keys[1, :units], scratch.tied
+        top_k_weighed(raw, here, np.float32(gamma), *how)
         guess = top_k(keys, raw, k, guess, words, keys, scratch.tied)
         chosen = best(expected, raw, k)
         np.testing.assert_array_equal(unpack_sets(words, units), chosen)
+        np.testing.assert_array_equal(at_once, words)
         assert pack_sets(chosen)[-1] == words[-1], "bits beyond the units"
         assert kth_largest(raw, k) == np.sort(raw)[units - k]
 
