@@ -540,3 +540,22 @@ def test_the_schema_requires_no_more_than_the_smallest_profile_has() -> None:
         {"required": sorted(choice["required"])} for choice in schema["anyOf"]
     ]
     assert set(schema["$defs"]["Dram"].get("required", ())) <= set(SMALLEST["dram"])
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+@each_shipped
+def test_every_shipped_flash_says_how_fast_it_writes_and_never_faster_than_it_reads(
+    name: str,
+) -> None:
+    flash = load_profile(name).flash
+    fastest = flash.bandwidth or max(read.bandwidth for read in flash.reads)
+    assert flash.write is not None
+    assert 0 < flash.write <= fastest
+
+
+def test_a_flash_that_writes_nothing_needs_no_rate_but_none_of_0() -> None:
+    assert load_profile(SMALLEST).flash.write is None
+    assert load_profile(SMALLEST, ["flash.write=500 MB/s"]).flash.write == 5e8
+    assert "write is 0: it must be positive" in refusal(SMALLEST, ("flash.write=0 B/s",))

@@ -19,7 +19,7 @@ ROWS = (
     ("errors", "compiling"),
     ("units", "files", "option", "lists", "plugins", "views", "kernels"),
     ("settings", "hardware", "model"),
-    ("trace",),
+    ("trace", "kv", "tokens", "batch"),
     ("methods", "policies"),
     ("flash",),
     ("replay",),

@@ -157,6 +157,9 @@ class Flash(_Section):
     )
     fit: Fit | None = None
     fault: Fault | None = Field(default=None, description="page faults of --io mmap")
+    write: Bandwidth | None = Field(
+        default=None, description="bandwidth of writing whole pages in order, for KV in flash"
+    )
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -164,6 +167,8 @@ class Flash(_Section):
             raise ValueError(
                 "give either bandwidth or reads (measured points) or fit (a formula), one of them"
             )
+        if self.write == 0:
+            raise ValueError("write is 0: it must be positive")
         if self.bandwidth == 0 or not 1 <= self.align <= _LARGEST_PAGE:
             raise ValueError("bandwidth must be positive and align 1 B to 1 GiB")
         points = [(read.size, read.lanes) for read in self.reads]
