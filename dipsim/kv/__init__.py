@@ -1,0 +1,1 @@
+"""The KV cache as a system of its own: which positions a device keeps."""
