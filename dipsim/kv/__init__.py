@@ -1,1 +1,2 @@
-"""Keys and values beside the weights: their bytes, where they lie, what each token moves."""
+"""Keys and values beside the weights: which positions stay, their bytes, where they lie, and what
+each token moves."""

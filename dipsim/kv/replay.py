@@ -1,0 +1,342 @@
+"""Replaying a rule of eviction on recorded queries, keys and values.
+
+The replay is *layer-closed*: attention sees held positions only, renormalised, so that what was
+evicted is missing from the scores of later tokens of that layer, but later layers still see what
+the dense model did. `dipsim.lm` runs the same engine inside a model.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError, DipsimError
+from dipsim.kernels.kv_heads import NEVER, Terms, evict_heads_with, new_held, new_work
+from dipsim.kv.attention import Heads, Loss, compare
+from dipsim.kv.prompt import cut_prompt, first_query
+from dipsim.kv.rules import Rule, When, load_rule
+from dipsim.kv.share import mean_budget, pyramid, uniform
+
+_LEAST_ENERGY = 1e-300
+"""Sum of squares of outputs below which an error has no meaning."""
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """A rule with the budgets and the time at which it evicts.
+
+    Args:
+        rule: which positions leave.
+        budgets: int64[layers], positions of a kv head; under ``ada`` the mean of the heads.
+        when: token, prompt or both.
+        prompt: tokens of the prompt that is cut; 0 where none is.
+    """
+
+    rule: Rule
+    budgets: NDArray[np.int64]
+    when: When
+    prompt: int
+
+
+def plan_eviction(
+    rule: str | Rule,
+    budget: float | str,
+    tokens: int,
+    layers: int,
+    *,
+    when: When | None = None,
+    prompt: int | None = None,
+) -> Eviction:
+    """Work out the budgets of all layers, and check them.
+
+    Args:
+        rule: a rule, or its name and parameters.
+        budget: positions per layer and kv head, or a share of the prompt (``"25%"``), of all tokens
+            where positions leave at every token only.
+        tokens: length of the sequence.
+        when: default: as the rule says.
+        prompt: tokens of the prompt, needed unless ``when`` is ``token``.
+
+    Raises:
+        BudgetError: no such rule, a budget it cannot hold, or a prompt that is missing.
+    """
+    rule = load_rule(rule)
+    when = when or rule.when
+    if when not in ("token", "prompt", "both"):
+        raise BudgetError(f"when {when!r}: one of token, prompt, both")
+    if when == "token":
+        if rule.share != "uniform":
+            raise BudgetError(
+                f"KV policy {rule.label} shares its budget by a prompt; give when=prompt or both"
+            )
+        prompt = 0
+    elif prompt is None or not 1 <= prompt <= tokens:
+        given = "none is given" if prompt is None else f"{prompt} is given"
+        raise BudgetError(
+            f"KV policy {rule.label} cuts a prompt, of which {given}; give its tokens, from 1 to "
+            f"{tokens}"
+        )
+    mean = mean_budget(budget, prompt or tokens)
+    if rule.share == "pyramid" and mean < prompt:
+        budgets = pyramid(mean, layers, prompt, rule.window, rule.beta)
+    else:
+        budgets = uniform(mean, layers)
+    for each in np.unique(budgets):
+        rule.check_budget(int(each))
+    return Eviction(rule, budgets, when, prompt)
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """One layer after eviction.
+
+    Args:
+        outputs: float[tokens, heads, dim] of attention over what was held.
+        left: int32[kv heads, tokens], the first token that misses a position; `NEVER` if it stays.
+    """
+
+    outputs: NDArray[Any]
+    left: NDArray[np.int32]
+
+
+def evict_layer(eviction: Eviction, layer: int, heads: Heads) -> Evicted:
+    """Run the rule on one layer; exact for what the layer is given.
+
+    Args:
+        heads: contiguous, all of one dtype, float32 or float64.
+    """
+    rule, prompt = eviction.rule, eviction.prompt
+    tokens, kv_heads = len(heads.queries), heads.keys.shape[1]
+    budget = int(eviction.budgets[layer])
+    budgets = np.full(kv_heads, budget)
+    unbounded = np.full(kv_heads, tokens)
+    kept, scores = np.ones((kv_heads, 0), np.bool_), np.zeros((kv_heads, 0))
+    left = np.full((kv_heads, tokens), NEVER, np.int32)
+    evicted = Evicted(np.empty_like(heads.queries), left)
+    if prompt:
+        scores = _run(eviction, heads, slice(0, prompt), unbounded, kept, scores, evicted)
+        kept = np.ones((kv_heads, prompt), np.bool_)
+        if rule.evicts and budget < prompt:
+            kept = cut_prompt(rule, heads.keys[:prompt], scores, budget)
+            left[:, :prompt][~kept] = prompt
+        if rule.share == "ada":
+            budgets = kept.sum(axis=1)
+    grows = eviction.when == "prompt" or not rule.evicts
+    rest = slice(prompt, tokens)
+    _run(eviction, heads, rest, unbounded if grows else budgets, kept, scores, evicted)
+    return evicted
+
+
+def _run(
+    eviction: Eviction,
+    heads: Heads,
+    tokens: slice,
+    budgets: NDArray[np.int64],
+    kept: NDArray[np.bool_],
+    scores: NDArray[np.float64],
+    evicted: Evicted,
+) -> NDArray[np.float64]:
+    """Run the tokens of a slice on what is kept of those before; return the scores of what is held.
+
+    Returns:
+        float64[kv heads, slots]; slots are positions where nothing has left.
+    """
+    rule = eviction.rule
+    count, dim = heads.queries.shape[1:]
+    kv_heads, dtype = heads.keys.shape[1], heads.queries.dtype
+    most = np.maximum(budgets + rule.every, kept.sum(axis=1) + 1).max()
+    slots = int(min(tokens.stop, most))
+    first = first_query(rule, eviction.prompt)
+    terms = Terms(
+        budgets=budgets,
+        recent=np.array([rule.recent(int(budget)) for budget in budgets], np.int64),
+        sinks=rule.sinks,
+        every=rule.every,
+        memory=rule.memory,
+        since=first if rule.per_query else -1,
+        by_key=not rule.needs_attention,
+        joined=rule.joined,
+        averaged=rule.averaged,
+        twice=rule.reads_values_twice,
+    )
+    held = new_held(kv_heads, slots, dim, dtype)
+    evict_heads_with(rule.contribution, rule.key_score)(
+        heads.queries[: tokens.stop],
+        heads.keys,
+        heads.values,
+        kept,
+        scores,
+        first,
+        terms,
+        *heads.factors,
+        held,
+        new_work(count // kv_heads, slots, dim, dtype),
+        evicted.left,
+        evicted.outputs,
+    )
+    return held.scores
+
+
+@dataclass(frozen=True)
+class KvReplay:
+    """What a rule kept of a sequence, and what was lost with the rest.
+
+    Args:
+        eviction: the rule and its budgets.
+        left: int32[layers, kv heads, tokens], the first token that misses a position; `NEVER` if
+            it stays.
+        mass: float64[tokens, layers], dense attention weight of what each token saw, mean of heads.
+        change: float64[tokens, layers], sum over heads of |o' - o|^2, o' over what was held.
+        energy: float64[tokens, layers], sum over heads of |o|^2; 0 in a prompt that was cut.
+    """
+
+    eviction: Eviction
+    left: NDArray[np.int32]
+    mass: NDArray[np.float64]
+    change: NDArray[np.float64]
+    energy: NDArray[np.float64]
+
+    def seen(self, layer: int, kv_head: int, token: int) -> NDArray[np.int64]:
+        """Return the positions that a token attended to, itself among them, int64[n]."""
+        return np.flatnonzero(self.left[layer, kv_head, : token + 1] > token)
+
+    def held(self, layer: int, kv_head: int, token: int) -> NDArray[np.int64]:
+        """Return the positions that were held after a token, int64[n]."""
+        return np.flatnonzero(self.left[layer, kv_head, : token + 1] > token + 1)
+
+    def held_counts(self) -> NDArray[np.int64]:
+        """Return the positions held after each token, int64[tokens, layers, kv heads]."""
+        layers, kv_heads, tokens = self.left.shape
+        counts = np.empty((tokens, layers, kv_heads), np.int64)
+        for layer in range(layers):
+            for kv_head in range(kv_heads):
+                gone = np.minimum(self.left[layer, kv_head], tokens + 1)
+                leaving = np.bincount(gone, minlength=tokens + 2)
+                counts[:, layer, kv_head] = np.arange(1, tokens + 1) - leaving.cumsum()[1:-1]
+        return counts
+
+    def mass_kept(self, first: int | None = None) -> NDArray[np.float64]:
+        """Return the mean mass per layer, float64[layers], of tokens from ``first``.
+
+        Args:
+            first: default: the first behind the prompt.
+        """
+        mass: NDArray[np.float64] = self.mass[self._first(first) :].mean(axis=0)
+        return mass
+
+    def output_error(self, first: int | None = None) -> NDArray[np.float64]:
+        """Return sum |o' - o|^2 / sum |o|^2 of tokens from ``first``, float64[layers].
+
+        Args:
+            first: default: the first behind the prompt.
+        """
+        rows = slice(self._first(first), None)
+        change: NDArray[np.float64] = self.change[rows].sum(axis=0)
+        energy: NDArray[np.float64] = self.energy[rows].sum(axis=0)
+        error: NDArray[np.float64] = change / np.maximum(energy, _LEAST_ENERGY)
+        return error
+
+    def _first(self, first: int | None) -> int:
+        return self.eviction.prompt if first is None else first
+
+
+def replay(
+    rule: str | Rule,
+    budget: float | str,
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    *,
+    head_dim: int,
+    when: When | None = None,
+    prompt: int | None = None,
+    softcap: float = 0.0,
+    scale: float | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> KvReplay:
+    """Replay a rule on one sequence, layer by layer, layer-closed.
+
+    Args:
+        rule, budget, when, prompt: as `plan_eviction` takes them.
+        query: float[tokens, layers, heads * head_dim], after RoPE and norms, not scaled.
+        key, value: float[tokens, layers, kv heads * head_dim].
+        softcap: bound of the logits; 0 for none.
+        scale: of the logits; default 1 / sqrt(head_dim).
+        threads: layers at a time; changes nothing. Default: one per core.
+        progress: called with (layers done, layers).
+
+    Raises:
+        BudgetError: as `plan_eviction`.
+        DipsimError: arrays that do not fit together, or are not finite.
+    """
+    _check_shapes(query, key, value, head_dim)
+    tokens, layers, _ = query.shape
+    eviction = plan_eviction(rule, budget, tokens, layers, when=when, prompt=prompt)
+    factor = head_dim**-0.5 if scale is None else scale
+    left = np.empty((layers, key.shape[2] // head_dim, tokens), np.int32)
+    losses: list[Loss] = []
+
+    def run(layer: int) -> Loss:
+        queries, keys, values = (_heads_of(a, layer, head_dim) for a in (query, key, value))
+        heads = Heads(queries, keys, values, factor, softcap)
+        evicted = evict_layer(eviction, layer, heads)
+        left[layer] = evicted.left
+        return compare(heads, evicted.outputs, evicted.left, eviction.prompt)
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for loss in pool.map(run, range(layers)):
+            losses.append(loss)
+            if progress is not None:
+                progress(len(losses), layers)
+    mass, change, energy = (
+        np.stack([getattr(loss, name) for loss in losses], axis=1)
+        for name in ("mass", "change", "energy")
+    )
+    return KvReplay(eviction, left, mass, change, energy)
+
+
+def _heads_of(array: NDArray[Any], layer: int, head_dim: int) -> NDArray[Any]:
+    """Return one layer, float32 or float64 [tokens, heads, head_dim], contiguous.
+
+    Raises:
+        DipsimError: not finite.
+    """
+    rows = array[:, layer]
+    dtype = np.float64 if rows.dtype == np.float64 else np.float32
+    rows = np.ascontiguousarray(rows, dtype).reshape(len(rows), -1, head_dim)
+    if not np.isfinite(rows).all():
+        raise DipsimError(
+            f"layer {layer}: queries, keys or values are not finite; record them anew"
+        )
+    return rows
+
+
+def _check_shapes(
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], head_dim: int
+) -> None:
+    """Check that the arrays are of one sequence of one model.
+
+    Raises:
+        DipsimError: they are not.
+    """
+    shapes = f"query {query.shape}, key {key.shape}, value {value.shape}, head_dim {head_dim}"
+    fits = (
+        query.ndim == key.ndim == value.ndim == 3
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and key.shape == value.shape
+        and min(query.shape) > 0
+        and head_dim >= 1
+        and key.shape[2] % head_dim == 0
+        and key.shape[2] > 0
+        and query.shape[2] % key.shape[2] == 0
+    )
+    if not fits:
+        raise DipsimError(
+            f"{shapes}: give [tokens, layers, heads * head_dim], key and value of one shape, and "
+            "heads a multiple of the kv heads"
+        )
