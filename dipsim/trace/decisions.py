@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dipsim.errors import TraceError
 from dipsim.trace.checks import check_believable
 from dipsim.trace.layer_array import BLOCK_BYTES, LayerArray, what_of
-from dipsim.trace.npz import Array, Member
+from dipsim.trace.npz import Member
 from dipsim.trace.parts import VectorPart
 from dipsim.trace.tokens import DECODE, Tokens
 
@@ -22,7 +22,8 @@ _MODES = [
 ]
 
 
-_UNKNOWN: Any = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
+def _no_steps() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +38,16 @@ class LayerModes(LayerArray):
         """
         first, last = self.rows(start, stop)
         modes = np.empty((last - first, self.layers[1] - self.layers[0]), np.uint8)
-        for rows, _, row in self.raw(first, last, BLOCK_BYTES // self.recorded_layers + 1):
+        for rows, _, row in self.raw(first, last, max(1, last - first)):
             check_modes(self.what, rows)
             modes[row - first : row - first + len(rows)] = rows
         return modes
 
-    def stored(self, block: int) -> Iterator[dict[str, Array]]:
-        """Yield all tokens as `TraceWriter.append` takes them."""
+    def blocks(self, block: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield all tokens in order, uint8[n <= block, layers]; raises as `read`."""
         for rows, _, _ in self.raw(self.first, self.first + self.count, block):
-            yield {self.name: rows}
+            check_modes(self.what, rows)
+            yield rows
 
     def check(self) -> None:
         """Read all modes once.
@@ -54,6 +56,11 @@ class LayerModes(LayerArray):
             TraceError: as `read`.
         """
         self.read()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in all layers of the files, as `read` returns it."""
+        return self.recorded_layers
 
     def describe(self) -> dict[str, Any]:
         """Return the encoding as plain values."""
@@ -69,9 +76,9 @@ class KeptPositions(LayerArray):
 
     positions: int
     """Positions that a row has bits for."""
-    step_of: NDArray[np.int64] = _UNKNOWN
+    step_of: NDArray[np.int64] = field(default_factory=_no_steps, repr=False, compare=False)
     """int64[tokens of the files] the step of each token."""
-    ends: NDArray[np.int64] = _UNKNOWN
+    ends: NDArray[np.int64] = field(default_factory=_no_steps, repr=False, compare=False)
     """int64[steps of the files] positions of its sequence that there are at the end of a step."""
 
     def of_tokens(self, rows: Tokens) -> "KeptPositions":
@@ -98,6 +105,15 @@ class KeptPositions(LayerArray):
         step, last = (int(self.step_of[token]) for token in (first, first + tokens - 1))
         return replace(self, first=step, count=last + 1 - step, layers=layers)
 
+    def whole(self, rows: Tokens) -> bool:
+        """Return whether these tokens begin with a sequence and end with a step.
+
+        Args:
+            rows: the tokens of this part.
+        """
+        ends = self.ends[self.first + self.count - 1]
+        return bool(rows.position[0] == 0 and rows.position[-1] + 1 == ends)
+
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.bool_]:
         """Return steps start..stop-1, bool[steps, layers, positions]; default: all.
 
@@ -111,18 +127,13 @@ class KeptPositions(LayerArray):
             kept[row - first : row - first + len(piece)] = piece
         return kept
 
-    def stored(self, block: int) -> Iterator[dict[str, Array]]:
-        """Yield all steps as `TraceWriter.append` takes them."""
-        for piece, _ in self._pieces(self.first, self.first + self.count, block):
-            yield {self.name: piece}
-
     def check(self) -> None:
         """Read all steps once.
 
         Raises:
             TraceError: as `read`.
         """
-        block = max(1, BLOCK_BYTES // (self.positions * self.recorded_layers))
+        block = max(1, BLOCK_BYTES // self.row_bytes)
         for _ in self._pieces(self.first, self.first + self.count, block):
             pass
 
@@ -130,6 +141,11 @@ class KeptPositions(LayerArray):
     def kind(self) -> tuple[Any, ...]:
         """Properties that all shards share."""
         return (self.positions,)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in all layers of the files, as `read` returns it."""
+        return self.recorded_layers * self.positions
 
     def describe(self) -> dict[str, Any]:
         """Return encoding, steps and positions as plain values."""

@@ -49,6 +49,11 @@ class LayerArray(ABC):
         """Properties that all shards share."""
         return ()
 
+    @property
+    @abstractmethod
+    def row_bytes(self) -> int:
+        """Bytes of a row in all layers of the files, as `read` returns it."""
+
     @abstractmethod
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Return rows start..stop-1, decoded and checked; default: all.
@@ -56,10 +61,6 @@ class LayerArray(ABC):
         Raises:
             TraceError: values that no such array may hold, or rows outside it.
         """
-
-    @abstractmethod
-    def stored(self, block: int) -> Iterator[dict[str, Array]]:
-        """Yield all rows, at most ``block`` at a time, as `TraceWriter.append` takes them."""
 
     @abstractmethod
     def check(self) -> None:

@@ -96,19 +96,28 @@ class Trace(Outline):
             start += len(rows[0])
 
     def block_size(self, names: tuple[str, ...], reading: Reading = "scores") -> int:
-        """Return the number of tokens of these signals that make a block of at most 32 MiB."""
-        units = max(self.recorded_layers * self.signals[name].recorded_units for name in names)
-        row = _UNIT_BYTES[reading] * units
+        """Return the number of tokens of these signals or arrays that make a block of at most
+        32 MiB, each for itself."""
+        row = max(
+            self.arrays[name].row_bytes
+            if name in self.arrays
+            else _UNIT_BYTES[reading] * self.recorded_layers * self.signals[name].recorded_units
+            for name in names
+        )
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
     def kept(self) -> Self:
         """Return the trace such that arrays it inflates stay in memory, for several passes over it;
         the trace itself where they take more than `KEPT_BYTES`."""
-        signals = self.signals.values()
-        if sum(inflated_bytes(signal.parts) for signal in signals) > KEPT_BYTES:
+        parts = [signal.parts for signal in self.signals.values()]
+        if (
+            sum(map(inflated_bytes, (*parts, *(a.parts for a in self.arrays.values()))))
+            > KEPT_BYTES
+        ):
             return self
-        kept = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
-        return replace(self, signals=kept)
+        signals = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
+        arrays = {key: replace(a, parts=with_kept(a.parts)) for key, a in self.arrays.items()}
+        return replace(self, signals=signals, arrays=arrays)
 
     def vectors(self, name: str) -> Vectors:
         """Return the vectors ``query``, ``key``, ``value`` or ``layer_io`` of these tokens.
@@ -118,7 +127,7 @@ class Trace(Outline):
         Raises:
             TraceError: the trace does not hold them; says how they are recorded.
         """
-        array = self._array(name)
+        array = self.array(name)
         assert isinstance(array, Vectors)
         return array
 
@@ -128,7 +137,7 @@ class Trace(Outline):
         Raises:
             TraceError: the trace does not hold ``layer_mode``.
         """
-        array = self._array("layer_mode")
+        array = self.array("layer_mode")
         assert isinstance(array, LayerModes)
         return array
 
@@ -138,11 +147,16 @@ class Trace(Outline):
         Raises:
             TraceError: the trace does not hold ``kept``.
         """
-        array = self._array("kept")
+        array = self.array("kept")
         assert isinstance(array, KeptPositions)
         return array
 
-    def _array(self, name: str) -> LayerArray:
+    def array(self, name: str) -> LayerArray:
+        """Return one of `arrays`, of these tokens and layers.
+
+        Raises:
+            TraceError: the trace does not hold it; says how it is made.
+        """
         if name not in self.arrays:
             raise missing(self.name, name)
         layers = (self.first_layer, self.first_layer + self.layers)
@@ -155,7 +169,7 @@ class Trace(Outline):
             TraceError: values that no trace may hold.
         """
         for name in self.arrays:
-            self._array(name).check()
+            self.array(name).check()
         for name, signal in self.signals.items():
             readings: tuple[Reading, ...] = ("values",) if signal.holds == "scores" else ("sets",)
             if signal.holds == "sets" and signal.scored:
@@ -201,7 +215,7 @@ class Trace(Outline):
                 }
                 for signal in self.signals.values()
             },
-            "arrays": {name: self._array(name).describe() for name in self.arrays},
+            "arrays": {name: self.array(name).describe() for name in self.arrays},
             "meta": dict(self.meta),
             "hash": self.hash,
         }

@@ -62,8 +62,7 @@ class Vectors(LayerArray):
         Raises:
             TraceError: as `read`.
         """
-        row = 4 * self.width * self.recorded_layers
-        size = max(1, BLOCK_BYTES // row) if block is None else block
+        size = max(1, BLOCK_BYTES // self.row_bytes) if block is None else block
         for piece in self.raw(self.first, self.first + self.count, size):
             yield self._decoded(*piece)
 
@@ -85,6 +84,11 @@ class Vectors(LayerArray):
     def kind(self) -> tuple[Any, ...]:
         """Properties that all shards share."""
         return self.encoding, self.width, self.heads
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in all layers of the files, as `read` returns it."""
+        return 4 * self.width * self.recorded_layers
 
     def describe(self) -> dict[str, Any]:
         """Return encoding, width and heads as plain values."""
