@@ -42,7 +42,7 @@ Out = Annotated[
 Encodings = Annotated[
     list[str] | None,
     typer.Option(
-        help="float16, float32, log8, bool, bits, sparse; of expert prob",
+        help="float16, float32, log8, bool, bits, sparse; of expert prob, of vectors int8",
         metavar="SIGNAL=ENCODING,...",
     ),
 ]

@@ -176,8 +176,9 @@ def default_method(trace: Outline, model: Model | None = None) -> str:
         return "dip"
     if "glu" in holds:
         return "glu"
+    held = ", ".join(holds) or "no scores or sets of units"
     raise MethodError(
-        f"{trace.name} holds {', '.join(holds)}: no method fits by default; choose one of "
+        f"{trace.name} holds {held}: no method fits by default; choose one of "
         "dipsim methods, or record mlp_input and glu"
     )
 

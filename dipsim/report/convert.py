@@ -13,6 +13,7 @@ from dipsim.units import BYTES
 def render(trace: Trace) -> RenderableType:
     """Return a line about the trace, and the command to go on with."""
     signals = [f"{s.name} {s.units} ({s.encoding})" for s in trace.signals.values()]
+    signals += [f"{name} ({array.describe()['encoding']})" for name, array in trace.arrays.items()]
     path = Path(trace.name)
     files = [path] if path.is_file() else list(path.iterdir())
     size = BYTES.show(sum(file.stat().st_size for file in files))

@@ -36,15 +36,27 @@ def render(inspection: Inspection) -> RenderableType:
     trace, reports = inspection.trace, inspection.signals
     parts: list[RenderableType] = [line(trace.name, style="bold")]
     parts += map(line, _head(trace))
-    sections = {
-        "signals": _signals(trace),
-        "active sets": _sets(reports),
-        "hit rate at a cache of so many units": _hits(reports),
-    }
+    sections: dict[str, RenderableType] = {}
+    if reports:
+        sections["signals"] = _signals(trace)
+    if trace.arrays:
+        sections["vectors and decisions"] = _arrays(trace)
+    if reports:
+        sections["active sets"] = _sets(reports)
+        sections["hit rate at a cache of so many units"] = _hits(reports)
     for title, section in sections.items():
         parts += [line(), line(title, style="bold"), section]
-    parts += [line(), *_notes(trace, reports)]
+    parts += [line(), *_notes(trace, reports)] if reports else []
     return Group(*parts)
+
+
+def _arrays(trace: Trace) -> Table:
+    rows = Table("array", "encoding", "width", "heads", right=(2, 3))
+    for name in trace.arrays:
+        about = trace.array(name).describe()
+        sizes = [about.get("width", about.get("positions")), about.get("heads")]
+        rows.add_row(name, about["encoding"], *("-" if n is None else str(n) for n in sizes))
+    return rows
 
 
 def _head(trace: Trace) -> list[str]:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dipsim.trace.npz import Array, InArchive, Member, evenly
-from dipsim.trace.parts import DensePart, SignalPart, SparsePart
+from dipsim.trace.parts import DensePart, SparsePart, VectorPart
 from dipsim.views import shortened
 
 _PIECE = 2**20
@@ -89,27 +89,29 @@ class Kept:
         return known
 
 
-def with_kept(parts: Sequence[SignalPart]) -> tuple[SignalPart, ...]:
-    """Return parts of a signal whose deflated arrays are kept; others are mapped, or in memory."""
+Part = TypeVar("Part")
+
+
+def with_kept(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return parts of a signal or array whose deflated arrays are kept; others are mapped, or in
+    memory."""
     return tuple(_with_kept(part) for part in parts)
 
 
-def _with_kept(part: SignalPart) -> SignalPart:
-    if not isinstance(part, DensePart | SparsePart):
-        return part
+def _with_kept(part: Part) -> Part:
     kept: dict[str, Any] = {name: Kept(member) for name, member in _deflated(part).items()}
-    return replace(part, **kept)
+    return replace(part, **kept) if kept else part  # type: ignore[type-var]
 
 
-def inflated_bytes(parts: Sequence[SignalPart]) -> int:
+def inflated_bytes(parts: Sequence[object]) -> int:
     """Return the bytes of the deflated arrays of some parts when they are inflated."""
     members = (member for part in parts for member in _deflated(part).values())
     return sum(int(np.prod(m.shape, dtype=object)) * m.dtype.itemsize for m in members)
 
 
-def _deflated(part: SignalPart) -> dict[str, InArchive]:
+def _deflated(part: object) -> dict[str, InArchive]:
     """Return the deflated arrays of a part, by the name of their field."""
-    if not isinstance(part, DensePart | SparsePart):
+    if not isinstance(part, DensePart | SparsePart | VectorPart):
         return {}
     members = {field.name: getattr(part, field.name) for field in fields(part)}
     return {

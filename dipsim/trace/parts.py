@@ -51,6 +51,31 @@ class DensePart:
 
 
 @dataclass(frozen=True)
+class VectorPart:
+    """An array [rows, layers, ...] of one file that is no signal, with the scales of its codes."""
+
+    member: Member
+    scale: Member | None = None
+    """float[rows, layers, heads], what codes are multiplied by; None otherwise."""
+
+    __repr__ = shortened
+
+    @property
+    def rows_held(self) -> int:
+        """Number of rows of the array."""
+        return self.member.shape[0]
+
+    def rows(self, first: int, last: int, block: int) -> Iterator[tuple[Array, Array | None]]:
+        """Yield rows first..last-1 in pieces of at most ``block``, with their scales."""
+        counts = list(evenly(last - first, block))
+        pieces = self.member.rows(first, counts)
+        if self.scale is None:
+            yield from ((rows, None) for rows in pieces)
+        else:
+            yield from zip(pieces, self.scale.rows(first, counts), strict=True)
+
+
+@dataclass(frozen=True)
 class SparsePart:
     """A part stored as lists of active units, row after row (a row: one token, one layer)."""
 

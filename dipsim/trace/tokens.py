@@ -42,6 +42,13 @@ class Tokens:
         begins: NDArray[np.bool_] = np.diff(self.sequence, prepend=self.sequence[0] - 1) != 0
         return begins
 
+    def begins_step(self) -> NDArray[np.bool_]:
+        """[tokens] whether a token begins a step: every decode token does, and of a run of
+        prefill tokens of one sequence the first."""
+        begins: NDArray[np.bool_] = self.decode | self.begins_sequence()
+        begins[1:] |= self.decode[:-1]
+        return begins
+
     def window(self, start: int, stop: int) -> "Tokens":
         """Return the tokens start..stop-1; their positions stay."""
         return Tokens(self.phase[start:stop], self.sequence[start:stop], self.position[start:stop])

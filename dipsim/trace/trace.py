@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +19,18 @@ from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError, brief, not_taken
+from dipsim.trace.beside import (
+    arrays_beside,
+    join_beside,
+    missing,
+    open_beside,
+    with_steps,
+)
 from dipsim.trace.checks import JUDGED_TOKENS, check_router, plain_array
+from dipsim.trace.decisions import KeptPositions, LayerModes
+from dipsim.trace.foreign import check_trace_file
 from dipsim.trace.kept import inflated_bytes, with_kept
+from dipsim.trace.layer_array import LayerArray
 from dipsim.trace.meta import meta_text, misplaced, plain_meta, read_meta
 from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
@@ -28,6 +38,7 @@ from dipsim.trace.parts import Reading
 from dipsim.trace.read_ahead import read_ahead
 from dipsim.trace.signal import SIGNALS, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
+from dipsim.trace.vectors import Vectors
 
 FOLDER, SUFFIX = "traces", ".npz"
 _MARKS = ("phase", "sequence", "token_id", "meta")
@@ -51,13 +62,17 @@ class Trace(Outline):
     """
 
     signals: Mapping[str, Signal]
+    arrays: Mapping[str, LayerArray] = field(default_factory=dict)
+    """Vectors and recorded decisions of the files, by name: `vectors`, `layer_modes` and
+    `kept_positions` return those of this part."""
     token_id: NDArray[np.int32] | None = None
     warnings: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
     """Files that it is read from; none in memory."""
 
     def __repr__(self) -> str:
-        signals = (f"{s.name} {s.units} ({s.encoding})" for s in self.signals.values())
+        signals = [f"{s.name} {s.units} ({s.encoding})" for s in self.signals.values()]
+        signals += self.arrays
         size = f"{self.tokens} tokens of {self.layers} layers"
         return f"Trace {brief(self.name, 60)}: {size}, {brief(', '.join(signals), 90)}"
 
@@ -81,19 +96,71 @@ class Trace(Outline):
             start += len(rows[0])
 
     def block_size(self, names: tuple[str, ...], reading: Reading = "scores") -> int:
-        """Return the number of tokens of these signals that make a block of at most 32 MiB."""
-        units = max(self.recorded_layers * self.signals[name].recorded_units for name in names)
-        row = _UNIT_BYTES[reading] * units
+        """Return the number of tokens of these signals or arrays that make a block of at most
+        32 MiB, each for itself."""
+        row = max(
+            self.arrays[name].row_bytes
+            if name in self.arrays
+            else _UNIT_BYTES[reading] * self.recorded_layers * self.signals[name].recorded_units
+            for name in names
+        )
         return max(1, min(self.tokens, _BLOCK_BYTES // max(row, 1)))
 
     def kept(self) -> Self:
         """Return the trace such that arrays it inflates stay in memory, for several passes over it;
         the trace itself where they take more than `KEPT_BYTES`."""
-        signals = self.signals.values()
-        if sum(inflated_bytes(signal.parts) for signal in signals) > KEPT_BYTES:
+        parts = [signal.parts for signal in self.signals.values()]
+        if (
+            sum(map(inflated_bytes, (*parts, *(a.parts for a in self.arrays.values()))))
+            > KEPT_BYTES
+        ):
             return self
-        kept = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
-        return replace(self, signals=kept)
+        signals = {key: replace(s, parts=with_kept(s.parts)) for key, s in self.signals.items()}
+        arrays = {key: replace(a, parts=with_kept(a.parts)) for key, a in self.arrays.items()}
+        return replace(self, signals=signals, arrays=arrays)
+
+    def vectors(self, name: str) -> Vectors:
+        """Return the vectors ``query``, ``key``, ``value`` or ``layer_io`` of these tokens.
+
+        ``trace.vectors("query").read(0, 8)`` is float32[tokens, layers, width].
+
+        Raises:
+            TraceError: the trace does not hold them; says how they are recorded.
+        """
+        array = self.array(name)
+        assert isinstance(array, Vectors)
+        return array
+
+    def layer_modes(self) -> LayerModes:
+        """Return the recorded mode of each token and layer.
+
+        Raises:
+            TraceError: the trace does not hold ``layer_mode``.
+        """
+        array = self.array("layer_mode")
+        assert isinstance(array, LayerModes)
+        return array
+
+    def kept_positions(self) -> KeptPositions:
+        """Return the recorded positions that each step of these tokens kept.
+
+        Raises:
+            TraceError: the trace does not hold ``kept``.
+        """
+        array = self.array("kept")
+        assert isinstance(array, KeptPositions)
+        return array
+
+    def array(self, name: str) -> LayerArray:
+        """Return one of `arrays`, of these tokens and layers.
+
+        Raises:
+            TraceError: the trace does not hold it; says how it is made.
+        """
+        if name not in self.arrays:
+            raise missing(self.name, name)
+        layers = (self.first_layer, self.first_layer + self.layers)
+        return self.arrays[name].window(self.first, self.tokens, layers)
 
     def check_values(self) -> None:
         """Read all values once.
@@ -101,6 +168,8 @@ class Trace(Outline):
         Raises:
             TraceError: values that no trace may hold.
         """
+        for name in self.arrays:
+            self.array(name).check()
         for name, signal in self.signals.items():
             readings: tuple[Reading, ...] = ("values",) if signal.holds == "scores" else ("sets",)
             if signal.holds == "sets" and signal.scored:
@@ -146,6 +215,7 @@ class Trace(Outline):
                 }
                 for signal in self.signals.values()
             },
+            "arrays": {name: self.array(name).describe() for name in self.arrays},
             "meta": dict(self.meta),
             "hash": self.hash,
         }
@@ -176,7 +246,7 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
         return given
     if isinstance(given, Mapping):
         arrays = as_arrays(given)
-        return _assemble("arrays", {k: InMemory(v) for k, v in arrays.items()})
+        return _with_steps(_assemble("arrays", {k: InMemory(v) for k, v in arrays.items()}))
     if not isinstance(given, str | os.PathLike):
         takes = 'a path, a shipped name, a Trace, or a mapping of arrays such as {"glu": array}'
         raise TraceError(not_taken("trace", given, takes))
@@ -189,65 +259,15 @@ def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> T
         )
     check_trace_file(path)
     if path.is_dir():
-        return _load_shards(path)
-    return replace(_assemble(str(given), open_npz(path)), paths=(path,))
+        return _with_steps(_load_shards(path))
+    return _with_steps(replace(_assemble(str(given), open_npz(path)), paths=(path,)))
 
 
-def check_trace_file(path: Path) -> None:
-    """Refuse a file that is plainly something else than a trace.
-
-    Raises:
-        TraceError: says what it is, and what to do with it.
-    """
-    kind = files.kind_of(path)
-    if kind == "a folder":
-        try:
-            names = os.listdir(path)
-        except OSError as problem:
-            raise TraceError(f"{path}: cannot be read: {problem.strerror}") from None
-        arrays = [name for name in names if Path(name).suffix in _ARRAYS]
-        shards = any(name.startswith("part-") for name in arrays)
-        way = _WAYS["weights"] if arrays and not shards else None
-    else:
-        way = _WAYS.get(kind or "")
-    misnamed = kind == "one array" and path.suffix != ".npy"
-    if way is not None and not misnamed:
-        raise TraceError(f"{path}: {kind}, no trace: {way.format(path=path, stem=path.stem)}")
+def _with_steps(trace: Trace) -> Trace:
+    return replace(trace, arrays=with_steps(trace.arrays, trace.rows))
 
 
-def way_to_trace(path: Path) -> str | None:
-    """Return what a file is that holds no arrays, and how a trace comes of it; None if unknown."""
-    kind = files.kind_of(path)
-    if kind is None or kind not in _WAYS:
-        return None
-    return f"{kind}: {_WAYS[kind].format(path=path, stem=path.stem)}"
-
-
-_ARRAYS = (".npy", ".npz", ".safetensors")
 _SHARD = re.compile(r"part-\d{5}\.npz", re.ASCII)
-_RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
-_TEXT = (
-    "read its numbers into an array x in Python, [tokens, layers, units], and write it with "
-    "np.savez('t.npz', expert=x); of texts dipsim import takes a route_trace CSV"
-)
-_WAYS = {
-    "lines of JSON": _TEXT,
-    "a text": _TEXT,
-    "one array": "dipsim import {path} t.npz --map glu={stem}",
-    "weights": "of arrays make one with dipsim import {path} t.npz --map glu=NAME",
-    "a pickle": "dipsim opens no pickle; in Python save its numbers, e.g. "
-    "np.savez('t.npz', glu=torch.load('{path}')['glu'].abs().numpy())",
-    "an archive": "unpack it; of the .npy files in it dipsim import FOLDER t.npz makes one",
-    "a GGUF model": _RECORD + ", or give it as --model",
-    "a model folder": _RECORD + ", or give it as --model",
-    "a model config": "give it as --model, and first the trace of such a model",
-    "a model": "give it as --model, and first the trace of such a model",
-    "a profile": "give it as --profile, and first a trace",
-    "a result": "dipsim run --config {path} repeats it",
-    "a log of experts": "dipsim import {path} t.npz",
-    "a table": "of a row of scores for each token np.savez('t.npz', "
-    "glu=np.loadtxt('{path}', delimiter=',')[:, None]) makes one",
-}
 
 
 def trace_names() -> list[str]:
@@ -315,6 +335,7 @@ def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
         name=name,
         rows=Tokens.of(phase, sequence),
         signals=signals,
+        arrays=join_beside(name, [shard.arrays for shard in shards]),
         token_id=np.concatenate(ids) if ids else None,
         hash=digest.hexdigest(),
         warnings=tuple(text for shard in shards for text in shard.warnings) + warnings,
@@ -322,8 +343,9 @@ def _join(name: str, shards: list[Trace], warnings: tuple[str, ...]) -> Trace:
 
 
 def _kinds(shard: Trace) -> dict[str, tuple[Any, ...]]:
-    """Return the properties of each signal that all shards must share."""
-    return {key: (s.encoding, s.units, s.scored) for key, s in shard.signals.items()}
+    """Return the properties of each signal and array that all shards must share."""
+    kinds: dict[str, tuple[Any, ...]] = {key: array.kind for key, array in shard.arrays.items()}
+    return kinds | {key: (s.encoding, s.units, s.scored) for key, s in shard.signals.items()}
 
 
 def as_arrays(given: Mapping[str, Any]) -> dict[str, Array]:
@@ -357,20 +379,18 @@ def _assemble(
         if opened.encoding == "float64":
             warnings.append(f"{name}: signal {key} is float64; rounded to float32")
     check_companions(name, members, signals)
+    arrays = open_beside(name, members, meta)
     known = {*_MARKS, *(array for signal in signals.values() for array in arrays_of(signal))}
+    known |= arrays_beside(arrays)
     warnings += [
         f"{name}: unknown array {brief(key)!r} ignored" for key in members if key not in known
     ]
     warnings += [f"{name}: {remark}" for remark in misplaced(meta, SIGNALS)]
-    if not signals:
+    if not signals and not arrays:
         raise TraceError(f"{name}: no signal found {_instead(name, members)}")
     if inherited is None and "expert" in signals:
         _check_router(name, signals["expert"])
-    shapes = {key: (opened.parts[0].tokens, opened.layers[1]) for key, opened in signals.items()}
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
-        raise TraceError(f"{name}: signals disagree on tokens x layers: {listed}")
-    tokens, layers = next(iter(shapes.values()))
+    tokens, layers = _tokens_and_layers(name, signals, arrays)
     if tokens > MAX_TOKENS:
         raise TraceError(f"{name}: {tokens} tokens, at most {MAX_TOKENS} are allowed: split it")
     if tokens == 0 or layers == 0:
@@ -390,12 +410,32 @@ def _assemble(
         rows=Tokens.of(phase, sequence),
         layers=layers,
         signals=signals,
+        arrays=arrays,
         token_id=token_id if "token_id" in members else None,
         meta=meta,
         hash=digest.hexdigest(),
         warnings=tuple(warnings),
         recorded_layers=layers,
     )
+
+
+def _tokens_and_layers(
+    name: str, signals: Mapping[str, Signal], arrays: Mapping[str, LayerArray]
+) -> tuple[int, int]:
+    """Return the tokens and layers on which all signals and arrays of one file agree."""
+    shapes = {key: (opened.parts[0].tokens, opened.layers[1]) for key, opened in signals.items()}
+    shapes |= {k: (a.count, a.recorded_layers) for k, a in arrays.items() if k != "kept"}
+    if not shapes:
+        raise TraceError(f"{name}: kept alone: save a signal or layer_io of its tokens beside it")
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{key} {shape[0]} x {shape[1]}" for key, shape in shapes.items())
+        raise TraceError(f"{name}: signals disagree on tokens x layers: {listed}")
+    tokens, layers = next(iter(shapes.values()))
+    if "kept" in arrays and arrays["kept"].recorded_layers != layers:
+        raise TraceError(
+            f"{name}: kept has {arrays['kept'].recorded_layers} layers, the tokens have {layers}"
+        )
+    return tokens, layers
 
 
 def _instead(name: str, members: Mapping[str, Member]) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dipsim import files
 from dipsim.errors import TraceError, brief, check_pairs, check_type, not_taken
 from dipsim.trace.archive import ListSpool, Spool, pack
+from dipsim.trace.beside import BESIDE
 from dipsim.trace.checks import (
     JUDGED_TOKENS,
     check_believable,
@@ -24,11 +25,15 @@ from dipsim.trace.checks import (
     check_written,
     plain_array,
 )
-from dipsim.trace.encoding import Encoding, Meaning, encode_log8
+from dipsim.trace.decisions import DECISIONS, StepsWritten
+from dipsim.trace.encoders import check_encoding, decision_rows, encoded, vector_rows
+from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array, check_names
 from dipsim.trace.signal import MEANINGS, SIGNALS
+from dipsim.trace.tokens import DECODE
 from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, load_trace, shard_name
+from dipsim.trace.vectors import VECTORS, VectorEncoding
 
 SHARD_BYTES = 256 * 2**20
 _MOST_SHARDS = 100_000  # their names have five digits
@@ -81,7 +86,8 @@ class TraceWriter:
             become what JSON has for them.
         encodings: per signal: float16, float32, log8, bool, bits or sparse. Default: float16
             stays, other floats become float32, sets become bits. Of ``expert`` also prob: floats
-            are probabilities, or logits: they are logits, though they look like weights.
+            are probabilities, or logits: they are logits, though they look like weights. Vectors
+            are float16, float32 or, with the heads in ``meta.attention``, int8.
         shard_bytes: a shard ends when it holds this many bytes.
         norms: float[layers, units] of the down columns that ``glu`` weighs; None for none.
 
@@ -95,7 +101,7 @@ class TraceWriter:
         path: str | os.PathLike[str],
         *,
         meta: Mapping[str, Any] | None = None,
-        encodings: Mapping[str, Encoding | Meaning] | None = None,
+        encodings: Mapping[str, Encoding | Meaning | VectorEncoding] | None = None,
         shard_bytes: int = SHARD_BYTES,
         norms: NDArray[Any] | None = None,
     ) -> None:
@@ -113,11 +119,14 @@ class TraceWriter:
                     f"meta.signals names {brief(key)!r}, no signal: use {', '.join(SIGNALS)}"
                 )
         self._encodings: dict[str, Encoding] = {}
+        self._vector_encodings: dict[str, str] = {}
         for key, encoding in (encodings or {}).items():
-            _check_encoding(key, encoding)
-            if encoding == "prob" or encoding == "logits":
+            check_encoding(key, encoding)
+            if key in VECTORS:
+                self._vector_encodings[key] = encoding
+            elif encoding == "prob" or encoding == "logits":
                 self._declare(key, encoding)
-            else:
+            elif encoding != "int8":
                 self._encodings[key] = encoding
         self._one_file = self.path.suffix == SUFFIX
         self._shard_bytes = shard_bytes
@@ -127,6 +136,7 @@ class TraceWriter:
         self._shapes: dict[str, tuple[int, int]] = {}
         self._keys: set[str] = set()
         self._last_sequence = 0
+        self._steps = StepsWritten()
         self._spools: dict[str, Spool] = {}
         self._shards = self._in_shards = 0
         self._finished = False
@@ -145,7 +155,9 @@ class TraceWriter:
 
         Args:
             block: per signal float or bool [n, layers, units], or [layers, units] for one token;
-                ``<signal>.scores`` float beside a sparse bool signal; ``phase``, ``sequence``,
+                ``<signal>.scores`` float beside a sparse bool signal; vectors float [n, layers,
+                width], or int8 beside ``<vectors>.scale``; ``layer_mode`` [n, layers]; ``kept``
+                bool [steps that begin here, layers, positions]; ``phase``, ``sequence``,
                 ``token_id`` [n], or one value for all. Every block holds the same keys.
 
         Raises:
@@ -161,23 +173,39 @@ class TraceWriter:
             return
         # all is checked and encoded before any is written: an error leaves the trace as it was
         rows: dict[str, Array] = {}
-        encodings = dict(self._encodings)
+        encodings, vectors = dict(self._encodings), dict(self._vector_encodings)
         for key, values in given.items():
-            if key in SIGNALS:
+            if key in VECTORS:
+                vectors[key], stored = vector_rows(
+                    key,
+                    values.reshape(-1, *shapes[key]),
+                    given.get(f"{key}.scale"),
+                    vectors.get(key),
+                    self._meta,
+                )
+                rows |= stored
+            elif key in DECISIONS:
+                layers, width = shapes[key]
+                shape = (-1, layers) if key == "layer_mode" else (-1, layers, width)
+                rows[key] = decision_rows(key, values.reshape(shape))
+            elif key in SIGNALS:
                 scores = given.get(f"{key}.scores")
                 values = values.reshape(-1, *shapes[key])
                 encodings[key] = self._encoding(key, values, scores)
-                rows |= _encoded(key, values, scores, encodings[key])
+                rows |= encoded(key, values, scores, encodings[key])
                 if key == "expert" and values.dtype.kind == "f" and not self.tokens:
                     check_router(rows[key][:JUDGED_TOKENS], "signal expert", self._meaning(key))
             elif key in _MARKS:
                 rows[key] = self._mark(key, values, tokens)
-            elif not (key.endswith(".scores") and key.removesuffix(".scores") in given):
-                known = ", ".join([*SIGNALS, *_MARKS])
+            elif not _belongs(key, given):
+                known = ", ".join([*SIGNALS, *BESIDE, *_MARKS])
                 raise TraceError(f"array {key!r}: unknown; use {known}")
         if self.tokens + tokens > MAX_TOKENS:
             raise TraceError(f"{self.path}: more than {MAX_TOKENS} tokens: split the trace")
+        if "kept" in given:
+            self._check_steps(rows, given["kept"].reshape(-1, *shapes["kept"]), tokens)
         self._shapes, self._keys, self._encodings = shapes, set(given), encodings
+        self._vector_encodings = vectors
         try:
             spools = [self._spool(array, values) for array, values in rows.items()]
             for spool, values in zip(spools, rows.values(), strict=True):
@@ -202,6 +230,7 @@ class TraceWriter:
         try:
             if self.tokens == 0:
                 raise TraceError(f"{self.path}: no tokens, so no trace is written")
+            self._steps.check_end()
             if self._spools:
                 self._end_shard(self.tokens)
             self._take_name()
@@ -255,7 +284,8 @@ class TraceWriter:
 
     def _packed(self, tokens: int) -> bool:
         """Try to pack the first ``tokens`` rows of every spool as a shard; return True if done."""
-        if any(isinstance(spool, ListSpool) for spool in self._spools.values()):
+        lists = any(isinstance(spool, ListSpool) for spool in self._spools.values())
+        if lists or "kept" in self._spools:
             return False  # whose rows are not tokens
         for spool in self._spools.values():
             spool.cut(tokens)
@@ -300,20 +330,27 @@ class TraceWriter:
         """Check a block against those before; return its tokens, and layers and units by signal."""
         counts, shapes = set(), dict(self._shapes)
         for key in block:
-            if key not in SIGNALS:
+            if key not in (*SIGNALS, *BESIDE):
                 continue
-            shape = block[key].shape
+            shape = block[key].shape if key != "layer_mode" else (*block[key].shape, 1)
             if len(shape) not in (2, 3) or 0 in shape[-2:]:
-                raise TraceError(f"signal {key} has shape {shape}: append [n, layers, units]")
-            counts.add(shape[0] if len(shape) == 3 else 1)
+                axes = {"layer_mode": "[n, layers]", "kept": "[steps, layers, positions]"}
+                raise TraceError(
+                    f"{_noun(key)} {key} has shape {block[key].shape}: append "
+                    f"{axes.get(key, '[n, layers, units]')}"
+                )
+            if key != "kept":
+                counts.add(shape[0] if len(shape) == 3 else 1)
             if self.tokens and key in shapes and shapes[key] != shape[-2:]:
-                raise TraceError(f"signal {key} has shape {shape}: before it had {shapes[key]}")
+                raise TraceError(
+                    f"{_noun(key)} {key} has shape {shape}: before it had {shapes[key]}"
+                )
             shapes[key] = shape[-2:]
-            check_believable(f"signal {key}", *shapes[key])
+            check_believable(f"{_noun(key)} {key}", *shapes[key])
         if len(counts) != 1 or len({layers for layers, _ in shapes.values()}) > 1:
             raise TraceError("append signals of the same tokens and layers, at least one signal")
         if not self.tokens:
-            for key, encoding in self._encodings.items():
+            for key, encoding in (self._encodings | self._vector_encodings).items():
                 if key not in block:
                     raise TraceError(f"encoding {key}={encoding}: the trace has no signal {key}")
             if self._norms is not None and block.get("glu", _NOTHING).dtype.kind == "b":
@@ -367,6 +404,10 @@ class TraceWriter:
             raise TraceError("sequence numbers fall: append the tokens sequence by sequence")
         return values.astype(_MARKS[key])
 
+    def _check_steps(self, rows: Mapping[str, Array], kept: Array, tokens: int) -> None:
+        phase = rows.get("phase", np.full(tokens, DECODE, np.uint8))
+        self._steps.check(phase, rows.get("sequence", np.zeros(tokens, np.int32)), kept)
+
     def _spool(self, array: str, rows: Array) -> Spool:
         """Return the spool of an array, made for its first rows."""
         if array not in self._spools:
@@ -381,6 +422,9 @@ class TraceWriter:
             if f"{key}.indptr" in arrays:
                 shape = (tokens - self._in_shards, layers, units)
                 arrays[f"{key}.shape"] = np.array(shape, np.int64)
+        if "kept" in arrays:
+            shape = (arrays["kept"].shape[0], *self._shapes["kept"])
+            arrays["kept.shape"] = np.array(shape, np.int64)
         if self._norms is not None:
             arrays["glu.norms"] = self._norms
         arrays["meta"] = np.asarray(meta_text(self._full_meta()))
@@ -426,15 +470,14 @@ class TraceWriter:
         return {**meta, "signals": signals} if signals else meta
 
 
-def _check_encoding(key: str, encoding: str) -> None:
-    """Refuse an unknown signal or encoding, or one that does not fit the other."""
-    allowed = [name for name in _ENCODERS if (key, name) != ("expert", "log8")]
-    allowed += MEANINGS if key == "expert" else ()
-    if key not in SIGNALS or not isinstance(encoding, str) or encoding not in allowed:
-        raise TraceError(
-            f"encoding {key}={brief(encoding)}: write SIGNAL=ENCODING with one of "
-            f"{', '.join(SIGNALS)} and one of {', '.join(allowed)}"
-        )
+def _noun(key: str) -> str:
+    return "signal" if key in SIGNALS else "array"
+
+
+def _belongs(key: str, given: Mapping[str, Array]) -> bool:
+    """Return whether an array is the scores of sparse sets, or the scales of vectors, given too."""
+    name, _, suffix = key.rpartition(".")
+    return name in given and suffix == ("scale" if name in VECTORS else "scores")
 
 
 def _checked_norms(norms: NDArray[Any]) -> NDArray[np.float32]:
@@ -453,48 +496,3 @@ def _narrowed(key: str, array: Array) -> Array:
         return array
     check_written(key, array, "float32")
     return array.astype(np.float32)
-
-
-def _encoded(key: str, values: Array, scores: Array | None, encoding: Encoding) -> dict[str, Array]:
-    """Return the rows of the arrays that a signal is stored in."""
-    if scores is not None:
-        scores = scores.reshape(values.shape)
-    rows: dict[str, Array] = _ENCODERS[encoding](key, values, scores)
-    return rows
-
-
-def _floats(dtype: Any) -> Any:
-    return lambda key, values, scores: {key: values.astype(dtype, copy=False)}
-
-
-def _log8(key: str, values: Array, scores: None) -> dict[str, Array]:
-    codes, largest = encode_log8(values)
-    return {key: codes, f"{key}.max": largest}
-
-
-def _bits(key: str, values: Array, scores: None) -> dict[str, Array]:
-    return {key: np.packbits(values, axis=-1, bitorder="little")}
-
-
-def _sparse(key: str, values: NDArray[np.bool_], scores: Array | None) -> dict[str, Array]:
-    tokens, layers, units = values.shape
-    active = np.flatnonzero(values)
-    rows = np.arange(tokens * layers + 1) * units  # where each begins among all values
-    lengths = np.diff(np.searchsorted(active, rows))
-    narrow = np.uint16 if units <= 2**16 else np.uint32
-    indices = (active - np.repeat(rows[:-1], lengths)).astype(narrow)
-    arrays = {f"{key}.indptr": lengths, f"{key}.indices": indices}
-    if scores is not None:
-        arrays[f"{key}.scores"] = scores.reshape(-1)[active].astype(np.float32)
-    return arrays
-
-
-_ENCODERS: dict[str, Any] = {
-    "float16": _floats(np.float16),
-    "float32": _floats(np.float32),
-    "log8": _log8,
-    "bool": _floats(np.bool_),
-    "bits": _bits,
-    "sparse": _sparse,
-}
-ENCODINGS = tuple(_ENCODERS)

@@ -16,9 +16,11 @@ from dipsim.trace.convert.sources import open_arrays
 from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.signal import SIGNALS, wanted_instead
+from dipsim.trace.vectors import VECTORS, VectorEncoding
 from dipsim.trace.writer import TraceWriter
 
 _MARKS = ("phase", "sequence", "token_id")
+_KNOWN = (*SIGNALS, *VECTORS, *_MARKS)
 _BLOCK_BYTES = 32 * 2**20
 
 
@@ -52,7 +54,7 @@ def import_arrays(
     out: str | os.PathLike[str],
     *,
     names: Mapping[str, str] | None = None,
-    encodings: Mapping[str, Encoding | Meaning] | None = None,
+    encodings: Mapping[str, Encoding | Meaning | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
@@ -78,7 +80,7 @@ def import_arrays(
     """
     path = Path(source)
     arrays = open_arrays(path)
-    chosen = dict(names or {key: key for key in (*SIGNALS, *_MARKS) if key in arrays})
+    chosen = dict(names or {key: key for key in _KNOWN if key in arrays})
     stacks = _stacks(path, arrays, chosen)
     refuse_same(out, {member.path for stack in stacks for member in stack.members if member.path})
     count = stacks[0].tokens
@@ -97,7 +99,8 @@ def import_arrays(
                 if stack.signal in listed and values.dtype.kind == "f" and values.min() >= 0:
                     rows |= {stack.signal: values > 0, f"{stack.signal}.scores": values}
                     continue
-                if values.dtype.kind == "f" and stack.signal != "expert" and any_negative(values):
+                signed_by_nature = stack.signal in ("expert", *VECTORS)
+                if values.dtype.kind == "f" and not signed_by_nature and any_negative(values):
                     rows[stack.signal] = np.abs(values)
                     signed.add(stack.signal)
             size = len(parts[0])
@@ -137,11 +140,13 @@ def _stacks(path: Path, arrays: Mapping[str, Member], chosen: Mapping[str, str])
 
 def _stack(path: Path, arrays: Mapping[str, Member], signal: str, name: str) -> _Stack:
     """Check the arrays that ``name`` means for a signal, and stack them."""
-    if signal not in SIGNALS:
-        known = ", ".join((*SIGNALS, *_MARKS))
+    if signal not in (*SIGNALS, *VECTORS):
+        known = ", ".join(_KNOWN)
         raise TraceError(f"--map {signal}={name}: no signal {signal!r}; use one of {known}")
     members = _members(path, arrays, signal, name)
     for member in members:
+        if signal in VECTORS and member.dtype.kind != "f":
+            raise TraceError(f"{path}: {name} is {member.dtype}: {signal} is of floats")
         if member.dtype.kind != "f" and member.dtype != np.bool_:
             raise TraceError(f"{path}: {name} is {wanted_instead(member.dtype)}")
         if len(member.shape) not in (2, 3) or 0 in member.shape[1:]:

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dipsim.errors import TraceError, check_pairs
 from dipsim.files import path_of, refuse_same
 from dipsim.trace.checks import names_of
+from dipsim.trace.decisions import DECISIONS
 from dipsim.trace.encoding import Encoding, unpack_sets
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import Signal
 from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.vectors import VectorEncoding
 from dipsim.trace.writer import TraceWriter
 
 
@@ -21,7 +25,7 @@ def export(
     out: str | os.PathLike[str],
     *,
     signals: Sequence[str] | None = None,
-    encodings: Mapping[str, Encoding] | None = None,
+    encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     tokens: str | None = None,
     layers: str | None = None,
     sequence: str | None = None,
@@ -32,7 +36,7 @@ def export(
     Args:
         trace: path, name of a shipped trace, arrays, or a `Trace`.
         out: a `.npz` file, or a new folder of shards.
-        signals: names of some of its signals; default: all.
+        signals: names of some of its signals, vectors and decisions; default: all.
         encodings: new encodings, per signal; default: as they are.
         tokens: a part of the tokens, A:B.
         layers: a part of the layers, A:B.
@@ -57,46 +61,71 @@ def _write(
     trace: Trace,
     out: Path,
     signals: tuple[str, ...] | None,
-    encodings: Mapping[str, Encoding] | None,
+    encodings: Mapping[str, Encoding | VectorEncoding] | None,
     progress: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Write a trace and return sentences about properties that could not be kept."""
     refuse_same(out, trace.paths)
-    names = tuple(trace.signals) if signals is None else signals
+    held = (*trace.signals, *trace.arrays)
+    names = held if signals is None else signals
     for name in (*names, *(encodings or {})):
-        if name not in trace.signals:
-            raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(trace.signals)}")
-    stored: dict[str, Encoding] = {}
-    for name in names:
-        own = trace.signals[name].encoding
-        stored[name] = (encodings or {}).get(name, "float32" if own == "float64" else own)
+        if name not in held:
+            raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(held)}")
     meta, lost = _meta(trace)
+    if "kept" in names and not trace.kept_positions().whole(trace.rows):
+        names = tuple(name for name in names if name != "kept")
+        lost.append("kept is left out: a sequence or prompt is cut, whose positions it counts")
+    if set(names) <= {"kept"}:
+        raise TraceError(f"{trace.name}: nothing is left to write: export a signal or layer_io too")
+    stored = {name: encoding for name in names if (encoding := _encoding(trace, name, encodings))}
     kept = {key: value for key, value in meta.get("signals", {}).items() if key in names}
     meta = {**meta, "signals": kept} if "signals" in meta else meta
     norms = trace.signals["glu"].norms if "glu" in names else None
     block = trace.block_size(names)
     with TraceWriter(out, meta=meta, encodings=stored, norms=norms) as writer:
-        streams = [_rows(trace, trace.signals[name], stored[name], block) for name in names]
+        streams = [_rows(trace, name, stored.get(name), block) for name in names if name != "kept"]
+        steps = np.append(0, np.cumsum(trace.rows.begins_step()))
         start = 0
         for parts in zip(*streams, strict=True):
             stop = start + len(next(iter(parts[0].values())))
-            marks: dict[str, Any] = {
-                "phase": trace.phase[start:stop],
-                "sequence": trace.sequence[start:stop],
-            }
+            rows: dict[str, Any] = {key: array for part in parts for key, array in part.items()}
+            rows["phase"], rows["sequence"] = trace.phase[start:stop], trace.sequence[start:stop]
             if trace.token_id is not None:
-                marks["token_id"] = trace.token_id[start:stop]
-            writer.append({key: rows for part in parts for key, rows in part.items()} | marks)
+                rows["token_id"] = trace.token_id[start:stop]
+            if "kept" in names:
+                rows["kept"] = trace.kept_positions().read(int(steps[start]), int(steps[stop]))
+            writer.append(rows)
             start = stop
             if progress is not None:
                 progress(start, trace.tokens)
     return lost
 
 
-def _rows(
+def _encoding(trace: Trace, name: str, wanted: Mapping[str, Any] | None) -> Any:
+    """Return the encoding in which a signal or vectors are written; None for decisions."""
+    if name in DECISIONS:
+        if name in (wanted or {}):
+            raise TraceError(f"encoding {name}={(wanted or {})[name]}: {name} has one form")
+        return None
+    own = trace.vectors(name).encoding if name in trace.arrays else trace.signals[name].encoding
+    return (wanted or {}).get(name, "float32" if own == "float64" else own)
+
+
+def _rows(trace: Trace, name: str, encoding: Any, block: int) -> Iterator[dict[str, Array]]:
+    """Yield blocks of a signal, of vectors or of modes as `TraceWriter.append` takes them."""
+    if name in trace.signals:
+        yield from _signal_rows(trace, trace.signals[name], encoding, block)
+    elif name == "layer_mode":
+        yield from ({name: rows} for rows in trace.layer_modes().blocks(block))
+    elif encoding == trace.vectors(name).encoding:
+        yield from trace.vectors(name).stored(block)
+    else:
+        yield from ({name: rows} for rows in trace.vectors(name).blocks(block))
+
+
+def _signal_rows(
     trace: Trace, signal: Signal, encoding: Encoding, block: int
 ) -> Iterator[dict[str, Array]]:
-    """Yield blocks of a signal in the form that `TraceWriter.append` takes."""
     first, last = trace.first, trace.first + trace.tokens
     if signal.holds == "scores":
         for values in signal.values(first, last, block):
@@ -123,6 +152,12 @@ def _meta(trace: Trace) -> tuple[dict[str, Any], list[str]]:
         if isinstance(declared.get("unit_bytes"), list):
             declared["unit_bytes"] = declared["unit_bytes"][window]
     meta["signals"] = signals
+    attention = meta.get("attention")
+    if isinstance(attention, Mapping):  # what differs between layers is a list
+        meta["attention"] = {
+            key: value[window] if isinstance(value, list) else value
+            for key, value in attention.items()
+        }
     if meta.pop("model", None) is None:
         return meta, []
     return meta, [

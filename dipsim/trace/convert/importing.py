@@ -14,6 +14,7 @@ from dipsim.trace.convert.routes import import_routes, is_routes
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.meta import plain_meta
 from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.vectors import VectorEncoding
 
 
 def import_(
@@ -21,7 +22,7 @@ def import_(
     out: str | os.PathLike[str],
     *,
     names: Mapping[str, str] | None = None,
-    encodings: Mapping[str, Encoding] | None = None,
+    encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     model: str | os.PathLike[str] | Mapping[str, Any] | Model | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -34,7 +35,7 @@ def import_(
         names: per signal (or phase, sequence, token_id) the array's name, e.g.
             ``{"glu": "layers.*.acts"}``; ``*`` stands for the number of the layer. Default: arrays
             that are named like signals.
-        encodings: per signal float16, float32, log8, bool, bits or sparse.
+        encodings: per signal float16, float32, log8, bool, bits or sparse; of vectors int8.
         model: what the trace is from; kept in it.
         meta: further entries of its meta, e.g. ``source`` and ``license``.
         progress: called with (tokens done, tokens), or bytes of a CSV.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dipsim.errors import TraceError, brief
+from dipsim.trace.foreign import way_to_trace
 from dipsim.trace.npz import Array, Member, open_npy, open_npz
-from dipsim.trace.trace import way_to_trace
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 _MOST_FILES = 10_000
