@@ -54,7 +54,9 @@ class Part:
         """Return the bytes of the first ``positions`` of a sequence, float64 of their shape."""
         held = np.asarray(positions, np.int64)
         quantised = self.quantised(held)
-        return quantised * self.position_bytes(width) + (held - quantised) * (width * _FP16)
+        fresh = (held - quantised).astype(np.float64)
+        total: NDArray[np.float64] = quantised * self.position_bytes(width) + fresh * width * _FP16
+        return total
 
     def kept_bytes(self, kept: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
         """Return the bytes of what eviction has left.
@@ -72,7 +74,9 @@ class Part:
             many = groups.sum(-1) * self.group
         else:
             many = old.sum(-1)
-        return many * self.position_bytes(width) + new.sum(-1) * (width * _FP16)
+        fresh = np.asarray(new.sum(-1), np.float64) * width * _FP16
+        total: NDArray[np.float64] = many * self.position_bytes(width) + fresh
+        return total
 
     def written(self, positions: NDArray[Any] | int, width: int) -> NDArray[np.float64]:
         """Return the bytes written as position number ``positions`` (from 1) comes: it, and what
@@ -80,7 +84,8 @@ class Part:
         many = np.asarray(positions, np.int64)
         quantised = self.quantised(many) - self.quantised(many - 1)
         first = width * _FP16 if self.newest else 0.0
-        return quantised * self.position_bytes(width) + first
+        total: NDArray[np.float64] = quantised * self.position_bytes(width) + first
+        return total
 
 
 class KvFormat(NamedTuple):
@@ -131,7 +136,8 @@ def _kivi(bits: float, group: int, residual: int) -> tuple[Part, Part]:
 
 
 def _kivi_code(bits: float, group: int, residual: int) -> tuple[Part, Part]:
-    """KIVI as its authors run it (models/llama_kivi.py): keys are quantised ``residual`` at once."""
+    """KIVI as its authors' code runs it: keys are quantised ``residual`` positions at once
+    (models/llama_kivi.py)."""
     key = Part(bits, group, 4.0, "tokens", 0, residual)
     return key, Part(bits, group, 4.0, "channels", residual)
 

@@ -1,4 +1,4 @@
-"""Formats of keys and values: bytes to the digit, against a twin that moves positions one by one."""
+"""Formats of keys and values: their bytes, against a twin that moves positions one by one."""
 
 import numpy as np
 import pytest
