@@ -361,11 +361,11 @@ class Model(BaseModel):
             windows[:: self.window_every] = self.window
         return windows
 
-    def layer_attention_flops(self, tokens: NDArray[Any] | int) -> NDArray[np.float64]:
+    def layer_attention_flops(self, tokens: NDArray[Any] | float) -> NDArray[np.float64]:
         """Return the FLOP of the attention of each layer to a prompt, float64[layers].
 
         Args:
-            tokens: of the prompt, or int64[layers], those that each layer sees.
+            tokens: of the prompt, or [layers], those that each layer sees.
         """
         pairs: NDArray[np.float64] = _pairs(np.asarray(tokens, np.float64), 0.0, self.layer_windows)
         return 4.0 * self.heads * self.head_dim * pairs
