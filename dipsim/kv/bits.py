@@ -55,8 +55,7 @@ class Part:
         held = np.asarray(positions, np.int64)
         quantised = self.quantised(held)
         fresh = (held - quantised).astype(np.float64)
-        total: NDArray[np.float64] = quantised * self.position_bytes(width) + fresh * width * _FP16
-        return total
+        return quantised.astype(np.float64) * self.position_bytes(width) + fresh * width * _FP16
 
     def kept_bytes(self, kept: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
         """Return the bytes of what eviction has left.
@@ -71,21 +70,19 @@ class Part:
         if self.along == "tokens":
             starts = np.arange(0, quantised, self.group)
             groups = np.logical_or.reduceat(old, starts, axis=-1) if quantised else old
-            many = groups.sum(-1) * self.group
+            many = np.asarray(groups.sum(-1) * self.group, np.float64)
         else:
-            many = old.sum(-1)
-        fresh = np.asarray(new.sum(-1), np.float64) * width * _FP16
-        total: NDArray[np.float64] = many * self.position_bytes(width) + fresh
-        return total
+            many = np.asarray(old.sum(-1), np.float64)
+        fresh = np.asarray(new.sum(-1), np.float64)
+        return many * self.position_bytes(width) + fresh * width * _FP16
 
     def written(self, positions: NDArray[Any] | int, width: int) -> NDArray[np.float64]:
         """Return the bytes written as position number ``positions`` (from 1) comes: it, and what
         becomes quantised by it."""
         many = np.asarray(positions, np.int64)
-        quantised = self.quantised(many) - self.quantised(many - 1)
+        quantised = (self.quantised(many) - self.quantised(many - 1)).astype(np.float64)
         first = width * _FP16 if self.newest else 0.0
-        total: NDArray[np.float64] = quantised * self.position_bytes(width) + first
-        return total
+        return quantised * self.position_bytes(width) + first
 
 
 class KvFormat(NamedTuple):

@@ -63,7 +63,8 @@ class Pruning:
     def shares(self, layers: int) -> NDArray[np.float64]:
         """Return the share of a long prompt's tokens that each layer computes, float64[layers]."""
         cuts = self.cuts(layers)
-        return np.cumprod([1 - cuts.get(layer, 0.0) for layer in range(layers)])
+        left = [1 - cuts.get(layer, 0.0) for layer in range(layers)]
+        return np.asarray(np.cumprod(left), np.float64)
 
     def prompt_tokens(self, tokens: int, layers: int) -> NDArray[np.int64]:
         """Return how many tokens of a prompt each layer computes, int64[layers]."""

@@ -33,6 +33,11 @@ def load() -> list[Row]:
     return json.loads(FACTS.read_text()) if FACTS.exists() else []
 
 
+def windows(ids: Any) -> Any:
+    """The texts, int64[texts, tokens], of int64[n] token ids."""
+    return ids[: TEXTS * APART].reshape(TEXTS, APART)[:, : PROMPT + JUDGED]
+
+
 def measure() -> None:
     """Judge what is missing, and keep each row as it is done."""
     import torch
@@ -42,11 +47,10 @@ def measure() -> None:
 
     torch.set_num_threads(1)  # steps of a few tokens are too small to share
     loaded, ids = subject()
-    windows = ids[: TEXTS * APART].reshape(TEXTS, APART)[:, : PROMPT + JUDGED]
     for schedule in SCHEDULES:
         if any(row["schedule"] == schedule for row in load()):
             continue
-        judged = pruned_perplexity(loaded.model, windows, PROMPT, schedule)
+        judged = pruned_perplexity(loaded.model, windows(ids), PROMPT, schedule)
         known = [*load(), {"schedule": schedule, **judged._asdict()}]
         FACTS.write_text("[\n" + ",\n".join(map(json.dumps, known)) + "\n]\n")
         print(known[-1], flush=True)

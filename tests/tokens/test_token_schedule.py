@@ -70,6 +70,20 @@ def test_whole_tokens_are_the_shares_rounded_up(tokens: int, schedule: str) -> N
     assert (counts <= exact + 6).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "tokens", "percent"),
+    [
+        ("llama-3.2-3b", 1024, 3),
+        ("llama-3.2-3b", 4096, 11),
+        ("smollm2-135m", 1024, 14),
+        ("smollm2-135m", 4096, 40),
+    ],
+)
+def test_the_share_of_attention_in_a_prompt(name: str, tokens: int, percent: int) -> None:
+    model = load_model(name)
+    assert round(100 * float(model.attention_flops(tokens)) / dense(model, tokens)) == percent
+
+
 def test_flop_without_pruning_is_what_a_prompt_of_a_run_takes() -> None:
     for name in ("smollm2-135m", "gemma-2-2b", "olmoe-1b-7b"):
         model = load_model(name)
