@@ -54,7 +54,8 @@ class Part:
         """Return the bytes of the first ``positions`` of a sequence, float64 of their shape."""
         held = np.asarray(positions, np.int64)
         quantised = self.quantised(held)
-        return quantised * self.position_bytes(width) + (held - quantised) * (width * _FP16)
+        fresh = (held - quantised).astype(np.float64)
+        return quantised.astype(np.float64) * self.position_bytes(width) + fresh * width * _FP16
 
     def kept_bytes(self, kept: NDArray[np.bool_], width: int) -> NDArray[np.float64]:
         """Return the bytes of what eviction has left.
@@ -69,16 +70,17 @@ class Part:
         if self.along == "tokens":
             starts = np.arange(0, quantised, self.group)
             groups = np.logical_or.reduceat(old, starts, axis=-1) if quantised else old
-            many = groups.sum(-1) * self.group
+            many = np.asarray(groups.sum(-1) * self.group, np.float64)
         else:
-            many = old.sum(-1)
-        return many * self.position_bytes(width) + new.sum(-1) * (width * _FP16)
+            many = np.asarray(old.sum(-1), np.float64)
+        fresh = np.asarray(new.sum(-1), np.float64)
+        return many * self.position_bytes(width) + fresh * width * _FP16
 
     def written(self, positions: NDArray[Any] | int, width: int) -> NDArray[np.float64]:
         """Return the bytes written as position number ``positions`` (from 1) comes: it, and what
         becomes quantised by it."""
         many = np.asarray(positions, np.int64)
-        quantised = self.quantised(many) - self.quantised(many - 1)
+        quantised = (self.quantised(many) - self.quantised(many - 1)).astype(np.float64)
         first = width * _FP16 if self.newest else 0.0
         return quantised * self.position_bytes(width) + first
 
@@ -131,7 +133,8 @@ def _kivi(bits: float, group: int, residual: int) -> tuple[Part, Part]:
 
 
 def _kivi_code(bits: float, group: int, residual: int) -> tuple[Part, Part]:
-    """KIVI as its authors run it (models/llama_kivi.py): keys are quantised ``residual`` at once."""
+    """KIVI as its authors' code runs it: keys are quantised ``residual`` positions at once
+    (models/llama_kivi.py)."""
     key = Part(bits, group, 4.0, "tokens", 0, residual)
     return key, Part(bits, group, 4.0, "channels", residual)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dipsim.lm.distil import Recipe, train_adapter
     from dipsim.lm.evaluate import evaluate
     from dipsim.lm.harness import harness
+    from dipsim.lm.lazy import PrunedPerplexity, PrunedSequence, prune_tokens, pruned_perplexity
     from dipsim.lm.load import Loaded, load
     from dipsim.lm.loops import dense_trace, open_loop
     from dipsim.lm.lora import fuse, load_adapter
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "PrunedPerplexity",
+    "PrunedSequence",
     "Recipe",
     "Recorder",
     "Sparse",
@@ -39,6 +42,8 @@ __all__ = [
     "load_adapter",
     "open_loop",
     "perplexity",
+    "prune_tokens",
+    "pruned_perplexity",
     "read_ids",
     "record",
     "record_arrays",
@@ -49,6 +54,8 @@ __all__ = [
 
 _HOMES = {
     "Loaded": "load",
+    "PrunedPerplexity": "lazy",
+    "PrunedSequence": "lazy",
     "Recipe": "distil",
     "Recorder": "record",
     "Sparse": "sparse",
@@ -62,6 +69,8 @@ _HOMES = {
     "load_adapter": "lora",
     "open_loop": "loops",
     "perplexity": "perplexity",
+    "prune_tokens": "lazy",
+    "pruned_perplexity": "lazy",
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",

@@ -193,6 +193,13 @@ class Model(BaseModel):
         idle = (self.experts or 0) - (self.experts_per_token or 0)
         return self.parameters - self.layers * idle * len(self.matrices) * self.matrix_parameters
 
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of one layer that one token uses, without norms."""
+        idle = (self.experts or 0) - (self.experts_per_token or 0)
+        mlp = self.mlp_parameters - idle * len(self.matrices) * self.matrix_parameters
+        return self.attention_parameters + mlp
+
     def _shape(self, matrix: Matrix) -> tuple[int, int]:
         """Return (outputs, inputs) of a matrix of one layer, or of one expert."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
@@ -346,8 +353,25 @@ class Model(BaseModel):
             pairs = pairs + windowed * _pairs(many, first, float(self.window))
         return 4.0 * self.heads * self.head_dim * pairs
 
+    @property
+    def layer_windows(self) -> NDArray[np.float64]:
+        """Positions that each layer attends to, float64[layers]; infinite without a window."""
+        windows = np.full(self.layers, np.inf)
+        if self.window is not None:
+            windows[:: self.window_every] = self.window
+        return windows
 
-def _pairs(tokens: Any, before: Any, window: float) -> Any:
+    def layer_attention_flops(self, tokens: NDArray[Any] | float) -> NDArray[np.float64]:
+        """Return the FLOP of the attention of each layer to a prompt, float64[layers].
+
+        Args:
+            tokens: of the prompt, or [layers], those that each layer sees.
+        """
+        pairs: NDArray[np.float64] = _pairs(np.asarray(tokens, np.float64), 0.0, self.layer_windows)
+        return 4.0 * self.heads * self.head_dim * pairs
+
+
+def _pairs(tokens: Any, before: Any, window: Any) -> Any:
     """Return the pairs of a query and a key of a batch, each query seeing ``window`` at most."""
     growing = np.clip(window - before, 0, tokens)  # tokens that see all that came before
     return (

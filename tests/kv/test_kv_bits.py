@@ -1,4 +1,4 @@
-"""Formats of keys and values: bytes to the digit, against a twin that moves positions one by one."""
+"""Formats of keys and values: their bytes, against a twin that moves positions one by one."""
 
 import numpy as np
 import pytest
@@ -66,6 +66,24 @@ def test_fp16_of_presets(name: str, bytes_per_position: int, gb_4k: float, gb_32
     assert one == bytes_per_position
     assert short / 1e9 == pytest.approx(gb_4k, rel=0.005)
     assert long / 1e9 == pytest.approx(gb_32k, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("smollm2-135m", 3_284),
+        ("llama-3.2-1b", 21_214),
+        ("llama-3.2-3b", 15_757),
+        ("gemma-2-2b", 13_808),
+        ("phi-3-mini", 5_466),
+        ("olmoe-1b-7b", 5_502),
+        ("llama-3-8b", 34_462),
+    ],
+)
+def test_positions_that_take_as_much_as_the_weights_of_a_token(name: str, tokens: int) -> None:
+    model = load_model(name)
+    position = model.layers * float(FP16.bytes(1, model.kv_heads * model.head_dim))
+    assert model.active_parameters * 4.5 / 8 / position == pytest.approx(tokens, abs=1)
 
 
 def test_fp16_is_what_a_model_says_of_its_keys_and_values() -> None:

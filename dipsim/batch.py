@@ -1,0 +1,92 @@
+"""Several tokens at once, of a batch or of drafts: what they need together, what they give.
+
+A step over w tokens reads each weight once that any of them needs, so what counts is the union of
+their active sets. It undoes sparsity: eight tokens of half the units need nearly all.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import DipsimError
+
+
+def tokens_per_step(draft: int, acceptance: float) -> float:
+    """Return the mean tokens that a step of speculative decoding gives.
+
+    The drafts are accepted up to the first that is rejected, each with the same probability, and
+    one token of the model's own follows (Leviathan et al., arXiv 2211.17192, equation 1).
+
+    Args:
+        draft: tokens that are drafted, at least 0.
+        acceptance: probability that a draft is accepted, 0 to 1.
+
+    Raises:
+        DipsimError: numbers outside these ranges.
+    """
+    if draft < 0 or not 0 <= acceptance <= 1:
+        raise DipsimError(
+            f"drafts {draft}, acceptance {acceptance:g}: give 0 or more drafts, and a probability "
+            "from 0 to 1"
+        )
+    return float(sum(acceptance**accepted for accepted in range(draft + 1)))
+
+
+def seconds_per_token(
+    draft: int, acceptance: float, draft_seconds: float, verify_seconds: float
+) -> float:
+    """Return the seconds a token takes when ``draft`` tokens are drafted, one after another, and
+    verified by one batch of ``draft + 1``.
+
+    Args:
+        draft_seconds: of one drafted token; verify_seconds: of the batch.
+
+    Raises:
+        DipsimError: as `tokens_per_step`.
+    """
+    step = draft * draft_seconds + verify_seconds
+    return step / tokens_per_step(draft, acceptance)
+
+
+def unions(sets: NDArray[Any], width: int, sequence: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Return the union of the active sets of every ``width`` successive tokens.
+
+    Args:
+        sets: bits [tokens, layers, words], of any unsigned type.
+        width: tokens that are used together.
+        sequence: int[tokens]; tokens of different sequences are not used together.
+
+    Returns:
+        bits [windows, layers, words]; the window that begins at each token and has ``width``.
+
+    Raises:
+        DipsimError: a width below 1, or no sequence that long.
+    """
+    first = len(sets) - width + 1
+    begins = np.arange(max(first, 0))
+    if sequence is not None and width > 1:
+        begins = begins[sequence[begins] == sequence[begins + width - 1]]
+    if width < 1 or not len(begins):
+        raise DipsimError(
+            f"batches of {width} tokens: give 1 to {len(sets)}, as many as follow one another"
+        )
+    union = sets[begins].copy()
+    for later in range(1, width):
+        union |= sets[begins + later]
+    return union
+
+
+def union_share(
+    sets: NDArray[Any], units: int, width: int, sequence: NDArray[Any] | None = None
+) -> float:
+    """Return the mean share of units that ``width`` successive tokens need together.
+
+    Args:
+        sets, width, sequence: as of `unions`; units: of each set.
+
+    Raises:
+        DipsimError: as `unions`.
+    """
+    union = unions(sets, width, sequence)
+    return float(np.bitwise_count(union).sum(dtype=np.int64) / (units * union[..., 0].size))

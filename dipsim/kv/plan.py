@@ -1,0 +1,209 @@
+"""What each token moves of keys and values, per layer: held, read, written, computed again.
+
+A plan is a pure function of the number of tokens before a token, so any part of a run can be asked
+for alone. Oldest positions lie in flash, in one run per layer, newest ones in DRAM.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError
+from dipsim.kv.bits import FP16, KvFormat
+from dipsim.kv.split import Recompute
+from dipsim.model import Model
+
+When = Literal["token", "prompt", "both"]
+"""Times at which positions over the budget are dropped: at each token, or of the prompt in one go,
+growing after it, or both."""
+ALL = 2**40
+"""Positions of a layer without a budget: more than any sequence has."""
+
+
+class KvStep(NamedTuple):
+    """Keys and values of decoded tokens, each float64 or int64[tokens, layers]."""
+
+    held: NDArray[np.int64]
+    """Positions that a token finds, its own not among them."""
+    in_flash: NDArray[np.int64]
+    """The oldest of them, which lie in flash."""
+    recomputed: NDArray[np.int64]
+    """The oldest of those, which are computed again from the inputs of attention."""
+    read: NDArray[np.float64]
+    """Bytes that attention reads from DRAM: what was there, and what has come from flash."""
+    flash_read: NDArray[np.float64]
+    """Bytes read from flash, in one run, known beforehand."""
+    written: NDArray[np.float64]
+    """Bytes that compute writes to DRAM: the token's own, and those computed again. What flash
+    writes there is apart."""
+    flash_written: NDArray[np.float64]
+    """Bytes that leave DRAM for flash, before they fill pages (offload.py)."""
+    flops: NDArray[np.float64]
+    """FLOP of computing keys and values again."""
+
+
+@dataclass(frozen=True)
+class KvPlan:
+    """How the keys and values of a model are kept; by default all, in fp16, in DRAM."""
+
+    model: Model
+    format: KvFormat = FP16
+    budget: int | NDArray[np.int64] | None = None
+    """Positions that a layer holds between tokens, or int64[layers]; None for all."""
+    when: When = "token"
+    prompt: int = 0
+    """Tokens of the prompt, which is dense unless ``when`` is ``token``."""
+    resident: int | None = None
+    """Newest positions of a layer that stay in DRAM, the others lying in flash; None for all."""
+    recompute: Recompute | int | None = None
+    """How many of those in flash are computed again: as many as takes least time, or so many."""
+    value_reads: int = 1
+    """How often attention reads values: 2 where a rule of eviction scores them with its output."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            BudgetError: a budget or residents that are too few.
+        """
+        budgets = self._budgets
+        if budgets.shape != (self.model.layers,):
+            raise BudgetError(
+                f"KV budgets of shape {budgets.shape}: give one, or one for each of the "
+                f"{self.model.layers} layers"
+            )
+        if np.any(budgets < 1):
+            raise BudgetError(
+                f"a KV budget of {budgets.min()} positions: give at least 1 for each layer"
+            )
+        if self.resident is not None and self.resident < self.format.newest:
+            raise BudgetError(
+                f"{self.resident} positions of KV in DRAM: give at least {self.format.newest}, as "
+                f"{self.format.name} quantises older ones only"
+            )
+
+    @property
+    def width(self) -> int:
+        """Keys of one position of a layer."""
+        return self.model.kv_heads * self.model.head_dim
+
+    @cached_property
+    def _budgets(self) -> NDArray[np.int64]:
+        budget = ALL if self.budget is None else self.budget
+        budgets = np.asarray(budget, np.int64)
+        return np.full(self.model.layers, budget, np.int64) if budgets.ndim == 0 else budgets
+
+    @cached_property
+    def _windows(self) -> NDArray[np.int64]:
+        """Positions that each layer attends to, int64[layers]."""
+        return np.minimum(self.model.layer_windows, ALL).astype(np.int64)
+
+    def held(self, before: NDArray[Any] | int) -> NDArray[np.int64]:
+        """Return the positions each layer holds after ``before`` tokens.
+
+        Args:
+            before: int64[tokens], tokens before each token.
+
+        Returns:
+            int64[tokens, layers].
+        """
+        tokens = np.atleast_1d(np.asarray(before, np.int64))[:, None]
+        budgets = self._budgets
+        if self.when != "token":
+            after = np.maximum(tokens - self.prompt, 0)
+            cut = np.minimum(self.prompt, budgets) + after
+            held = np.where(tokens < self.prompt, tokens, cut)
+            if self.when == "both":
+                held = np.where(after > 0, np.minimum(held, budgets), held)
+        else:
+            held = np.minimum(tokens, budgets)
+        return np.minimum(held, self._windows)
+
+    def _in_flash(self, held: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.maximum(held - (ALL if self.resident is None else self.resident), 0)
+
+    def dram_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
+        """Return the bytes of DRAM that hold keys and values after ``before`` tokens, of all
+        layers, float64[tokens]."""
+        held = self.held(before)
+        flash = self._in_flash(held) * self.format.position_bytes(self.width)
+        total: NDArray[np.float64] = (self.format.bytes(held, self.width) - flash).sum(1)
+        return total
+
+    def flash_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
+        """Return the bytes of flash that hold keys, values and inputs after ``before`` tokens, of
+        all layers, float64[tokens]."""
+        in_flash = self._in_flash(self.held(before))
+        kv, inputs = self._stored(in_flash)
+        total: NDArray[np.float64] = (
+            kv * self.format.position_bytes(self.width) + inputs * self._input_bytes
+        ).sum(1)
+        return total
+
+    def buffer_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
+        """Return the bytes of two layers' reads from flash: one is used while the next arrives,
+        float64[tokens]."""
+        buffers: NDArray[np.float64] = 2 * self.step(before).flash_read.max(1)
+        return buffers
+
+    def prefill_peak_bytes(self, tokens: int) -> float:
+        """Return the most bytes that a prompt holds: a layer's own while it is at work, whole, and
+        what the layers before it keep."""
+        whole = self.format.bytes(np.minimum(tokens, self._windows), self.width)
+        kept = self.format.bytes(self.held(tokens)[0], self.width)
+        before = np.cumsum(kept) - kept
+        return float((before + whole).max())
+
+    def step(self, before: NDArray[Any] | int) -> KvStep:
+        """Return what decoded tokens move.
+
+        Args:
+            before: int64[tokens], tokens before each token.
+        """
+        position = self.format.position_bytes(self.width)
+        tokens = np.atleast_1d(np.asarray(before, np.int64))
+        held = self.held(tokens)
+        in_flash = self._in_flash(held)
+        again = self._recomputed(in_flash)
+        inputs = again * self._input_bytes
+        after = self._in_flash(self.held(tokens + 1))
+        earlier = np.maximum(after - 1, 0)  # its own, or the oldest of DRAM, goes to flash
+        kv, inputs_kept = np.subtract(self._stored(after), self._stored(earlier))
+        whole = self.format.bytes(held, self.width, self.value_reads)
+        fresh = 2 * self.width * 2.0 * again
+        return KvStep(
+            held,
+            in_flash,
+            again,
+            read=whole + inputs,
+            flash_read=inputs + (in_flash - again) * position,
+            written=self.format.written(held + 1, self.width) + fresh,
+            flash_written=kv * position + inputs_kept * self._input_bytes,
+            flops=4.0 * self.model.hidden * self.width * again.astype(np.float64),
+        )
+
+    @property
+    def _input_bytes(self) -> float:
+        """Bytes of the input of attention of one position."""
+        element = self.recompute.input_element if isinstance(self.recompute, Recompute) else 2.0
+        return self.model.hidden * element
+
+    def _recomputed(self, in_flash: NDArray[np.int64]) -> NDArray[np.int64]:
+        if isinstance(self.recompute, Recompute):
+            return self.recompute.positions(in_flash)
+        return np.minimum(in_flash, self.recompute or 0)
+
+    def _stored(self, in_flash: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return of how many positions flash holds keys and values, and of how many inputs.
+
+        A number that is given lies there as inputs alone. One that grows with the sequence takes in
+        positions that were read before, so flash holds both of all.
+        """
+        if isinstance(self.recompute, Recompute):
+            inputs = 0 if self.recompute.why_none else in_flash
+            return in_flash, np.broadcast_to(inputs, in_flash.shape)
+        again = self._recomputed(in_flash)
+        return in_flash - again, again
