@@ -73,6 +73,12 @@ class DeviceOptions(TypedDict, total=False):
     context: int | None
     depth: int | None
     kv: Literal["fixed", "grow"] | None
+    kv_policy: str | None
+    kv_budget: str | float | None
+    kv_when: Literal["token", "prompt", "both"] | None
+    kv_quant: str | None
+    kv_dram: Size | None
+    kv_recompute: str | None
     kv_bits: float | None
     layout: Layout | None
     order_from: str | None

@@ -19,6 +19,7 @@ Concern = Literal[
     "draws",  # random numbers
     "budget",  # DRAM that is given
     "kv",  # whether KV takes DRAM from the caches
+    "beside",  # which positions of KV stay, in how many bits, and where
     "storage",  # bits of the weights, bits and tokens of KV
     "prompt",  # the prompt of a run without a trace
     "caches",  # how many there are, and how DRAM is divided between them
@@ -28,8 +29,8 @@ Concern = Literal[
     "time",  # how reads and arithmetic overlap, and how they are timed
 ]
 """Subject of an option; a command takes options by it."""
-Parent = Literal["method", "policy", "layout"]
-Family = Literal["budget", "density", "threshold", "overlap"]
+Parent = Literal["method", "policy", "layout", "kv_policy"]
+Family = Literal["budget", "density", "threshold", "overlap", "kv_format"]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.interval import RateInterval, rate_interval
+from dipsim.timeline.steps import kv_step
 from dipsim.timeline.timing import Timing
 from dipsim.units import BYTES, show_number
 from dipsim.views import Viewed, frame, report_module
@@ -204,6 +205,33 @@ class Result(Viewed):
         """Static weights, KV, hit and missed bytes read by compute; DMA apart."""
         return float(self.timing.dram_bytes.mean()) + self._active_bytes / self.tokens
 
+    @cached_property
+    def kv(self) -> dict[str, Any] | None:
+        """What becomes of keys and values, bytes and FLOP per token; None where all lie in DRAM."""
+        cache = self.run.kv
+        step = kv_step(self.run, np.flatnonzero(self._rows))
+        if cache is None or step is None:
+            return None
+        eviction = cache.eviction
+        written = float(step.flash_written.sum(axis=1).mean())
+        return {
+            "policy": "full" if eviction is None else eviction.rule.label,
+            "budget": None if eviction is None else _one_or_all(eviction.budgets),
+            "when": None if eviction is None else eviction.when,
+            "format": cache.format.name,
+            "loop": "counts",
+            "positions": float(step.held.mean()),
+            "in_flash": float(step.in_flash.mean()),
+            "recomputed": float(step.recomputed.mean()),
+            "held_bytes": cache.dram_bytes,
+            "read_bytes_per_token": float(step.read.sum(axis=1).mean()),
+            "flash_bytes_per_token": float(step.flash_read.sum(axis=1).mean()),
+            "write_bytes_per_token": float(step.written.sum(axis=1).mean()),
+            "flash_write_bytes_per_token": written,
+            "flash_write_bytes_per_million_tokens": written * 1e6,
+            "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()),
+        }
+
     # Time
 
     @property
@@ -376,12 +404,14 @@ class Result(Viewed):
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
             "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
             "groups": self.groups(),
+            "kv": self.kv,
             "routing_weight_lost": self.routing_weight_lost,
             "budget": {
                 "dram": budget.dram,
                 **{name: float(size) for name, size in budget.static._asdict().items()},
                 "streamed_static": budget.streamed,
                 "kv": budget.kv,
+                "kv_buffer": budget.kv_buffer,
                 "staging": budget.staging,
                 "runtime_overhead": budget.overhead,
                 "prefetch_buffer": budget.buffer,

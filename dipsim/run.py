@@ -22,6 +22,7 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
+from dipsim.systems import KvCache
 from dipsim.trace import Outline, Tokens
 from dipsim.views import shortened
 
@@ -56,6 +57,8 @@ class Run:
     """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
     """Positions whose KV a token reads."""
+    kv: KvCache | None = None
+    """The KV cache, where it is more than all positions in DRAM."""
 
     __repr__ = shortened
 

@@ -32,7 +32,7 @@ FIXED_BY_MMAP = {
     "overlap": ("serial", "a page fault stops the thread that computes"),
 }
 """Settings that ``io="mmap"`` leaves no choice of, and why."""
-_SIZES = ("dram", "cache")
+_SIZES = ("dram", "cache", "kv_dram")
 """Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
 _RANGES = ("tokens", "layers", "sequence", "calibrate_tokens", "order_from")
 """Options that are ranges A:B."""
@@ -188,7 +188,25 @@ class Settings(BaseModel):
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
     )
-    kv_bits: float = option(16, "bits per key or value [16]", "storage", ge=0.01, le=32)
+    kv_policy: str | None = option(
+        None, "which positions of the KV stay: tova, snapkv:window=16 ... [full]", "beside"
+    )
+    kv_budget: str | None = option(
+        None, "they are: 1024 per layer and kv head, or 25%", "beside", of="kv_policy"
+    )
+    kv_when: Literal["token", "prompt", "both"] | None = option(
+        None, "others leave: token, prompt or both [the policy's]", "beside", of="kv_policy"
+    )
+    kv_quant: str | None = option(
+        None, "format of KV: q8_0, kivi:bits=2 ... [--kv-bits]", "beside", family="kv_format"
+    )
+    kv_dram: str | None = option(None, "of the KV in DRAM: 50%, 100MB [all]", "beside")
+    kv_recompute: str | None = option(
+        None, "of the KV in flash: none, auto or l=256 [none]", "beside"
+    )
+    kv_bits: float = option(
+        16, "bits per key or value [16]", "storage", family="kv_format", ge=0.01, le=32
+    )
     layout: Layout | None = option(
         None, "in flash: column, bundle, expert, row or permuted [the method's]", "flash"
     )
@@ -323,6 +341,26 @@ class Settings(BaseModel):
         given = [flag(name) for name in concerning("budget") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_kv(self) -> "Settings":
+        """Refuse options on the KV cache that contradict each other."""
+        for name in ("kv_budget", "kv_when"):
+            if getattr(self, name) is not None and self.kv_policy is None:
+                raise ValueError(
+                    f"{flag(name)} {getattr(self, name)} is for a --kv-policy: add one, e.g. tova"
+                )
+        if self.kv_quant is not None and self.kv_bits != 16:
+            raise ValueError(
+                f"--kv-quant {self.kv_quant} and --kv-bits {self.kv_bits:g}: give one of them"
+            )
+        for name in concerning("beside"):
+            if self.compat == "authors" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"--compat authors and {flag(name)}: the authors' simulator has all KV in "
+                    "DRAM; drop one of them"
+                )
         return self
 
     @model_validator(mode="after")
@@ -470,6 +508,8 @@ def _plain_number(name: str, value: Any) -> Any:
     if not isinstance(value, Real):
         return value
     number = int(value) if isinstance(value, Integral) else float(value)
+    if name == "kv_budget":
+        return f"{number:.17g}"
     return _size(name, number) if name in _SIZES else number
 
 

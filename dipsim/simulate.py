@@ -27,6 +27,7 @@ from dipsim.resolve import (
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
+from dipsim.systems import plan_kv
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Outline, Trace
 
@@ -102,7 +103,11 @@ def prepare(
     costs = placement.costs(flash)
     guesses = find_guesses(sets)
     uses = count_profile(sets, geometry, cache_policy)
-    budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses)
+    context = context_of(sets.tokens, geometry, settings.context)
+    engine = device.backend(settings.backend)[1]
+    rates = flash.sequential_bandwidth, engine.compute
+    kv = plan_kv(part, geometry, settings, context, *rates)
+    budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, kv)
     return Run(
         sets=sets,
         device=device,
@@ -115,10 +120,11 @@ def prepare(
         guesses=guesses,
         profile_uses=uses,
         budget=budget,
-        context=context_of(sets.tokens, geometry, settings.context),
+        context=context,
         page_cache=plan_page_cache(device, placement, budget, settings.io),
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,
+        kv=kv,
     )
 
 

@@ -27,7 +27,7 @@ ROWS = (
     ("methods", "policies", "kv"),
 >>>>>>> h-kv
     ("flash",),
-    ("replay",),
+    ("replay", "systems"),
     ("budget", "resolve"),
     ("run", "keywords"),
     ("timeline",),

@@ -190,7 +190,8 @@ def _resized(run: Run, factor: float) -> Budget:
     equal = run.settings.allocate == "equal"
     if budget.growth is not None:
         assert budget.dram is not None, "KV grows in a given DRAM"
-        return grown(replace(budget, dram=budget.dram * factor, growth=None), run.sets, placement)
+        resized = replace(budget, dram=budget.dram * factor, growth=None)
+        return grown(resized, run.sets, placement, run.kv)
     if budget.dram is None:
         cache = (budget.cache + budget.buffer) * factor
         resized = redivided(budget, placement, equal=equal, cache=cache)

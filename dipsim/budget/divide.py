@@ -56,6 +56,8 @@ class Budget:
     overhead: float
     buffer: float
     """For reads ahead; taken from the cache."""
+    kv_buffer: float
+    """For keys and values that come from flash."""
     cache: float
     """Bytes offered to the caches; at most what the units take."""
     units_bytes: float
@@ -85,7 +87,12 @@ class Budget:
         with it."""
         if self.dram is not None:
             return self.dram
-        return self.static.total + self.kv + self.buffer + self.cache
+        return self.static.total + self.kv_in_all + self.buffer + self.cache
+
+    @property
+    def kv_in_all(self) -> float:
+        """Bytes of KV, and of what it is read through from flash."""
+        return self.kv + self.kv_buffer
 
     @property
     def fits(self) -> bool:
@@ -105,6 +112,7 @@ def divide(
     overhead: float = 0.0,
     equal: bool = False,
     buffer: float = 0.0,
+    kv_buffer: float = 0.0,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
     static weights are taken as resident) and ``fraction`` (of the units; likewise).
@@ -121,7 +129,7 @@ def divide(
         cache = fraction * units_bytes
     elif cache is None:
         assert dram is not None, "one of dram, cache and fraction"
-        fixed = kv + staging + overhead
+        fixed = kv + kv_buffer + staging + overhead
         if fixed > dram:
             raise BudgetError(
                 f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
@@ -149,6 +157,7 @@ def divide(
         staging=staging,
         overhead=overhead,
         buffer=buffer,
+        kv_buffer=kv_buffer,
         cache=min(cache, units_bytes),
         units_bytes=units_bytes,
         capacity=capacity,

@@ -20,6 +20,7 @@ from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
+from dipsim.systems import KvCache
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
 
@@ -32,12 +33,14 @@ def plan_budget(
     costs: Costs,
     guesses: Guesses | None,
     uses: Sequence[NDArray[np.int64]] | None,
+    kv_cache: KvCache | None = None,
 ) -> Budget:
     """Divide the DRAM of a run.
 
     Args:
         costs: what reads cost; only an optimal division looks at them, as at the policy.
         uses: of `Contender.profile_uses`, likewise.
+        kv_cache: None where all positions lie in DRAM.
 
     Raises:
         BudgetError: DRAM that does not hold what must be in it, or more than the device has.
@@ -46,8 +49,10 @@ def plan_budget(
     model, settings = placement.model, sets.settings
     _check_flash(device, model)
     groups = group_sizes(placement)
-    context, kv = context_of(sets.tokens, model, settings.context), 0.0
-    if model is not None:
+    context, kv, kv_buffer = context_of(sets.tokens, model, settings.context), 0.0, 0.0
+    if kv_cache is not None:
+        kv, kv_buffer = kv_cache.dram_bytes, kv_cache.buffer_bytes
+    elif model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
     static = _static(model, placement.method, settings.compat == "authors")
     if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
@@ -71,6 +76,7 @@ def plan_budget(
         overhead=overhead,
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
+        kv_buffer=kv_buffer,
     )
     _refuse_experts_outside(budget, placement)
     budget = replace(budget, beside=_beside(budget, sets, device, placement))
@@ -79,7 +85,7 @@ def plan_budget(
     if settings.allocate == "optimal":
         return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":
-        return grown(budget, sets, placement)
+        return grown(budget, sets, placement, kv_cache)
     return budget
 
 
@@ -111,6 +117,7 @@ def redivided(
         overhead=budget.overhead,
         equal=equal,
         buffer=budget.buffer,
+        kv_buffer=budget.kv_buffer,
     )
     return replace(again, start=budget.start, beside=budget.beside)
 
@@ -134,7 +141,7 @@ def plan_page_cache(
     fault = device.flash.fault
     assert fault is not None, "refused when the flash was looked up"
     if budget.dram is not None:
-        size = budget.dram - budget.kv - budget.staging - budget.overhead
+        size = budget.dram - budget.kv_in_all - budget.staging - budget.overhead
     else:  # a cache given directly leaves static weights resident
         size = budget.cache
         if budget.fits:  # so do their pages, of which a few are not full
@@ -247,8 +254,14 @@ def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> 
     return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
 
 
-def grown(budget: Budget, sets: ActiveSets, placement: Placement) -> Budget:
-    """Return the budget with what KV takes from the caches as it grows."""
+def grown(
+    budget: Budget, sets: ActiveSets, placement: Placement, kv_cache: KvCache | None
+) -> Budget:
+    """Return the budget with what KV takes from the caches as it grows.
+
+    Args:
+        kv_cache: None where all positions lie in DRAM.
+    """
     model, settings = placement.model, sets.settings
     if model is None:
         raise ModelError(
@@ -257,7 +270,10 @@ def grown(budget: Budget, sets: ActiveSets, placement: Placement) -> Budget:
         )
     context = context_of(sets.tokens, model, settings.context)
     held = tokens_held(sets.tokens, sets.rows[0], context)
-    kv_bytes = np.asarray(model.kv_bytes(held, settings.kv_bits))
+    if kv_cache is None:
+        kv_bytes = np.asarray(model.kv_bytes(held, settings.kv_bits))
+    else:
+        kv_bytes = kv_cache.held_bytes(held)
     equal = settings.allocate == "equal"
     return grow(
         kv_bytes, lambda kv: redivided(budget, placement, equal=equal, kv=kv), settings.scope
@@ -268,7 +284,7 @@ def _left(budget: Budget, device: Profile) -> float:
     """Return bytes of the DRAM an app may use that a run did not ask for."""
     asked = budget.dram
     if asked is None:
-        asked = budget.cache + budget.static.total + budget.kv
+        asked = budget.cache + budget.static.total + budget.kv_in_all
     return max(0.0, device.dram.available - asked)
 
 

@@ -28,6 +28,7 @@ _PANELS: dict[Concern, str] = {
     "draws": REPLAYED,
     "budget": STAYS,
     "kv": STAYS,
+    "beside": STAYS,
     "storage": DEVICE,
     "prompt": DEVICE,
     "caches": STAYS,
@@ -56,6 +57,11 @@ _METAVARS = {
     "cache": "BYTES",
     "bits": "BITS",
     "kv_bits": "BITS",
+    "kv_policy": "NAME[:KEY=VALUE,...]",
+    "kv_budget": "NUMBER|SHARE",
+    "kv_quant": "NAME[:KEY=VALUE,...]",
+    "kv_dram": "BYTES|SHARE",
+    "kv_recompute": "NAME|l=NUMBER",
     "prefetch": "NAME|TRACE",
 }
 """Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""
@@ -185,7 +191,7 @@ PROMPT = _annotations("prompt")
 """The prompt of a run without a trace."""
 HOW = _annotations("replay", "trace", "draws")
 """Rules of the replay, and the part of the trace."""
-WHERE = _annotations("device", "storage", "caches", "pins", "flash", "comparison", "time")
+WHERE = _annotations("device", "storage", "beside", "caches", "pins", "flash", "comparison", "time")
 """Device, bytes of weights and KV, division of DRAM, flash and time."""
 _PICTURE = {
     "plot": Annotated[

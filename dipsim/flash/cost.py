@@ -3,10 +3,9 @@
 What one read takes is in read_time.py; here reads are made of misses, in whole pages.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,9 +85,9 @@ class FlashCost:
         """Tell which reads of ``size`` bytes lie outside what was measured."""
         return self.speed.outside(size, reads)
 
-    def reads_in_order(self, size: float) -> int:
-        """Return how many reads it takes to read ``size`` bytes in order."""
-        return math.ceil(size / self.sequential_read - _SLACK)
+    def reads_in_order(self, size: Any) -> Any:
+        """Return how many reads it takes to read ``size`` bytes in order, of its shape."""
+        return np.ceil(np.asarray(size) / self.sequential_read - _SLACK) + 0.0
 
     def check_reads(self, units: int, apart: float) -> None:
         """Refuse a group whose reads could not be counted.

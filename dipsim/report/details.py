@@ -66,6 +66,7 @@ def budget_table(result: Result) -> Table:
         ("predictors", budget.static.predictors),
         ("- streamed from flash", -budget.streamed),
         ("KV", budget.kv),
+        ("KV read buffer", budget.kv_buffer),
         ("staging", budget.staging),
         ("runtime overhead", budget.overhead),
         ("read-ahead buffer", budget.buffer),

@@ -49,8 +49,8 @@ def dram_sizes(
     Reads ahead need their buffer in any case, beside static weights.
     """
     budget = prepare(trace, device, **{**options, "cache_fraction": 1.0}).budget
-    cacheless = budget.kv + budget.static.total + budget.buffer
-    least = cacheless if budget.buffer else max(budget.kv, 1.0)
+    cacheless = budget.kv_in_all + budget.static.total + budget.buffer
+    least = cacheless if budget.buffer else max(budget.kv_in_all, 1.0)
     everything = cacheless + budget.units_bytes
     return float(math.ceil(least)), float(math.ceil(cacheless)), float(math.ceil(everything))
 

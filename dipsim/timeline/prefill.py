@@ -75,10 +75,19 @@ def prompt_of(
     flops, kv = 0.0 * many, 0.0 * many
     if run.model is not None:
         flops = 2.0 * run.model.active_parameters * many + run.model.attention_flops(many, before)
-        kv = run.model.kv_bytes(before, run.settings.kv_bits)
+        kv = _kv_before(run, before)
     paper = is_paper(run.settings.overlap)
     fixed = 0.0 if paper else run.backend.per_layer * (run.trace.layers + 1)
     return Prompt(read + 0.0 * many, fixed, in_use + kv, flops)
+
+
+def _kv_before(run: Run, before: NDArray[np.int64] | int) -> Any:
+    """Return the bytes of keys and values before each batch, which it reads from DRAM."""
+    assert run.model is not None, "checked by who asks"
+    if run.kv is None:
+        return run.model.kv_bytes(before, run.settings.kv_bits)
+    held = run.kv.plan.step(np.atleast_1d(before)).read.sum(axis=1)
+    return held if np.ndim(before) else float(held[0])
 
 
 def prefill_seconds(run: Run, rate: Rates, tokens: NDArray[np.int64] | int, *how: Any) -> Any:

@@ -37,7 +37,7 @@ def bytes_taken(run: Run) -> float:
     """
     budget = run.budget
     resident = budget.static.total - budget.streamed + budget.cache
-    taken = resident + budget.kv + budget.buffer + budget.staging + budget.overhead
+    taken = resident + budget.kv_in_all + budget.buffer + budget.staging + budget.overhead
     asked = min(taken, np.inf if budget.dram is None else budget.dram)
     return asked + (budget.beside if asked > run.device.dram.available else 0.0)
 

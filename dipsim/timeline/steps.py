@@ -1,12 +1,14 @@
 """Steps of a token: how many bytes each reads from where, and at what rate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import Profile
+from dipsim.kv.plan import KvStep
 from dipsim.model import nearest_format
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
@@ -14,6 +16,9 @@ from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
 from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
 from dipsim.trace import PREFILL, Tokens
+
+KV_TAIL = "KV from flash"
+"""Place of a step in which a layer waits for keys and values."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,10 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the bytes of keys and values that each token reads in all layers, float64[rows]."""
     if run.model is None:
         return np.zeros(len(rows))
+    step = kv_step(run, rows)
+    if step is not None:
+        total: NDArray[np.float64] = step.read.sum(axis=1)
+        return total
     positions = run.tokens.position[rows].astype(np.float64)
     if run.kv_read == "context":
         positions[:] = run.context
@@ -78,6 +87,53 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         positions = _average_positions(run.tokens)[rows]
     read: NDArray[np.float64] = run.model.kv_bytes(positions, run.settings.kv_bits)
     return read
+
+
+def kv_step(run: Run, rows: NDArray[np.int64]) -> KvStep | None:
+    """Return what tokens move of keys and values, layer by layer; None where all positions lie in
+    DRAM, so that `kv_bytes` says all.
+
+    Args:
+        rows: int64[rows], tokens of the trace.
+    """
+    if run.kv is None:
+        return None
+    before = run.tokens.position[rows]
+    if run.kv_read == "context":
+        before = np.full(len(rows), run.context)
+    return run.kv.step(rows, before)
+
+
+class KvTail(NamedTuple):
+    """Keys and values that tokens read from flash, float64[rows, layers]."""
+
+    seconds: NDArray[np.float64]
+    """Seconds of flash, whatever computes meanwhile."""
+    moved: NDArray[np.float64]
+    """Bytes."""
+    reads: NDArray[np.float64]
+    compute: NDArray[np.float64]
+    """Seconds of computing keys and values again that the rest of the reading does not hide."""
+
+
+def kv_tail(run: Run, step: KvStep, rate: Rates) -> KvTail | None:
+    """Return the keys and values that tokens read from flash, in one run per layer; None where
+    there are none.
+
+    Inputs of attention come first. While keys and values are computed from them the rest comes
+    (KVPR, arXiv 2411.17089, section 3).
+    """
+    if not step.flash_read.any():
+        return None
+    assert run.kv is not None, "its KV lies in flash"
+    link = run.flash.sequential_bandwidth
+    rest = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
+    return KvTail(
+        seconds=step.flash_read / link,
+        moved=step.flash_read,
+        reads=run.flash.reads_in_order(step.flash_read),
+        compute=np.maximum(step.flops / rate.flops - rest / link, 0.0),
+    )
 
 
 def _average_positions(tokens: Tokens) -> NDArray[np.float64]:
@@ -110,14 +166,52 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         yield _fault_step(faults, nothing)
     if embedding_row_bytes(run):
         yield _embedding_step(run, nothing)
-    kv = read / layers / rate.dram
+    moved = kv_step(run, rows)
+    tail = None if moved is None else kv_tail(run, moved, rate)
+    kv = [read / layers / rate.dram] * layers if moved is None else [*moved.read.T / rate.dram]
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
+    head = _static_step(run, rate, static.head + final_norm, nothing, "head")
+    before = [head]  # while it runs, flash reads keys and values of the first layer
     for layer in range(layers):
-        yield _static_step(run, rate, per_layer, kv, f"layer {layer} attention")
-        for group in range(groups):
-            yield _group_step(run, traffic, rows, rate, (layer, group))
-    yield _static_step(run, rate, static.head + final_norm, nothing, "head")
+        if tail is not None:
+            yield from _tail_steps(run, tail, layer, before)
+        before = [_static_step(run, rate, per_layer, kv[layer], f"layer {layer} attention")]
+        before += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
+        yield from before
+    yield head
+
+
+def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> Iterator[Step]:
+    """Yield the steps in which a layer waits for its keys and values from flash, and computes some
+    of them again.
+
+    They are known beforehand, so they are read while the layer before computes, as far as flash has
+    nothing else to do then.
+
+    Args:
+        before: steps of the layer before; of the first layer, that of the token before's head.
+    """
+    hidden = np.zeros(len(tail.seconds))
+    if run.settings.overlap not in ("serial", "paper-serial"):
+        for step in before:
+            computing = step.hit + step.miss + step.kv + step.sync + step.management
+            hidden += np.maximum(computing - step.flash, 0.0)
+    nothing = np.zeros_like(hidden)
+    waiting = Step(
+        flash=np.maximum(tail.seconds[:, layer] - hidden, 0.0),
+        hit=nothing,
+        miss=nothing,
+        kv=nothing,
+        reads=tail.reads[:, layer],
+        static=True,
+        moved=tail.moved[:, layer],
+        place=f"layer {layer} {KV_TAIL}",
+    )
+    yield waiting
+    if tail.compute[:, layer].any():  # a step of its own: the wait has its overlap already
+        computing = tail.compute[:, layer]
+        yield waiting._replace(flash=nothing, hit=computing, reads=nothing, moved=nothing)
 
 
 def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:

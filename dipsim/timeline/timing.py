@@ -13,7 +13,16 @@ from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.pressure import faults_of, paged_share
-from dipsim.timeline.steps import Rates, embedding_row_bytes, kv_bytes, rates, steps
+from dipsim.timeline.steps import (
+    KV_TAIL,
+    Rates,
+    embedding_row_bytes,
+    kv_bytes,
+    kv_step,
+    kv_tail,
+    rates,
+    steps,
+)
 from dipsim.views import shortened
 
 
@@ -151,21 +160,28 @@ def _rated(run: Run, traffic: Traffic, clock: Clock, rate: Rates) -> tuple[Times
 
 
 def static_flash_bytes(run: Run, traffic: Traffic) -> float:
-    """Return the bytes per token of static weights that do not fit, of the embedding row, and of
-    page faults."""
+    """Return the bytes per token of static weights that do not fit, of the embedding row, of page
+    faults, and of keys and values in flash."""
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
     rows = np.flatnonzero(traffic.measured)
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     faulted = 0.0 if faults is None else float(faults.moved.mean())
-    return run.budget.streamed + float(embedding[0]) + faulted
+    moved = kv_step(run, rows)
+    tail = 0.0 if moved is None else float(moved.flash_read.sum(axis=1).mean())
+    return run.budget.streamed + float(embedding[0]) + faulted + tail
 
 
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
-    """Return the reads per token of static weights that do not fit, of the embedding row, and page
-    faults, as a whole number."""
-    rows = np.flatnonzero(traffic.measured)
-    one = steps(run, traffic, rows[:1], rates(run))
-    reads = sum(int(step.reads[0]) for step in one if step.static)
+    """Return the reads per token of static weights that do not fit, of the embedding row, of page
+    faults, and of keys and values in flash, as a whole number."""
+    rows, rate = np.flatnonzero(traffic.measured), rates(run)
+    one = steps(run, traffic, rows[:1], rate)
+    reads = sum(
+        int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_TAIL)
+    )
+    moved = kv_step(run, rows)
+    tail = None if moved is None else kv_tail(run, moved, rate)
+    reads += 0 if tail is None else round(float(tail.reads.sum(axis=1).mean()))
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     return reads if faults is None else reads + round(float(faults.number.mean()))
 

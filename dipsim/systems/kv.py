@@ -1,0 +1,238 @@
+"""The KV cache of a run: what each token holds, reads and writes of it (kv/plan.py), sequence by
+sequence, as their prompts differ."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError, ModelError, brief
+from dipsim.kv.bits import KvFormat, parse_format, plain
+from dipsim.kv.plan import KvPlan, KvStep
+from dipsim.kv.replay import Eviction, plan_eviction
+from dipsim.kv.rules import load_rule
+from dipsim.kv.split import Recompute
+from dipsim.model import Model
+from dipsim.settings import Settings
+from dipsim.trace import Outline, Tokens
+from dipsim.units import BYTES, parse_share
+
+ALL_IN_DRAM = ("100%", "all")
+"""Texts of ``--kv-dram`` that leave nothing to flash."""
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """The KV cache of a run that is more than all positions in DRAM."""
+
+    tokens: Tokens
+    plans: tuple[KvPlan, ...]
+    """One for each length of a prompt."""
+    of_row: NDArray[np.int64]
+    """[tokens] the plan of each row's sequence."""
+    eviction: Eviction | None
+    """The rule of the longest prompt; None where nothing is evicted."""
+    context: int
+    """Tokens the budget holds KV for."""
+
+    @property
+    def plan(self) -> KvPlan:
+        """The plan of the longest prompt."""
+        return self.plans[-1]
+
+    @property
+    def format(self) -> KvFormat:
+        """How keys and values are stored."""
+        return self.plan.format
+
+    @property
+    def why_no_recompute(self) -> str | None:
+        """Sentence on why nothing is computed again although that was asked for; None elsewhere."""
+        recompute = self.plan.recompute
+        return recompute.why_none if isinstance(recompute, Recompute) else None
+
+    @cached_property
+    def dram_bytes(self) -> float:
+        """Most bytes of DRAM that keys and values take: at the context, or while a prompt runs."""
+        return max(self._most(plan) for plan in self.plans)
+
+    def _most(self, plan: KvPlan) -> float:
+        grown = float(plan.dram_bytes(self.context)[0])
+        prompt = min(plan.prompt, self.context)
+        evicts_behind_prompt = self.eviction is not None and plan.when != "token" and prompt
+        return max(grown, plan.prefill_peak_bytes(prompt)) if evicts_behind_prompt else grown
+
+    @cached_property
+    def buffer_bytes(self) -> float:
+        """Bytes that two layers' reads from flash go through."""
+        return max(float(plan.buffer_bytes(self.context)[0]) for plan in self.plans)
+
+    def held_bytes(self, before: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bytes of DRAM that hold keys and values at each row, float64[tokens].
+
+        Args:
+            before: int64[tokens], tokens of the row's sequence that are held or were evicted.
+        """
+        held = np.empty(len(before))
+        for number, plan in enumerate(self.plans):
+            own = self.of_row == number
+            held[own] = plan.dram_bytes(before[own])
+        return held
+
+    def step(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> KvStep:
+        """Return what tokens move, arrays [rows, layers].
+
+        Args:
+            rows: int64[rows], rows of the trace; before: int64[rows], tokens before each.
+        """
+        plan_of = self.of_row[rows]
+        if len(self.plans) == 1:
+            return self.plan.step(before)
+        steps = [plan.step(before) for plan in self.plans]
+        picked = [np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps)]
+        return KvStep(*picked)
+
+
+def plan_kv(
+    trace: Outline,
+    model: Model | None,
+    settings: Settings,
+    context: int,
+    link: float,
+    compute: float,
+) -> KvCache | None:
+    """Work out the KV cache that the settings ask for; None for all positions in DRAM.
+
+    Args:
+        context: tokens the budget holds KV for.
+        link: bytes per second of reading flash in order; compute: FLOP per second.
+
+    Raises:
+        BudgetError: a rule, budget or size that no KV cache can have.
+        ModelError: no model says how large keys and values are.
+    """
+    asked = [name for name in _ASKED if getattr(settings, name) is not None]
+    if not asked:
+        return None
+    if model is None:
+        raise ModelError(
+            f"--{asked[0].replace('_', '-')}: {trace.name} does not say which model it is from, so "
+            "the size of its KV is not known; pass --model NAME or FILE"
+        )
+    number, prompts = _prompts(trace.rows)
+    lengths, of_sequence = np.unique(prompts, return_inverse=True)
+    format_ = (
+        plain(settings.kv_bits) if settings.kv_quant is None else parse_format(settings.kv_quant)
+    )
+    evictions = [_eviction(settings, trace, model, context, int(prompt)) for prompt in lengths]
+    plans = []
+    for prompt, eviction in zip(lengths, evictions, strict=True):
+        plan = KvPlan(
+            model=model,
+            format=format_,
+            budget=None if eviction is None else eviction.budgets,
+            when="token" if eviction is None else eviction.when,
+            prompt=int(prompt),
+            value_reads=1 + (eviction is not None and eviction.rule.reads_values_twice),
+        )
+        plans.append(_split(plan, settings, context, link, compute))
+    return KvCache(trace.rows, tuple(plans), of_sequence[number], evictions[-1], context)
+
+
+_ASKED = ("kv_policy", "kv_quant", "kv_dram", "kv_recompute")
+"""Settings that make a KV cache more than all positions in DRAM."""
+
+
+def _prompts(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of each row's sequence, int64[tokens], and the tokens before the first that
+    each sequence decodes, int64[sequences]."""
+    number = np.cumsum(tokens.begins_sequence()) - 1
+    prompts = np.zeros(int(number[-1]) + 1, np.int64)
+    decoded = np.flatnonzero(tokens.decode)
+    of_decoded = number[decoded]
+    first = np.flatnonzero(np.diff(of_decoded, prepend=-1))
+    prompts[of_decoded[first]] = tokens.position[decoded[first]]
+    return number, prompts
+
+
+def _eviction(
+    settings: Settings, trace: Outline, model: Model, context: int, prompt: int
+) -> Eviction | None:
+    """Return the rule and the budgets of sequences with one length of prompt."""
+    if settings.kv_policy is None:
+        return None
+    rule = load_rule(settings.kv_policy)
+    if not rule.evicts:
+        if settings.kv_budget is not None:
+            raise BudgetError(
+                f"--kv-budget {settings.kv_budget} and --kv-policy {rule.label}, which keeps all "
+                "positions: drop one of them"
+            )
+        return None
+    if settings.kv_budget is None:
+        raise BudgetError(
+            f"--kv-policy {rule.label} needs --kv-budget: positions per layer and kv head, e.g. "
+            "1024, or a share such as 25%"
+        )
+    when = settings.kv_when or rule.when
+    if when != "token" and not prompt:
+        raise BudgetError(
+            f"--kv-policy {rule.label} cuts a prompt, and a sequence of {trace.name} has none: give "
+            "--depth, or --kv-when token"
+        )
+    return plan_eviction(
+        rule,
+        settings.kv_budget,
+        max(context, prompt),
+        model.layers,
+        when=when,
+        prompt=prompt or None,
+    )
+
+
+def _split(plan: KvPlan, settings: Settings, context: int, link: float, compute: float) -> KvPlan:
+    """Return the plan with what lies in flash, and what of that is computed again."""
+    resident = None
+    if settings.kv_dram is not None and settings.kv_dram not in ALL_IN_DRAM:
+        resident = _resident(settings.kv_dram, plan, context)
+    if settings.kv_recompute in (None, "none"):
+        return replace(plan, resident=resident)
+    if resident is None:
+        raise BudgetError(
+            f"--kv-recompute {settings.kv_recompute}: all KV lies in DRAM, so nothing is read that "
+            "computing could save; give --kv-dram, e.g. 25%"
+        )
+    recompute = _recompute(settings, plan.model, link, compute)
+    return replace(plan, resident=resident, recompute=recompute)
+
+
+def _resident(text: str, plan: KvPlan, context: int) -> int:
+    """Return the positions of a layer that a size or share leaves in DRAM."""
+    most = int(plan.held(context).max())
+    try:
+        share = parse_share(text)
+        if share is not None:
+            return max(int(share * most + 1e-9), plan.format.newest)
+        size = BYTES.parse(text)
+    except ValueError as problem:
+        raise BudgetError(f"--kv-dram {problem}, or a share such as '50%'") from None
+    position = plan.format.position_bytes(plan.width) * plan.model.layers
+    return max(min(int(size / position), most), plan.format.newest)
+
+
+def _recompute(settings: Settings, model: Model, link: float, compute: float) -> Recompute | int:
+    """Return what is computed again rather than read.
+
+    Raises:
+        BudgetError: neither auto nor a number of positions.
+    """
+    text = settings.kv_recompute or ""
+    if text == "auto":
+        return Recompute.of(model, link, compute, element=settings.kv_bits / 8)
+    number = text.removeprefix("l=")
+    if not number.isdecimal() or len(number) > 12:
+        raise BudgetError(
+            f"--kv-recompute {brief(text)!r}: write none, auto, or l=POSITIONS, e.g. l=256"
+        )
+    return int(number)
