@@ -19,13 +19,8 @@ ROWS = (
     ("errors", "compiling"),
     ("units", "files", "option", "lists", "plugins", "views", "kernels"),
     ("settings", "hardware", "model"),
-<<<<<<< HEAD
     ("trace", "kv", "tokens", "batch"),
     ("methods", "policies"),
-=======
-    ("trace",),
-    ("methods", "policies", "kv"),
->>>>>>> h-kv
     ("flash",),
     ("replay", "systems"),
     ("budget", "resolve"),

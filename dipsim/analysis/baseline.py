@@ -26,7 +26,7 @@ from dipsim.replay.replay import Progress
 from dipsim.replay.traffic import Traffic
 from dipsim.result import Result, finite
 from dipsim.run import Run, behind_page_cache, count_dense, replay_beside
-from dipsim.settings import Settings
+from dipsim.settings import Settings, concerning
 from dipsim.timeline.closed import RESOURCES, Times
 from dipsim.timeline.timing import (
     static_flash_bytes,
@@ -239,6 +239,7 @@ def _dense_run(run: Run) -> Run:
     kept = (
         *("dram", "context", "kv", "kv_bits", "bits", "io", "overlap", "engine", "thermal"),
         *("backend", "warmup", "reset", "prefill", "compat"),
+        *concerning("beside"),
     )
     changes: dict[str, Any] = {name: getattr(own, name) for name in kept}
     changes |= {"method": "dense", "policy": own.policy}
@@ -252,7 +253,7 @@ def _dense_run(run: Run) -> Run:
     size = run.model.slice_bytes(method.groups[0].slices)
     placement = Placement(method, run.model, np.full((run.trace.layers, 1), size), None)
     sets, costs = ActiveSets(run.trace, method, settings), placement.costs(run.flash)
-    budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None)
+    budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None, run.kv)
     return replace(
         run,
         sets=sets,

@@ -45,6 +45,8 @@ def warnings(result: Result) -> list[str]:
             "app or swap"
         )
     texts += _unread_kv(result)
+    if result.run.kv is not None and result.run.kv.why_no_recompute is not None:
+        texts.append(f"--kv-recompute auto: {result.run.kv.why_no_recompute}")
     if "part" in result.marks:
         layers = result.config["settings"]["layers"]
         texts.append(f"layers {layers} alone: rates and bytes are those of a part of the model")
@@ -99,7 +101,7 @@ def _unread_kv(result: Result) -> list[str]:
     that of the budget, of fewer."""
     run = result.run
     deepest, context = int(run.tokens.position.max()), run.settings.context
-    if run.model is None or run.kv_read != "grows":
+    if run.model is None or run.kv is not None or run.kv_read != "grows":
         return []
     read = float(run.model.kv_bytes(deepest, run.settings.kv_bits))
     if read > run.budget.kv:

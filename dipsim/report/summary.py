@@ -74,9 +74,27 @@ def _counts(result: Result) -> Rows:
     ]
     if result.routing_weight_lost is not None:
         lines.append(("routing weight lost", f"{result.routing_weight_lost:.2%}"))
+    lines += kv_rows(result)
     if result.page_cache is not None:
         lines.append(("page cache of the system", BYTES.show(result.page_cache)))
     return lines
+
+
+def kv_rows(result: Result) -> Rows:
+    """Return what becomes of keys and values, one line; none where all lie in DRAM."""
+    kv = result.kv
+    if kv is None:
+        return []
+    held = show_number(kv["positions"], 4)
+    parts = [f"{kv['policy']}, {held} positions a layer in {kv['format']}"]
+    parts.append(f"{BYTES.show(kv['read_bytes_per_token'])} read a token")
+    if kv["flash_bytes_per_token"]:
+        parts.append(f"{BYTES.show(kv['flash_bytes_per_token'])} of it from flash")
+        wears = BYTES.show(kv["flash_write_bytes_per_million_tokens"])
+        parts.append(f"{wears} written to flash in a million tokens")
+    if kv["recomputed"]:
+        parts.append(f"{show_number(kv['recomputed'], 3)} positions computed again")
+    return [("KV", ", ".join(parts))]
 
 
 def _times(result: Result) -> Rows:

@@ -90,7 +90,9 @@ class KvCache:
         if len(self.plans) == 1:
             return self.plan.step(before)
         steps = [plan.step(before) for plan in self.plans]
-        picked = [np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps)]
+        picked = [
+            np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps, strict=True)
+        ]
         return KvStep(*picked)
 
 
@@ -178,8 +180,8 @@ def _eviction(
     when = settings.kv_when or rule.when
     if when != "token" and not prompt:
         raise BudgetError(
-            f"--kv-policy {rule.label} cuts a prompt, and a sequence of {trace.name} has none: give "
-            "--depth, or --kv-when token"
+            f"--kv-policy {rule.label} cuts a prompt, and a sequence of {trace.name} has none: "
+            "give --depth, or --kv-when token"
         )
     return plan_eviction(
         rule,
