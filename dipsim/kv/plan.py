@@ -4,7 +4,7 @@ A plan is a pure function of the number of tokens before a token, so any part of
 for alone. Oldest positions lie in flash, in one run per layer, newest ones in DRAM.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -59,7 +59,8 @@ class KvPlan:
     resident: int | None = None
     """Newest positions of a layer that stay in DRAM, the others lying in flash; None for all."""
     recompute: Recompute | int | None = None
-    """How many of those in flash are computed again: as many as takes least time, or so many."""
+    """How many of those in flash are computed again: as many as takes least time, at the bytes of
+    the format, or so many."""
     value_reads: int = 1
     """How often attention reads values: 2 where a rule of eviction scores them with its output."""
 
@@ -79,6 +80,8 @@ class KvPlan:
             raise BudgetError(
                 f"a KV budget of {budgets.min()} positions: give at least 1 for each layer"
             )
+        if isinstance(self.recompute, int) and self.recompute < 0:
+            raise BudgetError(f"{self.recompute} positions to compute again: give 0 or more")
         if self.resident is not None and self.resident < self.format.newest:
             raise BudgetError(
                 f"{self.resident} positions of KV in DRAM: give at least {self.format.newest}, as "
@@ -180,7 +183,7 @@ class KvPlan:
             again,
             read=whole + inputs,
             flash_read=inputs + (in_flash - again) * position,
-            written=self.format.written(held + 1, self.width) + fresh,
+            written=self.format.written(tokens + 1, self.width)[:, None] + fresh,
             flash_written=kv * position + inputs_kept * self._input_bytes,
             flops=4.0 * self.model.hidden * self.width * again.astype(np.float64),
         )
@@ -188,13 +191,21 @@ class KvPlan:
     @property
     def _input_bytes(self) -> float:
         """Bytes of the input of attention of one position."""
-        element = self.recompute.input_element if isinstance(self.recompute, Recompute) else 2.0
-        return self.model.hidden * element
+        return self.model.hidden * (2.0 if self._split is None else self._split.input_element)
+
+    @cached_property
+    def _split(self) -> Recompute | None:
+        """The search for the best part; None where it is not asked for."""
+        if not isinstance(self.recompute, Recompute):
+            return None
+        element = self.format.position_bytes(self.width) / (2 * self.width)
+        return replace(self.recompute, element=element)
 
     def _recomputed(self, in_flash: NDArray[np.int64]) -> NDArray[np.int64]:
-        if isinstance(self.recompute, Recompute):
-            return self.recompute.positions(in_flash)
-        return np.minimum(in_flash, self.recompute or 0)
+        if self._split is not None:
+            return self._split.positions(in_flash)
+        again = self.recompute if isinstance(self.recompute, int) else 0
+        return np.minimum(in_flash, again)
 
     def _stored(self, in_flash: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return of how many positions flash holds keys and values, and of how many inputs.
@@ -202,8 +213,8 @@ class KvPlan:
         A number that is given lies there as inputs alone. One that grows with the sequence takes in
         positions that were read before, so flash holds both of all.
         """
-        if isinstance(self.recompute, Recompute):
-            inputs = 0 if self.recompute.why_none else in_flash
+        if self._split is not None:
+            inputs = 0 if self._split.why_none else in_flash
             return in_flash, np.broadcast_to(inputs, in_flash.shape)
         again = self._recomputed(in_flash)
         return in_flash - again, again

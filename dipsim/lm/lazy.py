@@ -90,8 +90,8 @@ class PrunedSequence:
             )
         self._tokens, self._prompt = end, self._prompt or end
         self._states[first:end] = self._decoder.embed_tokens(ids)
-        where = torch.arange(end, device=ids.device)[None]
-        rotation = self._decoder.rotary_emb(self._states[None, :end], position_ids=where)
+        positions = torch.arange(end, device=ids.device)[None]
+        rotation = self._decoder.rotary_emb(self._states[None, :end], position_ids=positions)
         active = self._selection.begin(first, end)
         flags = np.zeros((len(self._blocks), 8 * -(-len(self._states) // 8)), np.uint8)
         for layer, block in enumerate(self._blocks):

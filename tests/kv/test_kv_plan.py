@@ -156,6 +156,23 @@ def test_recomputing_the_best_part_reads_less_and_keeps_inputs_of_all() -> None:
     assert plan.flash_bytes(8192) - plain_plan.flash_bytes(8192) == inputs
 
 
+def test_quantised_keys_and_values_are_dearer_to_compute_again() -> None:
+    layer = Recompute.of(OLMOE, 2.2e9, 10e12)
+    plans = [
+        KvPlan(OLMOE, parse_format(name), resident=200, recompute=layer) for name in ("fp16", "fp8")
+    ]
+    whole, half = (plan.step(4000) for plan in plans)
+    assert whole.recomputed.min() > 0
+    assert not half.recomputed.any()  # 2 048 inputs of 2 B, 4 096 keys and values of 1 B
+
+
+def test_positions_are_quantised_as_they_age_whatever_is_evicted() -> None:
+    plan = KvPlan(SMOL, parse_format("kivi-code"), budget=256)
+    before = np.arange(1000, 1256)
+    written = plan.step(before).written[:, 0].mean()
+    assert written == pytest.approx(4 * plan.width + plan.format.position_bytes(plan.width))
+
+
 def test_a_grouped_model_keeps_no_inputs() -> None:
     llama = load_model("llama-3-8b")
     plan = KvPlan(llama, resident=100, recompute=Recompute.of(llama, 2.2e9, 10e12))
@@ -170,6 +187,7 @@ def test_a_grouped_model_keeps_no_inputs() -> None:
         ({"budget": np.array([1, 2])}, r"KV budgets of shape \(2,\)"),
         ({"resident": 10, "format": parse_format("kivi")}, "give at least 159, as kivi"),
         ({"resident": -1}, "-1 positions of KV in DRAM"),
+        ({"recompute": -1}, "-1 positions to compute again"),
     ],
 )
 def test_bad_plans_are_refused_in_one_line(options, message: str) -> None:

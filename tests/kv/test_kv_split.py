@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dipsim.kv.split import Recompute
-from dipsim.model import load_model
+from dipsim.model import load_model, model_names
 
 OPT = {"6.7B": (4096, 32), "13B": (5120, 40), "30B": (7168, 48)}
 
@@ -117,6 +117,28 @@ def test_why_a_grouped_model_computes_nothing_again() -> None:
     assert layer.why_none is not None
     assert "8192 B a layer, its keys and values 4096 B" in layer.why_none
     assert Recompute.of(load_model("opt-6.7b"), 2.2e9, 10e12).why_none is None
+
+
+def test_the_presets_that_it_can_help() -> None:
+    helped = {
+        name for name in model_names() if Recompute.of(load_model(name), 2e9, 1e12).why_none is None
+    }
+    assert helped == {"opt-6.7b", "phi-3-mini", "olmoe-1b-7b"}
+
+
+def test_keys_and_values_in_dram_are_not_worth_it() -> None:
+    layer = Recompute.of(load_model("phi-3-mini"), 44.5e9, 0.5e12)
+    assert round(100 * float(layer.balance(8192)) / 8192, 1) == 0.4
+
+
+@given(st.sampled_from([1e11, 1e12, 1e14]), st.sampled_from([1e9, 3e10]), st.integers(1, 5000))
+def test_the_gain_is_half_the_share_computed_again(
+    compute: float, link: float, stored: int
+) -> None:
+    layer = Recompute(512, 512, link, compute)
+    share = float(layer.balance(stored)) / stored
+    least = float(layer.seconds(stored, share * stored)) / float(layer.seconds(stored, 0))
+    assert 1 - least == pytest.approx(share / 2)
 
 
 def test_a_tie_computes_nothing() -> None:
