@@ -20,7 +20,7 @@ ROWS = (
     ("units", "files", "option", "lists", "plugins", "views", "kernels"),
     ("settings", "hardware", "model"),
     ("trace",),
-    ("methods", "policies"),
+    ("methods", "policies", "layers"),
     ("flash",),
     ("replay",),
     ("budget", "resolve"),
