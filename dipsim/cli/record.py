@@ -42,7 +42,8 @@ def record(
     signals: Annotated[
         str | None,
         typer.Option(
-            help="e.g. mlp_input,glu,attn_input [mlp_input,glu; or expert]", metavar="NAME,..."
+            help="e.g. mlp_input,attn_input,query,layer_io [mlp_input,glu; or expert]",
+            metavar="NAME,...",
         ),
     ] = None,
     encoding: Encodings = None,

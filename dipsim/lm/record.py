@@ -12,18 +12,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipsim.errors import DipsimError, TraceError
+from dipsim.lm.attention import attention_of
 from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.geometry import geometry_of
 from dipsim.lm.quiet import quiet
-from dipsim.lm.structure import Layer, Output, Structure, evaluating, find_structure
+from dipsim.lm.structure import (
+    Layer,
+    Output,
+    Structure,
+    evaluating,
+    find_structure,
+    probe_ids,
+)
+from dipsim.lm.vector_taps import VectorTaps
 from dipsim.trace import Outline, Tokens
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.outline import SignalOutline
 from dipsim.trace.signal import SIGNALS
+from dipsim.trace.vectors import ATTENTION_VECTORS, VECTORS, VectorEncoding
+from dipsim.trace.vectors import ENCODINGS as VECTOR_ENCODINGS
 from dipsim.trace.writer import TraceWriter
 
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
 """Encodings of a recording, whose signals hold scores."""
+_NAMES = ", ".join((*SIGNALS, *VECTORS))
 _LARGEST_HALF = float(torch.finfo(torch.float16).max)
 _UNEQUAL = (
     "signal {} differs in width between layers, or not all ran: a trace holds one width; record "
@@ -36,7 +48,7 @@ def record(
     path: str | os.PathLike[str],
     *,
     signals: Sequence[str] | None = None,
-    encodings: Mapping[str, Encoding] | None = None,
+    encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> "Recorder":
     """Record the signals of a model while the with-block runs.
@@ -48,14 +60,16 @@ def record(
     Args:
         model: a causal language model of transformers, with or without peft's layers.
         path: a `.npz` file, which is replaced, or a new folder of shards.
-        signals: some of mlp_input, gate, up, glu, attn_input, attn_output, expert. Default:
-            mlp_input and glu, or expert for a mixture of experts.
-        encodings: per signal float16 (default), float32 or log8.
+        signals: some of mlp_input, gate, up, glu, attn_input, attn_output, expert, and of the
+            vectors query, key, value, layer_io. Default: mlp_input and glu, or expert for a
+            mixture of experts.
+        encodings: per signal float16 (default), float32 or log8; of query, key and value int8.
         meta: entries of the trace's meta, e.g. ``source`` and ``license``; ``model`` replaces the
             geometry in the model's config.
 
     Raises:
-        DipsimError: an unknown architecture, a signal that it lacks, a path that cannot be written,
+        DipsimError: an unknown architecture, a signal that it lacks, attention that cannot be
+            read, a path that cannot be written,
             meta that JSON cannot hold; in the with-block a full disk. However the with-block ends,
             the tokens recorded until then are kept, beside an older trace under a name of their
             own, and the error says so.
@@ -69,9 +83,10 @@ def record(
         properties["model"] = geometry
     if structure.moe:
         properties["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
-    return Recorder(
-        structure, chosen, TraceWriter(path, meta={**properties, **(meta or {})}, encodings=chosen)
-    )
+    if any(name in ATTENTION_VECTORS for name in names):
+        properties["attention"] = attention_of(model, structure, probe_ids(model))
+    writer = TraceWriter(path, meta={**properties, **(meta or {})}, encodings=chosen)
+    return Recorder(model, structure, chosen, writer)
 
 
 def record_arrays(
@@ -91,14 +106,17 @@ def record_arrays(
     structure = structure or find_structure(model)
     names = _wanted(structure, signals)
     blocks: list[dict[str, Any]] = []
-    taps = _Taps(structure, dict.fromkeys(names, torch.float32), blocks.append)
+    taps = _Taps(model, structure, dict.fromkeys(names, torch.float32), blocks.append)
     rows = torch.as_tensor(ids, device=next(model.parameters()).device)
     try:
         with quiet(), evaluating(model), torch.no_grad():
             model(input_ids=rows.reshape(-1, rows.shape[-1]))
     finally:
         taps.remove()
-    return {**blocks[0], "meta": _meta(model, structure)}
+    about = _meta(model, structure)
+    if any(name in ATTENTION_VECTORS for name in names):
+        about["attention"] = attention_of(model, structure, probe_ids(model))
+    return {**blocks[0], "meta": about}
 
 
 def outline(
@@ -150,9 +168,14 @@ class Recorder:
     """A trace in the making; see `record`."""
 
     def __init__(
-        self, structure: Structure, encodings: Mapping[str, Encoding], writer: TraceWriter
+        self,
+        model: nn.Module,
+        structure: Structure,
+        encodings: Mapping[str, Encoding | VectorEncoding],
+        writer: TraceWriter,
     ) -> None:
-        self._structure, self._encodings, self._writer = structure, encodings, writer
+        self._model, self._structure = model, structure
+        self._encodings, self._writer = encodings, writer
         self._taps: _Taps | None = None
 
     @property
@@ -169,7 +192,7 @@ class Recorder:
         halves = (torch.float16, torch.float32)
         stored = {name: halves[encoding != "float16"] for name, encoding in self._encodings.items()}
         try:
-            self._taps = _Taps(self._structure, stored, self._writer.append)
+            self._taps = _Taps(self._model, self._structure, stored, self._writer.append)
         except BaseException:
             self._writer.abort()
             raise
@@ -217,6 +240,7 @@ class _Taps:
 
     def __init__(
         self,
+        model: nn.Module,
         structure: Structure,
         stored: Mapping[str, torch.dtype],
         take: Callable[[dict[str, Any]], None],
@@ -231,10 +255,12 @@ class _Taps:
         decoder = structure.decoder
         self._hooks: list[Any] = []
         try:
+            vectors = [name for name in stored if name in VECTORS]
+            self._hooks.append(VectorTaps(model, structure, vectors, self._keep))
             self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
             self._hooks.append(decoder.register_forward_hook(self._end))
             for i, layer in enumerate(structure.layers):
-                for signal in stored:
+                for signal in stored.keys() - set(VECTORS):
                     self._put_in(i, signal, _tap(layer, signal))
         except BaseException:
             self.remove()
@@ -254,8 +280,7 @@ class _Taps:
         assert tap is not None, "_wanted asks for it"
 
         def keep(values: Any) -> None:
-            if self._rows is not None:
-                self._rows[signal][layer] = self._kept(signal, tap.read(values))
+            self._keep(signal, layer, tap.read(values))
 
         if tap.given:
             hook = tap.module.register_forward_pre_hook(
@@ -265,10 +290,14 @@ class _Taps:
             hook = tap.module.register_forward_hook(lambda module, args, output: keep(output))
         self._hooks.append(hook)
 
+    def _keep(self, signal: str, layer: int, values: Tensor) -> None:
+        if self._rows is not None:
+            self._rows[signal][layer] = self._kept(signal, values)
+
     def _kept(self, signal: str, values: Tensor) -> NDArray[Any]:
         """Return scores [rows, units] in the stored type, in the memory of the CPU."""
         values = values.detach().reshape(-1, values.shape[-1]).float()
-        values = values if signal == "expert" else values.abs()
+        values = values if signal in ("expert", *VECTORS) else values.abs()
         dtype = self._stored[signal]
         if dtype == torch.float16 and float(values.abs().max()) > _LARGEST_HALF:
             raise TraceError(
@@ -332,7 +361,7 @@ def _scored(output: Output, layer: Layer, signal: str) -> Callable[[Tensor], Ten
 
 
 def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the signals to record, checked.
+    """Return the signals and vectors to record, checked.
 
     Raises:
         TraceError: no signal, an unknown one, or one that a layer lacks.
@@ -340,10 +369,12 @@ def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, .
     usual = ("expert",) if structure.moe else ("mlp_input", "glu")
     names = tuple(dict.fromkeys(signals if signals is not None else usual))
     if not names:
-        raise TraceError(f"no signal to record: name some of {', '.join(SIGNALS)}")
+        raise TraceError(f"no signal to record: name some of {_NAMES}")
     for name in names:
+        if name in VECTORS:
+            continue
         if name not in SIGNALS:
-            raise TraceError(f"signal {name!r} is not known: record some of {', '.join(SIGNALS)}")
+            raise TraceError(f"signal {name!r} is not known: record some of {_NAMES}")
         without = [i for i, layer in enumerate(structure.layers) if _tap(layer, name) is None]
         if without:
             present = [
@@ -356,10 +387,14 @@ def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, .
     return names
 
 
-def _encodings(names: Sequence[str], given: Mapping[str, Encoding] | None) -> dict[str, Encoding]:
-    """Return the encoding of every signal, checked."""
+def _encodings(
+    names: Sequence[str], given: Mapping[str, Encoding | VectorEncoding] | None
+) -> dict[str, Encoding | VectorEncoding]:
+    """Return the encoding of every signal and vector, checked."""
     for name, encoding in (given or {}).items():
-        allowed = ENCODINGS[:2] if name == "expert" else ENCODINGS
+        allowed: tuple[str, ...] = ENCODINGS[:2] if name in ("expert", "layer_io") else ENCODINGS
+        if name in ATTENTION_VECTORS:
+            allowed = VECTOR_ENCODINGS
         if name not in names or encoding not in allowed:
             raise TraceError(
                 f"encoding {name}={encoding}: write SIGNAL=ENCODING with one of "

@@ -13,6 +13,7 @@ from dipsim.lm.extra import need_torch
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.vectors import VectorEncoding
 
 if TYPE_CHECKING:
     from dipsim.lm.load import Loaded
@@ -34,7 +35,7 @@ def record(
     temperature: float | None = None,
     seed: int | None = None,
     signals: Sequence[str] | None = None,
-    encodings: Mapping[str, Encoding] | None = None,
+    encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
@@ -54,8 +55,9 @@ def record(
         chat: whether prompts are a user's turns.
         temperature: 0, the default, takes the likeliest token.
         seed: of every random draw; default: 0.
-        signals: e.g. mlp_input, glu, attn_input; default: mlp_input and glu, or expert.
-        encodings: per signal float16 (default), float32 or log8.
+        signals: e.g. mlp_input, attn_input, query, layer_io; default: mlp_input and glu, or
+            expert.
+        encodings: per signal float16 (default), float32 or log8; of query, key and value int8.
         meta: further entries of the trace's meta, e.g. ``license``.
         progress: called with (tokens done, tokens).
 

@@ -228,7 +228,8 @@ def _probe(
         if module not in inner and any(isinstance(part, nn.ModuleList) for part in module.modules())
     ]
     try:
-        _run(model)
+        with quiet(), evaluating(model), torch.no_grad():
+            model(input_ids=probe_ids(model))
     finally:
         for handle in handles:
             handle.remove()
@@ -265,13 +266,12 @@ def _flat(value: Tensor) -> Tensor:
     return value.detach().reshape(-1, value.shape[-1])
 
 
-def _run(model: nn.Module) -> None:
-    """Call the model on a few different tokens of its vocabulary."""
+def probe_ids(model: nn.Module) -> Tensor:
+    """Return a few different tokens of a model's vocabulary, int64[1, tokens]."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     rows, device = embedding.weight.shape[0], embedding.weight.device
-    ids = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
-    with quiet(), evaluating(model), torch.no_grad():
-        model(input_ids=ids[None])
+    ids: Tensor = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
+    return ids[None]
 
 
 @contextmanager
