@@ -79,6 +79,10 @@ class DeviceOptions(TypedDict, total=False):
     kv_quant: str | None
     kv_dram: Size | None
     kv_recompute: str | None
+    prune_tokens: str | None
+    skip_layers: str | None
+    skip_kv: Literal["project", "hole", "copy"] | None
+    partial_bits: float | None
     kv_bits: float | None
     layout: Layout | None
     order_from: str | None

@@ -232,6 +232,21 @@ class Result(Viewed):
             "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()),
         }
 
+    @property
+    def pruned_tokens(self) -> dict[str, Any] | None:
+        """What is left of the tokens that layers compute; None where they compute all."""
+        pruned = self.run.beside.tokens
+        return None if pruned is None else pruned.to_dict(np.flatnonzero(self._rows))
+
+    @property
+    def skipped_layers(self) -> dict[str, Any] | None:
+        """Rule, and the layers a token skips, or runs in part; None where it runs all."""
+        skipped = self.run.beside.layers
+        if skipped is None:
+            return None
+        counts = skipped.counts(np.flatnonzero(self._rows))
+        return {"rule": skipped.rule, "kv": skipped.skip_kv, **counts}
+
     # Time
 
     @property
@@ -405,6 +420,8 @@ class Result(Viewed):
             "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
             "groups": self.groups(),
             "kv": self.kv,
+            "pruned_tokens": self.pruned_tokens,
+            "skipped_layers": self.skipped_layers,
             "routing_weight_lost": self.routing_weight_lost,
             "budget": {
                 "dram": budget.dram,
@@ -412,6 +429,7 @@ class Result(Viewed):
                 "streamed_static": budget.streamed,
                 "kv": budget.kv,
                 "kv_buffer": budget.kv_buffer,
+                "aux": budget.aux,
                 "staging": budget.staging,
                 "runtime_overhead": budget.overhead,
                 "prefetch_buffer": budget.buffer,

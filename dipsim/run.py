@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from dipsim.budget.divide import Budget
 from dipsim.flash.cost import Costs, FlashCost, Placement
 from dipsim.flash.page_cache import Paging
 from dipsim.hardware import Backend, Profile
+from dipsim.layers.cost import SkipKv
 from dipsim.methods import Method
 from dipsim.model import Model, weight_format
 from dipsim.policies import Policy
@@ -22,9 +23,18 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
-from dipsim.systems import KvCache
+from dipsim.systems import Beside, KvCache
 from dipsim.trace import Outline, Tokens
 from dipsim.views import shortened
+
+
+class StaticParts(NamedTuple):
+    """Shares of the static bytes of a layer."""
+
+    attention: float
+    mlp: float
+    projection: float
+    """Of keys and values, which are among attention's."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,8 @@ class Run:
     """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
     """Positions whose KV a token reads."""
-    kv: KvCache | None = None
-    """The KV cache, where it is more than all positions in DRAM."""
+    beside: Beside = Beside()
+    """Systems beside the weights."""
 
     __repr__ = shortened
 
@@ -81,6 +91,11 @@ class Run:
     def method(self) -> Method:
         """The method, which decides which units a token needs."""
         return self.sets.method
+
+    @property
+    def kv(self) -> KvCache | None:
+        """The KV cache; None where all positions lie in DRAM."""
+        return self.beside.kv
 
     @property
     def tokens(self) -> Tokens:
@@ -146,6 +161,25 @@ class Run:
             return None
         usual = settings.admission or policy.admit
         return "ranked" if usual == "forced" else "forced"
+
+    def static_parts(self, layer: int, skip_kv: SkipKv) -> StaticParts:
+        """Return the shares of a layer's static bytes that attention, MLP, and the keys and values
+        of a layer that is skipped take.
+
+        Args:
+            skip_kv: `project` makes keys and values of a layer that is skipped all the same.
+        """
+        static, model = self.budget.static, self.model
+        of_attention, of_mlp = static.attention, static.total - static.head - static.attention
+        whole = of_attention + of_mlp
+        if model is None or not whole:
+            return StaticParts(0.0, 1.0, 0.0)
+        projection = model.layers * (model.matrix_bytes("k") + model.matrix_bytes("v"))
+        return StaticParts(
+            attention=of_attention / whole,
+            mlp=of_mlp / whole,
+            projection=min(projection, of_attention) / whole if skip_kv == "project" else 0.0,
+        )
 
     @property
     def first_content(self) -> float:

@@ -36,6 +36,12 @@ _SIZES = ("dram", "cache", "kv_dram")
 """Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
 _RANGES = ("tokens", "layers", "sequence", "calibrate_tokens", "order_from")
 """Options that are ranges A:B."""
+_REFINES = (
+    ("kv_budget", "kv_policy", "tova"),
+    ("kv_when", "kv_policy", "tova"),
+    ("skip_kv", "skip_layers", "unified"),
+)
+"""Options that mean something beside another one only: (option, the other, an example of it)."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 Layout = Literal["column", "bundle", "expert", "row", "permuted"]
@@ -204,6 +210,20 @@ class Settings(BaseModel):
     kv_recompute: str | None = option(
         None, "of the KV in flash: none, auto or l=256 [none]", "beside"
     )
+    prune_tokens: str | None = option(
+        None,
+        "tokens that later layers leave out: lazy:at=.3/.6/.9,rate=.3, static, random",
+        "beside",
+    )
+    skip_layers: str | None = option(
+        None, "layers that tokens skip: similarity:share=.2, drop, unified ... [none]", "beside"
+    )
+    skip_kv: Literal["project", "hole", "copy"] | None = option(
+        None, "KV of a layer that is skipped: project, hole or copy [project]", "beside"
+    )
+    partial_bits: float = option(
+        2.5, "bits per weight of layers that run in part [2.5]", "storage", gt=0, le=32
+    )
     kv_bits: float = option(
         16, "bits per key or value [16]", "storage", family="kv_format", ge=0.01, le=32
     )
@@ -346,10 +366,10 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_kv(self) -> "Settings":
         """Refuse options on the KV cache that contradict each other."""
-        for name in ("kv_budget", "kv_when"):
-            if getattr(self, name) is not None and self.kv_policy is None:
+        for name, of, example in _REFINES:
+            if getattr(self, name) is not None and getattr(self, of) is None:
                 raise ValueError(
-                    f"{flag(name)} {getattr(self, name)} is for a --kv-policy: add one, e.g. tova"
+                    f"{flag(name)} {getattr(self, name)} is for a {flag(of)}: add one, e.g. {example}"
                 )
         if self.kv_quant is not None and self.kv_bits != 16:
             raise ValueError(

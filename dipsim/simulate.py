@@ -27,7 +27,8 @@ from dipsim.resolve import (
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
-from dipsim.systems import plan_kv
+from dipsim.systems import plan_beside
+from dipsim.systems.kv import Speeds
 from dipsim.timeline.timing import time_traffic
 from dipsim.trace import Outline, Trace
 
@@ -105,9 +106,10 @@ def prepare(
     uses = count_profile(sets, geometry, cache_policy)
     context = context_of(sets.tokens, geometry, settings.context)
     engine = device.backend(settings.backend)[1]
-    rates = flash.sequential_bandwidth, engine.compute
-    kv = plan_kv(part, geometry, settings, context, *rates)
-    budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, kv)
+    speeds = Speeds(flash.sequential_bandwidth, engine.compute)
+    beside = plan_beside(part, geometry, settings, context, speeds)
+    sets.skip_layers(None if beside.layers is None else beside.layers.mlp_runs)
+    budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, beside)
     return Run(
         sets=sets,
         device=device,
@@ -124,7 +126,7 @@ def prepare(
         page_cache=plan_page_cache(device, placement, budget, settings.io),
         unmeasured=learned_rows(sets),
         kv_read=settings.kv_read,
-        kv=kv,
+        beside=beside,
     )
 
 

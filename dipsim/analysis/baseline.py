@@ -253,7 +253,7 @@ def _dense_run(run: Run) -> Run:
     size = run.model.slice_bytes(method.groups[0].slices)
     placement = Placement(method, run.model, np.full((run.trace.layers, 1), size), None)
     sets, costs = ActiveSets(run.trace, method, settings), placement.costs(run.flash)
-    budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None, run.kv)
+    budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None, run.beside)
     return replace(
         run,
         sets=sets,

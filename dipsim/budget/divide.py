@@ -58,6 +58,8 @@ class Budget:
     """For reads ahead; taken from the cache."""
     kv_buffer: float
     """For keys and values that come from flash."""
+    aux: float
+    """For hidden states of tokens that wait."""
     cache: float
     """Bytes offered to the caches; at most what the units take."""
     units_bytes: float
@@ -91,8 +93,8 @@ class Budget:
 
     @property
     def kv_in_all(self) -> float:
-        """Bytes of KV, and of what it is read through from flash."""
-        return self.kv + self.kv_buffer
+        """Bytes of KV, of what it is read through from flash, and of states that wait."""
+        return self.kv + self.kv_buffer + self.aux
 
     @property
     def fits(self) -> bool:
@@ -113,6 +115,7 @@ def divide(
     equal: bool = False,
     buffer: float = 0.0,
     kv_buffer: float = 0.0,
+    aux: float = 0.0,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
     static weights are taken as resident) and ``fraction`` (of the units; likewise).
@@ -129,7 +132,7 @@ def divide(
         cache = fraction * units_bytes
     elif cache is None:
         assert dram is not None, "one of dram, cache and fraction"
-        fixed = kv + kv_buffer + staging + overhead
+        fixed = kv + kv_buffer + aux + staging + overhead
         if fixed > dram:
             raise BudgetError(
                 f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
@@ -158,6 +161,7 @@ def divide(
         overhead=overhead,
         buffer=buffer,
         kv_buffer=kv_buffer,
+        aux=aux,
         cache=min(cache, units_bytes),
         units_bytes=units_bytes,
         capacity=capacity,

@@ -20,7 +20,7 @@ from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
-from dipsim.systems import KvCache
+from dipsim.systems import Beside, KvCache
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
 
@@ -33,7 +33,7 @@ def plan_budget(
     costs: Costs,
     guesses: Guesses | None,
     uses: Sequence[NDArray[np.int64]] | None,
-    kv_cache: KvCache | None = None,
+    beside: Beside = Beside(),
 ) -> Budget:
     """Divide the DRAM of a run.
 
@@ -50,8 +50,8 @@ def plan_budget(
     _check_flash(device, model)
     groups = group_sizes(placement)
     context, kv, kv_buffer = context_of(sets.tokens, model, settings.context), 0.0, 0.0
-    if kv_cache is not None:
-        kv, kv_buffer = kv_cache.dram_bytes, kv_cache.buffer_bytes
+    if beside.kv is not None:
+        kv, kv_buffer = beside.kv.dram_bytes, beside.kv.buffer_bytes
     elif model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
     static = _static(model, placement.method, settings.compat == "authors")
@@ -77,6 +77,7 @@ def plan_budget(
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
         kv_buffer=kv_buffer,
+        aux=beside.aux_bytes,
     )
     _refuse_experts_outside(budget, placement)
     budget = replace(budget, beside=_beside(budget, sets, device, placement))
@@ -85,7 +86,7 @@ def plan_budget(
     if settings.allocate == "optimal":
         return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":
-        return grown(budget, sets, placement, kv_cache)
+        return grown(budget, sets, placement, beside.kv)
     return budget
 
 
@@ -118,6 +119,7 @@ def redivided(
         equal=equal,
         buffer=budget.buffer,
         kv_buffer=budget.kv_buffer,
+        aux=budget.aux,
     )
     return replace(again, start=budget.start, beside=budget.beside)
 
@@ -260,7 +262,7 @@ def grown(
     """Return the budget with what KV takes from the caches as it grows.
 
     Args:
-        kv_cache: None where all positions lie in DRAM.
+        beside: systems beside the weights.
     """
     model, settings = placement.model, sets.settings
     if model is None:

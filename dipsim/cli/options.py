@@ -62,6 +62,9 @@ _METAVARS = {
     "kv_quant": "NAME[:KEY=VALUE,...]",
     "kv_dram": "BYTES|SHARE",
     "kv_recompute": "NAME|l=NUMBER",
+    "prune_tokens": "NAME[:KEY=VALUE,...]",
+    "skip_layers": "NAME[:KEY=VALUE,...]",
+    "partial_bits": "BITS",
     "prefetch": "NAME|TRACE",
 }
 """Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""

@@ -160,15 +160,19 @@ class KvPlan:
         before = np.cumsum(kept) - kept
         return float((before + whole).max())
 
-    def step(self, before: NDArray[Any] | int) -> KvStep:
+    def step(self, before: NDArray[Any] | int, present: NDArray[np.int64] | None = None) -> KvStep:
         """Return what decoded tokens move.
 
         Args:
             before: int64[tokens], tokens before each token.
+            present: int64[tokens, layers], positions that are there at most, where tokens or layers
+                are left out; None for all.
         """
         position = self.format.position_bytes(self.width)
         tokens = np.atleast_1d(np.asarray(before, np.int64))
         held = self.held(tokens)
+        if present is not None:
+            held = np.minimum(held, present)
         in_flash = self._in_flash(held)
         again = self._recomputed(in_flash)
         inputs = again * self._input_bytes

@@ -107,7 +107,14 @@ def kv_written(modes: NDArray[np.uint8], skip_kv: SkipKv) -> NDArray[np.int64]:
 
 
 def kv_read(modes: NDArray[np.uint8], rows: Tokens, skip_kv: SkipKv) -> NDArray[np.int64]:
-    """Return the positions that each token's attention reads, over all layers, int64[tokens].
+    """Return the positions that each token's attention reads, over all layers, int64[tokens]; the
+    arguments are those of `positions_read`."""
+    total: NDArray[np.int64] = positions_read(modes, rows, skip_kv).sum(axis=1)
+    return total
+
+
+def positions_read(modes: NDArray[np.uint8], rows: Tokens, skip_kv: SkipKv) -> NDArray[np.int64]:
+    """Return the positions that each token's attention reads in each layer, int64[tokens, layers].
 
     A token that skips a layer's attention reads none there; its own position counts.
 
@@ -128,8 +135,8 @@ def kv_read(modes: NDArray[np.uint8], rows: Tokens, skip_kv: SkipKv) -> NDArray[
         np.diff(np.append(starts, len(rows))),
         axis=0,
     )
-    total: NDArray[np.int64] = ((held - before) * runs).sum(axis=1)
-    return total
+    read: NDArray[np.int64] = (held - before) * runs
+    return read
 
 
 def _present(modes: NDArray[np.uint8], skip_kv: SkipKv) -> NDArray[np.bool_]:

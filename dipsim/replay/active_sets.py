@@ -46,6 +46,14 @@ class Sets:
     """True where the row before is a decode row of the same sequence."""
     norms: list[NDArray[np.float32] | None]
     """Norms of the columns that a group's scores weigh; None where the trace has none."""
+    runs: NDArray[np.bool_] | None = None
+    """[n, layers] whether a token uses a layer's units; None where all do."""
+
+    def actions_in(self, layer: int) -> NDArray[np.uint8]:
+        """Return what the rows do in a layer, uint8[n]: nothing where a token skips it."""
+        if self.runs is None:
+            return self.actions
+        return np.where(self.runs[:, layer], self.actions, kernels.SKIP).astype(np.uint8)
 
     def with_own_masks(self, method: Method) -> "Sets":
         """Return the block with room of its own for the sets of cache-aware groups.
@@ -78,8 +86,22 @@ class ActiveSets:
 
     def __init__(self, trace: Outline, method: Method, settings: Settings) -> None:
         self.trace, self.method, self.settings = trace, method, settings
+        self._runs: NDArray[np.bool_] | None = None
         self._held: list[Sets] | None = None
         self._held_shares: NDArray[np.float32] | None = None
+
+    def skip_layers(self, runs: NDArray[np.bool_] | None) -> None:
+        """Let tokens skip layers.
+
+        Args:
+            runs: [tokens, layers] whether a token uses a layer's units; None for all.
+        """
+        self._runs = runs
+
+    @property
+    def runs(self) -> NDArray[np.bool_] | None:
+        """[tokens, layers] whether a token uses a layer's units; None where all do."""
+        return self._runs
 
     @property
     def tokens(self) -> Tokens:
@@ -239,6 +261,7 @@ class ActiveSets:
                 codes=[NO_CODES] * count,
                 follows=follows[rows],
                 norms=norms,
+                runs=None if self._runs is None else self._runs[rows],
             )
             yield block, signals
 

@@ -246,7 +246,7 @@ class ReplayedCache:
             sets=sets,
             scores=scores,
             codes=codes,
-            actions=block.actions,
+            actions=self._actions(block),
             resets=resets,
             uses=next_uses,
             counts=np.zeros((*several, parts, 3), np.int32),
@@ -255,6 +255,10 @@ class ReplayedCache:
             capacity=self.capacity_of_row[block.start : block.stop],
             before=_NO_MISSES if self.guesses is None else np.zeros_like(missed),
         )
+
+    def _actions(self, block: Sets) -> NDArray[np.uint8]:
+        """Return what the rows of a block do in this cache, uint8[n]."""
+        return block.actions if len(self.places) > 1 else block.actions_in(self.places[0][0])
 
     def _inputs(
         self, block: Sets
@@ -337,7 +341,7 @@ class ReplayedCache:
         guessed = self.guesses.of(
             block, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
         )
-        decode = (block.actions == kernels.DECODE) & follows
+        decode = (self._actions(block) == kernels.DECODE) & follows
         return np.where(decode[:, None], guessed, np.uint64(0))
 
     def _read_ahead(
@@ -387,9 +391,10 @@ class ReplayedCache:
     def _next_uses(
         self, sets: NDArray[np.uint64], layer: int, block: Sets, after: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        booked = sets[block.actions >= kernels.COMMIT, layer]
+        actions = self._actions(block)
+        booked = sets[actions >= kernels.COMMIT, layer]
         uses = np.empty(np.bitwise_count(booked).sum(dtype=np.int64), np.int64)
-        kernels.next_uses(sets, layer, block.actions, block.resets, block.start, after, uses)
+        kernels.next_uses(sets, layer, actions, block.resets, block.start, after, uses)
         return uses
 
     def _run(

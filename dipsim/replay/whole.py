@@ -56,17 +56,21 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
         sets.no_shares(),
         keeps_missed=caches.keeps_missed,
     )
-    traffic.active[rows], traffic.hits[rows] = needed, hits
-    traffic.kept[rows] = np.minimum(capacity, needed) - hits
+    used = np.ones((len(rows), layers, 1), np.int64)
+    if sets.runs is not None:
+        used[...] = sets.runs[rows, :, None]
+    traffic.active[rows], traffic.hits[rows] = needed * used, hits * used
+    traffic.kept[rows] = (np.minimum(capacity, needed) - hits) * used
     for layer in range(layers):
         place, costs = (rows, layer, 0), caches.costs[layer][0]
         assert isinstance(costs, InOrder), "what every token needs whole is read in order"
-        misses = needed - hits[:, layer, 0]
+        misses = (needed - hits[:, layer, 0]) * used[:, layer, 0]
         traffic.reads[place] = costs.requests(misses)
         traffic.moved[place], traffic.flash_seconds[place] = costs.price(misses)
         if traffic.missed is not None:
             unit = np.arange(group.units)
             beyond = (unit >= hits[:, layer, 0, None]) & (unit < needed)
+            beyond &= used[:, layer] > 0
             traffic.missed[rows, traffic.words_of(layer, 0)] = pack_sets(beyond)
     return traffic
 

@@ -3,6 +3,7 @@ sequence, as their prompts differ."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,22 @@ from dipsim.kv.rules import load_rule
 from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.settings import Settings
+from dipsim.systems.layers import SkippedLayers
+from dipsim.systems.tokens import PrunedTokens
 from dipsim.trace import Outline, Tokens
 from dipsim.units import BYTES, parse_share
 
 ALL_IN_DRAM = ("100%", "all")
 """Texts of ``--kv-dram`` that leave nothing to flash."""
+
+
+class Speeds(NamedTuple):
+    """What the split of reading and computing again weighs."""
+
+    link: float
+    """Bytes per second of reading flash in order."""
+    compute: float
+    """FLOP per second."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,10 @@ class KvCache:
     """The rule of the longest prompt; None where nothing is evicted."""
     context: int
     """Tokens the budget holds KV for."""
+    present: NDArray[np.int64] | None = None
+    """[tokens, layers] positions that a token may read, where tokens or layers are left out."""
+    most_bytes: float = np.inf
+    """Most bytes of keys and values there are, where tokens are left out."""
 
     @property
     def plan(self) -> KvPlan:
@@ -55,7 +71,7 @@ class KvCache:
     @cached_property
     def dram_bytes(self) -> float:
         """Most bytes of DRAM that keys and values take: at the context, or while a prompt runs."""
-        return max(self._most(plan) for plan in self.plans)
+        return min(max(self._most(plan) for plan in self.plans), self.most_bytes)
 
     def _most(self, plan: KvPlan) -> float:
         grown = float(plan.dram_bytes(self.context)[0])
@@ -87,9 +103,10 @@ class KvCache:
             rows: int64[rows], rows of the trace; before: int64[rows], tokens before each.
         """
         plan_of = self.of_row[rows]
-        if len(self.plans) == 1:
-            return self.plan.step(before)
-        steps = [plan.step(before) for plan in self.plans]
+        present = None if self.present is None else self.present[rows]
+        steps = [plan.step(before, present) for plan in self.plans]
+        if len(steps) == 1:
+            return steps[0]
         picked = [
             np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps, strict=True)
         ]
@@ -101,14 +118,16 @@ def plan_kv(
     model: Model | None,
     settings: Settings,
     context: int,
-    link: float,
-    compute: float,
+    speeds: Speeds,
+    tokens: PrunedTokens | None,
+    layers: SkippedLayers | None,
 ) -> KvCache | None:
     """Work out the KV cache that the settings ask for; None for all positions in DRAM.
 
     Args:
         context: tokens the budget holds KV for.
-        link: bytes per second of reading flash in order; compute: FLOP per second.
+        speeds: of the device; what is computed again saves reading it.
+        tokens, layers: that are left out.
 
     Raises:
         BudgetError: a rule, budget or size that no KV cache can have.
@@ -138,11 +157,22 @@ def plan_kv(
             prompt=int(prompt),
             value_reads=1 + (eviction is not None and eviction.rule.reads_values_twice),
         )
-        plans.append(_split(plan, settings, context, link, compute))
-    return KvCache(trace.rows, tuple(plans), of_sequence[number], evictions[-1], context)
+        plans.append(_split(plan, settings, context, speeds))
+    present = [each.positions for each in (layers,) if each is not None]
+    if tokens is not None:
+        present.append(tokens.positions(np.arange(len(trace.rows))))
+    return KvCache(
+        tokens=trace.rows,
+        plans=tuple(plans),
+        of_row=of_sequence[number],
+        eviction=evictions[-1],
+        context=context,
+        present=np.minimum.reduce(present) if present else None,
+        most_bytes=np.inf if tokens is None else tokens.kv_bytes,
+    )
 
 
-_ASKED = ("kv_policy", "kv_quant", "kv_dram", "kv_recompute")
+_ASKED = ("kv_policy", "kv_quant", "kv_dram", "kv_recompute", "prune_tokens", "skip_layers")
 """Settings that make a KV cache more than all positions in DRAM."""
 
 
@@ -193,7 +223,7 @@ def _eviction(
     )
 
 
-def _split(plan: KvPlan, settings: Settings, context: int, link: float, compute: float) -> KvPlan:
+def _split(plan: KvPlan, settings: Settings, context: int, speeds: Speeds) -> KvPlan:
     """Return the plan with what lies in flash, and what of that is computed again."""
     resident = None
     if settings.kv_dram is not None and settings.kv_dram not in ALL_IN_DRAM:
@@ -205,7 +235,7 @@ def _split(plan: KvPlan, settings: Settings, context: int, link: float, compute:
             f"--kv-recompute {settings.kv_recompute}: all KV lies in DRAM, so nothing is read that "
             "computing could save; give --kv-dram, e.g. 25%"
         )
-    recompute = _recompute(settings, plan.model, link, compute)
+    recompute = _recompute(settings, plan.model, speeds)
     return replace(plan, resident=resident, recompute=recompute)
 
 
@@ -223,7 +253,7 @@ def _resident(text: str, plan: KvPlan, context: int) -> int:
     return max(min(int(size / position), most), plan.format.newest)
 
 
-def _recompute(settings: Settings, model: Model, link: float, compute: float) -> Recompute | int:
+def _recompute(settings: Settings, model: Model, speeds: Speeds) -> Recompute | int:
     """Return what is computed again rather than read.
 
     Raises:
@@ -231,7 +261,7 @@ def _recompute(settings: Settings, model: Model, link: float, compute: float) ->
     """
     text = settings.kv_recompute or ""
     if text == "auto":
-        return Recompute.of(model, link, compute, element=settings.kv_bits / 8)
+        return Recompute.of(model, speeds.link, speeds.compute)
     number = text.removeprefix("l=")
     if not number.isdecimal() or len(number) > 12:
         raise BudgetError(

@@ -76,6 +76,8 @@ def prompt_of(
     if run.model is not None:
         flops = 2.0 * run.model.active_parameters * many + run.model.attention_flops(many, before)
         kv = _kv_before(run, before)
+        if run.beside.tokens is not None:
+            flops = flops - run.beside.tokens.flops_saved(many)
     paper = is_paper(run.settings.overlap)
     fixed = 0.0 if paper else run.backend.per_layer * (run.trace.layers + 1)
     return Prompt(read + 0.0 * many, fixed, in_use + kv, flops)

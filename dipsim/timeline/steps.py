@@ -178,8 +178,66 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
             yield from _tail_steps(run, tail, layer, before)
         before = [_static_step(run, rate, per_layer, kv[layer], f"layer {layer} attention")]
         before += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
+        before = [*_left_of_layer(run, rows, layer, before)]
+        before += _revived_step(run, rows, rate, layer, before)
         yield from before
     yield head
+
+
+def _left_of_layer(
+    run: Run, rows: NDArray[np.int64], layer: int, whole: Sequence[Step]
+) -> Iterator[Step]:
+    """Yield what is left of a layer's steps where tokens skip it, or run it in part.
+
+    Args:
+        whole: the static step, then those of the groups.
+    """
+    skipped = run.beside.layers
+    if skipped is None:
+        yield from whole
+        return
+    attention, mlp = (share[:, layer] for share in skipped.shares(rows))
+    static, *groups = whole
+    parts = run.static_parts(layer, skipped.skip_kv)
+    left = parts.attention * attention + parts.mlp * mlp + parts.projection * (attention == 0)
+    yield _scaled(static, left)._replace(sync=static.sync * (np.maximum(attention, mlp) > 0))
+    for step in groups:
+        yield _scaled(step, mlp)._replace(sync=step.sync * (mlp > 0))
+
+
+def _scaled(step: Step, share: NDArray[np.float64]) -> Step:
+    """Return a step that uses and reads a share of its bytes."""
+    return step._replace(
+        flash=step.flash * share,
+        hit=step.hit * share,
+        miss=step.miss * share,
+        reads=np.ceil(step.reads * share),
+        management=step.management * share,
+        moved=step.moved * share,
+        copied=step.copied * share,
+    )
+
+
+def _revived_step(
+    run: Run, rows: NDArray[np.int64], rate: Rates, layer: int, before: Sequence[Step]
+) -> list[Step]:
+    """Return the step in which a layer computes tokens that come back, where any do: what their
+    arithmetic takes beyond bringing the layer's weights, which they share.
+
+    Args:
+        before: steps of the layer.
+    """
+    pruned = run.beside.tokens
+    if pruned is None:
+        return []
+    flops = 2.0 * pruned.model.layer_parameters * pruned.computed[rows, layer]
+    weights = sum((step.hit + step.miss for step in before), np.zeros(len(rows)))
+    beyond = np.maximum(flops / rate.flops - weights, 0.0) * (pruned.computed[rows, layer] > 1)
+    if not beyond.any():
+        return []
+    nothing = np.zeros(len(rows))
+    place = f"layer {layer} tokens that come back"
+    return [Step(nothing, beyond, nothing, nothing, nothing, place=place)]
 
 
 def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> Iterator[Step]:

@@ -1,0 +1,41 @@
+"""All that stands beside the weights of a run, worked out once."""
+
+from typing import NamedTuple
+
+from dipsim.model import Model
+from dipsim.settings import Settings
+from dipsim.systems.kv import KvCache, Speeds, plan_kv
+from dipsim.systems.layers import SkippedLayers, plan_layers
+from dipsim.systems.tokens import PrunedTokens, plan_tokens
+from dipsim.trace import Outline
+
+
+class Beside(NamedTuple):
+    """Systems of a run; None for each that is not asked for."""
+
+    kv: KvCache | None = None
+    tokens: PrunedTokens | None = None
+    layers: SkippedLayers | None = None
+
+    @property
+    def aux_bytes(self) -> float:
+        """Bytes of DRAM for hidden states that wait."""
+        return 0.0 if self.tokens is None else self.tokens.aux_bytes
+
+
+def plan_beside(
+    trace: Outline, model: Model | None, settings: Settings, context: int, speeds: Speeds
+) -> Beside:
+    """Work out the systems that the settings ask for.
+
+    Args:
+        context: tokens the budget holds KV for.
+        speeds: of reading flash in order, and of computing.
+
+    Raises:
+        DipsimError: options that no such system can have, in one line.
+    """
+    tokens = plan_tokens(trace, model, settings)
+    layers = plan_layers(trace, model, settings)
+    kv = plan_kv(trace, model, settings, context, speeds, tokens, layers)
+    return Beside(kv, tokens, layers)

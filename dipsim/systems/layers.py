@@ -1,0 +1,101 @@
+"""Layers that tokens skip: what that leaves of their weights, and of their keys and values."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.errors import BudgetError, MethodError
+from dipsim.layers import decide
+from dipsim.layers.contract import WHOLE
+from dipsim.layers.cost import SkipKv, parts_of, positions_read
+from dipsim.model import Model
+from dipsim.settings import Settings
+from dipsim.trace import Outline, Trace
+from dipsim.trace.decisions import FULL, PARTIAL, SKIP
+
+
+@dataclass(frozen=True)
+class SkippedLayers:
+    """Modes in which tokens run layers; prompts run them all."""
+
+    rule: str
+    """The rule, with its parameters."""
+    modes: NDArray[np.uint8]
+    """[tokens, layers] attention + 4 x MLP, each 0 skip, 1 partial, 2 full."""
+    skip_kv: SkipKv
+    partial: float
+    """Share of its bytes that a layer in partial precision reads."""
+    positions: NDArray[np.int64]
+    """[tokens, layers] earlier positions whose keys and values a token may read."""
+
+    @property
+    def mlp_runs(self) -> NDArray[np.bool_]:
+        """[tokens, layers] whether a token uses a layer's MLP."""
+        runs: NDArray[np.bool_] = parts_of(self.modes)[1] != SKIP
+        return runs
+
+    def shares(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the shares of their bytes that attention and MLP of each layer read, float64[rows,
+        layers] each."""
+        share = np.array([0.0, self.partial, 1.0])
+        attention, mlp = parts_of(self.modes[rows])
+        return share[attention], share[mlp]
+
+    def counts(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        """Return the mean layers that a token skips whole, and runs in part."""
+        modes = self.modes[rows]
+        skipped = (modes == WHOLE[SKIP]).sum(axis=1)
+        partial = (np.stack(parts_of(modes)) == PARTIAL).any(axis=0).sum(axis=1)
+        return {"skipped": float(skipped.mean()), "partial": float(partial.mean())}
+
+
+def plan_layers(trace: Outline, model: Model | None, settings: Settings) -> SkippedLayers | None:
+    """Decide which layers each token skips; None where all run.
+
+    Args:
+        model: its weights, of which a layer in partial precision reads fewer bits.
+
+    Raises:
+        DipsimError: an unknown rule, or a trace without what it reads.
+    """
+    if settings.skip_layers is None:
+        return None
+    if settings.scope == "global":
+        raise BudgetError(
+            f"--skip-layers {settings.skip_layers} and --scope global: a token that skips a layer "
+            "skips its caches, which needs --scope layer; drop one of them"
+        )
+    if not isinstance(trace, Trace):
+        raise MethodError("--skip-layers needs a trace: record one with --signals layer_io")
+    modes = decide(settings.skip_layers, trace).copy()
+    modes[~trace.rows.decode] = WHOLE[FULL]
+    skip_kv: SkipKv = settings.skip_kv or "project"
+    return SkippedLayers(
+        rule=settings.skip_layers,
+        modes=modes,
+        skip_kv=skip_kv,
+        partial=_partial(model, settings.partial_bits),
+        positions=np.maximum(positions_read(modes, trace.rows, skip_kv) - 1, 0),
+    )
+
+
+def _partial(model: Model | None, bits: float) -> float:
+    """Return the share of its bytes that a layer of so many bits per weight reads."""
+    stored = 4.5 if model is None else 8 * model.bytes_per_weight
+    if bits > stored:
+        raise BudgetError(
+            f"--partial-bits {bits:g}: the weights have {stored:g} bits; give at most so many"
+        )
+    return bits / stored
+
+
+def weight_share(
+    skipped: SkippedLayers | None, rows: NDArray[np.int64], layer: int
+) -> tuple[Any, Any]:
+    """Return the shares of a layer's attention and MLP that tokens read, float64[rows] or 1."""
+    if skipped is None:
+        return 1.0, 1.0
+    attention, mlp = skipped.shares(rows)
+    return attention[:, layer], mlp[:, layer]
