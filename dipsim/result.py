@@ -163,11 +163,11 @@ class Result(Viewed):
 
     @cached_property
     def _active_bytes(self) -> float:
-        return float((self.traffic.active[self._rows].sum(axis=0) * self.unit_bytes).sum())
+        return self.run.unit_bytes_of(self.traffic.active, self._rows)
 
     @cached_property
     def _hit_bytes(self) -> float:
-        return float((self.traffic.hits[self._rows].sum(axis=0) * self.unit_bytes).sum())
+        return self.run.unit_bytes_of(self.traffic.hits, self._rows)
 
     @property
     def hit_rate(self) -> float:

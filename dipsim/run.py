@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
-from dipsim.systems import Beside, KvCache
+from dipsim.systems import NOTHING, Beside, KvCache
 from dipsim.trace import Outline, Tokens
 from dipsim.views import shortened
 
@@ -67,7 +67,7 @@ class Run:
     """Rows (A, B) that are replayed but not measured, since something was learned from them."""
     kv_read: KvRead
     """Positions whose KV a token reads."""
-    beside: Beside = Beside()
+    beside: Beside = NOTHING
     """Systems beside the weights."""
 
     __repr__ = shortened
@@ -162,7 +162,24 @@ class Run:
         usual = settings.admission or policy.admit
         return "ranked" if usual == "forced" else "forced"
 
-    def static_parts(self, layer: int, skip_kv: SkipKv) -> StaticParts:
+    @cached_property
+    def byte_share(self) -> NDArray[np.float64] | None:
+        """[tokens, layers] share of their bytes that the units of a layer have for a token; None
+        where they have all."""
+        layers = self.beside.layers
+        return None if layers is None else layers.mlp_share
+
+    def unit_bytes_of(self, counts: NDArray[Any], rows: NDArray[np.bool_]) -> float:
+        """Return the bytes of units that were counted.
+
+        Args:
+            counts: int[tokens, layers, groups]; rows: bool[tokens], those that count.
+        """
+        if self.byte_share is None:
+            return float((counts[rows].sum(axis=0) * self.unit_bytes).sum())
+        return float(np.einsum("tlg,lg,tl->", counts[rows], self.unit_bytes, self.byte_share[rows]))
+
+    def static_parts(self, skip_kv: SkipKv) -> StaticParts:
         """Return the shares of a layer's static bytes that attention, MLP, and the keys and values
         of a layer that is skipped take.
 
@@ -277,8 +294,14 @@ def count_dense(run: Run, measured: NDArray[np.bool_], *, loaded: bool = False) 
 
 
 def behind_page_cache(run: Run, traffic: Traffic) -> Traffic:
-    """Return the traffic with what the system's page cache makes of its misses."""
+    """Return the traffic with what the system's page cache makes of its misses, and where layers
+    run in part, with the bytes of that part."""
     paging = run.page_cache
+    if run.byte_share is not None:
+        share = run.byte_share[:, :, None]
+        traffic = replace(
+            traffic, moved=traffic.moved * share, flash_seconds=traffic.flash_seconds * share
+        )
     if paging is None:
         return traffic
     assert traffic.missed is not None, "a replay that keeps what was missed"

@@ -368,9 +368,8 @@ class Settings(BaseModel):
         """Refuse options on the KV cache that contradict each other."""
         for name, of, example in _REFINES:
             if getattr(self, name) is not None and getattr(self, of) is None:
-                raise ValueError(
-                    f"{flag(name)} {getattr(self, name)} is for a {flag(of)}: add one, e.g. {example}"
-                )
+                given = f"{flag(name)} {getattr(self, name)}"
+                raise ValueError(f"{given} is for a {flag(of)}: add one, e.g. {example}")
         if self.kv_quant is not None and self.kv_bits != 16:
             raise ValueError(
                 f"--kv-quant {self.kv_quant} and --kv-bits {self.kv_bits:g}: give one of them"

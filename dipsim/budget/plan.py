@@ -20,7 +20,7 @@ from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
-from dipsim.systems import Beside, KvCache
+from dipsim.systems import NOTHING, Beside, KvCache
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
 
@@ -33,7 +33,7 @@ def plan_budget(
     costs: Costs,
     guesses: Guesses | None,
     uses: Sequence[NDArray[np.int64]] | None,
-    beside: Beside = Beside(),
+    beside: Beside = NOTHING,
 ) -> Budget:
     """Divide the DRAM of a run.
 

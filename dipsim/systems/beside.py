@@ -23,6 +23,10 @@ class Beside(NamedTuple):
         return 0.0 if self.tokens is None else self.tokens.aux_bytes
 
 
+NOTHING = Beside()
+"""Weights alone."""
+
+
 def plan_beside(
     trace: Outline, model: Model | None, settings: Settings, context: int, speeds: Speeds
 ) -> Beside:

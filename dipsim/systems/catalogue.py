@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from dipsim.kv.rules import BUILTIN, load_rule
+from dipsim.layers import BUILTIN as LAYER_RULES
 
 
 class System(NamedTuple):
@@ -19,6 +20,13 @@ def _rules() -> tuple[System, ...]:
     return tuple(System(f"--kv-policy {rule.name}", rule.summary, rule.source) for rule in rules)
 
 
+def _layers() -> tuple[System, ...]:
+    return tuple(
+        System(f"--skip-layers {rule.name}", rule.summary, rule.source)
+        for rule in LAYER_RULES.values()
+    )
+
+
 SYSTEMS: tuple[System, ...] = (
     *_rules(),
     System(
@@ -32,5 +40,13 @@ SYSTEMS: tuple[System, ...] = (
         "part of what lies in flash is computed again while the rest is read",
         "KVPR, arXiv 2411.17089",
     ),
+    System(
+        "--prune-tokens lazy",
+        "tokens that get little attention leave later layers; they may come back",
+        "LazyLLM, arXiv 2407.14057",
+    ),
+    System("--prune-tokens static", "prompt tokens leave for good", "a baseline of LazyLLM"),
+    System("--prune-tokens random", "prompt tokens leave by chance", "a baseline of LazyLLM"),
+    *_layers(),
 )
 """Systems, in the order in which they are listed."""

@@ -31,6 +31,13 @@ class SkippedLayers:
     """[tokens, layers] earlier positions whose keys and values a token may read."""
 
     @property
+    def mlp_share(self) -> NDArray[np.float64] | None:
+        """[tokens, layers] share of its bytes that a layer's MLP reads; None where that is all of
+        them, or nothing."""
+        mlp = parts_of(self.modes)[1]
+        return np.where(mlp == PARTIAL, self.partial, 1.0) if (mlp == PARTIAL).any() else None
+
+    @property
     def mlp_runs(self) -> NDArray[np.bool_]:
         """[tokens, layers] whether a token uses a layer's MLP."""
         runs: NDArray[np.bool_] = parts_of(self.modes)[1] != SKIP

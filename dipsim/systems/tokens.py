@@ -1,6 +1,7 @@
 """Tokens that later layers leave out: what a prompt and its steps still compute and read."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +131,7 @@ def _sequences(trace: Outline) -> list[_Sequence]:
     decode = trace.rows.decode
     return [
         _Sequence(int(start), int(end - start), int((~decode[start:end]).sum()))
-        for start, end in zip(starts, starts[1:], strict=False)
+        for start, end in pairwise(starts)
     ]
 
 

@@ -37,7 +37,7 @@ class Step(NamedTuple):
     """Reading keys and values; part of E_hit, always bound by DRAM."""
     reads: Seconds
     """n: number of flash requests."""
-    sync: float = 0.0
+    sync: Seconds | float = 0.0
     """Fixed cost of a layer, or of choosing a mask."""
     management: Seconds | float = 0.0
     """Copying kept misses into the cache."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +184,33 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     yield head
 
 
+def static_bytes(run: Run, rows: NDArray[np.int64]) -> Any:
+    """Return the bytes of static weights that each token uses, float64[rows], or those of all where
+    no layer is left out."""
+    static, skipped = run.budget.static, run.beside.layers
+    if skipped is None:
+        return static.total
+    layers = run.unit_bytes.shape[0]
+    final_norm = static.norms / (2 * layers + 1)
+    per_layer = (static.total - static.head - final_norm) / layers
+    used = np.full(len(rows), static.head + final_norm)
+    for layer in range(layers):
+        used += per_layer * _static_share(run, rows, layer)
+    return used
+
+
+def _static_share(run: Run, rows: NDArray[np.int64], layer: int) -> NDArray[np.float64]:
+    """Return the share of a layer's static weights that each token uses, float64[rows]."""
+    skipped = run.beside.layers
+    assert skipped is not None, "some layers are left out"
+    attention, mlp = (share[:, layer] for share in skipped.shares(rows))
+    parts = run.static_parts(skipped.skip_kv)
+    share: NDArray[np.float64] = (
+        parts.attention * attention + parts.mlp * mlp + parts.projection * (attention == 0)
+    )
+    return share
+
+
 def _left_of_layer(
     run: Run, rows: NDArray[np.int64], layer: int, whole: Sequence[Step]
 ) -> Iterator[Step]:
@@ -198,23 +225,21 @@ def _left_of_layer(
         return
     attention, mlp = (share[:, layer] for share in skipped.shares(rows))
     static, *groups = whole
-    parts = run.static_parts(layer, skipped.skip_kv)
-    left = parts.attention * attention + parts.mlp * mlp + parts.projection * (attention == 0)
-    yield _scaled(static, left)._replace(sync=static.sync * (np.maximum(attention, mlp) > 0))
-    for step in groups:
-        yield _scaled(step, mlp)._replace(sync=step.sync * (mlp > 0))
+    runs, masks = np.maximum(attention, mlp) > 0, (mlp > 0).astype(np.float64)
+    left = _static_share(run, rows, layer)
+    yield _scaled(static, left)._replace(sync=runs.astype(np.float64) * static.sync)
+    for step in groups:  # a token that skips the layer used no unit of it
+        yield step._replace(sync=masks * step.sync)
 
 
 def _scaled(step: Step, share: NDArray[np.float64]) -> Step:
-    """Return a step that uses and reads a share of its bytes."""
+    """Return a static step that uses and reads a share of its bytes."""
     return step._replace(
         flash=step.flash * share,
         hit=step.hit * share,
         miss=step.miss * share,
         reads=np.ceil(step.reads * share),
-        management=step.management * share,
         moved=step.moved * share,
-        copied=step.copied * share,
     )
 
 
@@ -330,7 +355,10 @@ def _group_step(
 ) -> Step:
     """Return the step of one (layer, group): its misses from flash, its weights used."""
     layer, group = place
-    size, nothing, early = run.unit_bytes[place], np.zeros(len(rows)), traffic.ahead
+    size: Any = run.unit_bytes[place]
+    if run.byte_share is not None:
+        size = size * run.byte_share[rows, layer]
+    nothing, early = np.zeros(len(rows)), traffic.ahead
     hits = traffic.hits[rows, layer, group]
     misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` is of all groups
     copied = traffic.kept[rows, layer, group] * size

@@ -21,6 +21,7 @@ from dipsim.timeline.steps import (
     kv_step,
     kv_tail,
     rates,
+    static_bytes,
     steps,
 )
 from dipsim.views import shortened
@@ -101,7 +102,7 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
             _tokens_per_second(run, rows, hot_times),
         )
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
-    dram_bytes = kv_bytes(run, rows) + run.budget.static.total
+    dram_bytes = kv_bytes(run, rows) + static_bytes(run, rows)
     flash_bytes = static_flash_bytes(run, traffic)
     return Timing(
         times=times,
@@ -168,7 +169,10 @@ def static_flash_bytes(run: Run, traffic: Traffic) -> float:
     faulted = 0.0 if faults is None else float(faults.moved.mean())
     moved = kv_step(run, rows)
     tail = 0.0 if moved is None else float(moved.flash_read.sum(axis=1).mean())
-    return run.budget.streamed + float(embedding[0]) + faulted + tail
+    streamed = run.budget.streamed
+    if run.beside.layers is not None:
+        streamed *= float(static_bytes(run, rows).mean()) / run.budget.static.total
+    return streamed + float(embedding[0]) + faulted + tail
 
 
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
@@ -249,7 +253,7 @@ def _energy(
     rows = traffic.measured
     tokens = len(times.latency)
     flash = traffic.all_moved[rows].sum() / tokens + static_flash_bytes
-    used = (traffic.active[rows].sum(axis=0) * run.unit_bytes).sum() / tokens
+    used = run.unit_bytes_of(traffic.active, rows) / tokens
     dram = dram_bytes.mean() + used
     seconds = float(times.latency.mean())
     low = float(dram * energy.dram + flash * energy.flash + energy.idle * seconds)
