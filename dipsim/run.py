@@ -187,7 +187,9 @@ class Run:
             skip_kv: `project` makes keys and values of a layer that is skipped all the same.
         """
         static, model = self.budget.static, self.model
-        of_attention, of_mlp = static.attention, static.total - static.head - static.attention
+        final_norm = static.norms / (2 * self.trace.layers + 1)
+        of_attention = static.attention
+        of_mlp = static.total - static.head - final_norm - of_attention
         whole = of_attention + of_mlp
         if model is None or not whole:
             return StaticParts(0.0, 1.0, 0.0)

@@ -120,6 +120,20 @@ def methods(
     _check(check, load_method, check_method, len(LAWS))
 
 
+@command(
+    "Look up what there is",
+    "dipsim systems",
+)
+def systems(as_json: Json = False) -> None:
+    """List what may stand beside the weights: rules for KV, tokens and layers, by their options."""
+    from dipsim.report import catalogue
+
+    if as_json:
+        print_report(catalogue.systems_dict())
+    else:
+        show(catalogue.systems())
+
+
 def _check(
     names: list[str], load: Callable[[str], Any], faults_of: Callable[[Any], list[str]], laws: int
 ) -> None:

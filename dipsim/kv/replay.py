@@ -86,7 +86,8 @@ def plan_eviction(
     else:
         budgets = uniform(mean, layers)
     for each in np.unique(budgets):
-        rule.check_budget(int(each))
+        if each < (prompt or tokens):  # where nothing leaves, nothing need be protected
+            rule.check_budget(int(each))
     return Eviction(rule, budgets, when, prompt)
 
 

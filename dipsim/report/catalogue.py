@@ -9,6 +9,7 @@ from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
 from dipsim.report.tables import Table, line, stacked
+from dipsim.systems import SYSTEMS
 from dipsim.units import BANDWIDTH, BYTES, show_number
 
 
@@ -118,6 +119,19 @@ def _storage(model: Model) -> str:
         return f"{show_number(model.bits, 6)} bits"
     bits = show_number(quant.bits, 6)
     return f"{quant.format} ({bits} bits, groups of {quant.group}, axis {quant.axis})"
+
+
+def systems() -> Table:
+    """Return a row for each system that may stand beside the weights."""
+    rows = Table("option of run", "what it does", "source")
+    for system in SYSTEMS:
+        rows.add_row(system.option, system.summary, system.source)
+    return rows
+
+
+def systems_dict() -> dict[str, Any]:
+    """Return the same as plain values."""
+    return {"systems": [system._asdict() for system in SYSTEMS]}
 
 
 def policies() -> RenderableType:

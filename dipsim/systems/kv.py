@@ -15,6 +15,7 @@ from dipsim.kv.replay import Eviction, plan_eviction
 from dipsim.kv.rules import load_rule
 from dipsim.kv.split import Recompute
 from dipsim.model import Model
+from dipsim.option import flag
 from dipsim.settings import Settings
 from dipsim.systems.layers import SkippedLayers
 from dipsim.systems.tokens import PrunedTokens
@@ -133,12 +134,12 @@ def plan_kv(
         BudgetError: a rule, budget or size that no KV cache can have.
         ModelError: no model says how large keys and values are.
     """
-    asked = [name for name in _ASKED if getattr(settings, name) is not None]
-    if not asked:
+    asked = [name for name, usual in _USUAL.items() if getattr(settings, name) not in usual]
+    if not asked and settings.kv_budget is None:
         return None
     if model is None:
         raise ModelError(
-            f"--{asked[0].replace('_', '-')}: {trace.name} does not say which model it is from, so "
+            f"{flag(asked[0])}: {trace.name} does not say which model it is from, so "
             "the size of its KV is not known; pass --model NAME or FILE"
         )
     number, prompts = _prompts(trace.rows)
@@ -172,8 +173,15 @@ def plan_kv(
     )
 
 
-_ASKED = ("kv_policy", "kv_quant", "kv_dram", "kv_recompute", "prune_tokens", "skip_layers")
-"""Settings that make a KV cache more than all positions in DRAM."""
+_USUAL: dict[str, tuple[str | None, ...]] = {
+    "kv_policy": (None, "full"),
+    "kv_quant": (None, "fp16"),
+    "kv_dram": (None, *ALL_IN_DRAM),
+    "kv_recompute": (None, "none"),
+    "prune_tokens": (None,),
+    "skip_layers": (None,),
+}
+"""Settings with which all positions lie in DRAM."""
 
 
 def _prompts(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -312,12 +312,13 @@ def _scaled(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float6
 
 
 def _fixed(run: Run, step: Step, scale: _Scales) -> Columns:
-    """Return the seconds of a step's fixed costs, one for each column: those of a layer, or of
+    """Return the mean seconds of a step's fixed costs, one for each column: those of a layer, or of
     choosing a mask."""
+    sync = float(np.mean(step.sync))
     if step.static:
-        return step.sync * scale.per_layer
-    once = min(run.backend.per_mask, step.sync)
-    return once * scale.per_mask + (step.sync - once) * scale.per_score
+        return sync * scale.per_layer
+    once = float(np.mean(np.minimum(run.backend.per_mask, step.sync)))
+    return once * scale.per_mask + (sync - once) * scale.per_score
 
 
 def _copies(run: Run, traffic: Traffic, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:

@@ -262,7 +262,7 @@ def _revived_step(
         return []
     nothing = np.zeros(len(rows))
     place = f"layer {layer} tokens that come back"
-    return [Step(nothing, beyond, nothing, nothing, nothing, place=place)]
+    return [Step(nothing, beyond, nothing, nothing, nothing, static=True, place=place)]
 
 
 def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> Iterator[Step]:

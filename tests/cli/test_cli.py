@@ -285,6 +285,7 @@ PRINTING = [
     "models model.yaml",
     "policies",
     "methods",
+    "systems",
 ]
 
 

@@ -18,5 +18,5 @@ def streaming(sinks: int = 4) -> Rule:
         "keeps the first positions and the newest",
         "Xiao et al., ICLR 2024 (arXiv 2309.17453)",
         sinks=sinks,
-        recent=lambda budget: budget - sinks,
+        recent=lambda budget: max(budget - sinks, 1),
     )
