@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dipsim.lm.distil import Recipe, train_adapter
     from dipsim.lm.evaluate import evaluate
+    from dipsim.lm.eviction import Evicting, evicting
     from dipsim.lm.harness import harness
     from dipsim.lm.load import Loaded, load
     from dipsim.lm.loops import dense_trace, open_loop
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dipsim.lm.text import read_ids, windows_of
 
 __all__ = [
+    "Evicting",
     "Loaded",
     "Recipe",
     "Recorder",
@@ -32,6 +34,7 @@ __all__ = [
     "Structure",
     "dense_trace",
     "evaluate",
+    "evicting",
     "find_structure",
     "fuse",
     "harness",
@@ -48,6 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Evicting": "eviction",
     "Loaded": "load",
     "Recipe": "distil",
     "Recorder": "record",
@@ -55,6 +59,7 @@ _HOMES = {
     "Structure": "structure",
     "dense_trace": "loops",
     "evaluate": "evaluate",
+    "evicting": "eviction",
     "find_structure": "structure",
     "harness": "harness",
     "fuse": "lora",
