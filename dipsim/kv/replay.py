@@ -311,9 +311,7 @@ def _heads_of(array: NDArray[Any], layer: int, head_dim: int) -> NDArray[Any]:
     dtype = np.float64 if rows.dtype == np.float64 else np.float32
     rows = np.ascontiguousarray(rows, dtype).reshape(len(rows), -1, head_dim)
     if not np.isfinite(rows).all():
-        raise DipsimError(
-            f"layer {layer}: queries, keys or values are not finite; record them anew"
-        )
+        raise DipsimError(f"layer {layer}: vectors that are not finite; record them anew")
     return rows
 
 

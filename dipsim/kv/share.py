@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from dipsim.errors import BudgetError, brief, not_taken
 
+_EXACT = 1e-9
+"""Slack for shares that are not exact in binary, in positions."""
 _TAKES = "a number of positions, or a share such as 25%"
 
 
@@ -40,7 +42,7 @@ def mean_budget(given: float | str, tokens: int) -> float:
 
 def uniform(budget: float, layers: int) -> NDArray[np.int64]:
     """Return the same budget for every layer, int64[layers]."""
-    return np.full(layers, int(budget + 1e-9), np.int64)
+    return np.full(layers, int(budget + _EXACT), np.int64)
 
 
 def pyramid(budget: float, layers: int, prompt: int, window: int, beta: float) -> NDArray[np.int64]:
@@ -63,7 +65,7 @@ def pyramid(budget: float, layers: int, prompt: int, window: int, beta: float) -
     if most >= prompt - window:
         most = prompt - window
         least = 2 * budget - most
-    if not prompt >= most >= least >= window:
+    if not (prompt >= most >= least - _EXACT and least >= window - _EXACT):
         raise BudgetError(
             f"KV budget {budget:g}: no pyramid over a prompt of {prompt} tokens, as its last layer "
             f"would hold {least:g} positions and its window is {window}; give a larger budget, a "

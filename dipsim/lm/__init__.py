@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dipsim.lm.distil import Recipe, train_adapter
     from dipsim.lm.evaluate import evaluate
+    from dipsim.lm.eviction import Evicting, evicting
     from dipsim.lm.harness import harness
     from dipsim.lm.lazy import PrunedPerplexity, PrunedSequence, prune_tokens, pruned_perplexity
     from dipsim.lm.load import Loaded, load
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dipsim.lm.text import read_ids, windows_of
 
 __all__ = [
+    "Evicting",
     "Loaded",
     "PrunedPerplexity",
     "PrunedSequence",
@@ -35,6 +37,7 @@ __all__ = [
     "Structure",
     "dense_trace",
     "evaluate",
+    "evicting",
     "find_structure",
     "fuse",
     "harness",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Evicting": "eviction",
     "Loaded": "load",
     "PrunedPerplexity": "lazy",
     "PrunedSequence": "lazy",
@@ -62,6 +66,7 @@ _HOMES = {
     "Structure": "structure",
     "dense_trace": "loops",
     "evaluate": "evaluate",
+    "evicting": "eviction",
     "find_structure": "structure",
     "harness": "harness",
     "fuse": "lora",

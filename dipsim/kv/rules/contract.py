@@ -133,12 +133,12 @@ class Rule:
         if budget < 1:
             raise BudgetError(f"KV budget {budget}: at least 1 position per layer and kv head")
         recent = self.recent(budget)
-        if self.sinks + recent > budget:
+        if self.sinks + max(0, recent) > budget:
             parts = [f"its {self.sinks} first"] * (self.sinks > 0)
             parts += [f"its {recent} newest"] * (recent > 0)
             raise BudgetError(
                 f"KV budget {budget}: {self.label} never evicts {' and '.join(parts)} positions; "
-                f"give at least {self.sinks + recent}"
+                f"give at least {self.sinks + max(0, recent)}"
             )
 
 
