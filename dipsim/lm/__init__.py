@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
+    from dipsim.lm.skipping import Skipping, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
     from dipsim.lm.structure import Structure, find_structure
     from dipsim.lm.text import read_ids, windows_of
@@ -28,6 +29,7 @@ __all__ = [
     "Loaded",
     "Recipe",
     "Recorder",
+    "Skipping",
     "Sparse",
     "Structure",
     "dense_trace",
@@ -42,6 +44,7 @@ __all__ = [
     "read_ids",
     "record",
     "record_arrays",
+    "skip_layers",
     "sparsify",
     "train_adapter",
     "windows_of",
@@ -51,6 +54,7 @@ _HOMES = {
     "Loaded": "load",
     "Recipe": "distil",
     "Recorder": "record",
+    "Skipping": "skipping",
     "Sparse": "sparse",
     "Structure": "structure",
     "dense_trace": "loops",
@@ -65,6 +69,7 @@ _HOMES = {
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",
+    "skip_layers": "skipping",
     "sparsify": "sparse",
     "train_adapter": "distil",
     "windows_of": "text",
