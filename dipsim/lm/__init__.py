@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
-    from dipsim.lm.skipping import Skipping, skip_layers
+    from dipsim.lm.skipping import Skipping, layer_states, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
     from dipsim.lm.structure import Structure, find_structure
     from dipsim.lm.text import read_ids, windows_of
@@ -37,6 +37,7 @@ __all__ = [
     "find_structure",
     "fuse",
     "harness",
+    "layer_states",
     "load",
     "load_adapter",
     "open_loop",
@@ -62,6 +63,7 @@ _HOMES = {
     "find_structure": "structure",
     "harness": "harness",
     "fuse": "lora",
+    "layer_states": "skipping",
     "load": "load",
     "load_adapter": "lora",
     "open_loop": "loops",

@@ -10,6 +10,7 @@ what the model then says is exact. What other tokens see of a skipped layer's ke
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +40,7 @@ _GAIN = COSINE + 1  # of the six figures of layer_io, the gain of the whole laye
 def skip_layers(
     model: nn.Module,
     rule: str | Rule,
-    calibrate: NDArray[np.int64],
+    calibrate: "NDArray[np.int64] | LayerStates",
     *,
     skip_kv: SkipKv = "project",
     factors: bool = True,
@@ -51,8 +52,8 @@ def skip_layers(
     Args:
         model: a causal language model of transformers.
         rule: as `dipsim.layers.load_rule` takes it.
-        calibrate: int64[n, window] token ids; each window is a sequence. Influence, thresholds and
-            factors come from them, so they should not be judged.
+        calibrate: int64[n, window] token ids, each window a sequence, or their `layer_states`.
+            Influence, thresholds and factors come from them, so they should not be judged.
         skip_kv: keys and values that other tokens see where one skipped.
         factors: multiply the input of a skipped layer by the layer's mean gain; False: by 1.
 
@@ -68,32 +69,48 @@ def skip_layers(
         )
     if skip_kv not in SKIP_KV:
         raise LayerError(f"skip-kv {skip_kv!r}: give one of {', '.join(SKIP_KV)}")
-    structure = find_structure(model)
-    calibration, gain = calibrated(model, structure, calibrate)
-    schedule = loaded.fit(calibration)
+    states = calibrate if isinstance(calibrate, LayerStates) else layer_states(model, calibrate)
+    schedule = loaded.fit(states.calibration)
     if skip_kv != "project" and not schedule.ahead:
         raise LayerError(
             f"skip-kv {skip_kv} with layer rule {loaded.name}: its decisions are known only when "
             "the layer has run: take project"
         )
-    others = ~calibration.exempt(schedule.full)
-    means = gain[others if others.any() else slice(None)].mean(axis=0, dtype=np.float64)
-    return Skipping(model, structure, schedule, means if factors else np.ones_like(means), skip_kv)
+    gain = states.mean_gain(schedule.full)
+    used = gain if factors else np.ones_like(gain)
+    return Skipping(model, states.structure, schedule, used, skip_kv)
 
 
-def calibrated(
-    model: nn.Module, structure: Structure, windows: NDArray[np.int64]
-) -> tuple[Calibration, NDArray[np.float32]]:
+@dataclass(frozen=True)
+class LayerStates:
+    """How far the layers of a model moved the states of some tokens; see `layer_states`."""
+
+    structure: Structure
+    calibration: Calibration
+    """The tokens, with cos(input, output) of each layer."""
+    gain: NDArray[np.float32]
+    """float32[tokens, layers] <input, output> / <input, input>."""
+
+    def mean_gain(self, full: int) -> NDArray[np.float64]:
+        """Return the mean gain of each layer, float64[layers], over the tokens that may skip it."""
+        others = ~self.calibration.exempt(full)
+        mean: NDArray[np.float64] = self.gain[others if others.any() else slice(None)].mean(
+            axis=0, dtype=np.float64
+        )
+        return mean
+
+
+def layer_states(model: nn.Module, windows: NDArray[np.int64]) -> LayerStates:
     """Run a model on windows of a text and return what rules are fitted to.
 
     Args:
         model: a causal language model of transformers.
-        structure: the result of `find_structure`.
-        windows: int64[n, window] token ids.
+        windows: int64[n, window] token ids, each window a sequence.
 
-    Returns:
-        The tokens with cos(input, output) of each layer, and the gains, float32[tokens, layers].
+    Raises:
+        DipsimError: an unknown architecture.
     """
+    structure = find_structure(model)
     batch = max(1, _AT_ONCE // windows.shape[1])
     io = np.concatenate(
         [
@@ -105,7 +122,7 @@ def calibrated(
     )
     rows = _whole_sequences(*windows.shape)
     cosine = np.ascontiguousarray(io[..., COSINE])
-    return Calibration(len(structure.blocks), rows, cosine), io[..., _GAIN]
+    return LayerStates(structure, Calibration(len(structure.blocks), rows, cosine), io[..., _GAIN])
 
 
 def _whole_sequences(sequences: int, tokens: int) -> Tokens:
