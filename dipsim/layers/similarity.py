@@ -78,7 +78,7 @@ class Similarity(Rule):
         assert calibration.cosine is not None, "the rule reads states"
         scores = calibration.cosine
         if self.by == "previous":
-            scores = before(scores, calibration.rows)
+            scores = before(scores, calibration.rows, self.full)
         judged = scores[~calibration.exempt(self.full)].ravel()
         if judged.size == 0:
             raise LayerError(f"full={self.full}: exempts all tokens of calibration")
@@ -111,12 +111,17 @@ class _Itself(Schedule):
 class _Before(_Itself):
     def layer(self, layer: int, rows: Tokens, cosine: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return uint8[tokens], by the cosine of the token before each in this layer."""
-        return self._modes(before(cosine[:, layer], rows))
+        return self._modes(before(cosine[:, layer], rows, self.full))
 
 
-def before(scores: NDArray[np.float32], rows: Tokens) -> NDArray[np.float32]:
-    """Return the scores of the token before, float32[tokens, ...]; -inf where there is none."""
+def before(scores: NDArray[np.float32], rows: Tokens, full: int) -> NDArray[np.float32]:
+    """Return the scores of the token before each, float32[tokens, ...].
+
+    -inf where there is none, or where it is one of the first ``full``: the state of a sequence's
+    first token hardly moves in most layers, which says nothing of the second.
+    """
     shifted = np.full_like(scores, -np.inf)
     shifted[1:] = scores[:-1]
     shifted[rows.begins_sequence()] = -np.inf
+    shifted[1:][rows.position[:-1] < full] = -np.inf
     return shifted

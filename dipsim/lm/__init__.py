@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
+    from dipsim.lm.skipping import Skipping, layer_states, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
     from dipsim.lm.structure import Structure, find_structure
     from dipsim.lm.text import read_ids, windows_of
@@ -33,6 +34,7 @@ __all__ = [
     "PrunedSequence",
     "Recipe",
     "Recorder",
+    "Skipping",
     "Sparse",
     "Structure",
     "dense_trace",
@@ -41,6 +43,7 @@ __all__ = [
     "find_structure",
     "fuse",
     "harness",
+    "layer_states",
     "load",
     "load_adapter",
     "open_loop",
@@ -50,6 +53,7 @@ __all__ = [
     "read_ids",
     "record",
     "record_arrays",
+    "skip_layers",
     "sparsify",
     "train_adapter",
     "windows_of",
@@ -62,6 +66,7 @@ _HOMES = {
     "PrunedSequence": "lazy",
     "Recipe": "distil",
     "Recorder": "record",
+    "Skipping": "skipping",
     "Sparse": "sparse",
     "Structure": "structure",
     "dense_trace": "loops",
@@ -70,6 +75,7 @@ _HOMES = {
     "find_structure": "structure",
     "harness": "harness",
     "fuse": "lora",
+    "layer_states": "skipping",
     "load": "load",
     "load_adapter": "lora",
     "open_loop": "loops",
@@ -79,6 +85,7 @@ _HOMES = {
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",
+    "skip_layers": "skipping",
     "sparsify": "sparse",
     "train_adapter": "distil",
     "windows_of": "text",

