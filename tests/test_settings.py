@@ -42,6 +42,8 @@ DISCARDS = (
     ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
     ({"layout"}, {"order_from"}),
     ({"overlap", "prefetch"}, {"overlap", "prefetch"}),
+    ({"kv_policy"}, {"kv_budget", "kv_when"}),
+    ({"kv_quant", "kv_bits"}, {"kv_quant", "kv_bits"}),
 )
 """Giving any option of the first set discards the saved values of the second."""
 CURVE = {
@@ -123,7 +125,7 @@ def test_the_command_line_reads_numbers_texts_and_pairs() -> None:
             *("top_k", "predictor_rank", "cluster", "warmup", "seed"),
             *("context", "depth", "prompt"),
         },
-        float: {"density", "recall", "cache_fraction", "bits", "kv_bits"},
+        float: {"density", "recall", "cache_fraction", "bits", "kv_bits", "partial_bits"},
         dict: {"group_density", "gamma"},
     }
     for kind, names in kinds.items():

@@ -50,6 +50,7 @@ LINES = [
     "synth made.npz --model model.yaml --tokens 6 --signals glu",
     "policies",
     "methods",
+    "systems",
     "explain mass",
     "validate",
     "validate --replay t.npz disk.bin --file-size 8MB --tokens 0:8 --bench-seconds 1",
