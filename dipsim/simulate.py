@@ -97,18 +97,16 @@ def prepare(
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)
     resolved = {"method": settings.method or ready.name, "backend": backend}
-    sets = ActiveSets(part, ready, settings.model_copy(update=resolved))
+    context = context_of(part.rows, geometry, settings.context)
+    engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
+    speeds = Speeds(flash.sequential_bandwidth, engine.compute)
+    beside = plan_beside(part, geometry, settings, context, speeds)
+    sets = ActiveSets(part, ready, settings.model_copy(update=resolved), beside.layer_runs)
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
-    flash = FlashCost(find_flash(device, settings.io))
     costs = placement.costs(flash)
     guesses = find_guesses(sets)
     uses = count_profile(sets, geometry, cache_policy)
-    context = context_of(sets.tokens, geometry, settings.context)
-    engine = device.backend(settings.backend)[1]
-    speeds = Speeds(flash.sequential_bandwidth, engine.compute)
-    beside = plan_beside(part, geometry, settings, context, speeds)
-    sets.skip_layers(None if beside.layers is None else beside.layers.mlp_runs)
     budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, beside)
     return Run(
         sets=sets,

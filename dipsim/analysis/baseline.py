@@ -252,7 +252,7 @@ def _dense_run(run: Run) -> Run:
     method = build_method(run.trace, settings, run.model)
     size = run.model.slice_bytes(method.groups[0].slices)
     placement = Placement(method, run.model, np.full((run.trace.layers, 1), size), None)
-    sets, costs = ActiveSets(run.trace, method, settings), placement.costs(run.flash)
+    sets, costs = ActiveSets(run.trace, method, settings, run.sets.runs), placement.costs(run.flash)
     budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None, run.beside)
     return replace(
         run,

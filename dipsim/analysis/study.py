@@ -7,6 +7,7 @@ method at one stage, neither methods nor stages.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
+from dipsim.analysis import study_beside
 from dipsim.analysis.ttft import by_prompt
 from dipsim.analysis.ttft import points as prompts
 from dipsim.errors import DipsimError, MethodError, ModelError, brief, check_text
@@ -339,6 +340,7 @@ STUDIES = {
             "are any. ttft: the first token as the trace's tokens on average; cold: as its first "
             "one, with nothing in DRAM before.",
         ),
+        *study_beside.STUDIES,
     )
 }
 

@@ -82,26 +82,19 @@ class ActiveSets:
 
     Args:
         settings: ``prefill`` and ``reset`` are looked at.
+        runs: bool[tokens, layers], whether a token uses a layer's units; None where all do.
     """
 
-    def __init__(self, trace: Outline, method: Method, settings: Settings) -> None:
-        self.trace, self.method, self.settings = trace, method, settings
-        self._runs: NDArray[np.bool_] | None = None
+    def __init__(
+        self,
+        trace: Outline,
+        method: Method,
+        settings: Settings,
+        runs: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.trace, self.method, self.settings, self.runs = trace, method, settings, runs
         self._held: list[Sets] | None = None
         self._held_shares: NDArray[np.float32] | None = None
-
-    def skip_layers(self, runs: NDArray[np.bool_] | None) -> None:
-        """Let tokens skip layers.
-
-        Args:
-            runs: [tokens, layers] whether a token uses a layer's units; None for all.
-        """
-        self._runs = runs
-
-    @property
-    def runs(self) -> NDArray[np.bool_] | None:
-        """[tokens, layers] whether a token uses a layer's units; None where all do."""
-        return self._runs
 
     @property
     def tokens(self) -> Tokens:
@@ -261,7 +254,7 @@ class ActiveSets:
                 codes=[NO_CODES] * count,
                 follows=follows[rows],
                 norms=norms,
-                runs=None if self._runs is None else self._runs[rows],
+                runs=None if self.runs is None else self.runs[rows],
             )
             yield block, signals
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dipsim.analysis.study import STUDIES
+from dipsim.analysis.study_beside import ACCEPTANCES
 from dipsim.report.files import flat_rows, write_rows
 from dipsim.report.hints import INPUT_ENERGY
 from dipsim.report.pictures import (
@@ -39,6 +40,11 @@ UNITS = {
     "flash_bandwidth": "B/s",
     "layer": "index of a layer",
     "prompt": "tokens",
+    **dict.fromkeys(("depth", "width"), "tokens"),
+    **dict.fromkeys(("skipped", "tokens_computed", "units_needed"), "share"),
+    "speed_up": "factor",
+    **dict.fromkeys(("weights_per_step", "weights_per_token", "kv_held_bytes"), "B"),
+    **{f"weights_per_token_at_{a:g}": "B" for a in ACCEPTANCES},
     "unmeasured": "tokens",
 }
 """Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
@@ -72,6 +78,20 @@ WORDING = {
     "cold_ttft_ms": Wording("cold ttft ms", "time to first token, cold", "ms"),
     "dram_bytes_per_token": Wording("active", "weights and KV a token uses", "B"),
     ENERGY: Wording("energy", "energy kept"),
+    "kv_held_bytes": Wording("KV", "KV in DRAM", "B"),
+    "kv_read_bytes_per_token": Wording("KV read", "KV read per token", "B"),
+    "kv_flash_bytes_per_token": Wording("KV flash", "KV from flash per token", "B"),
+    "speed_up": Wording("x", "prefill of the whole prompt over this one"),
+    "tokens_computed": Wording("computed", "share of (token, layer) computed", "%", 100),
+    "units_needed": Wording("units", "share of the units needed", "%", 100),
+    "weights_per_step": Wording("step", "weights used in a step", "B"),
+    "weights_per_token": Wording("token", "weights used per token", "B"),
+    **{
+        f"weights_per_token_at_{a:g}": Wording(
+            f"at {a:g}", f"weights per token, {a:g} accepted", "B"
+        )
+        for a in ACCEPTANCES
+    },
 }
 
 
@@ -327,6 +347,9 @@ _AXIS_LABELS = {
     "flash_bandwidth": "flash bandwidth (GB/s)",
     "density": "MLP density",
     "prompt": "prompt (tokens)",
+    "depth": "positions before the token",
+    "skipped": "share of the layers left out",
+    "width": "tokens in a step",
 }
 
 

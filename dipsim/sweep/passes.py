@@ -135,7 +135,8 @@ def _sets_key(run: Run) -> Any:
     """Return what is equal for runs that use the same sets."""
     trace, settings = run.trace, run.settings
     part = trace.hash, trace.first, trace.tokens, trace.first_layer, trace.layers
-    return part, settings.cluster, run.method, run.sets.prefill, settings.reset
+    how = run.sets.prefill, settings.reset, settings.skip_layers
+    return part, settings.cluster, run.method, how
 
 
 def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
@@ -238,7 +239,7 @@ def _held(run: Run) -> ActiveSets | None:
     """Return the sets of a run in memory; None where they depend on the cache or are too large."""
     if run.method.cache_aware or run.sets.packed_bytes > SETS_BYTES:
         return None
-    return ActiveSets(run.trace, run.method, run.settings).hold()
+    return ActiveSets(run.trace, run.method, run.settings, run.sets.runs).hold()
 
 
 def _replay(

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dipsim.model import Model
 from dipsim.settings import Settings
 from dipsim.systems.kv import KvCache, Speeds, plan_kv
@@ -16,6 +19,11 @@ class Beside(NamedTuple):
     kv: KvCache | None = None
     tokens: PrunedTokens | None = None
     layers: SkippedLayers | None = None
+
+    @property
+    def layer_runs(self) -> NDArray[np.bool_] | None:
+        """[tokens, layers] whether a token uses a layer's units; None where all do."""
+        return None if self.layers is None else self.layers.mlp_runs
 
     @property
     def aux_bytes(self) -> float:
