@@ -32,5 +32,5 @@ def in_pages(written: NDArray[Any], page: float) -> NDArray[np.float64]:
     Returns:
         float64[tokens, layers]; what fills no page by the last token is not written.
     """
-    pages = np.floor(np.cumsum(written, axis=0, dtype=np.float64) / page + 1e-9)
+    pages = np.floor(np.cumsum(written, axis=0, dtype=np.float64) / page)
     return np.diff(pages, axis=0, prepend=0.0) * page

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
-from dipsim.tokens import NOTHING, Depths, Pruning, Selection, account, parse_pruning
+from dipsim.tokens import NOTHING, Depths, Pruned, Pruning, Selection, account, parse_pruning
 
 _PROBE = 8  # tokens that the layers are checked on
 
@@ -237,21 +237,21 @@ def pruned_perplexity(
                 logits = sequence(ids[given:end]).float()
                 losses.append(float(nn.functional.cross_entropy(logits, ids[end])))
                 given = end
-            shares.append(_shares(sequence))
+            shares.append(shares_of(account(sequence.kept, sequence.prompt), prompt))
     loss = float(np.mean(losses))
     return PrunedPerplexity(
         math.exp(min(loss, 700.0)), loss, len(losses), *np.mean(shares, 0).tolist()
     )
 
 
-def _shares(sequence: PrunedSequence) -> tuple[float, float, float, float]:
-    """Return the shares of `PrunedPerplexity`, from ``prefill`` on."""
-    work = account(sequence.kept, sequence.prompt)
+def shares_of(work: Pruned, prompt: int) -> tuple[float, float, float, float]:
+    """Return the shares of `PrunedPerplexity`, from ``prefill`` on, after a prompt of so many
+    tokens."""
     steps, layers = work.active.shape
-    prefill = work.computed[0].mean() / sequence.prompt
+    prefill = work.computed[0].mean() / prompt
     new = layers * (steps - 1)  # decoded tokens, each computed whole in its own step
-    computed = (work.computed.sum() - new) / (layers * sequence.prompt)
-    dense = layers * (sequence.prompt + np.arange(steps - 1)).sum()
+    computed = (work.computed.sum() - new) / (layers * prompt)
+    dense = layers * (prompt + np.arange(steps - 1)).sum()
     read = (work.active - work.computed)[1:].sum() / max(dense, 1)
     revived = float(work.revived.mean()) if steps > 1 else 0.0
     return float(prefill), float(computed), revived, float(read)

@@ -1,6 +1,5 @@
 """The rule of LazyLLM on recorded queries and keys: against its twin, and its laws."""
 
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -128,9 +127,14 @@ def test_random_pruning_follows_its_seed() -> None:
 
 def test_of_equal_scores_the_older_token_leaves() -> None:
     selection = Selection(parse_pruning("lazy:at=1,rate=.5"), 2)
-    active = selection.begin(0, 7)
-    left = selection.prune(1, active, partial(np.ones, 7))
-    assert left.tolist() == [3, 4, 5, 6]
+    active = selection.begin(0, 101)
+    scores = np.arange(101) % 2  # the even ones are the lowest, and as many as leave
+    left = selection.prune(1, active, lambda: scores)
+    assert left.tolist() == [*range(1, 100, 2), 100]
+    selection = Selection(parse_pruning("lazy:at=1,rate=.2"), 2)
+    active = selection.begin(0, 101)
+    left = selection.prune(1, active, lambda: scores)
+    assert left.tolist() == [*range(1, 40, 2), *range(40, 101)]
 
 
 def test_depths_hand_out_each_layer_once() -> None:
