@@ -19,7 +19,7 @@ from dipsim.report.details import legend as legend_of
 from dipsim.report.files import write_rows
 from dipsim.report.hints import hint
 from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, trace_name
-from dipsim.report.summary import between, kv_rows
+from dipsim.report.summary import beside_rows, between
 from dipsim.report.tables import Table, line
 from dipsim.result import Result
 from dipsim.timeline.closed import RESOURCES
@@ -181,7 +181,7 @@ def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list
         ),
         ("budget", _budget(result)),
     ]
-    rows += kv_rows(result)
+    rows += beside_rows(result)
     shares = sorted(result.time_share.items(), key=lambda share: -share[1])
     rows.append(("time", ", ".join(f"{name} {share:.1%}" for name, share in shares if share > 0)))
     known = dict(result.summary())

@@ -74,17 +74,19 @@ def _counts(result: Result) -> Rows:
     ]
     if result.routing_weight_lost is not None:
         lines.append(("routing weight lost", f"{result.routing_weight_lost:.2%}"))
-    lines += kv_rows(result)
+    lines += beside_rows(result)
     if result.page_cache is not None:
         lines.append(("page cache of the system", BYTES.show(result.page_cache)))
     return lines
 
 
-def kv_rows(result: Result) -> Rows:
-    """Return what becomes of keys and values, one line; none where all lie in DRAM."""
+def beside_rows(result: Result) -> Rows:
+    """Return what becomes of keys and values, of tokens and of layers, a line each that a run has
+    something special of."""
     kv = result.kv
+    left = _left_out(result)
     if kv is None:
-        return []
+        return left
     held = show_number(kv["positions"], 4)
     parts = [f"{kv['policy']}, {held} positions a layer in {kv['format']}"]
     parts.append(f"{BYTES.show(kv['read_bytes_per_token'])} read a token")
@@ -94,7 +96,22 @@ def kv_rows(result: Result) -> Rows:
         parts.append(f"{wears} written to flash in a million tokens")
     if kv["recomputed"]:
         parts.append(f"{show_number(kv['recomputed'], 3)} positions computed again")
-    return [("KV", ", ".join(parts))]
+    return [("KV", ", ".join(parts)), *left]
+
+
+def _left_out(result: Result) -> Rows:
+    """Return what becomes of tokens and layers that are left out, a line each."""
+    rows, tokens, layers = [], result.pruned_tokens, result.skipped_layers
+    if tokens is not None:
+        text = f"{tokens['rule']}: {tokens['computed']:.1%} of the prompts' (token, layer) computed"
+        back = show_number(tokens["revived"], 3)
+        rows.append(("tokens", f"{text}, {back} come back a token and layer"))
+    if layers is not None:
+        text = f"{layers['rule']}: {show_number(layers['skipped'], 3)} skipped a token"
+        if layers["partial"]:
+            text += f", {show_number(layers['partial'], 3)} run in part"
+        rows.append(("layers", f"{text}, their KV: {layers['kv']}"))
+    return rows
 
 
 def _times(result: Result) -> Rows:
