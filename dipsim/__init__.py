@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dipsim.analysis.study import study
     from dipsim.errors import DipsimError
     from dipsim.hardware import Profile, load_profile
+    from dipsim.layers import LayerRule
     from dipsim.lm.recording import record
     from dipsim.methods import PruningMethod, UnitGroup
     from dipsim.model import Model, load_model
@@ -39,6 +40,7 @@ __all__ = [
     "DipsimError",
     "Frontier",
     "Inspection",
+    "LayerRule",
     "Least",
     "Model",
     "Policy",
@@ -73,6 +75,7 @@ _HOMES = {
     "DipsimError": "errors",
     "Frontier": "analysis.frontier",
     "Inspection": "analysis.inspect",
+    "LayerRule": "layers",
     "Least": "analysis.least",
     "Model": "model",
     "Policy": "policies",

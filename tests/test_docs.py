@@ -36,6 +36,7 @@ def tidy(text: str) -> str:
 
 LONG = (
     "docs/accuracy.md",
+    "docs/beside.md",
     "docs/calibrating.md",
     "docs/comparing.md",
     "docs/concepts.md",

@@ -14,7 +14,7 @@ from dipsim.errors import not_taken
 from dipsim.layers.contract import (
     Calibration,
     LayerError,
-    Rule,
+    LayerRule,
     Schedule,
     calibration_of,
     modes_of,
@@ -28,17 +28,19 @@ from dipsim.layers.skipdecode import SkipDecode
 from dipsim.layers.unified import Unified
 from dipsim.trace import Trace
 
-BUILTIN: dict[str, Rule] = {
+BUILTIN: dict[str, LayerRule] = {
     rule.name: rule
     for rule in (Drop(), Unified(), SkipDecode(), EarlyExit(), Similarity(), Recorded())
 }
-_KIND = plugins.Kind("layer rule", Rule, LayerError, BUILTIN, "similarity:share=.2,by=previous")
+_KIND = plugins.Kind(
+    "layer rule", LayerRule, LayerError, BUILTIN, "similarity:share=.2,by=previous"
+)
 
 __all__ = [
     "BUILTIN",
     "Calibration",
     "LayerError",
-    "Rule",
+    "LayerRule",
     "Schedule",
     "calibration_of",
     "decide",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 
-def load_rule(given: str | Rule) -> Rule:
+def load_rule(given: str | LayerRule) -> LayerRule:
     """Return a rule by its name, from ``file.py:attribute``, or the object as it is.
 
     Parameters follow after another colon: ``similarity:share=.2,by=previous``. The file is Python
@@ -59,10 +61,10 @@ def load_rule(given: str | Rule) -> Rule:
         LayerError: unknown name, no such file or attribute, or parameters that the rule does not
             have or cannot take.
     """
-    if isinstance(given, Rule):
+    if isinstance(given, LayerRule):
         return given
     if not isinstance(given, str):
-        raise LayerError(not_taken("layer rule", given, "a name, file.py:attribute or a Rule"))
+        raise LayerError(not_taken("layer rule", given, "a name, file.py:attribute or a LayerRule"))
     name, text = plugins.name_and_parameters(given)
     rule = BUILTIN[name] if name in BUILTIN else plugins.load(_KIND, name)
     return _with_parameters(rule, given, text) if text else rule
@@ -73,7 +75,7 @@ def runs_file(given: str) -> bool:
     return plugins.runs_file(_KIND, given)
 
 
-def decide(rule: str | Rule, trace: Trace, calibrate: str | None = None) -> NDArray[np.uint8]:
+def decide(rule: str | LayerRule, trace: Trace, calibrate: str | None = None) -> NDArray[np.uint8]:
     """Return the mode of each token and layer of a trace, uint8[tokens, layers].
 
     A mode is attention + 4 x MLP, each 0 skip, 1 partial, 2 full.
@@ -95,7 +97,7 @@ def decide(rule: str | Rule, trace: Trace, calibrate: str | None = None) -> NDAr
     return modes_of(schedule, trace.rows, trace.layers, cosine)
 
 
-def _with_parameters(rule: Rule, given: str, text: str) -> Rule:
+def _with_parameters(rule: LayerRule, given: str, text: str) -> LayerRule:
     known = {field.name: getattr(rule, field.name) for field in fields(rule)}
     values: dict[str, Any] = {}
     for pair in text.split(","):

@@ -1,8 +1,8 @@
 """The contract of rules that skip layers: fit to calibration tokens, then decide layer by layer.
 
-Rules come in two steps, because a threshold is solved on one text and used on another: `Rule.fit`
-gives a `Schedule`, and that gives the mode of every token in a layer. A trace and a running model
-ask the same schedule, one for all layers, the other layer by layer.
+Rules come in two steps, because a threshold is solved on one text and used on another:
+`LayerRule.fit` gives a `Schedule`, and that gives the mode of every token in a layer. A trace and a
+running model ask the same schedule, one for all layers, the other layer by layer.
 """
 
 from abc import ABC, abstractmethod
@@ -92,7 +92,7 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class LayerRule(ABC):
     """A rule that skips layers, with its parameters as fields."""
 
     name: ClassVar[str]
@@ -119,7 +119,7 @@ class Rule(ABC):
         """
 
 
-def calibration_of(rule: Rule, trace: Trace) -> Calibration:
+def calibration_of(rule: LayerRule, trace: Trace) -> Calibration:
     """Return the tokens of a trace as a rule is fitted to them.
 
     Raises:

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from dipsim.layers.contract import Calibration, Rule, Schedule, check_full, check_share
+from dipsim.layers.contract import Calibration, LayerRule, Schedule, check_full, check_share
 from dipsim.layers.fixed import FixedLayers, count_of, listed
 
 
 @dataclass(frozen=True)
-class Drop(Rule):
+class Drop(LayerRule):
     """Skips the layers whose influence, 1 - mean cos(input, output), is least."""
 
     name: ClassVar[str] = "drop"

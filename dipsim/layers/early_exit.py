@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dipsim.layers.contract import (
     Calibration,
     LayerError,
-    Rule,
+    LayerRule,
     Schedule,
     check_full,
     check_share,
@@ -21,7 +21,7 @@ from dipsim.trace import Tokens
 
 
 @dataclass(frozen=True)
-class EarlyExit(Rule):
+class EarlyExit(LayerRule):
     """Skips the layers behind an exit: a fixed one, or where a token's state hardly moves any more.
 
     By ``saturation`` a token leaves behind the first layer, from ``behind`` on, whose cos(input,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dipsim.layers.contract import Calibration, LayerError, Rule, Schedule
+from dipsim.layers.contract import Calibration, LayerError, LayerRule, Schedule
 
 
 @dataclass(frozen=True)
-class Recorded(Rule):
+class Recorded(LayerRule):
     """Takes the modes of a trace as they are, attention and MLP apart."""
 
     name: ClassVar[str] = "recorded"

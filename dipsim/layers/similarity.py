@@ -11,7 +11,7 @@ from dipsim.layers.contract import (
     WHOLE,
     Calibration,
     LayerError,
-    Rule,
+    LayerRule,
     Schedule,
     check_full,
     check_share,
@@ -23,7 +23,7 @@ from dipsim.trace.decisions import FULL, PARTIAL, SKIP
 
 
 @dataclass(frozen=True)
-class Similarity(Rule):
+class Similarity(LayerRule):
     """Skips a layer where cos(input, output) exceeds tau, and runs it partially from tau' on.
 
     The cosine is that of the token itself (``oracle``: known only once the layer has run, an upper

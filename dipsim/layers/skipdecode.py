@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dipsim.layers.contract import (
     Calibration,
     LayerError,
-    Rule,
+    LayerRule,
     Schedule,
     check_full,
     check_share,
@@ -19,7 +19,7 @@ from dipsim.trace import Tokens
 
 
 @dataclass(frozen=True)
-class SkipDecode(Rule):
+class SkipDecode(LayerRule):
     """Skips lower layers, their number growing linearly with the position.
 
     At the first position ``most`` of the layers run, at the last ``least``; layers below ``behind``

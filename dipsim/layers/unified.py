@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dipsim.layers.contract import Calibration, Rule, Schedule, check_full, check_share
+from dipsim.layers.contract import Calibration, LayerRule, Schedule, check_full, check_share
 from dipsim.layers.fixed import FixedLayers, count_of, evenly_spread
 
 
 @dataclass(frozen=True)
-class Unified(Rule):
+class Unified(LayerRule):
     """Skips every so many-th layer."""
 
     name: ClassVar[str] = "unified"

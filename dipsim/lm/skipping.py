@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
-from dipsim.layers import Calibration, LayerError, Rule, Schedule, load_rule
+from dipsim.layers import Calibration, LayerError, LayerRule, Schedule, load_rule
 from dipsim.layers.contract import COSINE, WHOLE
 from dipsim.layers.cost import SKIP_KV, SkipKv
 from dipsim.layers.recorded import Recorded
@@ -39,7 +39,7 @@ _GAIN = COSINE + 1  # of the six figures of layer_io, the gain of the whole laye
 
 def skip_layers(
     model: nn.Module,
-    rule: str | Rule,
+    rule: str | LayerRule,
     calibrate: "NDArray[np.int64] | LayerStates",
     *,
     skip_kv: SkipKv = "project",

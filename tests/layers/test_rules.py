@@ -197,7 +197,7 @@ def test_recorded_decisions_are_taken_as_they_are() -> None:
         ("early-exit:by=saturation,behind=0", "behind from 1 on"),
         ("skipdecode:share=.7", r"which must lie in 0\.\.most"),
         ("skipdecode:length=-1", "length and behind are 0 or more"),
-        (3, "give a name, file.py:attribute or a Rule"),
+        (3, "give a name, file.py:attribute or a LayerRule"),
     ],
 )
 def test_bad_rules_are_refused_in_a_line(given: Any, message: str) -> None:
@@ -240,10 +240,10 @@ def test_a_rule_of_a_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
-        "from dipsim.layers import Rule\n"
+        "from dipsim.layers import LayerRule\n"
         "from dipsim.layers.fixed import FixedLayers\n"
         "@dataclass(frozen=True)\n"
-        "class Last(Rule):\n"
+        "class Last(LayerRule):\n"
         "    name: ClassVar[str] = 'last'\n"
         "    count: int = 1\n"
         "    def fit(self, calibration):\n"
@@ -255,5 +255,5 @@ def test_a_rule_of_a_users_own(tmp_path: Path) -> None:
     given = f"{tmp_path}/mine.py:rule"
     assert (decide(given, trace)[:, -2:] == [FULL, SKIP]).all()
     assert (decide(f"{given}:count=2", trace)[:, -2:] == SKIP).all()
-    with pytest.raises(DipsimError, match=r"no dipsim\.Rule named 'other'"):
+    with pytest.raises(DipsimError, match=r"no dipsim\.LayerRule named 'other'"):
         decide(f"{tmp_path}/mine.py:other", trace)

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from dipsim import lm  # noqa: E402
 from dipsim.errors import DipsimError, ModelError  # noqa: E402
-from dipsim.layers import Calibration, Rule, Schedule, decide, load_rule  # noqa: E402
+from dipsim.layers import Calibration, LayerRule, Schedule, decide, load_rule  # noqa: E402
 from dipsim.trace import Tokens, load_trace  # noqa: E402
 from tools.tiny_models import tiny  # noqa: E402
 
@@ -49,7 +49,7 @@ class _Table(Schedule):
 
 
 @dataclass(frozen=True)
-class Table(Rule):
+class Table(LayerRule):
     """Skips what a table bool[positions, layers] says, in every sequence."""
 
     name: ClassVar[str] = "table"

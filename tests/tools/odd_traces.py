@@ -68,7 +68,20 @@ def draw_trace(draw: Random) -> Arrays:
         for entry in declared.values():
             sizes = draw.choice((1, 24.5, 3e6, 1e12, [24.5, 1e6, 1.0][:layers]))
             entry |= {"unit_bytes": sizes} if draw.random() < 0.95 else {}
+    arrays |= _beside(rng, tokens, layers) if draw.random() < 0.2 else {}
     return arrays | _marks(draw, rng, tokens) | {"meta": np.array(json.dumps(meta))}
+
+
+def _beside(rng: np.random.Generator, tokens: int, layers: int) -> Arrays:
+    """Return vectors and modes, which no method reads."""
+    shape = (tokens, layers)
+    return {
+        "query": rng.normal(0, 1, (*shape, 4)).astype(np.float16),
+        "key": rng.integers(-127, 128, (*shape, 2)).astype(np.int8),
+        "key.scale": rng.random((*shape, 1)).astype(np.float16),
+        "layer_io": rng.uniform(-1, 1, (*shape, 6)).astype(np.float16),
+        "layer_mode": rng.choice([0, 2, 5, 8, 10], shape).astype(np.uint8),
+    }
 
 
 def _model(draw: Random, layers: int, hidden: int, neurons: int) -> dict[str, Any]:

@@ -111,6 +111,10 @@ def fit_trace(trace: Trace, signals: tuple[str, ...] | None = None) -> TraceFit:
         raise TraceError(
             f"{trace.name}: {trace.tokens} tokens are too few to fit, at least {LEAST_TOKENS}"
         )
+    if not trace.signals:
+        raise TraceError(
+            f"{trace.name} holds no scores or sets of units to fit: give --like a trace with some"
+        )
     wanted = tuple(trace.signals) if signals is None else signals
     for name in wanted:
         if name not in trace.signals:
