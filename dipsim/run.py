@@ -24,7 +24,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
 from dipsim.systems import NOTHING, Beside, KvCache
-from dipsim.trace import Outline, Tokens
+from dipsim.trace import Outline, Tokens, Trace
 from dipsim.views import shortened
 
 
@@ -85,7 +85,7 @@ class Run:
     @property
     def without_trace(self) -> bool:
         """True for a dense model that runs without a trace."""
-        return not self.trace.signals
+        return not self.trace.signals and not (isinstance(self.trace, Trace) and self.trace.arrays)
 
     @property
     def method(self) -> Method:

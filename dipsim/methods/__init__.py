@@ -176,7 +176,9 @@ def default_method(trace: Outline, model: Model | None = None) -> str:
         return "dip"
     if "glu" in holds:
         return "glu"
-    held = ", ".join(holds) or "no scores or sets of units"
+    if not holds:  # vectors and decisions alone: what they choose stands beside all weights
+        return "dense"
+    held = ", ".join(holds)
     raise MethodError(
         f"{trace.name} holds {held}: no method fits by default; choose one of "
         "dipsim methods, or record mlp_input and glu"
