@@ -18,6 +18,8 @@ class Heads:
         keys, values: float[tokens, kv heads, dim].
         scale: factor of the logits.
         softcap: bound of the logits, softcap * tanh(logit / softcap); 0 for none.
+        projected: float[tokens, kv heads], |W_o v|_1, mean over the query heads of a kv head, W_o
+            the output projection; None where it is not known.
     """
 
     queries: NDArray[Any]
@@ -25,6 +27,12 @@ class Heads:
     values: NDArray[Any]
     scale: float
     softcap: float = 0.0
+    projected: NDArray[Any] | None = None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a kv head."""
+        return int(self.queries.shape[1] // self.keys.shape[1])
 
     @property
     def factors(self) -> tuple[Any, Any]:

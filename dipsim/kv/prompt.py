@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.kv.attention import Heads
 from dipsim.kv.rules.contract import Rule
 from dipsim.kv.share import ada
+
+_LEAST_WEIGHT = 1e-4
+"""Weight that is added to every position's before it is multiplied by a size."""
 
 
 def first_query(rule: Rule, prompt: int) -> int:
@@ -15,19 +19,19 @@ def first_query(rule: Rule, prompt: int) -> int:
 
 
 def cut_prompt(
-    rule: Rule, keys: NDArray[Any], scores: NDArray[np.float64], budget: int
+    rule: Rule, heads: Heads, scores: NDArray[np.float64], budget: int
 ) -> NDArray[np.bool_]:
     """Return what stays of a prompt, bool[kv heads, prompt].
 
     Args:
-        keys: float[prompt, kv heads, dim].
+        heads: keys, and sizes of projected values where the rule needs them.
         scores: float64[kv heads, prompt], contributions of the queries that count; pooled in
             place where the rule says so, so that eviction at later tokens goes on from there.
         budget: positions that stay, mean over the heads of the layer.
     """
-    if rule.by_key:
-        return _cut_by_keys(rule, keys, budget)
     prompt = scores.shape[1]
+    if rule.by_key:
+        return _cut_by_keys(rule, heads.keys[:prompt], budget)
     oldest_safe = max(0, prompt - rule.recent(budget))
     scores[:, :oldest_safe] = _pooled(rule, scores[:, :oldest_safe])
     ranks = scores.copy()
@@ -37,6 +41,15 @@ def cut_prompt(
         ranks[:] = ranks.sum(axis=0)
     ranks[:, : rule.sinks] = np.inf
     ranks[:, oldest_safe:] = np.inf
+    if rule.needs_projection:
+        assert heads.projected is not None, "checked by whoever gives the heads"
+        queries = min(rule.window or prompt, prompt) * heads.group
+        sizes = heads.projected[:prompt].T
+        ranks = np.where(
+            best(ranks, int(rule.first_stage * budget)),
+            np.inf,
+            (ranks / queries + _LEAST_WEIGHT) * sizes,
+        )
     return ada(ranks, budget, rule.safe) if rule.share == "ada" else best(ranks, budget)
 
 

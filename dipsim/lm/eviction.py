@@ -18,7 +18,8 @@ from transformers import AttentionInterface
 
 from dipsim.errors import ModelError
 from dipsim.kv.attention import Heads, Loss, compare
-from dipsim.kv.replay import Eviction, KvReplay, evict_layer, plan_eviction
+from dipsim.kv.eviction import Eviction, evict_layer, plan_eviction
+from dipsim.kv.replay import KvReplay
 from dipsim.kv.rules import Rule, When, load_rule
 
 _NAME = "dipsim_eviction"
@@ -60,23 +61,33 @@ class Evicting:
         return float(np.mean([each.output_error(first) for each in self.replays]))
 
     def attend(
-        self, layer: int, layers: int, query: Tensor, key: Tensor, value: Tensor, **factors: float
+        self,
+        module: nn.Module,
+        layers: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        softcap: float,
     ) -> Tensor:
         """Return the outputs of a layer, float[sequences, tokens, heads, dim].
 
         Args:
-            layer: its number; ``layers``: how many there are.
+            module: the layer's attention, which knows its number; of ``layers``.
             query: float[sequences, heads, tokens, dim]; key, value alike with kv heads.
-            factors: scale and softcap.
+            scale, softcap: of the logits; softcap 0 for none.
 
         Raises:
-            ModelError: a key cache, whose earlier tokens were evicted from by nobody.
+            ModelError: a cache of earlier keys, from which nothing was evicted, or no output
+                projection where the rule needs one.
             BudgetError: a budget that does not fit the rule or the length.
         """
         if query.shape[2] != key.shape[2]:
             raise ModelError(
                 "eviction in closed loop takes whole sequences: call the model with use_cache=False"
             )
+        number: Any = module.layer_idx
+        layer = int(number)
         if layer == 0:
             self._eviction = plan_eviction(
                 self.rule,
@@ -91,7 +102,8 @@ class Evicting:
         outputs = []
         for sequence, parts in enumerate(zip(query, key, value, strict=True)):
             q, k, v = (part.detach().cpu().float().transpose(0, 1).contiguous() for part in parts)
-            heads = Heads(q.numpy(), k.numpy(), v.numpy(), **factors)
+            sizes = projected_sizes(module, q.shape[1], v) if self.rule.needs_projection else None
+            heads = Heads(q.numpy(), k.numpy(), v.numpy(), scale, softcap, sizes)
             evicted = evict_layer(self._eviction, layer, heads)
             outputs.append(torch.from_numpy(evicted.outputs))
             if self.measures:
@@ -146,10 +158,7 @@ def evicting(
         **_: Any,
     ) -> tuple[Tensor, None]:
         factor = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        layer: Any = module.layer_idx
-        return state.attend(
-            int(layer), layers, query, key, value, scale=factor, softcap=softcap or 0.0
-        ), None
+        return state.attend(module, layers, query, key, value, factor, softcap or 0.0), None
 
     before = config._attn_implementation
     AttentionInterface.register(_NAME, attention)
@@ -158,6 +167,32 @@ def evicting(
         yield state
     finally:
         model.set_attn_implementation(before)  # type: ignore[operator]
+
+
+def projected_sizes(module: nn.Module, heads: int, values: Tensor) -> NDArray[np.float32]:
+    """Return |W_o v|_1, mean over the query heads of a kv head, float32[tokens, kv heads].
+
+    Args:
+        module: attention whose output projection is ``o_proj``, as in Llama.
+        heads: query heads.
+        values: float32[tokens, kv heads, dim].
+
+    Raises:
+        ModelError: it has none.
+    """
+    projection: Any = getattr(module, "o_proj", None)
+    if projection is None:
+        raise ModelError(
+            f"{type(module).__name__}: has no o_proj, by which criticalkv weighs values; give "
+            "another rule"
+        )
+    kv_heads = values.shape[1]
+    weight = projection.weight.detach().cpu().float()
+    blocks = weight.reshape(len(weight), heads, -1)
+    own = values.repeat_interleave(heads // kv_heads, dim=1)
+    sizes = [(own[:, h] @ blocks[:, h].T).abs().sum(-1) for h in range(heads)]
+    mean = torch.stack(sizes, 1).reshape(len(values), kv_heads, -1).mean(-1)
+    return np.ascontiguousarray(mean.numpy())
 
 
 def _layers_of(model: nn.Module, config: Any) -> int:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dipsim.errors import BudgetError, ModelError, brief
 from dipsim.kv.bits import KvFormat, parse_format, plain
+from dipsim.kv.eviction import Eviction, plan_eviction
 from dipsim.kv.plan import KvPlan, KvStep
-from dipsim.kv.replay import Eviction, plan_eviction
 from dipsim.kv.rules import load_rule
 from dipsim.kv.split import Recompute
 from dipsim.model import Model

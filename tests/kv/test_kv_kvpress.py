@@ -119,6 +119,36 @@ def test_heads_share_alike(presses, safe):
     assert len(sizes) > 1
 
 
+@pytest.mark.parametrize("first", [0.25, 0.5])
+def test_projected_values_weigh_alike(presses, first):
+    for seed in range(3):
+        arrays = vectors(seed)
+        q, k, v = map(heads_first, arrays)
+        logits = q @ k.repeat_interleave(GROUP, 1).transpose(2, 3) / DIM**0.5
+        later = torch.ones(PROMPT, PROMPT, dtype=torch.bool).triu(1)
+        weights = logits.masked_fill(later, -torch.inf).softmax(-1)
+        projection = torch.nn.Linear(HEADS * DIM, 12, bias=False, dtype=torch.float64)
+        config = SimpleNamespace(
+            num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=DIM, hidden_size=12
+        )
+        module = SimpleNamespace(config=config, o_proj=projection, num_key_value_groups=GROUP)
+        inner = presses("snapkv").SnapKVPress(compression_ratio=0.5, window_size=4)
+        press = presses("criticalkv").CriticalKVPress(inner, first_stage_ratio=first)
+        with torch.no_grad():
+            scores = press.score(module, torch.zeros(1, PROMPT, 1), k, v, weights, {})[0]
+            sizes = press.vwl1norm(v, module)[0].T.numpy()
+        theirs = scores.topk(PROMPT // 2, dim=-1).indices.sort(-1).values.tolist()
+        result = replay(
+            f"criticalkv:window=4,first={first}",
+            PROMPT // 2,
+            *arrays,
+            head_dim=DIM,
+            prompt=PROMPT,
+            projected=sizes[:, None],
+        )
+        assert [result.held(0, j, PROMPT - 1).tolist() for j in range(KV_HEADS)] == theirs
+
+
 def test_keys_are_cut_block_by_block_alike(presses):
     for seed in range(3):
         arrays = vectors(seed)

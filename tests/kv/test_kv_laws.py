@@ -5,7 +5,8 @@ import pytest
 
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.kv.attention import Heads
-from dipsim.kv.replay import evict_layer, plan_eviction, replay
+from dipsim.kv.eviction import evict_layer, plan_eviction
+from dipsim.kv.replay import replay
 from dipsim.kv.rules import BUILTIN, load_rule, parameters_of
 from dipsim.kv.rules.obcache import joint_change, key_change, value_change
 
@@ -16,12 +17,13 @@ SMALL = {
     "snapkv": "window=4",
     "pyramidkv": "window=2,beta=3",
     "adakv": "window=4",
+    "criticalkv": "window=4",
     "keydiff": "every=3",
     "obcache": "recent=4,window=4",
 }
 RULES = [f"{name}:{SMALL[name]}" if name in SMALL else name for name in BUILTIN]
 EVICTING = [rule for rule in RULES if rule != "full"]
-AT_TOKENS = [rule for rule in EVICTING if load_rule(rule).share == "uniform"]
+AT_TOKENS = [rule for rule in EVICTING if not load_rule(rule).cuts_prompts_only]
 
 
 def vectors(seed=0, tokens=TOKENS, dtype=np.float64):
@@ -33,7 +35,9 @@ def vectors(seed=0, tokens=TOKENS, dtype=np.float64):
 
 
 def run(rule, budget, arrays=None, **more):
-    return replay(rule, budget, *(arrays or vectors()), head_dim=DIM, threads=1, **more)
+    arrays = arrays or vectors()
+    sizes = np.abs(arrays[2]).reshape(*arrays[2].shape[:2], -1, DIM).sum(axis=-1)
+    return replay(rule, budget, *arrays, head_dim=DIM, threads=1, projected=sizes, **more)
 
 
 def is_dense(result):
@@ -271,7 +275,7 @@ def test_a_bad_rule_is_refused_in_one_line(rule, message):
         ("snapkv", 30, {"prompt": 40}, "never evicts its 64 newest positions; give at least 64"),
         ("snapkv", 30, {}, "cuts a prompt, of which none is given"),
         ("snapkv", 30, {"prompt": 41}, "cuts a prompt, of which 41 is given"),
-        ("adakv", 30, {"when": "token"}, "shares its budget by a prompt"),
+        ("adakv", 30, {"when": "token"}, "cuts prompts only; give when=prompt or both"),
         ("pyramidkv", 30, {"prompt": 40}, "no pyramid over a prompt of 40 tokens"),
         ("h2o", 30, {"when": "never"}, "when 'never': one of token, prompt, both"),
     ],
@@ -298,6 +302,11 @@ def test_bad_arrays_are_refused_in_one_line():
         with pytest.raises(DipsimError, match=r"^[^\n]*$") as problem:
             replay("h2o", 8, *arrays, head_dim=head_dim, threads=1)
         assert message in str(problem.value)
+
+
+def test_sizes_of_projected_values_are_asked_for():
+    with pytest.raises(DipsimError, match=r"criticalkv:window=4 needs projected, \|W_o v\|_1"):
+        replay("criticalkv:window=4", 8, *vectors(), head_dim=DIM, prompt=20)
 
 
 def test_a_prompt_without_anything_behind_it_has_nothing_to_judge():

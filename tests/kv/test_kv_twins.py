@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dipsim.kv.attention import Heads
-from dipsim.kv.replay import evict_layer, plan_eviction, replay
+from dipsim.kv.eviction import evict_layer, plan_eviction
+from dipsim.kv.replay import replay
 from dipsim.kv.rules import BUILTIN, load_rule
 from naive import kv as naive
 
@@ -26,6 +27,8 @@ CASES = [
     ("snapkv", {"window": 3, "pool": "none"}),
     ("adakv", {"window": 4}),
     ("adakv", {"window": 2, "safe": 0.6, "kernel": 3}),
+    ("criticalkv", {"window": 3}),
+    ("criticalkv", {"window": 5, "first": 0.2, "pool": "none"}),
     ("keydiff", {"every": 1}),
     ("keydiff", {"every": 5}),
     ("knorm", {}),
@@ -46,7 +49,8 @@ def vectors(seed, tokens=TOKENS, layers=1):
 
 def heads_of(arrays, softcap=0.0):
     q, k, v = (a[:, 0].reshape(len(a), -1, DIM) for a in arrays)
-    return Heads(q, k, v, DIM**-0.5, softcap)
+    sizes = np.random.default_rng(9).uniform(1, 5, size=(len(q), KV_HEADS))
+    return Heads(q, k, v, DIM**-0.5, softcap, sizes)
 
 
 def named(name, given):
@@ -61,7 +65,7 @@ TIMED = [
     (name, given, when)
     for name, given in CASES
     for when in ("token", "prompt", "both")
-    if name != "adakv" or when != "token"  # it shares its budget by a prompt
+    if name not in ("adakv", "criticalkv") or when != "token"  # these cut prompts only
 ]
 
 
@@ -87,6 +91,7 @@ def test_the_sets_and_outputs_are_those_of_the_twin(name, given, when):
             when != "prompt",
             softcap,
             evicts=name != "full",
+            sizes=heads.projected,
         )
         for t in range(TOKENS):
             for j in range(KV_HEADS):

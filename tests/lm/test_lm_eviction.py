@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
 transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
 
 from dipsim.errors import BudgetError, ModelError  # noqa: E402
-from dipsim.lm.eviction import evicting  # noqa: E402
+from dipsim.lm.eviction import evicting, projected_sizes  # noqa: E402
 from dipsim.lm.perplexity import perplexity  # noqa: E402
 from tools.tiny_models import tiny  # noqa: E402
 
@@ -150,6 +150,20 @@ def test_sequences_of_a_batch_are_evicted_from_alone(llama):
     mean = np.mean([replay.mass[5:].mean() for replay in evicted.replays])
     assert evicted.mass_kept(5) == pytest.approx(mean)
     assert evicted.output_error(5) > 0
+
+
+def test_values_are_projected_head_by_head(llama):
+    """Against the projection of a value in one head, all other heads zero."""
+    attention = llama.model.layers[0].self_attn
+    values = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    sizes = projected_sizes(attention, 4, values)
+    for j in range(2):
+        inputs = torch.zeros(3, 2, 4, 4)
+        inputs[:, 0, 2 * j] = inputs[:, 1, 2 * j + 1] = values[:, j]
+        alone = attention.o_proj(inputs.reshape(3, 2, 16)).abs().sum(-1).mean(-1)
+        assert np.allclose(sizes[:, j], alone.detach().numpy(), rtol=1e-5)
+    forced, _ = run(llama, "criticalkv:window=2", when="prompt", prompt=15)
+    assert apart(forced, run(llama, "snapkv:window=2", when="prompt", prompt=15)[0]) > 1e-3
 
 
 def test_perplexity_takes_a_model_that_evicts(llama):

@@ -66,6 +66,7 @@ class Rule:
     average_first: bool = False
     every: int = 1
     ada: float | None = None
+    first_stage: float = 1.0
 
 
 def rule_of(name: str, **given: Any) -> Rule:
@@ -91,7 +92,7 @@ def rule_of(name: str, **given: Any) -> Rule:
         return Rule(gain=weight, last_only=True, recent=lambda b: 1, window=1, one_set=joined)
     if name == "observed":
         return Rule(gain=weight, mean_of_queries=True)
-    if name in ("snapkv", "adakv"):
+    if name in ("snapkv", "adakv", "criticalkv"):
         window = given.get("window", 64)
         return Rule(
             gain=weight,
@@ -99,6 +100,7 @@ def rule_of(name: str, **given: Any) -> Rule:
             pool=(given.get("pool", "avg"), given.get("kernel", 5)),
             recent=lambda b: window,
             ada=given.get("safe", 0.2) if name == "adakv" else None,
+            first_stage=given.get("first", 0.5) if name == "criticalkv" else 1.0,
         )
     if name == "keydiff":
         return Rule(keys=by_likeness, every=given.get("every", 128))
@@ -138,6 +140,7 @@ def run(
     then_evict: bool = True,
     softcap: float = 0.0,
     evicts: bool = True,
+    sizes: Array = None,
 ) -> Run:
     """Walk through the tokens of a layer.
 
@@ -146,6 +149,7 @@ def run(
         budget: positions per kv head.
         prompt: tokens of a prompt that is cut in one go; 0 for none.
         then_evict: later tokens evict, too.
+        sizes: float64[tokens, kv heads] of projected values.
     """
     tokens, heads, dim = q.shape
     kv_heads = k.shape[1]
@@ -181,7 +185,7 @@ def run(
         out.outputs.append(row)
         out.seen.append([sorted(own) for own in cells])
         if evicts and t == prompt - 1 and budget < prompt:
-            limits = cut(rule, cells, scores, k, t, budget, counted_from)
+            limits = cut(rule, cells, scores, k, t, budget, counted_from, sizes, group)
         elif evicts and t >= prompt and then_evict:
             evict(rule, cells, scores, k, t, limits, counted_from)
         out.held.append([sorted(own) for own in cells])
@@ -235,6 +239,8 @@ def cut(
     t: int,
     budget: int,
     since: int,
+    sizes: Array,
+    group: int,
 ) -> list[int]:
     """Cut a prompt in one go; return the positions that each head then holds."""
     prompt = t + 1
@@ -262,6 +268,8 @@ def cut(
     for j in range(len(cells)):
         safe = {x for x in range(prompt) if x < rule.sinks or x >= pooled_until}
         ranks[j] = {x: math.inf if x in safe else rank for x, rank in ranks[j].items()}
+    if rule.first_stage < 1:
+        ranks = two_stages(rule, ranks, sizes, budget, prompt, group)
     if rule.ada is None:
         keep = [sorted(rank, key=lambda x, r=rank: (r[x], x))[-budget:] for rank in ranks]
     else:
@@ -277,3 +285,21 @@ def cut(
         for x in set(scores[j]) - set(own):
             del scores[j][x]
     return [len(own) for own in cells]
+
+
+def two_stages(
+    rule: Rule, ranks: list[dict[int, float]], sizes: Array, budget: int, prompt: int, group: int
+) -> list[dict[int, float]]:
+    """Return ranks by which the first stage's choice stays, and then the weighted sizes decide."""
+    queries = min(rule.window or prompt, prompt)
+    out = []
+    for j, rank in enumerate(ranks):
+        best = sorted(rank, key=lambda x, r=rank: (r[x], x))[::-1]
+        chosen = set(best[: math.floor(rule.first_stage * budget)])
+        out.append(
+            {
+                x: math.inf if x in chosen else (rank[x] / (queries * group) + 1e-4) * sizes[x, j]
+                for x in rank
+            }
+        )
+    return out

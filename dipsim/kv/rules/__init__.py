@@ -1,7 +1,6 @@
 """Rules of KV eviction, one file each.
 
-`BUILTIN`, the table of them by name, feeds command line, docs and tests. CriticalKV is not among
-them: it weighs positions by the output projection, which a trace does not hold.
+`BUILTIN`, the table of them by name, feeds command line, docs and tests.
 """
 
 import inspect
@@ -12,6 +11,7 @@ from dipsim import plugins
 from dipsim.errors import BudgetError, brief, not_taken
 from dipsim.kv.rules.adakv import adakv
 from dipsim.kv.rules.contract import Pool, Rule, Share, When
+from dipsim.kv.rules.criticalkv import criticalkv
 from dipsim.kv.rules.full import full
 from dipsim.kv.rules.h2o import h2o
 from dipsim.kv.rules.keydiff import keydiff
@@ -27,7 +27,7 @@ from dipsim.kv.rules.window import window
 
 _RECENCY = (full, window, streaming)
 _TOKEN = (h2o, tova, vatp, obcache, keydiff)
-_PROMPT = (observed, snapkv, pyramidkv, adakv, knorm)
+_PROMPT = (observed, snapkv, pyramidkv, adakv, criticalkv, knorm)
 BUILTIN: Mapping[str, Callable[..., Rule]] = {
     rule.__name__: rule for rule in (*_RECENCY, *_TOKEN, *_PROMPT)
 }

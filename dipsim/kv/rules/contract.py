@@ -77,6 +77,8 @@ class Rule:
             contribute; else their contributions are added.
         share: how the budget is shared between layers or heads.
         safe: ``ada``: share of the budget that each head keeps of its own best.
+        first_stage: share of a prompt's budget that goes by score; the rest by (mean score + 1e-4)
+            times the size of the projected value, |W_o v|_1.
         beta: ``pyramid``: steepness.
         when: when positions leave unless a user says otherwise.
         every: positions by which a head outgrows its budget before it is cut back to it.
@@ -102,6 +104,7 @@ class Rule:
     share: Share = "uniform"
     safe: float = 0.2
     beta: float = 20.0
+    first_stage: float = 1.0
     when: When = "token"
     every: int = 1
     evicts: bool = True
@@ -118,6 +121,16 @@ class Rule:
     def by_key(self) -> bool:
         """True where keys alone decide."""
         return self.key_score is not no_key_score
+
+    @property
+    def needs_projection(self) -> bool:
+        """True where sizes of projected values decide, which are no part of a trace."""
+        return self.first_stage < 1
+
+    @property
+    def cuts_prompts_only(self) -> bool:
+        """True where the rule has no meaning without a prompt that is cut in one go."""
+        return self.share != "uniform" or self.needs_projection
 
     @property
     def needs_attention(self) -> bool:
