@@ -88,7 +88,7 @@ def _one(ask: Ask) -> Iterator[Point]:
 
 
 def _of_schedules(result: Result) -> Iterator[tuple[Place, Figures]]:
-    """Yield a cell for each schedule and length of a prompt.
+    """Yield a cell for each schedule that the model has layers for, and each length of a prompt.
 
     Raises:
         ModelError: no model says what a prompt computes.
@@ -99,6 +99,8 @@ def _of_schedules(result: Result) -> Iterator[tuple[Place, Figures]]:
     rate, layers = rates(run), run.model.layers
     for text in ("none", *SCHEDULES):
         pruning = NOTHING if text == "none" else parse_pruning(text)
+        if not pruning.fits(layers):
+            continue
         for prompt in PROMPTS:
             whole = prompt_of(run, prompt)
             counts = pruning.prompt_tokens(prompt, layers)
@@ -109,6 +111,7 @@ def _of_schedules(result: Result) -> Iterator[tuple[Place, Figures]]:
             yield (
                 {"schedule": text, "prompt": prompt},
                 {
+                    **figures_of(result),
                     "prefill_ms": 1e3 * seconds,
                     "speed_up": before / seconds,
                     "tokens_computed": float(counts.sum() / (prompt * layers)),
@@ -155,6 +158,7 @@ def _of_batches(result: Result) -> Iterator[tuple[Place, Figures]]:
         yield (
             {"width": width},
             {
+                **figures_of(result),
                 "units_needed": float(np.dot(shares, bytes_of) / bytes_of.sum()),
                 "weights_per_step": step,
                 "weights_per_token": step / width,

@@ -66,6 +66,14 @@ class Pruning:
         left = [1 - cuts.get(layer, 0.0) for layer in range(layers)]
         return np.asarray(np.cumprod(left), np.float64)
 
+    def fits(self, layers: int) -> bool:
+        """Return whether a model has a layer of its own behind each place."""
+        try:
+            self.cuts(layers)
+        except MethodError:
+            return False
+        return True
+
     def prompt_tokens(self, tokens: int, layers: int) -> NDArray[np.int64]:
         """Return how many tokens of a prompt each layer computes, int64[layers]."""
         cuts, active = self.cuts(layers), tokens
