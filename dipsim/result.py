@@ -18,10 +18,12 @@ from dipsim.marks import estimates, marks
 from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
+from dipsim.systems.quality import KvQuality, kv_quality
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.steps import kv_step
 from dipsim.timeline.timing import Timing
+from dipsim.trace import Trace
 from dipsim.units import BYTES, show_number
 from dipsim.views import Viewed, frame, report_module
 
@@ -212,14 +214,16 @@ class Result(Viewed):
         step = kv_step(self.run, np.flatnonzero(self._rows))
         if cache is None or step is None:
             return None
-        eviction = cache.eviction
+        eviction, quality = cache.eviction, self.kv_quality
         written = float(step.flash_written.sum(axis=1).mean())
         return {
             "policy": "full" if eviction is None else eviction.rule.label,
             "budget": None if eviction is None else _one_or_all(eviction.budgets),
             "when": None if eviction is None else eviction.when,
             "format": cache.format.name,
-            "loop": "counts",
+            "loop": "counts" if quality is None else "layer-closed",
+            "mass_kept": None if quality is None else quality.mass_kept,
+            "output_error": None if quality is None else quality.output_error,
             "positions": float(step.held.mean()),
             "in_flash": float(step.in_flash.mean()),
             "recomputed": float(step.recomputed.mean()),
@@ -231,6 +235,14 @@ class Result(Viewed):
             "flash_write_bytes_per_million_tokens": written * 1e6,
             "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()),
         }
+
+    @cached_property
+    def kv_quality(self) -> KvQuality | None:
+        """Proxies of what eviction loses; None where the trace holds no vectors."""
+        run = self.run
+        if run.kv is None or run.model is None or not isinstance(run.trace, Trace):
+            return None
+        return kv_quality(run.trace, run.model, run.kv)
 
     @property
     def pruned_tokens(self) -> dict[str, Any] | None:

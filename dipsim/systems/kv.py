@@ -13,6 +13,7 @@ from dipsim.kv.bits import KvFormat, parse_format, plain
 from dipsim.kv.eviction import Eviction, plan_eviction
 from dipsim.kv.plan import KvPlan, KvStep
 from dipsim.kv.rules import load_rule
+from dipsim.kv.share import mean_budget
 from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
@@ -221,10 +222,16 @@ def _eviction(
             f"--kv-policy {rule.label} cuts a prompt, and a sequence of {trace.name} has none: "
             "give --depth, or --kv-when token"
         )
+    positions = max(context, prompt)
+    if mean_budget(settings.kv_budget, prompt or positions) > positions:
+        raise BudgetError(
+            f"--kv-budget {settings.kv_budget}: the context has {positions} positions; give at most "
+            "so many, or a share such as 25%"
+        )
     return plan_eviction(
         rule,
         settings.kv_budget,
-        max(context, prompt),
+        positions,
         model.layers,
         when=when,
         prompt=prompt or None,

@@ -35,6 +35,7 @@ BEHIND_PROMPT = (
     "obcache:score=key,pool=none",
     "obcache:score=key",
     "obcache:score=joint,pool=none",
+    "h2o:window=64",
 )
 
 Row = dict[str, Any]

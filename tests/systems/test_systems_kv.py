@@ -38,7 +38,7 @@ def test_without_an_option_nothing_changes() -> None:
 )
 def test_a_budget_that_holds_all_is_no_budget(policy: str) -> None:
     when = "prompt" if policy == "snapkv" else "token"
-    whole = run(kv_policy=policy, kv_budget="1000" if when == "token" else "100%", kv_when=when)
+    whole = run(kv_policy=policy, kv_budget="14" if when == "token" else "100%", kv_when=when)
     np.testing.assert_allclose(latency(whole), latency(run()), rtol=1e-12)
     assert whole.dram_bytes_per_token == pytest.approx(run().dram_bytes_per_token, rel=1e-12)
 
@@ -126,6 +126,7 @@ def test_kv_that_grows_is_evicted_too() -> None:
         ({"kv_policy": "h2o"}, "needs --kv-budget"),
         ({"kv_policy": "h2o", "kv_budget": 0}, "at least 1 position"),
         ({"kv_policy": "h2o", "kv_budget": "0%"}, "a share above 0%"),
+        ({"kv_policy": "h2o", "kv_budget": 15}, "the context has 14 positions"),
         ({"kv_policy": "full", "kv_budget": 4}, "drop one of them"),
         ({"kv_policy": "h3o", "kv_budget": 4}, "no KV policy 'h3o'"),
         ({"kv_budget": 4}, "is for a --kv-policy"),

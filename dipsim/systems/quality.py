@@ -1,0 +1,75 @@
+"""What eviction loses, by the queries, keys and values that a trace holds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dipsim.errors import TraceError
+from dipsim.kv.replay import replay
+from dipsim.model import Model
+from dipsim.systems.kv import KvCache
+from dipsim.trace import Trace
+from dipsim.trace.vectors import ATTENTION_VECTORS
+from dipsim.units import BYTES
+
+_MOST_BYTES = 2**31
+"""Bytes of the vectors of one sequence that are read at once."""
+
+
+class KvQuality(NamedTuple):
+    """Proxies of what eviction loses; means over layers, of the tokens behind the prompts.
+
+    They are layer-closed: what left is missing from later tokens of its layer, but later layers see
+    what the dense model did. No accuracy: good rules differ by less than these tell.
+    """
+
+    mass_kept: float
+    """Dense attention weight of what tokens see."""
+    output_error: float
+    """Relative squared change of the output of attention."""
+
+
+def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
+    """Replay the rule of a run on recorded vectors; None where nothing is evicted, or the trace
+    lacks them.
+
+    Raises:
+        TraceError: vectors of another model, or of a sequence that is too long to be read at once.
+    """
+    if kv.eviction is None or not set(ATTENTION_VECTORS) <= set(trace.arrays):
+        return None
+    rule, tokens = kv.eviction.rule, kv.tokens
+    budget = float(kv.eviction.budgets.mean()) // 1
+    starts = np.flatnonzero(tokens.begins_sequence()).tolist()
+    masses, errors, weights = [], [], []
+    for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        part = trace.window(start, stop)
+        plan = kv.plans[kv.of_row[start]]
+        vectors = [part.vectors(name) for name in ATTENTION_VECTORS]
+        size = sum(each.row_bytes for each in vectors) * part.tokens
+        if size > _MOST_BYTES:
+            raise TraceError(
+                f"{trace.name}: query, key and value of a sequence take {BYTES.show(size)}, at most "
+                f"{BYTES.show(_MOST_BYTES)} are replayed: give fewer --tokens"
+            )
+        if vectors[1].width != plan.width:
+            raise TraceError(
+                f"{trace.name}: keys of {vectors[1].width} numbers, those of {model.name} have "
+                f"{plan.width}: pass the --model that was recorded"
+            )
+        prompt = plan.prompt if plan.when != "token" else None
+        replayed = replay(
+            rule,
+            budget,
+            *(each.read() for each in vectors),
+            head_dim=model.head_dim,
+            when=plan.when,
+            prompt=prompt,
+        )
+        first = int(tokens.position[start] == 0) * int((~tokens.decode[start:stop]).sum())
+        masses.append(float(replayed.mass_kept(first).mean()))
+        errors.append(float(replayed.output_error(first).mean()))
+        weights.append(stop - start - first)
+    return KvQuality(
+        float(np.average(masses, weights=weights)), float(np.average(errors, weights=weights))
+    )
