@@ -206,7 +206,9 @@ class Settings(BaseModel):
     kv_quant: str | None = option(
         None, "format of KV: q8_0, kivi:bits=2 ... [--kv-bits]", "beside", family="kv_format"
     )
-    kv_dram: str | None = option(None, "of the KV in DRAM: 50%, 100MB [all]", "beside")
+    kv_dram: str | None = option(
+        None, "of the KV in DRAM: 50%, 100MB, auto (the fastest share) [all]", "beside"
+    )
     kv_recompute: str | None = option(
         None, "of the KV in flash: none, auto or l=256 [none]", "beside"
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
+from dipsim.errors import BudgetError
 from dipsim.flash.cost import FlashCost
 from dipsim.hardware import Overrides, Profile, load_profile
 from dipsim.keywords import RunOptions, lists_options
@@ -29,7 +30,7 @@ from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
 from dipsim.systems import plan_beside
 from dipsim.systems.kv import Speeds
-from dipsim.timeline.timing import time_traffic
+from dipsim.timeline.timing import rate_tokens, time_traffic
 from dipsim.trace import Outline, Trace
 
 
@@ -56,10 +57,42 @@ def simulate(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
+    options = settle_kv_dram(trace, profile, options)
     run = prepare(trace, profile, **options)
     traffic = replay(run, progress, threads=threads)  # hits, misses, and what their reads cost
     timing = time_traffic(run, traffic)  # in closed form, or by discrete events (``engine``)
     return Result(run, traffic, timing)
+
+
+KV_SHARES = ("100%", "75%", "50%", "25%", "0%")
+"""Shares of the KV in DRAM that ``kv_dram="auto"`` tries."""
+
+
+def settle_kv_dram(trace: Input | Outline | None, profile: Input | Profile, options: Any) -> Any:
+    """Return the options of a run with the share of the KV in DRAM that is fastest, where they ask
+    for ``kv_dram="auto"``: each of `KV_SHARES` is replayed. Of equal rates the larger share is
+    taken.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line; no share fits in DRAM.
+    """
+    if options.get("kv_dram") != "auto":
+        return options
+    best, fastest, problem = None, -1.0, None
+    for share in KV_SHARES:
+        given = {**options, "kv_dram": share}
+        try:
+            run = prepare(trace, profile, **given)
+            rate = rate_tokens(run, replay(run)).rate
+        except BudgetError as refused:
+            problem = refused
+            continue
+        if rate > fastest * (1 + 1e-9):
+            best, fastest = given, rate
+    if best is None:
+        assert problem is not None, "every share was refused"
+        raise problem
+    return best
 
 
 def prepare(

@@ -215,12 +215,13 @@ def _prepared(
         warned: takes the warnings of a run that is paged, or that will hit nothing.
     """
     from dipsim.analysis import cliff
-    from dipsim.simulate import prepare
+    from dipsim.simulate import prepare, settle_kv_dram
     from dipsim.timeline.pressure import pressure_warning
     from dipsim.trace import load_trace
 
     opened = None if source is None else load_trace(source)
-    run = prepare(opened, device, model=geometry, **options)
+    options = settle_kv_dram(opened, device, {**options, "model": geometry})
+    run = prepare(opened, device, **options)
     if known is not None:
         stages = [group.signal for group in run.method.groups]
         name = None if run.model is None else run.model.name

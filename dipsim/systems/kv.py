@@ -225,8 +225,8 @@ def _eviction(
     positions = max(context, prompt)
     if mean_budget(settings.kv_budget, prompt or positions) > positions:
         raise BudgetError(
-            f"--kv-budget {settings.kv_budget}: the context has {positions} positions; give at most "
-            "so many, or a share such as 25%"
+            f"--kv-budget {settings.kv_budget}: the context has {positions} positions; give at "
+            "most so many, or a share such as 25%"
         )
     return plan_eviction(
         rule,

@@ -49,8 +49,8 @@ def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
         size = sum(each.row_bytes for each in vectors) * part.tokens
         if size > _MOST_BYTES:
             raise TraceError(
-                f"{trace.name}: query, key and value of a sequence take {BYTES.show(size)}, at most "
-                f"{BYTES.show(_MOST_BYTES)} are replayed: give fewer --tokens"
+                f"{trace.name}: query, key and value of a sequence take {BYTES.show(size)}, at "
+                f"most {BYTES.show(_MOST_BYTES)} are replayed: give fewer --tokens"
             )
         if vectors[1].width != plan.width:
             raise TraceError(

@@ -120,6 +120,33 @@ def test_kv_that_grows_is_evicted_too() -> None:
     assert result.hits >= whole.hits
 
 
+def test_auto_is_the_fastest_share() -> None:
+    options: dict[str, Any] = {"cache_fraction": None, "dram": "400 B", "depth": 6}
+    shares = {
+        share: run(**options, kv_dram=share).tokens_per_second
+        for share in ("0%", "25%", "50%", "75%", "100%")
+    }
+    best = run(**options, kv_dram="auto")
+    assert best.tokens_per_second == max(shares.values())
+    assert shares[best.run.settings.kv_dram] == max(shares.values())
+    assert len(set(shares.values())) > 1
+
+
+def test_recorded_vectors_say_what_is_lost() -> None:
+    options: dict[str, Any] = {"tokens": "0:64", "dram": "60%", "kv_budget": 16}
+    lost = {
+        policy: dipsim.simulate("smollm2-kv", "snapdragon8", kv_policy=policy, **options).kv_quality
+        for policy in ("window", "streaming")
+    }
+    assert 0 < lost["window"].mass_kept < lost["streaming"].mass_kept < 1, "sinks take attention"
+    assert lost["window"].output_error > lost["streaming"].output_error > 0
+    whole = dipsim.simulate(
+        "smollm2-kv", "snapdragon8", kv_policy="window", **{**options, "kv_budget": 64}
+    )
+    assert whole.kv_quality.mass_kept == pytest.approx(1)
+    assert whole.to_dict()["kv"]["loop"] == "layer-closed"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
