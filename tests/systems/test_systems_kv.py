@@ -133,7 +133,7 @@ def test_auto_is_the_fastest_share() -> None:
 
 
 def test_recorded_vectors_say_what_is_lost() -> None:
-    options: dict[str, Any] = {"tokens": "0:64", "dram": "60%", "kv_budget": 16}
+    options: dict[str, Any] = {"tokens": "0:160", "dram": "60%", "kv_budget": 16}
     lost = {
         policy: dipsim.simulate("smollm2-kv", "snapdragon8", kv_policy=policy, **options).kv_quality
         for policy in ("window", "streaming")
@@ -141,7 +141,7 @@ def test_recorded_vectors_say_what_is_lost() -> None:
     assert 0 < lost["window"].mass_kept < lost["streaming"].mass_kept < 1, "sinks take attention"
     assert lost["window"].output_error > lost["streaming"].output_error > 0
     whole = dipsim.simulate(
-        "smollm2-kv", "snapdragon8", kv_policy="window", **{**options, "kv_budget": 64}
+        "smollm2-kv", "snapdragon8", kv_policy="window", **{**options, "kv_budget": 160}
     )
     assert whole.kv_quality.mass_kept == pytest.approx(1)
     assert whole.to_dict()["kv"]["loop"] == "layer-closed"
