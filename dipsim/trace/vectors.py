@@ -48,6 +48,9 @@ class Vectors(LayerArray):
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Return tokens start..stop-1, float32[tokens, layers, width]; default: all.
 
+        A deflated array is inflated from its beginning at each call: to read it in many pieces
+        take `blocks`, or the vectors of `Trace.kept`.
+
         Raises:
             TraceError: values that are not finite, cosines outside -1..1, or tokens outside it.
         """
