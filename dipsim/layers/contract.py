@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dipsim.errors import DipsimError
 from dipsim.trace import Tokens, Trace
 from dipsim.trace.decisions import FULL, PARTIAL, SKIP
+from dipsim.views import shortened
 
 COSINE = 4  # of the six figures of layer_io, that of the whole layer
 SHARE_SLACK = 1e-9
@@ -47,6 +48,8 @@ class Calibration:
     rows: Tokens
     cosine: NDArray[np.float32] | None = None
     """float32[tokens, layers] cos(input, output) of each layer; None where the rule needs none."""
+
+    __repr__ = shortened
 
     def exempt(self, full: int) -> NDArray[np.bool_]:
         """[tokens] whether a token is one of the first ``full`` of its sequence."""

@@ -249,6 +249,7 @@ class _Taps:
         self._rows: dict[str, list[NDArray[Any] | None]] | None = None
         """Signals of the call that is under way, layer by layer; None between calls."""
         self._listens = True
+        self._reads_attention = any(name in ATTENTION_VECTORS for name in stored)
         self._layers = len(structure.layers)
         self._call: Call | None = None
         self._marks = Marks()
@@ -311,6 +312,13 @@ class _Taps:
         if not self._listens:
             return
         self._call = call_of(args, given)
+        if self._reads_attention and any(
+            getattr(value, "is_compileable", False) for value in (*args, *given.values())
+        ):
+            raise DipsimError(
+                "a static KV cache, whose last positions are not those of the call: record query, "
+                "key and value with a cache that grows (DynamicCache, generate's own)"
+            )
         self._rows = {signal: [None] * self._layers for signal in self._stored}
 
     def _end(self, decoder: nn.Module, args: Any, output: Any) -> None:

@@ -31,6 +31,7 @@ from dipsim.lm.record import record_arrays
 from dipsim.lm.structure import Structure, find_structure
 from dipsim.trace import DECODE, Tokens
 from dipsim.trace.decisions import FULL, PARTIAL, SKIP
+from dipsim.views import shortened
 
 _AT_ONCE = 1024
 """Tokens of calibration per call of the model."""
@@ -90,6 +91,8 @@ class LayerStates:
     """The tokens, with cos(input, output) of each layer."""
     gain: NDArray[np.float32]
     """float32[tokens, layers] <input, output> / <input, input>."""
+
+    __repr__ = shortened
 
     def mean_gain(self, full: int) -> NDArray[np.float64]:
         """Return the mean gain of each layer, float64[layers], over the tokens that may skip it."""

@@ -13,6 +13,7 @@ from dipsim.trace.layer_array import BLOCK_BYTES, LayerArray, what_of
 from dipsim.trace.npz import Member
 from dipsim.trace.parts import VectorPart
 from dipsim.trace.tokens import DECODE, Tokens
+from dipsim.views import shortened
 
 DECISIONS = ("layer_mode", "kept")
 SKIP, PARTIAL, FULL = 0, 1, 2
@@ -29,6 +30,8 @@ def _no_steps() -> NDArray[np.int64]:
 @dataclass(frozen=True, kw_only=True)
 class LayerModes(LayerArray):
     """Modes in which tokens ran layers, attention + 4 x MLP, each 0 skip, 1 partial or 2 full."""
+
+    __repr__ = shortened
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Return tokens start..stop-1, uint8[tokens, layers]; default: all.
@@ -80,6 +83,8 @@ class KeptPositions(LayerArray):
     """int64[tokens of the files] the step of each token."""
     ends: NDArray[np.int64] = field(default_factory=_no_steps, repr=False, compare=False)
     """int64[steps of the files] positions of its sequence that there are at the end of a step."""
+
+    __repr__ = shortened
 
     def of_tokens(self, rows: Tokens) -> "KeptPositions":
         """Return the sets with the steps that the tokens of all files are.

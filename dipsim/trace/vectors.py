@@ -19,6 +19,7 @@ from dipsim.trace.encoding import as_float32
 from dipsim.trace.layer_array import BLOCK_BYTES, LayerArray, what_of
 from dipsim.trace.npz import Array, Member
 from dipsim.trace.parts import VectorPart
+from dipsim.views import shortened
 
 VectorEncoding = Literal["float16", "float32", "int8"]
 ATTENTION_VECTORS = ("query", "key", "value")
@@ -42,8 +43,13 @@ class Vectors(LayerArray):
     heads: int | None
     """Heads that the vector is made of; None where the trace does not say."""
 
+    __repr__ = shortened
+
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Return tokens start..stop-1, float32[tokens, layers, width]; default: all.
+
+        A deflated array is inflated from its beginning at each call: to read it in many pieces
+        take `blocks`, or the vectors of `Trace.kept`.
 
         Raises:
             TraceError: values that are not finite, cosines outside -1..1, or tokens outside it.

@@ -164,6 +164,18 @@ def test_a_cache_changes_nothing(family: str, tmp_path: Path) -> None:
     assert trace.vectors("value").heads == 2
 
 
+def test_a_static_cache_is_refused(tmp_path: Path) -> None:
+    """Its keys have a fixed number of positions, the last of which are not there yet."""
+    model = tiny()
+    prompt = {"inputs": IDS[:, :4], "attention_mask": torch.ones_like(IDS[:, :4])}
+    with (
+        pytest.raises(DipsimError, match="a static KV cache"),
+        lm.record(model, tmp_path / "t.npz", signals=["key"]),
+    ):
+        model.generate(**prompt, max_new_tokens=3, cache_implementation="static")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_int8_is_near_and_says_its_heads(tmp_path: Path) -> None:
     model = tiny()
     out = tmp_path / "t.npz"

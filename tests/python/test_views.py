@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import dipsim
+from dipsim import layers
 from dipsim.errors import DipsimError
 from dipsim.report import card
 from tools.answers import LAYERS, READS, TOKENS, answers, arrays
@@ -62,6 +63,7 @@ def reachable(*roots: Any) -> Iterator[Any]:
 
 def test_the_text_of_every_object_is_short(tmp_path: Path) -> None:
     shipped = [dipsim.load_profile("snapdragon8"), dipsim.load_trace("smollm2-chat")]
+    shipped += [dipsim.load_trace("smollm2-kv"), *layers.BUILTIN.values()]
     models = [dipsim.load_model("llama-3.2-1b"), dipsim.load_policy("lfu-decay:half_life=32")]
     group = dipsim.UnitGroup("glu", ("down",))
     method = dipsim.PruningMethod("long" * 40, (group,), rank=lambda *given: None)
@@ -71,7 +73,7 @@ def test_the_text_of_every_object_is_short(tmp_path: Path) -> None:
         for value in reachable(answers(), shipped, models, method, writer):
             kind = type(value)
             if not kind.__module__.startswith(OPAQUE):
-                seen.add(kind.__name__)
+                seen |= {base.__name__ for base in kind.__mro__}
                 for text in (repr(value), str(value)):
                     lines = text.splitlines()
                     assert len(lines) <= 2, kind
