@@ -1,5 +1,6 @@
 """Fixtures of all tests; hypothesis draws the same examples every time, however slow."""
 
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ pytest.register_assert_rewrite("tools")
 
 from tools.cli import Dipsim, runner  # noqa: E402
 from tools.folder import fill  # noqa: E402
+from tools.validating import judged_once as judged  # noqa: E402
 
 settings.register_profile("dipsim", derandomize=True, deadline=None)
 settings.load_profile("dipsim")
@@ -29,6 +31,17 @@ def dipsim(
 ) -> Dipsim:
     """Run a command line in this process, in ``folder``."""
     return runner(monkeypatch, capsys, folder)
+
+
+@pytest.fixture
+def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge the shipped cases once for every command that shows them, as that takes long."""
+    monkeypatch.setattr("dipsim.validate.judge", judged)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now, and stays to the end, out of every collection of garbage."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

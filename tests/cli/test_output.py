@@ -69,6 +69,7 @@ class EveryWidth:
             self.printed[width] += console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("judged_once")
 @pytest.mark.parametrize("line", PRINTING)
 def test_no_number_breaks_or_vanishes_on_a_narrow_terminal(
     dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch, line: str

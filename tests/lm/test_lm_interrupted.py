@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ CALLS = 6
 WRITING = ("/dipsim/trace/", "/dipsim/lm/record", "/dipsim/files", "/zipfile", "/shutil")
 
 
+@cache
+def writes(file: str) -> bool:
+    return any(part in file for part in WRITING)
+
+
 def recorded(path: Path, model: Any, meta: Any = None) -> None:
     with torch.no_grad(), lm.record(model, path, meta=meta):
         for _ in range(CALLS):
@@ -48,7 +53,7 @@ class AtEvent:
         self.number, self.act, self.events = number, act, 0
 
     def __call__(self, frame: Any, event: str, argument: Any) -> None:
-        if any(part in frame.f_code.co_filename for part in WRITING):
+        if writes(frame.f_code.co_filename):
             self.events += 1
             if self.events == self.number:
                 sys.setprofile(None)
