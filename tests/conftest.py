@@ -11,7 +11,6 @@ pytest.register_assert_rewrite("tools")
 
 from tools.cli import Dipsim, runner  # noqa: E402
 from tools.folder import fill  # noqa: E402
-from tools.validating import judged_once as judged  # noqa: E402
 
 settings.register_profile("dipsim", derandomize=True, deadline=None)
 settings.load_profile("dipsim")
@@ -36,7 +35,9 @@ def dipsim(
 @pytest.fixture
 def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge the shipped cases once for every command that shows them, as that takes long."""
-    monkeypatch.setattr("dipsim.validate.judge", judged)
+    from tools import validating
+
+    monkeypatch.setattr("dipsim.validate.judge", validating.judged_once)
 
 
 def pytest_collection_finish() -> None:

@@ -203,7 +203,7 @@ main()
 
 
 def test_a_program_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ASKED_TO_END, "synth", "t.npz", "--tokens", "200"]
+    command = [sys.executable, "-c", ASKED_TO_END, "export", "smollm2-chat", "t.npz"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr.splitlines() == ["dipsim: interrupted"]
     assert done.returncode == 128 + signal.SIGTERM
