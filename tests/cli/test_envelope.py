@@ -52,7 +52,7 @@ LINES = [
     "methods",
     "explain mass",
     "validate",
-    "validate --replay t.npz disk.bin --file-size 8MB --tokens 0:8 --bench-seconds 1",
+    "validate --replay t.npz disk.bin --file-size 8MB --tokens 0:8 --bench-seconds .1",
     "iobench large.bin --sizes 4KiB,64KiB --threads 1 --seconds .2",
     "calibrate reads.csv --fit",
     "calibrate reads.csv",

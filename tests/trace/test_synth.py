@@ -20,7 +20,7 @@ from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of,
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats, _fit_signal
 from tools.paths import LONG_CHAT, of_the_long_chat
-from tools.replays import replay
+from tools.replays import replay_all
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -36,11 +36,11 @@ def curves(trace: Trace, key: str) -> dict[str, list[float]]:
     method = Method("judge", (Group(key, units, (), "top-k", 0.5),))
     found: dict[str, list[float]] = {}
     for policy in ("lru", "opt"):
-        found[policy] = []
-        for share in CAPACITIES:
-            capacity = np.full((trace.layers, 1), int(share * units + 1e-9), np.int64)
-            traffic = replay(trace, method, BUILTIN[policy], capacity)
-            found[policy].append(float(traffic.hits.sum() / traffic.active.sum()))
+        capacities = [
+            np.full((trace.layers, 1), int(share * units + 1e-9), np.int64) for share in CAPACITIES
+        ]
+        traffics = replay_all(trace, method, BUILTIN[policy], capacities)
+        found[policy] = [float(each.hits.sum() / each.active.sum()) for each in traffics]
     return found
 
 

@@ -70,6 +70,7 @@ def test_the_page_names_every_case(validation: Validation) -> None:
 # Text, JSON and picture ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("judged_once")
 def test_tables_fit_a_terminal(dipsim: Dipsim) -> None:
     lines = done(dipsim("validate")).out.splitlines()
     assert max(map(len, lines)) <= 80
