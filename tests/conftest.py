@@ -1,5 +1,6 @@
 """Fixtures of all tests; hypothesis draws the same examples every time, however slow."""
 
+import gc
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def dipsim(
 ) -> Dipsim:
     """Run a command line in this process, in ``folder``."""
     return runner(monkeypatch, capsys, folder)
+
+
+@pytest.fixture
+def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge the shipped cases once for every command that shows them, as that takes long."""
+    from tools import validating
+
+    monkeypatch.setattr("dipsim.validate.judge", validating.judged_once)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now, and stays to the end, out of every collection of garbage."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

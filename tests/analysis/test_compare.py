@@ -426,11 +426,12 @@ SHARES = (0.0, 0.3, 0.59, 0.75, 0.76, 0.9, 1.0)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tokens": "8:24", "warmup": 5}, {"layers": "2:5", "density": 0.5}]
+    "options",
+    [{}, {"tokens": "8:24", "layers": "20:26", "warmup": 5}, {"layers": "2:5", "density": 0.5}],
 )
 def test_every_rate_is_that_of_a_replay(options: dict[str, Any]) -> None:
     names = ["lru", "lfu-decay:half_life=8", "arc", "opt", "static"]
-    given = {"tokens": "0:16", **options}
+    given = {"tokens": "0:16", "layers": "0:8", **options}
     found = mrc("smollm2-chat", names, SHARES, **given)
     settings = make_settings(given)
     trace = load_trace("smollm2-chat").part(settings.tokens, settings.layers)

@@ -171,9 +171,11 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-@pytest.mark.parametrize("suffix", files.PICTURES)
-@pytest.mark.parametrize("kind", ["all alike", "prefill only", "negative logits"])
-def test_a_picture(suffix: str, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    list(zip(("all alike", "prefill only", "negative logits"), files.PICTURES, strict=True)),
+)
+def test_a_picture(kind: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"p{suffix}"
     sheet = files.check_plot(path, size=(6, 5), dpi=50)
     figure = inspection.plot(inspect(load_trace(NOTHING[kind])), sheet)

@@ -53,7 +53,7 @@ LINES = [
     "systems",
     "explain mass",
     "validate",
-    "validate --replay t.npz disk.bin --file-size 8MB --tokens 0:8 --bench-seconds 1",
+    "validate --replay t.npz disk.bin --file-size 8MB --tokens 0:8 --bench-seconds .1",
     "iobench large.bin --sizes 4KiB,64KiB --threads 1 --seconds .2",
     "calibrate reads.csv --fit",
     "calibrate reads.csv",
@@ -106,7 +106,7 @@ def stocked(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("stocked")
+@pytest.mark.usefixtures("stocked", "judged_once")
 @pytest.mark.parametrize("line", LINES)
 def test_a_report_says_what_it_is_about(dipsim: Dipsim, line: str) -> None:
     outcome = dipsim(f"{line} --json")

@@ -10,7 +10,7 @@ from naive import replay as naive
 from tools.reads import cost, random_device, table
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     seed=st.integers(0, 2**32 - 1),
     measured=st.booleans(),

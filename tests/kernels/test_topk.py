@@ -52,7 +52,7 @@ def best(keys: NDArray[np.float32], raw: NDArray[np.float32], k: int) -> NDArray
     return chosen
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     seed=SEEDS,
     kind=st.sampled_from(KINDS),
@@ -88,7 +88,7 @@ def test_the_k_best_are_chosen(
         assert kth_largest(raw, k) == np.sort(raw)[units - k]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(seed=SEEDS, units=UNITS, share=st.floats(0, 1), gamma=st.sampled_from([0.0, 0.2, 0.5, 1.0]))
 def test_codes_are_chosen_by_what_they_stand_for(
     seed: int, units: int, share: float, gamma: float

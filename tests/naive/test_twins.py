@@ -252,7 +252,7 @@ def check_sums(rows: list[naive.Row], batches: list[set[int]]) -> None:
         assert row.missed == sorted(set(row.missed) & batch)
 
 
-FEW = settings(max_examples=40)
+FEW = settings(max_examples=20)
 """Of each policy."""
 
 

@@ -86,7 +86,7 @@ def some_capacities(n: int, seed: int = 0, layers: int = 2) -> np.ndarray:
 # The stack of lru ------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     seed=SEEDS,
     tokens=st.integers(1, 40),

@@ -154,7 +154,7 @@ def counts(traffic: Traffic) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("policy", TWINNED)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_counts_equal_the_twin(policy: str, data: st.DataObject) -> None:
     case = data.draw(CASES)

@@ -367,7 +367,7 @@ def test_opt_is_what_trying_everything_finds(seed: int, capacity: int) -> None:
     assert hits(sets, "opt", capacity).tolist() == best
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(SEEDS, st.integers(0, 70))
 def test_opt_bounds_every_policy_that_starts_empty(seed: int, capacity: int) -> None:
     sets = random_sets(seed)
@@ -377,7 +377,7 @@ def test_opt_bounds_every_policy_that_starts_empty(seed: int, capacity: int) -> 
             assert (hits(sets, policy, capacity, admission=admission) <= best).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(SEEDS, st.integers(0, 30))
 def test_belady_is_best_of_forced_when_every_set_fits(seed: int, spare: int) -> None:
     sets = random_sets(seed)
@@ -387,7 +387,7 @@ def test_belady_is_best_of_forced_when_every_set_fits(seed: int, spare: int) -> 
         assert (hits(sets, policy, capacity) <= best).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(SEEDS, st.integers(0, 10))
 def test_forced_policies_agree_when_no_set_fits(seed: int, short: int) -> None:
     sets = random_sets(seed)

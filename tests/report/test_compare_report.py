@@ -172,7 +172,7 @@ PICTURES = {
 @pytest.mark.parametrize("case", PICTURES)
 def test_no_text_is_cut_or_touches_another(case: str) -> None:
     figure = plot(comparison(steady, **PICTURES[case]), Sheet())
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     whole = figure.bbox
     shown = [figure._suptitle]
     for axes in figure.axes:

@@ -36,6 +36,7 @@ PRINTING = (
 """Command lines whose rates are huge, since the models are tiny, and whose units are large."""
 
 
+@pytest.mark.usefixtures("judged_once")
 @pytest.mark.parametrize("line", PRINTING)
 def test_what_is_printed_has_no_exponents_and_no_bare_bytes(
     dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch, line: str

@@ -339,7 +339,7 @@ def test_mutated_routes_are_refused_or_read(tmp_path: Path) -> None:
     def read(source: Path) -> None:
         import_routes(source, tmp_path / "t.npz")
 
-    assert 0 < read_or_refused(read, tmp_path / "r.csv", data, 1000) < 1000
+    assert 0 < read_or_refused(read, tmp_path / "r.csv", data, 400) < 400
 
 
 # The command --------------------------------------------------------------------------------------

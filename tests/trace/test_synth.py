@@ -20,7 +20,7 @@ from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of,
 from dipsim.trace.synth.draw import _repeat
 from dipsim.trace.synth.fit import Repeats, _fit_signal
 from tools.paths import LONG_CHAT, of_the_long_chat
-from tools.replays import replay
+from tools.replays import replay_all
 
 CAPACITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -36,11 +36,11 @@ def curves(trace: Trace, key: str) -> dict[str, list[float]]:
     method = Method("judge", (Group(key, units, (), "top-k", 0.5),))
     found: dict[str, list[float]] = {}
     for policy in ("lru", "opt"):
-        found[policy] = []
-        for share in CAPACITIES:
-            capacity = np.full((trace.layers, 1), int(share * units + 1e-9), np.int64)
-            traffic = replay(trace, method, BUILTIN[policy], capacity)
-            found[policy].append(float(traffic.hits.sum() / traffic.active.sum()))
+        capacities = [
+            np.full((trace.layers, 1), int(share * units + 1e-9), np.int64) for share in CAPACITIES
+        ]
+        traffics = replay_all(trace, method, BUILTIN[policy], capacities)
+        found[policy] = [float(each.hits.sum() / each.active.sum()) for each in traffics]
     return found
 
 
@@ -86,14 +86,14 @@ def test_another_geometry_has_the_normalised_figures_of_the_source(key: str) -> 
     judge(fit, phi, trace.window(half, trace.tokens), key, 0)
 
 
-@pytest.fixture(scope="module")
-def fit() -> TraceFit:
+@pytest.fixture
+def fit(fitted_once: None) -> TraceFit:
     return fit_trace(load_trace("smollm2-chat"))
 
 
 @pytest.fixture
 def fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal is fitted once for all that ask for this: it takes longer than all else they do."""
+    """A signal of the shipped trace is fitted once: that takes longer than all else of a test."""
     monkeypatch.setattr(sys.modules["dipsim.trace.synth.fit"], "_fit_signal", _fitted)
 
 
@@ -155,16 +155,18 @@ def test_scores_have_the_marginals_of_the_source(fit: TraceFit) -> None:
             assert loud[1] == pytest.approx(loud[0], rel=0.5)  # rests on few loud tokens
 
 
-def test_memory_stays_bounded(fit: TraceFit) -> None:
+def test_memory_stays_bounded(fit: TraceFit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["dipsim.trace.synth.draw"], "_BLOCK_BYTES", 2 * 2**20)
     geometry = Geometry(30, {"mlp_input": 576, "glu": 1536})
     tracemalloc.start()
-    for _ in draw(fit, geometry, 400, 0):  # 100 MB of scores
+    for _ in draw(fit, geometry, 100, 0):  # 25 MB of scores
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 80e6
+    assert peak < 20e6
 
 
+@pytest.mark.usefixtures("fitted_once")
 def test_tokens_repeat_as_they_did() -> None:
     ids = load_trace("smollm2-chat").token_id
     assert ids is not None

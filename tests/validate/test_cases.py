@@ -306,8 +306,8 @@ def test_too_many_cases_are_refused(tmp_path: Path) -> None:
 
 def test_damaged_cases_are_refused_in_one_line(tmp_path: Path) -> None:
     whole = written(tmp_path, case(), streamed()).read_bytes()
-    read_or_refused(lambda path: judge(load_cases(path)), tmp_path / "x.json", whole, 50)
-    read_or_refused(lambda path: judge(load_cases(path)), tmp_path / "x.yaml", whole, 50)
+    read_or_refused(lambda path: judge(load_cases(path)), tmp_path / "x.json", whole, 25)
+    read_or_refused(lambda path: judge(load_cases(path)), tmp_path / "x.yaml", whole, 25)
 
 
 anything = st.recursive(

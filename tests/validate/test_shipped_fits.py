@@ -11,6 +11,7 @@ from dipsim.validate.devices import shipped
 from dipsim.validate.fit import fitted_numbers, refit, value_of
 from dipsim.validate.judge import evidence_of
 from tools.paths import shared
+from tools.validating import judged_as_shipped
 
 FITTED = [
     (name, backend)
@@ -22,7 +23,7 @@ FITTED = [
 
 @pytest.fixture(scope="module")
 def validation() -> Validation:
-    return judge(shipped())
+    return judged_as_shipped()
 
 
 # Profiles -----------------------------------------------------------------------------------------

@@ -10,17 +10,16 @@ import pytest
 from dipsim.report.validate import page, render
 from dipsim.units import show_number
 from dipsim.validate import Validation, judge, judge_routes, load_cases
-from dipsim.validate.devices import shipped
 from tools.cli import Dipsim, done, refused
 from tools.paths import DOCS, of_a_phone
-from tools.validating import METRICS, ROUTES, case, streamed, written
+from tools.validating import METRICS, ROUTES, case, judged_as_shipped, streamed, written
 
 NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 
 
 @pytest.fixture(scope="module")
 def validation() -> Validation:
-    return judge(shipped())
+    return judged_as_shipped()
 
 
 def same_text(shown: str, written: str) -> None:
@@ -71,6 +70,7 @@ def test_the_page_names_every_case(validation: Validation) -> None:
 # Text, JSON and picture ---------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("judged_once")
 def test_tables_fit_a_terminal(dipsim: Dipsim) -> None:
     lines = done(dipsim("validate")).out.splitlines()
     assert max(map(len, lines)) <= 80
