@@ -31,15 +31,17 @@ class KvQuality(NamedTuple):
 
 def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
     """Replay the rule of a run on recorded vectors; None where nothing is evicted, or the trace
-    lacks them.
+    lacks what it looks at.
 
     Raises:
         TraceError: vectors of another model, or of a sequence that is too long to be read at once.
     """
-    if kv.eviction is None or not set(ATTENTION_VECTORS) <= set(trace.arrays):
+    eviction, tokens = kv.eviction, kv.tokens
+    recorded = set(ATTENTION_VECTORS) <= set(trace.arrays)
+    if eviction is None or not recorded or eviction.rule.needs_projection:
         return None
-    rule, tokens = kv.eviction.rule, kv.tokens
-    budget = float(kv.eviction.budgets.mean()) // 1
+    rule = eviction.rule
+    budget = int(eviction.budgets.mean())
     starts = np.flatnonzero(tokens.begins_sequence()).tolist()
     masses, errors, weights = [], [], []
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
