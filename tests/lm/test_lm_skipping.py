@@ -149,6 +149,21 @@ def test_tokens_see_what_is_there_of_skipped_layers(skip_kv: Any) -> None:
     assert not torch.allclose(others["project"], others["hole"])
 
 
+@pytest.mark.parametrize(
+    "rule", ["drop:layers=1", "unified:share=.5", "skipdecode:share=.3", "early-exit:layers=2"]
+)
+def test_a_hole_that_no_running_token_looks_into_changes_nothing(rule: str) -> None:
+    """Whoever runs a layer under these rules sees tokens alone that ran it too."""
+    model = model_of()
+    said = []
+    for skip_kv in ("project", "hole", "copy"):
+        with lm.skip_layers(model, rule, TEXT, skip_kv=skip_kv) as skipping:  # type: ignore[arg-type]
+            said.append(logits(model))
+        assert skipping.share > 0.1
+    torch.testing.assert_close(said[1], said[0])
+    torch.testing.assert_close(said[2], said[0])
+
+
 @pytest.mark.parametrize("family", ["Gemma2Config", "MistralConfig", "GPT2Config", "CohereConfig"])
 @pytest.mark.parametrize("skip_kv", ["project", "hole", "copy"])
 def test_other_families_skip_too(family: str, skip_kv: Any) -> None:
