@@ -76,7 +76,8 @@ def settle_kv_dram(trace: Input | Outline | None, profile: Input | Profile, opti
     Raises:
         DipsimError: anything wrong with the input, in one line; no share fits in DRAM.
     """
-    if options.get("kv_dram") != "auto":
+    wanted = options.get("kv_dram")
+    if not (isinstance(wanted, str) and wanted == "auto"):
         return options
     best, fastest, problem = None, -1.0, None
     for share in KV_SHARES:

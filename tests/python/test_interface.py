@@ -28,6 +28,8 @@ WIDER: dict[str, Any] = {
     "method": str | dipsim.PruningMethod | None,
     "dram": str | float | None,
     "cache": str | float | None,
+    "kv_budget": str | float | None,
+    "kv_dram": str | float | None,
     "policy": str | dipsim.Policy | None,
     "static_from": keywords.File | None,
     "prefetch": keywords.File | None,
