@@ -209,6 +209,8 @@ class PrunedPerplexity(NamedTuple):
     """Tokens revived per decoded token and layer."""
     read: float
     """Keys and values that decode steps read, as a share of those of the dense model."""
+    work: tuple[Pruned, ...]
+    """Tokens that layers saw and computed, window by window."""
 
 
 def pruned_perplexity(
@@ -228,7 +230,7 @@ def pruned_perplexity(
     if not 1 <= prompt < window:
         raise ModelError(f"a prompt of {prompt} tokens: give 1 to {window - 1}, less than a window")
     losses: list[float] = []
-    shares = []
+    works: list[Pruned] = []
     device = next(model.parameters()).device
     for ids in torch.from_numpy(windows).to(device):
         with prune_tokens(model, pruning, window) as sequence:
@@ -237,11 +239,11 @@ def pruned_perplexity(
                 logits = sequence(ids[given:end]).float()
                 losses.append(float(nn.functional.cross_entropy(logits, ids[end])))
                 given = end
-            shares.append(shares_of(account(sequence.kept, sequence.prompt), prompt))
+            works.append(account(sequence.kept, sequence.prompt))
     loss = float(np.mean(losses))
-    return PrunedPerplexity(
-        math.exp(min(loss, 700.0)), loss, len(losses), *np.mean(shares, 0).tolist()
-    )
+    shares = np.mean([shares_of(work, prompt) for work in works], axis=0).tolist()
+    figures = math.exp(min(loss, 700.0)), loss, len(losses), *shares, tuple(works)
+    return PrunedPerplexity(*figures)
 
 
 def shares_of(work: Pruned, prompt: int) -> tuple[float, float, float, float]:
