@@ -210,7 +210,8 @@ class PrunedPerplexity(NamedTuple):
     read: float
     """Keys and values that decode steps read, as a share of those of the dense model."""
     work: tuple[Pruned, ...]
-    """Tokens that layers saw and computed, window by window."""
+    """Tokens that layers saw and computed, window by window; the last one is among them, which
+    predicts nothing that is judged, so that the shares above leave it out."""
 
 
 def pruned_perplexity(
@@ -231,6 +232,7 @@ def pruned_perplexity(
         raise ModelError(f"a prompt of {prompt} tokens: give 1 to {window - 1}, less than a window")
     losses: list[float] = []
     works: list[Pruned] = []
+    shares = []
     device = next(model.parameters()).device
     for ids in torch.from_numpy(windows).to(device):
         with prune_tokens(model, pruning, window) as sequence:
@@ -239,11 +241,15 @@ def pruned_perplexity(
                 logits = sequence(ids[given:end]).float()
                 losses.append(float(nn.functional.cross_entropy(logits, ids[end])))
                 given = end
-            works.append(account(sequence.kept, sequence.prompt))
+            shares.append(shares_of(account(sequence.kept, prompt), prompt))
+            sequence(ids[given:])
+            works.append(account(sequence.kept, prompt))
     loss = float(np.mean(losses))
-    shares = np.mean([shares_of(work, prompt) for work in works], axis=0).tolist()
-    figures = math.exp(min(loss, 700.0)), loss, len(losses), *shares, tuple(works)
-    return PrunedPerplexity(*figures)
+    value = math.exp(min(loss, 700.0))
+    prefill, computed, revived, read = np.mean(shares, axis=0).tolist()
+    return PrunedPerplexity(
+        value, loss, len(losses), prefill, computed, revived, read, tuple(works)
+    )
 
 
 def shares_of(work: Pruned, prompt: int) -> tuple[float, float, float, float]:

@@ -1,6 +1,6 @@
 """Report of `dipsim eval`: methods judged on a text, as tables, CSV and picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from dipsim.analysis.evaluate import (
     Evaluation,
     best_rates,
     frontier,
+    judged,
     memory_of,
     row_dict,
     series_of,
@@ -249,6 +250,19 @@ def _flat(row: Cell) -> dict[str, Any]:
         text = ",".join(f"{name}={show_number(value, 6)}" for name, value in gamma.items())
         columns["settings"] = {**columns["settings"], "gamma": text}
     return columns
+
+
+def check_drawn(candidates: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse to draw more series than can be told apart, before any is judged.
+
+    Args:
+        candidates: methods with their settings.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    rows = (judged(method, settings) for method, settings in candidates)
+    check_series("methods", list(dict.fromkeys(map(series_of, rows))))
 
 
 def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
