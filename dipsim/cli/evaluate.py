@@ -43,8 +43,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         needs(
-            "see dipsim methods, or file.py:attribute; several with commas [dip; dense beside what "
-            "is pruned else]",
+            "see dipsim methods, or file.py:attribute; several with commas [dip; with options of KV, "
+            "tokens and layers dense]",
             names=completion.methods,
         ),
     ] = None,

@@ -178,7 +178,7 @@ def _annotation(option: Option) -> Any:
 def _several(option: Option) -> Any:
     """Return the annotation of an option that takes several values, with commas."""
     _, declared = get_args(_annotation(option))
-    declared.help += ", several with commas"
+    declared.help += ", with commas"
     return Annotated[list[str] | None, declared]
 
 
