@@ -43,8 +43,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         needs(
-            "see dipsim methods, or file.py:attribute; several with commas [dip; with options of KV, "
-            "tokens and layers dense]",
+            "see dipsim methods, or file.py:attribute; several with commas [dip; dense with "
+            "options on KV, tokens and layers]",
             names=completion.methods,
         ),
     ] = None,
