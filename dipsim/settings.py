@@ -36,7 +36,7 @@ _SIZES = ("dram", "cache", "kv_dram")
 """Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
 _RANGES = ("tokens", "layers", "sequence", "calibrate_tokens", "order_from")
 """Options that are ranges A:B."""
-_REFINES = (
+REFINES = (
     ("kv_budget", "kv_policy", "tova"),
     ("kv_when", "kv_policy", "tova"),
     ("skip_kv", "skip_layers", "unified"),
@@ -368,7 +368,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_kv(self) -> "Settings":
         """Refuse options on the KV cache that contradict each other."""
-        for name, of, example in _REFINES:
+        for name, of, example in REFINES:
             if getattr(self, name) is not None and getattr(self, of) is None:
                 given = f"{flag(name)} {getattr(self, name)}"
                 raise ValueError(f"{given} is for a {flag(of)}: add one, e.g. {example}")

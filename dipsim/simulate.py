@@ -28,7 +28,7 @@ from dipsim.resolve import (
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
-from dipsim.systems import plan_beside
+from dipsim.systems import UNDECIDED, Decided, plan_beside
 from dipsim.systems.kv import Speeds
 from dipsim.timeline.timing import rate_tokens, time_traffic
 from dipsim.trace import Outline, Trace
@@ -104,6 +104,7 @@ def prepare(
     method: str | PruningMethod | None = None,
     policy: str | Policy | None = None,
     overrides: Overrides = (),
+    decided: Decided = UNDECIDED,
     **options: Any,
 ) -> Run:
     """Work a run out: what is replayed, with which caches, on what device.
@@ -113,6 +114,7 @@ def prepare(
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
         method, policy: name, ``file.py:attribute`` or an object; by default `default_method`, lfu.
         overrides: of the profile, as ``-s`` on the command line.
+        decided: tokens and layers that a model in the loop left out.
         options: fields of `Settings`.
 
     Raises:
@@ -134,7 +136,7 @@ def prepare(
     context = context_of(part.rows, geometry, settings.context)
     engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
     speeds = Speeds(flash.sequential_bandwidth, engine.compute)
-    beside = plan_beside(part, geometry, settings, context, speeds)
+    beside = plan_beside(part, geometry, settings, context, speeds, decided)
     sets = ActiveSets(part, ready, settings.model_copy(update=resolved), beside.layer_runs)
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)

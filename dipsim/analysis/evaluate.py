@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from dipsim.errors import DipsimError, brief
 from dipsim.methods import kind_of
 from dipsim.option import flag
-from dipsim.settings import TAKES
+from dipsim.settings import REFINES, TAKES
 from dipsim.sweep.point import Cell
 from dipsim.views import Viewed
 
@@ -29,10 +29,18 @@ FIGURES = (
     "flash_useful_bytes_per_token",
     "flash_bytes_per_token",  # all that the flash moves, streamed static weights among it
     "tokens_per_second",
+    "tokens_per_second_interval",  # from what the profile's numbers are worth
     "open_loop",  # hit rate, useful bytes and rate on a trace of the dense model
+    "kv",  # positions and bytes that the KV cache kept, and what attention lost with the rest
+    "tokens",  # shares of the prompt's (token, layer) computed, tokens that came back
+    "layers",  # that a token skipped
 )
 """Figures of a row. None where they are not known: bytes that the flash moves and rates without a
-device, and ``open_loop`` where it was not asked for."""
+device, ``open_loop`` where it was not asked for, and those of systems that did not act."""
+SYSTEMS = ("kv_policy", "kv_quant", "prune_tokens", "skip_layers")
+"""Settings that each let a system act beside the weights; others refine them."""
+_OFF = ("none", "full")
+"""Values of such a setting, in a grid, with which none acts."""
 
 
 def judged(
@@ -111,9 +119,14 @@ def grid(
 
     ``grid(["dip", "dense"], {"density": [.5, .7]})`` -> dip at .5, dip at .7, dense.
 
+    A system beside the weights that is ``none`` or ``full`` is left out, and what refines it too.
+
     Raises:
-        DipsimError: values for an axis that none of the methods has.
+        DipsimError: values for an axis that none of the methods has, or that refines none.
     """
+    for name, of, example in REFINES:
+        if axes.get(name) and not axes.get(of):
+            raise DipsimError(f"{flag(name)} is for a {flag(of)}: add one, e.g. {example}")
     kinds = set(map(kind_of, methods))
     for name, values in axes.items():
         takers = TAKES.get(name, kinds)
@@ -129,10 +142,23 @@ def grid(
             if values and kind_of(method) in TAKES.get(name, kinds)
         }
         for values in product(*own.values()):
-            cell = method, dict(zip(own, values, strict=True))
+            cell = method, _acting(dict(zip(own, values, strict=True)))
             if cell not in cells:
                 cells.append(cell)
     return cells
+
+
+def _acting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without systems that are off, and without what refines those."""
+    off = {name for name in SYSTEMS if settings.get(name) in _OFF}
+    off |= {name for name, of, _ in REFINES if of in off}
+    return {name: value for name, value in settings.items() if name not in off}
+
+
+def series_of(row: Cell) -> str:
+    """Return the method and the systems beside it, without parameters: ``dip + tova``."""
+    systems = (str(row.options[name]) for name in SYSTEMS if name in row.options)
+    return " + ".join([row.place["method"], *(name.partition(":")[0] for name in systems)])
 
 
 def memory_of(row: Cell) -> str:
@@ -159,15 +185,15 @@ def frontier(rows: Sequence[Cell]) -> list[int]:
 def best_rates(
     rows: Sequence[Cell], dense: float, losses: Sequence[float] = LOSSES
 ) -> dict[str, dict[str, dict[float, Cell | None]]]:
-    """Return per memory, method and loss the fastest row whose perplexity exceeds the dense model's
-    by no more than that; None where there is none."""
+    """Return per memory, series (`series_of`) and loss the fastest row whose perplexity exceeds the
+    dense model's by no more than that; None where there is none."""
     best: dict[str, dict[str, dict[float, Cell | None]]] = {}
     for memory, group in _timed(rows).items():
-        for method in dict.fromkeys(rows[i].place["method"] for i in group):
-            own = [rows[i] for i in group if rows[i].place["method"] == method]
-            of_method = {loss: _fastest(own, dense + loss) for loss in losses}
-            if any(of_method.values()):
-                best.setdefault(memory, {})[method] = of_method
+        for series in dict.fromkeys(series_of(rows[i]) for i in group):
+            own = [rows[i] for i in group if series_of(rows[i]) == series]
+            of_series = {loss: _fastest(own, dense + loss) for loss in losses}
+            if any(of_series.values()):
+                best.setdefault(memory, {})[series] = of_series
     return best
 
 
@@ -204,6 +230,7 @@ def calibration_of(evaluation: Evaluation) -> dict[str, Any]:
         if row.value("perplexity") is not None
         and row.value("energy_kept")
         and row.place["method"] != "dense"
+        and not any(name in row.options for name in SYSTEMS)  # its loss is not the masks' alone
     ]
     if not points:
         raise DipsimError("no calibration: nothing was pruned; name methods, e.g. --method dip-ca")

@@ -11,12 +11,14 @@ from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
 from dipsim.cli.options import (
+    EACH_BESIDE,
     Csv,
     Override,
     ProfileOption,
     draws,
     needs,
     stays,
+    takes,
 )
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
@@ -28,9 +30,11 @@ from dipsim.lists import pairs, split_names, split_numbers
     "Put a model in the loop (needs dipsim[torch])",
     "dipsim eval my-model --text book.txt --tokens 2048 --method dense,dip,dip-ca --density .5,.7",
     "dipsim eval my-model --text book.txt --tokens 2048 -p paper-a18 --plot methods.png",
+    "dipsim eval my-model --text book.txt --kv-policy full,h2o,tova --kv-budget 128 --prompt 256",
     name="eval",
 )
 @draws
+@takes(EACH_BESIDE)
 def evaluate(
     model: Annotated[
         str, typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL")
@@ -39,7 +43,8 @@ def evaluate(
     method: Annotated[
         list[str] | None,
         needs(
-            "see dipsim methods, or file.py:attribute; several with commas [dip]",
+            "see dipsim methods, or file.py:attribute; several with commas [dip; dense with "
+            "options on KV, tokens and layers]",
             names=completion.methods,
         ),
     ] = None,
@@ -95,8 +100,17 @@ def evaluate(
         int | None,
         typer.Option(help="judged, at most [all]", metavar="NUMBER", min=1, max=2**32),
     ] = None,
+    prompt: Annotated[
+        int,
+        typer.Option(
+            help="tokens of each window, computed whole and not judged [0]",
+            metavar="NUMBER",
+            min=0,
+            max=2**22,
+        ),
+    ] = 0,
     calibrate_tokens: Annotated[
-        str | None, needs("tokens A:B of the text for thresholds; not judged", "A:B")
+        str | None, needs("tokens A:B for thresholds and skipped layers; not judged", "A:B")
     ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="a folder that dipsim lora wrote", metavar="FOLDER")
@@ -127,6 +141,7 @@ def evaluate(
     csv: Csv = None,
     as_json: Json = False,
     picture: Any = None,
+    **beside: list[str] | None,
 ) -> None:
     """Judge MODEL on a text, in closed loop: perplexity, hits, bytes, and on a device tokens/s."""
     from dipsim.lm.extra import need_torch
@@ -134,12 +149,14 @@ def evaluate(
 
     table = files.check_csv(csv)
     calibration_file = files.check_text("--calibration", calibration, ".json")
-    methods = split_names(method or ["dip"])
+    systems = {name: split_names(values) for name, values in beside.items() if values}
+    methods = split_names(method or ["dense" if systems else "dip"])
     if dram and cache_fraction:
         raise DipsimError("give either --dram or --cache-fraction, not both")
     if profile is None:
         _refuse_without_device(dram, override)
-    _refuse_without_method(methods, calibrate_tokens and not selection, calibration)
+    fitted = selection or "skip_layers" in systems
+    _refuse_without_method(methods, calibrate_tokens and not fitted, calibration)
     bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluate import calibration_of, grid
@@ -163,9 +180,14 @@ def evaluate(
                 "cache_fraction": split_numbers(cache_fraction or (), "--cache-fraction")
                 or ([] if dram or device else [0.5]),
                 "dram": split_names(dram or ()),
+                **systems,
             },
         )
-        evaluation = _judge(loaded, windows, cells, device, calibrate, both_loops, bits, progress)
+        if picture is not None:
+            report.check_drawn(cells)
+        judging = {"profile": device, "calibrate": calibrate, "prompt": prompt}
+        judging["both_loops"] = both_loops
+        evaluation = _judge(loaded, windows, cells, bits, progress, **judging)
     if calibration_file is not None:
         points = json.dumps(calibration_of(evaluation), indent=1)
         files.write_text("--calibration", calibration_file, points)
@@ -194,7 +216,8 @@ def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str
     """Refuse options for methods of which none is judged."""
     if calibrated and not {"cats", "teal", "predictor"} & set(methods):
         raise DipsimError(
-            "--calibrate-tokens is for cats, teal, predictor or --selection threshold: drop it"
+            "--calibrate-tokens is for cats, teal, predictor, --selection threshold or "
+            "--skip-layers: drop it"
         )
     if calibration is not None and set(methods) == {"dense"}:
         raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
@@ -272,13 +295,15 @@ def _judge(
     loaded: Any,
     windows: Any,
     cells: Any,
-    device: Any,
-    calibrate: Any,
-    both_loops: bool,
     bits: tuple[int, int] | None,
     progress: Progress,
+    **judging: Any,
 ) -> Any:
-    """Return the evaluation of all cells, with weights stored by column where that is asked for."""
+    """Return the evaluation of all cells, with weights stored by column where that is asked for.
+
+    Args:
+        judging: arguments of `dipsim.lm.evaluate`.
+    """
     from contextlib import nullcontext
 
     from dipsim.lm.evaluate import evaluate as judge
@@ -296,9 +321,7 @@ def _judge(
             loaded,
             windows,
             cells,
-            profile=device,
-            calibrate=calibrate,
-            both_loops=both_loops,
+            **judging,
             done=lambda row: progress(next(judged), len(cells) + 1),
         )
     if bits is not None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -175,6 +175,13 @@ def _annotation(option: Option) -> Any:
     return Annotated[kind | None, declared]
 
 
+def _several(option: Option) -> Any:
+    """Return the annotation of an option that takes several values, with commas."""
+    _, declared = get_args(_annotation(option))
+    declared.help += ", with commas"
+    return Annotated[list[str] | None, declared]
+
+
 def _annotations(*concerns: Concern) -> dict[str, Any]:
     """Return annotations of the settings that concern these subjects, by name."""
     return {name: _annotation(OPTIONS[name]) for name in concerning(*concerns)}
@@ -194,6 +201,12 @@ PROMPT = _annotations("prompt")
 """The prompt of a run without a trace."""
 HOW = _annotations("replay", "trace", "draws")
 """Rules of the replay, and the part of the trace."""
+EACH_BESIDE: dict[str, Any] = {
+    name: _several(OPTIONS[name])
+    for name in concerning("beside")
+    if name not in ("kv_dram", "kv_recompute")
+}
+"""Systems beside the weights, several values of each; where they lie changes no model's output."""
 WHERE = _annotations("device", "storage", "beside", "caches", "pins", "flash", "comparison", "time")
 """Device, bytes of weights and KV, division of DRAM, flash and time."""
 _PICTURE = {

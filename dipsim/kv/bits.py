@@ -34,6 +34,9 @@ class Part:
     """Newest positions that stay in fp16."""
     block: int = 1
     """Positions that are quantised at once; until then they are in fp16."""
+    code: Literal["float", "scale", "range"] = "float"
+    """Meaning of the bits: a float, a multiple of a scale, or a step from the least to the largest
+    number of the group (rounding.py)."""
 
     @property
     def newest(self) -> int:
@@ -128,27 +131,27 @@ def plain(bits: float, name: str | None = None) -> KvFormat:
 def _kivi(bits: float, group: int, residual: int) -> tuple[Part, Part]:
     """KIVI (arXiv 2402.02750): keys in groups along tokens, values along channels, each group with
     a scale and a zero point in fp16; the newest positions of both stay in fp16."""
-    key = Part(bits, group, 4.0, "tokens", residual, group)
-    return key, Part(bits, group, 4.0, "channels", residual)
+    key = Part(bits, group, 4.0, "tokens", residual, group, "range")
+    return key, Part(bits, group, 4.0, "channels", residual, code="range")
 
 
 def _kivi_code(bits: float, group: int, residual: int) -> tuple[Part, Part]:
     """KIVI as its authors' code runs it: keys are quantised ``residual`` positions at once
     (models/llama_kivi.py)."""
-    key = Part(bits, group, 4.0, "tokens", 0, residual)
-    return key, Part(bits, group, 4.0, "channels", residual)
+    key = Part(bits, group, 4.0, "tokens", 0, residual, "range")
+    return key, Part(bits, group, 4.0, "channels", residual, code="range")
 
 
 def _transformers(bits: float, group: int, residual: int) -> tuple[Part, Part]:
     """The quantised cache of transformers: all that came since are quantised once they are
     ``residual``; of a prompt, at once, which is left out here."""
-    part = Part(bits, group, 4.0, "channels", 0, residual)
+    part = Part(bits, group, 4.0, "channels", 0, residual, "range")
     return part, part
 
 
 def _ggml(bits: float) -> Callable[[], tuple[Part, Part]]:
     """Return the maker of a format of llama.cpp: blocks of 32 numbers with a scale in fp16."""
-    part = Part(bits, 32, 2.0)
+    part = Part(bits, 32, 2.0, code="scale")
     return lambda: (part, part)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
+    from dipsim.lm.rounding import Rounding, rounding
     from dipsim.lm.skipping import Skipping, layer_states, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
     from dipsim.lm.structure import Structure, find_structure
@@ -34,6 +35,7 @@ __all__ = [
     "PrunedSequence",
     "Recipe",
     "Recorder",
+    "Rounding",
     "Skipping",
     "Sparse",
     "Structure",
@@ -53,6 +55,7 @@ __all__ = [
     "read_ids",
     "record",
     "record_arrays",
+    "rounding",
     "skip_layers",
     "sparsify",
     "train_adapter",
@@ -66,6 +69,7 @@ _HOMES = {
     "PrunedSequence": "lazy",
     "Recipe": "distil",
     "Recorder": "record",
+    "Rounding": "rounding",
     "Skipping": "skipping",
     "Sparse": "sparse",
     "Structure": "structure",
@@ -85,6 +89,7 @@ _HOMES = {
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",
+    "rounding": "rounding",
     "skip_layers": "skipping",
     "sparsify": "sparse",
     "train_adapter": "distil",

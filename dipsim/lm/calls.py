@@ -54,14 +54,22 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
 
 
 class Marks:
-    """Phases and sequences of the rows of calls, one after another, as a trace has them."""
+    """Phases and sequences of the rows of calls, one after another, as a trace has them.
 
-    def __init__(self) -> None:
-        self._last = -1
+    Args:
+        prompt: first tokens of each sequence that are a prompt although they come with others, as a
+            text does that is judged.
+    """
+
+    def __init__(self, prompt: int = 0) -> None:
+        self._prompt, self._last = prompt, -1
 
     def of(self, call: Call) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Return phase, uint8[rows], and sequence, int32[rows], of the next call."""
         first = max(self._last, 0) if call.follows else self._last + 1
         sequence = np.repeat(np.arange(call.sequences, dtype=np.int32) + first, call.tokens)
         self._last = int(sequence[-1])
-        return np.full(len(sequence), PREFILL if call.prompt else DECODE, np.uint8), sequence
+        phase = np.full((call.sequences, call.tokens), PREFILL if call.prompt else DECODE, np.uint8)
+        if not call.follows:
+            phase[:, : self._prompt] = PREFILL
+        return phase.ravel(), sequence

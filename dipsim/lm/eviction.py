@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from dipsim.errors import ModelError
 from dipsim.kv.attention import Heads, Loss, compare
 from dipsim.kv.eviction import Eviction, evict_layer, plan_eviction
 from dipsim.kv.replay import KvReplay
 from dipsim.kv.rules import Rule, When, load_rule
-
-_NAME = "dipsim_eviction"
+from dipsim.lm.attention import Attend, attention_through
 
 
 @dataclass
@@ -148,11 +146,12 @@ def evicting(
     state = Evicting(rule, budget, when or rule.when, prompt, measures)
 
     def attention(
+        attend: Attend,
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        mask: Tensor | None = None,
         scaling: float | None = None,
         softcap: float | None = None,
         **_: Any,
@@ -160,13 +159,8 @@ def evicting(
         factor = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         return state.attend(module, layers, query, key, value, factor, softcap or 0.0), None
 
-    before = config._attn_implementation
-    AttentionInterface.register(_NAME, attention)
-    model.set_attn_implementation(_NAME)  # type: ignore[operator]
-    try:
+    with attention_through(model, attention):
         yield state
-    finally:
-        model.set_attn_implementation(before)  # type: ignore[operator]
 
 
 def projected_sizes(module: nn.Module, heads: int, values: Tensor) -> NDArray[np.float32]:

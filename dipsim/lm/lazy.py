@@ -209,6 +209,9 @@ class PrunedPerplexity(NamedTuple):
     """Tokens revived per decoded token and layer."""
     read: float
     """Keys and values that decode steps read, as a share of those of the dense model."""
+    work: tuple[Pruned, ...]
+    """Tokens that layers saw and computed, window by window; the last one is among them, which
+    predicts nothing that is judged, so that the shares above leave it out."""
 
 
 def pruned_perplexity(
@@ -228,6 +231,7 @@ def pruned_perplexity(
     if not 1 <= prompt < window:
         raise ModelError(f"a prompt of {prompt} tokens: give 1 to {window - 1}, less than a window")
     losses: list[float] = []
+    works: list[Pruned] = []
     shares = []
     device = next(model.parameters()).device
     for ids in torch.from_numpy(windows).to(device):
@@ -237,10 +241,14 @@ def pruned_perplexity(
                 logits = sequence(ids[given:end]).float()
                 losses.append(float(nn.functional.cross_entropy(logits, ids[end])))
                 given = end
-            shares.append(shares_of(account(sequence.kept, sequence.prompt), prompt))
+            shares.append(shares_of(account(sequence.kept, prompt), prompt))
+            sequence(ids[given:])
+            works.append(account(sequence.kept, prompt))
     loss = float(np.mean(losses))
+    value = math.exp(min(loss, 700.0))
+    prefill, computed, revived, read = np.mean(shares, axis=0).tolist()
     return PrunedPerplexity(
-        math.exp(min(loss, 700.0)), loss, len(losses), *np.mean(shares, 0).tolist()
+        value, loss, len(losses), prefill, computed, revived, read, tuple(works)
     )
 
 

@@ -5,7 +5,9 @@ did is booked as `Traffic`. Which units a token needs is chosen by the code that
 `Chooser`, or for methods that look at the cache the replay's own loops.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from dipsim import kernels
 from dipsim.errors import DipsimError, PolicyError
 from dipsim.kernels import Loop
 from dipsim.kernels.draws import seed_of
+from dipsim.layers.contract import whole_modes
 from dipsim.methods import Method
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES, ActiveSets, Sets
 from dipsim.replay.cache import Counts, ReplayedCache
@@ -23,8 +26,11 @@ from dipsim.replay.replay import book, form_of, loop_for
 from dipsim.replay.traffic import Traffic, empty_traffic, joined
 from dipsim.result import Result
 from dipsim.run import Run
+from dipsim.systems import NOTHING, Beside, Decided, plan_beside
+from dipsim.systems.kv import Speeds
 from dipsim.timeline.timing import time_traffic
-from dipsim.trace import Tokens
+from dipsim.tokens import Pruned
+from dipsim.trace import Outline, Tokens
 from dipsim.trace.encoding import unpack_sets, words_for
 
 RUNNING = "closed loop"
@@ -37,15 +43,16 @@ class Live:
     Args:
         run: prepared from the model's outline, or from a recording that something is calibrated on;
             its method, capacities and flash hold here.
+        work: tokens that its layers see, sequence by sequence, where tokens are pruned.
 
     Raises:
         DipsimError: a run that needs more than one call of one layer at a time, or a policy that
             cannot do what is asked of it.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, work: Sequence[Pruned] | None = None) -> None:
         _refuse(run)
-        self.run, self.method = run, run.method
+        self.run, self.method, self._work = run, run.method, work
         contender = Contender(run.policy, [run.capacity], run.settings, run.tokens.decode)
         check_contender(run.sets, contender)
         loop = loop_for(self.method, run.policy, run.settings.access)
@@ -70,14 +77,29 @@ class Live:
         if book:
             self._booked.append(self._call)
 
+    def skip(self, layer: int, skipped: NDArray[np.bool_]) -> None:
+        """Tell a layer which tokens of this call, bool[n], skip it: its caches do not see them."""
+        assert self._call is not None, "begun"
+        self._call.runs[:, layer] = ~skipped
+
     def mask(self, layer: int, group: int, scores: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """bool[n, units]: units that the tokens of this call use.
+        """bool[n, units]: units that the tokens of this call use; all where one skips the layer.
 
         Args:
             scores: [n, units] >= 0; of experts logits.
         """
         assert self._call is not None, "begun"
         return self._layers[layer].mask(group, scores, self._call)
+
+    def book_dense(self) -> None:
+        """Book the tokens that the run was prepared for; each uses every unit of every layer."""
+        tokens = self.run.tokens
+        starts = np.flatnonzero(tokens.begins_sequence())
+        for start, stop in pairwise([*starts.tolist(), len(tokens)]):
+            self.begin(tokens.phase[start:stop], tokens.sequence[start:stop], book=True)
+            for layer in range(self.run.trace.layers):
+                for i, group in enumerate(self.method.groups):
+                    self.mask(layer, i, np.zeros((stop - start, group.units), np.float32))
 
     @property
     def ran(self) -> Run:
@@ -91,9 +113,11 @@ class Live:
         calls = [call.sets.tokens for call in self._booked]
         phase = np.concatenate([tokens.phase for tokens in calls])
         sequence = np.concatenate([tokens.sequence for tokens in calls])
-        sets = self._sets(Tokens.of(phase, sequence))
-        used = ActiveSets(sets.trace, replace(self.method, as_recorded=True), sets.settings)
-        return replace(self.run, sets=used, unmeasured=())
+        outline = self.run.trace.of_tokens(RUNNING, Tokens.of(phase, sequence))
+        beside = self._beside(outline)
+        method = replace(self.method, as_recorded=True)
+        used = ActiveSets(outline, method, self.run.settings, beside.layer_runs)
+        return replace(self.run, sets=used, unmeasured=(), beside=beside)
 
     @property
     def traffic(self) -> Traffic:
@@ -130,6 +154,16 @@ class Live:
             total += group.units * weights
         return (used + self.method.predictor_weights) / total
 
+    def _beside(self, outline: Outline) -> Beside:
+        """Return the systems beside the weights, of the tokens that were booked."""
+        run = self.run
+        if run.beside == NOTHING:
+            return NOTHING
+        runs = np.concatenate([call.runs for call in self._booked])
+        speeds = Speeds(run.flash.sequential_bandwidth, run.backend.compute)
+        decided = Decided(whole_modes(~runs), self._work)
+        return plan_beside(outline, run.model, run.settings, run.context, speeds, decided)
+
     def _sets(self, tokens: Tokens) -> ActiveSets:
         """Return the sets that the method chooses for some tokens, as far as they are known."""
         outline = self.run.trace.of_tokens(RUNNING, tokens)
@@ -149,6 +183,7 @@ class _Call:
         self.actions, self.resets = sets.rows
         if run.settings.reset == "sequence":
             self.resets[0] = not goes_on
+        self.runs = np.ones((len(sets.tokens), run.trace.layers), np.bool_)
         self.shares, self.plain = sets.no_shares(), sets.no_shares()
         measured = np.ones(len(sets.tokens), np.bool_)  # settled when all calls are joined
         counts = empty_traffic(
@@ -209,12 +244,13 @@ class _Layer:
             codes=[NO_CODES] * count,
             follows=np.ones(n, np.bool_),
             norms=[None] * count,
+            runs=call.runs[:, self.layer : self.layer + 1],
         )
         (((counts,),),) = self.caches[i].feed([block], self.loop, self.admission)
         call.book(self.layer, counts)
         mask: NDArray[np.bool_] = unpack_sets(sets[i][:, 0], group.units)
         streamed = call.actions == kernels.SKIP  # a prompt that reads whole matrices
-        mask[streamed] = True
+        mask[streamed | ~call.runs[:, self.layer]] = True
         return mask
 
 

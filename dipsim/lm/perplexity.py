@@ -27,13 +27,16 @@ def perplexity(
     model: nn.Module,
     windows: NDArray[np.int64],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    prompt: int = 1,
 ) -> Perplexity:
-    """Return the teacher-forced perplexity; each window is a sequence whose first token is given.
+    """Return the teacher-forced perplexity; each window is a sequence that begins with a prompt.
 
     Args:
         model: a causal language model.
         windows: int64[n, window] token ids.
         progress: called with (tokens done, tokens).
+        prompt: tokens of each window that are given, at least 1; those behind it are judged.
 
     Raises:
         ModelError: the model's output is not finite.
@@ -44,12 +47,13 @@ def perplexity(
     with torch.no_grad():
         for start in range(0, len(windows), batch):
             ids = torch.from_numpy(windows[start : start + batch]).to(device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            logits = model(input_ids=ids, use_cache=False).logits[:, prompt - 1 : -1].float()
+            judged = ids[:, prompt:]
             loss = nn.functional.cross_entropy(
-                logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="sum"
+                logits.reshape(-1, logits.shape[-1]), judged.reshape(-1), reduction="sum"
             )
             total += float(loss)
-            count += ids[:, 1:].numel()
+            count += judged.numel()
             if progress is not None:
                 progress(min(start + batch, len(windows)) * windows.shape[1], windows.size)
     mean = total / count

@@ -9,6 +9,7 @@ what the model then says is exact. What other tokens see of a skipped layer's ke
     copy      those that the layer below used (the first layer has none below: it projects)
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -45,6 +46,8 @@ def skip_layers(
     *,
     skip_kv: SkipKv = "project",
     factors: bool = True,
+    prompt: int = 0,
+    tell: Callable[[int, NDArray[np.bool_]], None] | None = None,
 ) -> "Skipping":
     """Let the tokens of a model skip layers while a with-block lasts.
 
@@ -57,17 +60,14 @@ def skip_layers(
             Influence, thresholds and factors come from them, so they should not be judged.
         skip_kv: keys and values that other tokens see where one skipped.
         factors: multiply the input of a skipped layer by the layer's mean gain; False: by 1.
+        prompt: first tokens of each sequence, which run all layers.
+        tell: called with each layer and which tokens of the call, bool[n], skip it.
 
     Raises:
         DipsimError: a rule that does not run in the loop, an unknown architecture, or attention
             that cannot be changed (``hole`` and ``copy``).
     """
-    loaded = load_rule(rule)
-    if isinstance(loaded, Recorded) or getattr(loaded, "partial", False):
-        raise LayerError(
-            f"layer rule {loaded.name}: recorded and partial modes do not run in the loop: take "
-            "drop, unified, skipdecode, early-exit, or similarity without partial"
-        )
+    loaded = check_rule(rule)
     if skip_kv not in SKIP_KV:
         raise LayerError(f"skip-kv {skip_kv!r}: give one of {', '.join(SKIP_KV)}")
     states = calibrate if isinstance(calibrate, LayerStates) else layer_states(model, calibrate)
@@ -79,7 +79,22 @@ def skip_layers(
         )
     gain = states.mean_gain(schedule.full)
     used = gain if factors else np.ones_like(gain)
-    return Skipping(model, states.structure, schedule, used, skip_kv)
+    return Skipping(model, states.structure, schedule, used, skip_kv, prompt, tell)
+
+
+def check_rule(rule: str | Rule) -> Rule:
+    """Return a rule after checking that it runs in the loop.
+
+    Raises:
+        LayerError: it does not, or is none.
+    """
+    loaded = load_rule(rule)
+    if isinstance(loaded, Recorded) or getattr(loaded, "partial", False):
+        raise LayerError(
+            f"layer rule {loaded.name}: recorded and partial modes do not run in the loop: take "
+            "drop, unified, skipdecode, early-exit, or similarity without partial"
+        )
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,11 @@ class Skipping:
         schedule: Schedule,
         gain: NDArray[np.float64],
         skip_kv: SkipKv,
+        prompt: int = 0,
+        tell: Callable[[int, NDArray[np.bool_]], None] | None = None,
     ) -> None:
-        self.schedule, self.gain = schedule, gain
+        self.schedule, self.gain, self._tell = schedule, gain, tell
+        self._full = max(schedule.full, prompt)
         self._model, self._structure, self._skip_kv = model, structure, skip_kv
         self._layer_of = layer_of_modules(structure.blocks)
         self._hooks = ExitStack()
@@ -216,11 +234,13 @@ class Skipping:
     def _decide(self, layer: int) -> Tensor:
         """Return which tokens skip the layer, bool[sequences, tokens]."""
         modes = self.schedule.layer(layer, self._rows, self._cosine)
-        modes = np.where(self._rows.position < self.schedule.full, WHOLE[FULL], modes)
+        modes = np.where(self._rows.position < self._full, WHOLE[FULL], modes)
         assert not (modes == WHOLE[PARTIAL]).any(), "refused beforehand"
         skip = modes == WHOLE[SKIP]
         self._skipped += int(skip.sum())
         self._decided += skip.size
+        if self._tell is not None:
+            self._tell(layer, skip)
         return torch.from_numpy(skip.reshape(self._shape))
 
     def _replaced(self, layer: int, x: Tensor, output: Any) -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dipsim.budget.divide import Budget
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
+from dipsim.layers.contract import whole_modes
 from dipsim.lm.calls import Marks, call_of
 from dipsim.lm.live import RUNNING, Live, only_on_traces
 from dipsim.lm.record import outline, record_arrays
@@ -37,7 +38,10 @@ from dipsim.resolve import Input
 from dipsim.result import Result
 from dipsim.settings import concerning
 from dipsim.simulate import prepare
-from dipsim.trace import DECODE, Outline, Tokens, load_trace
+from dipsim.systems import Decided
+from dipsim.tokens import Pruned
+from dipsim.trace import DECODE, PREFILL, Outline, Tokens, load_trace
+from dipsim.trace.tokens import positions
 
 _ANY_DEVICE = "paper-a18"  # where no time is asked for, any device divides a cache alike
 _CACHED = 0.5
@@ -55,6 +59,8 @@ def sparsify(
     profile: Input | Profile | None = None,
     geometry: Input | Model | None = None,
     calibrate: Tensor | Sequence[int] | None = None,
+    prompt: int = 0,
+    work: Sequence[Pruned] | None = None,
     **settings: Any,
 ) -> "Sparse":
     """Put a method's masks into a model.
@@ -69,6 +75,8 @@ def sparsify(
         profile: the device, for `Sparse.result`; as of `dipsim.simulate`.
         geometry: the model's, where its config is not known; as of `dipsim.load_model`.
         calibrate: token ids that thresholds are calibrated on, or a predictor's blur.
+        prompt: first tokens of each sequence that are a prompt, where it comes with what follows.
+        work: tokens that layers saw where some were pruned, sequence by sequence; they ran already.
         settings: fields of `Settings`, e.g. ``density=0.7, gamma={"mlp_input": 0.5, "glu": 0.2}``.
 
     Raises:
@@ -87,16 +95,35 @@ def sparsify(
         raise only_on_traces("--allocate optimal")
     if thresholds and calibrate is not None:
         options["calibrate_tokens"] = f"0:{len(calibrate)}"
+    known = _trace(model, structure, method, geometry, calibrate if calibrated else None)
+    if work is None:
+        known = known.deeper(prompt)
+    else:
+        known = known.of_tokens(RUNNING, _tokens_of(work, prompt))
     run = prepare(
-        _trace(model, structure, method, geometry, calibrate if calibrated else None),
+        known,
         _ANY_DEVICE if profile is None else profile,
         policy=policy,
         method=method,
+        decided=Decided(_all_layers(known), work),
         **options,
     )
     if isinstance(capacity, np.ndarray):
         run = replace(run, budget=_with_capacity(run.budget, capacity))
-    return Sparse(structure, Live(run), timed=profile is not None)
+    return Sparse(structure, Live(run, work), timed=profile is not None, prompt=prompt)
+
+
+def _all_layers(outline: Outline) -> NDArray[np.uint8]:
+    """Return the modes of tokens that run all layers, as long as none ran."""
+    return whole_modes(np.zeros((outline.tokens, outline.layers), np.bool_))
+
+
+def _tokens_of(work: Sequence[Pruned], prompt: int) -> Tokens:
+    """Return the tokens of sequences that were pruned: a prompt, then a step for each token."""
+    lengths = [prompt + len(each.active) - 1 for each in work]
+    sequence = np.repeat(np.arange(len(work), dtype=np.int32), lengths)
+    phase = np.where(positions(sequence) < prompt, PREFILL, DECODE).astype(np.uint8)
+    return Tokens.of(phase, sequence)
 
 
 def _options(
@@ -181,12 +208,12 @@ class Sparse:
     While gradients are taken in training mode nothing is booked: what trains is not measured.
     """
 
-    def __init__(self, structure: Structure, live: Live, timed: bool) -> None:
+    def __init__(self, structure: Structure, live: Live, timed: bool, prompt: int = 0) -> None:
         self.structure, self.live, self._timed = structure, live, timed
         self._hooks: list[Any] = []
         self._seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._outputs: dict[tuple[int, str], Tensor] = {}
-        self._marks, self._rows = Marks(), 0
+        self._marks, self._rows = Marks(prompt), 0
         self._put_in()
 
     def _put_in(self) -> None:

@@ -1,6 +1,6 @@
 """Report of `dipsim eval`: methods judged on a text, as tables, CSV and picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from dipsim.analysis.evaluate import (
     Evaluation,
     best_rates,
     frontier,
+    judged,
     memory_of,
     row_dict,
+    series_of,
 )
 from dipsim.report.files import check_series, flat_rows, write_rows
 from dipsim.report.pictures import (
@@ -56,6 +58,8 @@ def render(evaluation: Evaluation) -> RenderableType:
     ]
     if any(row.value("open_loop") for row in evaluation.rows):
         parts += [line(), _loops(evaluation)]
+    if any(_kept(row) for row in evaluation.rows):
+        parts += [line(), _systems(evaluation)]
     if evaluation.device is not None:
         parts += [line(), _best(evaluation)]
     note = (
@@ -121,6 +125,42 @@ def _loops(evaluation: Evaluation) -> Table:
     return rows
 
 
+_SYSTEMS = {
+    "mass": ("kv", "mass_kept", "{:.3f}"),
+    "error": ("kv", "output_error", "{:.3f}"),
+    "held": ("kv", "positions", "{:.0f}"),
+    "prompt": ("tokens", "prefill", "{:.1%}"),
+    "in the end": ("tokens", "computed", "{:.1%}"),
+    "revived": ("tokens", "revived", "{:.2f}"),
+    "skipped": ("layers", "skipped", "{:.1f}"),
+}
+"""Figures of systems beside the weights: column, entry of the row, key and format."""
+
+
+def _kept(row: Cell) -> dict[str, str]:
+    """Return what systems beside the weights kept of a row, by column; without those that did not
+    act."""
+    figures = {
+        column: (row.value(entry) or {}).get(key) for column, (entry, key, _) in _SYSTEMS.items()
+    }
+    return {
+        column: _SYSTEMS[column][2].format(value)
+        for column, value in figures.items()
+        if value is not None
+    }
+
+
+def _systems(evaluation: Evaluation) -> Table:
+    """Return what eviction, pruned tokens and skipped layers left."""
+    kept = [(_name(row, _shared(evaluation.rows)), _kept(row)) for row in evaluation.rows]
+    columns = [column for column in _SYSTEMS if any(column in figures for _, figures in kept)]
+    rows = Table("kept", *columns, right=range(1, 1 + len(columns)))
+    for name, figures in kept:
+        if figures:
+            rows.add_row(name, *(figures.get(column, "-") for column in columns))
+    return rows
+
+
 def _best(evaluation: Evaluation) -> Table:
     columns = [f"+{show_number(loss, 6)}" for loss in LOSSES]
     rows = Table("best tok/s at", *columns, right=range(1, 1 + len(columns)))
@@ -165,7 +205,19 @@ def _short(settings: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-_PREFIXES = {"density": "", "gamma": "gamma ", "cache_fraction": "cache ", "policy": ""}
+_PREFIXES = {
+    "density": "",
+    "gamma": "gamma ",
+    "cache_fraction": "cache ",
+    "policy": "",
+    "kv_policy": "",
+    "kv_budget": "",
+    "kv_when": "at ",
+    "kv_quant": "",
+    "prune_tokens": "",
+    "skip_layers": "",
+    "skip_kv": "",
+}
 
 
 def _rate(tokens_per_second: float | None) -> str:
@@ -200,6 +252,19 @@ def _flat(row: Cell) -> dict[str, Any]:
     return columns
 
 
+def check_drawn(candidates: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse to draw more series than can be told apart, before any is judged.
+
+    Args:
+        candidates: methods with their settings.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    rows = (judged(method, settings) for method, settings in candidates)
+    check_series("methods", list(dict.fromkeys(map(series_of, rows))))
+
+
 def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
     """Draw perplexity against tokens per second, or without a device against density.
 
@@ -210,20 +275,20 @@ def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
         DipsimError: nothing to draw, too many methods, or the file cannot be written.
     """
     rows = [row for row in evaluation.rows[1:] if row.value("perplexity") is not None]
-    methods = list(dict.fromkeys(row.place["method"] for row in rows))
-    check_series("methods", methods)
+    series = list(dict.fromkeys(map(series_of, rows)))
+    check_series("methods", series)
     timed = evaluation.device is not None
     with picture(sheet, 8, 4.5) as figure:
         axes = figure.subplots()
-        for i, method in enumerate(methods):
-            own = [row for row in rows if row.place["method"] == method]
+        for i, name in enumerate(series):
+            own = [row for row in rows if series_of(row) == name]
             axes.plot(
                 [row.value("tokens_per_second" if timed else "density") for row in own],
                 [row.value("perplexity") for row in own],
                 linestyle="",
                 marker=MARKERS[i],
                 color=COLOURS[i],
-                label=method,
+                label=name,
             )
         if timed:
             best = [evaluation.rows[i] for i in frontier(evaluation.rows)]

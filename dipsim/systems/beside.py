@@ -1,5 +1,6 @@
 """All that stands beside the weights of a run, worked out once."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from dipsim.settings import Settings
 from dipsim.systems.kv import KvCache, Speeds, plan_kv
 from dipsim.systems.layers import SkippedLayers, plan_layers
 from dipsim.systems.tokens import PrunedTokens, plan_tokens
+from dipsim.tokens import Pruned
 from dipsim.trace import Outline
 
 
@@ -35,19 +37,37 @@ NOTHING = Beside()
 """Weights alone."""
 
 
+class Decided(NamedTuple):
+    """What a model that ran has decided; None where a trace says it, or a rule follows from it."""
+
+    modes: NDArray[np.uint8] | None = None
+    """[tokens, layers] modes in which tokens ran layers."""
+    work: Sequence[Pruned] | None = None
+    """The tokens that layers saw, sequence by sequence."""
+
+
+UNDECIDED = Decided()
+
+
 def plan_beside(
-    trace: Outline, model: Model | None, settings: Settings, context: int, speeds: Speeds
+    trace: Outline,
+    model: Model | None,
+    settings: Settings,
+    context: int,
+    speeds: Speeds,
+    decided: Decided = UNDECIDED,
 ) -> Beside:
     """Work out the systems that the settings ask for.
 
     Args:
         context: tokens the budget holds KV for.
         speeds: of reading flash in order, and of computing.
+        decided: of the tokens of the trace, where a model ran.
 
     Raises:
         DipsimError: options that no such system can have, in one line.
     """
-    tokens = plan_tokens(trace, model, settings)
-    layers = plan_layers(trace, model, settings)
+    tokens = plan_tokens(trace, model, settings, decided.work)
+    layers = plan_layers(trace, model, settings, decided.modes)
     kv = plan_kv(trace, model, settings, context, speeds, tokens, layers)
     return Beside(kv, tokens, layers)

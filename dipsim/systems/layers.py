@@ -58,11 +58,17 @@ class SkippedLayers:
         return {"skipped": float(skipped.mean()), "partial": float(partial.mean())}
 
 
-def plan_layers(trace: Outline, model: Model | None, settings: Settings) -> SkippedLayers | None:
+def plan_layers(
+    trace: Outline,
+    model: Model | None,
+    settings: Settings,
+    decided: NDArray[np.uint8] | None = None,
+) -> SkippedLayers | None:
     """Decide which layers each token skips; None where all run.
 
     Args:
         model: its weights, of which a layer in partial precision reads fewer bits.
+        decided: modes in which a model ran, uint8[tokens, layers]; None where the rule decides.
 
     Raises:
         DipsimError: an unknown rule, or a trace without what it reads.
@@ -74,9 +80,11 @@ def plan_layers(trace: Outline, model: Model | None, settings: Settings) -> Skip
             f"--skip-layers {settings.skip_layers} and --scope global: a token that skips a layer "
             "skips its caches, which needs --scope layer; drop one of them"
         )
-    if not isinstance(trace, Trace):
-        raise MethodError("--skip-layers needs a trace: record one with --signals layer_io")
-    modes = decide(settings.skip_layers, trace).copy()
+    if decided is None:
+        if not isinstance(trace, Trace):
+            raise MethodError("--skip-layers needs a trace: record one with --signals layer_io")
+        decided = decide(settings.skip_layers, trace)
+    modes = decided.copy()
     modes[~trace.rows.decode] = WHOLE[FULL]
     skip_kv: SkipKv = settings.skip_kv or "project"
     return SkippedLayers(

@@ -1,5 +1,6 @@
 """Tokens that later layers leave out: what a prompt and its steps still compute and read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -82,8 +83,18 @@ class PrunedTokens:
         }
 
 
-def plan_tokens(trace: Outline, model: Model | None, settings: Settings) -> PrunedTokens | None:
+def plan_tokens(
+    trace: Outline,
+    model: Model | None,
+    settings: Settings,
+    decided: Sequence[Pruned] | None = None,
+) -> PrunedTokens | None:
     """Work out which tokens layers see; None where they see all.
+
+    Args:
+        model: its sizes.
+        decided: what layers saw in a model that ran, sequence by sequence; None where it is
+            recorded, or follows from the trace.
 
     Raises:
         DipsimError: a schedule that is none, no prompt, or a trace without what the rule looks at.
@@ -110,8 +121,8 @@ def plan_tokens(trace: Outline, model: Model | None, settings: Settings) -> Prun
     shape = len(trace.rows), model.layers
     active, computed = np.ones(shape, np.int64), np.ones(shape, np.int64)
     held: list[TokenBytes] = []
-    for each in sequences:
-        work = _work(trace, pruning, model, each, settings)
+    known = decided or [_work(trace, pruning, model, each, settings) for each in sequences]
+    for each, work in zip(sequences, known, strict=True):
         decoded = slice(each.start + each.prompt, each.start + each.tokens)
         active[decoded], computed[decoded] = work.active[1:], work.computed[1:]
         held.append(token_bytes(model, pruning, work, settings.kv_bits))

@@ -159,7 +159,7 @@ def load() -> dict[str, list[Cell]]:
 
 
 def _row_of(values: dict[str, Any]) -> Cell:
-    figures = {name: values[name] for name in FIGURES}
+    figures = {name: values.get(name) for name in FIGURES}
     return judged(values["method"], values["settings"], values["reason"], **figures)
 
 

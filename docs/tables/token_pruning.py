@@ -56,6 +56,7 @@ def measure() -> None:
     recorded = [record(loaded.model, text) for text in windows(ids)]
     for name in missing:
         judged = pruned_perplexity(loaded.model, windows(ids), PROMPT, name)._asdict()
+        del judged["work"]
         row = {"schedule": name, **judged, "open_loop": open_loop(name, recorded)}
         FACTS.write_text("[\n" + ",\n".join(map(json.dumps, [*load(), row])) + "\n]\n")
         print(row, flush=True)
