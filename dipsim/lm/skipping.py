@@ -82,7 +82,7 @@ def skip_layers(
     return Skipping(model, states.structure, schedule, used, skip_kv, prompt, tell)
 
 
-def check_rule(rule: str | Rule) -> Rule:
+def check_rule(rule: str | LayerRule) -> LayerRule:
     """Return a rule after checking that it runs in the loop.
 
     Raises:
