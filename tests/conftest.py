@@ -40,6 +40,14 @@ def judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dipsim.validate.judge", validating.judged_once)
 
 
+@pytest.fixture
+def fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit a signal of a trace once for every synthetic trace that is drawn like it."""
+    from tools import fits
+
+    monkeypatch.setattr(fits.MODULE, "_fit_signal", fits.fitted)
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there now, and stays to the end, out of every collection of garbage."""
     gc.freeze()

@@ -107,11 +107,11 @@ def test_the_engines_of_time_are_measured(capsys: pytest.CaptureFixture[str]) ->
     assert "x first" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("fitted_once")
 def test_ways_to_write_traces_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_traces, "UNITS", 64)
-    monkeypatch.setattr(bench_traces, "LAYERS", 2)
     found = list(bench_traces.measure(8, tmp_path, rounds=1))
     assert len({row.name for row in found}) == len(found) == 27
     assert all(row.size > 0 for row in found)

@@ -106,7 +106,7 @@ def stocked(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("stocked", "judged_once")
+@pytest.mark.usefixtures("stocked", "judged_once", "fitted_once")
 @pytest.mark.parametrize("line", LINES)
 def test_a_report_says_what_it_is_about(dipsim: Dipsim, line: str) -> None:
     outcome = dipsim(f"{line} --json")

@@ -31,7 +31,7 @@ from dipsim.trace.archive import Spool  # noqa: E402
 from tools.tiny_models import tiny  # noqa: E402
 
 IDS = torch.arange(3, 9)[None]
-CALLS = 4
+CALLS = 6
 WRITING = ("/dipsim/trace/", "/dipsim/lm/record", "/dipsim/files", "/zipfile", "/shutil")
 
 

@@ -18,7 +18,7 @@ from dipsim.policies import BUILTIN
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import Geometry, TraceFit, draw, fit_trace, geometry_of, synth
 from dipsim.trace.synth.draw import _repeat
-from dipsim.trace.synth.fit import Repeats, _fit_signal
+from dipsim.trace.synth.fit import Repeats
 from tools.paths import LONG_CHAT, of_the_long_chat
 from tools.replays import replay_all
 
@@ -89,22 +89,6 @@ def test_another_geometry_has_the_normalised_figures_of_the_source(key: str) -> 
 @pytest.fixture
 def fit(fitted_once: None) -> TraceFit:
     return fit_trace(load_trace("smollm2-chat"))
-
-
-@pytest.fixture
-def fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal of the shipped trace is fitted once: that takes longer than all else of a test."""
-    monkeypatch.setattr(sys.modules["dipsim.trace.synth.fit"], "_fit_signal", _fitted)
-
-
-_FITTED: dict[tuple[str, str], Any] = {}
-
-
-def _fitted(trace: Trace, signal: Any) -> Any:
-    key = trace.hash, signal.name
-    if key not in _FITTED:
-        _FITTED[key] = _fit_signal(trace, signal)
-    return _FITTED[key]
 
 
 SMALL = Geometry(3, {"mlp_input": 100, "glu": 300})
