@@ -70,6 +70,12 @@ def render(evaluation: Evaluation) -> RenderableType:
         note += "missed bytes a token."
     else:
         note += "bytes moved a token. *: no other row in the same memory is both faster and better."
+    if any(_kept(row) for row in evaluation.rows):
+        note += (
+            " mass, error: attention held, and the squared error of its output; held: positions "
+            "read a token; prompt, ever: (token, layer) of the prompt computed at first, in the "
+            "end; revived: a step and layer; skipped: layers a token."
+        )
     parts.append(line(note, style="dim"))
     return Group(*parts)
 
@@ -130,7 +136,7 @@ _SYSTEMS = {
     "error": ("kv", "output_error", "{:.3f}"),
     "held": ("kv", "positions", "{:.0f}"),
     "prompt": ("tokens", "prefill", "{:.1%}"),
-    "in the end": ("tokens", "computed", "{:.1%}"),
+    "ever": ("tokens", "computed", "{:.1%}"),
     "revived": ("tokens", "revived", "{:.2f}"),
     "skipped": ("layers", "skipped", "{:.1f}"),
 }
