@@ -183,8 +183,6 @@ def evaluate(
                 **systems,
             },
         )
-        if picture is not None:
-            report.check_drawn(cells)
         judging = {"profile": device, "calibrate": calibrate, "prompt": prompt}
         judging["both_loops"] = both_loops
         evaluation = _judge(loaded, windows, cells, bits, progress, **judging)

@@ -95,8 +95,8 @@ def _check_eviction(settings: Settings, prompt: int) -> None:
 class Running:
     """Systems that act in a running model; None for each that does not."""
 
-    evicted: Evicting | None
-    rounded: Rounding | None
+    evicted: Evicting | None = None
+    rounded: Rounding | None = None
 
     def kv_figures(self, result: Result, prompt: int) -> dict[str, Any] | None:
         """Return what the KV cache kept and lost, behind the prompt; None where it is whole."""

@@ -129,7 +129,10 @@ class _Judge:
         for method, settings in candidates:
             try:
                 self.check_systems(method, settings)
-                few.sparse(method, {**settings, "prune_tokens": None}).remove()
+                states = self._states_for(settings)
+                masks = {**settings, "prune_tokens": None}  # it acts once it has run
+                with few.sparse(method, masks) as sparse, self._systems(settings, sparse, states):
+                    pass
             except _ROWS_OWN as problem:  # which another row may not have
                 problems.append(problem)
         if candidates and len(problems) == len(candidates):
@@ -159,9 +162,14 @@ class _Judge:
     def _structure(self) -> Structure:
         return find_structure(self.loaded.model)
 
+    def _states_for(self, settings: Mapping[str, Any]) -> LayerStates | None:
+        """Return what a rule that skips layers is fitted to: the model before anything is pruned;
+        None where no layers are skipped."""
+        return self._states if "skip_layers" in settings else None
+
     @cached_property
     def _states(self) -> LayerStates:
-        """What rules that skip layers are fitted to: whole windows, or one that is shorter."""
+        """States of whole windows, or of one that is shorter, which are not judged."""
         assert self.calibrate is not None, "checked"
         window = min(self.windows.shape[1], len(self.calibrate))
         whole = self.calibrate[: len(self.calibrate) // window * window]
@@ -203,7 +211,7 @@ class _Judge:
             self.check_systems(method, settings)
             if "prune_tokens" in settings:
                 return self._pruned_row(method, settings)
-            states = self._states if "skip_layers" in settings else None  # of the whole model
+            states = self._states_for(settings)
             sparse = self.sparse(method, settings)
             with sparse, self._systems(settings, sparse, states) as running:
                 score = self.score()
@@ -238,6 +246,7 @@ class _Judge:
             label_of(method),
             settings,
             **self._figures(score, sparse, result),
+            kv=Running().kv_figures(result, self.prompt),
             tokens=token_figures(score, result),
         )
 

@@ -356,8 +356,12 @@ class Sparse:
     @property
     def energy_kept(self) -> dict[str, float]:
         """Per stage, the mean share of the squared scores that was kept."""
-        traffic = self.traffic
-        kept = traffic.energy[traffic.measured].mean(axis=(0, 1))
+        traffic, runs = self.traffic, self.live.ran.sets.runs
+        energy = traffic.energy[traffic.measured]
+        if runs is None:
+            kept = energy.mean(axis=(0, 1))
+        else:  # where layers are skipped, of those that run
+            kept = energy[runs[traffic.measured]].mean(axis=0)
         return dict(zip(traffic.groups, map(float, kept), strict=True))
 
 

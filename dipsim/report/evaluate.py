@@ -1,6 +1,6 @@
 """Report of `dipsim eval`: methods judged on a text, as tables, CSV and picture."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,11 @@ from dipsim.analysis.evaluate import (
     Evaluation,
     best_rates,
     frontier,
-    judged,
     memory_of,
     row_dict,
     series_of,
 )
-from dipsim.report.files import check_series, flat_rows, write_rows
+from dipsim.report.files import MOST_SERIES, check_series, flat_rows, write_rows
 from dipsim.report.pictures import (
     BESIDE,
     COLOURS,
@@ -70,6 +69,12 @@ def render(evaluation: Evaluation) -> RenderableType:
         note += "missed bytes a token."
     else:
         note += "bytes moved a token. *: no other row in the same memory is both faster and better."
+    if any(_kept(row) for row in evaluation.rows):
+        note += (
+            " mass, error: attention held, and the squared error of its output; held: positions "
+            "read a token; prompt, ever: (token, layer) of the prompt computed at first, in the "
+            "end; revived: a step and layer; skipped: layers a token."
+        )
     parts.append(line(note, style="dim"))
     return Group(*parts)
 
@@ -130,7 +135,7 @@ _SYSTEMS = {
     "error": ("kv", "output_error", "{:.3f}"),
     "held": ("kv", "positions", "{:.0f}"),
     "prompt": ("tokens", "prefill", "{:.1%}"),
-    "in the end": ("tokens", "computed", "{:.1%}"),
+    "ever": ("tokens", "computed", "{:.1%}"),
     "revived": ("tokens", "revived", "{:.2f}"),
     "skipped": ("layers", "skipped", "{:.1f}"),
 }
@@ -252,21 +257,10 @@ def _flat(row: Cell) -> dict[str, Any]:
     return columns
 
 
-def check_drawn(candidates: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Refuse to draw more series than can be told apart, before any is judged.
-
-    Args:
-        candidates: methods with their settings.
-
-    Raises:
-        DipsimError: in one line.
-    """
-    rows = (judged(method, settings) for method, settings in candidates)
-    check_series("methods", list(dict.fromkeys(map(series_of, rows))))
-
-
 def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
     """Draw perplexity against tokens per second, or without a device against density.
+
+    Methods are told apart, and the systems beside them as long as all are few enough.
 
     Returns:
         The matplotlib figure.
@@ -275,13 +269,16 @@ def plot(evaluation: Evaluation, sheet: Sheet) -> Any:
         DipsimError: nothing to draw, too many methods, or the file cannot be written.
     """
     rows = [row for row in evaluation.rows[1:] if row.value("perplexity") is not None]
-    series = list(dict.fromkeys(map(series_of, rows)))
+    names = [series_of(row) for row in rows]
+    if len(set(names)) > MOST_SERIES:
+        names = [row.place["method"] for row in rows]
+    series = list(dict.fromkeys(names))
     check_series("methods", series)
     timed = evaluation.device is not None
     with picture(sheet, 8, 4.5) as figure:
         axes = figure.subplots()
         for i, name in enumerate(series):
-            own = [row for row in rows if series_of(row) == name]
+            own = [row for row, its in zip(rows, names, strict=True) if its == name]
             axes.plot(
                 [row.value("tokens_per_second" if timed else "density") for row in own],
                 [row.value("perplexity") for row in own],
