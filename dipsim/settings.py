@@ -40,6 +40,7 @@ REFINES = (
     ("kv_budget", "kv_policy", "tova"),
     ("kv_when", "kv_policy", "tova"),
     ("skip_kv", "skip_layers", "unified"),
+    ("partial_bits", "skip_layers", "similarity:share=.1,partial=.2"),
 )
 """Options that mean something beside another one only: (option, the other, an example of it)."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
@@ -223,8 +224,8 @@ class Settings(BaseModel):
     skip_kv: Literal["project", "hole", "copy"] | None = option(
         None, "KV of a layer that is skipped: project, hole or copy [project]", "beside"
     )
-    partial_bits: float = option(
-        2.5, "bits per weight of layers that run in part [2.5]", "storage", gt=0, le=32
+    partial_bits: float | None = option(
+        None, "bits per weight of layers that run in part [2.5]", "storage", gt=0, le=32
     )
     kv_bits: float = option(
         16, "bits per key or value [16]", "storage", family="kv_format", ge=0.01, le=32

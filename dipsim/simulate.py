@@ -1,7 +1,7 @@
 """The pipeline: `prepare` works a `Run` out, `replay` counts its `Traffic`, `time_traffic` gives
 the `Timing`, and a `Result` holds all three."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
@@ -57,7 +57,7 @@ def simulate(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    options = settle_kv_dram(trace, profile, options)
+    options = settle_kv(trace, profile, options)
     run = prepare(trace, profile, **options)
     traffic = replay(run, progress, threads=threads)  # hits, misses, and what their reads cost
     timing = time_traffic(run, traffic)  # in closed form, or by discrete events (``engine``)
@@ -68,20 +68,39 @@ KV_SHARES = ("100%", "75%", "50%", "25%", "0%")
 """Shares of the KV in DRAM that ``kv_dram="auto"`` tries."""
 
 
-def settle_kv_dram(trace: Input | Outline | None, profile: Input | Profile, options: Any) -> Any:
-    """Return the options of a run with the share of the KV in DRAM that is fastest, where they ask
-    for ``kv_dram="auto"``: each of `KV_SHARES` is replayed. Of equal rates the larger share is
-    taken.
+def settle_kv(trace: Input | Outline | None, profile: Input | Profile, options: Any) -> Any:
+    """Return the options of a run in which what KV asks for as ``auto`` is settled by replays.
+
+    ``kv_dram``: the fastest of `KV_SHARES`; of equal rates the larger share. ``kv_recompute``: as
+    many positions as KVPR computes again, or none where that is faster, since reading hides.
 
     Raises:
         DipsimError: anything wrong with the input, in one line; no share fits in DRAM.
     """
-    wanted = options.get("kv_dram")
-    if not (isinstance(wanted, str) and wanted == "auto"):
-        return options
+    if _is_auto(options, "kv_dram"):
+        options = _fastest(trace, profile, options, "kv_dram", KV_SHARES)
+    if _is_auto(options, "kv_recompute"):
+        kv = prepare(trace, profile, **options).kv
+        if kv is not None and kv.why_no_recompute is None:
+            options = _fastest(trace, profile, options, "kv_recompute", ("none", "auto"))
+    return options
+
+
+def _is_auto(options: Any, name: str) -> bool:
+    return isinstance(options.get(name), str) and options[name] == "auto"
+
+
+def _fastest(
+    trace: Input | Outline | None,
+    profile: Input | Profile,
+    options: Any,
+    name: str,
+    values: Sequence[str],
+) -> Any:
+    """Return the options with the value of one that is fastest, of equal ones the first."""
     best, fastest, problem = None, -1.0, None
-    for share in KV_SHARES:
-        given = {**options, "kv_dram": share}
+    for value in values:
+        given = {**options, name: value}
         try:
             run = prepare(trace, profile, **given)
             rate = rate_tokens(run, replay(run)).rate
@@ -91,7 +110,7 @@ def settle_kv_dram(trace: Input | Outline | None, profile: Input | Profile, opti
         if rate > fastest * (1 + 1e-9):
             best, fastest = given, rate
     if best is None:
-        assert problem is not None, "every share was refused"
+        assert problem is not None, "every value was refused"
         raise problem
     return best
 

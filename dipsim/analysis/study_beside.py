@@ -14,6 +14,7 @@ from dipsim.errors import MethodError, ModelError
 from dipsim.methods import default_method
 from dipsim.replay.active_sets import active_sets
 from dipsim.result import Result
+from dipsim.settings import concerning
 from dipsim.sweep.point import Figures, Place, Point, figures_of
 from dipsim.sweep.study import Ask, Study
 from dipsim.timeline.prefill import prompt_of
@@ -228,6 +229,7 @@ STUDIES = (
         points=_one,
         x="width",
         methods=_own,
+        varies=concerning("beside"),
         read=_of_batches,
         note="per token: if every draft is accepted, and with .6, .8, .9 of them; those of the "
         "model that drafts are left out.",

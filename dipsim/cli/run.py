@@ -215,12 +215,12 @@ def _prepared(
         warned: takes the warnings of a run that is paged, or that will hit nothing.
     """
     from dipsim.analysis import cliff
-    from dipsim.simulate import prepare, settle_kv_dram
+    from dipsim.simulate import prepare, settle_kv
     from dipsim.timeline.pressure import pressure_warning
     from dipsim.trace import load_trace
 
     opened = None if source is None else load_trace(source)
-    options = settle_kv_dram(opened, device, {**options, "model": geometry})
+    options = settle_kv(opened, device, {**options, "model": geometry})
     run = prepare(opened, device, **options)
     if known is not None:
         stages = [group.signal for group in run.method.groups]

@@ -79,7 +79,7 @@ def use_at_once(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: in
     """
     state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
     if reached and state.shape[0] < 64 * parts.word[p] + parts.units[p]:
-        raise IndexError("index is out of bounds")
+        raise IndexError("index is out of bounds: the state has fewer places than there are units")
     for w in range(parts.word[p], parts.word[p + 1]):
         word, here, base = pending[w], resident[0, w], w * 64
         for b in range(64):

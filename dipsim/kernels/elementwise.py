@@ -77,18 +77,23 @@ class _Reader:
             return isinstance(statement, _STEPS)
         value = statement.value
         if isinstance(value, ir.Global | ir.FreeVar):
-            return value.value in _CALLED or isinstance(value.value, int | float)
+            called = any(value.value is each for each in _CALLED)
+            return called or isinstance(value.value, int | float)
         return isinstance(value, _VALUES) or (isinstance(value, ir.Expr) and self._computes(value))
 
     def _computes(self, value: ir.Expr) -> bool:
         if value.op == "getitem":
             return self._is_own(value.value, value.index)
         if value.op == "call":
-            return getattr(self.value_of.get(value.func.name), "value", None) in _CALLED
+            return self._calls_plainly(value)
         if value.op in ("binop", "inplace_binop", "unary"):
             plain = value.immutable_fn if value.op == "inplace_binop" else value.fn
             return plain.__name__ in _PLAIN and getattr(operator, plain.__name__) is plain
         return value.op in ("cast", "phi")
+
+    def _calls_plainly(self, call: ir.Expr) -> bool:
+        function = getattr(self.value_of.get(call.func.name), "value", None)
+        return any(function is each for each in _CALLED)
 
     def _is_own(self, array: ir.Var, index: ir.Var) -> bool:
         """Tell whether an item is ``state[unit]``."""

@@ -56,13 +56,15 @@ class KvPlan:
     when: When = "token"
     prompt: int = 0
     """Tokens of the prompt, which is dense unless ``when`` is ``token``."""
-    resident: int | None = None
+    resident: int | NDArray[np.int64] | None = None
     """Newest positions of a layer that stay in DRAM, the others lying in flash; None for all."""
     recompute: Recompute | int | None = None
     """How many of those in flash are computed again: as many as takes least time, at the bytes of
     the format, or so many."""
     value_reads: int = 1
     """How often attention reads values: 2 where a rule of eviction scores them with its output."""
+    every: int = 1
+    """Positions by which a layer outgrows its budget before it is cut back to it."""
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -82,10 +84,10 @@ class KvPlan:
             )
         if isinstance(self.recompute, int) and self.recompute < 0:
             raise BudgetError(f"{self.recompute} positions to compute again: give 0 or more")
-        if self.resident is not None and self.resident < self.format.newest:
+        if self.resident is not None and np.any(np.less(self.resident, self.format.newest)):
             raise BudgetError(
-                f"{self.resident} positions of KV in DRAM: give at least {self.format.newest}, as "
-                f"{self.format.name} quantises older ones only"
+                f"{np.min(self.resident)} positions of KV in DRAM: give at least "
+                f"{self.format.newest}, as {self.format.name} quantises older ones only"
             )
 
     @property
@@ -120,13 +122,30 @@ class KvPlan:
             cut = np.minimum(self.prompt, budgets) + after
             held = np.where(tokens < self.prompt, tokens, cut)
             if self.when == "both":
-                held = np.where(after > 0, np.minimum(held, budgets), held)
+                held = np.where(after > 0, self._cut(held), held)
         else:
-            held = np.minimum(tokens, budgets)
+            held = self._cut(tokens)
         return np.minimum(held, self._windows)
 
+    def _cut(self, grown: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what is left of positions that grew to so many, int64[tokens, layers]: a budget,
+        and fewer than ``every`` beyond it."""
+        beyond = grown - self._budgets
+        cut: NDArray[np.int64] = np.where(
+            beyond < self.every, grown, self._budgets + beyond % self.every
+        )
+        return cut
+
+    def most_dram_bytes(self, context: int) -> float:
+        """Return the most bytes of DRAM that hold keys and values after up to ``context`` tokens,
+        but for a prompt that is being cut."""
+        peaks = np.minimum(np.unique(self._budgets) + self.every - 1, context)
+        return float(self.dram_bytes(np.append(peaks, context)).max())
+
     def _in_flash(self, held: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.maximum(held - (ALL if self.resident is None else self.resident), 0)
+        resident = ALL if self.resident is None else self.resident
+        in_flash: NDArray[np.int64] = np.maximum(held - resident, 0)
+        return in_flash
 
     def dram_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
         """Return the bytes of DRAM that hold keys and values after ``before`` tokens, of all
@@ -156,7 +175,9 @@ class KvPlan:
         """Return the most bytes that a prompt holds: a layer's own while it is at work, whole, and
         what the layers before it keep."""
         whole = self.format.bytes(np.minimum(tokens, self._windows), self.width)
-        kept = self.format.bytes(self.held(tokens)[0], self.width)
+        held = self.held(tokens)
+        flash = self._in_flash(held)[0] * self.format.position_bytes(self.width)
+        kept = self.format.bytes(held[0], self.width) - flash
         before = np.cumsum(kept) - kept
         return float((before + whole).max())
 

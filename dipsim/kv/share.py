@@ -26,7 +26,7 @@ def mean_budget(given: float | str, tokens: int) -> float:
         raise BudgetError(not_taken("KV budget", given, _TAKES))
     text = str(given).strip()
     try:
-        number = float(text.removesuffix("%"))
+        number = math.nan if "_" in text else float(text.removesuffix("%"))
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -52,7 +52,11 @@ class KvCache:
     present: NDArray[np.int64] | None = None
     """[tokens, layers] positions that a token may read, where tokens or layers are left out."""
     most_bytes: float = np.inf
-    """Most bytes of keys and values there are, where tokens are left out."""
+    """Most bytes of keys and values there are in DRAM, where tokens are left out."""
+    written: NDArray[np.int64] | None = None
+    """[tokens, layers] positions that a token writes; None for one."""
+    asked: str | None = None
+    """The budget as it was asked for."""
 
     @property
     def plan(self) -> KvPlan:
@@ -76,10 +80,13 @@ class KvCache:
         return min(max(self._most(plan) for plan in self.plans), self.most_bytes)
 
     def _most(self, plan: KvPlan) -> float:
-        grown = float(plan.dram_bytes(self.context)[0])
+        grown = plan.most_dram_bytes(self.context)
         prompt = min(plan.prompt, self.context)
-        evicts_behind_prompt = self.eviction is not None and plan.when != "token" and prompt
-        return max(grown, plan.prefill_peak_bytes(prompt)) if evicts_behind_prompt else grown
+        return max(grown, plan.prefill_peak_bytes(prompt)) if self._cuts(plan) else grown
+
+    def _cuts(self, plan: KvPlan) -> bool:
+        """Return whether a prompt is cut in one go, so that it is whole before."""
+        return self.eviction is not None and plan.when != "token" and plan.prompt > 0
 
     @cached_property
     def buffer_bytes(self) -> float:
@@ -96,7 +103,11 @@ class KvCache:
         for number, plan in enumerate(self.plans):
             own = self.of_row == number
             held[own] = plan.dram_bytes(before[own])
-        return held
+            if self._cuts(plan):
+                prompt = own & (before <= plan.prompt)
+                peak = plan.prefill_peak_bytes(min(plan.prompt, self.context))
+                held[prompt] = np.maximum(held[prompt], peak)
+        return np.minimum(held, self.most_bytes)
 
     def step(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> KvStep:
         """Return what tokens move, arrays [rows, layers].
@@ -107,12 +118,17 @@ class KvCache:
         plan_of = self.of_row[rows]
         present = None if self.present is None else self.present[rows]
         steps = [plan.step(before, present) for plan in self.plans]
-        if len(steps) == 1:
-            return steps[0]
-        picked = [
-            np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps, strict=True)
-        ]
-        return KvStep(*picked)
+        if len(steps) > 1:
+            picked = [
+                np.stack(field)[plan_of, np.arange(len(rows))] for field in zip(*steps, strict=True)
+            ]
+            steps = [KvStep(*picked)]
+        (step,) = steps
+        return (
+            step
+            if self.written is None
+            else step._replace(written=step.written * self.written[rows])
+        )
 
 
 def plan_kv(
@@ -140,8 +156,8 @@ def plan_kv(
         return None
     if model is None:
         raise ModelError(
-            f"{flag(asked[0])}: {trace.name} does not say which model it is from, so "
-            "the size of its KV is not known; pass --model NAME or FILE"
+            f"{flag((*asked, 'kv_budget')[0])}: {trace.name} does not say which model it is "
+            "from, so the size of its KV is not known; pass --model NAME or FILE"
         )
     number, prompts = _prompts(trace.rows)
     lengths, of_sequence = np.unique(prompts, return_inverse=True)
@@ -157,12 +173,18 @@ def plan_kv(
             budget=None if eviction is None else eviction.budgets,
             when="token" if eviction is None else eviction.when,
             prompt=int(prompt),
+            every=1 if eviction is None else eviction.rule.every,
             value_reads=1 + (eviction is not None and eviction.rule.reads_values_twice),
         )
         plans.append(_split(plan, settings, context, speeds))
     present = [each.positions for each in (layers,) if each is not None]
     if tokens is not None:
         present.append(tokens.positions(np.arange(len(trace.rows))))
+    written = None if tokens is None else tokens.computed
+    if layers is not None and layers.skip_kv == "hole":
+        runs = layers.attention_runs.astype(np.int64)
+        written = runs if written is None else written * runs
+    all_in_dram = all(plan.resident is None for plan in plans)
     return KvCache(
         tokens=trace.rows,
         plans=tuple(plans),
@@ -170,7 +192,9 @@ def plan_kv(
         eviction=evictions[-1],
         context=context,
         present=np.minimum.reduce(present) if present else None,
-        most_bytes=np.inf if tokens is None else tokens.kv_bytes,
+        most_bytes=tokens.kv_bytes if tokens is not None and all_in_dram else np.inf,
+        written=written,
+        asked=settings.kv_budget,
     )
 
 
@@ -189,7 +213,8 @@ def _prompts(tokens: Tokens) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the number of each row's sequence, int64[tokens], and the tokens before the first that
     each sequence decodes, int64[sequences]."""
     number = np.cumsum(tokens.begins_sequence()) - 1
-    prompts = np.zeros(int(number[-1]) + 1, np.int64)
+    ends = np.flatnonzero(np.append(tokens.begins_sequence()[1:], True))
+    prompts = tokens.position[ends] + 1  # of sequences of which nothing is decoded
     decoded = np.flatnonzero(tokens.decode)
     of_decoded = number[decoded]
     first = np.flatnonzero(np.diff(of_decoded, prepend=-1))
@@ -254,18 +279,31 @@ def _split(plan: KvPlan, settings: Settings, context: int, speeds: Speeds) -> Kv
     return replace(plan, resident=resident, recompute=recompute)
 
 
-def _resident(text: str, plan: KvPlan, context: int) -> int:
-    """Return the positions of a layer that a size or share leaves in DRAM."""
-    most = int(plan.held(context).max())
+def _resident(text: str, plan: KvPlan, context: int) -> NDArray[np.int64]:
+    """Return the positions that a size or share leaves in DRAM, int64[layers]."""
+    if text == "auto":
+        raise BudgetError("--kv-dram auto is of dipsim run: give a share here, e.g. 50%")
+    most, newest = plan.held(context)[0], plan.format.newest
     try:
         share = parse_share(text)
-        if share is not None:
-            return max(int(share * most + 1e-9), plan.format.newest)
-        size = BYTES.parse(text)
+        size = None if share is not None else BYTES.parse(text)
     except ValueError as problem:
-        raise BudgetError(f"--kv-dram {problem}, or a share such as '50%'") from None
-    position = plan.format.position_bytes(plan.width) * plan.model.layers
-    return max(min(int(size / position), most), plan.format.newest)
+        known = "" if "%" in text else ", or a share such as '50%'"
+        raise BudgetError(f"--kv-dram {problem}{known}") from None
+    if size is not None:
+        position = plan.format.position_bytes(plan.width) * plan.model.layers
+        left = np.minimum(int(size / position), most)
+        return _at_least(left, newest)
+    assert share is not None, "neither a size nor a share was refused"
+    if share > 1:
+        raise BudgetError(f"--kv-dram {text}: a share of the KV, from 0% to 100%")
+    left = (share * most + 1e-9).astype(np.int64)
+    return _at_least(left, newest)
+
+
+def _at_least(positions: NDArray[np.int64], newest: int) -> NDArray[np.int64]:
+    enough: NDArray[np.int64] = np.maximum(positions, newest)
+    return enough
 
 
 def _recompute(settings: Settings, model: Model, speeds: Speeds) -> Recompute | int:
@@ -278,7 +316,7 @@ def _recompute(settings: Settings, model: Model, speeds: Speeds) -> Recompute | 
     if text == "auto":
         return Recompute.of(model, speeds.link, speeds.compute)
     number = text.removeprefix("l=")
-    if not number.isdecimal() or len(number) > 12:
+    if not (number.isascii() and number.isdecimal()) or len(number) > 12:
         raise BudgetError(
             f"--kv-recompute {brief(text)!r}: write none, auto, or l=POSITIONS, e.g. l=256"
         )

@@ -38,6 +38,12 @@ class SkippedLayers:
         return np.where(mlp == PARTIAL, self.partial, 1.0) if (mlp == PARTIAL).any() else None
 
     @property
+    def attention_runs(self) -> NDArray[np.bool_]:
+        """[tokens, layers] whether a token uses a layer's attention."""
+        runs: NDArray[np.bool_] = parts_of(self.modes)[0] != SKIP
+        return runs
+
+    @property
     def mlp_runs(self) -> NDArray[np.bool_]:
         """[tokens, layers] whether a token uses a layer's MLP."""
         runs: NDArray[np.bool_] = parts_of(self.modes)[1] != SKIP
@@ -82,23 +88,38 @@ def plan_layers(
         )
     if decided is None:
         if not isinstance(trace, Trace):
-            raise MethodError("--skip-layers needs a trace: record one with --signals layer_io")
+            raise MethodError(
+                "--skip-layers needs a trace, token by token: dipsim run TRACE (a rule that looks "
+                "at states one recorded with --signals layer_io)"
+            )
         decided = decide(settings.skip_layers, trace)
     modes = decided.copy()
     modes[~trace.rows.decode] = WHOLE[FULL]
     skip_kv: SkipKv = settings.skip_kv or "project"
+    in_part = bool((np.stack(parts_of(modes)) == PARTIAL).any())
+    if in_part and settings.io != "direct":
+        raise BudgetError(
+            f"--skip-layers {settings.skip_layers} runs layers in part, and --io {settings.io} "
+            "reads pages of whole ones: use --io direct"
+        )
+    if settings.partial_bits is not None and not in_part:
+        raise BudgetError(
+            f"--partial-bits {settings.partial_bits:g}: {settings.skip_layers} runs no layer in "
+            "part; drop it, or give e.g. similarity:share=.1,partial=.2"
+        )
     return SkippedLayers(
         rule=settings.skip_layers,
         modes=modes,
         skip_kv=skip_kv,
-        partial=_partial(model, settings.partial_bits),
+        partial=_partial(model, settings.partial_bits) if in_part else 1.0,
         positions=np.maximum(positions_read(modes, trace.rows, skip_kv) - 1, 0),
     )
 
 
-def _partial(model: Model | None, bits: float) -> float:
+def _partial(model: Model | None, given: float | None) -> float:
     """Return the share of its bytes that a layer of so many bits per weight reads."""
     stored = 4.5 if model is None else 8 * model.bytes_per_weight
+    bits = 2.5 if given is None else given
     if bits > stored:
         raise BudgetError(
             f"--partial-bits {bits:g}: the weights have {stored:g} bits; give at most so many"

@@ -41,10 +41,13 @@ def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
     if eviction is None or not recorded or eviction.rule.needs_projection:
         return None
     rule = eviction.rule
-    budget = int(eviction.budgets.mean())
     starts = np.flatnonzero(tokens.begins_sequence()).tolist()
+    if tokens.position[starts].any():  # of the tokens before nothing is known
+        return None
     masses, errors, weights = [], [], []
     for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        if not tokens.decode[start:stop].any():
+            continue
         part = trace.window(start, stop)
         plan = kv.plans[kv.of_row[start]]
         vectors = [part.vectors(name) for name in ATTENTION_VECTORS]
@@ -60,15 +63,21 @@ def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
                 f"{plan.width}: pass the --model that was recorded"
             )
         prompt = plan.prompt if plan.when != "token" else None
+        assert kv.asked is not None, "a rule that evicts has a budget"
+        at_tokens = (
+            int(np.max(plan.budget) if plan.budget is not None else 0)
+            if prompt is None
+            else kv.asked
+        )
         replayed = replay(
             rule,
-            budget,
+            at_tokens,
             *(each.read() for each in vectors),
             head_dim=model.head_dim,
             when=plan.when,
             prompt=prompt,
         )
-        first = int(tokens.position[start] == 0) * int((~tokens.decode[start:stop]).sum())
+        first = int((~tokens.decode[start:stop]).sum())
         masses.append(float(replayed.mass_kept(first).mean()))
         errors.append(float(replayed.output_error(first).mean()))
         weights.append(stop - start - first)

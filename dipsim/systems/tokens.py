@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import MethodError, TraceError
+from dipsim.kv.bits import parse_format
 from dipsim.model import Model
 from dipsim.settings import Settings
 from dipsim.tokens import (
@@ -107,10 +108,16 @@ def plan_tokens(
             f"--prune-tokens: {trace.name} does not say which model it is from; pass --model NAME "
             "or FILE"
         )
-    if settings.depth:
+    begins = trace.rows.begins_sequence()
+    if trace.rows.position[begins].any():
+        other = "--depth" if settings.depth else f"--tokens {settings.tokens}"
         raise MethodError(
-            "--prune-tokens and --depth: nothing is known of the tokens before the trace; drop one "
-            "of them"
+            f"--prune-tokens and {other}: nothing is known of the tokens before; drop one of them"
+        )
+    if (~trace.rows.decode[1:] & trace.rows.decode[:-1] & ~begins[1:]).any():
+        raise MethodError(
+            f"--prune-tokens takes one prompt for each sequence, and {trace.name} has a sequence "
+            "with several: give --sequence or --tokens with one"
         )
     sequences = _sequences(trace)
     if not any(each.prompt for each in sequences):
@@ -125,7 +132,7 @@ def plan_tokens(
     for each, work in zip(sequences, known, strict=True):
         decoded = slice(each.start + each.prompt, each.start + each.tokens)
         active[decoded], computed[decoded] = work.active[1:], work.computed[1:]
-        held.append(token_bytes(model, pruning, work, settings.kv_bits))
+        held.append(token_bytes(model, pruning, work, _bits(settings, model)))
     return PrunedTokens(
         pruning=pruning,
         model=model,
@@ -135,6 +142,14 @@ def plan_tokens(
         aux_bytes=max(float(each.aux_held.max()) for each in held),
         prompts=tuple(each.prompt for each in sequences),
     )
+
+
+def _bits(settings: Settings, model: Model) -> float:
+    """Return the bits per key or value, scales included."""
+    if settings.kv_quant is None:
+        return settings.kv_bits
+    width = model.kv_heads * model.head_dim
+    return 8 * parse_format(settings.kv_quant).position_bytes(width) / (2 * width)
 
 
 def _sequences(trace: Outline) -> list[_Sequence]:
@@ -151,6 +166,9 @@ def _work(
 ) -> Pruned:
     """Return the work of a sequence: recorded, replayed, or where no token comes back, counted."""
     steps = of.tokens - of.prompt + 1
+    if not of.prompt:  # nothing leaves
+        active = np.arange(of.tokens + 1)[:, None] + np.zeros(model.layers, np.int64)
+        return Pruned(active, np.ones_like(active), np.zeros(of.tokens + 1, np.int64))
     names = trace.arrays if isinstance(trace, Trace) else {}
     part = trace.window(of.start, of.start + of.tokens) if isinstance(trace, Trace) else None
     if pruning.for_good or steps == 1:
@@ -168,7 +186,13 @@ def _work(
         return account(kept, of.prompt)
     if part is not None and "kept" in names:
         kept = np.packbits(part.kept_positions().read(), axis=-1, bitorder="little")
-        return account(kept, of.prompt)
+        work = account(kept, of.prompt)
+        if (work.computed[0] != pruning.prompt_tokens(of.prompt, model.layers)).any():
+            raise TraceError(
+                f"{trace.name}: kept was recorded with another schedule than {pruning}: give that "
+                "one, or a trace with query and key"
+            )
+        return work
     raise TraceError(
         f"--prune-tokens {settings.prune_tokens}: which tokens come back follows from attention, "
         f"and {trace.name} holds neither query and key nor kept: record them with "

@@ -75,7 +75,8 @@ def prompt_of(
     flops, kv = 0.0 * many, 0.0 * many
     if run.model is not None:
         flops = 2.0 * run.model.active_parameters * many + run.model.attention_flops(many, before)
-        kv = _kv_before(run, before)
+        kv, from_kv = _kv_before(run, before)
+        read = read + from_kv / run.flash.sequential_bandwidth
         if run.beside.tokens is not None:
             flops = flops - run.beside.tokens.flops_saved(many)
     paper = is_paper(run.settings.overlap)
@@ -83,13 +84,15 @@ def prompt_of(
     return Prompt(read + 0.0 * many, fixed, in_use + kv, flops)
 
 
-def _kv_before(run: Run, before: NDArray[np.int64] | int) -> Any:
-    """Return the bytes of keys and values before each batch, which it reads from DRAM."""
+def _kv_before(run: Run, before: NDArray[np.int64] | int) -> tuple[Any, Any]:
+    """Return the bytes of keys and values before each batch, which it reads from DRAM, and those of
+    them that come from flash."""
     assert run.model is not None, "checked by who asks"
     if run.kv is None:
-        return run.model.kv_bytes(before, run.settings.kv_bits)
-    held = run.kv.plan.step(np.atleast_1d(before)).read.sum(axis=1)
-    return held if np.ndim(before) else float(held[0])
+        return run.model.kv_bytes(before, run.settings.kv_bits), 0.0
+    step = run.kv.plan.step(np.atleast_1d(before))
+    moved = step.read.sum(axis=1), step.flash_read.sum(axis=1)
+    return moved if np.ndim(before) else (float(moved[0][0]), float(moved[1][0]))
 
 
 def prefill_seconds(run: Run, rate: Rates, tokens: NDArray[np.int64] | int, *how: Any) -> Any:

@@ -112,8 +112,10 @@ class KvTail(NamedTuple):
     moved: NDArray[np.float64]
     """Bytes."""
     reads: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    """Seconds of them in which keys and values come, after the inputs of those computed again."""
     compute: NDArray[np.float64]
-    """Seconds of computing keys and values again that the rest of the reading does not hide."""
+    """Seconds of computing keys and values again."""
 
 
 def kv_tail(run: Run, step: KvStep, rate: Rates) -> KvTail | None:
@@ -127,12 +129,13 @@ def kv_tail(run: Run, step: KvStep, rate: Rates) -> KvTail | None:
         return None
     assert run.kv is not None, "its KV lies in flash"
     link = run.flash.sequential_bandwidth
-    rest = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
+    rest: Any = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
     return KvTail(
         seconds=step.flash_read / link,
         moved=step.flash_read,
         reads=run.flash.reads_in_order(step.flash_read),
-        compute=np.maximum(step.flops / rate.flops - rest / link, 0.0),
+        rest=rest / link,
+        compute=step.flops / rate.flops,
     )
 
 
@@ -279,10 +282,10 @@ def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> I
     if run.settings.overlap not in ("serial", "paper-serial"):
         for step in before:
             computing = step.hit + step.miss + step.kv + step.sync + step.management
-            hidden += np.maximum(computing - step.flash, 0.0)
-    nothing = np.zeros_like(hidden)
+            hidden += np.maximum(computing - step.flash - step.ahead, 0.0)
+    nothing, waits = np.zeros_like(hidden), np.maximum(tail.seconds[:, layer] - hidden, 0.0)
     waiting = Step(
-        flash=np.maximum(tail.seconds[:, layer] - hidden, 0.0),
+        flash=waits,
         hit=nothing,
         miss=nothing,
         kv=nothing,
@@ -292,8 +295,10 @@ def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> I
         place=f"layer {layer} {KV_TAIL}",
     )
     yield waiting
-    if tail.compute[:, layer].any():  # a step of its own: the wait has its overlap already
-        computing = tail.compute[:, layer]
+    # It fills the wait for the rest. While the layer before runs, compute is busy.
+    beyond = tail.compute[:, layer] - np.minimum(tail.rest[:, layer], waits)
+    if (beyond > 0).any():  # a step of its own: the wait has its overlap already
+        computing = np.maximum(beyond, 0.0)
         yield waiting._replace(flash=nothing, hit=computing, reads=nothing, moved=nothing)
 
 
