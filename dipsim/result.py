@@ -18,7 +18,6 @@ from dipsim.marks import estimates, marks
 from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.systems.quality import KvQuality, kv_quality
 from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.steps import kv_step
@@ -29,6 +28,8 @@ from dipsim.views import Viewed, frame, report_module
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from dipsim.systems.quality import KvQuality
 
 Array = NDArray[Any]
 
@@ -237,11 +238,13 @@ class Result(Viewed):
         }
 
     @cached_property
-    def kv_quality(self) -> KvQuality | None:
+    def kv_quality(self) -> "KvQuality | None":
         """Proxies of what eviction loses; None where the trace holds no vectors."""
         run = self.run
         if run.kv is None or run.model is None or not isinstance(run.trace, Trace):
             return None
+        from dipsim.systems.quality import kv_quality
+
         return kv_quality(run.trace, run.model, run.kv)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from dipsim.budget.divide import Budget
 from dipsim.flash.cost import Costs, FlashCost, Placement
 from dipsim.flash.page_cache import Paging
 from dipsim.hardware import Backend, Profile
-from dipsim.layers.cost import SkipKv
 from dipsim.methods import Method
 from dipsim.model import Model, weight_format
 from dipsim.policies import Policy
@@ -23,9 +22,13 @@ from dipsim.replay.replay import Progress, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.replay.whole import WholeCaches, count_whole
 from dipsim.settings import KvRead, Settings
-from dipsim.systems import NOTHING, Beside, KvCache
+from dipsim.systems import NOTHING, Beside
 from dipsim.trace import Outline, Tokens, Trace
 from dipsim.views import shortened
+
+if TYPE_CHECKING:
+    from dipsim.layers.cost import SkipKv
+    from dipsim.systems.kv import KvCache
 
 
 class StaticParts(NamedTuple):
@@ -93,7 +96,7 @@ class Run:
         return self.sets.method
 
     @property
-    def kv(self) -> KvCache | None:
+    def kv(self) -> "KvCache | None":
         """The KV cache; None where all positions lie in DRAM."""
         return self.beside.kv
 
@@ -179,7 +182,7 @@ class Run:
             return float((counts[rows].sum(axis=0) * self.unit_bytes).sum())
         return float(np.einsum("tlg,lg,tl->", counts[rows], self.unit_bytes, self.byte_share[rows]))
 
-    def static_parts(self, skip_kv: SkipKv) -> StaticParts:
+    def static_parts(self, skip_kv: "SkipKv") -> StaticParts:
         """Return the shares of a layer's static bytes that attention, MLP, and the keys and values
         of a layer that is skipped take.
 

@@ -28,8 +28,7 @@ from dipsim.resolve import (
 from dipsim.result import Result
 from dipsim.run import Run, replay
 from dipsim.settings import Settings, make_settings
-from dipsim.systems import UNDECIDED, Decided, plan_beside
-from dipsim.systems.kv import Speeds
+from dipsim.systems import UNDECIDED, Decided, Speeds, plan_beside
 from dipsim.timeline.timing import rate_tokens, time_traffic
 from dipsim.trace import Outline, Trace
 

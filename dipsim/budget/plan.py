@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,12 @@ from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
-from dipsim.systems import NOTHING, Beside, KvCache
+from dipsim.systems import NOTHING, Beside
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
+
+if TYPE_CHECKING:
+    from dipsim.systems.kv import KvCache
 
 
 def plan_budget(
@@ -257,7 +261,7 @@ def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> 
 
 
 def grown(
-    budget: Budget, sets: ActiveSets, placement: Placement, kv_cache: KvCache | None
+    budget: Budget, sets: ActiveSets, placement: Placement, kv_cache: "KvCache | None"
 ) -> Budget:
     """Return the budget with what KV takes from the caches as it grows.
 

@@ -26,8 +26,7 @@ from dipsim.replay.replay import book, form_of, loop_for
 from dipsim.replay.traffic import Traffic, empty_traffic, joined
 from dipsim.result import Result
 from dipsim.run import Run
-from dipsim.systems import NOTHING, Beside, Decided, plan_beside
-from dipsim.systems.kv import Speeds
+from dipsim.systems import NOTHING, Beside, Decided, Speeds, plan_beside
 from dipsim.timeline.timing import time_traffic
 from dipsim.tokens import Pruned
 from dipsim.trace import Outline, Tokens

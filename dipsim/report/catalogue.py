@@ -9,7 +9,7 @@ from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Model
 from dipsim.policies import BUILTIN as POLICIES
 from dipsim.report.tables import Table, line, stacked
-from dipsim.systems import SYSTEMS
+from dipsim.systems.catalogue import SYSTEMS
 from dipsim.units import BANDWIDTH, BYTES, show_number
 
 

@@ -1,26 +1,37 @@
 """All that stands beside the weights of a run, worked out once."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.model import Model
-from dipsim.settings import Settings
-from dipsim.systems.kv import KvCache, Speeds, plan_kv
-from dipsim.systems.layers import SkippedLayers, plan_layers
-from dipsim.systems.tokens import PrunedTokens, plan_tokens
-from dipsim.tokens import Pruned
+from dipsim.settings import Settings, concerning
 from dipsim.trace import Outline
+
+if TYPE_CHECKING:
+    from dipsim.systems.kv import KvCache
+    from dipsim.systems.layers import SkippedLayers
+    from dipsim.systems.tokens import PrunedTokens
+    from dipsim.tokens import Pruned
+
+
+class Speeds(NamedTuple):
+    """What the split of reading and computing again weighs."""
+
+    link: float
+    """Bytes per second of reading flash in order."""
+    compute: float
+    """FLOP per second."""
 
 
 class Beside(NamedTuple):
     """Systems of a run; None for each that is not asked for."""
 
-    kv: KvCache | None = None
-    tokens: PrunedTokens | None = None
-    layers: SkippedLayers | None = None
+    kv: "KvCache | None" = None
+    tokens: "PrunedTokens | None" = None
+    layers: "SkippedLayers | None" = None
 
     @property
     def layer_runs(self) -> NDArray[np.bool_] | None:
@@ -42,7 +53,7 @@ class Decided(NamedTuple):
 
     modes: NDArray[np.uint8] | None = None
     """[tokens, layers] modes in which tokens ran layers."""
-    work: Sequence[Pruned] | None = None
+    work: "Sequence[Pruned] | None" = None
     """The tokens that layers saw, sequence by sequence."""
 
 
@@ -67,6 +78,12 @@ def plan_beside(
     Raises:
         DipsimError: options that no such system can have, in one line.
     """
+    if all(getattr(settings, name) is None for name in concerning("beside")):
+        return NOTHING
+    from dipsim.systems.kv import plan_kv
+    from dipsim.systems.layers import plan_layers
+    from dipsim.systems.tokens import plan_tokens
+
     tokens = plan_tokens(trace, model, settings, decided.work)
     layers = plan_layers(trace, model, settings, decided.modes)
     kv = plan_kv(trace, model, settings, context, speeds, tokens, layers)

@@ -3,7 +3,6 @@ sequence, as their prompts differ."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.settings import Settings
+from dipsim.systems.beside import Speeds
 from dipsim.systems.layers import SkippedLayers
 from dipsim.systems.tokens import PrunedTokens
 from dipsim.trace import Outline, Tokens
@@ -25,15 +25,6 @@ from dipsim.units import BYTES, parse_share
 
 ALL_IN_DRAM = ("100%", "all")
 """Texts of ``--kv-dram`` that leave nothing to flash."""
-
-
-class Speeds(NamedTuple):
-    """What the split of reading and computing again weighs."""
-
-    link: float
-    """Bytes per second of reading flash in order."""
-    compute: float
-    """FLOP per second."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Layers that tokens skip: what that leaves of their weights, and of their keys and values."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,13 +124,3 @@ def _partial(model: Model | None, given: float | None) -> float:
             f"--partial-bits {bits:g}: the weights have {stored:g} bits; give at most so many"
         )
     return bits / stored
-
-
-def weight_share(
-    skipped: SkippedLayers | None, rows: NDArray[np.int64], layer: int
-) -> tuple[Any, Any]:
-    """Return the shares of a layer's attention and MLP that tokens read, float64[rows] or 1."""
-    if skipped is None:
-        return 1.0, 1.0
-    attention, mlp = skipped.shares(rows)
-    return attention[:, layer], mlp[:, layer]

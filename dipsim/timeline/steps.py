@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import Profile
-from dipsim.kv.plan import KvStep
 from dipsim.model import nearest_format
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
@@ -16,6 +15,9 @@ from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
 from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
 from dipsim.trace import PREFILL, Tokens
+
+if TYPE_CHECKING:
+    from dipsim.kv.plan import KvStep
 
 KV_TAIL = "KV from flash"
 """Place of a step in which a layer waits for keys and values."""
@@ -89,7 +91,7 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     return read
 
 
-def kv_step(run: Run, rows: NDArray[np.int64]) -> KvStep | None:
+def kv_step(run: Run, rows: NDArray[np.int64]) -> "KvStep | None":
     """Return what tokens move of keys and values, layer by layer; None where all positions lie in
     DRAM, so that `kv_bytes` says all.
 
@@ -118,7 +120,7 @@ class KvTail(NamedTuple):
     """Seconds of computing keys and values again."""
 
 
-def kv_tail(run: Run, step: KvStep, rate: Rates) -> KvTail | None:
+def kv_tail(run: Run, step: "KvStep", rate: Rates) -> KvTail | None:
     """Return the keys and values that tokens read from flash, in one run per layer; None where
     there are none.
 
