@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dipsim.model import Model
 from dipsim.settings import Settings, concerning
+from dipsim.systems.speeds import Speeds
 from dipsim.trace import Outline
 
 if TYPE_CHECKING:
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from dipsim.systems.layers import SkippedLayers
     from dipsim.systems.tokens import PrunedTokens
     from dipsim.tokens import Pruned
-
-
-class Speeds(NamedTuple):
-    """What the split of reading and computing again weighs."""
-
-    link: float
-    """Bytes per second of reading flash in order."""
-    compute: float
-    """FLOP per second."""
 
 
 class Beside(NamedTuple):

@@ -17,8 +17,8 @@ from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.settings import Settings
-from dipsim.systems.beside import Speeds
 from dipsim.systems.layers import SkippedLayers
+from dipsim.systems.speeds import Speeds
 from dipsim.systems.tokens import PrunedTokens
 from dipsim.trace import Outline, Tokens
 from dipsim.units import BYTES, parse_share
