@@ -1,11 +1,15 @@
 """Fixtures of all tests; hypothesis draws the same examples every time, however slow."""
 
 import gc
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Threads of torch wait for each other busily, and several test processes share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 pytest.register_assert_rewrite("tools")
 
