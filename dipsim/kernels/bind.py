@@ -106,6 +106,7 @@ class Loop:
         choosers: tuple[Any, Any] | None = None,
     ) -> None:
         self._choosers, self._sequential = choosers, sequential
+        hooks = {role: getattr(hook, "py_func", hook) for role, hook in hooks.items()}  # of njit
         self._ranked = "rank" in hooks and not sequential
         reached = places_reached(hooks["touch"])
         bound = {

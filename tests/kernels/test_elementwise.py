@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from numba import njit
 
+import dipsim
 from dipsim.kernels.elementwise import places_reached
 from dipsim.policies import (
     BUILTIN,
+    Policy,
     arc,
     clock,
     fifo,
@@ -18,6 +22,7 @@ from dipsim.policies import (
     sieve,
     slru,
 )
+from tools.one_layer import DEVICE
 
 
 def counts(state: Any, unit: int, token: int, hit: int) -> None:
@@ -59,6 +64,14 @@ def whole(state: Any, unit: int, token: int, hit: int) -> None:
     state[:] = token
 
 
+META = {"signals": {"glu": {"unit_bytes": 8}}}
+WEIGHTS = np.arange(64)
+
+
+def weighs(state: Any, unit: int, token: int, hit: int) -> None:
+    state[unit] = token * 64 + WEIGHTS[unit]
+
+
 def nothing(state: Any, unit: int, token: int, hit: int) -> None:
     pass
 
@@ -75,7 +88,7 @@ def test_a_hook_of_no_place() -> None:
 @pytest.mark.parametrize(
     "hook",
     [
-        *(neighbour, last, renamed, divides, loops, calls, whole),
+        *(neighbour, last, renamed, divides, loops, calls, whole, weighs),
         *(arc.touch, clock.touch, lfu_decay.touch, slru.touch),
     ],
 )
@@ -86,3 +99,19 @@ def test_any_other_hook(hook: Callable[..., None]) -> None:
 def test_ranks_are_read_too() -> None:
     assert places_reached(lfu_resident.rank) == 1
     assert places_reached(BUILTIN["belady"].hooks["touch"]) is not None
+
+
+@pytest.mark.parametrize("touch", [weighs, njit(lru.touch)])
+def test_hooks_that_read_an_array_of_their_own_or_are_compiled(touch: Any) -> None:
+    """They keep what lru keeps."""
+    sets = np.random.default_rng(1).random((20, 1, 64)) < 0.5
+    own = Policy("own", touch=touch, rank=lru.rank)
+    usual = BUILTIN["lru"]
+    hits = [
+        dipsim.simulate({"glu": sets, "meta": META}, DEVICE, policy=policy, cache_fraction=0.75)
+        for policy in (own, usual)
+    ]
+    if touch is weighs:  # ties of one token go to the higher unit
+        assert hits[0].hits > 0
+    else:
+        assert hits[0].hits == hits[1].hits
