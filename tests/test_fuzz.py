@@ -16,7 +16,7 @@ def test_odd_traces_under_any_options_are_answered_or_refused() -> None:
     verdicts = list(islice(fuzz.cases(FIRST), CASES))
     failures = [f"seed {each.seed}: {each.detail}" for each in verdicts if each.code is None]
     assert not failures, "\n".join(failures)
-    assert sum(each.code == 0 for each in verdicts) > CASES / 4
+    assert sum(each.code == 0 for each in verdicts) > CASES / 5
 
 
 def test_every_option_and_command_is_drawn() -> None:

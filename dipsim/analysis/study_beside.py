@@ -46,7 +46,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Shares of the layers that study skipping leaves out."""
 WIDTHS = (1, 2, 3, 4, 5, 8)
 """Tokens that study batch decodes together."""
-ACCEPTANCES = (0.6, 0.8, 0.9)
+ACCEPTANCES = (0.6, 0.8)
 
 
 def _own(trace: Trace) -> tuple[str, ...]:
@@ -231,8 +231,8 @@ STUDIES = (
         methods=_own,
         varies=concerning("beside"),
         read=_of_batches,
-        note="per token: if every draft is accepted, and with .6, .8, .9 of them; those of the "
-        "model that drafts are left out.",
+        note="per token: if every draft is accepted, and with .6, .8 of them; those of the model "
+        "that drafts are left out.",
     ),
 )
 """In the order in which they are listed."""

@@ -40,6 +40,8 @@ from tools.commands import flags_of, taking
 
 LONG = "-".join(["a-name-that-somebody-gave"] * 4)
 DEVICE = {**three_layers.DEVICE, "name": LONG, "dram": {"capacity": "5 kB", "bandwidth": "1 kB/s"}}
+ROOMY = {"capacity": "20 MB"}
+"""DRAM for the KV of long contexts."""
 SIZES = [None, (2.0, 2.0), (9.0, 2.0), (18.0, 12.0)]
 FEW_SIZES = SIZES[:2]
 """Of studies, whose many panels take long to lay out."""
@@ -107,7 +109,8 @@ def of_untimed(trace: Any) -> Draw:
 
 def of_study_named(name: str) -> Callable[[Any], Draw]:
     def draw(trace: Any) -> Draw:
-        devices = [DEVICE, {**DEVICE, "name": f"other-{LONG}"}]
+        device = DEVICE if name != "kv" else {**DEVICE, "dram": {**DEVICE["dram"], **ROOMY}}
+        devices = [device, {**device, "name": f"other-{LONG}"}]
         found = study(name, trace, devices if name != "variants" else devices[:1])
         return lambda sheet: of_study.plot(found, sheet)
 
