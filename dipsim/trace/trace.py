@@ -42,7 +42,7 @@ from dipsim.trace.vectors import Vectors
 
 FOLDER, SUFFIX = "traces", ".npz"
 _MARKS = ("phase", "sequence", "token_id", "meta")
-_BLOCK_BYTES = 32 * 2**20  # held at a time, per signal
+_BLOCK_BYTES = 28 * 2**20  # held at a time, per signal
 _UNIT_BYTES: Mapping[Reading, int] = {"scores": 4, "values": 4, "codes": 2, "sets": 2}
 """Bytes of a unit in a block, as it is decoded; of codes and sets as stored, and a copy."""
 MAX_TOKENS = 2**22
@@ -97,7 +97,7 @@ class Trace(Outline):
 
     def block_size(self, names: tuple[str, ...], reading: Reading = "scores") -> int:
         """Return the number of tokens of these signals or arrays that make a block of at most
-        32 MiB, each for itself."""
+        28 MiB, each for itself."""
         row = max(
             self.arrays[name].row_bytes
             if name in self.arrays
