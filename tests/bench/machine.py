@@ -27,11 +27,14 @@ class Machine(NamedTuple):
     cores: int
     """That this process may use."""
     versions: dict[str, str]
+    core: str = ""
+    """Name that LLVM has for the processor's design, e.g. znver5."""
 
     @property
     def name(self) -> str:
-        """Class of the machine: ratios compare within one."""
-        return f"{self.architecture}-{self.vectors}"
+        """Class of the machine: ratios compare within one. Designs with equally wide vectors differ
+        too much in what a gather, a mask or a branch costs."""
+        return "-".join(part for part in (self.architecture, self.vectors, self.core) if part)
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
@@ -58,11 +61,12 @@ def this_machine() -> Machine:
     versions = {"Python": platform.python_version()}
     versions |= {name: version(name) for name in PACKAGES if find_spec(name)}
     return Machine(
-        f"{_model()} ({llvm.get_host_cpu_name()})",
+        _model(),
         architecture,
         *vectors_of(architecture, llvm.get_host_cpu_features()),
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         versions,
+        llvm.get_host_cpu_name(),
     )
 
 
