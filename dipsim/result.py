@@ -210,7 +210,7 @@ class Result(Viewed):
 
     @cached_property
     def kv(self) -> dict[str, Any] | None:
-        """What becomes of keys and values, bytes and FLOP per token; None where all lie in DRAM."""
+        """Keys and values: their bytes and FLOP per token; None where all lie in DRAM."""
         cache = self.run.kv
         step = kv_step(self.run, np.flatnonzero(self._rows))
         if cache is None or step is None:
@@ -249,7 +249,7 @@ class Result(Viewed):
 
     @property
     def pruned_tokens(self) -> dict[str, Any] | None:
-        """What is left of the tokens that layers compute; None where they compute all."""
+        """Tokens that layers still compute, in figures; None where they compute all."""
         pruned = self.run.beside.tokens
         return None if pruned is None else pruned.to_dict(np.flatnonzero(self._rows))
 

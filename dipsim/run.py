@@ -37,7 +37,7 @@ class StaticParts(NamedTuple):
     attention: float
     mlp: float
     projection: float
-    """Of keys and values, which are among attention's."""
+    """Share of keys and values, which are among attention's."""
 
 
 @dataclass(frozen=True)

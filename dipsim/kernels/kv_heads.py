@@ -22,7 +22,7 @@ NEVER = 2**31 - 1
 
 
 class Held(NamedTuple):
-    """What the kv heads of a layer hold, packed in slots."""
+    """Positions that the kv heads of a layer hold, packed in slots."""
 
     keys: NDArray[Any]
     """float[kv heads, slots, dim]."""

@@ -43,7 +43,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Loss:
-    """What eviction took from the queries behind a prompt, float64[tokens] each; 0 before it.
+    """Losses of the queries behind a prompt, float64[tokens] each; 0 before it.
 
     Args:
         mass: dense attention weight of the positions that were held, mean over heads.

@@ -89,7 +89,7 @@ class Part:
 
 
 class KvFormat(NamedTuple):
-    """How keys and values are stored; see `parse_format`."""
+    """Storage of keys and values; see `parse_format`."""
 
     name: str
     key: Part

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Wear(NamedTuple):
-    """What decoding writes to flash."""
+    """Bytes that decoding writes to flash."""
 
     bytes_per_token: float
     bytes_per_second: float

@@ -1,4 +1,4 @@
-"""What each token moves of keys and values, per layer: held, read, written, computed again.
+"""Keys and values that each token moves, per layer: held, read, written, computed again.
 
 A plan is a pure function of the number of tokens before a token, so any part of a run can be asked
 for alone. Oldest positions lie in flash, in one run per layer, newest ones in DRAM.
@@ -47,7 +47,7 @@ class KvStep(NamedTuple):
 
 @dataclass(frozen=True)
 class KvPlan:
-    """How the keys and values of a model are kept; by default all, in fp16, in DRAM."""
+    """Plan for the keys and values of a model; by default all are kept, in fp16, in DRAM."""
 
     model: Model
     format: KvFormat = FP16
@@ -59,10 +59,10 @@ class KvPlan:
     resident: int | NDArray[np.int64] | None = None
     """Newest positions of a layer that stay in DRAM, the others lying in flash; None for all."""
     recompute: Recompute | int | None = None
-    """How many of those in flash are computed again: as many as takes least time, at the bytes of
-    the format, or so many."""
+    """Number of those in flash that are computed again: as many as takes least time, at the bytes
+    of the format, or so many."""
     value_reads: int = 1
-    """How often attention reads values: 2 where a rule of eviction scores them with its output."""
+    """Times that attention reads values: 2 where a rule of eviction scores them with its output."""
     every: int = 1
     """Positions by which a layer outgrows its budget before it is cut back to it."""
 

@@ -25,7 +25,7 @@ _LEAST_ENERGY = 1e-300
 
 @dataclass(frozen=True)
 class KvReplay:
-    """What a rule kept of a sequence, and what was lost with the rest.
+    """Positions of a sequence that a rule kept, and the loss with the rest.
 
     Args:
         eviction: the rule and its budgets.

@@ -1,4 +1,4 @@
-"""How a budget of positions is shared between layers and heads."""
+"""Division of a budget of positions between layers and heads."""
 
 import math
 

@@ -25,18 +25,18 @@ class LayerBytes:
     """Bytes of the weights of a model's layers, all alike."""
 
     attention: float
-    """Of q, k, v and o of a layer."""
+    """Bytes of q, k, v and o of a layer."""
     projection: float
-    """Of k and v of a layer, which are among them."""
+    """Bytes of k and v of a layer, which are among them."""
     mlp: float
     head: float
-    """Of lm_head, which every token reads."""
+    """Bytes of lm_head, which every token reads."""
     partial: float = 1.0
     """Share of its bytes that a partial layer reads."""
 
     @property
     def layer(self) -> float:
-        """Of a whole layer."""
+        """Bytes of a whole layer."""
         return self.attention + self.mlp
 
     @classmethod

@@ -18,7 +18,7 @@ class Drop(LayerRule):
     source: ClassVar[str] = "Men et al., ShortGPT, 2024 (arXiv 2403.03853)"
 
     share: float = 0.2
-    """Of the layers."""
+    """Share of the layers."""
     layers: str = ""
     """Their number (``6``), or which they are (``21-29``, ``3+7+9``); empty: `share` counts."""
     full: int = 1

@@ -33,7 +33,7 @@ class EarlyExit(LayerRule):
     source: ClassVar[str] = "Schuster et al., CALM, 2022 (arXiv 2207.07061): state saturation"
 
     share: float = 0.2
-    """Of the layers; by saturation of those of all tokens."""
+    """Share of the layers; by saturation, of those of all tokens."""
     layers: str = ""
     """Number of layers left out (by fixed); empty: `share` counts."""
     by: str = "fixed"

@@ -16,7 +16,7 @@ class Unified(LayerRule):
     source: ClassVar[str] = "Liu et al., Accelerating Inference by Unified Layer Skipping, 2024"
 
     share: float = 0.2
-    """Of the layers."""
+    """Share of the layers."""
     layers: str = ""
     """Their number; empty: `share` counts."""
     full: int = 1

@@ -1,4 +1,4 @@
-"""How far a layer moves its input: cosine and gain of attention, of the MLP and of the layer.
+"""Cosine and gain of attention, of the MLP and of the layer: how far each moves its input.
 
 The state between attention and MLP has no module of its own. It is found by one run: the input of
 some module that differs from the layer's input by a multiple of another module's output. Where

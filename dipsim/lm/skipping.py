@@ -99,7 +99,7 @@ def check_rule(rule: str | LayerRule) -> LayerRule:
 
 @dataclass(frozen=True)
 class LayerStates:
-    """How far the layers of a model moved the states of some tokens; see `layer_states`."""
+    """Moves of the states of some tokens by the layers of a model; see `layer_states`."""
 
     structure: Structure
     calibration: Calibration

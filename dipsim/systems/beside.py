@@ -41,7 +41,7 @@ NOTHING = Beside()
 
 
 class Decided(NamedTuple):
-    """What a model that ran has decided; None where a trace says it, or a rule follows from it."""
+    """Decisions of a model that ran; None where a trace says them, or a rule follows from it."""
 
     modes: NDArray[np.uint8] | None = None
     """[tokens, layers] modes in which tokens ran layers."""

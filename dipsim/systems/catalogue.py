@@ -1,4 +1,4 @@
-"""What may stand beside the weights, and the option that asks for it."""
+"""Systems that may stand beside the weights, and the options that ask for them."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ class System(NamedTuple):
     """A system that shares DRAM and time with the weights."""
 
     option: str
-    """As the command line takes it, e.g. ``--kv-policy tova``."""
+    """Option as the command line takes it, e.g. ``--kv-policy tova``."""
     summary: str
     source: str
 

@@ -56,7 +56,7 @@ class KvCache:
 
     @property
     def format(self) -> KvFormat:
-        """How keys and values are stored."""
+        """Storage of keys and values."""
         return self.plan.format
 
     @property

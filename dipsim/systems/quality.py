@@ -1,4 +1,4 @@
-"""What eviction loses, by the queries, keys and values that a trace holds."""
+"""Loss of eviction, by the queries, keys and values that a trace holds."""
 
 from typing import NamedTuple
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Speeds(NamedTuple):
-    """What the split of reading and computing again weighs."""
+    """Speeds that the split of reading and computing again weighs."""
 
     link: float
     """Bytes per second of reading flash in order."""

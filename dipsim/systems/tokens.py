@@ -39,7 +39,7 @@ class _Sequence(NamedTuple):
 
 @dataclass(frozen=True)
 class PrunedTokens:
-    """What token pruning leaves of the tokens of a run."""
+    """Tokens of a run that token pruning leaves."""
 
     pruning: Pruning
     model: Model

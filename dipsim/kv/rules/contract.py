@@ -17,7 +17,7 @@ from dipsim.errors import BudgetError
 When = Literal["token", "prompt", "both"]
 """When positions leave: at every token, once behind the prompt, or first this and then that."""
 Share = Literal["uniform", "pyramid", "ada"]
-"""How a budget is shared (share.py): alike, by layer, or by the heads of a layer."""
+"""Division of a budget (share.py): alike, by layer, or by the heads of a layer."""
 Pool = Literal["none", "avg", "max"]
 """Smoothing of a prompt's scores along positions."""
 
