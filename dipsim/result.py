@@ -211,12 +211,15 @@ class Result(Viewed):
     @cached_property
     def kv(self) -> dict[str, Any] | None:
         """Keys and values: their bytes and FLOP per token; None where all lie in DRAM."""
+        from dipsim.kv.offload import wear
+
         cache = self.run.kv
         step = kv_step(self.run, np.flatnonzero(self._rows))
         if cache is None or step is None:
             return None
         eviction, quality = cache.eviction, self.kv_quality
         written = float(step.flash_written.sum(axis=1).mean())
+        worn = wear(written, self.tokens_per_second)
         return {
             "policy": "full" if eviction is None else eviction.rule.label,
             "budget": None if eviction is None else _one_or_all(eviction.budgets),
@@ -233,7 +236,7 @@ class Result(Viewed):
             "flash_bytes_per_token": float(step.flash_read.sum(axis=1).mean()),
             "write_bytes_per_token": float(step.written.sum(axis=1).mean()),
             "flash_write_bytes_per_token": written,
-            "flash_write_bytes_per_million_tokens": written * 1e6,
+            "flash_write_bytes_per_million_tokens": worn.bytes_per_million_tokens,
             "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()),
         }
 
