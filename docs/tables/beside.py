@@ -23,6 +23,8 @@ PAGE = Path(__file__).parents[1] / "beside-results.md"
 HELD = (1, 2, 3, 6, 12, 24)
 """Megabytes of KV, at each of which the best row is named."""
 
+WHOLE = {"prefill": 1.0, "computed": 1.0, "revived": 0.0, "read": 1.0}
+"""Shares of `dipsim.lm.PrunedPerplexity` where no token is pruned."""
 Cells = Callable[[Row], list[str]]
 """Cells of a row that are of its kind."""
 
@@ -143,13 +145,14 @@ def layers() -> str:
 
 def tokens() -> str:
     """Return the table of pruned tokens, with the time to the first token."""
-    choices: list[Choice] = [("dense", {"prune_tokens": name}) for name in beside_rows.SCHEDULES]
+    schedules = sorted(beside_rows.SCHEDULES)
+    choices: list[Choice] = [DENSE, *(("dense", {"prune_tokens": name}) for name in schedules)]
 
     def own(row: Row) -> list[str]:
-        figures = (f"{row[name]:.3f}" for name in ("prefill", "computed", "revived", "read"))
+        shares = (f"{row.get(name, whole):.3f}" for name, whole in WHOLE.items())
         firsts = (f"{1e3 * row['devices'][phone]['first_token']:.0f}" for phone in PHONES)
-        schedule = f"`{row['settings']['prune_tokens']}`"
-        return [schedule, f"{row['perplexity']:.2f}", *figures, *firsts]
+        schedule = f"`{row['settings'].get('prune_tokens', 'none')}`"
+        return [schedule, f"{row['perplexity']:.2f}", *shares, *firsts]
 
     shares_of = ("prefill", "in the end", "revived", "KV read")
     firsts = tuple(f"first token, {phone}, ms" for phone in PHONES)

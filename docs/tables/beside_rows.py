@@ -38,9 +38,10 @@ FORMATS = ("q8_0", "q4_0", "kivi:bits=4", "kivi:bits=2")
 PROMPT_SHARES = ("5%", "10%", "20%")
 """Budgets of the prompt at which OBCache's paper judges."""
 OF_PROMPTS = (
+    "obcache:score=joint",
     "h2o",
+    "obcache:score=value",
     "snapkv:window=16,pool=max,kernel=7",
-    *(f"obcache:score={score}" for score in ("value", "joint")),
 )
 CUT = ("snapkv:window=16", "adakv:window=16", "pyramidkv:window=16,beta=4")
 """Rules that are judged where a prompt is cut to `AT`; two share it out to heads and to layers."""
@@ -50,11 +51,10 @@ LAYERS = (
     *(f"similarity:by={by},share={share}" for share in (0.1, 0.2) for by in ("previous", "oracle")),
 )
 SCHEDULES = (
-    "lazy:at=.3/.6/.9,rate=0",
-    *(f"lazy:at=.3/.6/.9,rate={rate}" for rate in (".3", ".5", ".7")),
+    *(f"lazy:at=.3/.6/.9,rate={rate}" for rate in (".5", ".3", ".7")),
     "static:at=6,rate=.7",
 )
-DENSITIES = {"dip": (0.7, 0.8, 0.9), "glu": (0.9,), "gate": (0.9,), "up": (0.9,), "cats": (0.9,)}
+DENSITIES = {"dip": (0.8, 0.9, 0.7), "glu": (0.9,), "gate": (0.9,), "up": (0.9,), "cats": (0.9,)}
 WITH_THRESHOLDS = ("cats",)
 MILD = (0.5, 0.5)
 """Gammas of dip-ca, of the input and of the product."""
@@ -97,7 +97,7 @@ def skipped(rule: str) -> Choice:
 def masked() -> list[Choice]:
     """Return methods that leave out weights."""
     plain = [(name, {"density": d}) for name, densities in DENSITIES.items() for d in densities]
-    return [*plain, *(("dip-ca", of_gamma(density, MILD)) for density in (0.7, 0.8))]
+    return [*plain, *(("dip-ca", of_gamma(density, MILD)) for density in (0.8, 0.7))]
 
 
 def wanted() -> dict[str, list[Choice]]:
@@ -106,17 +106,17 @@ def wanted() -> dict[str, list[Choice]]:
         DENSE,
         *(evicted(rule, AT) for rule in EVERY_TOKEN),
         *(("dense", {"kv_quant": name}) for name in FORMATS),
-        *masked(),
         *(skipped(rule) for rule in (LAYERS[0], LAYERS[5])),
-        *(evicted(rule, share, "prompt") for rule in OF_PROMPTS for share in PROMPT_SHARES),
-        *(evicted(rule, AT, "prompt") for rule in CUT),
-        *(evicted(rule, budget) for budget in OTHER_BUDGETS for rule in BUDGETED),
+        *masked(),
         *TOGETHER,
+        *(evicted(rule, share, "prompt") for rule in OF_PROMPTS for share in PROMPT_SHARES),
+        *(evicted(rule, budget) for budget in OTHER_BUDGETS for rule in BUDGETED),
+        *(evicted(rule, AT, "prompt") for rule in CUT),
     ]
     return {
         "long": long,
         "short": [DENSE, *(skipped(rule) for rule in LAYERS)],
-        "prompts": [("dense", {"prune_tokens": schedule}) for schedule in SCHEDULES],
+        "prompts": [DENSE, *(("dense", {"prune_tokens": name}) for name in SCHEDULES)],
     }
 
 
@@ -152,7 +152,7 @@ def measure(name: str) -> None:
     torch.set_num_threads(1)  # steps of a few tokens are too small to share
     judge = Judge(*subject(), TEXTS[name])
     for method, settings in missing:
-        figures = (judge.pruned if name == "prompts" else judge.row)(method, settings)
+        figures = (judge.pruned if "prune_tokens" in settings else judge.row)(method, settings)
         keep(name, {"method": method, "settings": settings, **figures})
         print(name, load()[name][-1], flush=True)
 
