@@ -160,6 +160,16 @@ def draw(theme: str, path: Path) -> None:
                     s=90 if each == "dense" else 26,
                     label=each,
                 )
+            for row in front:
+                x, y = row["devices"][device]["rate"], row["perplexity"]
+                axes.annotate(
+                    name(row),
+                    (x, y),
+                    xytext=(-6, 4),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=7,
+                )
             axes.set(xlabel="tokens per second", title=device)
             axes.grid(color=colours[INK], alpha=0.15, linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
