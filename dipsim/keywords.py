@@ -82,6 +82,8 @@ class DeviceOptions(TypedDict, total=False):
     prune_tokens: str | None
     skip_layers: str | None
     skip_kv: Literal["project", "hole", "copy"] | None
+    batch: int | None
+    speculate: str | None
     partial_bits: float | None
     kv_bits: float | None
     layout: Layout | None

@@ -46,6 +46,8 @@ def marks(
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,
         "clairvoyant": policy.future or (policy.preload and not _profiled(run)),
         "preloaded": policy.preload,
+        "stand-ins": run.steps is not None,
+        "free-drafts": settings.speculate is not None and not run.draft_seconds,
         "no-model": run.model is None,
         "approximate-model": run.model is not None and run.model.approximate is not None,
     }

@@ -2,8 +2,10 @@
 the `Timing`, and a `Result` holds all three."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
+from dipsim.batch import parse_speculation
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.errors import BudgetError
 from dipsim.flash.cost import FlashCost
@@ -155,14 +157,15 @@ def prepare(
     engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
     speeds = Speeds(flash.sequential_bandwidth, engine.compute)
     beside = plan_beside(part, geometry, settings, context, speeds, decided)
-    sets = ActiveSets(part, ready, settings.model_copy(update=resolved), beside.layer_runs)
+    settled = settings.model_copy(update=resolved)
+    sets = ActiveSets(part, ready, settled, beside.layer_runs, beside.steps)
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     costs = placement.costs(flash)
     guesses = find_guesses(sets)
     uses = count_profile(sets, geometry, cache_policy)
     budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, beside)
-    return Run(
+    run = Run(
         sets=sets,
         device=device,
         model=geometry,
@@ -180,6 +183,20 @@ def prepare(
         kv_read=settings.kv_read,
         beside=beside,
     )
+    return _with_drafting(run)
+
+
+def _with_drafting(run: Run) -> Run:
+    """Return the run with the seconds that drafting takes a step, where it is counted: shares of
+    those of a token decoded alone, which a replay without drafts tells."""
+    text = run.settings.speculate
+    drafts = None if text is None or run.steps is None else parse_speculation(text)
+    if drafts is None or not drafts.cost:
+        return run
+    sets = ActiveSets(run.trace, run.method, run.settings)
+    alone = replace(run, sets=sets, beside=run.beside._replace(steps=None))
+    rate = rate_tokens(alone, replay(alone)).rate
+    return replace(run, draft_seconds=drafts.draft * drafts.cost / rate)
 
 
 def _settings(

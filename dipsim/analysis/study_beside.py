@@ -229,7 +229,7 @@ STUDIES = (
         points=_one,
         x="width",
         methods=_own,
-        varies=concerning("beside"),
+        varies=concerning("beside", "steps"),
         read=_of_batches,
         note="per token: if every draft is accepted, and with .6, .8 of them; those of the model "
         "that drafts are left out.",

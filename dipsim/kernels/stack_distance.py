@@ -16,7 +16,7 @@ def _stack_distances(fingerprint):
 
         Args:
             sets, layer: uint64[n, layers, words], of which one layer is looked at.
-            actions: uint8[n] SKIP, JOIN, COMMIT or DECODE; resets: bool[n].
+            actions: uint8[n] SKIP, JOIN, JOIN_DECODE, COMMIT or DECODE; resets: bool[n].
             measured: bool[n] rows that count.
             pending: uint64[words] masks of the batch so far; updated.
             order: int64[units + AT_ONCE] units from the longest unused to the last used; updated.

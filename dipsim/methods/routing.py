@@ -23,7 +23,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from dipsim.errors import MethodError
-from dipsim.kernels.bits import DECODE, bit, holds
+from dipsim.kernels.bits import COMMIT, JOIN, bit, holds
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.stored import stored
 from dipsim.methods.contract import Group
@@ -267,7 +267,7 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
     z = block.scores[r, layer, 64 * start : 64 * start + units]
     words, k = block.sets[r, layer, start:stop], parts.k[p]
     _clear(words)
-    if block.actions[r] != DECODE:
+    if block.actions[r] == JOIN or block.actions[r] == COMMIT:  # of a prompt
         _take(z, z, k, words)
     elif _best(z, z, words) >= 0:
         choosing = cache.choosing

@@ -20,9 +20,9 @@ from dipsim.methods.hooks import failure_of, states_of
 from dipsim.methods.masking import counts_uses
 from dipsim.plugins import cause_of
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
+from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets
 
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
@@ -92,6 +92,8 @@ class Counts:
     """[rows, 2] of score mass and energy; None where the sets do not depend on the cache."""
     error: NDArray[np.float32] | None
     """Relative error of the layer's output; None where it is not known, or as ``kept_shares``."""
+    own: NDArray[np.int32] | None
+    """Units that each token of a decode step needs itself; None as `Sets.own`."""
 
 
 class ReplayedCache:
@@ -310,6 +312,7 @@ class ReplayedCache:
             ahead=ahead,
             kept_shares=rows.shares[:, p] if aware else None,
             error=self._error(block, rows, column, p) if aware else None,
+            own=_own(block, self.places[p], rows.sets[:, column, words]),
         )
 
     def _price(self, misses: NDArray[np.uint64], p: int) -> Reads:
@@ -430,6 +433,23 @@ class ReplayedCache:
         groups = [self.method.groups[group] for _, group in self.places]
         signals, k = [group.signal for group in groups], [group.kept for group in groups]
         return failure_of(self.method.name, signals, k, choosing, problem)
+
+
+def _own(
+    block: Sets, place: tuple[int, int], chosen: NDArray[np.uint64]
+) -> NDArray[np.int32] | None:
+    """Return `Counts.own` of a layer and group.
+
+    Args:
+        chosen: uint64[rows, words], the masks of the rows.
+    """
+    if block.own is None:
+        return None
+    known = block.own[place[1]]
+    if known is not None:
+        return known[:, place[0]]
+    sizes: NDArray[np.int32] = np.bitwise_count(chosen).sum(axis=1, dtype=np.int32)
+    return sizes
 
 
 def is_builtin(policy: Policy) -> bool:

@@ -103,7 +103,7 @@ def _unread_kv(result: Result) -> list[str]:
     deepest, context = int(run.tokens.position.max()), run.settings.context
     if run.model is None or run.kv is not None or run.kv_read != "grows":
         return []
-    read = float(run.model.kv_bytes(deepest, run.settings.kv_bits))
+    read = float(run.model.kv_bytes(deepest, run.settings.kv_bits)) * run.beside.sequences
     if read > run.budget.kv:
         return [
             f"tokens read up to {BYTES.show(read)} of KV, the budget holds "

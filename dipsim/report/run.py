@@ -169,7 +169,8 @@ def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list
     if result.timing.thermal is not None:
         rows.append(("hot device", f"{show_number(result.timing.thermal[1])} tok/s"))
     mean, _, p95, p99 = map(show_number, result.latency_ms.values())
-    rows += [("latency", f"{mean} ms a token, p95 {p95} ms, p99 {p99} ms")]
+    each = "token" if result.step is None else "step"
+    rows += [("latency", f"{mean} ms a {each}, p95 {p95} ms, p99 {p99} ms")]
     rows += _beside(result, standing)
     useful = BYTES.show(result.flash_useful_bytes_per_token)
     rows += [
@@ -256,7 +257,7 @@ def write_csv(result: Result, path: Path) -> None:
         path,
         (
             {**axes, **{name: values[i].item() for name, values in columns.items()}}
-            for i in range(result.tokens)
+            for i in range(len(columns["token"]))
         ),
     )
 
@@ -295,7 +296,8 @@ def plot(result: Result, sheet: Sheet) -> Any:
         if size > 1:
             slowest = np.maximum.reduceat(per_second * result.timing.times.latency, edges[:-1])
             axes.stairs(slowest, edges, baseline=None, color="k", linewidth=0.8, label="slowest")
-        across = "measured token" if size == 1 else f"measured token (bars: means of {size})"
+        each = "measured token" if result.step is None else "measured step"
+        across = each if size == 1 else f"{each} (bars: means of {size})"
         axes.set(xlabel=across, ylabel=f"latency ({unit})", xlim=(0, tokens))
         axes.set_ylim(0, 1.05 * per_second * longest or 1)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -136,7 +136,8 @@ def _sets_key(run: Run) -> Any:
     trace, settings = run.trace, run.settings
     part = trace.hash, trace.first, trace.tokens, trace.first_layer, trace.layers
     how = run.sets.prefill, settings.reset, settings.skip_layers
-    return part, settings.cluster, run.method, how
+    steps = None if run.steps is None else (settings.batch, settings.speculate)
+    return part, settings.cluster, run.method, how, steps
 
 
 def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
@@ -219,7 +220,7 @@ def _bytes(run: Run, contender: Contender) -> int:
     per_unit = _PER_UNIT + _PER_UNIT_AWARE * run.method.cache_aware + 2 * _state_bytes(contender)
     if run.method.cache_aware and run.method.custom is not None:
         per_unit += _PER_UNIT_CUSTOM
-    size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
+    size = len(run.tokens) * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
     return size + (run.sets.packed_bytes if contender.keep_missed else 0)
 
 
@@ -239,7 +240,8 @@ def _held(run: Run) -> ActiveSets | None:
     """Return the sets of a run in memory; None where they depend on the cache or are too large."""
     if run.method.cache_aware or run.sets.packed_bytes > SETS_BYTES:
         return None
-    return ActiveSets(run.trace, run.method, run.settings, run.sets.runs).hold()
+    sets = run.sets
+    return ActiveSets(sets.trace, sets.method, sets.settings, sets.runs, sets.steps).hold()
 
 
 def _replay(

@@ -84,15 +84,16 @@ class KvCache:
         """Bytes that two layers' reads from flash go through."""
         return max(float(plan.buffer_bytes(self.context)[0]) for plan in self.plans)
 
-    def held_bytes(self, before: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the bytes of DRAM that hold keys and values at each row, float64[tokens].
+    def held_bytes(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bytes of DRAM that hold keys and values of a sequence, float64[rows].
 
         Args:
-            before: int64[tokens], tokens of the row's sequence that are held or were evicted.
+            rows: int64[rows], rows of the trace.
+            before: int64[rows], tokens of each row's sequence that are held or were evicted.
         """
         held = np.empty(len(before))
         for number, plan in enumerate(self.plans):
-            own = self.of_row == number
+            own = self.of_row[rows] == number
             held[own] = plan.dram_bytes(before[own])
             if self._cuts(plan):
                 prompt = own & (before <= plan.prompt)

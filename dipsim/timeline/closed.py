@@ -47,6 +47,8 @@ class Step(NamedTuple):
     """Bytes that the flash moves in F."""
     copied: Seconds | float = 0.0
     """Bytes that are copied into the cache."""
+    arithmetic: Seconds | float = 0.0
+    """Part of E_hit and E_miss that arithmetic takes beyond bringing weights from DRAM."""
     ahead: Seconds | float = 0.0
     """Flash time of reads that went out early for this step."""
     ahead_moved: Seconds | float = 0.0
@@ -148,7 +150,9 @@ def token_times(
     paper = is_paper(overlap)
     for step in steps:
         spent[FLASH] += step.flash - hidden_seconds(step, overlap, a)
-        spent[COMPUTE if compute_bound and not paper else DRAM] += used_weights(step, overlap)
+        brought = used_weights(step, overlap) - step.arithmetic
+        spent[COMPUTE if compute_bound and not paper else DRAM] += brought
+        spent[COMPUTE] += step.arithmetic
         spent[DRAM] += step.kv
         if not paper:
             spent[SYNC] += step.sync

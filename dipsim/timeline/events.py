@@ -207,7 +207,9 @@ class _Simulation:
             cold = max(0.0, self.hot_from - start)
             kv = work.kv_share * (cold + (took - cold) * work.hot)
         spent[DRAM] += kv
-        spent[self.weights_are] += took - kv
+        arithmetic = (took - kv) * work.arithmetic
+        spent[COMPUTE] += arithmetic
+        spent[self.weights_are] += took - kv - arithmetic
         self._note("compute", token, step, start, seconds * work.rate)
 
     def _note(self, lane: str, token: int, step: int, start: float, size: float) -> None:

@@ -54,7 +54,10 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     spent = np.zeros((len(RESOURCES), len(work.flash)))
     spent[FLASH] = waited.sum(axis=1)
     spent[DRAM] = kv.sum(axis=1)
-    spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=1)
+    weights = used - kv
+    brought = weights - weights * work.arithmetic
+    spent[COMPUTE if machine.compute_bound else DRAM] += brought.sum(axis=1)
+    spent[COMPUTE] += (weights * work.arithmetic).sum(axis=1)
     spent[SYNC] = work.sync.sum(axis=1)
     spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=1)
     flows = (work.moved, work.use * work.rate, work.copy * work.copy_rate)

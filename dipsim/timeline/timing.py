@@ -17,6 +17,7 @@ from dipsim.timeline.steps import (
     KV_TAIL,
     Rates,
     embedding_row_bytes,
+    in_flight,
     kv_bytes,
     kv_step,
     kv_tail,
@@ -24,6 +25,7 @@ from dipsim.timeline.steps import (
     static_bytes,
     steps,
 )
+from dipsim.timeline.together import tokens_of
 from dipsim.views import shortened
 
 
@@ -38,10 +40,10 @@ class Timing:
     rate_range: tuple[float, float]
     """Tokens per second with nothing (a = 0) and all (a = 1) of the flash time hidden."""
     dram_bytes: NDArray[np.float64]
-    """[measured] static weights and KV read from DRAM per token."""
+    """[measured] static weights and KV read from DRAM per token, or decode step."""
     static_flash_bytes: float
     """Bytes per token of static weights that do not fit, of the embedding row, and of page faults
-    (their mean)."""
+    (their mean); of decode steps of several tokens, per step, as all but rates and energy."""
     static_flash_reads: int
     """Reads per token of the same."""
     prefill: Prefill | None
@@ -118,7 +120,7 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
         engine=clock.engine,
         thermal=thermal,
         rests_on=_rests_on(run, rate),
-        extrapolated=bool(embedding[0]) and bool(run.flash.outside(embedding, 1)[0]),
+        extrapolated=bool(embedding[0]) and bool(run.flash.outside(embedding, in_flight(run))[0]),
     )
 
 
@@ -172,7 +174,7 @@ def static_flash_bytes(run: Run, traffic: Traffic) -> float:
     streamed = run.budget.streamed
     if run.beside.layers is not None:
         streamed *= float(static_bytes(run, rows).mean()) / run.budget.static.total
-    return streamed + float(embedding[0]) + faulted + tail
+    return streamed + float(embedding[0] * tokens_of(run, rows).mean()) + faulted + tail
 
 
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
@@ -211,16 +213,18 @@ def _tokens_per_second(run: Run, rows: NDArray[np.int64], times: Times) -> float
     """Return tokens per second; of the authors' simulator the mean over the sequences."""
     borders = np.flatnonzero(np.diff(run.tokens.sequence[rows])) + 1 if run.authors else ()
     sequences = []
-    for latency in np.split(times.latency, borders):
+    given = np.split(run.given(rows), borders)
+    for latency, tokens in zip(np.split(times.latency, borders), given, strict=True):
         spent = float(latency.sum())
-        sequences.append(len(latency) / spent if spent else float("inf"))
+        sequences.append(int(tokens.sum()) / spent if spent else float("inf"))
     return float(np.mean(sequences))
 
 
 def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
     """Return the keys of the profile that the times and energies depend on."""
     overlap, device, backend = run.settings.overlap, run.device, f"backends.{run.settings.backend}"
-    keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.iops", "flash.align"]
+    keys = [*rate.used, *([f"{backend}.compute"] if run.steps is not None else [])]
+    keys += ["flash.bandwidth", "flash.reads", "flash.iops", "flash.align"]
     keys += ["flash.lanes", *(f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops"))]
     if not is_paper(overlap):
         keys += [f"{backend}.{name}" for name in FIXED_COSTS]
@@ -251,10 +255,10 @@ def _energy(
     if energy is None or power is None:
         return None
     rows = traffic.measured
-    tokens = len(times.latency)
+    tokens, given = len(times.latency), run.tokens_per_step(rows)
     flash = traffic.all_moved[rows].sum() / tokens + static_flash_bytes
     used = run.unit_bytes_of(traffic.active, rows) / tokens
     dram = dram_bytes.mean() + used
     seconds = float(times.latency.mean())
     low = float(dram * energy.dram + flash * energy.flash + energy.idle * seconds)
-    return low, low + power * seconds
+    return low / given, (low + power * seconds) / given

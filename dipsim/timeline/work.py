@@ -21,7 +21,7 @@ from dipsim.timeline.closed import (
 Numbers = TypeVar("Numbers", float, Seconds)
 _COLUMNS = (
     *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
-    *("moved", "copied", "ahead", "ahead_moved"),
+    *("moved", "copied", "arithmetic", "ahead", "ahead_moved"),
 )
 """Fields of a `Step` that differ from token to token."""
 
@@ -43,6 +43,8 @@ class Work(NamedTuple, Generic[Numbers]):
     rate: Numbers
     hot: Numbers
     kv_share: Numbers
+    arithmetic: Numbers
+    """Share of the use of weights that arithmetic takes beyond bringing them."""
     sync: Numbers
     copy: Numbers
     copy_rate: Numbers
@@ -58,7 +60,7 @@ def work_of(
     paper = is_paper(overlap)
     weights, kv = used_weights(step, overlap), step.kv
     use = weights + kv
-    rate = ratio(machine.weights * weights + machine.kv * kv, use)
+    rate = ratio(machine.weights * (weights - step.arithmetic) + machine.kv * kv, use)
     hot, hidden = np.ones_like(use), hidden_seconds(_slowed(step, machine, rate), overlap, a)
     hidden_hot = hidden
     if machine.heat is not None:
@@ -79,6 +81,7 @@ def work_of(
         rate=rate,
         hot=hot,
         kv_share=ratio(kv, use),
+        arithmetic=ratio(step.arithmetic, weights),
         sync=np.zeros_like(use) if paper else step.sync,
         copy=copy,
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once
