@@ -212,13 +212,13 @@ def _resized(run: Run, factor: float) -> Budget:
 def _parts(run: Run, traffic: Traffic) -> Iterator[Part]:
     """Yield the chain of steps cut into layers, and what comes before and after them."""
     overlap, rate = run.settings.overlap, rates(run)
-    rows = np.flatnonzero(traffic.measured)
+    rows, given = np.flatnonzero(traffic.measured), run.tokens_per_step(traffic.measured)
 
     def part(name: int | str, some: Iterable[Step]) -> Part:
         times = token_times(
             some, len(rows), overlap, run.backend.overlap_factor, rate.compute_bound
         )
-        mean = times.exposed.mean(axis=0).tolist()
+        mean = (times.exposed.mean(axis=0) / given).tolist()
         return Part(name, dict(zip(RESOURCES, mean, strict=True)))
 
     for place, some in groupby(steps(run, traffic, rows, rate), _part_of):

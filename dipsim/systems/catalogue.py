@@ -48,5 +48,13 @@ SYSTEMS: tuple[System, ...] = (
     System("--prune-tokens static", "prompt tokens leave for good", "a baseline of LazyLLM"),
     System("--prune-tokens random", "prompt tokens leave by chance", "a baseline of LazyLLM"),
     *_layers(),
+    System(
+        "--batch 4", "sequences are decoded side by side and read each weight once", "a baseline"
+    ),
+    System(
+        "--speculate draft=4,accept=.8",
+        "drafts are verified in one step, which reads each weight once",
+        "Leviathan et al., arXiv 2211.17192",
+    ),
 )
 """Systems, in the order in which they are listed."""

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from dipsim.batch import parse_speculation
 from dipsim.errors import TraceError
 from dipsim.settings import Settings
-from dipsim.trace import Outline, Tokens
+from dipsim.trace import Outline, Tokens, Trace
 from dipsim.trace.steps import DecodeSteps
 from dipsim.trace.trace import MAX_TOKENS
 
@@ -35,9 +35,10 @@ def plan_steps(trace: Outline, settings: Settings) -> DecodeSteps | None:
     starts, stops = _decoded(tokens)
     longest = int((stops - starts).max(initial=0))
     if width > longest:
+        where = trace.name if isinstance(trace, Trace) else "a run without a trace"
         raise TraceError(
-            f"{option} takes {width} tokens a step, and {trace.name} decodes at most {longest} in "
-            "a row: give smaller steps, or a longer trace"
+            f"{option}: a step takes {width} tokens, and {where} decodes at most {longest} in a "
+            "row; give smaller steps, or a longer trace"
         )
     draws = None if drafts is None else np.random.default_rng(drafts.seed)
     begins, given = ~tokens.decode, np.zeros(len(tokens), np.int64)
