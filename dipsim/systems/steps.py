@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.batch import parse_speculation
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.settings import Settings
 from dipsim.trace import Outline, Tokens, Trace
 from dipsim.trace.steps import DecodeSteps
@@ -30,7 +30,7 @@ def plan_steps(trace: Outline, settings: Settings) -> DecodeSteps | None:
     width = (settings.batch or 1) if drafts is None else drafts.draft + 1
     if width == 1:
         return None
-    option = f"--batch {width}" if drafts is None else f"--speculate {settings.speculate}"
+    option = f"--batch {width}" if drafts is None else f"--speculate {brief(settings.speculate)}"
     tokens = trace.rows
     starts, stops = _decoded(tokens)
     longest = int((stops - starts).max(initial=0))

@@ -43,7 +43,7 @@ class Timing:
     """[measured] static weights and KV read from DRAM per token, or decode step."""
     static_flash_bytes: float
     """Bytes per token of static weights that do not fit, of the embedding row, and of page faults
-    (their mean); of decode steps of several tokens, per step, as all but rates and energy."""
+    (their mean); per decode step where that takes several tokens."""
     static_flash_reads: int
     """Reads per token of the same."""
     prefill: Prefill | None

@@ -34,6 +34,27 @@ def attributed(
     return attribute(result, step), result
 
 
+# Parts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({"kv_dram": "50%"}, "head"),
+        ({"batch": 2}, "head"),
+        ({"speculate": "draft=2,accept=.8,cost=.1"}, "drafting"),
+    ],
+)
+def test_every_step_of_a_layer_is_the_layers(options: dict[str, Any], last: str) -> None:
+    """Waiting for keys and values too; together they are the time of a token."""
+    given: dict[str, Any] = {"dram": "60%", "tokens": "0:24", "engine": "closed", **options}
+    found, result = attributed("smollm2-chat", "snapdragon8", **given)
+    names = [part.name for part in found.parts]
+    assert names == [*range(30), *dict.fromkeys(("head", last))]
+    total = sum(sum(part.exposed.values()) for part in found.parts)
+    assert total == pytest.approx(1 / result.tokens_per_second)
+
+
 # Elasticities ------------------------------------------------------------------------------------
 
 

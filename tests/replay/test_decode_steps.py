@@ -282,3 +282,37 @@ def test_a_global_cache_has_no_one_state_for_all_tokens_of_a_step() -> None:
 def test_a_step_uses_its_units_once(access: Any) -> None:
     result = by_hand(batch=3, access=access)
     assert (result.accesses, result.step["steps"]) == (6, 2)
+
+
+# Experts ------------------------------------------------------------------------------------------
+
+
+def experts(tokens: int, **marks: Any) -> dict[str, Any]:
+    logits = np.random.default_rng(3).normal(size=(tokens, 2, 8)).astype(np.float32)
+    meta = {"signals": {"expert": {"unit_bytes": 100}}}
+    return {"expert": logits, "meta": meta, **marks}
+
+
+def test_a_step_needs_the_distinct_experts_of_its_tokens() -> None:
+    arrays = experts(6)
+    result = dipsim.simulate(arrays, "paper-a18", top_k=2, batch=3, cache_fraction=0.5)
+    best = np.argsort(-arrays["expert"], axis=2)[:, :, :2].reshape(2, 3, 2, 2)
+    distinct = [[len(set(step[:, layer].ravel())) for layer in (0, 1)] for step in best]
+    assert result.traffic.active[result.traffic.measured, :, 0].tolist() == distinct
+
+
+@pytest.mark.parametrize("routing", ["max-rank", "drop-cold:factor=1"])
+def test_routing_goes_by_the_cache_for_every_token_of_a_step(routing: str) -> None:
+    """Both tokens of a step are alike, so together they need what one does, and lose as much."""
+    arrays = experts(6)
+    arrays["expert"][1::2] = arrays["expert"][::2]
+    options: dict[str, Any] = {"top_k": 3, "cache_fraction": 0.5, "routing": routing}
+    steps = dipsim.simulate(arrays, "paper-a18", batch=2, **options)
+    tokens = {**arrays, "expert": arrays["expert"][::2]}
+    alone = dipsim.simulate(tokens, "paper-a18", **options)
+    ends = np.flatnonzero(steps.traffic.measured)
+    for name in ("active", "hits", "kept", "mass"):
+        of_steps, of_tokens = (getattr(result.traffic, name) for result in (steps, alone))
+        np.testing.assert_array_equal(of_steps[ends], of_tokens)
+    np.testing.assert_array_equal(steps.traffic.own[::2], steps.traffic.own[1::2])
+    assert steps.routing_weight_lost == pytest.approx(alone.routing_weight_lost)
