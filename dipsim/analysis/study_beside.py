@@ -72,6 +72,7 @@ def _of_cache(result: Result) -> Iterator[tuple[Place, Figures]]:
     """Yield one cell, with what the KV cache holds and moves."""
     kv = result.kv
     read = float(np.mean(result.timing.dram_bytes)) - result.budget.static.total
+    read /= result.tokens_per_step
     figures = {
         "kv_held_bytes": result.budget.kv,
         "kv_read_bytes_per_token": read if kv is None else kv["read_bytes_per_token"],

@@ -122,7 +122,7 @@ def _step(result: Result) -> Rows:
     step = result.step
     if step is None:
         return []
-    needed = f"{step['union_share']:.1%} of the units (a token: {step['token_share']:.1%})"
+    needed = f"{step['union_share']:.1%} of the unit bytes (one: {step['token_share']:.1%})"
     if step["batch"] is not None:
         return [("step", f"a token of {step['batch']} sequences each, {needed}")]
     chance, drawn = (
