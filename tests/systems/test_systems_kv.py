@@ -147,6 +147,21 @@ def test_recorded_vectors_say_what_is_lost() -> None:
     assert whole.to_dict()["kv"]["loop"] == "layer-closed"
 
 
+def test_positions_that_count_anew_move_the_same_bytes_and_need_the_model() -> None:
+    options: dict[str, Any] = {"tokens": "0:160", "dram": "60%", "kv_budget": 16}
+    plain, anew = (
+        dipsim.simulate("smollm2-kv", "snapdragon8", kv_policy=policy, **options)
+        for policy in ("streaming", "streaming:rerotate=yes")
+    )
+    np.testing.assert_array_equal(latency(anew), latency(plain))
+    assert (plain.to_dict()["kv"]["loop"], anew.to_dict()["kv"]["loop"]) == (
+        "layer-closed",
+        "counts",
+    )
+    (text,) = [text for label, text in anew.summary() if label == "KV"]
+    assert "needs the model (dipsim eval): no trace holds RoPE's frequencies" in text
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
