@@ -228,6 +228,7 @@ def test_what_a_rule_costs():
     assert load_rule("obcache:score=value").read_factor == load_rule("h2o").read_factor == 1
     beside = {name: load_rule(name).state_bytes for name in ("obcache", "h2o", "tova", "knorm")}
     assert beside == {"obcache": 8, "h2o": 4, "tova": 0, "knorm": 0}
+    assert round(100 * beside["obcache"] / (2 * 128 * 2), 1) == 1.6  # % of fp16 KV, heads of 128
 
 
 # Parameters and bad input -------------------------------------------------------------------------
