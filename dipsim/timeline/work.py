@@ -21,7 +21,7 @@ from dipsim.timeline.closed import (
 Numbers = TypeVar("Numbers", float, Seconds)
 _COLUMNS = (
     *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
-    *("moved", "copied", "ahead", "ahead_moved"),
+    *("moved", "copied", "ahead", "ahead_moved", "tail", "tail_moved"),
 )
 """Fields of a `Step` that differ from token to token."""
 
@@ -48,6 +48,8 @@ class Work(NamedTuple, Generic[Numbers]):
     copy_rate: Numbers
     ahead: Numbers
     ahead_moved: Numbers
+    tail: Numbers
+    tail_moved: Numbers
 
 
 def work_of(
@@ -84,6 +86,8 @@ def work_of(
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once
         ahead=step.ahead,
         ahead_moved=step.ahead_moved,
+        tail=step.tail,
+        tail_moved=step.tail_moved,
     )
 
 
