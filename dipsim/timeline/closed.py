@@ -39,6 +39,8 @@ class Step(NamedTuple):
     """n: number of flash requests."""
     sync: Seconds | float = 0.0
     """Fixed cost of a layer, or of choosing a mask."""
+    arithmetic: Seconds | float = 0.0
+    """Arithmetic that brings nothing from DRAM."""
     management: Seconds | float = 0.0
     """Copying kept misses into the cache."""
     static: bool | NDArray[np.bool_] = False
@@ -127,7 +129,7 @@ def used_weights(step: Step, overlap: Overlap) -> Seconds:
 
 def idle_seconds(step: Step, overlap: Overlap) -> Seconds:
     """Return the seconds of a step in which it computes and nothing is read for it."""
-    computing = used_weights(step, overlap) + step.kv
+    computing = used_weights(step, overlap) + step.kv + step.arithmetic
     if overlap in ("serial", "paper-serial"):
         return np.zeros_like(computing)
     if not is_paper(overlap):
@@ -167,6 +169,7 @@ def token_times(
         spent[FLASH] += step.flash - hidden_seconds(step, overlap, a)
         spent[COMPUTE if compute_bound and not paper else DRAM] += used_weights(step, overlap)
         spent[DRAM] += step.kv
+        spent[COMPUTE] += step.arithmetic
         if not paper:
             spent[SYNC] += step.sync
             spent[MANAGEMENT] += step.management

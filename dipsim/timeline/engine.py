@@ -73,7 +73,10 @@ def hot_step(step: Step, heat: Heat, throttled: bool) -> Step:
     """
     kernels = heat.compute if throttled else 1.0
     return step._replace(
-        flash=step.flash / heat.flash, hit=step.hit / kernels, miss=step.miss / kernels
+        flash=step.flash / heat.flash,
+        hit=step.hit / kernels,
+        miss=step.miss / kernels,
+        arithmetic=step.arithmetic / heat.compute,
     )
 
 

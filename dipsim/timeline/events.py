@@ -84,6 +84,7 @@ class _Simulation:
         if spans_of:
             self.dram.draws, self.dram.served = [], []
         self.hot_from = float("inf") if machine.heat is None else machine.heat.after
+        self.hot_kernels = 1.0 if machine.heat is None else machine.heat.compute
         if self.hot_from <= 0:
             self.dram.heat_up(0.0)
         elif machine.heat is not None:
@@ -148,6 +149,12 @@ class _Simulation:
                 self.tails[needed] = dram.read(read)
             if work.use > hidden:
                 yield from self._use(work, work.use - hidden, token, step, spent)
+            if work.arithmetic:
+                start, left = dram.now, work.arithmetic
+                while left := dram.draw(left, 0.0, self.hot_kernels, USE):
+                    yield from self._let_happen()
+                spent[COMPUTE] += dram.now - start
+                self._note("compute", token, step, start, 0.0)
             if work.sync:
                 start = dram.now
                 dram.now += work.sync

@@ -271,7 +271,8 @@ def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Colu
         reading = step.flash + step.ahead - copied
         reads = scale.faults if step.place == PAGE_FAULTS else scale.flash
         total += reading.sum() * reads + copied.sum() * scale.copies
-        total += (step.hit + step.miss).sum() * scale.weights + step.kv.sum() * scale.kv
+        computing = (step.hit + step.miss + step.arithmetic).sum()
+        total += computing * scale.weights + step.kv.sum() * scale.kv
         total += np.sum(step.management) * scale.management
         total += len(rows) * _fixed(run, step, scale)
         if run.settings.overlap != "serial" and step.reads.any():

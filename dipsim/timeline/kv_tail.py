@@ -72,7 +72,9 @@ class KvTail(NamedTuple):
         beyond = self.compute[:, layer] - np.minimum(self.rest[:, layer], waits)
         if (beyond > 0).any():  # a step of its own: the wait has its overlap already
             computing = np.maximum(beyond, 0.0)
-            yield waiting._replace(flash=nothing, hit=computing, reads=nothing, moved=nothing)
+            yield waiting._replace(
+                flash=nothing, arithmetic=computing, reads=nothing, moved=nothing
+            )
 
 
 def kv_tail(run: Run, step: "KvStep", flops: float) -> KvTail | None:

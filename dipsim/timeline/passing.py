@@ -38,8 +38,9 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     """
     room = machine.dram - machine.background
     flash, flash_rate = work.flash, ratio(work.moved, work.flash)
-    hidden, limit = work.hidden, np.ones_like(flash)
+    hidden, limit, slower = work.hidden, np.ones_like(flash), 1.0
     if is_hot and machine.heat is not None:
+        slower = machine.heat.compute
         flash, flash_rate = flash / machine.heat.flash, flash_rate * machine.heat.flash
         hidden, limit = work.hidden_hot, work.hot
     want = work.rate * limit
@@ -58,6 +59,7 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     spent[FLASH] = waited.sum(axis=1)
     spent[DRAM] = kv.sum(axis=1)
     spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=1)
+    spent[COMPUTE] += work.arithmetic.sum(axis=1) / slower
     spent[SYNC] = work.sync.sum(axis=1)
     spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=1)
     read = work.moved + work.tail_moved

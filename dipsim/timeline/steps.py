@@ -234,7 +234,8 @@ def _revived_step(
         return []
     nothing = np.zeros(len(rows))
     place = f"layer {layer} tokens that come back"
-    return [Step(nothing, beyond, nothing, nothing, nothing, static=True, place=place)]
+    idle = Step(nothing, nothing, nothing, nothing, nothing, static=True, place=place)
+    return [idle._replace(arithmetic=beyond)]
 
 
 def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:

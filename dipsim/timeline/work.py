@@ -20,7 +20,7 @@ from dipsim.timeline.closed import (
 
 Numbers = TypeVar("Numbers", float, Seconds)
 _COLUMNS = (
-    *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
+    *("flash", "hit", "miss", "kv", "reads", "arithmetic", "sync", "management"),
     *("moved", "copied", "ahead", "ahead_moved", "tail", "tail_moved"),
 )
 """Fields of a `Step` that differ from token to token."""
@@ -43,6 +43,7 @@ class Work(NamedTuple, Generic[Numbers]):
     rate: Numbers
     hot: Numbers
     kv_share: Numbers
+    arithmetic: Numbers
     sync: Numbers
     copy: Numbers
     copy_rate: Numbers
@@ -81,6 +82,7 @@ def work_of(
         rate=rate,
         hot=hot,
         kv_share=ratio(kv, use),
+        arithmetic=step.arithmetic,
         sync=np.zeros_like(use) if paper else step.sync,
         copy=copy,
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once

@@ -240,6 +240,11 @@ class Twin:
             read = self.read(piece.tail, piece.tail_moved, token, piece.tail_for, True)
             self.tails[piece.tail_for] = read
         yield from self.use(piece, 1 - share, token, step)
+        start = self.env.now
+        if piece.arithmetic:
+            yield device.draw(piece.arithmetic, 0.0, self.phone.hot_kernel, USE)
+            spent[COMPUTE] += self.env.now - start
+            self.note("compute", token, step, start, 0.0)
         if self.paper:
             return
         start = self.env.now

@@ -28,6 +28,7 @@ class Piece(NamedTuple):
     miss: float = 0.0
     kv: float = 0.0
     reads: float = 0.0
+    arithmetic: float = 0.0
     sync: float = 0.0
     copy: float = 0.0
     copied: float = 0.0
@@ -295,6 +296,13 @@ def _take(
         needed = piece.tail_for
         tails[needed] = world.read(piece.tail, piece.tail_moved, token, needed, True)
     use(1 - share)
+    if piece.arithmetic:
+        start = world.now
+        flow = Flow(0.0, piece.arithmetic, piece.arithmetic / phone.hot_kernel, USE)
+        world.flows.append(flow)
+        while flow in world.flows:
+            spent[COMPUTE] += world.step_on()
+        note("compute", start, 0.0)
     if paper:
         return
     if piece.sync:

@@ -58,6 +58,7 @@ def random_tokens(seed: int, ahead: bool = False, tails: bool = False) -> list[l
             miss=some(0.9, 1) if flash else 0.0,
             kv=some(0.7, 1) if static else 0.0,
             reads=misses,
+            arithmetic=some(0.3, 1) if tails else 0.0,
             sync=0.25 if static else 0.125,
             copy=0.0 if static else some(0.5, 1),
             copied=float(rng.uniform(0, 1)),

@@ -40,6 +40,7 @@ def random_chain(rng: np.random.Generator, tokens: int, overlap: Any) -> list[St
             miss=some(0.9, 1) * (flash > 0),
             kv=some(0.7, 1) if static else np.zeros(tokens),
             reads=rng.integers(1, 5, tokens) * (flash > 0.0),
+            arithmetic=some(rng.choice([0, 0, 0.6]), 1),
             sync=float(rng.choice([0, 0.23])),
             management=0.0 if static else copied * rng.uniform(0.2, 2),
             static=static,
