@@ -143,8 +143,11 @@ class KvPlan:
         Args:
             present: int64[layers], positions that a layer has at most; None for all.
         """
-        peaks = np.minimum(np.unique(self._budgets) + self.every - 1, context)
-        return float(self.dram_bytes(np.append(peaks, context), present).max())
+        before_cuts = np.append(np.unique(self._budgets), self.prompt) + self.every - 1
+        held = self.held(np.minimum(np.append(before_cuts, context), context)).max(0)
+        if present is not None:
+            held = np.minimum(held, present)
+        return float(self._in_dram(self.format.fullest(held)).max(0).sum())
 
     def _in_flash(self, held: NDArray[np.int64]) -> NDArray[np.int64]:
         resident = ALL if self.resident is None else self.resident
@@ -164,9 +167,15 @@ class KvPlan:
         held = self.held(before)
         if present is not None:
             held = np.minimum(held, present)
-        flash = self._in_flash(held) * self.format.position_bytes(self.width)
-        total: NDArray[np.float64] = (self.format.bytes(held, self.width) - flash).sum(1)
+        total: NDArray[np.float64] = self._in_dram(held).sum(1)
         return total
+
+    def _in_dram(self, held: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bytes of DRAM of layers that hold so many positions, float64 of their
+        shape."""
+        flash = self._in_flash(held) * self.format.position_bytes(self.width)
+        in_dram: NDArray[np.float64] = self.format.bytes(held, self.width) - flash
+        return in_dram
 
     def flash_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
         """Return the bytes of flash that hold keys, values and inputs after ``before`` tokens, of

@@ -289,19 +289,20 @@ def _resident(text: str, plan: KvPlan, context: int) -> NDArray[np.int64]:
     if text == "auto":
         raise BudgetError("--kv-dram auto is of dipsim run: give a share here, e.g. 50%")
     most, newest = plan.held(context)[0], plan.format.newest
+    no_share = f"{brief(text)}: a share of the KV is from 0% to 100%"
     try:
         share = parse_share(text)
         size = None if share is not None else BYTES.parse(text)
     except ValueError as problem:
-        known = "" if "%" in text else ", or a share such as '50%'"
-        raise BudgetError(f"--kv-dram {problem}{known}") from None
+        reason = f"{problem}, or a share such as '50%'" if "%" not in text else no_share
+        raise BudgetError(f"--kv-dram {reason}") from None
     if size is not None:
         position = plan.format.position_bytes(plan.width) * plan.model.layers
         left = np.minimum(int(size / position), most)
         return _at_least(left, newest)
     assert share is not None, "neither a size nor a share was refused"
     if share > 1:
-        raise BudgetError(f"--kv-dram {text}: a share of the KV, from 0% to 100%")
+        raise BudgetError(f"--kv-dram {no_share}")
     left = (share * most + 1e-9).astype(np.int64)
     return _at_least(left, newest)
 

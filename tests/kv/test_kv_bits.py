@@ -171,6 +171,8 @@ def test_more_positions_never_take_less_but_where_a_block_becomes_full(name: str
         ("q8_0/q4_0/q4_0", "no KV format 'q4_0/q4_0'"),
         ("kivi:bits=0", "bits are 1 to 16"),
         ("kivi:bits=nan", "parameters are key=number"),
+        ("kivi:bits=2,bits=2", "a parameter is given twice; give it once"),
+        ("kivi:bits", "write parameters as kivi:key=value"),
         ("kivi:group=0", "a group 1 to 4096"),
         ("kivi:group=1.5", "group is a whole number"),
         ("kivi:zero=1", "no parameter 'zero'; its parameters are bits, group, residual"),

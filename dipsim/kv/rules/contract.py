@@ -185,7 +185,7 @@ def within(name: str, value: float, low: float, high: float) -> float:
         BudgetError: it lies outside; `load_rule` adds the rule's name.
     """
     if not low <= value <= high:
-        raise BudgetError(f"{name}={value:g}: from {low:g} to {high:g}")
+        raise BudgetError(f"{name}={value:.10g}: from {low:.10g} to {high:.10g}")
     return value
 
 
