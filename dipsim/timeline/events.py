@@ -138,9 +138,10 @@ class _Simulation:
     def _take_steps(self, token: int) -> Happening:
         dram, spent = self.dram, [0.0] * len(RESOURCES)
         for step, work in enumerate(self.blocks.works(token)):
-            hidden, place = 0.0, self.chain[step].place
-            if place in self.tails:
-                yield from self._wait(self.tails.pop(place), spent)
+            hidden = 0.0
+            if self.tails:
+                late = self.tails.pop(self.chain[step].place, 0)
+                yield from self._wait(late, spent)
             if work.flash or work.ahead or step in self.opener_of:
                 hidden = yield from self._read(work, token, step, spent)
             if work.tail:

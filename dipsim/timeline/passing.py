@@ -71,6 +71,8 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
 def tails_meet(chain: Sequence[Step], machine: Machine) -> bool:
     """Return whether keys and values that are read beside a step may get into its way, or come
     late because the device gets hot."""
+    if not any(step.tail_place for step in chain):
+        return False
     tail = _fastest((step.tail_moved, step.tail) for step in chain)
     copies = _fastest((2 * step.copied, step.management) for step in chain)
     most = machine.background + tail + max(machine.weights, machine.kv, copies)

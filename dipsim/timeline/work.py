@@ -104,10 +104,13 @@ def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
     width = len(chain[0].flash[tokens])
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
-        column = columns[name] = np.empty((width, len(chain)))
+        column = columns[name] = np.zeros((width, len(chain)))
         for number, step in enumerate(chain):
             values = getattr(step, name)
-            column[:, number] = values[tokens] if isinstance(values, np.ndarray) else values
+            if isinstance(values, np.ndarray):
+                column[:, number] = values[tokens]
+            elif values:
+                column[:, number] = values
     static = np.array([step.static for step in chain])
     return Step(**columns, static=static)
 
