@@ -20,6 +20,8 @@ class Heads:
         softcap: bound of the logits, softcap * tanh(logit / softcap); 0 for none.
         projected: float[tokens, kv heads], |W_o v|_1, mean over the query heads of a kv head, W_o
             the output projection; None where it is not known.
+        frequencies: float64[dim / 2], radians per position by which RoPE turned numbers d and
+            d + dim / 2 of queries and keys; None where they are not known.
     """
 
     queries: NDArray[Any]
@@ -28,6 +30,7 @@ class Heads:
     scale: float
     softcap: float = 0.0
     projected: NDArray[Any] | None = None
+    frequencies: NDArray[np.float64] | None = None
 
     @property
     def group(self) -> int:

@@ -114,6 +114,7 @@ def replay(
     when: When | None = None,
     prompt: int | None = None,
     projected: NDArray[Any] | None = None,
+    frequencies: NDArray[np.float64] | None = None,
     softcap: float = 0.0,
     scale: float | None = None,
     threads: int | None = None,
@@ -127,6 +128,8 @@ def replay(
         key, value: float[tokens, layers, kv heads * head_dim].
         projected: float[tokens, layers, kv heads], |W_o v|_1, mean over the query heads of a kv
             head; ``criticalkv`` needs it.
+        frequencies: float64[head_dim / 2], radians per position by which RoPE turned numbers d and
+            d + head_dim / 2; ``streaming:rerotate=yes`` needs them.
         softcap: bound of the logits; 0 for none.
         scale: of the logits; default 1 / sqrt(head_dim).
         threads: layers at a time; changes nothing. Default: one per core.
@@ -146,6 +149,12 @@ def replay(
             f"KV policy {eviction.rule.label} needs projected, |W_o v|_1 as [tokens, layers, kv "
             "heads]: give it, or run the rule in a model (dipsim.lm.evicting)"
         )
+    shape = None if frequencies is None else frequencies.shape
+    if eviction.rule.rerotates and (shape != (head_dim // 2,) or head_dim % 2):
+        raise DipsimError(
+            f"KV policy {eviction.rule.label} needs frequencies, those of RoPE as [head_dim / 2]: "
+            "give them, or run the rule in a model (dipsim.lm.evicting)"
+        )
     factor = head_dim**-0.5 if scale is None else scale
     left = np.empty((layers, kv_heads, tokens), np.int32)
     losses: list[Loss] = []
@@ -153,7 +162,7 @@ def replay(
     def run(layer: int) -> Loss:
         queries, keys, values = (_heads_of(a, layer, head_dim) for a in (query, key, value))
         sizes = None if projected is None else projected[:, layer]
-        heads = Heads(queries, keys, values, factor, softcap, sizes)
+        heads = Heads(queries, keys, values, factor, softcap, sizes, frequencies)
         evicted = evict_layer(eviction, layer, heads)
         left[layer] = evicted.left
         return compare(heads, evicted.outputs, evicted.left, eviction.prompt)

@@ -21,6 +21,7 @@ from dipsim.kv.eviction import Eviction, evict_layer, plan_eviction
 from dipsim.kv.replay import KvReplay
 from dipsim.kv.rules import Rule, When, load_rule
 from dipsim.lm.attention import Attend, attention_through
+from dipsim.lm.rotary import rotary_frequencies
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Evicting:
         rule, budget, when, prompt: as `evicting` takes them.
         measures: each layer is compared with its own dense attention.
         replays: one per sequence that ran, in order, complete after each call of the model.
+        frequencies: float64[head_dim / 2] of RoPE, where the rule needs them.
     """
 
     rule: Rule
@@ -39,6 +41,7 @@ class Evicting:
     prompt: int | None
     measures: bool
     replays: list[KvReplay] = field(default_factory=list)
+    frequencies: NDArray[np.float64] | None = field(default=None, repr=False)
     _eviction: Eviction | None = field(default=None, repr=False)
     _layers: list[list[tuple[NDArray[np.int32], Loss]]] = field(default_factory=list, repr=False)
 
@@ -101,7 +104,8 @@ class Evicting:
         for sequence, parts in enumerate(zip(query, key, value, strict=True)):
             q, k, v = (part.detach().cpu().float().transpose(0, 1).contiguous() for part in parts)
             sizes = projected_sizes(module, q.shape[1], v) if self.rule.needs_projection else None
-            heads = Heads(q.numpy(), k.numpy(), v.numpy(), scale, softcap, sizes)
+            vectors = q.numpy(), k.numpy(), v.numpy()
+            heads = Heads(*vectors, scale, softcap, sizes, self.frequencies)
             evicted = evict_layer(self._eviction, layer, heads)
             outputs.append(torch.from_numpy(evicted.outputs))
             if self.measures:
@@ -137,13 +141,15 @@ def evicting(
 
     Raises:
         BudgetError: no such rule.
-        ModelError: the model takes no attention functions, or its layers use windows of their own.
+        ModelError: the model takes no attention functions, its layers use windows of their own, or
+            the rule turns keys and the model does not turn them as Llama does.
         DipsimError: in the with-block, as `Evicting.attend`.
     """
     rule = load_rule(rule)
     config: Any = getattr(model, "config", None)
     layers = _layers_of(model, config)
-    state = Evicting(rule, budget, when or rule.when, prompt, measures)
+    frequencies = rotary_frequencies(model) if rule.rerotates else None
+    state = Evicting(rule, budget, when or rule.when, prompt, measures, frequencies=frequencies)
 
     def attention(
         attend: Attend,

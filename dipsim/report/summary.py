@@ -93,6 +93,12 @@ def beside_rows(result: Result) -> Rows:
     parts.append(f"{BYTES.show(kv['read_bytes_per_token'])} read a token")
     if kv["mass_kept"] is not None:
         parts.append(f"{kv['mass_kept']:.1%} of the attention kept")
+    eviction = None if result.run.kv is None else result.run.kv.eviction
+    if eviction is not None and eviction.rule.beyond_vectors is not None:
+        parts.append(
+            f"what it loses needs the model (dipsim eval): no trace holds "
+            f"{eviction.rule.beyond_vectors}"
+        )
     if kv["flash_bytes_per_token"]:
         parts.append(f"{BYTES.show(kv['flash_bytes_per_token'])} of it from flash")
         wears = BYTES.show(kv["flash_write_bytes_per_million_tokens"])

@@ -46,6 +46,8 @@ class KvCache:
     """Most bytes of keys and values there are in DRAM, where tokens are left out."""
     written: NDArray[np.int64] | None = None
     """[tokens, layers] positions that a token writes; None for one."""
+    missing: NDArray[np.int64] | None = None
+    """[tokens, layers] positions, up to a token's own, that a layer lacks; None for none."""
     asked: str | None = None
     """The budget as it was asked for."""
 
@@ -68,10 +70,18 @@ class KvCache:
     @cached_property
     def dram_bytes(self) -> float:
         """Most bytes of DRAM that keys and values take: at the context, or while a prompt runs."""
-        return min(max(self._most(plan) for plan in self.plans), self.most_bytes)
+        most = max(self._most(number, plan) for number, plan in enumerate(self.plans))
+        return min(most, self.most_bytes)
 
-    def _most(self, plan: KvPlan) -> float:
-        grown = plan.most_dram_bytes(self.context)
+    def _most(self, number: int, plan: KvPlan) -> float:
+        if self.missing is None:
+            grown = plan.most_dram_bytes(self.context)
+        else:
+            ends = np.flatnonzero(np.append(self.tokens.begins_sequence()[1:], True))
+            ends = ends[self.of_row[ends] == number]
+            lengths = np.maximum(self.tokens.position[ends] + 1, self.context)
+            present = lengths[:, None] - self.missing[ends]
+            grown = max(plan.most_dram_bytes(self.context, each) for each in present)
         prompt = min(plan.prompt, self.context)
         return max(grown, plan.prefill_peak_bytes(prompt)) if self._cuts(plan) else grown
 
@@ -91,10 +101,14 @@ class KvCache:
             rows: int64[rows], rows of the trace.
             before: int64[rows], tokens of each row's sequence that are held or were evicted.
         """
-        held = np.empty(len(before))
+        held, present = np.empty(len(before)), None
+        if self.missing is not None:
+            present = (
+                np.maximum(before, self.tokens.position[rows] + 1)[:, None] - self.missing[rows]
+            )
         for number, plan in enumerate(self.plans):
             own = self.of_row[rows] == number
-            held[own] = plan.dram_bytes(before[own])
+            held[own] = plan.dram_bytes(before[own], None if present is None else present[own])
             if self._cuts(plan):
                 prompt = own & (before <= plan.prompt)
                 peak = plan.prefill_peak_bytes(min(plan.prompt, self.context))
@@ -116,10 +130,11 @@ class KvCache:
             ]
             steps = [KvStep(*picked)]
         (step,) = steps
-        return (
-            step
-            if self.written is None
-            else step._replace(written=step.written * self.written[rows])
+        if self.written is None:
+            return step
+        written = self.written[rows]  # each pushes one out of what stays in DRAM
+        return step._replace(
+            written=step.written * written, flash_written=step.flash_written * written
         )
 
 
@@ -186,6 +201,7 @@ def plan_kv(
         present=np.minimum.reduce(present) if present else None,
         most_bytes=tokens.kv_bytes if tokens is not None and all_in_dram else np.inf,
         written=written,
+        missing=layers.missing if layers is not None and layers.skip_kv == "hole" else None,
         asked=settings.kv_budget,
     )
 
@@ -276,19 +292,20 @@ def _resident(text: str, plan: KvPlan, context: int) -> NDArray[np.int64]:
     if text == "auto":
         raise BudgetError("--kv-dram auto is of dipsim run: give a share here, e.g. 50%")
     most, newest = plan.held(context)[0], plan.format.newest
+    no_share = f"{brief(text)}: a share of the KV is from 0% to 100%"
     try:
         share = parse_share(text)
         size = None if share is not None else BYTES.parse(text)
     except ValueError as problem:
-        known = "" if "%" in text else ", or a share such as '50%'"
-        raise BudgetError(f"--kv-dram {problem}{known}") from None
+        reason = f"{problem}, or a share such as '50%'" if "%" not in text else no_share
+        raise BudgetError(f"--kv-dram {reason}") from None
     if size is not None:
         position = plan.format.position_bytes(plan.width) * plan.model.layers
         left = np.minimum(int(size / position), most)
         return _at_least(left, newest)
     assert share is not None, "neither a size nor a share was refused"
     if share > 1:
-        raise BudgetError(f"--kv-dram {text}: a share of the KV, from 0% to 100%")
+        raise BudgetError(f"--kv-dram {no_share}")
     left = (share * most + 1e-9).astype(np.int64)
     return _at_least(left, newest)
 

@@ -38,7 +38,7 @@ def kv_quality(trace: Trace, model: Model, kv: KvCache) -> KvQuality | None:
     """
     eviction, tokens = kv.eviction, kv.tokens
     recorded = set(ATTENTION_VECTORS) <= set(trace.arrays)
-    if eviction is None or not recorded or eviction.rule.needs_projection:
+    if eviction is None or not recorded or eviction.rule.beyond_vectors is not None:
         return None
     rule = eviction.rule
     starts = np.flatnonzero(tokens.begins_sequence()).tolist()

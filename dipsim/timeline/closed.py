@@ -53,6 +53,13 @@ class Step(NamedTuple):
     """Flash time of reads that went out early for this step."""
     ahead_moved: Seconds | float = 0.0
     """Bytes of these reads."""
+    tail: Seconds | float = 0.0
+    """Flash time of keys and values that are read for ``tail_place`` while this step computes, once
+    its own reads are done; at most `idle_seconds`."""
+    tail_moved: Seconds | float = 0.0
+    """Bytes of these reads."""
+    tail_place: str = ""
+    """Place of the step that needs them."""
     place: str = ""
     """The place the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
@@ -118,6 +125,16 @@ class Times:
 def used_weights(step: Step, overlap: Overlap) -> Seconds:
     """Return seconds of using weights; the paper's modes leave out those that were just loaded."""
     return step.hit if is_paper(overlap) else step.hit + step.miss
+
+
+def idle_seconds(step: Step, overlap: Overlap) -> Seconds:
+    """Return the seconds of a step in which it computes and nothing is read for it."""
+    computing = used_weights(step, overlap) + step.kv
+    if overlap in ("serial", "paper-serial"):
+        return np.zeros_like(computing)
+    if not is_paper(overlap):
+        computing = computing + step.sync + step.management
+    return np.maximum(computing - step.flash - step.ahead, 0.0)
 
 
 def hidden_seconds(step: Step, overlap: Overlap, a: float | Seconds) -> Seconds:

@@ -128,4 +128,6 @@ def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
     copied = 2 * backend.cache_copy if np.isfinite(backend.cache_copy) else 0.0
     hides = run.settings.overlap == "pipelined" and backend.overlap_factor > 0
     together = used + fastest if hides else 0.0
+    if run.kv is not None and run.kv.plan.resident is not None and run.settings.overlap != "serial":
+        together = max(together, max(used, copied) + flash.sequential_bandwidth)
     return machine.background + max(used, fastest, copied, together) > machine.dram

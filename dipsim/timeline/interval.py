@@ -188,9 +188,15 @@ def _keys(run: Run) -> list[str]:
     keys += [f"{backend}.{name}" for name in (*FIXED_COSTS, "cache_copy")]
     if _pages(run):
         keys.append(_FAULT)
-    if run.steps is not None:
+    if _computes_more(run):
         keys.append(f"{backend}.compute")
     return [*keys, "page_cache.bandwidth"] if io == "buffered" else keys
+
+
+def _computes_more(run: Run) -> bool:
+    """Return whether arithmetic may take more than bringing the weights of a token does."""
+    again = run.kv is not None and run.kv.plan.recompute is not None
+    return run.steps is not None or run.beside.tokens is not None or again
 
 
 def _pages(run: Run) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
+from dipsim.timeline.kv_tail import kv_tail
 from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
 from dipsim.timeline.together import (
     kv_flops,
@@ -27,9 +28,6 @@ from dipsim.trace import PREFILL, Tokens
 
 if TYPE_CHECKING:
     from dipsim.kv.plan import KvStep
-
-KV_TAIL = "KV from flash"
-"""Place of a step in which a layer waits for keys and values."""
 
 
 @dataclass(frozen=True)
@@ -119,41 +117,6 @@ def kv_step(run: Run, rows: NDArray[np.int64]) -> "KvStep | None":
     return read if run.steps is None else kv_of_steps(run, rows, starts, read)
 
 
-class KvTail(NamedTuple):
-    """Keys and values that tokens read from flash, float64[rows, layers]."""
-
-    seconds: NDArray[np.float64]
-    """Seconds of flash, whatever computes meanwhile."""
-    moved: NDArray[np.float64]
-    """Bytes."""
-    reads: NDArray[np.float64]
-    rest: NDArray[np.float64]
-    """Seconds of them in which keys and values come, after the inputs of those computed again."""
-    compute: NDArray[np.float64]
-    """Seconds of computing keys and values again."""
-
-
-def kv_tail(run: Run, step: "KvStep", rate: Rates) -> KvTail | None:
-    """Return the keys and values that tokens read from flash, in one run per layer; None where
-    there are none.
-
-    Inputs of attention come first. While keys and values are computed from them the rest comes
-    (KVPR, arXiv 2411.17089, section 3).
-    """
-    if not step.flash_read.any():
-        return None
-    assert run.kv is not None, "its KV lies in flash"
-    link = run.flash.sequential_bandwidth
-    rest: Any = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
-    return KvTail(
-        seconds=step.flash_read / link,
-        moved=step.flash_read,
-        reads=run.flash.reads_in_order(step.flash_read),
-        rest=rest / link,
-        compute=step.flops / rate.flops,
-    )
-
-
 def _average_positions(tokens: Tokens) -> NDArray[np.float64]:
     """Return the mean positions of the tokens' sequences, float64[tokens]: half the sum of the rows
     of the prompt and of all rows."""
@@ -186,22 +149,26 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     if embedding_row_bytes(run):
         yield _embedding_step(run, many)
     moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate)
+    tail = None if moved is None else kv_tail(run, moved, rate.flops)
     kv = [read / layers] * layers if moved is None else [*moved.read.T]
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
-    head = _static_step(run, rate, static.head + final_norm, nothing, rows, "head")
-    before = [head]  # while it runs, flash reads keys and values of the first layer
+    last = [_static_step(run, rate, static.head + final_norm, nothing, rows, "head")]
+    waits = nothing
+    if tail is not None:  # a head takes as long as that of the token before, which hides it
+        last, waits = tail.hidden_behind(last, 0, run.settings.overlap)
     for layer in range(layers):
         if tail is not None:
-            yield from _tail_steps(run, tail, layer, before)
+            yield from tail.steps(layer, waits)
         place = f"layer {layer} attention"
-        before = [_static_step(run, rate, per_layer, kv[layer], rows, place)]
-        before += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
-        before = [*_left_of_layer(run, rows, layer, before)]
-        before += _revived_step(run, rows, rate, layer, before)
-        yield from before
-    yield head
+        whole = [_static_step(run, rate, per_layer, kv[layer], rows, place)]
+        whole += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
+        left = [*_left_of_layer(run, rows, layer, whole)]
+        left += _revived_step(run, rows, rate, layer, left)
+        if tail is not None and layer + 1 < layers:
+            left, waits = tail.hidden_behind(left, layer + 1, run.settings.overlap)
+        yield from left
+    yield from last
     if run.draft_seconds:
         yield _drafting_step(run, nothing)
 
@@ -284,41 +251,8 @@ def _revived_step(
         return []
     nothing = np.zeros(len(rows))
     place = f"layer {layer} tokens that come back"
-    return [Step(nothing, beyond, nothing, nothing, nothing, static=True, place=place)]
-
-
-def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> Iterator[Step]:
-    """Yield the steps in which a layer waits for its keys and values from flash, and computes some
-    of them again.
-
-    They are known beforehand, so they are read while the layer before computes, as far as flash has
-    nothing else to do then.
-
-    Args:
-        before: steps of the layer before; of the first layer, that of the token before's head.
-    """
-    hidden = np.zeros(len(tail.seconds))
-    if run.settings.overlap not in ("serial", "paper-serial"):
-        for step in before:
-            computing = step.hit + step.miss + step.kv + step.sync + step.management
-            hidden += np.maximum(computing - step.flash - step.ahead, 0.0)
-    nothing, waits = np.zeros_like(hidden), np.maximum(tail.seconds[:, layer] - hidden, 0.0)
-    waiting = Step(
-        flash=waits,
-        hit=nothing,
-        miss=nothing,
-        kv=nothing,
-        reads=tail.reads[:, layer],
-        static=True,
-        moved=tail.moved[:, layer],
-        place=f"layer {layer} {KV_TAIL}",
-    )
-    yield waiting
-    # It fills the wait for the rest. While the layer before runs, compute is busy.
-    beyond = tail.compute[:, layer] - np.minimum(tail.rest[:, layer], waits)
-    if (beyond > 0).any():  # a step of its own: the wait has its overlap already
-        computing = np.maximum(beyond, 0.0)
-        yield waiting._replace(flash=nothing, hit=computing, reads=nothing, moved=nothing)
+    idle = Step(nothing, nothing, nothing, nothing, nothing, static=True, place=place)
+    return [idle._replace(hit=beyond, arithmetic=beyond)]
 
 
 def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:

@@ -11,16 +11,15 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
+from dipsim.timeline.kv_tail import KV_TAIL, kv_tail
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.pressure import faults_of, paged_share
 from dipsim.timeline.steps import (
-    KV_TAIL,
     Rates,
     embedding_row_bytes,
     in_flight,
     kv_bytes,
     kv_step,
-    kv_tail,
     rates,
     static_bytes,
     steps,
@@ -186,7 +185,7 @@ def static_flash_reads(run: Run, traffic: Traffic) -> int:
         int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_TAIL)
     )
     moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate)
+    tail = None if moved is None else kv_tail(run, moved, rate.flops)
     reads += 0 if tail is None else round(float(tail.reads.sum(axis=1).mean()))
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     return reads if faults is None else reads + round(float(faults.number.mean()))

@@ -21,7 +21,7 @@ from dipsim.timeline.closed import (
 Numbers = TypeVar("Numbers", float, Seconds)
 _COLUMNS = (
     *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
-    *("moved", "copied", "arithmetic", "ahead", "ahead_moved"),
+    *("moved", "copied", "arithmetic", "ahead", "ahead_moved", "tail", "tail_moved"),
 )
 """Fields of a `Step` that differ from token to token."""
 
@@ -50,6 +50,8 @@ class Work(NamedTuple, Generic[Numbers]):
     copy_rate: Numbers
     ahead: Numbers
     ahead_moved: Numbers
+    tail: Numbers
+    tail_moved: Numbers
 
 
 def work_of(
@@ -87,6 +89,8 @@ def work_of(
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once
         ahead=step.ahead,
         ahead_moved=step.ahead_moved,
+        tail=step.tail,
+        tail_moved=step.tail_moved,
     )
 
 
@@ -101,10 +105,13 @@ def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
     width = len(chain[0].flash[tokens])
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
-        column = columns[name] = np.empty((width, len(chain)))
+        column = columns[name] = np.zeros((width, len(chain)))
         for number, step in enumerate(chain):
             values = getattr(step, name)
-            column[:, number] = values[tokens] if isinstance(values, np.ndarray) else values
+            if isinstance(values, np.ndarray):
+                column[:, number] = values[tokens]
+            elif values:
+                column[:, number] = values
     static = np.array([step.static for step in chain])
     return Step(**columns, static=static)
 

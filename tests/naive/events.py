@@ -148,6 +148,7 @@ class Twin:
         """How many times as long the use of weights takes on a hot device."""
         self.queue, self.asked = Store(self.env), 0.0
         self.early: dict[tuple[int, int], Event] = {}
+        self.tails: dict[int, Event] = {}
         self.opens = [step for step, piece in enumerate(tokens[0]) if piece.opens]
         self.env.process(self.serve())
 
@@ -214,6 +215,10 @@ class Twin:
     def take(self, piece: Piece, token: int, step: int) -> Happening:
         """Let a token take one step."""
         device, spent, share = self.device, self.found.spent[token], 0.0
+        if step in self.tails:
+            start = self.env.now
+            yield self.tails.pop(step)
+            spent[FLASH] += self.env.now - start
         waits = [self.early[token, step]] if (token, step) in self.early else []
         if piece.flash:
             device.goal = self.asked + self.a * piece.moved
@@ -231,7 +236,15 @@ class Twin:
         yield self.env.all_of(waits)
         spent[FLASH] += self.env.now - start
         device.goal = 0.0
+        if piece.tail:
+            read = self.read(piece.tail, piece.tail_moved, token, piece.tail_for, True)
+            self.tails[piece.tail_for] = read
         yield from self.use(piece, 1 - share, token, step)
+        start = self.env.now
+        if piece.arithmetic:
+            yield device.draw(piece.arithmetic, 0.0, self.phone.hot_kernel, USE)
+            spent[COMPUTE] += self.env.now - start
+            self.note("compute", token, step, start, 0.0)
         if self.paper:
             return
         start = self.env.now
@@ -271,4 +284,5 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Re
         phone = phone._replace(dram=inf, background=0.0, after=inf)
     twin = Twin(tokens, mode, a, phone)
     twin.env.run(twin.env.process(twin.all_tokens()))
+    twin.env.run()  # what is still read
     return twin.found
