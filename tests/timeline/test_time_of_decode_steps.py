@@ -11,7 +11,7 @@ from dipsim.hardware import load_profile
 from dipsim.sweep.many import many
 from dipsim.sweep.point import Point
 from tools import three_layers
-from tools.one_layer import KV, SETS, device, trace
+from tools.one_layer import KV, SETS, TINY, device, trace
 
 SLOW = device(compute="400 FLOP/s")
 """It uses 100 B/s and computes what 200 B of weights of a byte take."""
@@ -74,6 +74,16 @@ def test_without_a_limit_of_compute_a_step_takes_what_it_brings() -> None:
     bringing = [(152 + read + 36) / 100 for read in kv]
     assert latencies(result) == pytest.approx([bringing[0] + 3.6, bringing[1]])
     assert result.time_share["compute"] == 0
+
+
+def test_every_token_reads_its_row_of_the_embedding() -> None:
+    arrays = trace([*SETS, *SETS])
+    arrays["meta"] = {"model": {**TINY, "tied_embeddings": False}}
+    options: dict[str, Any] = {"policy": "lru", "cache_fraction": 0.5, "overlap": "serial"}
+    timing = dipsim.simulate(arrays, SLOW, batch=3, **options).timing
+    assert (timing.static_flash_bytes, timing.static_flash_reads) == (3 * 4, 3)
+    tied = by_hand(batch=3).timing.times.latency
+    assert timing.times.latency.tolist() == pytest.approx((tied + 3 * 4 / 10).tolist())
 
 
 def test_arithmetic_beyond_bringing_is_of_compute() -> None:
