@@ -44,7 +44,9 @@ def marks(
         "lossy-weights": settings.weights is not None,
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,
-        "clairvoyant": policy.future or (policy.preload and not _profiled(run)),
+        "clairvoyant": policy.future
+        or (policy.preload and not _profiled(run))
+        or (run.kv is not None and run.kv.clairvoyant),
         "preloaded": policy.preload,
         "no-model": run.model is None,
         "approximate-model": run.model is not None and run.model.approximate is not None,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,7 @@ from dipsim.run import Run
 from dipsim.sweep.passes import replay_runs
 from dipsim.sweep.vary import retimed
 from dipsim.timeline.closed import RESOURCES, Step, token_times
-from dipsim.timeline.pressure import paged_share
-from dipsim.timeline.steps import embedding_row_bytes, rates, steps
+from dipsim.timeline.steps import rates, steps
 from dipsim.timeline.timing import time_traffic
 
 STEP = 0.05
@@ -222,11 +222,11 @@ def _parts(run: Run, traffic: Traffic) -> Iterator[Part]:
         mean = times.exposed.mean(axis=0).tolist()
         return Part(name, dict(zip(RESOURCES, mean, strict=True)))
 
-    layers, groups = run.unit_bytes.shape
-    if paged_share(run):
-        yield part("page faults", [next(chain)])
-    if embedding_row_bytes(run):
-        yield part("embedding", [next(chain)])
-    for layer in range(layers):
-        yield part(run.trace.first_layer + layer, [next(chain) for _ in range(1 + groups)])
-    yield part("head", list(chain))
+    for place, some in groupby(chain, _place):
+        yield part(place if isinstance(place, str) else run.trace.first_layer + place, list(some))
+
+
+def _place(step: Step) -> int | str:
+    """Return the number of the layer that a step works on; the step's place where it is none."""
+    word, _, rest = step.place.partition(" ")
+    return int(rest.partition(" ")[0]) if word == "layer" else step.place

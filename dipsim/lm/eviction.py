@@ -215,11 +215,5 @@ def _window(config: Any) -> Any:
 
 
 def _replay_of(eviction: Eviction, layers: list[tuple[NDArray[np.int32], Loss]]) -> KvReplay:
-    return KvReplay(
-        eviction,
-        np.stack([left for left, _ in layers]),
-        *(
-            np.stack([getattr(loss, name) for _, loss in layers], axis=1)
-            for name in ("mass", "change", "energy")
-        ),
-    )
+    left, losses = zip(*layers, strict=True)
+    return KvReplay.of(eviction, np.stack(left), losses)

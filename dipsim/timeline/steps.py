@@ -19,8 +19,9 @@ from dipsim.trace import PREFILL, Tokens
 if TYPE_CHECKING:
     from dipsim.kv.plan import KvStep
 
-KV_TAIL = "KV from flash"
-"""Place of a step in which a layer waits for keys and values."""
+KV_TAIL, KV_BLOCKS = "KV from flash", "KV blocks from flash"
+"""Places of steps in which a layer waits for keys and values: known beforehand, or chosen by its
+queries."""
 
 
 @dataclass(frozen=True)
@@ -112,24 +113,38 @@ class KvTail(NamedTuple):
     seconds: NDArray[np.float64]
     """Seconds of flash, whatever computes meanwhile."""
     moved: NDArray[np.float64]
-    """Bytes."""
+    """Bytes; of blocks those of whole pages."""
     reads: NDArray[np.float64]
     rest: NDArray[np.float64]
     """Seconds of them in which keys and values come, after the inputs of those computed again."""
     compute: NDArray[np.float64]
     """Seconds of computing keys and values again."""
+    place: str = KV_TAIL
+    extrapolated: bool = False
+    """True if a read was outside the measured points of the flash curve."""
 
 
-def kv_tail(run: Run, step: "KvStep", rate: Rates) -> KvTail | None:
-    """Return the keys and values that tokens read from flash, in one run per layer; None where
-    there are none.
+def kv_tail(run: Run, rows: NDArray[np.int64], step: "KvStep", rate: Rates) -> KvTail | None:
+    """Return the keys and values that tokens read from flash; None where there are none.
 
-    Inputs of attention come first. While keys and values are computed from them the rest comes
-    (KVPR, arXiv 2411.17089, section 3).
+    They come in one run per layer, inputs of attention first. While keys and values are computed
+    from these the rest comes (KVPR, arXiv 2411.17089, section 3). Blocks that tokens choose are
+    reads of their own.
     """
     if not step.flash_read.any():
         return None
     assert run.kv is not None, "its KV lies in flash"
+    if run.kv.missed is not None:
+        blocks = run.kv.missed.reads(rows, run.flash)
+        return KvTail(
+            seconds=blocks.seconds,
+            moved=blocks.moved,
+            reads=blocks.requests.astype(np.float64),
+            rest=blocks.seconds,
+            compute=step.flops / rate.flops,
+            place=KV_BLOCKS,
+            extrapolated=bool(blocks.outside.any()),
+        )
     link = run.flash.sequential_bandwidth
     rest: Any = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
     return KvTail(
@@ -172,7 +187,7 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     if embedding_row_bytes(run):
         yield _embedding_step(run, nothing)
     moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate)
+    tail = None if moved is None else kv_tail(run, rows, moved, rate)
     kv = [read / layers / rate.dram] * layers if moved is None else [*moved.read.T / rate.dram]
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
@@ -274,14 +289,14 @@ def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> I
     """Yield the steps in which a layer waits for its keys and values from flash, and computes some
     of them again.
 
-    They are known beforehand, so they are read while the layer before computes, as far as flash has
-    nothing else to do then.
+    Where they are known beforehand, they are read while the layer before computes, as far as flash
+    has nothing else to do then. Blocks are chosen by the layer's own queries.
 
     Args:
         before: steps of the layer before; of the first layer, that of the token before's head.
     """
     hidden = np.zeros(len(tail.seconds))
-    if run.settings.overlap not in ("serial", "paper-serial"):
+    if tail.place == KV_TAIL and run.settings.overlap not in ("serial", "paper-serial"):
         for step in before:
             computing = step.hit + step.miss + step.kv + step.sync + step.management
             hidden += np.maximum(computing - step.flash - step.ahead, 0.0)
@@ -294,7 +309,7 @@ def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> I
         reads=tail.reads[:, layer],
         static=True,
         moved=tail.moved[:, layer],
-        place=f"layer {layer} {KV_TAIL}",
+        place=f"layer {layer} {tail.place}",
     )
     yield waiting
     # It fills the wait for the rest. While the layer before runs, compute is busy.
