@@ -176,9 +176,10 @@ def _with_vectors(trace: Outline, plan: RetrievalPlan) -> Trace:
     recorded = trace.arrays if isinstance(trace, Trace) else {}
     missing = [name for name in ("query", "key") if name not in recorded]
     if missing or not isinstance(trace, Trace):
+        name = trace.name if isinstance(trace, Trace) else "a run without a trace"
         raise TraceError(
-            f"{given}: which blocks a token reads follows from attention, and {trace.name} holds "
-            f"no {' and no '.join(missing)}: record them with dipsim record MODEL t.npz --signals "
+            f"{given}: which blocks a token reads follows from attention, and {name} has no "
+            f"{' and no '.join(missing)}: record them with dipsim record MODEL t.npz --signals "
             "query,key,value"
         )
     begins, decode = trace.rows.begins_sequence(), trace.rows.decode

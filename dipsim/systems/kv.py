@@ -206,6 +206,8 @@ def plan_kv(
         check_fetch(retrieval, settings, model, format_, context)
         fetched = RetrievalPlan(model=model, format=format_, retrieval=retrieval)
         fetched = _split(fetched, settings, context, speeds)
+        if fetched.resident is not None and (fetched.resident >= fetched.held(context)).all():
+            fetched = replace(fetched, resident=None)
         missed = None if running else miss_blocks(trace, fetched, settings.seed)
         everywhere = np.zeros(len(trace.rows), np.int64)
         return KvCache(trace.rows, (fetched,), everywhere, None, context, missed=missed)
