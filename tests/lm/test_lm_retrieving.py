@@ -118,13 +118,14 @@ def test_what_cannot_retrieve_is_refused(llama: Any) -> None:
     windowed = tiny("MistralConfig", sliding_window=4)
     with pytest.raises(ModelError, match="retrieval takes models"):
         logits(windowed, "top=1:block=4")
+    cache = transformers.DynamicCache(config=llama.config)
+    again = {"input_ids": IDS[:, :3], takes_cache(llama): cache}
+    llama(**again)
     with (
         pytest.raises(ModelError, match="retrieval in closed loop takes whole"),
         retrieving(llama, "top=1:block=4"),
     ):
-        cache = transformers.DynamicCache(config=llama.config)
-        for _ in range(2):
-            llama(input_ids=IDS[:, :3], **{takes_cache(llama): cache})
+        llama(**again)
 
 
 # In eval
