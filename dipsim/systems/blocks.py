@@ -34,7 +34,7 @@ from dipsim.units import BYTES
 
 _MOST_BYTES = 2**31
 """Bytes of queries and keys of one sequence that are read at once."""
-_MOST_SETS = 2**28
+_MOST_SETS = 2**27
 """Bytes of the blocks that a layer's tokens choose, as truth values, and of all those missed, as
 bits."""
 
@@ -95,8 +95,8 @@ def check_fetch(
         )
     if model.layer_windows.min() < context:
         raise BudgetError(
-            f"{given}: {model.name} has layers that see a window of their own; take a model whose "
-            "layers see every position, or drop it"
+            f"{given}: {model.name} has layers that see a window of their own; drop it, or take a "
+            "model whose layers all see every position"
         )
     partly = "blocks are made of all positions"
     others = {
@@ -133,8 +133,6 @@ def miss_blocks(trace: Outline, plan: RetrievalPlan, seed: int) -> MissedBlocks 
     """
     policy = _policy(plan.retrieval)
     trace = _with_vectors(trace, plan)
-    if plan.resident is None:
-        return None
     starts = np.flatnonzero(trace.rows.begins_sequence()).tolist()
     sequences = list(pairwise([*starts, trace.tokens]))
     longest = max(stop - start for start, stop in sequences)
@@ -145,6 +143,8 @@ def miss_blocks(trace: Outline, plan: RetrievalPlan, seed: int) -> MissedBlocks 
             f"--kv-fetch {plan.retrieval}: the blocks of all tokens take {BYTES.show(size)}, at "
             f"most {BYTES.show(_MOST_SETS)} are replayed: give a larger block, or fewer --tokens"
         )
+    if plan.resident is None:
+        return None
     missed = np.zeros((trace.tokens, trace.layers, words_for(units)), np.uint64)
     for start, stop in sequences:
         own = _missed_of(trace.window(start, stop), plan, policy, seed)

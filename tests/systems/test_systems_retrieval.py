@@ -361,8 +361,11 @@ def test_other_models_are_refused() -> None:
 def test_sets_that_are_too_large_are_refused_before_they_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dipsim.systems.blocks._MOST_SETS", 63)
-    with pytest.raises(DipsimError, match="give a larger block, or fewer --tokens"):
-        run(**FETCH, kv_dram="50%")
+    monkeypatch.setattr("dipsim.systems.blocks._MOST_SETS", 31)
+    for share in ("50%", "100%"):
+        with pytest.raises(DipsimError, match="give a larger block, or fewer --tokens"):
+            run(**FETCH, kv_dram=share)
+    monkeypatch.setattr("dipsim.systems.blocks._MOST_SETS", 64)
     monkeypatch.setattr("dipsim.systems.blocks._MOST_BYTES", 8)
-    run(kv_fetch="top=1:block=8")  # all in DRAM: nothing is read but for the loss
+    with pytest.raises(DipsimError, match="queries and keys of a sequence take"):
+        run(**FETCH, kv_dram="50%")
