@@ -238,6 +238,13 @@ def test_the_part_of_the_layers_chooses_as_in_the_whole() -> None:
     assert np.array_equal(tokens.kv.missed.missed[:, 0], whole.kv.missed.missed[:40, 0])
 
 
+def test_a_sequence_shorter_than_a_block_reads_all_of_it() -> None:
+    result = run(tokens=":3", context=8, kv_fetch="top=1:block=4", kv_dram="50%")
+    whole = run(tokens=":3")
+    np.testing.assert_allclose(latency(result), latency(whole))
+    assert (result.kv["blocks"], result.kv["block_hit_rate"]) == (0, None)
+
+
 # What reads cost
 
 
