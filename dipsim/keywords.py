@@ -78,6 +78,7 @@ class DeviceOptions(TypedDict, total=False):
     kv_when: Literal["token", "prompt", "both"] | None
     kv_quant: str | None
     kv_dram: Size | None
+    kv_fetch: str | None
     kv_recompute: str | None
     prune_tokens: str | None
     skip_layers: str | None

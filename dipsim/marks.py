@@ -45,7 +45,9 @@ def marks(
         "lossy-weights": settings.weights is not None,
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,
-        "clairvoyant": policy.future or (policy.preload and not _profiled(run)),
+        "clairvoyant": policy.future
+        or (policy.preload and not _profiled(run))
+        or (run.kv is not None and run.kv.clairvoyant),
         "preloaded": policy.preload,
         "stand-ins": run.steps is not None,
         "free-drafts": drafts and not run.draft_seconds,

@@ -210,6 +210,9 @@ class Settings(BaseModel):
     kv_dram: str | None = option(
         None, "of the KV in DRAM: 50%, 100MB, auto (the fastest share) [all]", "beside"
     )
+    kv_fetch: str | None = option(
+        None, "blocks of the KV that a token reads, the best ones: top=64:block=16 [all]", "beside"
+    )
     kv_recompute: str | None = option(
         None, "of the KV in flash: none, auto or l=256 [none]", "beside"
     )

@@ -185,7 +185,10 @@ STUDIES = (
         methods=_own,
         budget={},
         profiles=("snapdragon8",),
-        varies=("depth", "kv_policy", "kv_budget", "kv_quant", "kv_dram", "kv_recompute"),
+        varies=(
+            *("depth", "kv_policy", "kv_budget", "kv_fetch", "kv_quant", "kv_dram"),
+            "kv_recompute",
+        ),
         read=_of_cache,
         note="Budgets are exact whatever a rule's scores say; which positions stay, and what that "
         "costs in perplexity, needs a model: docs/beside.md.",

@@ -49,9 +49,11 @@ def plan_budget(
     model, settings = placement.model, sets.settings
     _check_flash(device, model)
     groups = group_sizes(placement)
-    context, kv, kv_buffer = context_of(sets.tokens, model, settings.context), 0.0, 0.0
+    context, kv = context_of(sets.tokens, model, settings.context), 0.0
+    kv_buffer = kv_index = 0.0
     if beside.kv is not None:
         kv, kv_buffer = beside.kv.dram_bytes, beside.kv.buffer_bytes
+        kv_index = beside.kv.index_bytes
     elif model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
     kv, kv_buffer = kv * beside.sequences, kv_buffer * beside.sequences
@@ -78,6 +80,7 @@ def plan_budget(
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
         kv_buffer=kv_buffer,
+        kv_index=kv_index,
         aux=beside.aux_bytes,
     )
     _refuse_experts_outside(budget, placement)
@@ -120,6 +123,7 @@ def redivided(
         equal=equal,
         buffer=budget.buffer,
         kv_buffer=budget.kv_buffer,
+        kv_index=budget.kv_index,
         aux=budget.aux,
     )
     return replace(again, start=budget.start, beside=budget.beside)

@@ -62,6 +62,7 @@ _METAVARS = {
     "kv_budget": "NUMBER|SHARE",
     "kv_quant": "NAME[:KEY=VALUE,...]",
     "kv_dram": "BYTES|SHARE",
+    "kv_fetch": "top=NUMBER:block=NUMBER",
     "kv_recompute": "NAME|l=NUMBER",
     "prune_tokens": "NAME[:KEY=VALUE,...]",
     "skip_layers": "NAME[:KEY=VALUE,...]",

@@ -27,15 +27,15 @@ class KvStep(NamedTuple):
     """Keys and values of decoded tokens, each float64 or int64[tokens, layers]."""
 
     held: NDArray[np.int64]
-    """Positions that a token finds, its own not among them."""
+    """Positions that a token attends to, its own not among them."""
     in_flash: NDArray[np.int64]
-    """The oldest of them, which lie in flash."""
+    """Those of them that lie in flash: the oldest, or blocks that were chosen."""
     recomputed: NDArray[np.int64]
     """The oldest of those, which are computed again from the inputs of attention."""
     read: NDArray[np.float64]
     """Bytes that attention reads from DRAM: what was there, and what has come from flash."""
     flash_read: NDArray[np.float64]
-    """Bytes read from flash, in one run, known beforehand."""
+    """Bytes that come from flash: in one run, known beforehand, or of blocks that were chosen."""
     written: NDArray[np.float64]
     """Bytes that compute writes to DRAM: the token's own, and those computed again. What flash
     writes there is apart."""

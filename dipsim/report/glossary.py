@@ -165,6 +165,8 @@ FIGURES = _entries(
      "- streamed from flash", "streamed_static"),
     ("KV", "keys and values of the context", "kv"),
     ("KV read buffer", "room for keys and values that come from flash, of two layers", "kv_buffer"),
+    ("KV index", "what blocks of keys and values are chosen by: a centroid each, or all keys "
+     "(--kv-fetch)", "kv_index"),
     ("states that wait", "hidden states of tokens that later layers left out and may take back",
      "aux"),
     ("pruned tokens", "what is left of the tokens that layers compute (--prune-tokens)",

@@ -197,7 +197,7 @@ def _budget(result: Result) -> str:
     parts = {
         "static": budget.static.total - budget.streamed,
         "KV": budget.kv,
-        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_buffer + budget.aux,
+        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_in_all - budget.kv,
     }
     before = "".join(f"{BYTES.show(size)} {name}, " for name, size in parts.items() if size > 0)
     text = f"{before}{BYTES.show(budget.cache)} cache, {budget.fraction:.0%} of units"

@@ -89,7 +89,7 @@ def beside_rows(result: Result) -> Rows:
     if kv is None:
         return others
     held = show_number(kv["positions"], 4)
-    parts = [f"{kv['policy']}, {held} positions a layer in {kv['format']}"]
+    parts = [f"{kv['fetch'] or kv['policy']}, {held} positions a layer in {kv['format']}"]
     parts.append(f"{BYTES.show(kv['read_bytes_per_token'])} read a token")
     if kv["mass_kept"] is not None:
         parts.append(f"{kv['mass_kept']:.1%} of the attention kept")
@@ -99,6 +99,8 @@ def beside_rows(result: Result) -> Rows:
             f"what it loses needs the model (dipsim eval): no trace holds "
             f"{eviction.rule.beyond_vectors}"
         )
+    if kv["block_hit_rate"] is not None:
+        parts.append(f"{kv['block_hit_rate']:.1%} of the blocks in DRAM")
     if kv["flash_bytes_per_token"]:
         parts.append(f"{BYTES.show(kv['flash_bytes_per_token'])} of it from flash")
         wears = BYTES.show(kv["flash_write_bytes_per_million_tokens"])

@@ -86,5 +86,6 @@ def plan_beside(
 
     tokens = plan_tokens(trace, model, settings, decided.work)
     layers = plan_layers(trace, model, settings, decided.modes)
-    kv = plan_kv(trace, model, settings, context, speeds, tokens, layers)
+    running = decided.modes is not None
+    kv = plan_kv(trace, model, settings, context, speeds, tokens, layers, running)
     return Beside(kv, tokens, layers, plan_steps(trace, settings))

@@ -36,6 +36,11 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System("--kv-dram 50%", "the oldest positions lie in flash", "FlexGen, arXiv 2303.06865"),
     System(
+        "--kv-fetch top=64:block=16",
+        "a token reads the best blocks of positions only, of which some come from flash",
+        "in the manner of Quest, arXiv 2406.10774, and DynaKV",
+    ),
+    System(
         "--kv-recompute auto",
         "part of what lies in flash is computed again while the rest is read",
         "KVPR, arXiv 2411.17089",

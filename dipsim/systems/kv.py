@@ -3,6 +3,7 @@ sequence, as their prompts differ."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,15 @@ from dipsim.errors import BudgetError, ModelError, brief
 from dipsim.kv.bits import KvFormat, parse_format, plain
 from dipsim.kv.eviction import Eviction, plan_eviction
 from dipsim.kv.plan import KvPlan, KvStep
+from dipsim.kv.retrieval import parse_fetch
+from dipsim.kv.retrieval_plan import RetrievalPlan
 from dipsim.kv.rules import load_rule
 from dipsim.kv.share import mean_budget
 from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.settings import Settings
+from dipsim.systems.blocks import MissedBlocks, check_fetch, miss_blocks
 from dipsim.systems.layers import SkippedLayers
 from dipsim.systems.speeds import Speeds
 from dipsim.systems.tokens import PrunedTokens
@@ -25,6 +29,7 @@ from dipsim.units import BYTES, parse_share
 
 ALL_IN_DRAM = ("100%", "all")
 """Texts of ``--kv-dram`` that leave nothing to flash."""
+Plan = TypeVar("Plan", bound=KvPlan)
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,19 @@ class KvCache:
     """[tokens, layers] positions, up to a token's own, that a layer lacks; None for none."""
     asked: str | None = None
     """The budget as it was asked for."""
+    missed: MissedBlocks | None = None
+    """Blocks that tokens read from flash, where they read the best blocks only; None where no block
+    lies there alone."""
 
     @property
     def plan(self) -> KvPlan:
         """The plan of the longest prompt."""
         return self.plans[-1]
+
+    @property
+    def fetching(self) -> RetrievalPlan | None:
+        """The plan where tokens read the best blocks only; None where they read all positions."""
+        return self.plan if isinstance(self.plan, RetrievalPlan) else None
 
     @property
     def format(self) -> KvFormat:
@@ -94,6 +107,31 @@ class KvCache:
         """Bytes that two layers' reads from flash go through."""
         return max(float(plan.buffer_bytes(self.context)[0]) for plan in self.plans)
 
+    @property
+    def clairvoyant(self) -> bool:
+        """True if blocks stay in DRAM by what later tokens will read."""
+        return self.missed is not None and self.missed.clairvoyant
+
+    @property
+    def index_bytes(self) -> float:
+        """Bytes of DRAM of what blocks are chosen by."""
+        return 0.0 if self.fetching is None else self.fetching.index_bytes(self.context)
+
+    def block_figures(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the blocks that a token of these rows reads beside the newest, a layer and choice,
+        and the share of them that is in DRAM; None where it reads all positions, or no block."""
+        plan = self.fetching
+        if plan is None:
+            return {"fetch": None, "blocks": None, "block_hit_rate": None}
+        chosen = plan.chosen(self.tokens.position[rows])
+        total = int(chosen.sum()) * plan.model.layers * plan.sets
+        misses = 0 if self.missed is None else int(self.missed.counts(rows).sum())
+        return {
+            "fetch": str(plan.retrieval),
+            "blocks": float(chosen.mean()),
+            "block_hit_rate": 1 - misses / total if total else None,
+        }
+
     def held_bytes(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the bytes of DRAM that hold keys and values of a sequence, float64[rows].
 
@@ -130,6 +168,11 @@ class KvCache:
             ]
             steps = [KvStep(*picked)]
         (step,) = steps
+        if self.missed is not None and self.fetching is not None:
+            blocks, plan = self.missed.counts(rows), self.fetching
+            positions: Any = blocks * (plan.retrieval.block / plan.sets)
+            moved: Any = blocks * self.missed.unit_bytes
+            step = step._replace(in_flash=positions, flash_read=moved)
         if self.written is None:
             return step
         written = self.written[rows]  # each pushes one out of what stays in DRAM
@@ -146,6 +189,7 @@ def plan_kv(
     speeds: Speeds,
     tokens: PrunedTokens | None,
     layers: SkippedLayers | None,
+    running: bool = False,
 ) -> KvCache | None:
     """Work out the KV cache that the settings ask for; None for all positions in DRAM.
 
@@ -153,6 +197,7 @@ def plan_kv(
         context: tokens the budget holds KV for.
         speeds: of the device; what is computed again saves reading it.
         tokens, layers: that are left out.
+        running: whether a model that runs chooses what it reads.
 
     Raises:
         BudgetError: a rule, budget or size that no KV cache can have.
@@ -172,6 +217,16 @@ def plan_kv(
         plain(settings.kv_bits) if settings.kv_quant is None else parse_format(settings.kv_quant)
     )
     evictions = [_eviction(settings, trace, model, context, int(prompt)) for prompt in lengths]
+    retrieval = None if settings.kv_fetch is None else parse_fetch(settings.kv_fetch)
+    if retrieval is not None:
+        check_fetch(retrieval, settings, model, format_, context)
+        fetched = RetrievalPlan(model=model, format=format_, retrieval=retrieval)
+        fetched = _split(fetched, settings, context, speeds)
+        if fetched.resident is not None and (fetched.resident >= fetched.held(context)).all():
+            fetched = replace(fetched, resident=None)
+        missed = None if running else miss_blocks(trace, fetched, settings.seed)
+        everywhere = np.zeros(len(trace.rows), np.int64)
+        return KvCache(trace.rows, (fetched,), everywhere, None, context, missed=missed)
     plans = []
     for prompt, eviction in zip(lengths, evictions, strict=True):
         plan = KvPlan(
@@ -208,6 +263,7 @@ def plan_kv(
 
 _USUAL: dict[str, tuple[str | None, ...]] = {
     "kv_policy": (None, "full"),
+    "kv_fetch": (None, "all"),
     "kv_quant": (None, "fp16"),
     "kv_dram": (None, *ALL_IN_DRAM),
     "kv_recompute": (None, "none"),
@@ -271,7 +327,7 @@ def _eviction(
     )
 
 
-def _split(plan: KvPlan, settings: Settings, context: int, speeds: Speeds) -> KvPlan:
+def _split(plan: Plan, settings: Settings, context: int, speeds: Speeds) -> Plan:
     """Return the plan with what lies in flash, and what of that is computed again."""
     resident = None
     if settings.kv_dram is not None and settings.kv_dram not in ALL_IN_DRAM:

@@ -121,6 +121,10 @@ def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
     seconds, moved = traffic.flash_seconds[rows], traffic.moved[rows]
     read = seconds > 0
     fastest = float((moved[read] / seconds[read]).max(initial=flash.sequential_bandwidth))
+    if run.kv is not None and run.kv.missed is not None:
+        blocks = run.kv.missed.reads(np.flatnonzero(rows), flash)
+        read = blocks.seconds > 0
+        fastest = float((blocks.moved[read] / blocks.seconds[read]).max(initial=fastest))
     if paged_share(run):
         page, fault = page_fault(run)
         fastest = max(fastest, page / fault)

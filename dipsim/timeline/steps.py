@@ -149,7 +149,7 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     if embedding_row_bytes(run):
         yield _embedding_step(run, many)
     moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate.flops)
+    tail = None if moved is None else kv_tail(run, rows, moved, rate.flops)
     kv = [read / layers] * layers if moved is None else [*moved.read.T]
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers

@@ -11,7 +11,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
-from dipsim.timeline.kv_tail import KV_TAIL, kv_tail
+from dipsim.timeline.kv_tail import KV_FROM_FLASH, KvTail, kv_tail
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.pressure import faults_of, paged_share
 from dipsim.timeline.steps import (
@@ -61,7 +61,7 @@ class Timing:
     rests_on: tuple[str, ...]
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
-    """True if the embedding row is read outside the measured points."""
+    """True if the embedding row, or a block of KV, is read outside the measured points."""
 
     __repr__ = shortened
 
@@ -103,6 +103,8 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
             _tokens_per_second(run, rows, hot_times),
         )
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    outside = bool(embedding[0]) and bool(run.flash.outside(embedding, in_flight(run))[0])
+    tail = _tail(run, rows, rate)
     dram_bytes = kv_bytes(run, rows) + static_bytes(run, rows)
     flash_bytes = static_flash_bytes(run, traffic)
     return Timing(
@@ -119,7 +121,7 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
         engine=clock.engine,
         thermal=thermal,
         rests_on=_rests_on(run, rate),
-        extrapolated=bool(embedding[0]) and bool(run.flash.outside(embedding, in_flight(run))[0]),
+        extrapolated=outside or (tail is not None and tail.extrapolated),
     )
 
 
@@ -168,12 +170,12 @@ def static_flash_bytes(run: Run, traffic: Traffic) -> float:
     rows = np.flatnonzero(traffic.measured)
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     faulted = 0.0 if faults is None else float(faults.moved.mean())
-    moved = kv_step(run, rows)
-    tail = 0.0 if moved is None else float(moved.flash_read.sum(axis=1).mean())
+    tail = _tail(run, rows, rates(run))
+    kv = 0.0 if tail is None else float(tail.moved.sum(axis=1).mean())
     streamed = run.budget.streamed
     if run.beside.layers is not None:
         streamed *= float(static_bytes(run, rows).mean()) / run.budget.static.total
-    return streamed + float(embedding[0] * tokens_of(run, rows).mean()) + faulted + tail
+    return streamed + float(embedding[0] * tokens_of(run, rows).mean()) + faulted + kv
 
 
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
@@ -182,13 +184,18 @@ def static_flash_reads(run: Run, traffic: Traffic) -> int:
     rows, rate = np.flatnonzero(traffic.measured), rates(run)
     one = steps(run, traffic, rows[:1], rate)
     reads = sum(
-        int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_TAIL)
+        int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_FROM_FLASH)
     )
-    moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate.flops)
+    tail = _tail(run, rows, rate)
     reads += 0 if tail is None else round(float(tail.reads.sum(axis=1).mean()))
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     return reads if faults is None else reads + round(float(faults.number.mean()))
+
+
+def _tail(run: Run, rows: NDArray[np.int64], rate: Rates) -> KvTail | None:
+    """Return the keys and values that tokens read from flash; None where there are none."""
+    step = kv_step(run, rows)
+    return None if step is None else kv_tail(run, rows, step, rate.flops)
 
 
 def cold_start(run: Run) -> float | None:

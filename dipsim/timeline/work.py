@@ -118,7 +118,8 @@ def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
 
 def ratio(amount: Seconds, of: Seconds) -> Seconds:
     """Return one amount divided by another, 0 where the other is none."""
-    return np.divide(amount, of, out=np.zeros_like(amount), where=of > 0)
+    divided: Seconds = np.divide(amount, of, out=np.zeros_like(amount), where=of > 0)
+    return divided
 
 
 def _slowed(step: Step, machine: Machine, rate: Seconds) -> Step:
