@@ -205,7 +205,7 @@ class Twin:
         use = weights * slower + piece.kv
         if not use:
             return 0.0
-        size = weights * self.phone.weights + piece.kv * self.phone.kv
+        size = (weights - piece.arithmetic) * self.phone.weights + piece.kv * self.phone.kv
         left = self.phone.dram - self.phone.background - size / use
         if piece.moved:
             flash = max(flash, piece.moved / left if left > 0 else inf)
@@ -240,11 +240,6 @@ class Twin:
             read = self.read(piece.tail, piece.tail_moved, token, piece.tail_for, True)
             self.tails[piece.tail_for] = read
         yield from self.use(piece, 1 - share, token, step)
-        start = self.env.now
-        if piece.arithmetic:
-            yield device.draw(piece.arithmetic, 0.0, self.phone.hot_kernel, USE)
-            spent[COMPUTE] += self.env.now - start
-            self.note("compute", token, step, start, 0.0)
         if self.paper:
             return
         start = self.env.now
@@ -266,7 +261,8 @@ class Twin:
         if share * use <= 1e-15:
             return
         hot = use / (weights * self.slower + piece.kv)
-        rate = (self.phone.weights * weights + self.phone.kv * piece.kv) / use
+        brought = weights - piece.arithmetic
+        rate = (self.phone.weights * brought + self.phone.kv * piece.kv) / use
         start = self.env.now
         yield self.device.draw(share * use, rate, hot, USE)
         took = self.env.now - start
@@ -274,7 +270,10 @@ class Twin:
         kv = piece.kv / use * (cold + (took - cold) * hot)
         spent = self.found.spent[token]
         spent[DRAM] += kv
-        spent[COMPUTE if self.phone.kernel and not self.paper else DRAM] += took - kv
+        computed = (took - kv) * piece.arithmetic / weights if weights else 0.0
+        spent[COMPUTE] += computed
+        brings = COMPUTE if self.phone.kernel and not self.paper else DRAM
+        spent[brings] += took - kv - computed
         self.note("compute", token, step, start, share * use * rate)
 
 

@@ -29,6 +29,7 @@ class Piece(NamedTuple):
     kv: float = 0.0
     reads: float = 0.0
     arithmetic: float = 0.0
+    """Part of hit and miss in which nothing comes from DRAM."""
     sync: float = 0.0
     copy: float = 0.0
     copied: float = 0.0
@@ -250,7 +251,7 @@ def _take(
     slower = phone.hot_kernel if phone.kernel or phone.cpu else 1.0
     weights = piece.hit + (0.0 if paper else piece.miss)
     cold, hot = weights + piece.kv, weights / slower + piece.kv
-    size = weights * phone.weights + piece.kv * phone.kv
+    size = (weights - piece.arithmetic) * phone.weights + piece.kv * phone.kv
     room = phone.dram - phone.background
 
     def beside(flash: float, total: float) -> float:
@@ -281,7 +282,10 @@ def _take(
             kv = piece.kv / (hot if world.is_hot else cold)
             took = world.step_on()
             spent[DRAM] += took * kv
-            spent[COMPUTE if phone.kernel and not paper else DRAM] += took * (1 - kv)
+            computed = piece.arithmetic / weights if weights else 0.0
+            spent[COMPUTE] += took * (1 - kv) * computed
+            brings = COMPUTE if phone.kernel and not paper else DRAM
+            spent[brings] += took * (1 - kv) * (1 - computed)
         note("compute", start, size * part)
 
     def note(lane: str, start: float, size: float) -> None:
@@ -296,13 +300,6 @@ def _take(
         needed = piece.tail_for
         tails[needed] = world.read(piece.tail, piece.tail_moved, token, needed, True)
     use(1 - share)
-    if piece.arithmetic:
-        start = world.now
-        flow = Flow(0.0, piece.arithmetic, piece.arithmetic / phone.hot_kernel, USE)
-        world.flows.append(flow)
-        while flow in world.flows:
-            spent[COMPUTE] += world.step_on()
-        note("compute", start, 0.0)
     if paper:
         return
     if piece.sync:

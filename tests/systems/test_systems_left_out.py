@@ -111,7 +111,9 @@ def test_holes_leave_dram_to_the_caches_as_kv_grows() -> None:
         with_modes(modes), skip_layers="recorded", skip_kv="hole", cache_fraction=None,
         dram="3 kB", kv="grow",
     )  # fmt: skip
-    held = result.run.kv.held_bytes(result.run.tokens.position + 1) / (2 * 12 * 2)
+    held = result.run.kv.held_bytes(result.run.sets.source, result.run.tokens.position + 1) / (
+        2 * 12 * 2
+    )
     np.testing.assert_array_equal(held, [3, 6, 8, 10, 12, 14, 3, 6, 9, 10, 12, 15])
     assert result.budget.kv == 15 * 2 * 12 * 2
 

@@ -126,7 +126,7 @@ def by_steps(result: Any) -> dict[str, Table]:
     chain = list(steps(ran, result.traffic, rows, rate))
     return {
         "flash": sum(step.moved + step.tail_moved + step.ahead_moved for step in chain),
-        "weights": sum((step.hit + step.miss) * rate.weights for step in chain),
+        "weights": sum((step.hit + step.miss - step.arithmetic) * rate.weights for step in chain),
         "kv": sum(step.kv * rate.dram for step in chain),
         "copies": sum(2 * step.copied for step in chain),
     }

@@ -51,19 +51,20 @@ def random_tokens(seed: int, ahead: bool = False, tails: bool = False) -> list[l
         misses = float(rng.integers(1, 5)) if flash else 0.0
         early = 0.0 if static or not ahead else some(0.6, 3)
         tail = some(0.6, 2) if tails and not static else 0.0
+        resident = some(0.8, 2)
         return Piece(
             flash=flash,
             moved=flash * float(rng.uniform(0, 2)),
-            hit=some(0.8, 2),
+            hit=resident,
             miss=some(0.9, 1) if flash else 0.0,
             kv=some(0.7, 1) if static else 0.0,
             reads=misses,
-            arithmetic=some(0.3, 1) if tails else 0.0,
             sync=0.25 if static else 0.125,
             copy=0.0 if static else some(0.5, 1),
             copied=float(rng.uniform(0, 1)),
             ahead=early,
             ahead_moved=early * float(rng.uniform(0, 2)),
+            arithmetic=resident * some(0.3, 1) if tails else 0.0,
             tail=tail,
             tail_moved=tail * float(rng.uniform(0, 2)) if tails else 0.0,
             static=static,
@@ -232,7 +233,10 @@ def _laws(found: Timeline, tokens: list[list[Piece]], overlap: str, phone: Phone
     used = [at.hit + (0.0 if paper else at.miss) for at in pieces]
     demanded = [
         sum(at.moved * (at.flash > 0) + at.ahead_moved + at.tail_moved for at in pieces),
-        sum(w * phone.weights + at.kv * phone.kv for w, at in zip(used, pieces, strict=True)),
+        sum(
+            (weights - at.arithmetic) * phone.weights + at.kv * phone.kv
+            for weights, at in zip(used, pieces, strict=True)
+        ),
         0.0 if paper else sum(2 * at.copied for at in pieces if at.copy),
     ]
     assert found.moved == pytest.approx(demanded, rel=1e-9, abs=1e-9)

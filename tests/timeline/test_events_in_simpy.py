@@ -34,18 +34,19 @@ def random_chain(rng: np.random.Generator, tokens: int, overlap: Any) -> list[St
     def step(static: bool, opens: bool = False) -> Step:
         flash, copied = some(rng.choice([0, 0.7, 1]), 3), some(0.5, 1)
         early = some(0.6, 2) if ahead and not static else np.zeros(tokens)
+        resident = some(0.8, 2)
         return Step(
             flash=flash,
-            hit=some(0.8, 2),
+            hit=resident,
             miss=some(0.9, 1) * (flash > 0),
             kv=some(0.7, 1) if static else np.zeros(tokens),
             reads=rng.integers(1, 5, tokens) * (flash > 0.0),
-            arithmetic=some(rng.choice([0, 0, 0.6]), 1),
             sync=float(rng.choice([0, 0.23])),
             management=0.0 if static else copied * rng.uniform(0.2, 2),
             static=static,
             moved=flash * rng.uniform(0, 2, tokens),
             copied=copied,
+            arithmetic=resident * some(rng.choice([0, 0, 0.6]), 1),
             ahead=early,
             ahead_moved=early * rng.uniform(0, 2, tokens),
             opens_layer=opens,
