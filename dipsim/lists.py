@@ -10,17 +10,16 @@ def split_names(values: Iterable[str]) -> list[str]:
     """Return the names of comma lists, each with the parameters that follow its colon.
 
     ``["lru,lfu-decay:half_life=32,other=2", "arc"]`` ->
-    ``["lru", "lfu-decay:half_life=32,other=2", "arc"]``: behind a name with parameters a part with
-    ``=`` and without a colon before it is one more of them. An empty part stays, for whoever
-    looks the names up to refuse.
+    ``["lru", "lfu-decay:half_life=32,other=2", "arc"]``: a part with ``=`` and without a colon goes
+    on with the parameters of the part before. An empty part stays, for whoever looks the names up
+    to refuse.
     """
     names: list[str] = []
     for value in values:
         parts = value.split(",")
         names.append(parts[0].strip())
         for part in parts[1:]:
-            key, equals, _ = part.partition("=")
-            if equals and ":" not in key and ":" in names[-1].partition("=")[0]:
+            if "=" in part and ":" not in part:
                 names[-1] += f",{part.strip()}"
             else:
                 names.append(part.strip())
