@@ -180,7 +180,7 @@ def test_what_is_typed_stands_after_a_dollar(site: Path) -> None:
 
 
 def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
-    shown = {pictures.OWN}
+    shown = {*pictures.OWN}
     for page in PAGES:
         commands = [
             example.command

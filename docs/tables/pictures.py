@@ -13,13 +13,15 @@ import re
 import tempfile
 from pathlib import Path
 
+import beside_frontier
+
 import page_examples
 import rate_against_dram
 
 DOCS = Path(__file__).resolve().parents[1]
 SHOWN = re.compile(r'src="pictures/([\w-]+)-light\.svg"')
-OWN = "rate-against-dram"
-"""The one picture that no command draws."""
+OWN = {"rate-against-dram": rate_against_dram.write, beside_frontier.NAME: beside_frontier.write}
+"""Pictures that no command draws, and what writes each to a folder."""
 DARK = {
     "#1f2328": "#f0f6fc",  # text and axes, as matplotlibrc has them
     "#000000": "#f0f6fc",
@@ -38,7 +40,7 @@ def shown(page: Path) -> list[str]:
 
 def drawn_by_commands(page: Path) -> list[str]:
     """Return the names of the pictures that a page shows and its commands draw."""
-    return [name for name in shown(page) if name != OWN]
+    return [name for name in shown(page) if name not in OWN]
 
 
 def in_the_dark(picture: str) -> str:
@@ -77,7 +79,8 @@ def main() -> None:
     parser.add_argument("--to", metavar="FOLDER", type=Path, default=DOCS / "pictures")
     given = parser.parse_args()
     if not given.pages:
-        rate_against_dram.write(given.to)
+        for write in OWN.values():
+            write(given.to)
     for page in given.pages or sorted(DOCS.glob("*.md")):
         if drawn_by_commands(page):
             draw(page.resolve(), given.to.resolve())

@@ -2,30 +2,12 @@
 
 import json
 
+import independent
 import kv_eviction
 import pytest
 
 from tools.paths import DOCS
 
-INDEPENDENT = {  # perplexity on the same text and windows
-    ("full", "token"): 14.23,
-    ("window", "token"): 29.9,
-    ("streaming", "token"): 16.51,
-    ("h2o", "token"): 16.45,
-    ("tova", "token"): 15.93,
-    ("tova:heads=kv", "token"): 16.28,
-    ("streaming", "prompt"): 14.99,
-    ("h2o", "prompt"): 14.99,
-    ("snapkv:window=16,pool=max,kernel=7", "prompt"): 14.89,
-    ("snapkv:window=16,pool=none", "prompt"): 14.85,
-    ("obcache:score=value,pool=none", "prompt"): 14.84,
-    ("obcache:score=key,pool=none", "prompt"): 14.85,
-    ("obcache:score=key", "prompt"): 14.91,
-    ("obcache:score=joint,pool=none", "prompt"): 14.85,
-    ("obcache:score=value,recent=64", "token"): 16.55,
-    ("obcache:score=key,recent=64", "token"): 16.54,
-    ("obcache:score=joint,recent=64", "token"): 16.56,
-}
 LOST = {  # mass kept and output error of the same runs, evicting at each token
     "window": (0.28, 3.9),
     "streaming": (0.71, 0.177),
@@ -43,10 +25,10 @@ def test_the_table_of_the_page_is_what_was_measured():
     assert f"<!-- kv_eviction -->\n{kv_eviction.table(rows)}\n<!-- end -->" in page
 
 
-@pytest.mark.parametrize(("rule", "when"), INDEPENDENT)
+@pytest.mark.parametrize(("rule", "when"), independent.KV)
 def test_perplexities_are_those_of_an_independent_program(rule, when):
     row = kv_eviction.find(kv_eviction.load(), rule, when)
-    assert row["perplexity"] == pytest.approx(INDEPENDENT[rule, when], rel=0.02)
+    assert row["perplexity"] == pytest.approx(independent.KV[rule, when], rel=independent.NEAR)
 
 
 @pytest.mark.parametrize("rule", LOST)

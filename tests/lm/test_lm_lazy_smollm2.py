@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import independent
+
 import token_pruning
 from tools.paths import NEEDS_TORCH
 
@@ -17,26 +19,17 @@ with_the_model = pytest.mark.skipif(
 )
 
 ROWS = {row["schedule"]: row for row in token_pruning.load()}
-INDEPENDENT = {  # perplexity, share computed in prefill and in the end, revived per step and layer
-    "lazy:at=.3/.6/.9,rate=0": (9.96, 1, 1, 0),
-    "lazy:at=.3/.6/.9,rate=.3": (10.29, 0.693, 0.984, 1.18),
-    "lazy:at=.3/.6/.9,rate=.5": (10.76, 0.539, 0.904, 1.47),
-    "lazy:at=.3/.6/.9,rate=.7": (12.46, 0.422, 0.745, 1.30),
-    "lazy:at=6,rate=.7": (12.71, 0.442, 0.922, 1.93),
-    "lazy:at=15,rate=.7": (10.00, 0.651, 0.978, 1.32),
-    "static:at=6,rate=.7": (11.89, 0.442, 0.442, 0),
-}
 
 
 def test_every_schedule_was_measured() -> None:
     assert tuple(ROWS) == token_pruning.SCHEDULES
 
 
-@pytest.mark.parametrize("schedule", INDEPENDENT)
+@pytest.mark.parametrize("schedule", independent.TOKENS)
 def test_the_figures_are_those_of_another_program(schedule: str) -> None:
     row = ROWS[schedule]
     figures = (row["value"], row["prefill"], row["computed"], row["revived"])
-    assert figures == pytest.approx(INDEPENDENT[schedule], rel=5e-3)
+    assert figures == pytest.approx(independent.TOKENS[schedule], rel=5e-3)
 
 
 @pytest.mark.parametrize("schedule", ROWS)
