@@ -28,7 +28,10 @@ class Evicting:
     """A model whose attention evicts, and what it has lost so far.
 
     Args:
-        rule, budget, when, prompt: as `evicting` takes them.
+        rule: as `evicting` takes it.
+        budget: as `evicting` takes it.
+        when: as `evicting` takes it.
+        prompt: as `evicting` takes it.
         measures: each layer is compared with its own dense attention.
         replays: one per sequence that ran, in order, complete after each call of the model.
     """
@@ -73,7 +76,8 @@ class Evicting:
         Args:
             module: the layer's attention, which knows its number; of ``layers``.
             query: float[sequences, heads, tokens, dim]; key, value alike with kv heads.
-            scale, softcap: of the logits; softcap 0 for none.
+            scale: of the logits.
+            softcap: bound of the logits; 0 for none.
 
         Raises:
             ModelError: a cache of earlier keys, from which nothing was evicted, or no output

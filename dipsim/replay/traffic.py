@@ -134,7 +134,8 @@ def empty_traffic(
 
     Args:
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
-        reads_ahead: there will be reads ahead; keeps_missed: and which units were missed.
+        reads_ahead: whether there will be reads ahead.
+        keeps_missed: whether it also keeps which units were missed.
     """
     layers = shares.shape[1]
     shape = (tokens, layers, len(groups))
