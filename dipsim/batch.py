@@ -104,7 +104,8 @@ def seconds_per_token(
     verified by one batch of ``draft + 1``.
 
     Args:
-        draft_seconds: of one drafted token; verify_seconds: of the batch.
+        draft_seconds: of one drafted token.
+        verify_seconds: of the batch.
 
     Raises:
         DipsimError: as `tokens_per_step`.
@@ -147,7 +148,10 @@ def union_share(
     """Return the mean share of units that ``width`` successive tokens need together.
 
     Args:
-        sets, width, sequence: as of `unions`; units: of each set.
+        sets: as of `unions`.
+        width: as of `unions`.
+        sequence: as of `unions`.
+        units: of each set.
 
     Raises:
         DipsimError: as `unions`.

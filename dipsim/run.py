@@ -194,7 +194,8 @@ class Run:
         """Return the bytes of units that were counted.
 
         Args:
-            counts: int[tokens, layers, groups]; rows: bool[tokens], those that count.
+            counts: int[tokens, layers, groups].
+            rows: bool[tokens], those that count.
         """
         if self.byte_share is None:
             return float((counts[rows].sum(axis=0) * self.unit_bytes).sum())

@@ -132,7 +132,8 @@ def prepare(
     Args:
         trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
-        method, policy: name, ``file.py:attribute`` or an object; by default `default_method`, lfu.
+        method: name, ``file.py:attribute`` or an object; default: `default_method` of the trace.
+        policy: name, ``file.py:attribute`` or an object; default: lfu.
         overrides: of the profile, as ``-s`` on the command line.
         decided: tokens and layers that a model in the loop left out.
         options: fields of `Settings`.

@@ -40,7 +40,7 @@ def plan_budget(
     Args:
         costs: what reads cost; only an optimal division looks at them, as at the policy.
         uses: of `Contender.profile_uses`, likewise.
-        beside: systems beside the weights.
+        beside: systems beside the weights, which take DRAM too.
 
     Raises:
         BudgetError: DRAM that does not hold what must be in it, or more than the device has.
@@ -265,7 +265,7 @@ def grown(budget: Budget, sets: ActiveSets, placement: Placement, beside: Beside
     """Return the budget with what KV takes from the caches as it grows.
 
     Args:
-        beside: systems beside the weights.
+        kv_cache: None where all positions lie in DRAM.
     """
     model, settings = placement.model, sets.settings
     if model is None:

@@ -49,13 +49,15 @@ def compare_heads(
 
     Args:
         queries: float[tokens, heads, dim].
-        keys, values: float[kv heads, tokens, dim].
+        keys: float[kv heads, tokens, dim].
+        values: float[kv heads, tokens, dim].
         first: query to begin with.
         outputs: float[tokens, heads, dim], over held positions.
         left: int32[kv heads, tokens], the first token that misses a position.
         work: float[2, tokens + dim], room.
         mass: float64[tokens], out: weight of held positions, mean over heads.
-        change, energy: float64[tokens], out: sums over heads of |o' - o|^2 and |o|^2.
+        change: float64[tokens], out: sums over heads of |o' - o|^2.
+        energy: float64[tokens], out: sums over heads of |o|^2.
     """
     tokens, heads, dim = queries.shape
     group = heads // keys.shape[0]

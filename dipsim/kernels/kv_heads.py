@@ -238,13 +238,16 @@ def _loop(add_scores: Any, rank: Any, fingerprint: str) -> Callable[..., None]:
 
         Args:
             queries: float[tokens, heads, dim].
-            keys, values: float[tokens, kv heads, dim].
+            keys: float[tokens, kv heads, dim].
+            values: float[tokens, kv heads, dim].
             kept: bool[kv heads, before], which of the tokens before are held.
             sums: float64[kv heads, before], their scores.
             first: query from which on contributions count.
             terms: the rule.
-            scale, softcap: of the logits; softcap 0 for none.
-            held, work: room; ``held`` is empty.
+            scale: of the logits.
+            softcap: bound of the logits; 0 for none.
+            held: room, empty.
+            work: room.
             left: int32[kv heads, tokens], out where a position leaves: the first token that
                 misses it.
             outputs: float[tokens, heads, dim], out: rows of the tokens behind.

@@ -20,7 +20,8 @@ class Heads:
 
     Args:
         queries: float[tokens, heads, dim].
-        keys, values: float[tokens, kv heads, dim].
+        keys: float[tokens, kv heads, dim].
+        values: float[tokens, kv heads, dim].
         scale: factor of the logits.
         softcap: bound of the logits, softcap * tanh(logit / softcap); 0 for none.
         projected: float[tokens, kv heads], |W_o v|_1, mean over the query heads of a kv head, W_o

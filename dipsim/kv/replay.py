@@ -86,9 +86,13 @@ def replay(
     """Replay a rule on one sequence, layer by layer, layer-closed.
 
     Args:
-        rule, budget, when, prompt: as `plan_eviction` takes them.
+        rule: as `plan_eviction` takes it.
+        budget: as `plan_eviction` takes it.
+        when: as `plan_eviction` takes it.
+        prompt: as `plan_eviction` takes it.
         query: float[tokens, layers, heads * head_dim], after RoPE and norms, not scaled.
-        key, value: float[tokens, layers, kv heads * head_dim].
+        key: float[tokens, layers, kv heads * head_dim].
+        value: float[tokens, layers, kv heads * head_dim].
         projected: float[tokens, layers, kv heads], |W_o v|_1, mean over the query heads of a kv
             head; ``criticalkv`` needs it.
         frequencies: float64[head_dim / 2], radians per position by which RoPE turned numbers d and

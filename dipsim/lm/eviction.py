@@ -26,7 +26,12 @@ class Evicting(Restricted):
     """A model whose attention evicts, and what it has lost so far.
 
     Args:
-        model, rule, budget, when, prompt, measures: as `evicting` takes them.
+        model: as `evicting` takes it.
+        rule: as `evicting` takes it.
+        budget: as `evicting` takes it.
+        when: as `evicting` takes it.
+        prompt: as `evicting` takes it.
+        measures: each layer is compared with its own dense attention.
 
     Raises:
         ModelError: as `Restricted`, or the rule turns keys and the model does not turn them as

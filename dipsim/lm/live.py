@@ -67,7 +67,8 @@ class Live:
         """Start a call of the model.
 
         Args:
-            phase, sequence: [n] as in a trace; sequences never fall from call to call.
+            phase: [n] as in a trace.
+            sequence: [n] as in a trace; never falls from call to call.
             book: whether its tokens count.
         """
         goes_on = self._sequence is None or sequence[0] == self._sequence

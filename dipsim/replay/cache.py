@@ -100,7 +100,8 @@ class ReplayedCache:
     """One cache, perhaps of several capacities at once.
 
     Args:
-        method, policy: whose sets are looked up, and what decides which units stay.
+        method: method whose sets are looked up.
+        policy: policy that decides which units stay.
         places: (layer, group) of each part.
         capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
         seed: of the policy's draws.

@@ -140,8 +140,9 @@ def empty_traffic(
 
     Args:
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
-        reads_ahead: there will be reads ahead; keeps_missed: and which units were missed;
-            in_steps: and decode steps of several tokens.
+        reads_ahead: whether there will be reads ahead.
+        keeps_missed: whether it also keeps which units were missed.
+        in_steps: whether there are decode steps of several tokens.
     """
     layers = shares.shape[1]
     shape = (tokens, layers, len(groups))

@@ -294,6 +294,8 @@ def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:
     """Return a progress over the tokens of a pass that counts as one over all runs.
 
     Args:
-        done: runs before the pass; runs: those of the pass; total: all of them.
+        done: runs before the pass.
+        runs: those of the pass.
+        total: all of them.
     """
     return lambda token, tokens: progress(done + runs * token // max(tokens, 1), total)

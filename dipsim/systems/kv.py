@@ -157,7 +157,8 @@ class KvCache:
         """Return what tokens move, arrays [rows, layers].
 
         Args:
-            rows: int64[rows], rows of the trace; before: int64[rows], tokens before each.
+            rows: int64[rows], rows of the trace.
+            before: int64[rows], tokens before each.
         """
         plan_of = self.of_row[rows]
         present = None if self.present is None else self.present[rows]
@@ -196,7 +197,8 @@ def plan_kv(
     Args:
         context: tokens the budget holds KV for.
         speeds: of the device; what is computed again saves reading it.
-        tokens, layers: that are left out.
+        tokens: token pruning, or None.
+        layers: layer skipping, or None.
         running: whether a model that runs chooses what it reads.
 
     Raises:

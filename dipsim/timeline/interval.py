@@ -308,7 +308,8 @@ def _hidden(
     """Return the seconds of a step's use that hide behind its reads, over all tokens.
 
     Args:
-        reading, copied: seconds of reading flash, and of copies from the page cache, [tokens].
+        reading: seconds of reading flash, [tokens].
+        copied: seconds of copies from the page cache, [tokens].
         a: overlap factors.
     """
     rows = step.reads > 0
