@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dipsim.analysis.inspect import Inspection, inspect
     from dipsim.analysis.least import Least
     from dipsim.analysis.mrc import Curves, mrc
+    from dipsim.analysis.results import results
     from dipsim.analysis.search import search
     from dipsim.analysis.study import study
     from dipsim.errors import DipsimError
@@ -63,6 +64,7 @@ __all__ = [
     "load_trace",
     "mrc",
     "record",
+    "results",
     "save_trace",
     "search",
     "simulate",
@@ -100,6 +102,7 @@ _HOMES = {
     "load_trace": "trace",
     "mrc": "analysis.mrc",
     "record": "lm.recording",
+    "results": "analysis.results",
     "save_trace": "trace",
     "search": "analysis.search",
     "simulate": "simulate",

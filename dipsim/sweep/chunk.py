@@ -28,7 +28,6 @@ _SETS = (
 """Options that the active sets follow from: runs in which all are equal share them."""
 _UNSEEN = ("profile", "overrides", *concerning("device", "time"))
 """Options that no cache sees: runs that differ in these alone share a replay."""
-_NO_FIGURES = ("config", "marks", "version")
 
 
 def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
@@ -37,14 +36,25 @@ def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
     groups: dict[str, dict[str, list[Planned]]] = {}
     for cell in cells:
         sets = key_of({name: cell.options.get(name) for name in _SETS})
-        seen = key_of({name: value for name, value in cell.options.items() if name not in _UNSEEN})
-        groups.setdefault(sets, {}).setdefault(seen, []).append(cell)
-    size = max(1, min(CELLS, math.ceil(len(cells) / (workers * _PER_WORKER))))
+        groups.setdefault(sets, {}).setdefault(_seen(cell), []).append(cell)
+    size = CELLS
+    if workers > 1:
+        size = max(1, min(CELLS, math.ceil(len(cells) / (workers * _PER_WORKER))))
     chunks: list[Chunk] = []
     for replays in groups.values():
         listed = [cell for alike in replays.values() for cell in alike]
         chunks += [listed[first : first + size] for first in range(0, len(listed), size)]
     return chunks
+
+
+def count_replays(cells: Sequence[Planned]) -> int:
+    """Return how many replays cells share: those that differ in their device and the timing alone
+    have one."""
+    return len({_seen(cell) for cell in cells})
+
+
+def _seen(cell: Planned) -> str:
+    return key_of({name: value for name, value in cell.options.items() if name not in _UNSEEN})
 
 
 def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
@@ -71,27 +81,25 @@ def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
     ]
 
 
-def figures_of(result: Result) -> dict[str, Any]:
-    """Return the figures of a run as ``dipsim run --json`` has them, without what repeats it."""
-    figures = result.to_dict()
-    return {name: value for name, value in figures.items() if name not in _NO_FIGURES}
-
-
 def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
-    """Run cells together, or one by one where that is impossible for all or one of them."""
+    """Run cells together, or one by one where that is impossible for one of them, or for all."""
     try:
-        if "trace" not in chunk[0].options:  # nothing is read that runs could share
-            results = [simulate(None, **planned.options) for planned in chunk]
-            return [
-                Cell(p.place, p.options, figures_of(r), r.marks)
-                for p, r in zip(chunk, results, strict=True)
-            ]
+        if "trace" not in chunk[0].options:
+            return [_without_trace(planned, inputs) for planned in chunk]
         points = [_point(planned, inputs) for planned in chunk]
         return many(points, read=_read, tolerated=(DipsimError,), threads=1)
     except DipsimError as problem:
         if len(chunk) == 1:
             return [Cell(chunk[0].place, chunk[0].options, None, why=str(problem))]
         return [cell for planned in chunk for cell in _run([planned], inputs)]
+
+
+def _without_trace(planned: Planned, inputs: Inputs) -> Cell:
+    """Run a cell that reads no trace, and so shares nothing."""
+    result = simulate(
+        None, **{**planned.options, "profile": inputs.profile(planned.options), "overrides": ()}
+    )
+    return Cell(planned.place, planned.options, result.figures(), result.marks)
 
 
 def _point(planned: Planned, inputs: Inputs) -> Point:
@@ -105,4 +113,4 @@ def _point(planned: Planned, inputs: Inputs) -> Point:
 
 
 def _read(result: Result, *_: Any) -> list[tuple[Place, Figures]]:
-    return [({}, figures_of(result))]
+    return [({}, result.figures())]

@@ -45,6 +45,19 @@ class SweepResult(Viewed):
         failed = sum(cell.figures is None for cell in self.cells)
         return failed + sum(len(ran.chunk) for ran in self.lost)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "sweep": self.name,
+            "title": self.title,
+            "store": str(self.store),
+            "axes": list(self.axes),
+            "cells": len(self.cells) + sum(len(ran.chunk) for ran in self.lost),
+            "known": self.known,
+            "failed": self.failed,
+            "lost": [ran.lost for ran in self.lost],
+        }
+
     def __repr__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
         by = f" by {', '.join(self.axes)}" if self.axes else ""
@@ -78,10 +91,10 @@ def sweep(
         DipsimError: anything wrong with the input, in one line; of what only some cells cannot do
             they say why.
     """
-    declared = load_sweep(study, changes)
+    executor, declared = executor_of(workers), load_sweep(study, changes)
     plan = make_plan(declared, Inputs(), limit=limit, trust_files=trust_files)
     with Store.open(store_of(declared, store), create=True) as opened:
-        return run_plan(plan, opened, workers, retry_failed=retry_failed, watch=watch)
+        return run_plan(plan, opened, executor, retry_failed=retry_failed, watch=watch)
 
 
 def store_of(sweep: Sweep, given: str | os.PathLike[str] | None) -> Path:
@@ -92,7 +105,7 @@ def store_of(sweep: Sweep, given: str | os.PathLike[str] | None) -> Path:
 def run_plan(
     plan: Plan,
     store: Store,
-    workers: int = 1,
+    executor: Executor,
     *,
     retry_failed: bool = False,
     watch: Watch | None = None,
@@ -101,12 +114,12 @@ def run_plan(
 
     Args:
         store: open for writing.
-        workers, retry_failed, watch: as of `sweep`.
+        executor: runs the chunks.
+        retry_failed, watch: as of `sweep`.
 
     Raises:
-        DipsimError: an impossible number of workers, or the store cannot be written.
+        DipsimError: the store cannot be written.
     """
-    executor = executor_of(workers)
     watch = watch or _Nobody()
     sweep = plan.sweep
     places = [(cell.key, cell.place) for cell in plan.cells]
