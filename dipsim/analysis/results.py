@@ -183,14 +183,12 @@ def pivot(results: Results, row: str, column: str, figure: str) -> Pivot:
     slots: dict[Any, dict[Any, StoredCell]] = {}
     columns: dict[Any, None] = {}
     for cell in results.cells:
-        line = slots.setdefault(cell.place.get(row), {})
-        place = cell.place.get(column)
+        line = slots.setdefault(_at(cell, row), {})
+        place = _at(cell, column)
         columns[place] = None
         other = line.setdefault(place, cell)
-        if other is not cell:
-            differ = [
-                axis for axis in results.axes if cell.place.get(axis) != other.place.get(axis)
-            ]
+        if other.key != cell.key:
+            differ = [axis for axis in results.axes if _at(cell, axis) != _at(other, axis)]
             what = differ[0] if differ else "sweep"
             raise DipsimError(
                 f"--pivot {row},{column}: cells differ in {', '.join(differ) or what} too: choose "
@@ -234,8 +232,13 @@ def check_columns(results: Results, columns: Iterable[str]) -> None:
 
 def _has(cell: StoredCell, name: str, wanted: Sequence[Any]) -> bool:
     """Return whether a cell has one of some values of an axis or option."""
-    value = cell.place.get(name, cell.options.get(name))
+    value = _at(cell, name)
     return any(value == each or str(value) == str(each) or _equal(value, each) for each in wanted)
+
+
+def _at(cell: StoredCell, name: str) -> Any:
+    """Return the value of an axis or option that a cell has."""
+    return cell.place.get(name, cell.options.get(name))
 
 
 def _equal(value: Any, wanted: Any) -> bool:
@@ -247,7 +250,7 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 
 def _example(cell: StoredCell, axis: str) -> str:
-    return cell.sweep if axis == "sweep" else f"{axis}={cell.place.get(axis)}"
+    return cell.sweep if axis == "sweep" else f"{axis}={_at(cell, axis)}"
 
 
 def _none_like(what: str, name: str, known: Iterable[str]) -> str:

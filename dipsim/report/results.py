@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
 
+from dipsim.analysis.compare import KNOWING
 from dipsim.analysis.results import Pivot, figures_of, value_of
 from dipsim.errors import DipsimError, printable
 from dipsim.files import unwritable, whole_file
@@ -92,6 +93,8 @@ def render(results: Cells, columns: Sequence[str] = ()) -> RenderableType:
     Args:
         columns: figures; default: `SHOWN`.
     """
+    if not results.cells:
+        return line("no cells")
     shown = results.cells[:MOST_ROWS]
     left = len(results.cells) - len(shown)
     more = [line(f"... and {left} more: --best FIGURE, --csv FILE")] if left else []
@@ -100,6 +103,8 @@ def render(results: Cells, columns: Sequence[str] = ()) -> RenderableType:
 
 def render_pivot(pivot: Pivot) -> RenderableType:
     """Return a table of a figure over two axes."""
+    if not pivot.rows:
+        return line("no cells")
     right = range(1, len(pivot.columns) + 1)
     table = Table(pivot.row, *(_text(pivot.column, value) for value in pivot.columns), right=right)
     for name, row in pivot.rows:
@@ -109,25 +114,30 @@ def render_pivot(pivot: Pivot) -> RenderableType:
 
 def render_failed(results: Cells) -> RenderableType:
     """Return a line for every cell that failed, with why."""
-    table = Table("sweep", "cell", "why")
+    several = len({cell.sweep for cell in results.cells}) > 1
+    lines = []
     for cell in results.cells:
         place = ", ".join(f"{name}={_text(name, value)}" for name, value in cell.place.items())
-        table.add_row(cell.sweep, place, cell.why or "")
-    return table if results.cells else line("no cell failed")
+        sweep = f"{cell.sweep}: " if several else ""
+        lines.append(line(f"{sweep}{place}: {cell.why}"))
+    return Group(*lines or [line("no cell failed")])
 
 
 def render_sweep(result: SweepResult) -> RenderableType:
-    """Return the fastest cells of a sweep that is over, and where all of them are."""
+    """Return the fastest cells of a sweep that is over, of those that a device can run, and where
+    all of them are."""
     done = [cell for cell in result.cells if cell.figures is not None]
+    able = [cell for cell in done if not KNOWING & set(cell.marks)]
     rate = "tokens_per_second"
-    fastest = sorted(done, key=lambda cell: -(value_of(cell, rate) or 0.0))[:BEST]
-    lines = [line(f"{result.title or result.name}: {_count(result)}")]
+    fastest = sorted(able, key=lambda cell: -(value_of(cell, rate) or 0.0))[:BEST]
+    lines: list[RenderableType] = [line(f"{result.title or result.name}: {_count(result)}")]
     if fastest:
-        lines.append(line(f"the fastest of {len(done)}:"))
-    table = [_table(result, fastest, SHOWN)] if fastest else []
-    lost = [line(f"lost: {ran.lost}") for ran in result.lost[:1]]
-    where = line(f"all of them: dipsim results {result.store}")
-    return Group(*lines, *table, *marks_of(cell.marks for cell in done), *lost, where)
+        knowing = f" (without {len(done) - len(able)} that know the future)"
+        lines.append(line(f"the fastest of {len(done)}{knowing if able != done else ''}:"))
+        lines.append(_table(result, fastest, SHOWN))
+    lines += marks_of(cell.marks for cell in fastest)
+    lines += [line(f"lost: {ran.lost}") for ran in result.lost[:1]]
+    return Group(*lines, line(f"all of them: dipsim results {result.store}"))
 
 
 def render_estimate(name: str, found: Estimate) -> RenderableType:

@@ -147,7 +147,7 @@ def executor_of(workers: int) -> Executor:
         DipsimError: no number of processes.
     """
     check_type("workers", workers, int, "a number of processes")
-    if not 1 <= workers <= _MOST_WORKERS:
+    if workers is None or not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
     return Serial() if workers == 1 else Workers(workers)
 
