@@ -7,9 +7,10 @@ from typing import Any, Protocol
 from rich.console import Group, RenderableType
 
 from dipsim.analysis.compare import KNOWING
-from dipsim.analysis.results import Pivot, figures_of, value_of
+from dipsim.analysis.results import COLUMNS, OF_GROUPS, Pivot, figures_of, value_of
 from dipsim.errors import DipsimError, printable
 from dipsim.files import unwritable, whole_file
+from dipsim.report.envelope import UNITS as REPORTED
 from dipsim.report.tables import Table, line, marks_of
 from dipsim.store import StoredCell
 from dipsim.sweep.estimate import Estimate
@@ -31,11 +32,28 @@ _HEADS = {
     "flash_bytes_per_token": "flash",
     "flash_reads_per_token": "reads",
 }
+_SUFFIXES = {
+    "_bytes": "B",
+    "_bytes_per_token": "B/token",
+    "_reads_per_token": "reads/token",
+    "tokens_per_second": "tokens/s",
+    "_mj_per_token": "mJ/token",
+    "_share": "share",
+}
+"""Units of columns that end so, but for ``_low`` and ``_high``."""
 UNITS = {
     **dict.fromkeys(("cells", "done", "failed", "known", "missing", "runs", "sampled"), "cells"),
     **dict.fromkeys(("chunks", "replays"), "passes"),
     "workers": "processes",
     "measured_tokens": "tokens",
+    **{
+        name: unit
+        for name in COLUMNS
+        for end, unit in _SUFFIXES.items()
+        if name.removesuffix("_low").removesuffix("_high").endswith(end)
+    },
+    **{name: "ms" for name in COLUMNS if "_ms" in name},
+    **{name: "share of the time" for name in COLUMNS if name.startswith("time_share")},
 }
 """Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
 
@@ -76,6 +94,17 @@ def records(results: Cells, columns: Sequence[str] = ()) -> list[dict[str, Any]]
 
 
 _LAST = ("marks", "why", "seconds")
+
+
+def units(results: Cells, pivot: Pivot | None = None) -> dict[str, str]:
+    """Return the units of rows, by column; values of axes are as they were given."""
+    known = dict.fromkeys(results.axes, "as given")
+    for cell in results.cells[:1]:
+        known |= {name: "share" for name in figures_of(cell) if name.startswith(OF_GROUPS)}
+    if pivot is not None:
+        figure = {**REPORTED, **known, **UNITS}.get(pivot.figure, "")
+        known |= {f"{pivot.column}={value}": figure for value in pivot.columns}
+    return {**UNITS, **known}
 
 
 def pivot_records(pivot: Pivot) -> list[dict[str, Any]]:
