@@ -18,7 +18,7 @@ PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
     ("errors", "compiling"),
     ("units", "files", "option", "lists", "plugins", "views", "kernels"),
-    ("settings", "hardware", "model"),
+    ("settings", "hardware", "model", "store"),
     ("trace", "tokens", "batch"),
     ("methods", "policies", "kv", "layers"),
     ("flash",),

@@ -25,8 +25,8 @@ from dipsim.kv.retrieval_plan import RetrievalPlan
 from dipsim.kv.rules import load_rule
 from dipsim.model import Model
 from dipsim.policies import BUILTIN, Policy
-from dipsim.replay.cache import Reads
 from dipsim.replay.given import replay_given
+from dipsim.replay.price import Reads
 from dipsim.settings import Settings
 from dipsim.trace import Outline, Trace
 from dipsim.trace.encoding import pack_sets, unpack_sets, words_for
