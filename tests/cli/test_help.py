@@ -10,6 +10,7 @@ import pytest
 from dipsim.cli.help import PANELS, SUBJECTS
 from dipsim.errors import DipsimError
 from dipsim.settings import OPTIONS
+from dipsim.simulate import simulate
 from tools.cli import Dipsim, done, refused, runner
 from tools.commands import COMMANDS, flags_of, options_of, taking
 from tools.model_folder import fill
@@ -79,6 +80,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(path)
     with (path / "mine.py").open("a") as file:
         file.write(METHOD)
+    result = simulate("smollm2-chat", "snapdragon8", tokens="0:8", dram="60%")
+    (path / "result.json").write_text(result.to_json())
     return path
 
 
