@@ -404,6 +404,10 @@ class Result(Viewed):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and texts: what ``dipsim run --json`` prints."""
+        return {**self.figures(), "config": dict(self.config), "version": self.version}
+
+    def figures(self) -> dict[str, Any]:
+        """Return the same without what repeats the run."""
         budget, prefill = self.budget, self.timing.prefill
         return {
             "tokens": self.tokens,
@@ -466,8 +470,6 @@ class Result(Viewed):
             else dict(zip(("low", "high"), (e * 1e3 for e in self.timing.energy), strict=True)),
             "marks": list(self.marks),
             "estimates": list(self.estimates),
-            "config": dict(self.config),
-            "version": self.version,
         }
 
     def to_json(self) -> str:

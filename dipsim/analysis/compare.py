@@ -3,7 +3,7 @@ against the optimum."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Unpack
 
 from dipsim.analysis.axes import (
@@ -261,7 +261,7 @@ def compare(
         for device in devices
         for budget in budgets
     ]
-    check_used(given, points, "compare")
+    check_used(given, [point.options for point in points], "compare")
     watch = watch or _Nobody()
     watch.planned([point.place for point in points])
     points, unmeasured = _measured_alike(part_of(opened, given), points)
@@ -327,10 +327,10 @@ def _measured_alike(part: Trace, points: list[Point]) -> tuple[list[Point], int]
     A run leaves out the tokens its own thresholds are calibrated on, so that methods are compared
     on what all of them leave.
     """
-    tokens = {point.place["method"]: calibrated_tokens(part, point) for point in points}
+    tokens = {point.place["method"]: calibrated_tokens(part, point.options) for point in points}
     until = max(tokens.values())
     if len(set(tokens.values())) > 1:
-        points = [warmed_up(point, until) for point in points]
+        points = [replace(each, options=warmed_up(each.options, until)) for each in points]
     return points, until
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError
-from dipsim.flash.cost import Costs, InOrder
+from dipsim.flash.cost import Costs
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, numbers_of
 from dipsim.methods.hooks import failure_of, states_of
@@ -23,6 +23,7 @@ from dipsim.policies import Policy
 from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
+from dipsim.replay.price import Reads, price
 
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
@@ -52,18 +53,6 @@ def parts_of(
 def _exact(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return sizes as multiples of a grain, of which float64 holds exact sums up to 8 TB."""
     return np.round(sizes / _GRAIN) * _GRAIN
-
-
-class Reads(NamedTuple):
-    """Reads of one part's misses; arrays are [rows]."""
-
-    requests: NDArray[np.int32]
-    outside: NDArray[np.bool_]
-    """True where a read lay outside the measured points of the flash curve."""
-    moved: NDArray[np.float64]
-    """Bytes the flash device moves."""
-    seconds: NDArray[np.float64]
-    """Seconds the flash is busy."""
 
 
 class ReadAhead(NamedTuple):
@@ -316,19 +305,7 @@ class ReplayedCache:
         """Return what reading the misses of part ``p`` costs; uint64[rows, words]."""
         assert self.costs is not None
         layer, group = self.places[p]
-        cost = self.costs[layer][group]
-        if isinstance(cost, InOrder):
-            units = np.bitwise_count(misses).sum(axis=1, dtype=np.int64)
-            return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
-        units = int(self.parts.units[p])
-        misses = np.ascontiguousarray(misses)
-        counts, costs = kernels.price(misses, 0, misses.shape[1], units, cost)
-        return Reads(
-            requests=counts[:, kernels.READS],
-            outside=counts[:, kernels.OUTSIDE].astype(np.bool_),
-            moved=costs[:, kernels.MOVED],
-            seconds=costs[:, kernels.SECONDS],
-        )
+        return price(misses, int(self.parts.units[p]), self.costs[layer][group])
 
     def _guessed(
         self, block: Sets, rows: kernels.Block, layer: int, group: int

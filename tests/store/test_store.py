@@ -1,6 +1,5 @@
 """The result store: what it keeps, who may write it, and what it refuses."""
 
-import os
 import resource
 import shutil
 import sqlite3
