@@ -50,6 +50,10 @@ def entry(place: dict[str, Any], known: Any, marks: tuple[str, ...] = ()) -> Ent
     return Entry(place, {"trace": "t", "profile": "p", **place}, known, marks, "", 1)
 
 
+def sweep_page(entries: list[Entry], asked: int = 0) -> Page:
+    return page_of_sweep("mine", entries, max(asked, len(entries)), "1")
+
+
 # A run --------------------------------------------------------------------------------------------
 
 
@@ -164,7 +168,7 @@ def test_the_answer_of_a_sweep_is_the_fastest_that_a_device_can_run() -> None:
         entry({"policy": "none", "dram": "50%"}, figures(50.0)),
         entry({"policy": "arc", "dram": "50%"}, None),
     ]
-    page = page_of_sweep("mine", entries, "1")
+    page = sweep_page(entries)
     assert page.title == "mine: 5 runs"
     assert page.answer == (
         "Fastest of 4 runs: 20 tokens/s with 75.0% of the active bytes in DRAM (policy lfu). The "
@@ -177,11 +181,11 @@ def test_the_answer_of_a_sweep_is_the_fastest_that_a_device_can_run() -> None:
 
 
 def test_a_sweep_without_a_possible_run_says_so() -> None:
-    page = page_of_sweep("mine", [entry({"policy": "lru"}, None)], "1")
+    page = sweep_page([entry({"policy": "lru"}, None)])
     assert page.answer == "No run was possible: the table says why."
     assert names(page) == ["Every run", "Marks and caveats"]
     knowing = [entry({"policy": "opt"}, figures(1.0), ("clairvoyant",))]
-    assert page_of_sweep("mine", knowing, "1").answer.startswith("No policy ran that a device")
+    assert sweep_page(knowing).answer.startswith("No policy ran that a device")
 
 
 def test_lines_rise_along_the_size_of_memory(tmp_path: Path) -> None:
@@ -243,7 +247,7 @@ def test_runs_that_no_other_beats_stand_on_the_frontier() -> None:
         entry({"density": i / 10}, figures(rate, perplexity={"low": 0.0, "high": loss}))
         for i, (loss, rate) in enumerate(pairs)
     ]
-    found = section(page_of_sweep("mine", entries, "1"), "Loss against rate")
+    found = section(sweep_page(entries), "Loss against rate")
     unbeaten = [
         (loss, rate)
         for loss, rate in pairs
@@ -253,7 +257,7 @@ def test_runs_that_no_other_beats_stand_on_the_frontier() -> None:
     assert shown == unbeaten == [(1.0, 5.0), (2.0, 9.0), (4.0, 12.0)]
     assert found.tables[0].heads[1] == "perplexity, upper bound"
     without = [entry({"density": i}, figures(1.0 + i)) for i in range(3)]
-    assert "Loss against rate" not in names(page_of_sweep("mine", without, "1"))
+    assert "Loss against rate" not in names(sweep_page(without))
 
 
 def test_intervals_are_shown_only_where_every_run_has_one() -> None:
@@ -262,12 +266,54 @@ def test_intervals_are_shown_only_where_every_run_has_one() -> None:
         entry({"dram": "50%"}, figures(10.0, **interval)),
         entry({"dram": "60%"}, figures(12.0, **interval)),
     ]
-    runs = Runs(both)
+    runs = Runs(both, 2)
     assert runs.ends(both[0]) == (5.0, 15.0)
     assert runs.ends_meaning == "the ends of the interval that holds 90% of true rates"
-    one = Runs([both[0], entry({"dram": "60%"}, figures(12.0))])
+    one = Runs([both[0], entry({"dram": "60%"}, figures(12.0))], 2)
     assert one.ends(both[0]) == (9.0, 12.0)
     assert one.ends_meaning == "the rates with no and with full overlap of reading and use"
+
+
+def test_a_sweep_that_is_not_finished_says_so() -> None:
+    page = sweep_page([entry({"dram": "50%"}, figures(10.0))], asked=3)
+    assert (
+        "1 of 3 runs are finished; what the others would change is not known."
+        in section(page, "Marks and caveats").texts
+    )
+    assert page.tiles[-1].note == "2 not finished"
+
+
+def test_what_the_runs_rest_on_is_said_once() -> None:
+    interval = {"low": 5.0, "high": 15.0, "level": 0.9, "unmeasured": "no phone was measured"}
+    more = {"tokens_per_second_interval": interval, "estimates": ["energy.dram"]}
+    entries = [entry({"dram": f"{i}0%"}, figures(10.0 + i, **more)) for i in (5, 6)]
+    texts = section(sweep_page(entries), "Marks and caveats").texts
+    assert texts[-2:] == [
+        "No phone was measured.",
+        "Estimates that the times rest on: energy.dram.",
+    ]
+
+
+def test_the_budgets_of_the_fastest_runs_are_bars() -> None:
+    budgets = [
+        {"attention": 30e6, "norms": 10e6, "streamed_static": 5e6, "kv": 5e6, "cache": 60e6},
+        {"attention": 30e6, "norms": 10e6, "kv": 5e6, "staging": 1e6, "aux": 1e6, "cache": 2e6},
+    ]
+    entries = [
+        entry({"policy": policy, "dram": f"{i}0%"}, figures(rate, budget=budgets[i - 1]))
+        for i, policy, rate in ((1, "lru", 3.0), (1, "lfu", 2.0), (2, "lru", 4.0))
+    ]
+    (panel,) = section(sweep_page(entries), "What DRAM holds").panels
+    chart = next(iter(panel.charts.values()))
+    assert isinstance(chart, Bars)
+    assert chart.across == "MB"
+    assert chart.rows == ["lru, 20%", "lru, 10%"]
+    assert chart.parts == {
+        "static weights": [40.0, 35.0],
+        "KV": [5.0, 5.0],
+        "buffers": [2.0, 0.0],
+        "cache": [2.0, 60.0],
+    }
 
 
 def test_marks_that_all_runs_have_are_said_once(tmp_path: Path) -> None:
@@ -315,9 +361,7 @@ def test_figures_of_any_kind_are_no_figures(wrong: Any) -> None:
         "time_share": wrong,
         "perplexity": wrong,
     }
-    page = page_of_sweep(
-        "mine", [entry({"dram": "50%"}, known), entry({"dram": wrong}, known)], "1"
-    )
+    page = sweep_page([entry({"dram": "50%"}, known), entry({"dram": wrong}, known)])
     assert page.answer.startswith("No policy ran")
 
 
@@ -512,6 +556,6 @@ def test_a_page_without_its_packages_names_the_extra(
 
 
 def test_a_picture_of_no_chart_is_refused(tmp_path: Path) -> None:
-    page = page_of_sweep("mine", [entry({"policy": "lru"}, None)], "1")
+    page = sweep_page([entry({"policy": "lru"}, None)])
     with pytest.raises(DipsimError, match="nothing to draw"):
         write(page, tmp_path / "r.png", "png")

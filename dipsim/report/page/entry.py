@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from dipsim.errors import brief
 from dipsim.report.page.texts import RESOURCES, number_of
 
 _KNOWING = {"clairvoyant"}
@@ -46,6 +47,10 @@ class Entry:
         """Return a figure of any kind; None where there is none."""
         return None if self.figures is None else self.figures.get(name)
 
+    def _mapping(self, name: str) -> Mapping[str, Any]:
+        value = self.figure(name)
+        return value if isinstance(value, Mapping) else {}
+
     def number(self, name: str) -> float | None:
         """Return a figure that is a number; None where there is none."""
         return number_of(self.figure(name))
@@ -69,15 +74,28 @@ class Entry:
     @cached_property
     def level(self) -> float | None:
         """Share of true rates that `interval` holds; None where there is none."""
-        given = self.figure("tokens_per_second_interval")
-        level = number_of(given.get("level")) if isinstance(given, Mapping) else None
+        level = number_of(self._mapping("tokens_per_second_interval").get("level"))
         return level if level is not None and level <= 1 and self.interval is not None else None
+
+    @property
+    def unmeasured(self) -> str:
+        """Sentence where no phone was measured with the method; else empty."""
+        text = self._mapping("tokens_per_second_interval").get("unmeasured")
+        return brief(text, 300) if isinstance(text, str) else ""
+
+    @property
+    def estimates(self) -> list[str]:
+        """Keys of the profile that the times rest on, and that are estimates."""
+        keys = self.figure("estimates")
+        return (
+            [brief(key) for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+        )
 
     @cached_property
     def interval(self) -> Ends | None:
         """Interval of the rate, by what the profile's numbers are worth."""
-        given = self.figure("tokens_per_second_interval")
-        return _ends(given.get("low"), given.get("high")) if isinstance(given, Mapping) else None
+        given = self._mapping("tokens_per_second_interval")
+        return _ends(given.get("low"), given.get("high"))
 
     @cached_property
     def band(self) -> Ends | None:
@@ -106,11 +124,15 @@ class Entry:
         """What `loss` is."""
         return self._loss[1]
 
+    @property
+    def budget(self) -> Mapping[str, Any]:
+        """What DRAM holds, by the keys of the JSON; empty where nothing says it."""
+        return self._mapping("budget")
+
     @cached_property
     def time_share(self) -> dict[str, float]:
         """Share of each resource in the time of a token; empty where nothing says it."""
-        shares = self.figure("time_share")
-        known = shares if isinstance(shares, Mapping) else {}
+        known = self._mapping("time_share")
         return {name: number_of(known.get(name)) or 0.0 for name in RESOURCES if name in known}
 
 

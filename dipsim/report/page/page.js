@@ -123,7 +123,7 @@ const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (isIntersecting) drawFirst(panels.find(({ chart }) => chart === target));
   }
-}, { rootMargin: "600px" });
+}, { rootMargin: "200px" });
 
 function drawFirst(panel) {
   near.unobserve(panel.chart);
@@ -226,13 +226,14 @@ function sortBy(table, column, sign) {
 function filterable(form) {
   const table = document.getElementById(form.dataset.table);
   const rows = [...table.tBodies[0].rows];
-  const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+  let texts;
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     const wanted = form.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = [...form.querySelectorAll("select")].filter((select) => select.value);
     let shown = 0;
+    texts ??= new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
     for (const row of rows) {
       const fits = wanted.every((word) => texts.get(row).includes(word))
         && chosen.every(({ dataset, value }) => row.cells[dataset.column].textContent === value);

@@ -20,7 +20,7 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "cros
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "solid", "dash")
 _MOST_TEXTS = 14
 """Columns of a map up to which its fields show their values."""
-_LONGEST = 28
+_LONGEST = 32
 """Characters of a name beside a chart."""
 MISSING = "a page needs plotly and Jinja2: pip install 'dipsim[report]'"
 
@@ -148,7 +148,10 @@ def _heat(chart: Heat) -> dict[str, Any]:
         "colorscale": "Cividis",
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {"title": {"text": plain(chart.meaning), "side": "right"}, "thickness": 12},
+        "colorbar": {
+            "title": {"text": plain(chart.meaning), "side": "right", "font": {"size": 13}},
+            "thickness": 12,
+        },
     }
     if len(columns) <= _MOST_TEXTS:
         trace |= {"text": texts, "texttemplate": "%{text}"}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dipsim.analysis.verdict import LEAST_SHARE
 from dipsim.errors import brief
+from dipsim.report.page.budget import STREAMED, lines_of, parts_of, size_of
 from dipsim.report.page.caveats import caveats
 from dipsim.report.page.configuration import codes, options_of
 from dipsim.report.page.model import (
@@ -27,34 +28,10 @@ from dipsim.report.page.texts import (
     interval_text,
     number_of,
     rate_text,
+    sentence,
     share_text,
 )
 from dipsim.units import BYTES, show_number
-
-_LINES = {
-    "attention": "attention",
-    "norms": "norms",
-    "lm_head": "head",
-    "dense parts": "dense_parts",
-    "scales": "scales",
-    "predictors": "predictors",
-    "KV": "kv",
-    "KV read buffer": "kv_buffer",
-    "states that wait": "aux",
-    "staging": "staging",
-    "runtime overhead": "runtime_overhead",
-    "read-ahead buffer": "prefetch_buffer",
-    "cache": "cache",
-}
-"""Key of the budget of each line, in the order of its bar."""
-_STATIC = ("attention", "norms", "lm_head", "dense parts", "scales", "predictors")
-_BUFFERS = (
-    "KV read buffer",
-    "states that wait",
-    "staging",
-    "runtime overhead",
-    "read-ahead buffer",
-)
 
 
 def page_of_run(result: SavedResult) -> Page:
@@ -90,16 +67,14 @@ def title_of(result: SavedResult) -> str:
 def _answer(result: SavedResult) -> str:
     moved = BYTES.show(result.flash_bytes_per_token)
     hits = f"{result.hit_rate:.1%} of the active bytes are in DRAM, {moved} a token come from flash"
-    sentence = f"{rate_text(result.tokens_per_second)} tokens/s: {hits}."
+    answer = f"{rate_text(result.tokens_per_second)} tokens/s: {hits}."
     dense = result.baselines.dense
     if dense is not None and dense.times is not None and dense.times < 1 / (1 + LEAST_SHARE):
-        sentence += (
-            f" The dense model is faster in the same DRAM: {rate_text(dense.rate)} tokens/s."
-        )
+        answer += f" The dense model is faster in the same DRAM: {rate_text(dense.rate)} tokens/s."
     blamed = None if result.verdict is None else result.verdict.policys_time
     if blamed is not None and LEAST_SHARE <= blamed <= 1:
-        sentence += f" {blamed:.0%} of the time is the policy's."
-    return sentence
+        answer += f" {blamed:.0%} of the time is the policy's."
+    return answer
 
 
 def _tiles(result: SavedResult) -> list[Tile]:
@@ -251,38 +226,27 @@ def _map(rows: list[LayerRow], title: str, meaning: str, figure: str, scale: flo
 
 def _budget(result: SavedResult) -> Section:
     """Return what DRAM holds, as a bar and as lines."""
-    sizes = {label: result.size(key) for label, key in _LINES.items()}
-    streamed = result.size("streamed_static")
-    static = sum(sizes[label] for label in _STATIC)
-    parts = {
-        "static weights": max(0.0, static - streamed),
-        "KV": sizes["KV"],
-        "buffers": sum(sizes[label] for label in _BUFFERS),
-        "cache": sizes["cache"],
-    }
-    parts = {label: size for label, size in parts.items() if size > 0}
+    heading = "What DRAM holds"
+    parts, lines = parts_of(result.budget), lines_of(result.budget)
     if not parts:
-        return Section("What DRAM holds")
+        return Section(heading)
     unit, scale = byte_scale(parts.values())
     bars = {label: [size / scale] for label, size in parts.items()}
     chart = Bars("Division of the DRAM", unit, ["DRAM"], bars)
-    whole = sum(parts.values())
+    whole, streamed = sum(parts.values()), size_of(result.budget, STREAMED)
     rows = [
         [Cell(label), Cell(BYTES.show(size), size), Cell(f"{size / whole:.1%}", size / whole)]
-        for label, size in sizes.items()
-        if size
+        for label, size in lines.items()
     ]
-    texts = [
-        f"{BYTES.show(whole)} in all; the caches hold {result.size('cache_fraction'):.1%} of the "
-        "units."
-    ]
+    share = share_text(number_of(result.budget.get("cache_fraction")))
+    texts = [f"{BYTES.show(whole)} in all; the caches hold {share} of the units."]
     if streamed:
         texts.append(
             f"{BYTES.show(streamed)} of static weights do not fit: they are read from flash for "
             "every token."
         )
     table = Table("", ["part", "bytes", "share"], rows, frozenset({1, 2}))
-    return Section("What DRAM holds", texts, [Panel({"": chart})], [table])
+    return Section(heading, texts, [Panel({"": chart})], [table])
 
 
 def _groups(result: SavedResult) -> Section:
@@ -338,7 +302,7 @@ def _caveats(result: SavedResult) -> list[str]:
     if interval is None:
         sentences.append("The rate has no interval: the device is what its numbers say.")
     else:
-        sentences += [] if interval.unmeasured is None else [_sentence(interval.unmeasured)]
+        sentences += [] if interval.unmeasured is None else [sentence(interval.unmeasured)]
         keys = [str(number.get("key")) for number in interval.first_to_measure]
         if keys:
             sentences.append(
@@ -347,10 +311,6 @@ def _caveats(result: SavedResult) -> list[str]:
     if result.estimates:
         sentences.append(f"Estimates that the times rest on: {', '.join(result.estimates)}.")
     return sentences
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _configuration(result: SavedResult) -> Section:

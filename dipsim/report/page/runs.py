@@ -14,6 +14,8 @@ class Runs:
     """Finished cells of a sweep."""
 
     entries: Sequence[Entry]
+    asked: int
+    """Number of cells that the sweep asked for, finished or not."""
 
     @cached_property
     def axes(self) -> list[Axis]:
@@ -80,3 +82,8 @@ class Runs:
         return ", ".join(
             f"{name} {value_text(value)}" for name, value in known.items() if value is not None
         )
+
+    def values(self, entry: Entry) -> str:
+        """Return the values of the axes that vary: ``lru, 50%``."""
+        known = (entry.place.get(axis.name) for axis in self.axes)
+        return ", ".join(value_text(value) for value in known if value is not None) or "the run"

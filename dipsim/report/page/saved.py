@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dipsim.errors import DipsimError, brief, first_problem
-from dipsim.report.page.texts import number_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
@@ -133,10 +132,6 @@ class SavedResult(_Part):
     verdict: Verdict | None = None
     per_layer: list[LayerRow] = []
     attribution: Attribution | None = None
-
-    def size(self, name: str) -> float:
-        """Return bytes of a line of the budget; 0 where it has no such line."""
-        return number_of(self.budget.get(name)) or 0.0
 
 
 def read_result(name: str, data: Mapping[str, Any]) -> SavedResult:

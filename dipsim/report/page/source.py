@@ -73,7 +73,9 @@ def _page_of_store(path: Path, wanted: str | None) -> Page:
             )
         cells = store.cells(sweep.name)
     title = sweep.title or sweep.name
-    return page_of_sweep(brief(title, 120), list(map(_entry, cells)), version("dipsim"))
+    return page_of_sweep(
+        brief(title, 120), list(map(_entry, cells)), sweep.cells, version("dipsim")
+    )
 
 
 def _chosen(path: Path, sweeps: list[StoredSweep], wanted: str | None) -> StoredSweep:

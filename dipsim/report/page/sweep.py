@@ -12,7 +12,7 @@ from dipsim.report.page.configuration import codes, command_line
 from dipsim.report.page.entry import Entry
 from dipsim.report.page.model import Cell, Page, Section, Table, Tile
 from dipsim.report.page.runs import Runs
-from dipsim.report.page.texts import interval_text, rate_text, share_text
+from dipsim.report.page.texts import interval_text, rate_text, sentence, share_text
 from dipsim.units import BYTES, show_number
 
 _FIGURES = ("tokens/s", "from", "to", "hits", "flash", "reads")
@@ -23,21 +23,23 @@ _REASON = 40
 """Characters of a reason in the table; the caveats have it whole."""
 
 
-def page_of_sweep(name: str, entries: Sequence[Entry], version: str) -> Page:
+def page_of_sweep(name: str, entries: Sequence[Entry], asked: int, version: str) -> Page:
     """Return the page of a sweep.
 
     Args:
         name: of the sweep.
         entries: its finished cells, at least one.
+        asked: number of its cells, finished or not.
         version: of dipsim.
     """
-    runs = Runs(entries)
+    runs = Runs(entries, asked)
     counts = [f"{count} of {len(runs.known)}" for count in runs.marks.values()]
     sections = [
         sweep_charts.against(runs),
         sweep_charts.frontier(runs),
         sweep_charts.maps(runs),
         sweep_charts.time(runs),
+        sweep_charts.budgets(runs),
         _every_run(runs),
         caveats(list(runs.marks), _caveats(runs), counts),
         _configuration(runs.best),
@@ -58,18 +60,18 @@ def _answer(runs: Runs) -> str:
         return "No run was possible: the table says why."
     if best is None:
         return "No policy ran that a device can run: all knew the future, or kept nothing."
-    sentence = (
+    answer = (
         f"Fastest of {len(runs.known)} runs: {rate_text(best.rate)} tokens/s with "
         f"{share_text(best.hit_rate)} of the active bytes in DRAM{_apart(runs.named(best))}."
     )
     ahead = max(runs.known, key=lambda entry: entry.speed)
     if ahead.speed > best.speed:
         others = [axis for axis in runs.axes if _differ(axis, ahead, best)]
-        sentence += (
+        answer += (
             f" The fastest that no device can run gives {rate_text(ahead.rate)}"
             f"{_apart(runs.named(ahead, others))}."
         )
-    return sentence
+    return answer
 
 
 def _differ(axis: Axis, one: Entry, other: Entry) -> bool:
@@ -82,7 +84,10 @@ def _apart(name: str) -> str:
 
 def _tiles(runs: Runs) -> list[Tile]:
     failed, best = len(runs.entries) - len(runs.known), runs.best
-    count = Tile("runs", str(len(runs.entries)), f"{failed} impossible" if failed else "all ran")
+    missing = runs.asked - len(runs.entries)
+    notes = {"impossible": failed, "not finished": missing}
+    about = ", ".join(f"{count} {what}" for what, count in notes.items() if count > 0)
+    count = Tile("runs", str(len(runs.entries)), about or "all ran")
     if best is None:
         return [count]
     ends, about = runs.ends(best), ""
@@ -142,6 +147,15 @@ def _figures(runs: Runs, entry: Entry) -> list[Cell]:
 
 def _caveats(runs: Runs) -> list[str]:
     sentences = []
+    if runs.asked > len(runs.entries):
+        sentences.append(
+            f"{len(runs.entries)} of {runs.asked} runs are finished; what the others would change "
+            "is not known."
+        )
+    sentences += list(dict.fromkeys(sentence(e.unmeasured) for e in runs.known if e.unmeasured))
+    estimates = dict.fromkeys(key for entry in runs.known for key in entry.estimates)
+    if estimates:
+        sentences.append(f"Estimates that the times rest on: {brief(', '.join(estimates), 1000)}.")
     if runs.known and runs.level is None:
         sentences.append(
             "Not every run has an interval of its rate: dipsim run prints it, by what the numbers "

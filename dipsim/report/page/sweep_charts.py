@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from dipsim.report.page.axes import Axis, across, lines, value_text
+from dipsim.report.page.budget import parts_of
 from dipsim.report.page.entry import Entry
 from dipsim.report.page.model import Bars, Cell, Chart, Heat, Lines, Panel, Section, Series, Table
 from dipsim.report.page.runs import Runs
-from dipsim.report.page.texts import RESOURCE_NAMES, RESOURCES, rate_text
+from dipsim.report.page.texts import RESOURCE_NAMES, RESOURCES, byte_scale, rate_text
 from dipsim.units import show_number
 
 MOST_SLICES = 40
@@ -155,9 +157,29 @@ def time(runs: Runs) -> Section:
     parts = {name: values for name, values in parts.items() if any(values)}
     if not parts:
         return Section(heading)
-    rows = [runs.named(entry) or "the run" for entry in timed]
+    rows = [runs.values(entry) for entry in timed]
     chart = Bars("Exposed time of a token", "milliseconds a token", rows, parts)
     text = "Exposed time: how much each resource adds to the time of a token."
     few = len(runs.able) > len(rows)
     note = f"The {len(rows)} fastest runs that a device can make." if few else ""
     return Section(heading, [text], [Panel({"": chart}, note)])
+
+
+def budgets(runs: Runs) -> Section:
+    """Return what DRAM holds in the fastest runs, where the store says so."""
+    heading = "What DRAM holds"
+    known: dict[Any, tuple[Entry, dict[str, float]]] = {}
+    for entry in runs.able:
+        parts = parts_of(entry.budget)
+        if parts and len(known) < MOST_BARS:
+            known.setdefault(tuple(sorted(parts.items())), (entry, parts))  # each budget once
+    if not known:
+        return Section(heading)
+    listed = list(known.values())
+    unit, scale = byte_scale(size for _, parts in listed for size in parts.values())
+    labels = dict.fromkeys(label for _, parts in listed for label in parts)
+    bars = {label: [parts.get(label, 0.0) / scale for _, parts in listed] for label in labels}
+    rows = [runs.values(entry) for entry, _ in listed]
+    note = "Budgets of the fastest runs that a device can make, each budget once."
+    panel = Panel({"": Bars("Division of the DRAM", unit, rows, bars)}, note)
+    return Section(heading, panels=[panel])

@@ -37,3 +37,8 @@ def number_of(value: Any) -> float | None:
     """Return a number out of an untrusted file; None for what is no finite one from 0 on."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if known and 0 <= value <= 1e30 else None
+
+
+def sentence(text: str) -> str:
+    """Return a clause as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
