@@ -268,10 +268,10 @@ def test_intervals_are_shown_only_where_every_run_has_one() -> None:
     ]
     runs = Runs(both, 2)
     assert runs.ends(both[0]) == (5.0, 15.0)
-    assert runs.ends_meaning == "the ends of the interval that holds 90% of true rates"
+    assert runs.ends_meaning == "the interval that holds 90% of true rates"
     one = Runs([both[0], entry({"dram": "60%"}, figures(12.0))], 2)
     assert one.ends(both[0]) == (9.0, 12.0)
-    assert one.ends_meaning == "the rates with no and with full overlap of reading and use"
+    assert one.ends_meaning == "the band between no and full overlap of reading and use"
 
 
 def test_a_sweep_that_is_not_finished_says_so() -> None:

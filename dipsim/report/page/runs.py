@@ -65,10 +65,10 @@ class Runs:
 
     @property
     def ends_meaning(self) -> str:
-        """What `ends` are."""
+        """What `ends` are the ends of."""
         if self.level is None:
-            return "the rates with no and with full overlap of reading and use"
-        return f"the ends of the interval that holds {self.level:.0%} of true rates"
+            return "the band between no and full overlap of reading and use"
+        return f"the interval that holds {self.level:.0%} of true rates"
 
     def named(self, entry: Entry, axes: Iterable[Axis] | None = None) -> str:
         """Return what tells a run from others: ``policy lru, dram 50%``.

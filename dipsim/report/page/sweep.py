@@ -118,7 +118,7 @@ def _every_run(runs: Runs) -> Section:
     numbers = frozenset(range(len(axes), len(axes) + len(_FIGURES)))
     choices = [i for i, axis in enumerate(axes) if len(axis.values) <= _CHOOSABLE]
     commands = [command_line(entry.options) for entry in runs.entries]
-    text = f"Flash and reads are of a token; from and to are {runs.ends_meaning}."
+    text = f"Flash and reads are of a token; from and to are the ends of {runs.ends_meaning}."
     shared = [mark for mark, count in runs.marks.items() if count == len(runs.known)]
     texts = [text] + ([f"All runs have the marks {', '.join(shared)}."] if shared else [])
     return Section("Every run", texts, tables=[Table("", heads, rows, numbers, choices, commands)])

@@ -39,7 +39,7 @@ def against(runs: Runs) -> Section:
     texts = []
     if len(slices) > len(shown):
         texts.append(f"{len(shown)} of {len(slices)} slices can be shown; the table has every run.")
-    note = f"The bars reach over {runs.ends_meaning}." if any(map(runs.ends, runs.known)) else ""
+    note = f"The bars are {runs.ends_meaning}." if any(map(runs.ends, runs.known)) else ""
     return Section(f"Rate and hits against {x.words}", texts, [Panel(rates, note), Panel(hits)])
 
 
