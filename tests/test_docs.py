@@ -51,6 +51,7 @@ LONG = (
     "docs/recording.md",
     "docs/searching.md",
     "docs/studies.md",
+    "docs/sweeps.md",
     "docs/synth.md",
     "docs/time.md",
     "docs/trace-format.md",

@@ -69,14 +69,14 @@ FIGURES = (
 """Figures of a cell. ``dram_bytes``: what weights and KV may take, with a cache given directly what
 it takes beside static weights and KV; ``to_optimum``: hit rate of the optimum less that of the
 policy, of units over all tokens; ``verdict``: a `Verdict`; both None where there is no optimum."""
-_KNOWING = {"clairvoyant", "preloaded"}
+KNOWING = {"clairvoyant", "preloaded"}
 """Marks of policies that know the future, or the whole trace."""
 
 
 def runs_on_a_device(cell: Cell) -> bool:
     """Return whether a policy ran, keeps something, and knows no more than a device does."""
     return cell.figures is not None and not (
-        _KNOWING & set(cell.marks) or cell.place["policy"] == "none"
+        KNOWING & set(cell.marks) or cell.place["policy"] == "none"
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dipsim.errors import DipsimError, brief
+from dipsim.errors import DipsimError, brief, check_type
+from dipsim.files import path_of
 from dipsim.store import Store, StoredCell, StoredSweep
-from dipsim.views import Viewed
+from dipsim.views import Listed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,21 +37,21 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "energy_mj_per_token_low": ("energy_mj_per_token", "low"),
     "energy_mj_per_token_high": ("energy_mj_per_token", "high"),
     "budget_dram_bytes": ("budget", "dram"),
-    "budget_static_bytes": ("budget", "total"),
     "budget_kv_bytes": ("budget", "kv"),
     "budget_cache_bytes": ("budget", "cache"),
     "budget_cache_share": ("budget", "cache_fraction"),
     "measured_tokens": ("tokens",),
 }
 """Columns of a table of cells, with their unit in the name, and where a cell's figures have them;
-behind them stand `mass_kept` and `energy_kept` of each group."""
-_OF_GROUPS = ("mass_kept", "energy_kept")
+behind them stand those `OF_GROUPS`, e.g. ``energy_kept_glu``."""
+OF_GROUPS = ("mass_kept", "energy_kept")
+"""Figures of each group, whose name stands behind theirs."""
 _LESS_IS_BETTER = ("latency_ms", "ttft_ms", "cold_start_ms", "flash_", "dram_bytes", "energy_mj")
 """Beginnings of figures of which the least is the best."""
 
 
 @dataclass(frozen=True, repr=False)
-class Results(Viewed):
+class Results(Listed):
     """Cells of a store, of one sweep or of several, one after another."""
 
     report: ClassVar[str] = "results"
@@ -101,7 +102,9 @@ def load_results(
     Raises:
         DipsimError: no store, no such sweep, or an option that no cell has.
     """
-    with Store.open(Path(store)) as opened:
+    check_type("sweep", sweep, str, "the name of a sweep")
+    path = path_of(store, "store")
+    with Store.open(path) as opened:
         sweeps = opened.sweeps()
         names = [each.name for each in sweeps]
         if sweep is not None and sweep not in names:
@@ -112,7 +115,7 @@ def load_results(
         if name not in known and cells:
             raise DipsimError(f"{store}: {_none_like('option', name, list(known))}")
     kept = [cell for cell in cells if all(_has(cell, *wanted) for wanted in (where or {}).items())]
-    return Results(Path(store), [each for each in sweeps if sweep in (None, each.name)], kept)
+    return Results(path, [each for each in sweeps if sweep in (None, each.name)], kept)
 
 
 def results(store: str | os.PathLike[str], sweep: str | None = None) -> "DataFrame":
@@ -138,7 +141,7 @@ def figures_of(cell: StoredCell) -> dict[str, Any]:
     figures = {name: at_path(cell.figures, path) for name, path in COLUMNS.items()}
     groups = cell.figures.get("groups")
     for group in groups if isinstance(groups, list) else ():
-        for name in _OF_GROUPS:
+        for name in OF_GROUPS:
             figures[f"{name}_{group.get('name')}"] = group.get(name)
     return figures
 
@@ -183,14 +186,12 @@ def pivot(results: Results, row: str, column: str, figure: str) -> Pivot:
     slots: dict[Any, dict[Any, StoredCell]] = {}
     columns: dict[Any, None] = {}
     for cell in results.cells:
-        line = slots.setdefault(cell.place.get(row), {})
-        place = cell.place.get(column)
+        line = slots.setdefault(_at(cell, row), {})
+        place = _at(cell, column)
         columns[place] = None
         other = line.setdefault(place, cell)
-        if other is not cell:
-            differ = [
-                axis for axis in results.axes if cell.place.get(axis) != other.place.get(axis)
-            ]
+        if other.key != cell.key:
+            differ = [axis for axis in results.axes if _at(cell, axis) != _at(other, axis)]
             what = differ[0] if differ else "sweep"
             raise DipsimError(
                 f"--pivot {row},{column}: cells differ in {', '.join(differ) or what} too: choose "
@@ -234,8 +235,13 @@ def check_columns(results: Results, columns: Iterable[str]) -> None:
 
 def _has(cell: StoredCell, name: str, wanted: Sequence[Any]) -> bool:
     """Return whether a cell has one of some values of an axis or option."""
-    value = cell.place.get(name, cell.options.get(name))
+    value = _at(cell, name)
     return any(value == each or str(value) == str(each) or _equal(value, each) for each in wanted)
+
+
+def _at(cell: StoredCell, name: str) -> Any:
+    """Return the value of an axis or option that a cell has."""
+    return cell.place.get(name, cell.options.get(name))
 
 
 def _equal(value: Any, wanted: Any) -> bool:
@@ -247,7 +253,7 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 
 def _example(cell: StoredCell, axis: str) -> str:
-    return cell.sweep if axis == "sweep" else f"{axis}={cell.place.get(axis)}"
+    return cell.sweep if axis == "sweep" else f"{axis}={_at(cell, axis)}"
 
 
 def _none_like(what: str, name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from dipsim.cli.output import show
 
 @command(
     "Replay a trace on a device",
-    "dipsim report result.json -o report.html",
+    "dipsim report budgets.db -o budgets.html",
 )
 def report(
     source: Annotated[

@@ -74,7 +74,7 @@ def results(
         report.write_parquet(rows, arrow)
     if as_json:
         sweeps = [each.__dict__ for each in found.sweeps]
-        print_report({"sweeps": sweeps, "rows": rows}, units=report.UNITS)
+        print_report({"sweeps": sweeps, "rows": rows}, units=report.units(found, over))
     elif over is not None:
         show(report.render_pivot(over))
     else:

@@ -21,7 +21,7 @@ FAILED_CELLS = 3
 @command(
     "Replay a trace on a device",
     "dipsim sweep budgets.yaml --dry-run",
-    "dipsim sweep budgets.yaml --workers 2 -s 'cache_fraction=[.4,.6]'",
+    "dipsim sweep budgets.yaml -s 'cache_fraction=[.4,.6]' --store all.db",
 )
 def sweep(
     study: Annotated[
@@ -90,7 +90,7 @@ def sweep(
                 result = run_plan(plan, opened, executor, retry_failed=retry_failed, watch=progress)
     if dry_run:
         if as_json:
-            print_report({"sweep": declared.name, **found.to_dict()})
+            print_report({"sweep": declared.name, **found.to_dict()}, units=report.UNITS)
         else:
             show(report.render_estimate(declared.name, found))
         return

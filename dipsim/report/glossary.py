@@ -44,6 +44,8 @@ def _entries(kind: Kind, *rows: tuple[str, ...]) -> tuple[Entry, ...]:
 
 WORDS = _entries(
     "word",
+    ("sweep", "a grid of runs that a file states (docs/sweeps.md); a store keeps what is done"),
+    ("cell", "a run of a grid: a value of each axis, and its figures", "cells"),
     ("profile", "a device: DRAM, flash, backends, energy; a source for every number"),
     ("backend", "an engine of a device that computes, e.g. cpu"),
     ("model", "the geometry of a network and how its weights are stored; turns units into bytes"),

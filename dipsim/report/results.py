@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 from rich.console import Group, RenderableType
 
-from dipsim.analysis.results import Pivot, figures_of, value_of
+from dipsim.analysis.compare import KNOWING
+from dipsim.analysis.results import COLUMNS, OF_GROUPS, Pivot, figures_of, value_of
 from dipsim.errors import DipsimError, printable
 from dipsim.files import unwritable, whole_file
+from dipsim.report.envelope import UNITS as REPORTED
 from dipsim.report.tables import Table, line, marks_of
 from dipsim.store import StoredCell
 from dipsim.sweep.estimate import Estimate
@@ -30,11 +32,28 @@ _HEADS = {
     "flash_bytes_per_token": "flash",
     "flash_reads_per_token": "reads",
 }
+_SUFFIXES = {
+    "_bytes": "B",
+    "_bytes_per_token": "B/token",
+    "_reads_per_token": "reads/token",
+    "tokens_per_second": "tokens/s",
+    "_mj_per_token": "mJ/token",
+    "_share": "share",
+}
+"""Units of columns that end so, but for ``_low`` and ``_high``."""
 UNITS = {
     **dict.fromkeys(("cells", "done", "failed", "known", "missing", "runs", "sampled"), "cells"),
     **dict.fromkeys(("chunks", "replays"), "passes"),
     "workers": "processes",
     "measured_tokens": "tokens",
+    **{
+        name: unit
+        for name in COLUMNS
+        for end, unit in _SUFFIXES.items()
+        if name.removesuffix("_low").removesuffix("_high").endswith(end)
+    },
+    **{name: "ms" for name in COLUMNS if "_ms" in name},
+    **{name: "share of the time" for name in COLUMNS if name.startswith("time_share")},
 }
 """Units of figures that `dipsim.report.envelope` does not know, or knows as others."""
 
@@ -77,6 +96,17 @@ def records(results: Cells, columns: Sequence[str] = ()) -> list[dict[str, Any]]
 _LAST = ("marks", "why", "seconds")
 
 
+def units(results: Cells, pivot: Pivot | None = None) -> dict[str, str]:
+    """Return the units of rows, by column; values of axes are as they were given."""
+    known = dict.fromkeys(results.axes, "as given")
+    for cell in results.cells[:1]:
+        known |= {name: "share" for name in figures_of(cell) if name.startswith(OF_GROUPS)}
+    if pivot is not None:
+        figure = {**REPORTED, **known, **UNITS}.get(pivot.figure, "")
+        known |= {f"{pivot.column}={value}": figure for value in pivot.columns}
+    return {**UNITS, **known}
+
+
 def pivot_records(pivot: Pivot) -> list[dict[str, Any]]:
     """Return a row for each value of the row's axis, with a column for each of the column's."""
     names = [f"{pivot.column}={value}" for value in pivot.columns]
@@ -92,6 +122,8 @@ def render(results: Cells, columns: Sequence[str] = ()) -> RenderableType:
     Args:
         columns: figures; default: `SHOWN`.
     """
+    if not results.cells:
+        return line("no cells")
     shown = results.cells[:MOST_ROWS]
     left = len(results.cells) - len(shown)
     more = [line(f"... and {left} more: --best FIGURE, --csv FILE")] if left else []
@@ -100,6 +132,8 @@ def render(results: Cells, columns: Sequence[str] = ()) -> RenderableType:
 
 def render_pivot(pivot: Pivot) -> RenderableType:
     """Return a table of a figure over two axes."""
+    if not pivot.rows:
+        return line("no cells")
     right = range(1, len(pivot.columns) + 1)
     table = Table(pivot.row, *(_text(pivot.column, value) for value in pivot.columns), right=right)
     for name, row in pivot.rows:
@@ -109,25 +143,30 @@ def render_pivot(pivot: Pivot) -> RenderableType:
 
 def render_failed(results: Cells) -> RenderableType:
     """Return a line for every cell that failed, with why."""
-    table = Table("sweep", "cell", "why")
+    several = len({cell.sweep for cell in results.cells}) > 1
+    lines = []
     for cell in results.cells:
         place = ", ".join(f"{name}={_text(name, value)}" for name, value in cell.place.items())
-        table.add_row(cell.sweep, place, cell.why or "")
-    return table if results.cells else line("no cell failed")
+        sweep = f"{cell.sweep}: " if several else ""
+        lines.append(line(f"{sweep}{place}: {cell.why}"))
+    return Group(*lines or [line("no cell failed")])
 
 
 def render_sweep(result: SweepResult) -> RenderableType:
-    """Return the fastest cells of a sweep that is over, and where all of them are."""
+    """Return the fastest cells of a sweep that is over, of those that a device can run, and where
+    all of them are."""
     done = [cell for cell in result.cells if cell.figures is not None]
+    able = [cell for cell in done if not KNOWING & set(cell.marks)]
     rate = "tokens_per_second"
-    fastest = sorted(done, key=lambda cell: -(value_of(cell, rate) or 0.0))[:BEST]
-    lines = [line(f"{result.title or result.name}: {_count(result)}")]
+    fastest = sorted(able, key=lambda cell: -(value_of(cell, rate) or 0.0))[:BEST]
+    lines: list[RenderableType] = [line(f"{result.title or result.name}: {_count(result)}")]
     if fastest:
-        lines.append(line(f"the fastest of {len(done)}:"))
-    table = [_table(result, fastest, SHOWN)] if fastest else []
-    lost = [line(f"lost: {ran.lost}") for ran in result.lost[:1]]
-    where = line(f"all of them: dipsim results {result.store}")
-    return Group(*lines, *table, *marks_of(cell.marks for cell in done), *lost, where)
+        knowing = f" (without {len(done) - len(able)} that know the future)"
+        lines.append(line(f"the fastest of {len(done)}{knowing if able != done else ''}:"))
+        lines.append(_table(result, fastest, SHOWN))
+    lines += marks_of(cell.marks for cell in fastest)
+    lines += [line(f"lost: {ran.lost}") for ran in result.lost[:1]]
+    return Group(*lines, line(f"all of them: dipsim results {result.store}"))
 
 
 def render_estimate(name: str, found: Estimate) -> RenderableType:

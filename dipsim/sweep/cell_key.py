@@ -42,14 +42,13 @@ class CellKeys:
         for name in ("policy", "method", "static_from", "prefetch"):
             if plain[name] is not None:
                 plain[name] = self._once(self._content, name, plain[name])
-        stored = {name: plain[name] for name in ("bits", "weight_format")}
         device = {name: options.get(name) for name in ("profile", "overrides")}
         return key_of(
             {
                 "semantics": SEMANTICS,
                 "trace": self._trace(options.get("trace")),
                 "profile": self._once(self._profile, device),
-                "model": self._once(self._model, options.get("model"), stored),
+                "model": self._once(self._model, options.get("model")),
                 "settings": plain,
             }
         )
@@ -68,11 +67,11 @@ class CellKeys:
         given = {name: value for name, value in device.items() if value is not None}
         return key_of(self._inputs.profile(given).model_dump(mode="json", by_alias=True))
 
-    def _model(self, name: str | None, stored: Mapping[str, Any]) -> str | None:
+    def _model(self, name: str | None) -> str | None:
         """Return the key of the model by option; the trace's own is among its contents."""
         if name is None:
             return None
-        return key_of(load_model(name, **stored).model_dump(mode="json"))
+        return key_of(load_model(name).model_dump(mode="json"))
 
     def _content(self, option: str, given: str) -> str:
         """Return an option that names a file with what the file holds in place of its path."""

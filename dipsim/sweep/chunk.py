@@ -84,7 +84,7 @@ def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
 def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
     """Run cells together, or one by one where that is impossible for one of them, or for all."""
     try:
-        if "trace" not in chunk[0].options:
+        if chunk[0].options["trace"] is None:
             return [_without_trace(planned, inputs) for planned in chunk]
         points = [_point(planned, inputs) for planned in chunk]
         return many(points, read=_read, tolerated=(DipsimError,), threads=1)
@@ -96,9 +96,8 @@ def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
 
 def _without_trace(planned: Planned, inputs: Inputs) -> Cell:
     """Run a cell that reads no trace, and so shares nothing."""
-    result = simulate(
-        None, **{**planned.options, "profile": inputs.profile(planned.options), "overrides": ()}
-    )
+    options = {**planned.options, "profile": inputs.profile(planned.options), "overrides": ()}
+    result = simulate(**options)
     return Cell(planned.place, planned.options, result.figures(), result.marks)
 
 

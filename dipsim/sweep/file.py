@@ -33,6 +33,7 @@ FILES = ("trace", "profile", "model", "static_from", "prefetch")
 PLUGINS = ("method", "policy")
 """Options that may be ``file.py:attribute``."""
 _MOST_SEEDS = 10_000
+_MOST_BYTES = 2**18
 
 
 class _When(BaseModel):
@@ -165,6 +166,8 @@ def _read(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
     identity = os.path.realpath(path)
     if identity in seen:
         raise DipsimError(f"{path}: extends itself in a circle: break it")
+    if path.is_file() and path.stat().st_size > _MOST_BYTES:
+        raise DipsimError(f"{path}: larger than {_MOST_BYTES} bytes: a sweep is a short file")
     data = read_yaml(path, DipsimError)
     return _extended(data, str(path), path.parent, (*seen, identity))
 
@@ -314,10 +317,13 @@ def _value(name: str, value: Any, where: str) -> Any:
     pairs = name == "overrides" or (name in OPTIONS and OPTIONS[name].kind is dict)
     if isinstance(value, Mapping) and pairs:
         return {str(key): _value("", each, f"{where}: {name}") for key, each in value.items()}
-    plain = isinstance(value, str | int | float | None) and not isinstance(value, bool)
+    names = name in (*FILES, *PLUGINS)
+    plain = isinstance(value, str | None if names else str | int | float | None)
+    plain = plain and not isinstance(value, bool)
     if plain and (not isinstance(value, float) or math.isfinite(value)):
         return value
-    kinds = "a number, a text or a mapping of these" if pairs else "a number or a text"
+    kinds = "a text" if names else "a number or a text"
+    kinds = "a number, a text or a mapping of these" if pairs else kinds
     raise DipsimError(f"{where}: {name or 'it'} has {brief(repr(value), 60)}: a value is {kinds}")
 
 

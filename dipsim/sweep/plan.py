@@ -71,7 +71,7 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
         if not trust_files:
             _refuse_files(sweep, given)
         options = _options(given, inputs)
-        varying = [name for name in sweep.grid.names if name in options]
+        varying = [name for name in sweep.grid.names if options.get(name) is not None]
         place = {name: labels[name][json.dumps(given[name])] for name in varying}
         cells.setdefault(key_of({"place": place, "options": options}), (place, options))
     if not cells:
@@ -114,16 +114,20 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
     """
     settings = {name: value for name, value in given.items() if name in OPTIONS}
     method, trace = given.get("method"), given.get("trace")
-    if isinstance(method, str) and trace is not None:
+    if isinstance(method, str) and isinstance(trace, str):
         settings = options_of(method, inputs.trace(trace), settings, {})
     make_settings(settings)
-    return {name: given[name] for name in INPUTS if name in given} | settings
+    named = {name: given[name] for name in INPUTS if name in given}
+    return {"trace": None, **named, **settings}
 
 
 def _named_in_full(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options in which files have their full path, so that they mean the same anywhere."""
     full = {**dict.fromkeys(FILES, full_path), **dict.fromkeys(PLUGINS, full_name)}
-    return {name: full[name](value) if name in full else value for name, value in options.items()}
+    return {
+        name: full[name](value) if name in full and value is not None else value
+        for name, value in options.items()
+    }
 
 
 def _labels(grid: Grid) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from dipsim.sweep.file import Sweep, load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Plan, make_plan
 from dipsim.sweep.workers import Workers
-from dipsim.views import Viewed
+from dipsim.views import Listed
 
 LIMIT = 100_000
 """Most cells of a grid, unless the user allows more."""
@@ -23,7 +24,7 @@ _MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True, repr=False)
-class SweepResult(Viewed):
+class SweepResult(Listed):
     """A sweep that is over: its cells, in the order of its axes."""
 
     report: ClassVar[str] = "results"
@@ -70,7 +71,7 @@ def sweep(
     *,
     workers: int = 1,
     changes: Mapping[str, Any] | None = None,
-    limit: int = LIMIT,
+    limit: int | None = None,
     retry_failed: bool = False,
     trust_files: bool = False,
     watch: Watch | None = None,
@@ -82,7 +83,7 @@ def sweep(
         store: SQLite file that keeps the cells; default: the sweep's name with ``.db``.
         workers: processes that run cells; results do not depend on it.
         changes: keys that replace those of the file.
-        limit: most cells of the grid.
+        limit: most cells of the grid; default: `LIMIT`.
         retry_failed: run cells again that failed before.
         trust_files: run files of policies and methods that the sweep names.
         watch: told what happens.
@@ -92,7 +93,11 @@ def sweep(
             they say why.
     """
     executor, declared = executor_of(workers), load_sweep(study, changes)
-    plan = make_plan(declared, Inputs(), limit=limit, trust_files=trust_files)
+    check_type("limit", limit, Integral, "a number of cells")
+    check_type("retry_failed", retry_failed, bool, "True or False")
+    check_type("trust_files", trust_files, bool, "True or False")
+    most = LIMIT if limit is None else limit
+    plan = make_plan(declared, Inputs(), limit=most, trust_files=trust_files)
     with Store.open(store_of(declared, store), create=True) as opened:
         return run_plan(plan, opened, executor, retry_failed=retry_failed, watch=watch)
 
@@ -146,8 +151,8 @@ def executor_of(workers: int) -> Executor:
     Raises:
         DipsimError: no number of processes.
     """
-    check_type("workers", workers, int, "a number of processes")
-    if not 1 <= workers <= _MOST_WORKERS:
+    check_type("workers", workers, Integral, "a number of processes")
+    if workers is None or not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
     return Serial() if workers == 1 else Workers(workers)
 

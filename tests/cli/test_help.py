@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import dipsim
 from dipsim.cli.help import PANELS, SUBJECTS
 from dipsim.errors import DipsimError
 from dipsim.settings import OPTIONS
-from dipsim.simulate import simulate
 from tools.cli import Dipsim, done, refused, runner
 from tools.commands import COMMANDS, flags_of, options_of, taking
 from tools.model_folder import fill
@@ -80,8 +81,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(path)
     with (path / "mine.py").open("a") as file:
         file.write(METHOD)
-    result = simulate("smollm2-chat", "snapdragon8", tokens="0:8", dram="60%")
-    (path / "result.json").write_text(result.to_json())
+    grid = {"policy": ["lru", "opt"], "cache_fraction": [0.5, 0.7], "name": "budgets"}
+    sweep = {"trace": "smollm2-chat", "profile": "paper-a18", "tokens": "0:8", **grid}
+    (path / "budgets.yaml").write_text(yaml.safe_dump(sweep))
+    dipsim.sweep(sweep, path / "budgets.db")
     return path
 
 
