@@ -23,6 +23,7 @@ from dipsim.report.page.runs import Runs
 from dipsim.report.page.source import open_page, page_of
 from dipsim.report.page.sweep import page_of_sweep
 from dipsim.simulate import simulate
+from dipsim.store import Store
 from tools.cli import Dipsim, done, refused
 from tools.reported import HOSTILE, cell, figures, fill_store, thousand
 
@@ -368,7 +369,7 @@ def test_figures_of_any_kind_are_no_figures(wrong: Any) -> None:
 # Repeating ----------------------------------------------------------------------------------------
 
 
-def test_what_is_copied_repeats_the_run(dipsim: Dipsim) -> None:
+def test_what_is_copied_repeats_the_run(dipsim: Dipsim, tmp_path: Path) -> None:
     options = {
         "trace": "smollm2-chat",
         "profile": "snapdragon8",
@@ -390,6 +391,12 @@ def test_what_is_copied_repeats_the_run(dipsim: Dipsim) -> None:
     exec(python, names)
     assert names["result"].tokens_per_second == rate
     assert simulate(**options).tokens_per_second == rate
+    (tmp_path / "one.yaml").write_text(text)
+    done(dipsim("sweep", tmp_path / "one.yaml", "--store", tmp_path / "one.db"))
+    with Store.open(tmp_path / "one.db") as store:
+        (found,) = store.cells()
+    assert found.figures is not None
+    assert found.figures["tokens_per_second"] == rate
 
 
 def test_a_run_is_repeated_from_its_page(dipsim: Dipsim) -> None:
