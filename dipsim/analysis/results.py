@@ -141,8 +141,8 @@ def figures_of(cell: StoredCell) -> dict[str, Any]:
     figures = {name: at_path(cell.figures, path) for name, path in COLUMNS.items()}
     groups = cell.figures.get("groups")
     for group in groups if isinstance(groups, list) else ():
-        for name in OF_GROUPS:
-            figures[f"{name}_{group.get('name')}"] = group.get(name)
+        for name in OF_GROUPS if isinstance(group, Mapping) else ():
+            figures[f"{name}_{brief(group.get('name'), 40)}"] = group.get(name)
     return figures
 
 

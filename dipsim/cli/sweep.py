@@ -1,8 +1,8 @@
 """`dipsim sweep`: every cell of a file's grid, into a store that outlives the process."""
 
 import json
-import time
 from collections.abc import Sequence
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -130,7 +130,7 @@ class SweepProgress(Progress):
         """Take note of the runs, the chunks of those that are not known, and the workers."""
         self._waiting = [len(chunk) for chunk in chunks]
         self._known, self._workers = runs - sum(self._waiting), workers
-        self._began = time.monotonic()
+        self._began = monotonic()
         self(self._known, runs)
 
     def ran(self, ran: Any) -> None:
@@ -154,7 +154,7 @@ class SweepProgress(Progress):
         parts = [super()._count(), f"{sum(self._waiting[: self._workers])} running"]
         if self._failed:
             parts.append(f"{self._failed} failed")
-        new, took = self.done - self._known, time.monotonic() - self._began
+        new, took = self.done - self._known, monotonic() - self._began
         if new and took:
             left = (self.total - self.done) * took / new
             parts += [f"{new / took:.3g}/s", f"{left:.0f} s left"]

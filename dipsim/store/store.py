@@ -1,6 +1,7 @@
 """The store: cells that are finished, and the sweeps that asked for them."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -329,10 +330,24 @@ def _read(text: Any, kind: type) -> Any:
     Raises:
         ValueError: not JSON, or of another kind.
     """
-    value = json.loads(text) if isinstance(text, str) else None
+    value = None
+    if isinstance(text, str):
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     if not isinstance(value, kind):
         raise ValueError("another kind of value")
     return value
+
+
+def _finite(text: Any) -> float:
+    """Return a number.
+
+    Raises:
+        ValueError: infinite, or none.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
 
 
 def _cell(row: Sequence[Any]) -> StoredCell:
@@ -350,6 +365,6 @@ def _cell(row: Sequence[Any]) -> StoredCell:
         figures=None if figures is None else _read(figures, dict),
         marks=tuple(map(str, _read(marks, list))),
         why=None if why is None else str(why),
-        seconds=float(seconds),
+        seconds=_finite(seconds),
         semantics=int(semantics),
     )

@@ -66,13 +66,15 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
         DipsimError: anything wrong with the input, in one line.
     """
     labels = _labels(sweep.grid)
+    named: set[Any] = set()
     cells: dict[str, tuple[Place, dict[str, Any]]] = {}
     for given in sweep.grid.cells(limit):
-        if not trust_files:
-            _refuse_files(sweep, given)
+        _check_names(sweep, given, named, trust_files)
         options = _options(given, inputs)
         varying = [name for name in sweep.grid.names if options.get(name) is not None]
-        place = {name: labels[name][json.dumps(given[name])] for name in varying}
+        place = {
+            name: labels[name].get(json.dumps(given[name]), _label(given[name])) for name in varying
+        }
         cells.setdefault(key_of({"place": place, "options": options}), (place, options))
     if not cells:
         raise DipsimError(f"sweep {sweep.name}: no cell is left: see its where and exclude")
@@ -91,19 +93,31 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
     )
 
 
-def _refuse_files(sweep: Sweep, given: Mapping[str, Any]) -> None:
-    """Refuse policies and methods that are files.
+def _check_names(
+    sweep: Sweep, given: Mapping[str, Any], named: set[Any], trust_files: bool
+) -> None:
+    """Refuse a policy or a method that there is not, or a file that nobody asked to be run.
+
+    Args:
+        named: those that were checked; these are added.
 
     Raises:
-        DipsimError: nobody asked for them to be run.
+        DipsimError: in one line.
     """
-    for what, runs_file in (("policy", policies.runs_file), ("method", methods.runs_file)):
+    for what, load, runs_file in (
+        ("policy", policies.load_policy, policies.runs_file),
+        ("method", methods.load_method, methods.runs_file),
+    ):
         name = given.get(what)
-        if isinstance(name, str) and runs_file(name):
+        if name is None or (what, name) in named:
+            continue
+        if runs_file(name) and not trust_files:
             raise DipsimError(
                 f"sweep {sweep.name}: names the {what} {brief(name, 200)}, a file that would be "
                 "run: look at it, then add --trust-files"
             )
+        load(name)
+        named.add((what, name))
 
 
 def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import random
 import resource
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 
 import dipsim as package
 from dipsim.analysis.results import COLUMNS
+from dipsim.cli.sweep import SweepProgress
 from dipsim.report import results as report
-from dipsim.store import Store
+from dipsim.store import Outcome, Store
+from dipsim.sweep.execute import Ran
 from dipsim.sweep.file import schema
+from dipsim.sweep.plan import Planned
 from tools.cli import PROGRAM, Dipsim, done, program, refused
 
 SMALL = """\
@@ -116,6 +120,27 @@ def test_a_log_has_a_line_for_each_chunk(here: Dipsim) -> None:
         *((6, 12, 0, 6), (12, 12, 2, 6)),
     ]
     assert all(line["seconds"] > 0 and line["lost"] is None for line in lines)
+
+
+def test_progress_says_what_is_done_running_failed_and_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("dipsim.cli.sweep.monotonic", lambda: now)
+    cell, outcome = (
+        Planned("key", {}, {}),
+        Outcome(key="key", options={}, figures={}, seconds=1.0, semantics=1),
+    )
+    failed = replace(outcome, figures=None, why="impossible")
+    progress = SweepProgress(lines=False)
+    assert str(progress) == "preparing"
+    progress.planned(20, [[cell] * 4] * 3, 2)
+    assert str(progress) == "sweeping 8 of 20 cells, 8 running"
+    now = 102.0
+    progress.ran(Ran([cell] * 4, [outcome, outcome, outcome, failed]))
+    assert str(progress) == "sweeping 12 of 20 cells, 8 running, 1 failed, 2/s, 4 s left"
+    progress.ran(Ran([cell] * 4, (), "lost"))
+    assert str(progress) == "sweeping 16 of 20 cells, 4 running, 5 failed, 4/s, 1 s left"
 
 
 def test_the_schema_is_printed(here: Dipsim) -> None:

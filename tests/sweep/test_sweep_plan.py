@@ -16,6 +16,7 @@ from dipsim.sweep.file import load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Plan, make_plan
 from tools.cli import Dipsim
+from tools.paths import DOCS
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,16 @@ def test_options_hold_full_paths_and_places_names(folder: Path) -> None:
     assert cell.options["gamma"] == pairs
 
 
+def test_a_rule_may_change_an_axis() -> None:
+    rule = {"when": {"method": "dip-ca", "gamma": 0.5}, "set": {"gamma": {"glu": 0.1}}}
+    cells = planned({"method": ["dip", "dip-ca"], "gamma": [0.2, 0.5], "for": [rule]}).cells
+    assert [cell.place for cell in cells] == [
+        {"method": "dip"},
+        {"method": "dip-ca", "gamma": 0.2},
+        {"method": "dip-ca", "gamma": "glu=0.1"},
+    ]
+
+
 def test_two_files_of_one_name_are_told_apart(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "t.npz", tmp_path)
     names = [f"{folder}/t.npz", f"{tmp_path}/t.npz"]
@@ -95,6 +106,12 @@ def test_a_file_that_would_be_run_is_named_until_it_is_trusted() -> None:
     assert cell.options["policy"].endswith("/mine.py:policy")
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "studies").glob("*.yaml")), ids=str)
+def test_the_studies_of_the_docs_can_be_run(path: Path) -> None:
+    cells = make_plan(load_sweep(path), Inputs(), limit=10_000).cells
+    assert len(cells) == load_sweep(path).grid.size > 1
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -105,6 +122,9 @@ def test_a_file_that_would_be_run_is_named_until_it_is_trusted() -> None:
         ({"dram": "50%"}, "--dram and --cache-fraction exclude each other"),
         ({"policy": ["lru", "lfu"], "where": [{"policy": "arc"}]}, "no cell is left"),
         ({"overrides": "flash.bandwith=1GB/s"}, "bandwith"),
+        ({"policy": ["lru", "lruu"]}, "no policy 'lruu'"),
+        ({"policy": "lru:depth=3"}, "no parameter 'depth'"),
+        ({"method": ["dip", "dib"]}, "no method 'dib'"),
         ({"static_from": "missing.npz"}, "no trace 'missing.npz'"),
     ],
 )
