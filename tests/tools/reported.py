@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dipsim.report.page.entry import Entry
+from dipsim.report.page.model import Page, Section
+from dipsim.report.page.sweep import page_of_sweep
 from dipsim.store import Outcome, Store, key_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>|`$x$`%{y}\"'\u202e\x1b[31m"
@@ -70,3 +73,24 @@ def thousand() -> list[tuple[Mapping[str, Any], Outcome]]:
                     known = figures(rate, min(1.0, 2 * share), time_share=times)
                     cells.append(cell(place, None if (j, k) == (1, 4) else known, marks))
     return cells
+
+
+def entry(place: dict[str, Any], known: Any, marks: tuple[str, ...] = ()) -> Entry:
+    """A cell as a page reads it."""
+    return Entry(place, {"trace": "t", "profile": "p", **place}, known, marks, "", 1)
+
+
+def sweep_page(entries: list[Entry], asked: int = 0) -> Page:
+    """The page of some cells."""
+    return page_of_sweep("mine", entries, max(asked, len(entries)), "1")
+
+
+def section(page: Page, name: str) -> Section:
+    """The section of a page with a heading."""
+    (found,) = [each for each in page.sections if each.name == name]
+    return found
+
+
+def names(page: Page) -> list[str]:
+    """The headings of a page."""
+    return [each.name for each in page.sections]

@@ -11,8 +11,6 @@ from dipsim.report.pictures import COLOURS, Sheet, label, picture, series_style,
 
 _WIDTH = 8.0
 _LEGEND = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-_MOST_TEXTS = 14
-"""Columns of a map up to which its fields show their values."""
 
 
 def draw(page: Page, sheet: Sheet) -> Any:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -100,8 +101,6 @@ def described(chart: Chart) -> str:
 
 def _plotted(panel: Panel) -> str:
     """Return the charts of a panel as JSON by their names, without a character of HTML."""
-    import json
-
     charts = {name: json.loads(plot(chart).to_json()) for name, chart in panel.charts.items()}
     return json.dumps(charts, separators=(",", ":"), allow_nan=False).translate(_HARMLESS)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from dipsim.errors import printable
-from dipsim.report.page.model import Page, Section, Table
+from dipsim.report.page.model import Page, Section, Table, Tile
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&$])")
 
@@ -23,9 +23,8 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", printable(text))
 
 
-def _figure(tile: object) -> str:
-    figure, note = getattr(tile, "figure", ""), getattr(tile, "note", "")
-    return plain(f"{figure} ({note})" if note else figure)
+def _figure(tile: Tile) -> str:
+    return plain(f"{tile.figure} ({tile.note})" if tile.note else tile.figure)
 
 
 def _section(section: Section) -> Iterator[str]:

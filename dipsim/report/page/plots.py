@@ -129,7 +129,9 @@ def _bars(chart: Bars) -> dict[str, Any]:
 
 
 def _heat(chart: Heat) -> dict[str, Any]:
-    columns, rows = ([plain(short(name, _LONGEST)) for name in names] for names in _names(chart))
+    columns, rows = (
+        [plain(short(name, _LONGEST)) for name in names] for names in (chart.columns, chart.rows)
+    )
     texts = [["" if v is None else show_number(v, 3) for v in row] for row in chart.values]
     hover = [
         [
@@ -158,10 +160,6 @@ def _heat(chart: Heat) -> dict[str, Any]:
     x = _ticks(columns) | {"title": {"text": plain(chart.across)}}
     y = _ticks(rows) | {"title": {"text": plain(chart.down)}, "autorange": "reversed"}
     return {"data": [trace], "layout": {"xaxis": x, "yaxis": y}}
-
-
-def _names(chart: Heat) -> tuple[Sequence[str], Sequence[str]]:
-    return chart.columns, chart.rows
 
 
 def _ticks(names: Sequence[str]) -> dict[str, Any]:
