@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -536,6 +537,17 @@ class Result(Viewed):
         """Return the main figures as (label, text)."""
         rows: list[tuple[str, str]] = report_module("summary").rows(self)
         return rows
+
+    def write_report(self, path: str | os.PathLike[str]) -> None:
+        """Write the page of `dipsim report` on this run.
+
+        Args:
+            path: a .html, .md, .png or .svg file; a page needs plotly and Jinja2.
+
+        Raises:
+            DipsimError: another suffix, a package is missing, or the file cannot be written.
+        """
+        report_module("page.output").write_result(self, path)
 
     def __repr__(self) -> str:
         moved, tokens = BYTES.show(self.flash_bytes_per_token), self.tokens

@@ -55,6 +55,7 @@ UNITS = {
     "optimum_rate": RATE,
     "output_error": SHARE,
     "part": "index of a layer",
+    "per_layer.layer": "index of a layer",
     "perplexity": "perplexity",
     "policys_time": "share of the time",
     "prefetch": COUNT,

@@ -17,6 +17,7 @@ from dipsim.report import attribution as attribution_report
 from dipsim.report.details import figure_rows, perplexity, sections
 from dipsim.report.details import legend as legend_of
 from dipsim.report.files import write_rows
+from dipsim.report.frames import records
 from dipsim.report.hints import hint
 from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, trace_name
 from dipsim.report.summary import beside_rows, between
@@ -86,8 +87,13 @@ def to_dict(
     standing: Standing,
     bounds: Bounds | None = None,
     attribution: Attribution | None = None,
+    layers: bool = False,
 ) -> dict[str, Any]:
-    """Return the object that ``run --json`` prints; for arguments see `render`."""
+    """Return the object that ``run --json`` prints; for arguments see `render`.
+
+    Args:
+        layers: add the figures of every layer and group, as ``--details`` does.
+    """
     verdict = standing.verdict
     keys = {
         **result.to_dict(),
@@ -98,6 +104,8 @@ def to_dict(
         keys["perplexity"] = bounds._asdict()
     if attribution is not None:
         keys["attribution"] = attribution.to_dict()
+    if layers:
+        keys["per_layer"] = list(records(result, "layers"))
     return keys
 
 
