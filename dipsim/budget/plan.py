@@ -265,7 +265,7 @@ def grown(budget: Budget, sets: ActiveSets, placement: Placement, beside: Beside
     """Return the budget with what KV takes from the caches as it grows.
 
     Args:
-        kv_cache: None where all positions lie in DRAM.
+        beside: systems beside the weights; what their KV holds is what grows.
     """
     model, settings = placement.model, sets.settings
     if model is None:

@@ -129,14 +129,17 @@ def attend_to_blocks(
 
     Args:
         queries: float[tokens, heads, dim].
-        keys, values: float[kv heads, tokens, dim].
+        keys: float[kv heads, tokens, dim].
+        values: float[kv heads, tokens, dim].
         first: query to begin with; those before it attend to all.
         chosen: bool[tokens, sets, blocks]; sets is 1 or the kv heads.
         size: positions of a block.
-        seen: int64[tokens], room; work: float[2, tokens + dim], room.
+        seen: int64[tokens], room.
+        work: float[2, tokens + dim], room.
         outputs: float[tokens, heads, dim], out.
         mass: float64[tokens], out: weight of the positions that are seen, mean over heads.
-        change, energy: float64[tokens], out: sums over heads of |o' - o|^2 and |o|^2.
+        change: float64[tokens], out: sum over heads of |o' - o|^2.
+        energy: float64[tokens], out: sum over heads of |o|^2.
     """
     tokens, heads, dim = queries.shape
     group, sets = heads // keys.shape[0], chosen.shape[1]

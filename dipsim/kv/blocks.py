@@ -107,7 +107,8 @@ def replay_blocks(
 
     Args:
         query: float[tokens, layers, heads * head_dim], after RoPE and norms, not scaled.
-        key, value: float[tokens, layers, kv heads * head_dim].
+        key: float[tokens, layers, kv heads * head_dim].
+        value: float[tokens, layers, kv heads * head_dim].
         prompt: first tokens, which attend to all.
         softcap: bound of the logits; 0 for none.
         scale: of the logits; default 1 / sqrt(head_dim).

@@ -18,8 +18,9 @@ class Retrieving(Restricted):
     """A model whose tokens attend to blocks, and what it has lost so far.
 
     Args:
-        model, prompt: as `retrieving` takes them.
+        model: as `retrieving` takes it.
         retrieval: which blocks.
+        prompt: as `retrieving` takes it.
 
     Raises:
         ModelError: as `Restricted`.

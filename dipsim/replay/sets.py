@@ -75,7 +75,8 @@ def in_steps(
 
     Args:
         blocks: of all rows of the trace, in order.
-        actions, resets: [rows] of the rows of the steps, see `rows_of`.
+        actions: uint8[rows] of the rows of the steps, see `rows_of`.
+        resets: bool[rows] of the same.
     """
     begins = steps.tokens.begins_decode_step()
     pending: dict[int, NDArray[np.uint64]] = {}

@@ -120,7 +120,8 @@ def run_plan(
     Args:
         store: open for writing.
         executor: runs the chunks.
-        retry_failed, watch: as of `sweep`.
+        retry_failed: run cells again that failed before.
+        watch: told what happens.
 
     Raises:
         DipsimError: the store cannot be written.

@@ -47,10 +47,12 @@ class DecodeSteps:
 
         Args:
             tokens: of the trace.
-            begins, sizes: int64[steps] first row and rows of each, ascending; a token of a prompt
-                is one of its own.
+            begins: int64[steps] first row of each, ascending; a token of a prompt is a step of its
+                own.
+            sizes: int64[steps] rows of each.
             given: int64[steps] tokens that each gives.
-            width, side_by_side: see the fields.
+            width: see the field.
+            side_by_side: see the field.
         """
         ends = np.cumsum(sizes)
         first = np.repeat(ends - sizes, sizes)
