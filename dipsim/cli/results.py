@@ -30,7 +30,7 @@ def results(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="cells with a value of an axis: policy=lru,lfu", metavar="KEY=VALUE"),
+        typer.Option(help="values of an axis, with commas: policy=lru,lfu", metavar="KEY=VALUE"),
     ] = None,
     best: Annotated[
         str | None,
@@ -85,16 +85,14 @@ def _where(texts: list[str] | tuple[str, ...]) -> dict[str, list[str]]:
     """Return the values of ``key=value`` texts, of which several with commas, by key.
 
     Raises:
-        DipsimError: not of that form, or a key given twice.
+        DipsimError: not of that form.
     """
     wanted: dict[str, list[str]] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not key:
             raise DipsimError(f"--where {text}: write key=value, e.g. policy=lru")
-        if key in wanted:
-            raise DipsimError(f"--where {key} given twice: several values with commas, {key}=a,b")
-        wanted[key] = [value, *split_names([value])]
+        wanted.setdefault(key, []).extend((value, *split_names([value])))
     return wanted
 
 
