@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dipsim.analysis.inspect import Inspection, inspect
     from dipsim.analysis.least import Least
     from dipsim.analysis.mrc import Curves, mrc
+    from dipsim.analysis.results import results
     from dipsim.analysis.search import search
     from dipsim.analysis.study import study
     from dipsim.errors import DipsimError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dipsim.result import Result
     from dipsim.simulate import simulate
     from dipsim.sweep.study import StudyResult
+    from dipsim.sweep.sweep import SweepResult, sweep
     from dipsim.trace import Trace, TraceWriter, load_trace, save_trace
     from dipsim.trace.convert import export, import_
     from dipsim.trace.synth import synth
@@ -48,6 +50,7 @@ __all__ = [
     "PruningMethod",
     "Result",
     "StudyResult",
+    "SweepResult",
     "Trace",
     "TraceWriter",
     "UnitGroup",
@@ -61,10 +64,12 @@ __all__ = [
     "load_trace",
     "mrc",
     "record",
+    "results",
     "save_trace",
     "search",
     "simulate",
     "study",
+    "sweep",
     "synth",
 ]
 
@@ -83,6 +88,7 @@ _HOMES = {
     "PruningMethod": "methods",
     "Result": "result",
     "StudyResult": "sweep.study",
+    "SweepResult": "sweep.sweep",
     "Trace": "trace",
     "TraceWriter": "trace",
     "UnitGroup": "methods",
@@ -96,10 +102,12 @@ _HOMES = {
     "load_trace": "trace",
     "mrc": "analysis.mrc",
     "record": "lm.recording",
+    "results": "analysis.results",
     "save_trace": "trace",
     "search": "analysis.search",
     "simulate": "simulate",
     "study": "analysis.study",
+    "sweep": "sweep.sweep",
     "synth": "trace.synth",
 }
 
@@ -114,12 +122,12 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Lets the function `simulate` win over the module of that name, whoever imports that first."""
+    """Lets functions win over the modules of their names, `simulate` and `sweep`, whoever imports
+    those first."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "simulate" and isinstance(value, ModuleType):
-            value = value.simulate
-        super().__setattr__(name, value)
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

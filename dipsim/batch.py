@@ -4,12 +4,76 @@ A step over w tokens reads each weight once that any of them needs, so what coun
 their active sets. It undoes sparsity: eight tokens of half the units need nearly all.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
+
+_EXAMPLE = "--speculate draft=4,accept=.8"
+_MOST = {"draft": 2.0**22, "accept": 1.0, "cost": 1e6, "seed": 2.0**32}
+"""Keys of ``--speculate``, and the largest value of each; the least is 0."""
+_WHOLE = ("draft", "seed")
+
+
+class Speculation(NamedTuple):
+    """Speculative decoding: a step drafts tokens and verifies them, with one of its own."""
+
+    draft: int
+    """Tokens that are drafted."""
+    accept: float
+    """Probability that a draft is accepted, 0 to 1."""
+    cost: float = 0.0
+    """Time of drafting a token, as a share of that of a token decoded alone."""
+    seed: int = 0
+    """Seed of what is accepted."""
+
+    def given(self, steps: int, draws: np.random.Generator) -> NDArray[np.int64]:
+        """Return the tokens that each of so many steps gives, int64[steps], as drawn."""
+        if self.accept >= 1:
+            return np.full(steps, self.draft + 1)
+        until_rejected = draws.geometric(1 - self.accept, steps)  # the rejected one counts
+        given: NDArray[np.int64] = np.minimum(until_rejected, self.draft + 1)
+        return given
+
+
+def parse_speculation(text: str) -> Speculation:
+    """Read ``"draft=4,accept=.8"``, with ``cost=`` and ``seed=`` if given.
+
+    Raises:
+        DipsimError: an unknown key, no number of drafts or no acceptance, or a value out of range.
+    """
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, number = (each.strip() for each in part.partition("="))
+        if key not in _MOST:
+            raise DipsimError(
+                f"--speculate: no key {brief(key)!r}; its keys are {', '.join(_MOST)}, e.g. "
+                f"{_EXAMPLE}"
+            )
+        if key in values:
+            raise DipsimError(f"--speculate: {key} stands there twice")
+        values[key] = _value(key, number)
+    for key in ("draft", "accept"):
+        if key not in values:
+            raise DipsimError(f"--speculate {brief(text)} needs {key}=, e.g. {_EXAMPLE}")
+    whole = {key: int(value) for key, value in values.items() if key in _WHOLE}
+    return Speculation(**{**values, **whole})  # type: ignore[arg-type]
+
+
+def _value(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    kind = "a whole number" if key in _WHOLE else "a number"
+    if not 0 <= value <= _MOST[key] or (key in _WHOLE and value != int(value)):
+        raise DipsimError(
+            f"--speculate: {key}={brief(text) or '?'}: {kind} from 0 to {_MOST[key]:.0f}"
+        )
+    return value
 
 
 def tokens_per_step(draft: int, acceptance: float) -> float:
@@ -40,7 +104,8 @@ def seconds_per_token(
     verified by one batch of ``draft + 1``.
 
     Args:
-        draft_seconds: of one drafted token; verify_seconds: of the batch.
+        draft_seconds: of one drafted token.
+        verify_seconds: of the batch.
 
     Raises:
         DipsimError: as `tokens_per_step`.
@@ -83,7 +148,10 @@ def union_share(
     """Return the mean share of units that ``width`` successive tokens need together.
 
     Args:
-        sets, width, sequence: as of `unions`; units: of each set.
+        sets: as of `unions`.
+        width: as of `unions`.
+        sequence: as of `unions`.
+        units: of each set.
 
     Raises:
         DipsimError: as `unions`.

@@ -117,6 +117,10 @@ class BudgetError(DipsimError):
     """A division of DRAM that does not add up."""
 
 
+class StoreError(DipsimError):
+    """A result store that cannot be read or written."""
+
+
 class StoredCodeWarning(UserWarning):
     """Compiled code that cannot be stored, or whose stored form cannot be read."""
 

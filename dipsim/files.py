@@ -185,7 +185,15 @@ def read_text(path: Path, error: type[DipsimError]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases (they can grow without bound) and repeated keys."""
+    """SafeLoader that refuses aliases (they can grow without bound) and repeated keys.
+
+    ``1:30`` is a text: YAML 1.1 takes it for a number to the base of 60.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as yaml declares it
+        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?[0-9]+(:[0-9]+)+$")), *pairs]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -215,6 +223,18 @@ def read_yaml(path: Path, error: type[DipsimError]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise error(f"{path}: expected a mapping of keys, got {type(data).__name__}")
     return data
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Return the value of a short YAML text, as `read_yaml` reads it.
+
+    Raises:
+        DipsimError: not readable; ``what`` says where it stands.
+    """
+    try:
+        return deepcopy(_parsed(text, False))
+    except _BAD_YAML as problem:
+        raise DipsimError(f"{what}: not readable as YAML ({_reason(problem)})") from None
 
 
 @lru_cache(maxsize=32)

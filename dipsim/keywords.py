@@ -78,10 +78,13 @@ class DeviceOptions(TypedDict, total=False):
     kv_when: Literal["token", "prompt", "both"] | None
     kv_quant: str | None
     kv_dram: Size | None
+    kv_fetch: str | None
     kv_recompute: str | None
     prune_tokens: str | None
     skip_layers: str | None
     skip_kv: Literal["project", "hole", "copy"] | None
+    batch: int | None
+    speculate: str | None
     partial_bits: float | None
     kv_bits: float | None
     layout: Layout | None
@@ -139,23 +142,30 @@ def lists_options(function: F) -> F:
     signature = inspect.signature(function)
     *own, rest = signature.parameters.values()
     (kind,) = get_args(rest.annotation)
-    hints = get_type_hints(kind)
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_default(name),
-            annotation=hints[name],
-        )
-        for name in (*_BESIDE, *OPTIONS)
-        if name in hints
-    ]
+    options = options_of(kind)
     function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     lines = [line for option in options for line in _help(option.name)]
     function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n" + "\n".join(
         lines
     )
     return function
+
+
+def options_of(kind: type) -> list[inspect.Parameter]:
+    """Return the options of a class of this module, in the order of their declaration."""
+    hints = get_type_hints(kind)
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=_default(name), annotation=hints[name]
+        )
+        for name in (*_BESIDE, *OPTIONS)
+        if name in hints
+    ]
+
+
+def meaning_of(name: str) -> str:
+    """Return what an option means, in a line; its default stands in brackets."""
+    return OPTIONS[name].help if name in OPTIONS else _BESIDE[name]
 
 
 def _default(name: str) -> Any:
@@ -167,5 +177,5 @@ def _default(name: str) -> Any:
 
 def _help(name: str) -> list[str]:
     """Return the lines of an option in a docstring."""
-    text = OPTIONS[name].help if name in OPTIONS else _BESIDE[name]
-    return wrap(f"{name}: {text}", 88, initial_indent="    ", subsequent_indent="        ")
+    text = f"{name}: {meaning_of(name)}"
+    return wrap(text, 88, initial_indent="    ", subsequent_indent="        ")

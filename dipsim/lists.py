@@ -10,16 +10,16 @@ def split_names(values: Iterable[str]) -> list[str]:
     """Return the names of comma lists, each with the parameters that follow its colon.
 
     ``["lru,lfu-decay:half_life=32,other=2", "arc"]`` ->
-    ``["lru", "lfu-decay:half_life=32,other=2", "arc"]``: a part with ``=`` and without a colon
-    before it goes on with the parameters of the part before. An empty part stays, for whoever
-    looks the names up to refuse.
+    ``["lru", "lfu-decay:half_life=32,other=2", "arc"]``: a part with ``=`` and without a colon goes
+    on with the parameters of the part before. An empty part stays, for whoever looks the names up
+    to refuse.
     """
     names: list[str] = []
     for value in values:
         parts = value.split(",")
         names.append(parts[0].strip())
         for part in parts[1:]:
-            if "=" in part and ":" not in part.partition("=")[0]:
+            if "=" in part and ":" not in part:
                 names[-1] += f",{part.strip()}"
             else:
                 names.append(part.strip())

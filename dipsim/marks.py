@@ -33,6 +33,7 @@ def marks(
     """Return one word for everything a reader must know before believing the figures."""
     budget, settings, policy = run.budget, run.settings, run.policy
     asked = budget.dram if budget.dram is not None else budget.cache
+    drafts = run.steps is not None and not run.steps.side_by_side
     holds = {
         "over-available": asked > run.device.dram.available,
         "paged": paged_share(run) > 0,
@@ -44,8 +45,12 @@ def marks(
         "lossy-weights": settings.weights is not None,
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,
-        "clairvoyant": policy.future or (policy.preload and not _profiled(run)),
+        "clairvoyant": policy.future
+        or (policy.preload and not _profiled(run))
+        or (run.kv is not None and run.kv.clairvoyant),
         "preloaded": policy.preload,
+        "stand-ins": run.steps is not None,
+        "free-drafts": drafts and not run.draft_seconds,
         "no-model": run.model is None,
         "approximate-model": run.model is not None and run.model.approximate is not None,
     }

@@ -20,6 +20,7 @@ Concern = Literal[
     "budget",  # DRAM that is given
     "kv",  # whether KV takes DRAM from the caches
     "beside",  # which positions of KV stay, in how many bits, and where
+    "steps",  # how many tokens a decode step takes
     "storage",  # bits of the weights, bits and tokens of KV
     "prompt",  # the prompt of a run without a trace
     "caches",  # how many there are, and how DRAM is divided between them
@@ -30,7 +31,7 @@ Concern = Literal[
 ]
 """Subject of an option; a command takes options by it."""
 Parent = Literal["method", "policy", "layout", "kv_policy"]
-Family = Literal["budget", "density", "threshold", "overlap", "kv_format"]
+Family = Literal["budget", "density", "threshold", "overlap", "kv_format", "steps"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError
+from dipsim.errors import DipsimError, brief
 
 Given = tuple[tuple[str, float], ...]
 """Parameters that a user has set, as (key, value)."""
@@ -100,15 +100,30 @@ def parse_parameters(kind: Kind, given: str) -> dict[str, float]:
     if not text:
         return {}
     pairs = [pair.partition("=") for pair in text.split(",")]
+    if len({key.strip() for key, _, _ in pairs}) < len(pairs):
+        raise kind.error(f"{kind.noun} {given!r}: a parameter is given twice; give it once")
     try:
         values = {key.strip(): float(value) for key, _, value in pairs}
-        if len(values) < len(pairs) or not all(map(math.isfinite, values.values())):
+        if not all(map(math.isfinite, values.values())):
             raise ValueError
     except ValueError:
         raise kind.error(
             f"{kind.noun} {given!r}: parameters are key=number,key=number, as in {kind.example}"
         ) from None
     return values
+
+
+def unknown(kind: Kind, name: str, others: str = "") -> DipsimError:
+    """Return the error of a name that is not built in, or is followed by no parameters.
+
+    Args:
+        others: what else may be given, for the message.
+    """
+    first = name.partition(":")[0]
+    if first in kind.builtin:
+        return kind.error(f"{kind.noun} {brief(name)!r}: write parameters as {first}:key=value")
+    known = ", ".join(kind.builtin)
+    return kind.error(f"no {kind.noun} {brief(name)!r}: use one of {known}{others}")
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -122,11 +137,7 @@ def load(kind: Kind, name: str) -> Any:
     """
     file, colon, attribute = name.rpartition(":")
     if not colon or not file.endswith(".py"):
-        known = ", ".join(kind.builtin)
-        first = name.partition(":")[0]
-        if first in kind.builtin:
-            raise kind.error(f"{kind.noun} {name!r}: write parameters as {first}:key=value")
-        raise kind.error(f"no {kind.noun} {name!r}: use one of {known}, or file.py:attribute")
+        raise unknown(kind, name, ", or file.py:attribute")
     if not os.path.isfile(file):
         raise kind.error(f"{kind.noun} {name!r}: no file {file}; give path/to/file.py:attribute")
     try:

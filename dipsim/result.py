@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from dipsim.timeline.closed import RESOURCES
 from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.steps import kv_step
 from dipsim.timeline.timing import Timing
+from dipsim.timeline.together import step_figures
 from dipsim.trace import Trace
 from dipsim.units import BYTES, show_number
 from dipsim.views import Viewed, frame, report_module
@@ -38,8 +40,10 @@ Array = NDArray[Any]
 class Result(Viewed):
     """Figures of a run. ``to_dict()`` gives the stable keys of docs/concepts.md.
 
-    Figures cover the measured decode tokens: those behind the warm-up. The picture shows how long
-    each of them takes, by what it waits for.
+    Figures cover the measured decode tokens: those behind the warm-up. Of decode steps of several
+    tokens (``batch``, ``speculate``) what is said of a token is a step's by the tokens that it
+    gives; latencies, and what stands in `per_token`, are of steps. The picture shows how long each
+    token or step takes, by what it waits for.
     """
 
     report: ClassVar[str] = "run"
@@ -75,7 +79,7 @@ class Result(Viewed):
     def plain_kept(self) -> NDArray[np.float64] | None:
         """[groups, 3] mass, energy and error of plain top-k; None unless cache-aware."""
         plain = self.traffic.plain
-        return None if plain is None else mean_share(plain[self._rows])
+        return None if plain is None else mean_share(plain[self._token_rows])
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
@@ -146,8 +150,19 @@ class Result(Viewed):
 
     @property
     def tokens(self) -> int:
-        """Measured decode tokens."""
-        return int(self._rows.sum())
+        """Measured decode tokens: those that were given."""
+        return int(self.run.given(np.flatnonzero(self._rows)).sum())
+
+    @cached_property
+    def tokens_per_step(self) -> float:
+        """Tokens that a decode step gives, in the mean; 1 where it takes one."""
+        return self.run.tokens_per_step(self._rows)
+
+    @property
+    def _token_rows(self) -> NDArray[np.bool_]:
+        """[tokens] rows of all tokens that measured steps take."""
+        steps = self.run.steps
+        return self._rows if steps is None else steps.all_tokens(self._rows)
 
     @cached_property
     def accesses(self) -> int:
@@ -184,7 +199,7 @@ class Result(Viewed):
         """Bytes the device moves: pages, gaps, whole matrices, streamed static weights."""
         return (
             float(self.traffic.all_moved[self._rows].sum()) / self.tokens
-            + self.timing.static_flash_bytes
+            + self.timing.static_flash_bytes / self.tokens_per_step
         )
 
     @property
@@ -200,13 +215,14 @@ class Result(Viewed):
         """Read requests."""
         return (
             float(self.traffic.all_reads[self._rows].sum()) / self.tokens
-            + self.timing.static_flash_reads
+            + self.timing.static_flash_reads / self.tokens_per_step
         )
 
     @property
     def dram_bytes_per_token(self) -> float:
         """Static weights, KV, hit and missed bytes read by compute; DMA apart."""
-        return float(self.timing.dram_bytes.mean()) + self._active_bytes / self.tokens
+        beside = float(self.timing.dram_bytes.mean()) / self.tokens_per_step
+        return beside + self._active_bytes / self.tokens
 
     @cached_property
     def kv(self) -> dict[str, Any] | None:
@@ -218,26 +234,29 @@ class Result(Viewed):
         if cache is None or step is None:
             return None
         eviction, quality = cache.eviction, self.kv_quality
-        written = float(step.flash_written.sum(axis=1).mean())
+        given, sequences = self.tokens_per_step, self.run.beside.sequences
+        written = float(step.flash_written.sum(axis=1).mean()) / given
         worn = wear(written, self.tokens_per_second)
         return {
             "policy": "full" if eviction is None else eviction.rule.label,
             "budget": None if eviction is None else _one_or_all(eviction.budgets),
             "when": None if eviction is None else eviction.when,
+            **cache.block_figures(np.flatnonzero(self._rows)),
             "format": cache.format.name,
             "loop": "counts" if quality is None else "layer-closed",
             "mass_kept": None if quality is None else quality.mass_kept,
             "output_error": None if quality is None else quality.output_error,
-            "positions": float(step.held.mean()),
-            "in_flash": float(step.in_flash.mean()),
-            "recomputed": float(step.recomputed.mean()),
-            "held_bytes": cache.dram_bytes,
-            "read_bytes_per_token": float(step.read.sum(axis=1).mean()),
-            "flash_bytes_per_token": float(step.flash_read.sum(axis=1).mean()),
-            "write_bytes_per_token": float(step.written.sum(axis=1).mean()),
+            "positions": float(step.held.mean()) / sequences,
+            "in_flash": float(step.in_flash.mean()) / sequences,
+            "recomputed": float(step.recomputed.mean()) / sequences,
+            "held_bytes": cache.dram_bytes * sequences,
+            "index_bytes": cache.index_bytes,
+            "read_bytes_per_token": float(step.read.sum(axis=1).mean()) / given,
+            "flash_bytes_per_token": float(step.flash_read.sum(axis=1).mean()) / given,
+            "write_bytes_per_token": float(step.written.sum(axis=1).mean()) / given,
             "flash_write_bytes_per_token": written,
             "flash_write_bytes_per_million_tokens": worn.bytes_per_million_tokens,
-            "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()),
+            "recompute_flops_per_token": float(step.flops.sum(axis=1).mean()) / given,
         }
 
     @cached_property
@@ -265,16 +284,22 @@ class Result(Viewed):
         counts = skipped.counts(np.flatnonzero(self._rows))
         return {"rule": skipped.rule, "kv": skipped.skip_kv, **counts}
 
+    @property
+    def step(self) -> dict[str, Any] | None:
+        """Decode steps of several tokens, in figures; None where each takes one token."""
+        return step_figures(self.run, self.traffic)
+
     # Time
 
     @property
     def tokens_per_second(self) -> float:
-        """Measured tokens / their total time (of ``compat="authors"``: see `Timing.rate`)."""
+        """Measured tokens, as far as they are given, / their total time (of ``compat="authors"``:
+        see `Timing.rate`)."""
         return self.timing.rate
 
     @property
     def latency_ms(self) -> dict[str, float]:
-        """Milliseconds per token: mean and percentiles."""
+        """Milliseconds per token, or decode step of several: mean and percentiles."""
         ms = self.timing.times.latency * 1e3
         p50, p95, p99 = np.percentile(ms, (50, 95, 99))
         return {"mean": float(ms.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
@@ -302,18 +327,18 @@ class Result(Viewed):
     @property
     def mass_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the score mass that was kept."""
-        return tuple(map(float, mean_share(self.traffic.mass[self._rows])))
+        return tuple(map(float, mean_share(self.traffic.mass[self._token_rows])))
 
     @property
     def energy_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the squared scores that was kept."""
-        return tuple(map(float, mean_share(self.traffic.energy[self._rows])))
+        return tuple(map(float, mean_share(self.traffic.energy[self._token_rows])))
 
     @property
     def output_error(self) -> tuple[float | None, ...]:
         """Per group, the mean relative error of the layer's output that its mask makes; None where
         the trace has no column norms."""
-        errors = self.traffic.error[self._rows].mean(axis=(0, 1), dtype=np.float64)
+        errors = self.traffic.error[self._token_rows].mean(axis=(0, 1), dtype=np.float64)
         return tuple(None if np.isnan(error) else float(error) for error in errors)
 
     @property
@@ -329,10 +354,17 @@ class Result(Viewed):
     @property
     def per_token(self) -> dict[str, Array]:
         """Arrays over the measured tokens: row, accesses, hits, flash bytes, reads, latency and
-        exposed time per resource (ms)."""
+        exposed time per resource (ms).
+
+        Of decode steps of several tokens an entry is a step: the row of its first token, and
+        ``given``, the tokens it gives.
+        """
         rows, traffic, timing = self._rows, self.traffic, self.timing
+        ends, first = np.flatnonzero(rows), self.run.tokens.begins_decode_step()[rows]
+        several = {} if self.run.steps is None else {"given": self.run.given(ends)}
         return {
-            "token": np.flatnonzero(rows),
+            "token": self.run.sets.source[first],
+            **several,
             "accesses": traffic.active[rows].sum(axis=(1, 2)),
             "hits": traffic.hits[rows].sum(axis=(1, 2)),
             "flash_bytes": traffic.all_moved[rows].sum(axis=(1, 2))
@@ -347,12 +379,12 @@ class Result(Viewed):
     def per_layer(self) -> dict[str, Array]:
         """Arrays [layers, groups] over the measured tokens: accesses, hits, flash bytes per token
         and flash milliseconds per token (busy, not exposed)."""
-        rows, traffic = self._rows, self.traffic
+        rows, traffic, given = self._rows, self.traffic, self.tokens_per_step
         return {
             "accesses": traffic.active[rows].sum(axis=0, dtype=np.int64),
             "hits": traffic.hits[rows].sum(axis=0, dtype=np.int64),
-            "flash_bytes_per_token": traffic.all_moved[rows].mean(axis=0),
-            "flash_ms_per_token": traffic.all_flash_seconds[rows].mean(axis=0) * 1e3,
+            "flash_bytes_per_token": traffic.all_moved[rows].mean(axis=0) / given,
+            "flash_ms_per_token": traffic.all_flash_seconds[rows].mean(axis=0) * 1e3 / given,
         }
 
     def to_frame(self, which: Literal["tokens", "layers"] = "tokens") -> "DataFrame":
@@ -403,6 +435,10 @@ class Result(Viewed):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and texts: what ``dipsim run --json`` prints."""
+        return {**self.figures(), "config": dict(self.config), "version": self.version}
+
+    def figures(self) -> dict[str, Any]:
+        """Return the same without what repeats the run."""
         budget, prefill = self.budget, self.timing.prefill
         return {
             "tokens": self.tokens,
@@ -440,6 +476,7 @@ class Result(Viewed):
             "kv": self.kv,
             "pruned_tokens": self.pruned_tokens,
             "skipped_layers": self.skipped_layers,
+            "step": self.step,
             "routing_weight_lost": self.routing_weight_lost,
             "budget": {
                 "dram": budget.dram,
@@ -447,6 +484,7 @@ class Result(Viewed):
                 "streamed_static": budget.streamed,
                 "kv": budget.kv,
                 "kv_buffer": budget.kv_buffer,
+                "kv_index": budget.kv_index,
                 "aux": budget.aux,
                 "staging": budget.staging,
                 "runtime_overhead": budget.overhead,
@@ -465,8 +503,6 @@ class Result(Viewed):
             else dict(zip(("low", "high"), (e * 1e3 for e in self.timing.energy), strict=True)),
             "marks": list(self.marks),
             "estimates": list(self.estimates),
-            "config": dict(self.config),
-            "version": self.version,
         }
 
     def to_json(self) -> str:
@@ -501,6 +537,17 @@ class Result(Viewed):
         """Return the main figures as (label, text)."""
         rows: list[tuple[str, str]] = report_module("summary").rows(self)
         return rows
+
+    def write_report(self, path: str | os.PathLike[str]) -> None:
+        """Write the page of `dipsim report` on this run.
+
+        Args:
+            path: a .html, .md, .png or .svg file; a page needs plotly and Jinja2.
+
+        Raises:
+            DipsimError: another suffix, a package is missing, or the file cannot be written.
+        """
+        report_module("page.output").write_result(self, path)
 
     def __repr__(self) -> str:
         moved, tokens = BYTES.show(self.flash_bytes_per_token), self.tokens

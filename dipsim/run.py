@@ -29,6 +29,7 @@ from dipsim.views import shortened
 if TYPE_CHECKING:
     from dipsim.layers.cost import SkipKv
     from dipsim.systems.kv import KvCache
+    from dipsim.trace.steps import DecodeSteps
 
 
 class StaticParts(NamedTuple):
@@ -72,6 +73,8 @@ class Run:
     """Positions whose KV a token reads."""
     beside: Beside = NOTHING
     """Systems beside the weights."""
+    draft_seconds: float = 0.0
+    """Seconds of drafting that every decode step takes."""
 
     __repr__ = shortened
 
@@ -101,8 +104,13 @@ class Run:
         return self.beside.kv
 
     @property
+    def steps(self) -> "DecodeSteps | None":
+        """Decode steps of several tokens; None where every decode token is a step of its own."""
+        return self.sets.steps
+
+    @property
     def tokens(self) -> Tokens:
-        """Phases, sequences and positions."""
+        """Phases, sequences and positions of the rows that are replayed."""
         return self.sets.tokens
 
     @property
@@ -112,12 +120,22 @@ class Run:
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
-        """[tokens] decode tokens that are measured.
+        """[tokens] decode tokens that are measured; of steps of several, the last of each.
 
         Raises:
             TraceError: there are none.
         """
-        return measured_rows(self.trace.name, self.tokens, self.warmup, self.unmeasured)
+        name = self.trace.name
+        measured = measured_rows(name, self.trace.rows, self.warmup, self.unmeasured)
+        return measured if self.steps is None else self.steps.measured(name, measured)
+
+    def given(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tokens that the steps ending at ``rows`` give, int64[rows]."""
+        return np.ones(len(rows), np.int64) if self.steps is None else self.steps.given[rows]
+
+    def tokens_per_step(self, measured: NDArray[np.bool_]) -> float:
+        """Return the mean tokens that measured steps give: 1 where each takes one token."""
+        return float(self.given(np.flatnonzero(measured)).mean())
 
     @property
     def unit_bytes(self) -> NDArray[np.float64]:
@@ -176,7 +194,8 @@ class Run:
         """Return the bytes of units that were counted.
 
         Args:
-            counts: int[tokens, layers, groups]; rows: bool[tokens], those that count.
+            counts: int[tokens, layers, groups].
+            rows: bool[tokens], those that count.
         """
         if self.byte_share is None:
             return float((counts[rows].sum(axis=0) * self.unit_bytes).sum())

@@ -210,6 +210,9 @@ class Settings(BaseModel):
     kv_dram: str | None = option(
         None, "of the KV in DRAM: 50%, 100MB, auto (the fastest share) [all]", "beside"
     )
+    kv_fetch: str | None = option(
+        None, "blocks of the KV that a token reads, the best ones: top=64:block=16 [all]", "beside"
+    )
     kv_recompute: str | None = option(
         None, "of the KV in flash: none, auto or l=256 [none]", "beside"
     )
@@ -223,6 +226,20 @@ class Settings(BaseModel):
     )
     skip_kv: Literal["project", "hole", "copy"] | None = option(
         None, "KV of a layer that is skipped: project, hole or copy [project]", "beside"
+    )
+    batch: int | None = option(
+        None,
+        "sequences decoded side by side, which share each read [1]",
+        "steps",
+        family="steps",
+        ge=1,
+        le=2**22,
+    )
+    speculate: str | None = option(
+        None,
+        "drafts verified in one step: draft=4,accept=.8[,cost=.1,seed=0] [none]",
+        "steps",
+        family="steps",
     )
     partial_bits: float | None = option(
         None, "bits per weight of layers that run in part [2.5]", "storage", gt=0, le=32
@@ -383,6 +400,42 @@ class Settings(BaseModel):
                     f"--compat authors and {flag(name)}: the authors' simulator has all KV in "
                     "DRAM; drop one of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> "Settings":
+        """Refuse what is not known of steps of several tokens."""
+        given = [
+            f"{flag(name)} {brief(getattr(self, name))}"
+            for name in concerning("steps")
+            if getattr(self, name) not in (None, 1)
+        ]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(given)}: drafts of several sequences at once are not modelled; "
+                "drop one of them"
+            )
+        if not given:
+            return self
+        (text,) = given
+        why = {
+            "prune_tokens": "which tokens come back differs between those of a step",
+            "skip_layers": "the tokens of a step skip layers of their own",
+        }
+        for name, reason in why.items():
+            if getattr(self, name) is not None:
+                raise ValueError(f"{text} and {flag(name)}: {reason}; drop one of them")
+        if self.overlap == "prefetch":
+            raise ValueError(f"{text} and --prefetch: guesses are for one token; drop one of them")
+        if self.allocate == "optimal":
+            raise ValueError(
+                f"{text} and --allocate optimal, which is fitted to single tokens: drop one of them"
+            )
+        if self.compat == "authors":
+            raise ValueError(
+                f"--compat authors and {text}: the authors' simulator takes one token at a time; "
+                "drop one of them"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,8 +2,10 @@
 the `Timing`, and a `Result` holds all three."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
+from dipsim.batch import parse_speculation
 from dipsim.budget.plan import context_of, plan_budget, plan_page_cache
 from dipsim.errors import BudgetError
 from dipsim.flash.cost import FlashCost
@@ -31,6 +33,10 @@ from dipsim.settings import Settings, make_settings
 from dipsim.systems import UNDECIDED, Decided, Speeds, plan_beside
 from dipsim.timeline.timing import rate_tokens, time_traffic
 from dipsim.trace import Outline, Trace
+
+SEMANTICS = 1
+"""Version of what a run means: raised whenever the same input gives other figures on purpose, so
+that no result store hands out figures of before."""
 
 
 @lists_options
@@ -130,7 +136,8 @@ def prepare(
     Args:
         trace: as of `simulate`; or the `Outline` of a model in the loop (`dipsim.lm`).
         model: preset, YAML file, geometry or `Model`; default: the model that the trace names.
-        method, policy: name, ``file.py:attribute`` or an object; by default `default_method`, lfu.
+        method: name, ``file.py:attribute`` or an object; default: `default_method` of the trace.
+        policy: name, ``file.py:attribute`` or an object; default: lfu.
         overrides: of the profile, as ``-s`` on the command line.
         decided: tokens and layers that a model in the loop left out.
         options: fields of `Settings`.
@@ -155,14 +162,15 @@ def prepare(
     engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
     speeds = Speeds(flash.sequential_bandwidth, engine.compute)
     beside = plan_beside(part, geometry, settings, context, speeds, decided)
-    sets = ActiveSets(part, ready, settings.model_copy(update=resolved), beside.layer_runs)
+    settled = settings.model_copy(update=resolved)
+    sets = ActiveSets(part, ready, settled, beside.layer_runs, beside.steps)
     # Where the units lie in flash, what reading them costs, and what DRAM holds
     placement = place_units(sets, geometry, by_option=model is not None)
     costs = placement.costs(flash)
     guesses = find_guesses(sets)
     uses = count_profile(sets, geometry, cache_policy)
     budget = plan_budget(sets, device, placement, cache_policy, costs, guesses, uses, beside)
-    return Run(
+    run = Run(
         sets=sets,
         device=device,
         model=geometry,
@@ -180,6 +188,20 @@ def prepare(
         kv_read=settings.kv_read,
         beside=beside,
     )
+    return _with_drafting(run)
+
+
+def _with_drafting(run: Run) -> Run:
+    """Return the run with the seconds that drafting takes a step, where it is counted: shares of
+    those of a token decoded alone, which a replay without drafts tells."""
+    text = run.settings.speculate
+    drafts = None if text is None or run.steps is None else parse_speculation(text)
+    if drafts is None or not drafts.cost:
+        return run
+    sets = ActiveSets(run.trace, run.method, run.settings)
+    alone = replace(run, sets=sets, beside=run.beside._replace(steps=None))
+    rate = rate_tokens(alone, replay(alone)).rate
+    return replace(run, draft_seconds=drafts.draft * drafts.cost / rate)
 
 
 def _settings(

@@ -135,6 +135,7 @@ BYTES = Dimension(
     shown=("B", "kB", "MB", "GB", "TB"),
     range=("1 B", "1 PB"),
 )
+"""Sizes, in bytes."""
 BANDWIDTH = Dimension(
     name="bandwidth",
     example="60 GB/s",
@@ -142,6 +143,7 @@ BANDWIDTH = Dimension(
     shown=("B/s", "kB/s", "MB/s", "GB/s", "TB/s"),
     range=("0.001 B/s", "1 PB/s"),
 )
+"""Bandwidths, in bytes per second."""
 TIME = Dimension(
     name="time",
     example="80 us",
@@ -149,6 +151,7 @@ TIME = Dimension(
     shown=("us", "ms", "s"),
     range=("0.001 ns", "1000000000 s"),
 )
+"""Times, in seconds."""
 COMPUTE = Dimension(
     name="compute rate",
     example="2 TFLOP/s",
@@ -156,6 +159,7 @@ COMPUTE = Dimension(
     shown=("FLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s"),
     range=("0.001 FLOP/s", "1000000 PFLOP/s"),
 )
+"""Rates of computing, in FLOP per second."""
 RATE = Dimension(
     name="rate of reads",
     example="100 kIOPS",
@@ -163,6 +167,7 @@ RATE = Dimension(
     shown=("IOPS", "kIOPS", "MIOPS", "GIOPS"),
     range=("0.001 IOPS", "1000 GIOPS"),
 )
+"""Rates of reads, per second."""
 POWER = Dimension(
     name="power",
     example="4 W",
@@ -170,6 +175,7 @@ POWER = Dimension(
     shown=("mW", "W"),
     range=("0.001 mW", "1000000 W"),
 )
+"""Power, in watts."""
 ENERGY_PER_BYTE = Dimension(
     name="energy per byte",
     example="40 pJ/B",
@@ -177,6 +183,7 @@ ENERGY_PER_BYTE = Dimension(
     shown=("pJ/B",),
     range=("0.000001 pJ/B", "1000 J/B"),
 )
+"""Energy per byte, in joules."""
 
 
 def show_number(value: float, digits: int = 4) -> str:

@@ -21,8 +21,8 @@ _WIDTH = 160
 """Longest text that stands for a value, in characters."""
 
 
-class Viewed:
-    """A value with a report of its own, that lists its rows and draws it."""
+class Listed:
+    """A value with a report of its own, that lists its rows."""
 
     report: ClassVar[str]
     """Name of the module of `dipsim.report`."""
@@ -36,6 +36,10 @@ class Viewed:
             DipsimError: pandas is not installed.
         """
         return frame(report_module(self.report).records(self))
+
+
+class Viewed(Listed):
+    """A value whose report also draws it."""
 
     def plot(
         self,

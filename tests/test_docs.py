@@ -9,7 +9,6 @@ import fnmatch
 import html
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -51,6 +50,7 @@ LONG = (
     "docs/recording.md",
     "docs/searching.md",
     "docs/studies.md",
+    "docs/sweeps.md",
     "docs/synth.md",
     "docs/time.md",
     "docs/trace-format.md",
@@ -118,65 +118,6 @@ def test_the_recipe_for_llama_cpp_compiles(tmp_path: Path) -> None:
     command = ["g++", "-fsyntax-only", "-Wall", "-Wno-unused-function", "-I.", "record.cpp"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built without a warning."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-f", "docs/theme/mkdocs.yml"]
-    environment = {**page_examples.ENVIRONMENT, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(
-        [*command, "-d", str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    return folder
-
-
-def test_the_site_has_the_pages_and_none_of_the_scripts(site: Path) -> None:
-    assert (site / "writing-a-policy/index.html").exists()
-    assert (site / "examples.ipynb").exists()
-    assert not (site / "tables").exists()
-    assert [path.name for path in (site / "theme").iterdir()] == ["extra.css"]
-
-
-def test_every_page_stands_in_the_navigation_of_the_site_and_on_its_first_page() -> None:
-    navigation = (DOCS / "theme/mkdocs.yml").read_text()
-    first = (DOCS / "index.md").read_text()
-    for page in DOCS.glob("*.md"):
-        assert f": {page.name}\n" in navigation
-        assert page.name == "index.md" or f"({page.name})" in first, page.name
-
-
-def test_nothing_of_the_site_comes_from_another_host(site: Path) -> None:
-    for file in (*site.rglob("*.html"), *site.rglob("*.css")):
-        text = file.read_text()
-        assert not re.search(r"""(\bsrc=|<link[^>]* href=|url\()["']?(https?:)?//""", text), file
-
-
-def test_a_picture_follows_the_switch_of_the_site(site: Path) -> None:
-    for page in DOCS.glob("*.md"):
-        folder = site if page.name == "index.md" else site / page.stem
-        built = (folder / "index.html").read_text()
-        for name in pictures.shown(page):
-            for theme in ("light", "dark"):
-                assert re.search(rf'src="[./]*pictures/{name}-{theme}.svg#only-{theme}"', built)
-
-
-def test_a_picture_that_the_site_could_not_switch_stops_it() -> None:
-    on_page = runpy.run_path(str(DOCS / "theme/hooks.py"))["on_page_markdown"]
-    assert on_page("no picture") == "no picture"
-    with pytest.raises(ValueError, match="<picture>"):
-        on_page('<picture><img src="pictures/mrc-light.svg"></picture>')
-
-
-def test_what_is_typed_stands_after_a_dollar(site: Path) -> None:
-    prompts = {
-        prompt
-        for file in site.rglob("*.html")
-        for prompt in re.findall(r'<span class="gp">(.*?)</span>', file.read_text())
-    }
-    assert prompts == {"$ "}
 
 
 def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:

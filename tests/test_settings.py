@@ -44,6 +44,7 @@ DISCARDS = (
     ({"overlap", "prefetch"}, {"overlap", "prefetch"}),
     ({"kv_policy"}, {"kv_budget", "kv_when"}),
     ({"kv_quant", "kv_bits"}, {"kv_quant", "kv_bits"}),
+    ({"batch", "speculate"}, {"batch", "speculate"}),
 )
 """Giving any option of the first set discards the saved values of the second."""
 CURVE = {
@@ -123,7 +124,7 @@ def test_the_command_line_reads_numbers_texts_and_pairs() -> None:
     kinds = {
         int: {
             *("top_k", "predictor_rank", "cluster", "warmup", "seed"),
-            *("context", "depth", "prompt"),
+            *("context", "depth", "prompt", "batch"),
         },
         float: {"density", "recall", "cache_fraction", "bits", "kv_bits", "partial_bits"},
         dict: {"group_density", "gamma"},

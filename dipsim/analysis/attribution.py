@@ -5,9 +5,10 @@ tokens per second one per cent more of it gives. It is a central difference of 5
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,7 @@ from dipsim.run import Run
 from dipsim.sweep.passes import replay_runs
 from dipsim.sweep.vary import retimed
 from dipsim.timeline.closed import RESOURCES, Step, token_times
-from dipsim.timeline.pressure import paged_share
-from dipsim.timeline.steps import embedding_row_bytes, rates, steps
+from dipsim.timeline.steps import rates, steps
 from dipsim.timeline.timing import time_traffic
 
 STEP = 0.05
@@ -40,7 +40,7 @@ class Part(NamedTuple):
     """A part of a token's chain of steps: a layer, or what comes before and after the layers."""
 
     name: int | str
-    """The layer's number in the trace; ``page faults``, ``embedding`` or ``head``."""
+    """The layer's number in the trace; ``page faults``, ``embedding``, ``head`` or ``drafting``."""
     exposed: Mapping[str, float]
     """Seconds per token and resource, mean over the measured tokens."""
 
@@ -191,7 +191,7 @@ def _resized(run: Run, factor: float) -> Budget:
     if budget.growth is not None:
         assert budget.dram is not None, "KV grows in a given DRAM"
         resized = replace(budget, dram=budget.dram * factor, growth=None)
-        return grown(resized, run.sets, placement, run.kv)
+        return grown(resized, run.sets, placement, run.beside)
     if budget.dram is None:
         cache = (budget.cache + budget.buffer) * factor
         resized = redivided(budget, placement, equal=equal, cache=cache)
@@ -212,21 +212,21 @@ def _resized(run: Run, factor: float) -> Budget:
 def _parts(run: Run, traffic: Traffic) -> Iterator[Part]:
     """Yield the chain of steps cut into layers, and what comes before and after them."""
     overlap, rate = run.settings.overlap, rates(run)
-    rows = np.flatnonzero(traffic.measured)
-    chain = steps(run, traffic, rows, rate)
+    rows, given = np.flatnonzero(traffic.measured), run.tokens_per_step(traffic.measured)
 
-    def part(name: int | str, some: list[Step]) -> Part:
+    def part(name: int | str, some: Iterable[Step]) -> Part:
         times = token_times(
             some, len(rows), overlap, run.backend.overlap_factor, rate.compute_bound
         )
-        mean = times.exposed.mean(axis=0).tolist()
+        mean = (times.exposed.mean(axis=0) / given).tolist()
         return Part(name, dict(zip(RESOURCES, mean, strict=True)))
 
-    layers, groups = run.unit_bytes.shape
-    if paged_share(run):
-        yield part("page faults", [next(chain)])
-    if embedding_row_bytes(run):
-        yield part("embedding", [next(chain)])
-    for layer in range(layers):
-        yield part(run.trace.first_layer + layer, [next(chain) for _ in range(1 + groups)])
-    yield part("head", list(chain))
+    for place, some in groupby(steps(run, traffic, rows, rate), _part_of):
+        yield part(run.trace.first_layer + place if isinstance(place, int) else place, some)
+
+
+def _part_of(step: Step) -> int | str:
+    """Return the layer that a step works in, counted from the first that is replayed, or its
+    place."""
+    what, *which = step.place.split()
+    return int(which[0]) if what == "layer" else step.place

@@ -61,18 +61,19 @@ class Baseline:
     @classmethod
     def of(cls, run: Run, traffic: Traffic, times: Times, rate: float) -> "Baseline":
         """Return the figures of a run that was counted and timed."""
-        rows = traffic.measured
+        rows, given = traffic.measured, run.tokens_per_step(traffic.measured)
 
         def per_token(counts: NDArray[Any]) -> float:
-            return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum())
+            return float(counts[rows].sum(dtype=np.float64)) / int(rows.sum()) / given
 
+        exposed = (times.exposed.mean(axis=0) / given).tolist()
         return cls(
             rate=rate,
-            flash_bytes=per_token(traffic.all_moved) + static_flash_bytes(run, traffic),
-            flash_reads=per_token(traffic.all_reads) + static_flash_reads(run, traffic),
+            flash_bytes=per_token(traffic.all_moved) + static_flash_bytes(run, traffic) / given,
+            flash_reads=per_token(traffic.all_reads) + static_flash_reads(run, traffic) / given,
             flash_seconds=per_token(traffic.all_flash_seconds)
-            + run.budget.streamed / run.flash.sequential_bandwidth,
-            exposed=dict(zip(RESOURCES, times.exposed.mean(axis=0).tolist(), strict=True)),
+            + run.budget.streamed / run.flash.sequential_bandwidth / given,
+            exposed=dict(zip(RESOURCES, exposed, strict=True)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def _dense_run(run: Run) -> Run:
     kept = (
         *("dram", "context", "kv", "kv_bits", "bits", "io", "overlap", "engine", "thermal"),
         *("backend", "warmup", "reset", "prefill", "compat"),
-        *concerning("beside"),
+        *concerning("beside", "steps"),
     )
     changes: dict[str, Any] = {name: getattr(own, name) for name in kept}
     changes |= {"method": "dense", "policy": own.policy}
@@ -252,7 +253,8 @@ def _dense_run(run: Run) -> Run:
     method = build_method(run.trace, settings, run.model)
     size = run.model.slice_bytes(method.groups[0].slices)
     placement = Placement(method, run.model, np.full((run.trace.layers, 1), size), None)
-    sets, costs = ActiveSets(run.trace, method, settings, run.sets.runs), placement.costs(run.flash)
+    sets = ActiveSets(run.trace, method, settings, run.sets.runs, run.steps)
+    costs = placement.costs(run.flash)
     budget = plan_budget(sets, run.device, placement, run.policy, costs, None, None, run.beside)
     return replace(
         run,

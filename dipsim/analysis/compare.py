@@ -3,7 +3,7 @@ against the optimum."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, Unpack
 
 from dipsim.analysis.axes import (
@@ -69,14 +69,14 @@ FIGURES = (
 """Figures of a cell. ``dram_bytes``: what weights and KV may take, with a cache given directly what
 it takes beside static weights and KV; ``to_optimum``: hit rate of the optimum less that of the
 policy, of units over all tokens; ``verdict``: a `Verdict`; both None where there is no optimum."""
-_KNOWING = {"clairvoyant", "preloaded"}
+KNOWING = {"clairvoyant", "preloaded"}
 """Marks of policies that know the future, or the whole trace."""
 
 
 def runs_on_a_device(cell: Cell) -> bool:
     """Return whether a policy ran, keeps something, and knows no more than a device does."""
     return cell.figures is not None and not (
-        _KNOWING & set(cell.marks) or cell.place["policy"] == "none"
+        KNOWING & set(cell.marks) or cell.place["policy"] == "none"
     )
 
 
@@ -261,7 +261,7 @@ def compare(
         for device in devices
         for budget in budgets
     ]
-    check_used(given, points, "compare")
+    check_used(given, [point.options for point in points], "compare")
     watch = watch or _Nobody()
     watch.planned([point.place for point in points])
     points, unmeasured = _measured_alike(part_of(opened, given), points)
@@ -327,10 +327,10 @@ def _measured_alike(part: Trace, points: list[Point]) -> tuple[list[Point], int]
     A run leaves out the tokens its own thresholds are calibrated on, so that methods are compared
     on what all of them leave.
     """
-    tokens = {point.place["method"]: calibrated_tokens(part, point) for point in points}
+    tokens = {point.place["method"]: calibrated_tokens(part, point.options) for point in points}
     until = max(tokens.values())
     if len(set(tokens.values())) > 1:
-        points = [warmed_up(point, until) for point in points]
+        points = [replace(each, options=warmed_up(each.options, until)) for each in points]
     return points, until
 
 

@@ -37,9 +37,9 @@ FIGURES = (
 )
 """Figures of a row. None where they are not known: bytes that the flash moves and rates without a
 device, ``open_loop`` where it was not asked for, and those of systems that did not act."""
-SYSTEMS = ("kv_policy", "kv_quant", "prune_tokens", "skip_layers")
+SYSTEMS = ("kv_policy", "kv_fetch", "kv_quant", "prune_tokens", "skip_layers")
 """Settings that each let a system act beside the weights; others refine them."""
-_OFF = ("none", "full")
+_OFF = ("none", "full", "all")
 """Values of such a setting, in a grid, with which none acts."""
 
 
@@ -119,7 +119,8 @@ def grid(
 
     ``grid(["dip", "dense"], {"density": [.5, .7]})`` -> dip at .5, dip at .7, dense.
 
-    A system beside the weights that is ``none`` or ``full`` is left out, and what refines it too.
+    A system beside the weights that is ``none``, ``full`` or ``all`` is left out, and what refines
+    it too.
 
     Raises:
         DipsimError: values for an axis that none of the methods has, or that refines none.
@@ -157,8 +158,9 @@ def _acting(settings: dict[str, Any]) -> dict[str, Any]:
 
 def series_of(row: Cell) -> str:
     """Return the method and the systems beside it, without parameters: ``dip + tova``."""
-    systems = (str(row.options[name]) for name in SYSTEMS if name in row.options)
-    return " + ".join([row.place["method"], *(name.partition(":")[0] for name in systems)])
+    systems = {name: str(row.options[name]) for name in SYSTEMS if name in row.options}
+    short = ("fetch" if name == "kv_fetch" else systems[name].partition(":")[0] for name in systems)
+    return " + ".join([row.place["method"], *short])
 
 
 def memory_of(row: Cell) -> str:

@@ -72,6 +72,7 @@ def _of_cache(result: Result) -> Iterator[tuple[Place, Figures]]:
     """Yield one cell, with what the KV cache holds and moves."""
     kv = result.kv
     read = float(np.mean(result.timing.dram_bytes)) - result.budget.static.total
+    read /= result.tokens_per_step
     figures = {
         "kv_held_bytes": result.budget.kv,
         "kv_read_bytes_per_token": read if kv is None else kv["read_bytes_per_token"],
@@ -184,7 +185,10 @@ STUDIES = (
         methods=_own,
         budget={},
         profiles=("snapdragon8",),
-        varies=("depth", "kv_policy", "kv_budget", "kv_quant", "kv_dram", "kv_recompute"),
+        varies=(
+            *("depth", "kv_policy", "kv_budget", "kv_fetch", "kv_quant", "kv_dram"),
+            "kv_recompute",
+        ),
         read=_of_cache,
         note="Budgets are exact whatever a rule's scores say; which positions stay, and what that "
         "costs in perplexity, needs a model: docs/beside.md.",
@@ -229,7 +233,7 @@ STUDIES = (
         points=_one,
         x="width",
         methods=_own,
-        varies=concerning("beside"),
+        varies=concerning("beside", "steps"),
         read=_of_batches,
         note="per token: if every draft is accepted, and with .6, .8 of them; those of the model "
         "that drafts are left out.",

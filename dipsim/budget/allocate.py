@@ -75,7 +75,8 @@ def cheapest(
     are rounded up to 1 / `PARTS` of the budget.
 
     Args:
-        cost, size: float64[n, layers, groups]; one choice of each must be of size 0.
+        cost: float64[n, layers, groups]; one choice of each must be of size 0.
+        size: float64[n, layers, groups]; one choice of each must be of size 0.
         budget: what the sizes may sum to.
 
     Returns:

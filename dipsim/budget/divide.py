@@ -58,6 +58,8 @@ class Budget:
     """For reads ahead; taken from the cache."""
     kv_buffer: float
     """For keys and values that come from flash."""
+    kv_index: float
+    """For what blocks of keys and values are chosen by."""
     aux: float
     """For hidden states of tokens that wait."""
     cache: float
@@ -93,8 +95,9 @@ class Budget:
 
     @property
     def kv_in_all(self) -> float:
-        """Bytes of KV, of what it is read through from flash, and of states that wait."""
-        return self.kv + self.kv_buffer + self.aux
+        """Bytes of KV, of its index, of what it is read through from flash, and of states that
+        wait."""
+        return self.kv + self.kv_buffer + self.kv_index + self.aux
 
     @property
     def fits(self) -> bool:
@@ -115,6 +118,7 @@ def divide(
     equal: bool = False,
     buffer: float = 0.0,
     kv_buffer: float = 0.0,
+    kv_index: float = 0.0,
     aux: float = 0.0,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
@@ -132,7 +136,7 @@ def divide(
         cache = fraction * units_bytes
     elif cache is None:
         assert dram is not None, "one of dram, cache and fraction"
-        fixed = kv + kv_buffer + aux + staging + overhead
+        fixed = kv + kv_buffer + kv_index + aux + staging + overhead
         if fixed > dram:
             raise BudgetError(
                 f"{BYTES.show(dram)} of DRAM cannot hold KV ({BYTES.show(kv)}), staging "
@@ -161,6 +165,7 @@ def divide(
         overhead=overhead,
         buffer=buffer,
         kv_buffer=kv_buffer,
+        kv_index=kv_index,
         aux=aux,
         cache=min(cache, units_bytes),
         units_bytes=units_bytes,

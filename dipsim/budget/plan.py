@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +24,6 @@ from dipsim.systems import NOTHING, Beside
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
 
-if TYPE_CHECKING:
-    from dipsim.systems.kv import KvCache
-
 
 def plan_budget(
     sets: ActiveSets,
@@ -44,7 +40,7 @@ def plan_budget(
     Args:
         costs: what reads cost; only an optimal division looks at them, as at the policy.
         uses: of `Contender.profile_uses`, likewise.
-        kv_cache: None where all positions lie in DRAM.
+        beside: systems beside the weights, which take DRAM too.
 
     Raises:
         BudgetError: DRAM that does not hold what must be in it, or more than the device has.
@@ -53,11 +49,14 @@ def plan_budget(
     model, settings = placement.model, sets.settings
     _check_flash(device, model)
     groups = group_sizes(placement)
-    context, kv, kv_buffer = context_of(sets.tokens, model, settings.context), 0.0, 0.0
+    context, kv = context_of(sets.tokens, model, settings.context), 0.0
+    kv_buffer = kv_index = 0.0
     if beside.kv is not None:
         kv, kv_buffer = beside.kv.dram_bytes, beside.kv.buffer_bytes
+        kv_index = beside.kv.index_bytes
     elif model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
+    kv, kv_buffer = kv * beside.sequences, kv_buffer * beside.sequences
     static = _static(model, placement.method, settings.compat == "authors")
     if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
         stated = float(sets.trace.dense_bytes.sum())
@@ -81,6 +80,7 @@ def plan_budget(
         equal=settings.allocate == "equal",
         buffer=_buffer(sets, placement, guesses),
         kv_buffer=kv_buffer,
+        kv_index=kv_index,
         aux=beside.aux_bytes,
     )
     _refuse_experts_outside(budget, placement)
@@ -90,7 +90,7 @@ def plan_budget(
     if settings.allocate == "optimal":
         return allocate_optimal(budget, sets, placement, policy, costs=costs, profile_uses=uses)
     if settings.kv == "grow":
-        return grown(budget, sets, placement, beside.kv)
+        return grown(budget, sets, placement, beside)
     return budget
 
 
@@ -123,6 +123,7 @@ def redivided(
         equal=equal,
         buffer=budget.buffer,
         kv_buffer=budget.kv_buffer,
+        kv_index=budget.kv_index,
         aux=budget.aux,
     )
     return replace(again, start=budget.start, beside=budget.beside)
@@ -260,13 +261,11 @@ def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> 
     return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
 
 
-def grown(
-    budget: Budget, sets: ActiveSets, placement: Placement, kv_cache: "KvCache | None"
-) -> Budget:
+def grown(budget: Budget, sets: ActiveSets, placement: Placement, beside: Beside) -> Budget:
     """Return the budget with what KV takes from the caches as it grows.
 
     Args:
-        beside: systems beside the weights.
+        beside: systems beside the weights; what their KV holds is what grows.
     """
     model, settings = placement.model, sets.settings
     if model is None:
@@ -276,10 +275,12 @@ def grown(
         )
     context = context_of(sets.tokens, model, settings.context)
     held = tokens_held(sets.tokens, sets.rows[0], context)
+    kv_cache = beside.kv
     if kv_cache is None:
         kv_bytes = np.asarray(model.kv_bytes(held, settings.kv_bits))
     else:
-        kv_bytes = kv_cache.held_bytes(held)
+        kv_bytes = kv_cache.held_bytes(sets.source, held)
+    kv_bytes = kv_bytes * beside.sequences
     equal = settings.allocate == "equal"
     return grow(
         kv_bytes, lambda kv: redivided(budget, placement, equal=equal, kv=kv), settings.scope

@@ -29,6 +29,7 @@ _PANELS: dict[Concern, str] = {
     "budget": STAYS,
     "kv": STAYS,
     "beside": STAYS,
+    "steps": REPLAYED,
     "storage": DEVICE,
     "prompt": DEVICE,
     "caches": STAYS,
@@ -61,10 +62,12 @@ _METAVARS = {
     "kv_budget": "NUMBER|SHARE",
     "kv_quant": "NAME[:KEY=VALUE,...]",
     "kv_dram": "BYTES|SHARE",
+    "kv_fetch": "top=NUMBER:block=NUMBER",
     "kv_recompute": "NAME|l=NUMBER",
     "prune_tokens": "NAME[:KEY=VALUE,...]",
     "skip_layers": "NAME[:KEY=VALUE,...]",
     "partial_bits": "BITS",
+    "speculate": "KEY=VALUE,...",
     "prefetch": "NAME|TRACE",
 }
 """Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""
@@ -207,8 +210,10 @@ EACH_BESIDE: dict[str, Any] = {
     if name not in ("kv_dram", "kv_recompute")
 }
 """Systems beside the weights, several values of each; where they lie changes no model's output."""
-WHERE = _annotations("device", "storage", "beside", "caches", "pins", "flash", "comparison", "time")
-"""Device, bytes of weights and KV, division of DRAM, flash and time."""
+WHERE = _annotations(
+    *("device", "storage", "beside", "steps", "caches", "pins", "flash", "comparison", "time")
+)
+"""Device, bytes of weights and KV, tokens of a step, division of DRAM, flash and time."""
 _PICTURE = {
     "plot": Annotated[
         str | None,

@@ -28,6 +28,12 @@ def say(message: str) -> None:
     sys.stderr.flush()
 
 
+def log(line: str) -> None:
+    """Print a line for programs on standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 @contextmanager
 def warnings_said() -> Iterator[None]:
     """Say dipsim's own Python warnings in one line; those of others look as usual."""

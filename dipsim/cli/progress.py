@@ -1,6 +1,7 @@
 """Progress of a command that takes a while, on the last line of the terminal."""
 
 import threading
+from typing import Self
 
 from dipsim.cli.output import say
 from dipsim.cli.status import STATUS
@@ -57,7 +58,7 @@ class Progress:
             self.show()
             wait = self.interval
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if STATUS.visible:
             self._thread = threading.Thread(target=self._show_until_over, daemon=True)
             self._thread.start()

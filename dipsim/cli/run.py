@@ -127,7 +127,7 @@ def run(
         if hint is not None:
             say(f"hint: {hint}")
         print_report(
-            report.to_dict(result, standing, bounds, attributed),
+            report.to_dict(result, standing, bounds, attributed, layers=details),
             result.config["settings"],
             trace=result.run.trace,
             profiles=[result.run.device],

@@ -73,7 +73,8 @@ class Paging:
 
         Args:
             missed: uint64[tokens, words], see `Traffic.missed`.
-            actions, resets: [tokens], see `rows_of`.
+            actions: [tokens], see `rows_of`.
+            resets: [tokens], see `rows_of`.
             costs: what reads cost without a page cache.
 
         Raises:
@@ -160,7 +161,8 @@ class Paging:
         """Read the units that lack a page.
 
         Args:
-            unread: uint64[tokens, words] those units; word: [parts + 1] where each part begins.
+            unread: uint64[tokens, words] those units.
+            word: [parts + 1] where each part begins.
         """
         requests, outside = np.zeros(read.shape, np.int32), np.zeros(read.shape, np.bool_)
         moved, seconds = np.zeros(read.shape), np.zeros(read.shape)

@@ -46,6 +46,8 @@ def load_profile(
     Raises:
         ProfileError: unknown name, unreadable file, unknown key, missing unit, bad override.
     """
+    if isinstance(given, Profile) and not overrides:
+        return given
     if isinstance(given, Profile):
         data, where = given.model_dump(mode="json", by_alias=True, exclude_unset=True), given.name
     elif isinstance(given, Mapping):

@@ -163,7 +163,8 @@ class Loop:
         """Compile what the loop calls.
 
         Args:
-            cache, own: the cache as the loop sees it, and as the policy does.
+            cache: the cache as the loop sees it.
+            own: the cache as the policy sees it.
             options: whether there are several capacities, misses are drawn, scores are codes, and
                 next uses are known.
         """

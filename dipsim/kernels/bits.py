@@ -13,9 +13,9 @@ from numba.extending import intrinsic, register_jitable
 
 from dipsim.kernels.stored import stored
 
-SKIP, JOIN, COMMIT, DECODE = 0, 1, 2, 3
-"""Actions of a row: do nothing; add its mask to a batch that goes on; end a batch of prefill; be a
-batch of its own."""
+SKIP, JOIN, JOIN_DECODE, COMMIT, DECODE = 0, 1, 2, 3, 4
+"""Actions of a row: do nothing; add its mask to a batch that goes on, of prefill or of a decode
+step; end a batch of prefill; end a decode step, which mostly has no other row."""
 NO_NEXT = 2**62
 """The next use of a unit that is never used again."""
 AT_ONCE = 8

@@ -97,7 +97,7 @@ class Block(NamedTuple):
     sets: NDArray[np.uint64]  # [n, layers, words]; written when the method is cache-aware
     scores: NDArray[np.float32]  # [n, layers, ids], or empty when sets or codes are given
     codes: NDArray[np.uint8]  # [n, layers, ids] of log8, or empty
-    actions: NDArray[np.uint8]  # [n] SKIP, JOIN, COMMIT or DECODE
+    actions: NDArray[np.uint8]  # [n] SKIP, JOIN, JOIN_DECODE, COMMIT or DECODE
     resets: NDArray[np.bool_]  # [n] empty the cache before this row
     uses: NDArray[np.int64]  # next token of every active unit, in order; empty unless `future`
     counts: NDArray[np.int32]  # out [capacities, n, parts, 3]

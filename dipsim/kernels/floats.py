@@ -14,7 +14,8 @@ def copy_floats(bits, scores):
     """Copy float32, and return the largest of their bits.
 
     Args:
-        bits: uint32[n]; scores: out float32[n].
+        bits: uint32[n].
+        scores: out float32[n].
     """
     largest, out = np.uint32(0), scores.view(np.uint32)
     for i in range(bits.shape[0]):
@@ -28,7 +29,8 @@ def widen_halves(bits, scores):
     """Convert float16, exact where they are finite and >= 0; return the largest of their bits.
 
     Args:
-        bits: uint16[n]; scores: out float32[n].
+        bits: uint16[n].
+        scores: out float32[n].
     """
     largest = np.uint16(0)
     for i in range(bits.shape[0]):

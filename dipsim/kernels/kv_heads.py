@@ -4,6 +4,7 @@ The positions of a head lie packed in slots: a new one takes the next slot, and 
 into the slot of a position that is evicted.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,9 @@ class Terms(NamedTuple):
     """Weights and logits are averaged over the query heads of a kv head before they count."""
     twice: bool
     """Values are read again, to compare them with the output."""
+    frequencies: NDArray[np.float64]
+    """float64[dim / 2], radians per position by which sinks are turned to close the gap behind
+    them; of length 0 where they stay as they are."""
 
 
 @register_jitable
@@ -110,6 +114,21 @@ def _drop(held, j, s):
     for d in range(held.keys.shape[2]):
         held.keys[j, s, d] = held.keys[j, last, d]
         held.values[j, s, d] = held.values[j, last, d]
+
+
+@register_jitable
+def _close_gap(held, j, gap, terms, keys):
+    """Turn the sinks of a head as if the ``gap`` positions that have left had never been there.
+
+    Sinks lie in the first slots, in order: they came first, and no slot behind them moves there.
+    """
+    half = terms.frequencies.shape[0]
+    for d in range(half):
+        cosine, sine = math.cos(gap * terms.frequencies[d]), math.sin(gap * terms.frequencies[d])
+        for s in range(min(terms.sinks, held.counts[j])):
+            one, other = keys[s, j, d], keys[s, j, d + half]
+            held.keys[j, s, d] = one * cosine - other * sine
+            held.keys[j, s, d + half] = other * cosine + one * sine
 
 
 @register_jitable
@@ -219,13 +238,16 @@ def _loop(add_scores: Any, rank: Any, fingerprint: str) -> Callable[..., None]:
 
         Args:
             queries: float[tokens, heads, dim].
-            keys, values: float[tokens, kv heads, dim].
+            keys: float[tokens, kv heads, dim].
+            values: float[tokens, kv heads, dim].
             kept: bool[kv heads, before], which of the tokens before are held.
             sums: float64[kv heads, before], their scores.
             first: query from which on contributions count.
             terms: the rule.
-            scale, softcap: of the logits; softcap 0 for none.
-            held, work: room; ``held`` is empty.
+            scale: of the logits.
+            softcap: bound of the logits; 0 for none.
+            held: room, empty.
+            work: room.
             left: int32[kv heads, tokens], out where a position leaves: the first token that
                 misses it.
             outputs: float[tokens, heads, dim], out: rows of the tokens behind.
@@ -243,6 +265,8 @@ def _loop(add_scores: Any, rank: Any, fingerprint: str) -> Callable[..., None]:
                     continue
                 _hold(held, j, t, 0.0, keys[t, j], values[t, j])
                 count = held.counts[j]
+                if terms.frequencies.shape[0] > 0:
+                    _close_gap(held, j, t + 1 - count, terms, keys)
                 for g in range(group):
                     h = j * group + g
                     attend(

@@ -32,7 +32,8 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
     access its units are requested one at a time.
 
     Args:
-        layer: of the inputs; first: token of the first row.
+        layer: of the inputs.
+        first: token of the first row.
         functions: addresses, of `Functions`; ``use`` is `take_batch` or `request_units`.
         sequential: 1 where units are requested one at a time, else 0.
     """

@@ -18,7 +18,8 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
     """Replay a block; ``cache`` may hold several capacities that share the policy's state.
 
     Args:
-        layer: of the inputs; first: token of the first row.
+        layer: of the inputs.
+        first: token of the first row.
         functions: addresses, of `Functions`.
     """
     count, rank, share = parts.units.shape[0], functions.rank, functions.share
@@ -120,7 +121,8 @@ def fit(block, parts, cache, rank, share, c, p, t, admission, ranked):
     must leave even if all were of the largest size.
 
     Args:
-        rank, share: addresses of `Functions`.
+        rank: address of `Functions`.
+        share: address of `Functions`.
         ranked: 0 for the first capacity of a batch that does not fit, then what `fit` returned.
     """
     sizes, resident, candidates, keys = parts.size, cache.resident, cache.candidates, cache.keys

@@ -95,8 +95,10 @@ def _price(missed, start, stop, requests, scratch, reads, costs):
 
     Args:
         missed: uint64[n, words]; those of this part lie in words ``start`` to ``stop``.
-        requests: the `Requests` of the part; scratch: a `Listing`; both framed.
-        reads: int32[n, 2] out, READS and OUTSIDE; costs: float64[n, 2] out, MOVED and SECONDS.
+        requests: the `Requests` of the part, framed.
+        scratch: a `Listing`, framed.
+        reads: int32[n, 2] out, READS and OUTSIDE.
+        costs: float64[n, 2] out, MOVED and SECONDS.
     """
     misses, runs, taken, place = scratch.misses, scratch.runs, scratch.taken, requests.place
     for r in range(missed.shape[0]):

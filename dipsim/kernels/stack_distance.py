@@ -15,8 +15,10 @@ def _stack_distances(fingerprint):
         units at a depth below C. The units of a batch enter the stack ascending.
 
         Args:
-            sets, layer: uint64[n, layers, words], of which one layer is looked at.
-            actions: uint8[n] SKIP, JOIN, COMMIT or DECODE; resets: bool[n].
+            sets: uint64[n, layers, words].
+            layer: the one that is looked at.
+            actions: uint8[n] SKIP, JOIN, JOIN_DECODE, COMMIT or DECODE.
+            resets: bool[n].
             measured: bool[n] rows that count.
             pending: uint64[words] masks of the batch so far; updated.
             order: int64[units + AT_ONCE] units from the longest unused to the last used; updated.

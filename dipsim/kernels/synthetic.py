@@ -69,8 +69,9 @@ def add_pieces(values, knots, begins, slopes, bases, starts, low, scale):
 
     Args:
         knots: float64[m + 1], ascending, where the pieces end; NaN behind the last.
-        begins, slopes, bases: float64[m + 1], of each piece where it begins, how much it rises
-            from there, and its value there.
+        begins: float64[m + 1], where each piece begins.
+        slopes: float64[m + 1], how much each piece rises from there.
+        bases: float64[m + 1], value of each piece there.
         starts: uint16[places], by (value - low) * scale, the first piece that may hold the value.
     """
     last = np.float64(starts.shape[0] - 1)

@@ -108,7 +108,7 @@ def _bracket(
     codes are: the cuts move on to keys.
 
     Args:
-        low, high: the cuts to begin with: all keys reach the one and none the other.
+        low: a cut to begin with, which all keys reach; none reaches ``high``.
         guess: 0 for none.
         enough: keys between the cuts that are few enough.
 
@@ -192,7 +192,8 @@ def _choose_among(
     """Set the bits of those listed units with the k largest values, but for a tie with the last.
 
     Args:
-        values: int32[units], from low to high; scratch: int32[listed], may begin where they do.
+        values: int32[units], from low to high.
+        scratch: int32[listed], may begin where they do.
         listed: int64[listed], ascending; out: the tied ones.
 
     Returns:
@@ -220,8 +221,9 @@ def _choose_listed(
     """Set the bits of the ``left`` best of the listed units, and return the cut.
 
     Args:
-        listed: int64[listed], overwritten; low, high: cuts that their keys lie between.
-        keys, scores, scratch: as of `top_k`.
+        listed: int64[listed], overwritten.
+        low: a cut that no key is below; none is above ``high``.
+        keys: as of `top_k`, like ``scores`` and ``scratch``.
     """
     bits, raw, values = keys.view(np.int32), scores.view(np.int32), scratch.view(np.int32)
     count = listed.shape[0]
@@ -276,7 +278,9 @@ def top_k_weighed(scores, resident, weight, k, guess, words, keys, tied):
     those between the cuts.
 
     Args:
-        scores: float32[units]; resident: uint64[words], the set; weight: float32.
+        scores: float32[units].
+        resident: uint64[words], the set.
+        weight: float32.
         keys: float32[units], overwritten; the others as of `top_k`.
     """
     units, bits = scores.shape[0], keys.view(np.int32)
@@ -315,7 +319,8 @@ def select_of(scores, k, sets, choosing, shares):
     """Write the units with the k largest scores of every row, and what they hold.
 
     Args:
-        scores: float32[n, layers, units]; sets: out uint64[n, layers, words].
+        scores: float32[n, layers, units].
+        sets: out uint64[n, layers, words].
         choosing: a `Choosing`, scratch.
         shares: out float32[n, layers, 2], as of `kept_shares`.
     """
@@ -422,7 +427,8 @@ def select_codes_of(codes, values, k, sets, shares):
     """Write the units with the k largest codes of every row, and what they hold.
 
     Args:
-        codes: uint8[n, layers, units]; sets: out uint64[n, layers, words].
+        codes: uint8[n, layers, units].
+        sets: out uint64[n, layers, words].
         values: float32[256], the score that each code stands for, ascending.
         shares: out float32[n, layers, 2], as of `kept_shares`.
     """
@@ -445,7 +451,8 @@ def kept_shares(scores, words, shares):
     """Write the share of the score mass, and of the energy (squares), that the set holds.
 
     Args:
-        scores: float32[units]; words: uint64[words], the set.
+        scores: float32[units].
+        words: uint64[words], the set.
         shares: out float32[2]; 1 where all scores are 0.
     """
     whole = scores.shape[0] >> 6
@@ -477,8 +484,10 @@ def errors_of(scores, sets, norms, errors):
     The root of the share of sum (score * norm)^2 that is dropped: exact for orthogonal columns.
 
     Args:
-        scores: float32[n, layers, units]; sets: uint64[n, layers, words].
-        norms: float32[layers, units] of the columns; errors: out float32[n, layers].
+        scores: float32[n, layers, units].
+        sets: uint64[n, layers, words].
+        norms: float32[layers, units] of the columns.
+        errors: out float32[n, layers].
     """
     for r in range(scores.shape[0]):
         for layer in range(scores.shape[1]):

@@ -167,7 +167,8 @@ def reach_weighed(typing: Any, scores: Any, start: Any, word: Any, weight: Any, 
     """Return the word of the 64 units from ``start`` on: those whose weighed score is >= a cut.
 
     Args:
-        as of `weigh`, all units there; cut: bits of a float32 >= 0.
+        scores: as of `weigh`, all units there, like ``start``, ``word`` and ``weight``.
+        cut: bits of a float32 >= 0.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -186,7 +187,9 @@ def count_weighed(typing: Any, scores: Any, words: Any, weight: Any, cuts: Any, 
     """Count the units whose weighed scores are >= each of four cuts, in one pass.
 
     Args:
-        scores: float32[units]; words: uint64[words], the set; weight: float32.
+        scores: float32[units].
+        words: uint64[words], the set.
+        weight: float32.
         cuts: bits of four float32 >= 0.
         last: words before this one are counted, all of whose units there are.
 
@@ -297,8 +300,10 @@ def fast_sums(typing: Any, scores: Any, words: Any, first: Any, last: Any) -> An
     the words are few.
 
     Args:
-        scores: float32[units]; words: uint64[words], the set.
-        first, last: words to add up, from one to before the other.
+        scores: float32[units].
+        words: uint64[words], the set.
+        first: word to begin with.
+        last: word to end before.
 
     Returns:
         Four float64.
@@ -347,7 +352,8 @@ def reach(keys: Any, start: int, cut: int) -> Any:
     """Return the word of the 64 units from ``start`` on: those with a key >= cut.
 
     Args:
-        keys: integers of 8, 32 or 64 bits; cut: one of their values.
+        keys: integers of 8, 32 or 64 bits.
+        cut: one of their values.
     """
     if start + _WIDTH <= keys.shape[0]:
         return _reach_all(keys, start, cut)
@@ -359,7 +365,10 @@ def weigh(scores: Any, start: int, word: Any, weight: Any, keys: Any) -> None:
     """Write the scores of the 64 units from ``start`` on to ``keys``, weighed outside a set.
 
     Args:
-        scores, keys: float32[units]; word: of the set; weight: float32.
+        scores: float32[units].
+        keys: float32[units].
+        word: of the set.
+        weight: float32.
     """
     if start + _WIDTH <= scores.shape[0]:
         _weigh_all(scores, start, word, weight, keys)
@@ -372,7 +381,8 @@ def tally(codes: Any, start: int, word: Any, counts: Any) -> None:
     """Count the codes of the 64 units from ``start`` on.
 
     Args:
-        codes: uint8[units]; word: of a set.
+        codes: uint8[units].
+        word: of a set.
         counts: int64[LANES, 512], flat: of codes outside the set, then of those inside.
     """
     if start + _WIDTH <= codes.shape[0]:

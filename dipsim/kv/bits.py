@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import DipsimError, brief, check_text
-from dipsim.plugins import Kind, label, name_and_parameters, parse_parameters, with_values
+from dipsim.plugins import (
+    Kind,
+    label,
+    name_and_parameters,
+    parse_parameters,
+    unknown,
+    with_values,
+)
 
 _FP16 = 2.0
 """Bytes of a number that is not quantised."""
@@ -47,6 +54,13 @@ class Part:
         """Return how many of the first ``positions`` are quantised, int64 of their shape."""
         old = np.maximum(np.asarray(positions, np.int64) - self.window, 0)
         return old // self.block * self.block
+
+    def before_quantised(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the last number of positions, up to ``positions``, of which one more would have a
+        block quantised, int64 of their shape; all where none has been."""
+        blocks = (positions + 1 - self.window) // self.block
+        full: NDArray[np.int64] = self.window + blocks * self.block - 1
+        return np.where(blocks > 0, full, positions)
 
     def position_bytes(self, width: int) -> float:
         """Return the bytes of one quantised position of ``width`` numbers, with its scales."""
@@ -116,6 +130,12 @@ class KvFormat(NamedTuple):
         """
         values = self.value.bytes(positions, width)
         return self.key.bytes(positions, width) + value_reads * values
+
+    def fullest(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return numbers of positions, up to ``positions``, of which one takes the most bytes,
+        int64[3, ...]: blocks that become full take less than before."""
+        parts = self.key.before_quantised(positions), self.value.before_quantised(positions)
+        return np.stack([positions, *parts])
 
     def written(self, positions: NDArray[Any] | int, width: int) -> NDArray[np.float64]:
         """Return the bytes that a layer writes as position number ``positions`` comes."""
@@ -192,10 +212,7 @@ FP16 = plain(16.0, "fp16")
 def _one(text: str) -> KvFormat:
     name, _ = name_and_parameters(text)
     if name not in BUILTIN:
-        known = ", ".join(BUILTIN)
-        raise DipsimError(
-            f"no KV format {brief(text)!r}: use one of {known}, or two as KEYS/VALUES"
-        )
+        raise unknown(_KIND, text, ", or two as KEYS/VALUES")
     make, known_values = BUILTIN[name]
     given = parse_parameters(_KIND, text)
     what = f"KV format {name}"

@@ -135,6 +135,8 @@ def _run(
     """
     rule = eviction.rule
     dim = heads.queries.shape[2]
+    frequencies = heads.frequencies if rule.rerotates else np.empty(0)
+    assert frequencies is not None, "checked by whoever gives the heads"
     kv_heads, dtype = heads.keys.shape[1], heads.queries.dtype
     most = np.maximum(budgets + rule.every, kept.sum(axis=1) + 1).max()
     slots = int(min(tokens.stop, most))
@@ -150,6 +152,7 @@ def _run(
         joined=rule.joined,
         averaged=rule.averaged,
         twice=rule.reads_values_twice,
+        frequencies=frequencies,
     )
     held = new_held(kv_heads, slots, dim, dtype)
     evict_heads_with(rule.contribution, rule.key_score)(

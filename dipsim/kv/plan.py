@@ -27,15 +27,15 @@ class KvStep(NamedTuple):
     """Keys and values of decoded tokens, each float64 or int64[tokens, layers]."""
 
     held: NDArray[np.int64]
-    """Positions that a token finds, its own not among them."""
+    """Positions that a token attends to, its own not among them."""
     in_flash: NDArray[np.int64]
-    """The oldest of them, which lie in flash."""
+    """Those of them that lie in flash: the oldest, or blocks that were chosen."""
     recomputed: NDArray[np.int64]
     """The oldest of those, which are computed again from the inputs of attention."""
     read: NDArray[np.float64]
     """Bytes that attention reads from DRAM: what was there, and what has come from flash."""
     flash_read: NDArray[np.float64]
-    """Bytes read from flash, in one run, known beforehand."""
+    """Bytes that come from flash: in one run, known beforehand, or of blocks that were chosen."""
     written: NDArray[np.float64]
     """Bytes that compute writes to DRAM: the token's own, and those computed again. What flash
     writes there is apart."""
@@ -136,24 +136,46 @@ class KvPlan:
         )
         return cut
 
-    def most_dram_bytes(self, context: int) -> float:
+    def most_dram_bytes(self, context: int, present: NDArray[np.int64] | None = None) -> float:
         """Return the most bytes of DRAM that hold keys and values after up to ``context`` tokens,
-        but for a prompt that is being cut."""
-        peaks = np.minimum(np.unique(self._budgets) + self.every - 1, context)
-        return float(self.dram_bytes(np.append(peaks, context)).max())
+        but for a prompt that is being cut.
+
+        Args:
+            present: int64[layers], positions that a layer has at most; None for all.
+        """
+        before_cuts = np.append(np.unique(self._budgets), self.prompt) + self.every - 1
+        held = self.held(np.minimum(np.append(before_cuts, context), context)).max(0)
+        if present is not None:
+            held = np.minimum(held, present)
+        return float(self._in_dram(self.format.fullest(held)).max(0).sum())
 
     def _in_flash(self, held: NDArray[np.int64]) -> NDArray[np.int64]:
         resident = ALL if self.resident is None else self.resident
         in_flash: NDArray[np.int64] = np.maximum(held - resident, 0)
         return in_flash
 
-    def dram_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
+    def dram_bytes(
+        self, before: NDArray[Any] | int, present: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
         """Return the bytes of DRAM that hold keys and values after ``before`` tokens, of all
-        layers, float64[tokens]."""
+        layers, float64[tokens].
+
+        Args:
+            before: int64[tokens].
+            present: int64[..., layers], positions that are there at most; None for all.
+        """
         held = self.held(before)
-        flash = self._in_flash(held) * self.format.position_bytes(self.width)
-        total: NDArray[np.float64] = (self.format.bytes(held, self.width) - flash).sum(1)
+        if present is not None:
+            held = np.minimum(held, present)
+        total: NDArray[np.float64] = self._in_dram(held).sum(1)
         return total
+
+    def _in_dram(self, held: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bytes of DRAM of layers that hold so many positions, float64 of their
+        shape."""
+        flash = self._in_flash(held) * self.format.position_bytes(self.width)
+        in_dram: NDArray[np.float64] = self.format.bytes(held, self.width) - flash
+        return in_dram
 
     def flash_bytes(self, before: NDArray[Any] | int) -> NDArray[np.float64]:
         """Return the bytes of flash that hold keys, values and inputs after ``before`` tokens, of

@@ -65,6 +65,12 @@ def pyramid(budget: float, layers: int, prompt: int, window: int, beta: float) -
     if most >= prompt - window:
         most = prompt - window
         least = 2 * budget - most
+    if least > most + _EXACT:
+        raise BudgetError(
+            f"KV budget {budget:g}: no pyramid over a prompt of {prompt} tokens, whose first layer "
+            f"would hold {most} positions, all but its window of {window}; give a budget of at "
+            f"most {most}, a smaller window, or snapkv"
+        )
     if not (prompt >= most >= least - _EXACT and least >= window - _EXACT):
         raise BudgetError(
             f"KV budget {budget:g}: no pyramid over a prompt of {prompt} tokens, as its last layer "

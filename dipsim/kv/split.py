@@ -75,7 +75,8 @@ class Recompute:
         """Return the seconds until the keys and values of a layer are there.
 
         Args:
-            stored: positions behind the link; recomputed: those computed again, l.
+            stored: positions behind the link.
+            recomputed: those computed again, l.
         """
         again = np.asarray(recomputed, np.float64)
         inputs = again * self.input_bytes / self.link

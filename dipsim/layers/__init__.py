@@ -32,6 +32,7 @@ BUILTIN: dict[str, LayerRule] = {
     rule.name: rule
     for rule in (Drop(), Unified(), SkipDecode(), EarlyExit(), Similarity(), Recorded())
 }
+"""The rules that come with dipsim, by name."""
 _KIND = plugins.Kind(
     "layer rule", LayerRule, LayerError, BUILTIN, "similarity:share=.2,by=previous"
 )

@@ -126,17 +126,23 @@ def positions_read(modes: NDArray[np.uint8], rows: Tokens, skip_kv: SkipKv) -> N
     Raises:
         LayerError: no such choice.
     """
-    present = _present(modes, skip_kv)
     runs = parts_of(modes)[0] != SKIP
-    held = np.cumsum(present, axis=0, dtype=np.int64)
-    starts = np.flatnonzero(rows.begins_sequence())
-    before = np.repeat(
-        held[starts] - present[starts] - rows.position[starts, None],
-        np.diff(np.append(starts, len(rows))),
-        axis=0,
-    )
-    read: NDArray[np.int64] = (held - before) * runs
+    missing = positions_missing(modes, rows, skip_kv)
+    read: NDArray[np.int64] = (rows.position[:, None] + 1 - missing) * runs
     return read
+
+
+def positions_missing(modes: NDArray[np.uint8], rows: Tokens, skip_kv: SkipKv) -> NDArray[np.int64]:
+    """Return the positions, up to each token's own, of which each layer has no keys and values,
+    int64[tokens, layers]; the arguments are those of `positions_read`."""
+    absent = ~_present(modes, skip_kv)
+    missing = np.cumsum(absent, axis=0, dtype=np.int64)
+    starts = np.flatnonzero(rows.begins_sequence())
+    before = missing[starts] - absent[starts]
+    of_sequence: NDArray[np.int64] = missing - np.repeat(
+        before, np.diff(np.append(starts, len(rows))), axis=0
+    )
+    return of_sequence
 
 
 def _present(modes: NDArray[np.uint8], skip_kv: SkipKv) -> NDArray[np.bool_]:

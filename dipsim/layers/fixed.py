@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.errors import brief
 from dipsim.layers.contract import SHARE_SLACK, WHOLE, LayerError, Schedule
 from dipsim.trace import Tokens
 from dipsim.trace.decisions import FULL, PARTIAL, SKIP
@@ -37,9 +38,11 @@ def count_of(rule: str, layers: str, share: float, known: int) -> int:
     Raises:
         LayerError: no number, or more layers than there are.
     """
-    count = int(share * known + SHARE_SLACK) if not layers else _whole(rule, layers)
+    count = int(share * known + SHARE_SLACK) if not layers else _whole(rule, layers, layers)
     if count > known:
-        raise LayerError(f"layer rule {rule}: layers={layers}, the model has {known}")
+        raise LayerError(
+            f"layer rule {rule}: layers={layers}, the model has {known}: give at most so many"
+        )
     return count
 
 
@@ -47,16 +50,20 @@ def listed(rule: str, layers: str, known: int) -> frozenset[int]:
     """Return the layers that a text such as ``21-29`` or ``3+7+9`` names, from 0.
 
     Raises:
-        LayerError: not of that form, or a layer that there is not.
+        LayerError: not of that form, a layer that there is not, or one twice.
     """
     numbers: list[int] = []
     for part in layers.split("+"):
         first, dash, last = part.partition("-")
-        start = _whole(rule, first)
-        end = _whole(rule, last) if dash else start
+        start = _whole(rule, layers, first)
+        end = _whole(rule, layers, last) if dash else start
         if start > end or end >= known:
-            raise LayerError(f"layer rule {rule}: layers={layers}: layers are 0 to {known - 1}")
+            raise LayerError(
+                f"layer rule {rule}: layers={layers}: layers are 0 to {known - 1}, the lower first"
+            )
         numbers += range(start, end + 1)
+    if len(set(numbers)) < len(numbers):
+        raise LayerError(f"layer rule {rule}: layers={layers}: a layer is given twice")
     return frozenset(numbers)
 
 
@@ -65,10 +72,10 @@ def evenly_spread(count: int, known: int) -> Collection[int]:
     return [(2 * i + 1) * known // (2 * count) for i in range(count)]
 
 
-def _whole(rule: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 6):
+def _whole(rule: str, layers: str, part: str) -> int:
+    if not (part.isascii() and part.isdigit() and len(part) < 6):
         raise LayerError(
-            f"layer rule {rule}: layers={text!r}: give a number, or for drop layers as 21-29 or "
-            "3+7+9"
+            f"layer rule {rule}: layers={brief(layers)}: give a number of layers, or for drop some "
+            "of them as 21-29 or 3+7+9"
         )
-    return int(text)
+    return int(part)

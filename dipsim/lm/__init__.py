@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dipsim.lm.lora import fuse, load_adapter
     from dipsim.lm.perplexity import perplexity
     from dipsim.lm.record import Recorder, record, record_arrays
+    from dipsim.lm.retrieving import Retrieving, retrieving
     from dipsim.lm.rounding import Rounding, rounding
     from dipsim.lm.skipping import Skipping, layer_states, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
@@ -35,6 +36,7 @@ __all__ = [
     "PrunedSequence",
     "Recipe",
     "Recorder",
+    "Retrieving",
     "Rounding",
     "Skipping",
     "Sparse",
@@ -55,6 +57,7 @@ __all__ = [
     "read_ids",
     "record",
     "record_arrays",
+    "retrieving",
     "rounding",
     "skip_layers",
     "sparsify",
@@ -69,6 +72,7 @@ _HOMES = {
     "PrunedSequence": "lazy",
     "Recipe": "distil",
     "Recorder": "record",
+    "Retrieving": "retrieving",
     "Rounding": "rounding",
     "Skipping": "skipping",
     "Sparse": "sparse",
@@ -89,6 +93,7 @@ _HOMES = {
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",
+    "retrieving": "retrieving",
     "rounding": "rounding",
     "skip_layers": "skipping",
     "sparsify": "sparse",

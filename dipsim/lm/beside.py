@@ -1,8 +1,9 @@
-"""Systems beside the weights in a running model: eviction, rounding of KV, and skipped layers.
+"""Systems beside the weights in a running model: eviction, retrieval, rounding of KV, and skipped
+layers.
 
 They are hooks, and act at once: layers that are skipped hand their keys and values on, which are
-then rounded, and of which then some leave. Tokens are pruned by running layers on fewer rows
-(lazy.py), which goes with none of them.
+then rounded, and of which then some leave, or are not read. Tokens are pruned by running layers on
+fewer rows (lazy.py), which goes with none of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,11 +15,14 @@ from torch import nn
 
 from dipsim.errors import BudgetError, MethodError
 from dipsim.kv.bits import parse_format
+from dipsim.kv.retrieval import parse_fetch
 from dipsim.kv.rounding import check_rounds
 from dipsim.kv.rules import load_rule
-from dipsim.lm.eviction import Evicting, evicting
+from dipsim.lm.eviction import evicting
 from dipsim.lm.lazy import PrunedPerplexity
 from dipsim.lm.live import Live
+from dipsim.lm.restricted import Restricted
+from dipsim.lm.retrieving import retrieving
 from dipsim.lm.rounding import Rounding, rounding
 from dipsim.lm.skipping import LayerStates, skip_layers
 from dipsim.option import flag
@@ -27,7 +31,7 @@ from dipsim.tokens import parse_pruning
 
 Settings = Mapping[str, Any]
 """Settings of a candidate, of which only those that are asked for are there."""
-_SYSTEMS = ("kv_policy", "kv_quant", "skip_layers")
+_SYSTEMS = ("kv_policy", "kv_fetch", "kv_quant", "skip_layers")
 
 
 class IncompatibleError(MethodError):
@@ -53,6 +57,8 @@ def check_systems(method: str, settings: Settings, prompt: int, layers: int) -> 
         check_rounds(parse_format(settings["kv_quant"]))
     if "kv_policy" in settings:
         _check_eviction(settings, prompt)
+    if "kv_fetch" in settings and (retrieval := parse_fetch(settings["kv_fetch"])):
+        _check_retrieval(f"--kv-fetch {retrieval}", settings)
 
 
 def _check_pruning(method: str, settings: Settings, prompt: int, layers: int) -> None:
@@ -91,11 +97,37 @@ def _check_eviction(settings: Settings, prompt: int) -> None:
         )
 
 
+def _check_retrieval(given: str, settings: Settings) -> None:
+    if "skip_layers" in settings:
+        raise IncompatibleError(
+            f"{given} and --skip-layers {settings['skip_layers']}: what tokens read is not counted "
+            "layer by layer; drop one of them"
+        )
+    rule = load_rule(settings.get("kv_policy", "full"))
+    if rule.evicts:
+        raise IncompatibleError(
+            f"{given} and --kv-policy {rule.label}: blocks are made of all positions; drop one of "
+            "them"
+        )
+    quant = settings.get("kv_quant")
+    if quant is not None and parse_format(quant).newest:
+        raise IncompatibleError(
+            f"{given} and --kv-quant {quant}, which keeps the newest positions in fp16, others for "
+            "every query: take a format that rounds all, e.g. q8_0"
+        )
+    if settings.get("kv_dram") is not None:
+        raise IncompatibleError(
+            f"{given} and --kv-dram {settings['kv_dram']}: which blocks come from flash is counted "
+            "on traces; drop one of them, or record a trace and replay it"
+        )
+
+
 @dataclass(frozen=True)
 class Running:
     """Systems that act in a running model; None for each that does not."""
 
-    evicted: Evicting | None = None
+    restricted: Restricted | None = None
+    """Attention to some positions only."""
     rounded: Rounding | None = None
 
     def kv_figures(self, result: Result, prompt: int) -> dict[str, Any] | None:
@@ -103,9 +135,9 @@ class Running:
         if result.kv is None:
             return None
         figures = {**result.kv, "loop": "closed"}
-        if self.evicted is not None:
-            figures["mass_kept"] = self.evicted.mass_kept(prompt)
-            figures["output_error"] = self.evicted.output_error(prompt)
+        if self.restricted is not None:
+            figures["mass_kept"] = self.restricted.mass_kept(prompt)
+            figures["output_error"] = self.restricted.output_error(prompt)
         elif self.rounded is not None:
             figures["output_error"] = self.rounded.output_error
         return figures
@@ -133,16 +165,22 @@ def systems_in(
         DipsimError: a rule that does not fit the model or the masks, in one line.
     """
     with ExitStack() as stack:
-        evicted = rounded = None
+        restricted: Restricted | None = None
+        rounded = None
         if "kv_policy" in settings and (rule := load_rule(settings["kv_policy"])).evicts:
             budget, when = settings["kv_budget"], settings.get("kv_when")
-            evicted = stack.enter_context(
+            restricted = stack.enter_context(
                 evicting(model, rule, budget, when=when, prompt=prompt or None)
             )
+        if "kv_fetch" in settings and (retrieval := parse_fetch(settings["kv_fetch"])):
+            restricted = stack.enter_context(retrieving(model, retrieval, prompt=prompt))
         if "kv_quant" in settings:
             rounded = stack.enter_context(
                 rounding(
-                    model, parse_format(settings["kv_quant"]), first=prompt, measures=not evicted
+                    model,
+                    parse_format(settings["kv_quant"]),
+                    first=prompt,
+                    measures=restricted is None,
                 )
             )
         if "skip_layers" in settings:
@@ -162,7 +200,7 @@ def systems_in(
                     "decides ahead, e.g. similarity:by=previous"
                 )
             stack.enter_context(skipping)
-        yield Running(evicted, rounded)
+        yield Running(restricted, rounded)
 
 
 def token_figures(pruned: PrunedPerplexity, result: Result) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def evaluate(
     Args:
         windows: int64[n, window] token ids.
         candidates: methods with the settings of `sparsify`, and systems beside the weights
-            (``kv_policy``, ``kv_quant``, ``prune_tokens``, ``skip_layers`` and what refines them).
+            (``kv_policy``, ``kv_fetch``, ``kv_quant``, ``prune_tokens``, ``skip_layers`` and what
+            refines them).
         profile: the device that is timed; None for none.
         calibrate: int64[n] token ids that are not judged, for methods with thresholds and rules
             that skip layers.

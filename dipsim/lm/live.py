@@ -18,11 +18,12 @@ from dipsim.kernels import Loop
 from dipsim.kernels.draws import seed_of
 from dipsim.layers.contract import whole_modes
 from dipsim.methods import Method
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES, ActiveSets, Sets
+from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.cache import Counts, ReplayedCache
 from dipsim.replay.choose import Chooser
 from dipsim.replay.contender import Contender, check_contender
 from dipsim.replay.replay import book, form_of, loop_for
+from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.traffic import Traffic, empty_traffic, joined
 from dipsim.result import Result
 from dipsim.run import Run
@@ -66,7 +67,8 @@ class Live:
         """Start a call of the model.
 
         Args:
-            phase, sequence: [n] as in a trace; sequences never fall from call to call.
+            phase: [n] as in a trace.
+            sequence: [n] as in a trace; never falls from call to call.
             book: whether its tokens count.
         """
         goes_on = self._sequence is None or sequence[0] == self._sequence

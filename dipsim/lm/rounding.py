@@ -117,7 +117,8 @@ def rounding(
     Args:
         model: a model of transformers.
         format_: how keys and values are stored.
-        first, measures: as of `Rounding`.
+        first: as of `Rounding`.
+        measures: as of `Rounding`.
 
     Raises:
         DipsimError: a format of broken bits, or attention that cannot be replaced.

@@ -371,7 +371,8 @@ def rerouted(router: Router, output: Any, chosen: Tensor) -> Any:
     Weights are those of the softmax of its own logits; where the router's own sum to 1, so do they.
 
     Args:
-        output: of the router's module; chosen: bool[tokens, experts].
+        output: of the router's module.
+        chosen: bool[tokens, experts].
     """
     logits = router.of(output)
     kept = logits.masked_fill(~chosen, -torch.inf)

@@ -91,8 +91,10 @@ def choose_rows(
     Args:
         group: of a method of a user's own.
         choosing: with a part for each layer.
-        scores: float32[n, layers, units]; sets: out uint64[n, layers, words].
-        actions, resets: [n] of `Block`. A row that is skipped leaves no trace in the state.
+        scores: float32[n, layers, units].
+        sets: out uint64[n, layers, words].
+        actions: [n] of `Block`; a row that is skipped leaves no trace in the state.
+        resets: [n] of `Block`.
         shares: out float32[n, layers, 2], as of `kept_shares`.
         resident: uint64[n, layers, words]; None for nothing.
 
@@ -129,7 +131,8 @@ def failure_of(
 
     Args:
         name: of the method.
-        signals, k: [parts] of the choice that failed.
+        signals: [parts].
+        k: [parts].
     """
     wrong = np.flatnonzero(choosing.memory[:, KIND])
     if not len(wrong):

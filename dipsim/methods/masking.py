@@ -327,10 +327,12 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
     A replay loop calls it (kernels/bind.py). It is compiled once for all policies.
 
     Args:
-        block, parts, cache: the records of kernels/cache.py: a block of tokens, the parts of the
-            cache (each the units of one layer and group), and the cache. One that masks look into
-            has one capacity.
-        r: row of the block; layer: of the block; p: part.
+        block: a block of tokens, whole; this record and the next two are those of kernels/cache.py.
+        parts: the parts of the cache, each the units of one layer and group.
+        cache: the cache; one that masks look into has one capacity.
+        r: row of the block.
+        layer: of the block.
+        p: part.
         t: number of the batch, for rules that go by the last use; not looked at here.
 
     Returns:

@@ -113,7 +113,7 @@ class PruningMethod:
             layer needs them. MLP matrices that none spans stay dense, in DRAM.
         summary: one line on what is kept.
         source: paper or origin.
-        rank: hook that gives every unit a key; see the top of this file.
+        rank: hook that gives every unit a key, as the text of this module describes.
         select: hook that chooses units by itself, in place of ``rank``.
         state: ``state(units, k, seed)`` -> float64 array of one dimension, made once per layer and
             group and again at a reset; ``seed`` differs between them. An argument named ``signal``

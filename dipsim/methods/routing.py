@@ -23,7 +23,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from dipsim.errors import MethodError
-from dipsim.kernels.bits import DECODE, bit, holds
+from dipsim.kernels.bits import COMMIT, JOIN, bit, holds
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.stored import stored
 from dipsim.methods.contract import Group
@@ -256,8 +256,12 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
     A replay loop calls it (kernels/bind.py). It is compiled once for all policies.
 
     Args:
-        block, parts, cache: `Block`, `Parts` and `Cache`, whole; the first capacity counts.
-        r: row of the block; layer: of the block; p: part.
+        block: `Block`, whole.
+        parts: `Parts`, whole.
+        cache: `Cache`, whole; the first capacity counts.
+        r: row of the block.
+        layer: of the block.
+        p: part.
         t: number of the batch.
 
     Returns:
@@ -267,7 +271,7 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
     z = block.scores[r, layer, 64 * start : 64 * start + units]
     words, k = block.sets[r, layer, start:stop], parts.k[p]
     _clear(words)
-    if block.actions[r] != DECODE:
+    if block.actions[r] == JOIN or block.actions[r] == COMMIT:  # of a prompt
         _take(z, z, k, words)
     elif _best(z, z, words) >= 0:
         choosing = cache.choosing
@@ -285,7 +289,8 @@ def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
 
     Args:
         z: float32[n, layers, units], minus infinity where a unit is no candidate.
-        sets: out uint64[n, layers, words]; shares: out float32[n, layers, 2].
+        sets: out uint64[n, layers, words].
+        shares: out float32[n, layers, 2].
     """
     for r in range(z.shape[0]):
         for layer in range(z.shape[1]):

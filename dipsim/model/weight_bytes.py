@@ -344,7 +344,8 @@ class Model(BaseModel):
         window look at the last ``window`` positions only.
 
         Args:
-            tokens: of the batch; before: positions before it. The result has their shape.
+            tokens: of the batch; the result has their shape.
+            before: positions before it, of the same shape.
         """
         many, first = np.asarray(tokens, np.float64), np.asarray(before, np.float64)
         windowed = 0 if self.window is None else -(-self.layers // self.window_every)

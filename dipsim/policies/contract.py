@@ -63,7 +63,7 @@ class Policy:
             with a default are parameters that a user may set (``name:key=value``). An argument
             named ``ticks`` receives by how much ``token`` grows from one token to the next: 1, or
             in global scope the number of batches of a token.
-        touch: called for every active unit; see the top of this file for all hooks.
+        touch: called for every active unit; the text of this module describes all hooks.
         rank: the rank of a unit; the lowest leaves first. Excludes ``evict`` and ``insert``.
         evict: the unit that leaves a full cache.
         insert: called for a unit that enters.

@@ -5,7 +5,6 @@ are handed on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,59 +17,17 @@ from dipsim.methods import Method
 from dipsim.methods.contract import COLUMN_OF_DOWN, Group
 from dipsim.methods.masking import takes_codes
 from dipsim.replay.choose import Chooser
+from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets, in_steps
 from dipsim.settings import Prefill, Reset, Settings
 from dipsim.trace import PREFILL, Outline, Tokens, Trace, recording
 from dipsim.trace.encoding import words_for
 from dipsim.trace.parts import Reading
 from dipsim.trace.read_ahead import read_ahead
+from dipsim.trace.steps import DecodeSteps
 
-NO_SCORES = np.empty((0, 0, 0), np.float32)
-NO_CODES = np.empty((0, 0, 0), np.uint8)
 _ROWS_WITHOUT_SIGNAL = 1024
 HELD_BYTES = 2**28
 """Most that the packed sets of a run take to be held without being needed."""
-
-
-@dataclass(frozen=True)
-class Sets:
-    """A block of tokens: per group the sets, or for cache-aware groups the scores or codes."""
-
-    start: int
-    stop: int
-    actions: NDArray[np.uint8]
-    resets: NDArray[np.bool_]
-    sets: list[NDArray[np.uint64]]
-    scores: list[NDArray[np.float32]]
-    codes: list[NDArray[np.uint8]]
-    follows: NDArray[np.bool_]
-    """True where the row before is a decode row of the same sequence."""
-    norms: list[NDArray[np.float32] | None]
-    """Norms of the columns that a group's scores weigh; None where the trace has none."""
-    runs: NDArray[np.bool_] | None = None
-    """[n, layers] whether a token uses a layer's units; None where all do."""
-
-    def actions_in(self, layer: int) -> NDArray[np.uint8]:
-        """Return what the rows do in a layer, uint8[n]: nothing where a token skips it."""
-        if self.runs is None:
-            return self.actions
-        return np.where(self.runs[:, layer], self.actions, kernels.SKIP).astype(np.uint8)
-
-    def with_own_masks(self, method: Method) -> "Sets":
-        """Return the block with room of its own for the sets of cache-aware groups.
-
-        Every cache writes the masks it chooses into its block, several caches at a time.
-        """
-        if not method.cache_aware:
-            return self
-        pairs = zip(method.groups, self.sets, strict=True)
-        own = [np.zeros(sets.shape, np.uint64) if group.aware else sets for group, sets in pairs]
-        return replace(self, sets=own)
-
-    @property
-    def accesses(self) -> int:
-        """Units that a replay of the rows books as used, where the sets are known."""
-        booked = self.actions >= kernels.COMMIT
-        return sum(int(np.bitwise_count(sets[booked]).sum(dtype=np.int64)) for sets in self.sets)
 
 
 class ActiveSets:
@@ -83,6 +40,8 @@ class ActiveSets:
     Args:
         settings: ``prefill`` and ``reset`` are looked at.
         runs: bool[tokens, layers], whether a token uses a layer's units; None where all do.
+        steps: of several tokens each, whose rows are replayed in place of the trace's; None where
+            every decode token is a step of its own.
     """
 
     def __init__(
@@ -91,15 +50,22 @@ class ActiveSets:
         method: Method,
         settings: Settings,
         runs: NDArray[np.bool_] | None = None,
+        steps: DecodeSteps | None = None,
     ) -> None:
         self.trace, self.method, self.settings, self.runs = trace, method, settings, runs
+        self.steps = steps
         self._held: list[Sets] | None = None
         self._held_shares: NDArray[np.float32] | None = None
 
     @property
     def tokens(self) -> Tokens:
-        """Phases, sequences and positions."""
-        return self.trace.rows
+        """Phases, sequences and positions of the rows that are replayed."""
+        return self.trace.rows if self.steps is None else self.steps.tokens
+
+    @property
+    def source(self) -> NDArray[np.int64]:
+        """[tokens] row of the trace that each row is."""
+        return np.arange(len(self.trace.rows)) if self.steps is None else self.steps.source
 
     @property
     def prefill(self) -> Prefill:
@@ -119,6 +85,13 @@ class ActiveSets:
         """Bytes of all sets as bits."""
         words = sum(words_for(group.units) for group in self.method.groups)
         return 8 * words * self.trace.layers * len(self.tokens)
+
+    def row_behind(self, decoded: int) -> int:
+        """Return the row behind the first ``decoded`` decode tokens of the trace."""
+        last = np.flatnonzero(self.trace.rows.decode)[decoded - 1]
+        if self.steps is None:
+            return int(last) + 1
+        return int(np.searchsorted(self.steps.reach, last, side="right"))
 
     def check_known(self) -> None:
         """Refuse sets that depend on the cache.
@@ -173,7 +146,22 @@ class ActiveSets:
             yield from self._held
             return
         tokens = len(self.tokens)
-        yield from read_ahead(self._chosen(shares, plain), lambda block: block.stop == tokens)
+        chosen = self._chosen if self.steps is None else self._chosen_in_steps
+        yield from read_ahead(chosen(shares, plain), lambda block: block.stop == tokens)
+
+    def _chosen_in_steps(
+        self, shares: NDArray[np.float32] | None, plain: NDArray[np.float32] | None
+    ) -> Iterator[Sets]:
+        """Do as `_chosen`, for the rows of steps; each row of the trace is chosen once."""
+        assert self.steps is not None
+        whole = ActiveSets(self.trace, self.method, self.settings)
+        of_trace = [None if each is None else whole.no_shares() for each in (shares, plain)]
+        for block in in_steps(whole._chosen(*of_trace), self.steps, *self.rows):
+            rows = slice(block.start, block.stop)
+            for taken, chosen in zip((shares, plain), of_trace, strict=True):
+                if taken is not None and chosen is not None:
+                    taken[rows] = chosen[self.steps.source[rows]]
+            yield block
 
     def _chosen(
         self, shares: NDArray[np.float32] | None, plain: NDArray[np.float32] | None
@@ -202,6 +190,13 @@ class ActiveSets:
 
     def plainly(self) -> Iterator[Sets]:
         """Yield all sets, cache-aware groups without their preference for what is resident."""
+        if self.steps is None:
+            yield from self._chosen_plainly()
+            return
+        whole = ActiveSets(self.trace, self.method, self.settings)
+        yield from in_steps(whole._chosen_plainly(), self.steps, *self.rows)
+
+    def _chosen_plainly(self) -> Iterator[Sets]:
         choose, pending = self._chooser(), self._nothing_pending()
         for block, signals in self._blocks():
             for i, group in enumerate(self.method.groups):
@@ -306,15 +301,16 @@ class ActiveSets:
 def rows_of(
     tokens: Tokens, prefill: Prefill = "stream", reset: Reset = "never"
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return what every row does (kernels.SKIP, JOIN, COMMIT or DECODE), and where the cache is
-    emptied before it."""
+    """Return what every row does (kernels.SKIP, JOIN, JOIN_DECODE, COMMIT or DECODE), and where the
+    cache is emptied before it."""
     decode, new_sequence = tokens.decode, tokens.begins_sequence()
     new_sequence[0] = False
     ends_batch = np.ones(len(tokens), np.bool_)  # of prefill rows
     ends_batch[:-1] = decode[1:] | new_sequence[1:]
     ends = np.where(ends_batch, kernels.COMMIT, kernels.JOIN)
     otherwise = ends if prefill == "cache" else kernels.SKIP
-    actions = np.where(decode, kernels.DECODE, otherwise).astype(np.uint8)
+    of_step = np.where(tokens.ends_decode_step(), kernels.DECODE, kernels.JOIN_DECODE)
+    actions = np.where(decode, of_step, otherwise).astype(np.uint8)
     resets = new_sequence if reset == "sequence" else np.zeros(len(tokens), np.bool_)
     return actions, resets
 
@@ -329,11 +325,15 @@ def uses(trace: Trace, method: Method) -> list[NDArray[np.int64]]:
 
 
 def active_sets(
-    trace: Outline, method: Method
+    trace: Outline, method: Method, steps: DecodeSteps | None = None
 ) -> Iterator[tuple[int, int, list[NDArray[np.uint64]]]]:
     """Yield blocks (first token, end, per group uint64[n, layers, words]) of every token's own
-    sets, prefill included; cache-aware groups without their preference for resident units."""
-    for block in ActiveSets(trace, method, Settings(prefill="stream")).plainly():
+    sets, prefill included; cache-aware groups without their preference for resident units.
+
+    Args:
+        steps: of several tokens each, in whose last rows the sets are united.
+    """
+    for block in ActiveSets(trace, method, Settings(prefill="stream"), steps=steps).plainly():
         yield block.start, block.stop, block.sets
 
 
@@ -344,15 +344,22 @@ def every_set(trace: Trace, method: Method) -> list[NDArray[np.uint64]]:
 
 
 def largest_active(sets: ActiveSets) -> NDArray[np.int64]:
-    """int64[layers, groups]: units of the largest active set of any one token."""
-    trace, method = sets.trace, sets.method
-    largest = np.empty((trace.layers, len(method.groups)), np.int64)
+    """int64[layers, groups]: units of the largest active set of any one token, or decode step.
+
+    Of a step that chooses by the cache, the most that its tokens may need.
+    """
+    trace, method, steps = sets.trace, sets.method, sets.steps
+    largest = np.zeros((trace.layers, len(method.groups)), np.int64)
+    tokens = 1 if steps is None else steps.width
+    counted = []
     for i, group in enumerate(method.groups):
-        least = group.units if group.aware and group.varies else group.kept
-        largest[:, i] = 0 if group.varies and not group.aware else least
-    varying = [i for i, group in enumerate(method.groups) if group.varies and not group.aware]
-    for _, _, own in active_sets(trace, method) if varying else ():
-        for i in varying:
+        most = group.units if group.varies else min(group.units, tokens * group.kept)
+        if group.aware or group.choice == "all" or (tokens == 1 and not group.varies):
+            largest[:, i] = most
+        else:
+            counted.append(i)
+    for _, _, own in active_sets(trace, method, steps) if counted else ():
+        for i in counted:
             sizes = np.bitwise_count(own[i]).sum(axis=-1, dtype=np.int64)
             largest[:, i] = np.maximum(largest[:, i], sizes.max(axis=0))
     return largest

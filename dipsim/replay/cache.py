@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError
-from dipsim.flash.cost import Costs, InOrder
+from dipsim.flash.cost import Costs
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, numbers_of
 from dipsim.methods.hooks import failure_of, states_of
 from dipsim.methods.masking import counts_uses
 from dipsim.plugins import cause_of
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import NO_CODES, NO_SCORES, Sets
 from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
+from dipsim.replay.price import Reads, price
+from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets
 
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
@@ -54,18 +55,6 @@ def _exact(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.round(sizes / _GRAIN) * _GRAIN
 
 
-class Reads(NamedTuple):
-    """Reads of one part's misses; arrays are [rows]."""
-
-    requests: NDArray[np.int32]
-    outside: NDArray[np.bool_]
-    """True where a read lay outside the measured points of the flash curve."""
-    moved: NDArray[np.float64]
-    """Bytes the flash device moves."""
-    seconds: NDArray[np.float64]
-    """Seconds the flash is busy."""
-
-
 class ReadAhead(NamedTuple):
     """Units of one part that were read before they were known to be needed; arrays are [rows]."""
 
@@ -92,13 +81,16 @@ class Counts:
     """[rows, 2] of score mass and energy; None where the sets do not depend on the cache."""
     error: NDArray[np.float32] | None
     """Relative error of the layer's output; None where it is not known, or as ``kept_shares``."""
+    own: NDArray[np.int32] | None
+    """Units that each token of a decode step needs itself; None as `Sets.own`."""
 
 
 class ReplayedCache:
     """One cache, perhaps of several capacities at once.
 
     Args:
-        method, policy: whose sets are looked up, and what decides which units stay.
+        method: method whose sets are looked up.
+        policy: policy that decides which units stay.
         places: (layer, group) of each part.
         capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
         seed: of the policy's draws.
@@ -310,25 +302,14 @@ class ReplayedCache:
             ahead=ahead,
             kept_shares=rows.shares[:, p] if aware else None,
             error=self._error(block, rows, column, p) if aware else None,
+            own=_own(block, self.places[p], rows.sets[:, column, words]),
         )
 
     def _price(self, misses: NDArray[np.uint64], p: int) -> Reads:
         """Return what reading the misses of part ``p`` costs; uint64[rows, words]."""
         assert self.costs is not None
         layer, group = self.places[p]
-        cost = self.costs[layer][group]
-        if isinstance(cost, InOrder):
-            units = np.bitwise_count(misses).sum(axis=1, dtype=np.int64)
-            return Reads(np.int32(0) + cost.requests(units), units < 0, *cost.price(units))
-        units = int(self.parts.units[p])
-        misses = np.ascontiguousarray(misses)
-        counts, costs = kernels.price(misses, 0, misses.shape[1], units, cost)
-        return Reads(
-            requests=counts[:, kernels.READS],
-            outside=counts[:, kernels.OUTSIDE].astype(np.bool_),
-            moved=costs[:, kernels.MOVED],
-            seconds=costs[:, kernels.SECONDS],
-        )
+        return price(misses, int(self.parts.units[p]), self.costs[layer][group])
 
     def _guessed(
         self, block: Sets, rows: kernels.Block, layer: int, group: int
@@ -430,6 +411,23 @@ class ReplayedCache:
         groups = [self.method.groups[group] for _, group in self.places]
         signals, k = [group.signal for group in groups], [group.kept for group in groups]
         return failure_of(self.method.name, signals, k, choosing, problem)
+
+
+def _own(
+    block: Sets, place: tuple[int, int], chosen: NDArray[np.uint64]
+) -> NDArray[np.int32] | None:
+    """Return `Counts.own` of a layer and group.
+
+    Args:
+        chosen: uint64[rows, words], the masks of the rows.
+    """
+    if block.own is None:
+        return None
+    known = block.own[place[1]]
+    if known is not None:
+        return known[:, place[0]]
+    sizes: NDArray[np.int32] = np.bitwise_count(chosen).sum(axis=1, dtype=np.int32)
+    return sizes
 
 
 def is_builtin(policy: Policy) -> bool:

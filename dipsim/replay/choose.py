@@ -21,8 +21,8 @@ class Chooser:
 
     Args:
         layers: of the scores it is given.
-        first, first_layer: the recording's row and layer that are row 0 and layer 0 here; a
-            predictor's noise is drawn for each.
+        first: the recording's row that is row 0 here; a predictor's noise is drawn for each row.
+        first_layer: the recording's layer that is layer 0 here, likewise.
     """
 
     def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
@@ -58,8 +58,8 @@ class Chooser:
                 words] recorded sets; not looked at where every unit is active.
             shares: float32[n, layers, 3] of `no_shares`; takes what the sets keep and miss.
             norms: float32[layers, units] of the columns that the scores weigh.
-            actions, resets: [n] what the rows do, and where the cache is emptied before one, of
-                `rows_of`; a user's own method needs them.
+            actions: [n] what the rows do, of `rows_of`; a user's own method needs it.
+            resets: [n] where the cache is emptied before one, likewise.
 
         Raises:
             MethodError: the hook of a user's own method fails.

@@ -129,6 +129,11 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             "global use belady"
         )
     masked = any(group.aware and not group.of_experts for group in method.groups)
+    if settings.scope == "global" and method.cache_aware and sets.steps is not None:
+        raise MethodError(
+            f"method {method.name} chooses for all tokens of a step on one state, which a global "
+            "cache does not have: use --scope layer, or a step of one token"
+        )
     if settings.scope == "global" and masked and sets.prefill == "cache":
         raise MethodError(
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "

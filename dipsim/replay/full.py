@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.methods import Method
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import Sets
 from dipsim.replay.cache import ReplayedCache, is_builtin
+from dipsim.replay.sets import Sets
 from dipsim.settings import Access
 
 

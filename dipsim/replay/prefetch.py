@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from dipsim.errors import MethodError, TraceError
 from dipsim.kernels.draws import draw_guesses
 from dipsim.methods import Group
-from dipsim.replay.active_sets import ActiveSets, Sets, every_set
+from dipsim.replay.active_sets import ActiveSets, every_set
+from dipsim.replay.sets import Sets
 from dipsim.trace import load_trace
 
 Bits = NDArray[np.uint64]

@@ -23,7 +23,7 @@ from dipsim.errors import DipsimError, check_type
 from dipsim.kernels.draws import seed_of
 from dipsim.methods import Method, choosers_of
 from dipsim.policies import Policy
-from dipsim.replay.active_sets import ActiveSets, Sets, count_uses
+from dipsim.replay.active_sets import ActiveSets, count_uses
 from dipsim.replay.cache import Counts, ReplayedCache, is_builtin
 from dipsim.replay.contender import (
     Capacity,
@@ -33,6 +33,7 @@ from dipsim.replay.contender import (
     measured_rows,
 )
 from dipsim.replay.full import FullCache, nothing_leaves
+from dipsim.replay.sets import Sets
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.settings import Access, Settings
 from dipsim.trace import Trace
@@ -210,6 +211,9 @@ def book(traffic: Traffic, rows: slice, counts: Counts) -> None:
         traffic.mass[place], traffic.energy[place] = counts.kept_shares.T
     if counts.error is not None:
         traffic.error[place] = counts.error
+    if counts.own is not None:
+        assert traffic.own is not None, "a traffic of steps of several tokens"
+        traffic.own[place] = counts.own
     if counts.reads is not None:
         traffic.reads[place] = counts.reads.requests
         traffic.outside[place] |= counts.reads.outside
@@ -243,6 +247,7 @@ def _nothing_counted(
             shares.copy() if sets.method.cache_aware else shares,
             reads_ahead=contender.guesses is not None,
             keeps_missed=contender.keep_missed,
+            in_steps=sets.steps is not None,
         )
         for capacity in contender.capacities
     ]
@@ -260,7 +265,7 @@ def _profiled(
         return contender
     until = len(sets.tokens)
     if contender.warmup:
-        until = int(np.flatnonzero(sets.tokens.decode)[contender.warmup - 1]) + 1
+        until = sets.row_behind(contender.warmup)
     uses = count_uses(blocks(), sets, until)
     return replace(contender, profile_uses=uses)
 

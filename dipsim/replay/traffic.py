@@ -41,7 +41,8 @@ class Ahead:
 class Traffic:
     """Counts of a replay. All arrays are [tokens, layers, groups] unless said otherwise.
 
-    A streamed prefill row counts nothing; a cached prefill batch counts in its last row.
+    A streamed prefill row counts nothing; a cached prefill batch, and a decode step of several
+    tokens, counts in its last row.
     """
 
     groups: tuple[str, ...]
@@ -79,6 +80,10 @@ class Traffic:
     ahead: Ahead | None = None
     """Counts of reads ahead; then ``reads``, ``moved`` and ``flash_seconds`` are those of the
     misses that were not read ahead."""
+
+    own: NDArray[np.int32] | None = None
+    """Units that each token of a decode step needs itself; None where every decode token is a step
+    of its own, of which ``active`` says them."""
 
     __repr__ = shortened
 
@@ -129,12 +134,15 @@ def empty_traffic(
     *,
     reads_ahead: bool = False,
     keeps_missed: bool = False,
+    in_steps: bool = False,
 ) -> Traffic:
     """Return counts of zero, for a replay to fill in before it hands them on.
 
     Args:
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
-        reads_ahead: there will be reads ahead; keeps_missed: and which units were missed.
+        reads_ahead: whether there will be reads ahead.
+        keeps_missed: whether it also keeps which units were missed.
+        in_steps: whether there are decode steps of several tokens.
     """
     layers = shares.shape[1]
     shape = (tokens, layers, len(groups))
@@ -165,6 +173,7 @@ def empty_traffic(
         outside=np.zeros(shape, np.bool_),
         missed=np.zeros((tokens, words), np.uint64) if keeps_missed else None,
         ahead=ahead,
+        own=np.zeros(shape, np.int32) if in_steps else None,
     )
 
 

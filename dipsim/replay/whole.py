@@ -55,7 +55,10 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
         measured,
         sets.no_shares(),
         keeps_missed=caches.keeps_missed,
+        in_steps=sets.steps is not None,
     )
+    if traffic.own is not None:
+        traffic.own[:] = needed
     used = np.ones((len(rows), layers, 1), np.int64)
     if sets.runs is not None:
         used[...] = sets.runs[rows, :, None]

@@ -72,7 +72,7 @@ def _budget(result: Result) -> dict[str, float]:
     return {
         "weights": max(0.0, budget.static.total - budget.streamed),
         "KV": budget.kv,
-        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_buffer + budget.aux,
+        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_in_all - budget.kv,
         "cache": budget.cache,
     }
 

@@ -67,6 +67,7 @@ def budget_table(result: Result) -> Table:
         ("- streamed from flash", -budget.streamed),
         ("KV", budget.kv),
         ("KV read buffer", budget.kv_buffer),
+        ("KV index", budget.kv_index),
         ("states that wait", budget.aux),
         ("staging", budget.staging),
         ("runtime overhead", budget.overhead),

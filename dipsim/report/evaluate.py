@@ -218,6 +218,7 @@ _PREFIXES = {
     "kv_policy": "",
     "kv_budget": "",
     "kv_when": "at ",
+    "kv_fetch": "",
     "kv_quant": "",
     "prune_tokens": "",
     "skip_layers": "",

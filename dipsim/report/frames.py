@@ -23,7 +23,7 @@ def records(result: Result, which: str) -> Mapping[str, Any] | Iterator[dict[str
 
 
 def _of_tokens(result: Result) -> dict[str, Any]:
-    columns, tokens = result.per_token, result.run.tokens
+    columns, tokens = result.per_token, result.run.trace.rows
     rows = columns.pop("token")
     return {
         "token": rows + result.run.trace.first,

@@ -44,11 +44,14 @@ def _entries(kind: Kind, *rows: tuple[str, ...]) -> tuple[Entry, ...]:
 
 WORDS = _entries(
     "word",
+    ("sweep", "a grid of runs that a file states (docs/sweeps.md); a store keeps what is done"),
+    ("cell", "a run of a grid: a value of each axis, and its figures", "cells"),
     ("profile", "a device: DRAM, flash, backends, energy; a source for every number"),
     ("backend", "an engine of a device that computes, e.g. cpu"),
     ("model", "the geometry of a network and how its weights are stored; turns units into bytes"),
     ("trace", "what a model did, token by token: scores or active sets of signals"),
     ("token", "a step of the model: prefill for the prompt, decode for the answer"),
+    ("step", "what is decoded at once: one token, or several (--batch, --speculate)", "steps"),
     ("layer", "a block of the network; each has caches of its own", "layers"),
     ("signal", "a vector for each layer and token that drives a group: mlp_input, glu, expert",
      "signals"),
@@ -106,8 +109,18 @@ FIGURES = _entries(
     ("unmeasured", "a method that no phone was measured with; tokens that are not measured"),
     ("request sizes", "whether all reads lie inside the measured points of flash",
      "request_sizes"),
-    ("latency", "milliseconds a token takes: the mean, and percentiles over the tokens",
+    ("latency", "milliseconds a token, or step of several, takes: the mean, and percentiles",
      "latency mean / p50 / p95 / p99", "latency_ms", "mean", "p50", "p95", "p99"),
+    ("batch", "sequences that are decoded side by side"),
+    ("drafts", "tokens that another model drafts; a step verifies them and one more", "draft"),
+    ("acceptance", "probability that a draft is accepted, if those before it are", "accept"),
+    ("tokens per step", "tokens that a step gives: in the mean by chance, and as drawn",
+     "tokens_per_step", "tokens_per_step_drawn"),
+    ("union", "share of the units' bytes that the tokens of a step need together; and one alone",
+     "union_share", "token_share"),
+    ("drafting", "time of the drafts of a step; cost is that of one, in tokens decoded alone",
+     "draft_ms", "cost"),
+    ("seed", "what draws begin with; the same seed draws the same"),
     ("baselines", "what the same memory could do otherwise, on the same tokens and device"),
     ("dense", "the whole model in as much DRAM: what fits stays, the rest is read in order"),
     ("no cache", "experts without a cache: every one that a token needs is read", "no_cache"),
@@ -154,6 +167,8 @@ FIGURES = _entries(
      "- streamed from flash", "streamed_static"),
     ("KV", "keys and values of the context", "kv"),
     ("KV read buffer", "room for keys and values that come from flash, of two layers", "kv_buffer"),
+    ("KV index", "what blocks of keys and values are chosen by: a centroid each, or all keys "
+     "(--kv-fetch)", "kv_index"),
     ("states that wait", "hidden states of tokens that later layers left out and may take back",
      "aux"),
     ("pruned tokens", "what is left of the tokens that layers compute (--prune-tokens)",
@@ -215,6 +230,12 @@ MARKS = _entries(
     ("held-out", "cache or order were fitted to some tokens, and only the rest is measured"),
     ("part", "some layers only (--layers): rates and bytes are theirs"),
     ("approximate-model", "the model's geometry leaves out what its entry approximate says"),
+    (
+        "stand-ins",
+        "tokens that follow in the trace stand for those of other sequences, or for rejected "
+        "drafts",
+    ),
+    ("free-drafts", "the time of the model that drafts is not counted: --speculate cost="),
     ("no-model", "nothing says which model; attention, KV and lm_head are not counted"),
 )
 GLOSSARY = (*WORDS, *FIGURES, *MARKS)

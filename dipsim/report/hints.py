@@ -8,6 +8,9 @@ from dipsim.units import BYTES, show_gain, show_number
 INPUT_ENERGY = 0.997
 """Share of plain top-k's energy below which cache-aware masking hurts at the input stage."""
 
+_ROUNDING = 1e-9
+"""Share by which two sums of the same bytes may differ."""
+
 LEAST_ENERGY = 0.5
 """Share of the energy of the scores below which no method of the papers goes."""
 
@@ -101,15 +104,19 @@ def _unread_kv(result: Result) -> list[str]:
     that of the budget, of fewer."""
     run = result.run
     deepest, context = int(run.tokens.position.max()), run.settings.context
-    if run.model is None or run.kv is not None or run.kv_read != "grows":
+    if run.model is None or run.kv_read != "grows":
         return []
-    read = float(run.model.kv_bytes(deepest, run.settings.kv_bits))
-    if read > run.budget.kv:
+    if run.kv is None:
+        held = float(run.model.kv_bytes(deepest, run.settings.kv_bits))
+    else:
+        held = float(run.kv.held_bytes(run.sets.source, run.tokens.position).max())
+    read = held * run.beside.sequences
+    if read > run.budget.kv * (1 + _ROUNDING):
         return [
             f"tokens read up to {BYTES.show(read)} of KV, the budget holds "
             f"{BYTES.show(run.budget.kv)}: --context {deepest + 1} holds all of it"
         ]
-    if context is None or context <= deepest + 2:
+    if context is None or context <= deepest + 2 or run.kv is not None:
         return []
     depth = (run.settings.depth or 0) + context - 1 - deepest
     return [

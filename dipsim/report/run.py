@@ -17,6 +17,7 @@ from dipsim.report import attribution as attribution_report
 from dipsim.report.details import figure_rows, perplexity, sections
 from dipsim.report.details import legend as legend_of
 from dipsim.report.files import write_rows
+from dipsim.report.frames import records
 from dipsim.report.hints import hint
 from dipsim.report.pictures import COLOURS, Sheet, picture, set_heading, short, trace_name
 from dipsim.report.summary import beside_rows, between
@@ -86,8 +87,13 @@ def to_dict(
     standing: Standing,
     bounds: Bounds | None = None,
     attribution: Attribution | None = None,
+    layers: bool = False,
 ) -> dict[str, Any]:
-    """Return the object that ``run --json`` prints; for arguments see `render`."""
+    """Return the object that ``run --json`` prints; for arguments see `render`.
+
+    Args:
+        layers: add the figures of every layer and group, as ``--details`` does.
+    """
     verdict = standing.verdict
     keys = {
         **result.to_dict(),
@@ -98,6 +104,8 @@ def to_dict(
         keys["perplexity"] = bounds._asdict()
     if attribution is not None:
         keys["attribution"] = attribution.to_dict()
+    if layers:
+        keys["per_layer"] = list(records(result, "layers"))
     return keys
 
 
@@ -169,7 +177,8 @@ def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list
     if result.timing.thermal is not None:
         rows.append(("hot device", f"{show_number(result.timing.thermal[1])} tok/s"))
     mean, _, p95, p99 = map(show_number, result.latency_ms.values())
-    rows += [("latency", f"{mean} ms a token, p95 {p95} ms, p99 {p99} ms")]
+    each = "token" if result.step is None else "step"
+    rows += [("latency", f"{mean} ms a {each}, p95 {p95} ms, p99 {p99} ms")]
     rows += _beside(result, standing)
     useful = BYTES.show(result.flash_useful_bytes_per_token)
     rows += [
@@ -196,7 +205,7 @@ def _budget(result: Result) -> str:
     parts = {
         "static": budget.static.total - budget.streamed,
         "KV": budget.kv,
-        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_buffer + budget.aux,
+        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_in_all - budget.kv,
     }
     before = "".join(f"{BYTES.show(size)} {name}, " for name, size in parts.items() if size > 0)
     text = f"{before}{BYTES.show(budget.cache)} cache, {budget.fraction:.0%} of units"
@@ -256,7 +265,7 @@ def write_csv(result: Result, path: Path) -> None:
         path,
         (
             {**axes, **{name: values[i].item() for name, values in columns.items()}}
-            for i in range(result.tokens)
+            for i in range(len(columns["token"]))
         ),
     )
 
@@ -295,7 +304,8 @@ def plot(result: Result, sheet: Sheet) -> Any:
         if size > 1:
             slowest = np.maximum.reduceat(per_second * result.timing.times.latency, edges[:-1])
             axes.stairs(slowest, edges, baseline=None, color="k", linewidth=0.8, label="slowest")
-        across = "measured token" if size == 1 else f"measured token (bars: means of {size})"
+        each = "measured token" if result.step is None else "measured step"
+        across = each if size == 1 else f"{each} (bars: means of {size})"
         axes.set(xlabel=across, ylabel=f"latency ({unit})", xlim=(0, tokens))
         axes.set_ylim(0, 1.05 * per_second * longest or 1)
         axes.xaxis.get_major_locator().set_params(integer=True)

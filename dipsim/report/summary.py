@@ -46,7 +46,8 @@ def _rates(result: Result) -> Rows:
         cold, hot = timing.thermal
         lines.append(("rate, cold / hot device", f"{show_number(cold)} / {show_number(hot)} tok/s"))
     each = " / ".join(show_number(latency[key]) for key in _LATENCIES)
-    return [*lines, ("latency mean / p50 / p95 / p99", f"{each} ms")]
+    of = "" if result.step is None else " a step"
+    return [*lines, ("latency mean / p50 / p95 / p99", f"{each} ms{of}")]
 
 
 def _counts(result: Result) -> Rows:
@@ -81,24 +82,32 @@ def _counts(result: Result) -> Rows:
 
 
 def beside_rows(result: Result) -> Rows:
-    """Return what becomes of keys and values, of tokens and of layers, a line each that a run has
-    something special of."""
+    """Return what becomes of keys and values, of tokens and of layers, and what a decode step
+    takes, a line each that a run has something special of."""
     kv = result.kv
-    left = _left_out(result)
+    others = [*_left_out(result), *_step(result)]
     if kv is None:
-        return left
+        return others
     held = show_number(kv["positions"], 4)
-    parts = [f"{kv['policy']}, {held} positions a layer in {kv['format']}"]
+    parts = [f"{kv['fetch'] or kv['policy']}, {held} positions a layer in {kv['format']}"]
     parts.append(f"{BYTES.show(kv['read_bytes_per_token'])} read a token")
     if kv["mass_kept"] is not None:
         parts.append(f"{kv['mass_kept']:.1%} of the attention kept")
+    eviction = None if result.run.kv is None else result.run.kv.eviction
+    if eviction is not None and eviction.rule.beyond_vectors is not None:
+        parts.append(
+            f"what it loses needs the model (dipsim eval): no trace holds "
+            f"{eviction.rule.beyond_vectors}"
+        )
+    if kv["block_hit_rate"] is not None:
+        parts.append(f"{kv['block_hit_rate']:.1%} of the blocks in DRAM")
     if kv["flash_bytes_per_token"]:
         parts.append(f"{BYTES.show(kv['flash_bytes_per_token'])} of it from flash")
         wears = BYTES.show(kv["flash_write_bytes_per_million_tokens"])
         parts.append(f"{wears} written to flash in a million tokens")
     if kv["recomputed"]:
         parts.append(f"{show_number(kv['recomputed'], 3)} positions computed again")
-    return [("KV", ", ".join(parts)), *left]
+    return [("KV", ", ".join(parts)), *others]
 
 
 def _left_out(result: Result) -> Rows:
@@ -116,6 +125,26 @@ def _left_out(result: Result) -> Rows:
     return rows
 
 
+def _step(result: Result) -> Rows:
+    """Return what a decode step of several tokens takes and gives, in a line."""
+    step = result.step
+    if step is None:
+        return []
+    needed = f"{step['union_share']:.1%} of the unit bytes (one: {step['token_share']:.1%})"
+    if step["batch"] is not None:
+        return [("step", f"a token of {step['batch']} sequences each, {needed}")]
+    chance, drawn = (
+        show_number(step[name], 3) for name in ("tokens_per_step", "tokens_per_step_drawn")
+    )
+    drafting = (
+        f"drafting {show_number(step['draft_ms'], 3)} ms"
+        if step["draft_ms"]
+        else "drafting is not counted"
+    )
+    given = f"{drawn} tokens given ({chance} by chance)"
+    return [("step", f"{step['draft']} drafts, {given}, {needed}, {drafting}")]
+
+
 def _times(result: Result) -> Rows:
     """Return the prompt, the start, energy, and what was measured."""
     lines, prefill, ttft = [], result.timing.prefill, result.timing.ttft
@@ -129,5 +158,6 @@ def _times(result: Result) -> Rows:
     if result.timing.energy is not None:
         low, high = (1e3 * joules for joules in result.timing.energy)
         lines.append(("energy per token", f"{show_number(low, 3)} to {show_number(high, 3)} mJ"))
-    measured = f"{result.tokens} tokens, {result.method}, {result.policy}"
+    steps = "" if result.step is None else f" in {result.step['steps']} steps"
+    measured = f"{result.tokens} tokens{steps}, {result.method}, {result.policy}"
     return [*lines, ("measured", measured)]

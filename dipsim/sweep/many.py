@@ -32,6 +32,7 @@ def many(
     before: Callable[[Run], Sequence[Contender] | None] = lambda _: None,
     tolerated: tuple[type[DipsimError], ...] = (),
     keep: bool = False,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Cell]:
     """Run every point; runs share the choice of sets, and replays where no replay tells them apart.
@@ -45,6 +46,7 @@ def many(
             time of theirs.
         tolerated: errors that make a cell without figures; all others are raised.
         keep: hand on the results.
+        threads: caches replayed at a time; changes no figure.
         progress: called with (runs done, runs).
 
     Returns:
@@ -75,7 +77,7 @@ def many(
             fail(number, problem)
         else:
             runs[number] = run
-    for number, traffic, others in replay_runs(runs, beside, tolerated, progress):
+    for number, traffic, others in replay_runs(runs, beside, tolerated, progress, threads):
         try:
             if isinstance(traffic, DipsimError):
                 raise traffic

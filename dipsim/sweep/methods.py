@@ -1,7 +1,6 @@
 """Several methods side by side: each takes the options that are for it, all measure the same."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError, PolicyError
@@ -9,7 +8,6 @@ from dipsim.methods import PruningMethod, kind_of
 from dipsim.methods.thresholds import most_rows
 from dipsim.option import flag
 from dipsim.settings import TAKES
-from dipsim.sweep.point import Point
 from dipsim.trace import DECODE, Trace
 
 IMPOSSIBLE = (MethodError, ModelError, BudgetError, PolicyError)
@@ -50,40 +48,39 @@ def options_of(
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def check_used(options: Mapping[str, Any], points: Sequence[Point], runner: str) -> None:
+def check_used(options: Collection[str], runs: Sequence[Mapping[str, Any]], runner: str) -> None:
     """Refuse an option that no run uses.
 
     Args:
-        options: those that hold for all runs of methods that take them.
-        points: the runs.
+        options: names of those that hold for all runs of methods that take them.
+        runs: the options of each.
         runner: who makes them, for the error.
 
     Raises:
         DipsimError: in one line.
     """
-    methods = {kind_of(point.options["method"]) for point in points}
-    for name in TAKES.keys() & options.keys():
+    methods = {kind_of(run["method"]) for run in runs}
+    for name in TAKES.keys() & set(options):
         if not methods & set(TAKES[name]):
             raise DipsimError(
                 f"{flag(name)} is for {', '.join(TAKES[name])}, none of which {runner} "
                 "runs here: drop it"
             )
-    calibrated = any("calibrate_tokens" in point.options for point in points)
+    calibrated = any("calibrate_tokens" in run for run in runs)
     if "calibrate_tokens" in options and not calibrated:
         raise DipsimError(
             f"--calibrate-tokens: {runner} runs nothing with thresholds here: drop it"
         )
 
 
-def calibrated_tokens(part: Trace, point: Point) -> int:
-    """Return the decode tokens up to the last one that thresholds are calibrated on."""
-    rows = point.options.get("calibrate_tokens")
+def calibrated_tokens(part: Trace, options: Mapping[str, Any]) -> int:
+    """Return the decode tokens up to the last one that a run's thresholds are calibrated on."""
+    rows = options.get("calibrate_tokens")
     if rows is None:
         return 0
     return int((part.phase[: part.calibration_rows(rows)[1]] == DECODE).sum())
 
 
-def warmed_up(point: Point, tokens: int) -> Point:
-    """Return the point with a warm-up of at least so many decode tokens."""
-    warmup = max(tokens, point.options.get("warmup", 0))
-    return replace(point, options={**point.options, "warmup": warmup})
+def warmed_up(options: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Return the options of a run with a warm-up of at least so many decode tokens."""
+    return {**options, "warmup": max(tokens, options.get("warmup", 0))}

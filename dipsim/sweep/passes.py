@@ -1,7 +1,8 @@
 """Passes over a trace: runs that use the same sets are replayed together, in as few as fit.
 
 A pass reads the trace and chooses the active sets once, for all policies, admissions and capacities
-of its runs. Runs that differ in what no replay sees, such as the speed of DRAM, share their counts.
+of its runs. Runs that differ in what no replay sees, such as the speed of DRAM, share their counts;
+those that differ in their flash alone share their misses, which each device prices.
 """
 
 import math
@@ -13,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import DipsimError, PolicyError
+from dipsim.hardware import Flash
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.contender import Capacity, CapacityByRow, Contender
+from dipsim.replay.price import repriced
 from dipsim.replay.replay import Progress, form_of, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run, behind_page_cache
-from dipsim.sweep.vary import faster
 
 PASS_BYTES = 2**29
 """Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
@@ -48,17 +50,17 @@ class _Entry(NamedTuple):
     """A contender with one capacity."""
 
     seen: Any
-    """All that a replay sees of it but the capacity."""
+    """All that its caches see but the capacity."""
     size: bytes
     """The capacity."""
+    flash: Any
+    """What prices its misses; None where nothing does."""
     contender: Contender
-    bandwidth: float | None
-    """The flash's, where it reads any size alike, so that times by one scale to another."""
 
     @property
-    def key(self) -> tuple[Any, bytes]:
+    def key(self) -> tuple[Any, bytes, Any]:
         """Equal for entries with the same counts."""
-        return self.seen, self.size
+        return self.seen, self.size, self.flash
 
 
 class _Entrants(NamedTuple):
@@ -69,8 +71,8 @@ class _Entrants(NamedTuple):
     entries: list[_Entry]
 
 
-Counts = Mapping[Any, tuple[Traffic, float | None]]
-"""Traffic of an entry, and the bandwidth that timed it, by the entry's key."""
+Counts = Mapping[Any, Traffic]
+"""Traffic of an entry, by the entry's key."""
 
 
 def replay_runs(
@@ -78,6 +80,7 @@ def replay_runs(
     beside: Mapping[int, Sequence[Contender]] | None = None,
     tolerated: tuple[type[DipsimError], ...] = (),
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> Iterator[Outcome]:
     """Yield what runs count, in as few passes over their traces as memory allows.
 
@@ -87,6 +90,7 @@ def replay_runs(
             the run's own, or nothing: costs, guesses and uses are those of `Run.contender` or None.
         tolerated: errors that are the outcome of their run; all others are raised.
         progress: called with (runs done, runs).
+        threads: caches replayed at a time; changes no count.
 
     Raises:
         DipsimError: as `replay`.
@@ -102,14 +106,14 @@ def replay_runs(
                 plain_of, plain = _plain_key(chunk[0].run), None
             tell = None if progress is None else _share(progress, done, len(chunk), len(runs))
             try:
-                counts = _replay(chunk, held or chunk[0].run.sets, plain, tell)
+                counts = _replay(chunk, held or chunk[0].run.sets, plain, tell, threads)
             except tolerated as problem:
                 if len(chunk) > 1:  # it is one run's: each is replayed alone
                     chunks[:0] = [[work] for work in chunk]
                     continue
                 yield Outcome(chunk[0].number, problem, ())
             else:
-                plain = next(iter(counts.values()))[0].plain
+                plain = next(iter(counts.values())).plain
                 yield from (_outcome(work, counts) for work in chunk)
                 counts = {}  # or they would stay until the next pass is over
             done += len(chunk)
@@ -121,9 +125,9 @@ def _groups(
     """Return the runs by the sets they use."""
     groups: dict[Any, list[_Entrants]] = {}
     for number, run in runs.items():
-        seen, bandwidth = _seen(run), run.flash.flash.bandwidth
+        seen, flash = _seen(run), run.flash.flash
         entries = [
-            _entry(replace(contender, capacities=[capacity]), seen, bandwidth)
+            _entry(replace(contender, capacities=[capacity]), seen, flash)
             for contender in (run.contender(), *beside.get(number, ()))
             for capacity in contender.capacities
         ]
@@ -136,7 +140,8 @@ def _sets_key(run: Run) -> Any:
     trace, settings = run.trace, run.settings
     part = trace.hash, trace.first, trace.tokens, trace.first_layer, trace.layers
     how = run.sets.prefill, settings.reset, settings.skip_layers
-    return part, settings.cluster, run.method, how
+    steps = None if run.steps is None else (settings.batch, settings.speculate)
+    return part, settings.cluster, run.method, how, steps
 
 
 def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
@@ -167,12 +172,10 @@ def _plain_key(run: Run) -> Any:
 
 
 def _seen(run: Run) -> Any:
-    """Return what a replay sees of a run, but for its sets, its policy and its capacity."""
-    settings, flash = run.settings, run.flash.flash
-    if flash.bandwidth is not None:
-        flash = flash.model_copy(update={"bandwidth": 1.0})
+    """Return what the caches of a run see, but for its sets, its policy and its capacity."""
+    settings = run.settings
     learned = settings.order_from, settings.static_from, settings.prefetch
-    return _sizes_key(run), settings.layout, settings.io, learned, flash
+    return _sizes_key(run), settings.layout, settings.io, learned
 
 
 def _sizes_key(run: Run) -> Any:
@@ -180,14 +183,16 @@ def _sizes_key(run: Run) -> Any:
     return run.unit_bytes.tobytes(), run.placement.strides().tobytes()
 
 
-def _entry(contender: Contender, seen: Any, bandwidth: float | None) -> _Entry:
+def _entry(contender: Contender, seen: Any, flash: Flash) -> _Entry:
     settings, measured = contender.settings, contender.measured.tobytes()
     rules = settings.admission, settings.access, settings.scope, settings.seed, settings.compat
     tables = contender.costs, contender.guesses, contender.profile_uses
     has = tuple(table is not None for table in tables)
-    what = contender.policy.label, rules, contender.warmup, measured, contender.keep_missed
-    seen = what, has, seen
-    return _Entry(seen, _size(contender.capacities[0]), contender, bandwidth)
+    what = contender.policy, rules, contender.warmup, measured, contender.keep_missed
+    priced = None if contender.costs is None else flash
+    if contender.guesses is not None:  # what is read ahead is priced in the replay
+        seen = seen, priced
+    return _Entry((what, has, seen), _size(contender.capacities[0]), priced, contender)
 
 
 def _size(capacity: Capacity) -> bytes:
@@ -201,8 +206,9 @@ def _chunks(group: Sequence[_Entrants]) -> list[list[_Entrants]]:
     chunks: list[list[_Entrants]] = [[]]
     known: set[Any] = set()
     total = 0
+    several = len({entry.flash for work in group for entry in work.entries} - {None}) > 1
     for work in group:
-        sizes = {entry.key: _bytes(work.run, entry.contender) for entry in work.entries}
+        sizes = {entry.key: _bytes(work.run, entry.contender, several) for entry in work.entries}
         total += sum(size for key, size in sizes.items() if key not in known)
         if total > PASS_BYTES and chunks[-1]:
             chunks.append([])
@@ -212,15 +218,19 @@ def _chunks(group: Sequence[_Entrants]) -> list[list[_Entrants]]:
     return chunks
 
 
-def _bytes(run: Run, contender: Contender) -> int:
-    """Return roughly what the counts and the caches of a contender take."""
+def _bytes(run: Run, contender: Contender, several: bool = False) -> int:
+    """Return roughly what the counts and the caches of a contender take.
+
+    Args:
+        several: there are several flashes, so that what is missed may be kept for all to price.
+    """
     counts = _PER_COUNT + _PER_COUNT_AHEAD * (contender.guesses is not None)
     units = sum(group.units for group in run.method.groups)
     per_unit = _PER_UNIT + _PER_UNIT_AWARE * run.method.cache_aware + 2 * _state_bytes(contender)
     if run.method.cache_aware and run.method.custom is not None:
         per_unit += _PER_UNIT_CUSTOM
-    size = run.trace.tokens * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
-    return size + (run.sets.packed_bytes if contender.keep_missed else 0)
+    size = len(run.tokens) * run.unit_bytes.size * counts + run.trace.layers * units * per_unit
+    return size + (run.sets.packed_bytes if contender.keep_missed or several else 0)
 
 
 def _state_bytes(contender: Contender) -> int:
@@ -239,7 +249,8 @@ def _held(run: Run) -> ActiveSets | None:
     """Return the sets of a run in memory; None where they depend on the cache or are too large."""
     if run.method.cache_aware or run.sets.packed_bytes > SETS_BYTES:
         return None
-    return ActiveSets(run.trace, run.method, run.settings, run.sets.runs).hold()
+    sets = run.sets
+    return ActiveSets(sets.trace, sets.method, sets.settings, sets.runs, sets.steps).hold()
 
 
 def _replay(
@@ -247,51 +258,60 @@ def _replay(
     sets: ActiveSets,
     plain: NDArray[np.float32] | None,
     progress: Progress | None,
+    threads: int | None,
 ) -> Counts:
     """Replay runs in one pass.
 
     Args:
         plain: `Traffic.plain`, where it is known; otherwise the pass works it out.
     """
-    alike: dict[Any, dict[bytes, _Entry]] = {}
-    for work in chunk:
-        for entry in work.entries:
-            alike.setdefault(entry.seen, {}).setdefault(entry.size, entry)
+    alike: dict[Any, list[_Entry]] = {}
+    for entry in {entry.key: entry for work in chunk for entry in work.entries}.values():
+        alike.setdefault(entry.seen, []).append(entry)
     contenders = []
-    for sizes in alike.values():
-        entries = list(sizes.values())
-        capacities = [entry.contender.capacities[0] for entry in entries]
-        contenders.append(replace(entries[0].contender, capacities=capacities))
-    every = replay_policies(sets, contenders, plain=plain is None, progress=progress)
+    for entries in alike.values():
+        first, sizes = entries[0], {entry.size: entry for entry in entries}
+        several = any(entry.flash != first.flash for entry in entries)
+        contenders.append(
+            replace(
+                first.contender,
+                capacities=[entry.contender.capacities[0] for entry in sizes.values()],
+                keep_missed=first.contender.keep_missed or several,
+            )
+        )
+    every = replay_policies(
+        sets, contenders, plain=plain is None, threads=threads, progress=progress
+    )
     counts = {}
-    for sizes, traffics in zip(alike.values(), every, strict=True):
+    for entries, traffics in zip(alike.values(), every, strict=True):
         assert traffics is not None, "no contender is optional"
-        bandwidth = next(iter(sizes.values())).bandwidth  # the contender's costs are the first's
-        for entry, traffic in zip(sizes.values(), traffics, strict=True):
-            if plain is not None:
-                traffic = replace(traffic, plain=plain)
-            counts[entry.key] = traffic, bandwidth
+        by_size = dict(zip(dict.fromkeys(entry.size for entry in entries), traffics, strict=True))
+        for entry in entries:
+            traffic = _priced(by_size[entry.size], entry, entries[0])
+            counts[entry.key] = traffic if plain is None else replace(traffic, plain=plain)
     return counts
+
+
+def _priced(traffic: Traffic, entry: _Entry, first: _Entry) -> Traffic:
+    """Return the counts of an entry, of which the replay priced those of the first one's flash."""
+    if entry.flash != first.flash:
+        assert entry.contender.costs is not None, "a flash that prices"
+        traffic = repriced(traffic, entry.contender.costs)
+    return traffic if entry.contender.keep_missed else replace(traffic, missed=None)
 
 
 def _outcome(work: _Entrants, counts: Counts) -> Outcome:
     """Return what the replay of its chunk says of a run."""
-    own, *beside = (_counted(work.run, entry, counts) for entry in work.entries)
+    own, *beside = (behind_page_cache(work.run, counts[entry.key]) for entry in work.entries)
     return Outcome(work.number, own, tuple(beside))
-
-
-def _counted(run: Run, entry: _Entry, counts: Counts) -> Traffic:
-    """Return the traffic of an entry with the times of its run's flash and page cache."""
-    traffic, bandwidth = counts[entry.key]
-    if bandwidth is not None and entry.bandwidth is not None and entry.bandwidth != bandwidth:
-        traffic = faster(traffic, entry.bandwidth / bandwidth)
-    return behind_page_cache(run, traffic)
 
 
 def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:
     """Return a progress over the tokens of a pass that counts as one over all runs.
 
     Args:
-        done: runs before the pass; runs: those of the pass; total: all of them.
+        done: runs before the pass.
+        runs: those of the pass.
+        total: all of them.
     """
     return lambda token, tokens: progress(done + runs * token // max(tokens, 1), total)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from dipsim.errors import brief
@@ -172,9 +172,9 @@ def run_study(
             their cells say why.
     """
     points = [point for ask in asks for point in study.points(ask)]
-    check_used(asks[0].options, points, f"study {study.name}")
+    check_used(asks[0].options, [point.options for point in points], f"study {study.name}")
     part = asks[0].part
-    until = max((calibrated_tokens(part, point) for point in points), default=0)
+    until = max((calibrated_tokens(part, point.options) for point in points), default=0)
     if until:  # all runs measure the same tokens
-        points = [warmed_up(point, until) for point in points]
+        points = [replace(each, options=warmed_up(each.options, until)) for each in points]
     return many(points, read=study.read, tolerated=IMPOSSIBLE, progress=progress), until

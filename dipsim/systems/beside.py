@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dipsim.systems.layers import SkippedLayers
     from dipsim.systems.tokens import PrunedTokens
     from dipsim.tokens import Pruned
+    from dipsim.trace.steps import DecodeSteps
 
 
 class Beside(NamedTuple):
@@ -24,6 +25,12 @@ class Beside(NamedTuple):
     kv: "KvCache | None" = None
     tokens: "PrunedTokens | None" = None
     layers: "SkippedLayers | None" = None
+    steps: "DecodeSteps | None" = None
+
+    @property
+    def sequences(self) -> int:
+        """Sequences whose keys and values are held at once."""
+        return 1 if self.steps is None else self.steps.sequences
 
     @property
     def layer_runs(self) -> NDArray[np.bool_] | None:
@@ -70,13 +77,15 @@ def plan_beside(
     Raises:
         DipsimError: options that no such system can have, in one line.
     """
-    if all(getattr(settings, name) is None for name in concerning("beside")):
+    if all(getattr(settings, name) is None for name in concerning("beside", "steps")):
         return NOTHING
     from dipsim.systems.kv import plan_kv
     from dipsim.systems.layers import plan_layers
+    from dipsim.systems.steps import plan_steps
     from dipsim.systems.tokens import plan_tokens
 
     tokens = plan_tokens(trace, model, settings, decided.work)
     layers = plan_layers(trace, model, settings, decided.modes)
-    kv = plan_kv(trace, model, settings, context, speeds, tokens, layers)
-    return Beside(kv, tokens, layers)
+    running = decided.modes is not None
+    kv = plan_kv(trace, model, settings, context, speeds, tokens, layers, running)
+    return Beside(kv, tokens, layers, plan_steps(trace, settings))

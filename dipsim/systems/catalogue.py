@@ -36,6 +36,11 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System("--kv-dram 50%", "the oldest positions lie in flash", "FlexGen, arXiv 2303.06865"),
     System(
+        "--kv-fetch top=64:block=16",
+        "a token reads the best blocks of positions only, of which some come from flash",
+        "in the manner of Quest, arXiv 2406.10774, and DynaKV",
+    ),
+    System(
         "--kv-recompute auto",
         "part of what lies in flash is computed again while the rest is read",
         "KVPR, arXiv 2411.17089",
@@ -48,5 +53,13 @@ SYSTEMS: tuple[System, ...] = (
     System("--prune-tokens static", "prompt tokens leave for good", "a baseline of LazyLLM"),
     System("--prune-tokens random", "prompt tokens leave by chance", "a baseline of LazyLLM"),
     *_layers(),
+    System(
+        "--batch 4", "sequences are decoded side by side and read each weight once", "a baseline"
+    ),
+    System(
+        "--speculate draft=4,accept=.8",
+        "drafts are verified in one step, which reads each weight once",
+        "Leviathan et al., arXiv 2211.17192",
+    ),
 )
 """Systems, in the order in which they are listed."""

@@ -3,6 +3,7 @@ sequence, as their prompts differ."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,15 @@ from dipsim.errors import BudgetError, ModelError, brief
 from dipsim.kv.bits import KvFormat, parse_format, plain
 from dipsim.kv.eviction import Eviction, plan_eviction
 from dipsim.kv.plan import KvPlan, KvStep
+from dipsim.kv.retrieval import parse_fetch
+from dipsim.kv.retrieval_plan import RetrievalPlan
 from dipsim.kv.rules import load_rule
 from dipsim.kv.share import mean_budget
 from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.settings import Settings
+from dipsim.systems.blocks import MissedBlocks, check_fetch, miss_blocks
 from dipsim.systems.layers import SkippedLayers
 from dipsim.systems.speeds import Speeds
 from dipsim.systems.tokens import PrunedTokens
@@ -25,6 +29,7 @@ from dipsim.units import BYTES, parse_share
 
 ALL_IN_DRAM = ("100%", "all")
 """Texts of ``--kv-dram`` that leave nothing to flash."""
+Plan = TypeVar("Plan", bound=KvPlan)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,23 @@ class KvCache:
     """Most bytes of keys and values there are in DRAM, where tokens are left out."""
     written: NDArray[np.int64] | None = None
     """[tokens, layers] positions that a token writes; None for one."""
+    missing: NDArray[np.int64] | None = None
+    """[tokens, layers] positions, up to a token's own, that a layer lacks; None for none."""
     asked: str | None = None
     """The budget as it was asked for."""
+    missed: MissedBlocks | None = None
+    """Blocks that tokens read from flash, where they read the best blocks only; None where no block
+    lies there alone."""
 
     @property
     def plan(self) -> KvPlan:
         """The plan of the longest prompt."""
         return self.plans[-1]
+
+    @property
+    def fetching(self) -> RetrievalPlan | None:
+        """The plan where tokens read the best blocks only; None where they read all positions."""
+        return self.plan if isinstance(self.plan, RetrievalPlan) else None
 
     @property
     def format(self) -> KvFormat:
@@ -68,10 +83,18 @@ class KvCache:
     @cached_property
     def dram_bytes(self) -> float:
         """Most bytes of DRAM that keys and values take: at the context, or while a prompt runs."""
-        return min(max(self._most(plan) for plan in self.plans), self.most_bytes)
+        most = max(self._most(number, plan) for number, plan in enumerate(self.plans))
+        return min(most, self.most_bytes)
 
-    def _most(self, plan: KvPlan) -> float:
-        grown = plan.most_dram_bytes(self.context)
+    def _most(self, number: int, plan: KvPlan) -> float:
+        if self.missing is None:
+            grown = plan.most_dram_bytes(self.context)
+        else:
+            ends = np.flatnonzero(np.append(self.tokens.begins_sequence()[1:], True))
+            ends = ends[self.of_row[ends] == number]
+            lengths = np.maximum(self.tokens.position[ends] + 1, self.context)
+            present = lengths[:, None] - self.missing[ends]
+            grown = max(plan.most_dram_bytes(self.context, each) for each in present)
         prompt = min(plan.prompt, self.context)
         return max(grown, plan.prefill_peak_bytes(prompt)) if self._cuts(plan) else grown
 
@@ -84,16 +107,46 @@ class KvCache:
         """Bytes that two layers' reads from flash go through."""
         return max(float(plan.buffer_bytes(self.context)[0]) for plan in self.plans)
 
-    def held_bytes(self, before: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the bytes of DRAM that hold keys and values at each row, float64[tokens].
+    @property
+    def clairvoyant(self) -> bool:
+        """True if blocks stay in DRAM by what later tokens will read."""
+        return self.missed is not None and self.missed.clairvoyant
+
+    @property
+    def index_bytes(self) -> float:
+        """Bytes of DRAM of what blocks are chosen by."""
+        return 0.0 if self.fetching is None else self.fetching.index_bytes(self.context)
+
+    def block_figures(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the blocks that a token of these rows reads beside the newest, a layer and choice,
+        and the share of them that is in DRAM; None where it reads all positions, or no block."""
+        plan = self.fetching
+        if plan is None:
+            return {"fetch": None, "blocks": None, "block_hit_rate": None}
+        chosen = plan.chosen(self.tokens.position[rows])
+        total = int(chosen.sum()) * plan.model.layers * plan.sets
+        misses = 0 if self.missed is None else int(self.missed.counts(rows).sum())
+        return {
+            "fetch": str(plan.retrieval),
+            "blocks": float(chosen.mean()),
+            "block_hit_rate": 1 - misses / total if total else None,
+        }
+
+    def held_bytes(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bytes of DRAM that hold keys and values of a sequence, float64[rows].
 
         Args:
-            before: int64[tokens], tokens of the row's sequence that are held or were evicted.
+            rows: int64[rows], rows of the trace.
+            before: int64[rows], tokens of each row's sequence that are held or were evicted.
         """
-        held = np.empty(len(before))
+        held, present = np.empty(len(before)), None
+        if self.missing is not None:
+            present = (
+                np.maximum(before, self.tokens.position[rows] + 1)[:, None] - self.missing[rows]
+            )
         for number, plan in enumerate(self.plans):
-            own = self.of_row == number
-            held[own] = plan.dram_bytes(before[own])
+            own = self.of_row[rows] == number
+            held[own] = plan.dram_bytes(before[own], None if present is None else present[own])
             if self._cuts(plan):
                 prompt = own & (before <= plan.prompt)
                 peak = plan.prefill_peak_bytes(min(plan.prompt, self.context))
@@ -104,7 +157,8 @@ class KvCache:
         """Return what tokens move, arrays [rows, layers].
 
         Args:
-            rows: int64[rows], rows of the trace; before: int64[rows], tokens before each.
+            rows: int64[rows], rows of the trace.
+            before: int64[rows], tokens before each.
         """
         plan_of = self.of_row[rows]
         present = None if self.present is None else self.present[rows]
@@ -115,10 +169,16 @@ class KvCache:
             ]
             steps = [KvStep(*picked)]
         (step,) = steps
-        return (
-            step
-            if self.written is None
-            else step._replace(written=step.written * self.written[rows])
+        if self.missed is not None and self.fetching is not None:
+            blocks, plan = self.missed.counts(rows), self.fetching
+            positions: Any = blocks * (plan.retrieval.block / plan.sets)
+            moved: Any = blocks * self.missed.unit_bytes
+            step = step._replace(in_flash=positions, flash_read=moved)
+        if self.written is None:
+            return step
+        written = self.written[rows]  # each pushes one out of what stays in DRAM
+        return step._replace(
+            written=step.written * written, flash_written=step.flash_written * written
         )
 
 
@@ -130,13 +190,16 @@ def plan_kv(
     speeds: Speeds,
     tokens: PrunedTokens | None,
     layers: SkippedLayers | None,
+    running: bool = False,
 ) -> KvCache | None:
     """Work out the KV cache that the settings ask for; None for all positions in DRAM.
 
     Args:
         context: tokens the budget holds KV for.
         speeds: of the device; what is computed again saves reading it.
-        tokens, layers: that are left out.
+        tokens: token pruning, or None.
+        layers: layer skipping, or None.
+        running: whether a model that runs chooses what it reads.
 
     Raises:
         BudgetError: a rule, budget or size that no KV cache can have.
@@ -156,6 +219,16 @@ def plan_kv(
         plain(settings.kv_bits) if settings.kv_quant is None else parse_format(settings.kv_quant)
     )
     evictions = [_eviction(settings, trace, model, context, int(prompt)) for prompt in lengths]
+    retrieval = None if settings.kv_fetch is None else parse_fetch(settings.kv_fetch)
+    if retrieval is not None:
+        check_fetch(retrieval, settings, model, format_, context)
+        fetched = RetrievalPlan(model=model, format=format_, retrieval=retrieval)
+        fetched = _split(fetched, settings, context, speeds)
+        if fetched.resident is not None and (fetched.resident >= fetched.held(context)).all():
+            fetched = replace(fetched, resident=None)
+        missed = None if running else miss_blocks(trace, fetched, settings.seed)
+        everywhere = np.zeros(len(trace.rows), np.int64)
+        return KvCache(trace.rows, (fetched,), everywhere, None, context, missed=missed)
     plans = []
     for prompt, eviction in zip(lengths, evictions, strict=True):
         plan = KvPlan(
@@ -185,12 +258,14 @@ def plan_kv(
         present=np.minimum.reduce(present) if present else None,
         most_bytes=tokens.kv_bytes if tokens is not None and all_in_dram else np.inf,
         written=written,
+        missing=layers.missing if layers is not None and layers.skip_kv == "hole" else None,
         asked=settings.kv_budget,
     )
 
 
 _USUAL: dict[str, tuple[str | None, ...]] = {
     "kv_policy": (None, "full"),
+    "kv_fetch": (None, "all"),
     "kv_quant": (None, "fp16"),
     "kv_dram": (None, *ALL_IN_DRAM),
     "kv_recompute": (None, "none"),
@@ -254,7 +329,7 @@ def _eviction(
     )
 
 
-def _split(plan: KvPlan, settings: Settings, context: int, speeds: Speeds) -> KvPlan:
+def _split(plan: Plan, settings: Settings, context: int, speeds: Speeds) -> Plan:
     """Return the plan with what lies in flash, and what of that is computed again."""
     resident = None
     if settings.kv_dram is not None and settings.kv_dram not in ALL_IN_DRAM:
@@ -275,19 +350,20 @@ def _resident(text: str, plan: KvPlan, context: int) -> NDArray[np.int64]:
     if text == "auto":
         raise BudgetError("--kv-dram auto is of dipsim run: give a share here, e.g. 50%")
     most, newest = plan.held(context)[0], plan.format.newest
+    no_share = f"{brief(text)}: a share of the KV is from 0% to 100%"
     try:
         share = parse_share(text)
         size = None if share is not None else BYTES.parse(text)
     except ValueError as problem:
-        known = "" if "%" in text else ", or a share such as '50%'"
-        raise BudgetError(f"--kv-dram {problem}{known}") from None
+        reason = f"{problem}, or a share such as '50%'" if "%" not in text else no_share
+        raise BudgetError(f"--kv-dram {reason}") from None
     if size is not None:
         position = plan.format.position_bytes(plan.width) * plan.model.layers
         left = np.minimum(int(size / position), most)
         return _at_least(left, newest)
     assert share is not None, "neither a size nor a share was refused"
     if share > 1:
-        raise BudgetError(f"--kv-dram {text}: a share of the KV, from 0% to 100%")
+        raise BudgetError(f"--kv-dram {no_share}")
     left = (share * most + 1e-9).astype(np.int64)
     return _at_least(left, newest)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dipsim.errors import BudgetError, MethodError
 from dipsim.layers import decide
 from dipsim.layers.contract import WHOLE
-from dipsim.layers.cost import SkipKv, parts_of, positions_read
+from dipsim.layers.cost import SkipKv, parts_of, positions_missing, positions_read
 from dipsim.model import Model
 from dipsim.settings import Settings
 from dipsim.trace import Outline, Trace
@@ -28,6 +28,8 @@ class SkippedLayers:
     """Share of its bytes that a layer in partial precision reads."""
     positions: NDArray[np.int64]
     """[tokens, layers] earlier positions whose keys and values a token may read."""
+    missing: NDArray[np.int64]
+    """[tokens, layers] positions, up to a token's own, of which a layer has no keys and values."""
 
     @property
     def mlp_share(self) -> NDArray[np.float64] | None:
@@ -112,6 +114,7 @@ def plan_layers(
         skip_kv=skip_kv,
         partial=_partial(model, settings.partial_bits) if in_part else 1.0,
         positions=np.maximum(positions_read(modes, trace.rows, skip_kv) - 1, 0),
+        missing=positions_missing(modes, trace.rows, skip_kv),
     )
 
 

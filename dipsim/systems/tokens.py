@@ -173,8 +173,12 @@ def _work(
     part = trace.window(of.start, of.start + of.tokens) if isinstance(trace, Trace) else None
     if pruning.for_good or steps == 1:
         return _counted(pruning, model, of.prompt, steps)
-    assert part is not None or not names, "an outline holds no arrays"
-    if part is not None and {"query", "key"} <= set(names):
+    if part is None:
+        raise MethodError(
+            f"--prune-tokens {settings.prune_tokens}: which tokens come back follows from "
+            "attention: give a trace recorded with dipsim record --signals query,key, or use static"
+        )
+    if {"query", "key"} <= set(names):
         query, key = (part.vectors(name) for name in ("query", "key"))
         size = part.tokens * (query.row_bytes + key.row_bytes)
         if size > _MOST_BYTES:
@@ -184,7 +188,7 @@ def _work(
             )
         kept = replay_pruning(pruning, query.read(), key.read(), model.head_dim, of.prompt)
         return account(kept, of.prompt)
-    if part is not None and "kept" in names:
+    if "kept" in names:
         kept = np.packbits(part.kept_positions().read(), axis=-1, bitorder="little")
         work = account(kept, of.prompt)
         if (work.computed[0] != pruning.prompt_tokens(of.prompt, model.layers)).any():

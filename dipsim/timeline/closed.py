@@ -47,10 +47,19 @@ class Step(NamedTuple):
     """Bytes that the flash moves in F."""
     copied: Seconds | float = 0.0
     """Bytes that are copied into the cache."""
+    arithmetic: Seconds | float = 0.0
+    """Part of E_hit and E_miss that arithmetic takes beyond bringing weights from DRAM."""
     ahead: Seconds | float = 0.0
     """Flash time of reads that went out early for this step."""
     ahead_moved: Seconds | float = 0.0
     """Bytes of these reads."""
+    tail: Seconds | float = 0.0
+    """Flash time of keys and values that are read for ``tail_place`` while this step computes, once
+    its own reads are done; at most `idle_seconds`."""
+    tail_moved: Seconds | float = 0.0
+    """Bytes of these reads."""
+    tail_place: str = ""
+    """Place of the step that needs them."""
     place: str = ""
     """The place the step works on, e.g. ``"layer 3 glu"``."""
     opens_layer: bool = False
@@ -118,6 +127,16 @@ def used_weights(step: Step, overlap: Overlap) -> Seconds:
     return step.hit if is_paper(overlap) else step.hit + step.miss
 
 
+def idle_seconds(step: Step, overlap: Overlap) -> Seconds:
+    """Return the seconds of a step in which it computes and nothing is read for it."""
+    computing = used_weights(step, overlap) + step.kv
+    if overlap in ("serial", "paper-serial"):
+        return np.zeros_like(computing)
+    if not is_paper(overlap):
+        computing = computing + step.sync + step.management
+    return np.maximum(computing - step.flash - step.ahead, 0.0)
+
+
 def hidden_seconds(step: Step, overlap: Overlap, a: float | Seconds) -> Seconds:
     """Return the seconds of using a step's weights and KV that hide behind its flash reads.
 
@@ -148,7 +167,9 @@ def token_times(
     paper = is_paper(overlap)
     for step in steps:
         spent[FLASH] += step.flash - hidden_seconds(step, overlap, a)
-        spent[COMPUTE if compute_bound and not paper else DRAM] += used_weights(step, overlap)
+        brought = used_weights(step, overlap) - step.arithmetic
+        spent[COMPUTE if compute_bound and not paper else DRAM] += brought
+        spent[COMPUTE] += step.arithmetic
         spent[DRAM] += step.kv
         if not paper:
             spent[SYNC] += step.sync

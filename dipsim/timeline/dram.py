@@ -33,7 +33,8 @@ class Read(NamedTuple):
     """Seconds that the read takes at full speed on a cold device."""
     bytes: float
     token: int
-    step: int
+    place: str
+    """The place of the step that needs it."""
     early: bool
 
 
@@ -172,6 +173,10 @@ class Dram:
             self.served.append(Served(read, self.since, end))
         if self.reads:
             self._serve(end)
+
+    def finish(self) -> None:
+        """Let the flash do all that it was asked for."""
+        self._catch_up(float("inf"))
 
     # The token ---------------------------------------------------------------------------------
 

@@ -73,7 +73,10 @@ def hot_step(step: Step, heat: Heat, throttled: bool) -> Step:
     """
     kernels = heat.compute if throttled else 1.0
     return step._replace(
-        flash=step.flash / heat.flash, hit=step.hit / kernels, miss=step.miss / kernels
+        flash=step.flash / heat.flash,
+        hit=step.hit / kernels,
+        miss=step.miss / kernels,
+        arithmetic=step.arithmetic / kernels,
     )
 
 
@@ -118,6 +121,10 @@ def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
     seconds, moved = traffic.flash_seconds[rows], traffic.moved[rows]
     read = seconds > 0
     fastest = float((moved[read] / seconds[read]).max(initial=flash.sequential_bandwidth))
+    if run.kv is not None and run.kv.missed is not None:
+        blocks = run.kv.missed.reads(np.flatnonzero(rows), flash)
+        read = blocks.seconds > 0
+        fastest = float((blocks.moved[read] / blocks.seconds[read]).max(initial=fastest))
     if paged_share(run):
         page, fault = page_fault(run)
         fastest = max(fastest, page / fault)
@@ -125,4 +132,6 @@ def _contends(machine: Machine, run: Run, traffic: Traffic) -> bool:
     copied = 2 * backend.cache_copy if np.isfinite(backend.cache_copy) else 0.0
     hides = run.settings.overlap == "pipelined" and backend.overlap_factor > 0
     together = used + fastest if hides else 0.0
+    if run.kv is not None and run.kv.plan.resident is not None and run.settings.overlap != "serial":
+        together = max(together, max(used, copied) + flash.sequential_bandwidth)
     return machine.background + max(used, fastest, copied, together) > machine.dram

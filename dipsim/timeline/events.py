@@ -33,6 +33,7 @@ from dipsim.timeline.closed import (
     is_paper,
 )
 from dipsim.timeline.dram import COPY, USE, Dram, Draw, Read
+from dipsim.timeline.passing import tails_meet
 from dipsim.timeline.work import Work
 
 Happening = Generator[Event, Any, None]
@@ -94,25 +95,28 @@ class _Simulation:
         self.spans: list[Span] = []
         self.spans_of = spans_of
         self.reads_ahead = any(np.any(step.ahead) for step in chain)
+        self.step_by_step = spans_of > 0 or self.reads_ahead or tails_meet(chain, machine)
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.opener_of = {step: i for i, step in enumerate(self.opens) if self.reads_ahead}
         self.early: dict[tuple[int, int], int] = {}
         """Reads that went out early, by token and step: their numbers in DRAM."""
+        self.tails: dict[str, int] = {}
+        """Keys and values on their way, by the place that needs them: likewise."""
 
     def run(self) -> None:
         """Simulate all tokens."""
         self.env.run(self.env.process(self._all_tokens()))
+        self.dram.finish()
 
     def _heat_up(self, _: Event) -> None:
         self.dram.heat_up(self.env.now)
 
     def _all_tokens(self) -> Happening:
         self.dram.horizon = self.env.peek()
-        step_by_step = self.spans_of > 0 or self.reads_ahead
         if self.reads_ahead:
             self._read_ahead(0, 0)
         for token in range(self.tokens):
-            if step_by_step or not self._passes(token):
+            if self.step_by_step or not self._passes(token):
                 yield from self._take_steps(token)
             yield from self._let_happen()
 
@@ -134,8 +138,15 @@ class _Simulation:
         dram, spent = self.dram, [0.0] * len(RESOURCES)
         for step, work in enumerate(self.blocks.works(token)):
             hidden = 0.0
+            if self.tails:
+                late = self.tails.pop(self.chain[step].place, 0)
+                yield from self._wait(late, spent)
             if work.flash or work.ahead or step in self.opener_of:
                 hidden = yield from self._read(work, token, step, spent)
+            if work.tail:
+                needed = self.chain[step].tail_place
+                read = Read(work.tail, work.tail_moved, token, needed, True)
+                self.tails[needed] = dram.read(read)
             if work.use > hidden:
                 yield from self._use(work, work.use - hidden, token, step, spent)
             if work.sync:
@@ -164,7 +175,7 @@ class _Simulation:
         dram, hidden = self.dram, 0.0
         number = self.early.pop((token, step), 0) if work.ahead else 0
         if work.flash:
-            read = Read(work.flash, work.moved, token, step, False)
+            read = Read(work.flash, work.moved, token, self.chain[step].place, False)
             number = dram.demand(read, work.beside)
         if step in self.opener_of:
             opener = self.opener_of[step] + 1
@@ -174,12 +185,16 @@ class _Simulation:
             hidden = work.hidden_hot if dram.is_hot else work.hidden
             if hidden:
                 yield from self._use(work, hidden, token, step, spent)
-        start = dram.now
-        while not dram.wait(number):
-            yield from self._let_happen()
+        yield from self._wait(number, spent)
         dram.owed = 0.0
-        spent[FLASH] += dram.now - start
         return hidden
+
+    def _wait(self, number: int, spent: list[float]) -> Happening:
+        """Wait until so many reads are done."""
+        start = self.dram.now
+        while not self.dram.wait(number):
+            yield from self._let_happen()
+        spent[FLASH] += self.dram.now - start
 
     def _read_ahead(self, token: int, opener: int) -> None:
         """Send out the guesses for the layer whose first group is step ``opens[opener]``."""
@@ -190,7 +205,8 @@ class _Simulation:
         for step in range(self.opens[opener], after):
             work = works[step]
             if work.ahead:
-                read = Read(work.ahead, work.ahead_moved, token, step, True)
+                place = self.chain[step].place
+                read = Read(work.ahead, work.ahead_moved, token, place, True)
                 self.early[token, step] = self.dram.read(read)
 
     def _use(
@@ -207,7 +223,9 @@ class _Simulation:
             cold = max(0.0, self.hot_from - start)
             kv = work.kv_share * (cold + (took - cold) * work.hot)
         spent[DRAM] += kv
-        spent[self.weights_are] += took - kv
+        arithmetic = (took - kv) * work.arithmetic
+        spent[COMPUTE] += arithmetic
+        spent[self.weights_are] += took - kv - arithmetic
         self._note("compute", token, step, start, seconds * work.rate)
 
     def _note(self, lane: str, token: int, step: int, start: float, size: float) -> None:
@@ -218,9 +236,8 @@ class _Simulation:
 
     def all_spans(self) -> list[Span]:
         """Return the spans of tokens and flash, in the order in which they ended."""
-        places = [step.place for step in self.chain]
         reads = [
-            Span("flash", places[read.step], read.token, start, end, read.bytes, read.early)
+            Span("flash", read.place, read.token, start, end, read.bytes, read.early)
             for read, start, end in self.dram.served or ()
             if read.token < self.spans_of
         ]

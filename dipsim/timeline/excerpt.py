@@ -19,7 +19,8 @@ class Excerpt:
     beginning of the first one."""
 
     rows: NDArray[np.int64]
-    """Row in the trace of each token, and of the one behind them, if there is one."""
+    """Row in the trace of each token, of a decode step of several its first, and of the one behind
+    them, if there is one."""
     begins: NDArray[np.float64]
     """[tokens + 1] when each token begins, and when the last one is done."""
     spans: list[Span]
@@ -38,7 +39,7 @@ def excerpt(run: Run, traffic: Traffic, tokens: int) -> Excerpt:
     begins = np.concatenate([[0.0], np.cumsum(timeline.times.latency[:shown])])
     end = float(begins[-1])
     return Excerpt(
-        rows=rows,
+        rows=run.sets.source[run.tokens.begins_decode_step()[rows]],
         begins=begins,
         spans=[
             span

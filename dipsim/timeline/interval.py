@@ -21,6 +21,7 @@ from dipsim.timeline.prefill import prompts_of
 from dipsim.timeline.pressure import PAGE_FAULTS, paged_share
 from dipsim.timeline.steps import rates, steps
 from dipsim.timeline.timing import Rated, Timing
+from dipsim.timeline.together import tokens_of
 
 LEVEL = 0.9
 """Share of true rates that the interval is to hold."""
@@ -137,11 +138,15 @@ def _first(alone: Mapping[str, NDArray[np.float64]]) -> tuple[ToMeasure, ...]:
 
 
 def _unmeasured(run: Run) -> str | None:
-    """Return that no phone was measured with the method; None for dense models and experts."""
-    if all(group.of_experts or group.choice == "all" for group in run.method.groups):
+    """Return that no phone was measured with the method, or with several tokens a step; None for
+    dense models and experts, token by token."""
+    plain = all(group.of_experts or group.choice == "all" for group in run.method.groups)
+    what = [] if plain else [run.method.name]
+    what += [] if run.steps is None else ["several tokens a step"]
+    if not what:
         return None
     return (
-        f"no phone was measured with {run.method.name}: the interval holds what the device's "
+        f"no phone was measured with {' and '.join(what)}: the interval holds what the device's "
         "numbers leave open, not what an engine for it may cost"
     )
 
@@ -183,7 +188,15 @@ def _keys(run: Run) -> list[str]:
     keys += [f"{backend}.{name}" for name in (*FIXED_COSTS, "cache_copy")]
     if _pages(run):
         keys.append(_FAULT)
+    if _computes_more(run):
+        keys.append(f"{backend}.compute")
     return [*keys, "page_cache.bandwidth"] if io == "buffered" else keys
+
+
+def _computes_more(run: Run) -> bool:
+    """Return whether arithmetic may take more than bringing the weights of a token does."""
+    again = run.kv is not None and run.kv.plan.recompute is not None
+    return run.steps is not None or run.beside.tokens is not None or again
 
 
 def _pages(run: Run) -> bool:
@@ -227,6 +240,8 @@ class _Scales(NamedTuple):
     copies: Columns
     """On copying from the system's page cache."""
     weights: Columns
+    arithmetic: Columns
+    """On what arithmetic takes beyond bringing weights."""
     kv: Columns
     management: Columns
     per_layer: Columns
@@ -250,6 +265,7 @@ def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
         faults=numbers[_FAULT] if _pages(run) else reading,
         copies=1 / numbers.get("page_cache.bandwidth", np.ones_like(peak)),
         weights=weights,
+        arithmetic=1 / numbers.get(f"{prefix}.compute", np.ones_like(peak)),
         kv=1 / dram,
         management=1 / numbers[f"{prefix}.cache_copy"],
         per_layer=numbers[f"{prefix}.per_layer"],
@@ -265,15 +281,17 @@ def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Colu
     rows = measured[spaced.round().astype(np.int64)]
     scale, a = _scales(run, numbers), numbers[f"{prefix}.overlap_factor"]
     total = np.zeros_like(a)
-    copies = _copies(run, traffic, rows)
+    copies, masks = _copies(run, traffic, rows), float(tokens_of(run, rows).mean())
     for step in steps(run, traffic, rows, rates(run)):
         copied = np.zeros(len(rows)) if step.static else next(copies)
         reading = step.flash + step.ahead - copied
         reads = scale.faults if step.place == PAGE_FAULTS else scale.flash
         total += reading.sum() * reads + copied.sum() * scale.copies
-        total += (step.hit + step.miss).sum() * scale.weights + step.kv.sum() * scale.kv
+        brought = step.hit + step.miss - step.arithmetic
+        total += brought.sum() * scale.weights + step.kv.sum() * scale.kv
+        total += np.sum(step.arithmetic) * scale.arithmetic
         total += np.sum(step.management) * scale.management
-        total += len(rows) * _fixed(run, step, scale)
+        total += len(rows) * _fixed(run, step, masks, scale)
         if run.settings.overlap != "serial" and step.reads.any():
             total -= _hidden(run, step, reading, copied, scale, a)
     return total
@@ -290,7 +308,8 @@ def _hidden(
     """Return the seconds of a step's use that hide behind its reads, over all tokens.
 
     Args:
-        reading, copied: seconds of reading flash, and of copies from the page cache, [tokens].
+        reading: seconds of reading flash, [tokens].
+        copied: seconds of copies from the page cache, [tokens].
         a: overlap factors.
     """
     rows = step.reads > 0
@@ -311,13 +330,13 @@ def _scaled(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float6
     return np.outer(seconds, factors) if seconds.any() else np.zeros((1, 1))
 
 
-def _fixed(run: Run, step: Step, scale: _Scales) -> Columns:
+def _fixed(run: Run, step: Step, masks: float, scale: _Scales) -> Columns:
     """Return the mean seconds of a step's fixed costs, one for each column: those of a layer, or of
-    choosing a mask."""
+    choosing so many masks."""
     sync = float(np.mean(step.sync))
     if step.static:
         return sync * scale.per_layer
-    once = float(np.mean(np.minimum(run.backend.per_mask, step.sync)))
+    once = float(np.mean(np.minimum(run.backend.per_mask * masks, step.sync)))
     return once * scale.per_mask + (sync - once) * scale.per_score
 
 

@@ -1,5 +1,6 @@
 """Time of tokens that nothing reaches into: two who share DRAM, in closed form."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from dipsim.timeline.closed import (
     SYNC,
     Machine,
     Seconds,
+    Step,
 )
 from dipsim.timeline.work import Work, ratio
 
@@ -31,7 +33,8 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     """Return what the tokens take, cold or hot throughout, if nothing else is under way.
 
     Then every step finds the flash at rest and leaves it so, and two flows meet at most once: the
-    step's own read and the use that it hides. dram.py says who gets what.
+    step's own read and the use that it hides. dram.py says who gets what. Keys and values that are
+    read meanwhile are in nobody's way: else tokens take their steps (events.py).
     """
     room = machine.dram - machine.background
     flash, flash_rate = work.flash, ratio(work.moved, work.flash)
@@ -54,12 +57,33 @@ def passing(work: Work[Seconds], machine: Machine, is_hot: bool) -> Passing:
     spent = np.zeros((len(RESOURCES), len(work.flash)))
     spent[FLASH] = waited.sum(axis=1)
     spent[DRAM] = kv.sum(axis=1)
-    spent[COMPUTE if machine.compute_bound else DRAM] += (used - kv).sum(axis=1)
+    weights = used - kv
+    brought = weights - weights * work.arithmetic
+    spent[COMPUTE if machine.compute_bound else DRAM] += brought.sum(axis=1)
+    spent[COMPUTE] += (weights * work.arithmetic).sum(axis=1)
     spent[SYNC] = work.sync.sum(axis=1)
     spent[MANAGEMENT] = (work.copy / _speed(room, work.copy_rate, 1.0)).sum(axis=1)
-    flows = (work.moved, work.use * work.rate, work.copy * work.copy_rate)
+    read = work.moved + work.tail_moved
+    flows = (read, work.use * work.rate, work.copy * work.copy_rate)
     moved = [flow.sum(axis=1) for flow in flows]
     return Passing(np.ascontiguousarray(spent.T), np.array(moved).T)
+
+
+def tails_meet(chain: Sequence[Step], machine: Machine) -> bool:
+    """Return whether keys and values that are read beside a step may get into its way, or come
+    late because the device gets hot."""
+    if not any(step.tail_place for step in chain):
+        return False
+    tail = _fastest((step.tail_moved, step.tail) for step in chain)
+    copies = _fastest((2 * step.copied, step.management) for step in chain)
+    most = machine.background + tail + max(machine.weights, machine.kv, copies)
+    return tail > 0 and (machine.heat is not None or most > machine.dram)
+
+
+def _fastest(moved: Iterable[tuple[Seconds | float, Seconds | float]]) -> float:
+    """Return the most bytes per second, of pairs of bytes and seconds."""
+    rates = (ratio(*np.broadcast_arrays(np.atleast_1d(size), seconds)) for size, seconds in moved)
+    return max(float(rate.max(initial=0.0)) for rate in rates)
 
 
 def _speed(granted: Seconds | float, rate: Seconds, limit: Seconds | float) -> Seconds:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,21 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
 from dipsim.timeline.closed import Step, is_paper
+from dipsim.timeline.kv_tail import kv_tail
 from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
+from dipsim.timeline.together import (
+    kv_flops,
+    kv_of_steps,
+    kv_readers,
+    tokens_of,
+    units_used,
+    weight_flops,
+    with_arithmetic,
+)
 from dipsim.trace import PREFILL, Tokens
 
 if TYPE_CHECKING:
     from dipsim.kv.plan import KvStep
-
-KV_TAIL = "KV from flash"
-"""Place of a step in which a layer waits for keys and values."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +82,22 @@ def rates_of(
 
 
 def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the bytes of keys and values that each token reads in all layers, float64[rows]."""
+    """Return the bytes of keys and values that each token, or decode step, reads in all layers,
+    float64[rows]."""
     if run.model is None:
         return np.zeros(len(rows))
     step = kv_step(run, rows)
     if step is not None:
         total: NDArray[np.float64] = step.read.sum(axis=1)
         return total
-    positions = run.tokens.position[rows].astype(np.float64)
+    readers, starts = kv_readers(run, rows)
+    positions = run.tokens.position[readers].astype(np.float64)
     if run.kv_read == "context":
         positions[:] = run.context
     elif run.kv_read == "average":
-        positions = _average_positions(run.tokens)[rows]
+        positions = _average_positions(run.tokens)[readers]
     read: NDArray[np.float64] = run.model.kv_bytes(positions, run.settings.kv_bits)
-    return read
+    return read if run.steps is None else np.add.reduceat(read, starts)
 
 
 def kv_step(run: Run, rows: NDArray[np.int64]) -> "KvStep | None":
@@ -96,49 +105,16 @@ def kv_step(run: Run, rows: NDArray[np.int64]) -> "KvStep | None":
     DRAM, so that `kv_bytes` says all.
 
     Args:
-        rows: int64[rows], tokens of the trace.
+        rows: int64[rows], tokens; of decode steps of several, the last of each.
     """
     if run.kv is None:
         return None
-    before = run.tokens.position[rows]
+    readers, starts = kv_readers(run, rows)
+    before = run.tokens.position[readers]
     if run.kv_read == "context":
-        before = np.full(len(rows), run.context)
-    return run.kv.step(rows, before)
-
-
-class KvTail(NamedTuple):
-    """Keys and values that tokens read from flash, float64[rows, layers]."""
-
-    seconds: NDArray[np.float64]
-    """Seconds of flash, whatever computes meanwhile."""
-    moved: NDArray[np.float64]
-    """Bytes."""
-    reads: NDArray[np.float64]
-    rest: NDArray[np.float64]
-    """Seconds of them in which keys and values come, after the inputs of those computed again."""
-    compute: NDArray[np.float64]
-    """Seconds of computing keys and values again."""
-
-
-def kv_tail(run: Run, step: "KvStep", rate: Rates) -> KvTail | None:
-    """Return the keys and values that tokens read from flash, in one run per layer; None where
-    there are none.
-
-    Inputs of attention come first. While keys and values are computed from them the rest comes
-    (KVPR, arXiv 2411.17089, section 3).
-    """
-    if not step.flash_read.any():
-        return None
-    assert run.kv is not None, "its KV lies in flash"
-    link = run.flash.sequential_bandwidth
-    rest: Any = (step.in_flash - step.recomputed) * run.kv.format.position_bytes(run.kv.plan.width)
-    return KvTail(
-        seconds=step.flash_read / link,
-        moved=step.flash_read,
-        reads=run.flash.reads_in_order(step.flash_read),
-        rest=rest / link,
-        compute=step.flops / rate.flops,
-    )
+        before = np.full(len(readers), run.context)
+    read = run.kv.step(run.sets.source[readers], before)
+    return read if run.steps is None else kv_of_steps(run, rows, starts, read)
 
 
 def _average_positions(tokens: Tokens) -> NDArray[np.float64]:
@@ -161,32 +137,40 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
 
     First comes what memory pressure took. Per layer come weights and KV that every token reads,
     then the groups of the method; behind the last layer comes the head. Each layer, and the head,
-    pays the backend's fixed cost; a group that a mask chooses from, what choosing takes.
+    pays the backend's fixed cost; a group that a mask chooses from, what choosing takes. A decode
+    step of several tokens takes them together; behind its head comes what drafting takes.
     """
     layers, groups = run.unit_bytes.shape
-    static, nothing = run.budget.static, np.zeros(len(rows))
+    static, nothing, many = run.budget.static, np.zeros(len(rows)), tokens_of(run, rows)
     read = kv_bytes(run, rows)
     faults = faults_of(run, traffic, rows, read)
     if faults is not None:
         yield _fault_step(faults, nothing)
     if embedding_row_bytes(run):
-        yield _embedding_step(run, nothing)
+        yield _embedding_step(run, many)
     moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate)
-    kv = [read / layers / rate.dram] * layers if moved is None else [*moved.read.T / rate.dram]
+    tail = None if moved is None else kv_tail(run, rows, moved, rate.flops)
+    kv = [read / layers] * layers if moved is None else [*moved.read.T]
     final_norm = static.norms / (2 * layers + 1)
     per_layer = (static.total - static.head - final_norm) / layers
-    head = _static_step(run, rate, static.head + final_norm, nothing, "head")
-    before = [head]  # while it runs, flash reads keys and values of the first layer
+    last = [_static_step(run, rate, static.head + final_norm, nothing, rows, "head")]
+    waits = nothing
+    if tail is not None:  # a head takes as long as that of the token before, which hides it
+        last, waits = tail.hidden_behind(last, 0, run.settings.overlap)
     for layer in range(layers):
         if tail is not None:
-            yield from _tail_steps(run, tail, layer, before)
-        before = [_static_step(run, rate, per_layer, kv[layer], f"layer {layer} attention")]
-        before += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
-        before = [*_left_of_layer(run, rows, layer, before)]
-        before += _revived_step(run, rows, rate, layer, before)
-        yield from before
-    yield head
+            yield from tail.steps(layer, waits)
+        place = f"layer {layer} attention"
+        whole = [_static_step(run, rate, per_layer, kv[layer], rows, place)]
+        whole += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
+        left = [*_left_of_layer(run, rows, layer, whole)]
+        left += _revived_step(run, rows, rate, layer, left)
+        if tail is not None and layer + 1 < layers:
+            left, waits = tail.hidden_behind(left, layer + 1, run.settings.overlap)
+        yield from left
+    yield from last
+    if run.draft_seconds:
+        yield _drafting_step(run, nothing)
 
 
 def static_bytes(run: Run, rows: NDArray[np.int64]) -> Any:
@@ -267,41 +251,8 @@ def _revived_step(
         return []
     nothing = np.zeros(len(rows))
     place = f"layer {layer} tokens that come back"
-    return [Step(nothing, beyond, nothing, nothing, nothing, static=True, place=place)]
-
-
-def _tail_steps(run: Run, tail: KvTail, layer: int, before: Sequence[Step]) -> Iterator[Step]:
-    """Yield the steps in which a layer waits for its keys and values from flash, and computes some
-    of them again.
-
-    They are known beforehand, so they are read while the layer before computes, as far as flash has
-    nothing else to do then.
-
-    Args:
-        before: steps of the layer before; of the first layer, that of the token before's head.
-    """
-    hidden = np.zeros(len(tail.seconds))
-    if run.settings.overlap not in ("serial", "paper-serial"):
-        for step in before:
-            computing = step.hit + step.miss + step.kv + step.sync + step.management
-            hidden += np.maximum(computing - step.flash - step.ahead, 0.0)
-    nothing, waits = np.zeros_like(hidden), np.maximum(tail.seconds[:, layer] - hidden, 0.0)
-    waiting = Step(
-        flash=waits,
-        hit=nothing,
-        miss=nothing,
-        kv=nothing,
-        reads=tail.reads[:, layer],
-        static=True,
-        moved=tail.moved[:, layer],
-        place=f"layer {layer} {KV_TAIL}",
-    )
-    yield waiting
-    # It fills the wait for the rest. While the layer before runs, compute is busy.
-    beyond = tail.compute[:, layer] - np.minimum(tail.rest[:, layer], waits)
-    if (beyond > 0).any():  # a step of its own: the wait has its overlap already
-        computing = np.maximum(beyond, 0.0)
-        yield waiting._replace(flash=nothing, hit=computing, reads=nothing, moved=nothing)
+    idle = Step(nothing, nothing, nothing, nothing, nothing, static=True, place=place)
+    return [idle._replace(hit=beyond, arithmetic=beyond)]
 
 
 def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:
@@ -318,49 +269,85 @@ def _fault_step(faults: Faults, nothing: NDArray[np.float64]) -> Step:
     )
 
 
-def _embedding_step(run: Run, nothing: NDArray[np.float64]) -> Step:
-    """Return the step of the token's own embedding row; ``nothing`` is zeros[tokens]."""
+def _embedding_step(run: Run, many: NDArray[np.int64]) -> Step:
+    """Return the step of the embedding rows of ``many`` tokens, int64[rows], one read each."""
     pages = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    nothing = np.zeros(len(many))
     return Step(
-        flash=nothing + run.flash.seconds(pages, 1),
+        flash=many * run.flash.seconds(pages, in_flight(run)),
         hit=nothing,
         miss=nothing,
         kv=nothing,
-        reads=nothing + 1,
+        reads=nothing + many,
         static=True,
-        moved=nothing + pages,
+        moved=many * pages,
         place="embedding",
     )
 
 
-def _static_step(run: Run, rate: Rates, size: float, kv: NDArray[np.float64], place: str) -> Step:
+def in_flight(run: Run) -> int:
+    """Return the reads of embedding rows that are in flight together."""
+    return 1 if run.steps is None else run.steps.width
+
+
+def _drafting_step(run: Run, nothing: NDArray[np.float64]) -> Step:
+    """Return the step in which a model drafts the tokens of a decode step."""
+    drafting = nothing + run.draft_seconds
+    return Step(
+        flash=nothing,
+        hit=drafting,
+        miss=nothing,
+        kv=nothing,
+        reads=nothing,
+        static=True,
+        arithmetic=drafting,
+        place="drafting",
+    )
+
+
+def _static_step(
+    run: Run,
+    rate: Rates,
+    size: float,
+    kv: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    place: str,
+) -> Step:
     """Return the step of ``size`` bytes of weights that every token uses.
 
     The share that does not fit in DRAM comes from flash, in order.
 
     Args:
-        kv: seconds of reading keys and values in this step, float64[tokens].
+        kv: bytes of keys and values that are read in this step, float64[rows].
+        rows: tokens, or the last of each decode step.
     """
     static, flash, nothing = run.budget.static, run.flash, np.zeros(len(kv))
     streamed = run.budget.streamed / static.total if static.total else 0.0
     loaded = size * streamed
-    return Step(
+    step = Step(
         flash=nothing + loaded / flash.sequential_bandwidth,
         hit=nothing + (size - loaded) / rate.weights,
         miss=nothing + loaded / rate.weights,
-        kv=kv,
+        kv=kv / rate.dram,
         reads=nothing + flash.reads_in_order(loaded),
         sync=run.backend.per_layer,
         static=True,
         moved=nothing + loaded,
         place=place,
     )
+    if run.steps is None:
+        return step
+    flops = weight_flops(run, tokens_of(run, rows) * size) + kv_flops(run, rows, kv)
+    return with_arithmetic(step, flops / rate.flops)
 
 
 def _group_step(
     run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates, place: tuple[int, int]
 ) -> Step:
-    """Return the step of one (layer, group): its misses from flash, its weights used."""
+    """Return the step of one (layer, group): its misses from flash, its weights used.
+
+    Of a decode step, every token's mask is chosen.
+    """
     layer, group = place
     size: Any = run.unit_bytes[place]
     if run.byte_share is not None:
@@ -370,13 +357,14 @@ def _group_step(
     misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` is of all groups
     copied = traffic.kept[rows, layer, group] * size
     chosen = run.method.groups[group]
-    return Step(
+    mask: Any = run.backend.mask_seconds(chosen.units) if chosen.masked else 0.0
+    step = Step(
         flash=traffic.flash_seconds[rows, layer, group],
         hit=hits * size / rate.weights,
         miss=misses * size / rate.weights,
         kv=nothing,
         reads=traffic.reads[rows, layer, group].astype(np.float64),
-        sync=run.backend.mask_seconds(chosen.units) if chosen.masked else 0.0,
+        sync=mask,
         management=copied / run.backend.cache_copy,
         moved=traffic.moved[rows, layer, group],
         copied=copied,
@@ -385,3 +373,8 @@ def _group_step(
         place=f"layer {layer} {traffic.groups[group]}",
         opens_layer=group == 0,
     )
+    if traffic.own is None:
+        return step
+    used = units_used(run, traffic.own[:, layer, group], rows) * size
+    step = step._replace(sync=tokens_of(run, rows) * mask)
+    return with_arithmetic(step, weight_flops(run, used) / rate.flops)

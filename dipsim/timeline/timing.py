@@ -11,19 +11,20 @@ from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
+from dipsim.timeline.kv_tail import KV_FROM_FLASH, KvTail, kv_tail
 from dipsim.timeline.prefill import Prefill, time_prefill
 from dipsim.timeline.pressure import faults_of, paged_share
 from dipsim.timeline.steps import (
-    KV_TAIL,
     Rates,
     embedding_row_bytes,
+    in_flight,
     kv_bytes,
     kv_step,
-    kv_tail,
     rates,
     static_bytes,
     steps,
 )
+from dipsim.timeline.together import tokens_of
 from dipsim.views import shortened
 
 
@@ -38,10 +39,10 @@ class Timing:
     rate_range: tuple[float, float]
     """Tokens per second with nothing (a = 0) and all (a = 1) of the flash time hidden."""
     dram_bytes: NDArray[np.float64]
-    """[measured] static weights and KV read from DRAM per token."""
+    """[measured] static weights and KV read from DRAM per token, or decode step."""
     static_flash_bytes: float
     """Bytes per token of static weights that do not fit, of the embedding row, and of page faults
-    (their mean)."""
+    (their mean); per decode step where that takes several tokens."""
     static_flash_reads: int
     """Reads per token of the same."""
     prefill: Prefill | None
@@ -60,7 +61,7 @@ class Timing:
     rests_on: tuple[str, ...]
     """Keys of the profile the times and energies depend on."""
     extrapolated: bool
-    """True if the embedding row is read outside the measured points."""
+    """True if the embedding row, or a block of KV, is read outside the measured points."""
 
     __repr__ = shortened
 
@@ -102,6 +103,8 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
             _tokens_per_second(run, rows, hot_times),
         )
     embedding = run.flash.pages(np.array([embedding_row_bytes(run)]))
+    outside = bool(embedding[0]) and bool(run.flash.outside(embedding, in_flight(run))[0])
+    tail = _tail(run, rows, rate)
     dram_bytes = kv_bytes(run, rows) + static_bytes(run, rows)
     flash_bytes = static_flash_bytes(run, traffic)
     return Timing(
@@ -118,7 +121,7 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
         engine=clock.engine,
         thermal=thermal,
         rests_on=_rests_on(run, rate),
-        extrapolated=bool(embedding[0]) and bool(run.flash.outside(embedding, 1)[0]),
+        extrapolated=outside or (tail is not None and tail.extrapolated),
     )
 
 
@@ -167,12 +170,12 @@ def static_flash_bytes(run: Run, traffic: Traffic) -> float:
     rows = np.flatnonzero(traffic.measured)
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     faulted = 0.0 if faults is None else float(faults.moved.mean())
-    moved = kv_step(run, rows)
-    tail = 0.0 if moved is None else float(moved.flash_read.sum(axis=1).mean())
+    tail = _tail(run, rows, rates(run))
+    kv = 0.0 if tail is None else float(tail.moved.sum(axis=1).mean())
     streamed = run.budget.streamed
     if run.beside.layers is not None:
         streamed *= float(static_bytes(run, rows).mean()) / run.budget.static.total
-    return streamed + float(embedding[0]) + faulted + tail
+    return streamed + float(embedding[0] * tokens_of(run, rows).mean()) + faulted + kv
 
 
 def static_flash_reads(run: Run, traffic: Traffic) -> int:
@@ -181,13 +184,18 @@ def static_flash_reads(run: Run, traffic: Traffic) -> int:
     rows, rate = np.flatnonzero(traffic.measured), rates(run)
     one = steps(run, traffic, rows[:1], rate)
     reads = sum(
-        int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_TAIL)
+        int(step.reads[0]) for step in one if step.static and not step.place.endswith(KV_FROM_FLASH)
     )
-    moved = kv_step(run, rows)
-    tail = None if moved is None else kv_tail(run, moved, rate)
+    tail = _tail(run, rows, rate)
     reads += 0 if tail is None else round(float(tail.reads.sum(axis=1).mean()))
     faults = faults_of(run, traffic, rows, kv_bytes(run, rows))
     return reads if faults is None else reads + round(float(faults.number.mean()))
+
+
+def _tail(run: Run, rows: NDArray[np.int64], rate: Rates) -> KvTail | None:
+    """Return the keys and values that tokens read from flash; None where there are none."""
+    step = kv_step(run, rows)
+    return None if step is None else kv_tail(run, rows, step, rate.flops)
 
 
 def cold_start(run: Run) -> float | None:
@@ -211,16 +219,18 @@ def _tokens_per_second(run: Run, rows: NDArray[np.int64], times: Times) -> float
     """Return tokens per second; of the authors' simulator the mean over the sequences."""
     borders = np.flatnonzero(np.diff(run.tokens.sequence[rows])) + 1 if run.authors else ()
     sequences = []
-    for latency in np.split(times.latency, borders):
+    given = np.split(run.given(rows), borders)
+    for latency, tokens in zip(np.split(times.latency, borders), given, strict=True):
         spent = float(latency.sum())
-        sequences.append(len(latency) / spent if spent else float("inf"))
+        sequences.append(int(tokens.sum()) / spent if spent else float("inf"))
     return float(np.mean(sequences))
 
 
 def _rests_on(run: Run, rate: Rates) -> tuple[str, ...]:
     """Return the keys of the profile that the times and energies depend on."""
     overlap, device, backend = run.settings.overlap, run.device, f"backends.{run.settings.backend}"
-    keys = [*rate.used, "flash.bandwidth", "flash.reads", "flash.iops", "flash.align"]
+    keys = [*rate.used, *([f"{backend}.compute"] if run.steps is not None else [])]
+    keys += ["flash.bandwidth", "flash.reads", "flash.iops", "flash.align"]
     keys += ["flash.lanes", *(f"flash.fit.{name}" for name in ("t0", "bandwidth", "cap", "iops"))]
     if not is_paper(overlap):
         keys += [f"{backend}.{name}" for name in FIXED_COSTS]
@@ -251,10 +261,10 @@ def _energy(
     if energy is None or power is None:
         return None
     rows = traffic.measured
-    tokens = len(times.latency)
+    tokens, given = len(times.latency), run.tokens_per_step(rows)
     flash = traffic.all_moved[rows].sum() / tokens + static_flash_bytes
     used = run.unit_bytes_of(traffic.active, rows) / tokens
     dram = dram_bytes.mean() + used
     seconds = float(times.latency.mean())
     low = float(dram * energy.dram + flash * energy.flash + energy.idle * seconds)
-    return low, low + power * seconds
+    return low / given, (low + power * seconds) / given

@@ -21,7 +21,7 @@ from dipsim.timeline.closed import (
 Numbers = TypeVar("Numbers", float, Seconds)
 _COLUMNS = (
     *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
-    *("moved", "copied", "ahead", "ahead_moved"),
+    *("moved", "copied", "arithmetic", "ahead", "ahead_moved", "tail", "tail_moved"),
 )
 """Fields of a `Step` that differ from token to token."""
 
@@ -43,11 +43,15 @@ class Work(NamedTuple, Generic[Numbers]):
     rate: Numbers
     hot: Numbers
     kv_share: Numbers
+    arithmetic: Numbers
+    """Share of the use of weights that arithmetic takes beyond bringing them."""
     sync: Numbers
     copy: Numbers
     copy_rate: Numbers
     ahead: Numbers
     ahead_moved: Numbers
+    tail: Numbers
+    tail_moved: Numbers
 
 
 def work_of(
@@ -58,7 +62,7 @@ def work_of(
     paper = is_paper(overlap)
     weights, kv = used_weights(step, overlap), step.kv
     use = weights + kv
-    rate = ratio(machine.weights * weights + machine.kv * kv, use)
+    rate = ratio(machine.weights * (weights - step.arithmetic) + machine.kv * kv, use)
     hot, hidden = np.ones_like(use), hidden_seconds(_slowed(step, machine, rate), overlap, a)
     hidden_hot = hidden
     if machine.heat is not None:
@@ -79,11 +83,14 @@ def work_of(
         rate=rate,
         hot=hot,
         kv_share=ratio(kv, use),
+        arithmetic=ratio(step.arithmetic, weights),
         sync=np.zeros_like(use) if paper else step.sync,
         copy=copy,
         copy_rate=ratio(2 * step.copied, copy),  # read once, written once
         ahead=step.ahead,
         ahead_moved=step.ahead_moved,
+        tail=step.tail,
+        tail_moved=step.tail_moved,
     )
 
 
@@ -98,17 +105,21 @@ def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
     width = len(chain[0].flash[tokens])
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
-        column = columns[name] = np.empty((width, len(chain)))
+        column = columns[name] = np.zeros((width, len(chain)))
         for number, step in enumerate(chain):
             values = getattr(step, name)
-            column[:, number] = values[tokens] if isinstance(values, np.ndarray) else values
+            if isinstance(values, np.ndarray):
+                column[:, number] = values[tokens]
+            elif values:
+                column[:, number] = values
     static = np.array([step.static for step in chain])
     return Step(**columns, static=static)
 
 
 def ratio(amount: Seconds, of: Seconds) -> Seconds:
     """Return one amount divided by another, 0 where the other is none."""
-    return np.divide(amount, of, out=np.zeros_like(amount), where=of > 0)
+    divided: Seconds = np.divide(amount, of, out=np.zeros_like(amount), where=of > 0)
+    return divided
 
 
 def _slowed(step: Step, machine: Machine, rate: Seconds) -> Step:

@@ -84,7 +84,9 @@ def survivors(active: Positions, scores: NDArray[Any], rate: float) -> Positions
     Of equal scores the older token leaves.
 
     Args:
-        active: int64[n] ascending; scores: float[n]; rate: share that leaves, see `cut_size`.
+        active: int64[n] ascending.
+        scores: float[n].
+        rate: share that leaves, see `cut_size`.
     """
     order = np.argsort(scores[:-1], kind="stable")
     leaving = order[: cut_size(len(active), rate)]

@@ -107,15 +107,20 @@ def parse_pruning(text: str) -> Pruning:
     if rule not in _DEFAULTS:
         known = ", ".join(get_args(Rule))
         raise MethodError(f"no token pruning {brief(rule)!r}: use {known}, as in {_EXAMPLE}")
-    given = dict(_DEFAULTS[rule])
+    given: dict[str, str] = {}
     for pair in rest.split(",") if rest else ():
         key, equals, value = pair.partition("=")
-        if key.strip() not in given or not equals:
+        if key.strip() not in _DEFAULTS[rule] or not equals:
+            known = ", ".join(_DEFAULTS[rule])
             raise MethodError(
-                f"token pruning {brief(text)!r}: {rule} takes {', '.join(given)}, as in {_EXAMPLE}"
+                f"token pruning {brief(text)!r}: {rule} takes {known}, as in {_EXAMPLE}"
+            )
+        if key.strip() in given:
+            raise MethodError(
+                f"token pruning {brief(text)!r}: {key.strip()} is given twice; give it once"
             )
         given[key.strip()] = value
-    return _checked(text, rule, given)
+    return _checked(text, rule, {**_DEFAULTS[rule], **given})
 
 
 def _checked(text: str, rule: str, given: Mapping[str, str]) -> Pruning:

@@ -20,6 +20,9 @@ class Tokens:
     """[tokens], non-decreasing."""
     position: NDArray[np.int64]
     """[tokens] how many tokens of the same sequence came before."""
+    first: NDArray[np.int64] | None = None
+    """[tokens] the first token of the decode step that each belongs to, which takes it and those up
+    to the token; None where every decode token is a step of its own."""
 
     __repr__ = shortened
 
@@ -48,6 +51,21 @@ class Tokens:
         begins: NDArray[np.bool_] = self.decode | self.begins_sequence()
         begins[1:] |= self.decode[:-1]
         return begins
+
+    def begins_decode_step(self) -> NDArray[np.int64]:
+        """[tokens] the first token of the decode step of each; of a prompt's token, itself."""
+        return np.arange(len(self)) if self.first is None else self.first
+
+    def ends_decode_step(self) -> NDArray[np.bool_]:
+        """[tokens] whether a token is the last of its decode step; true of a prompt's tokens."""
+        first = self.begins_decode_step()
+        return np.append(first[1:] != first[:-1], True)
+
+    def last_of_step(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the last token of the decode step of each of some tokens, int64[rows]."""
+        first = self.begins_decode_step()
+        last: NDArray[np.int64] = np.searchsorted(first, first[rows], side="right") - 1
+        return last
 
     def window(self, start: int, stop: int) -> "Tokens":
         """Return the tokens start..stop-1; their positions stay."""

@@ -76,7 +76,8 @@ def _outline(case: Case, layers: int, experts: int, size: float, dense: float) -
     """Return the outline of a trace such as a runtime records.
 
     Args:
-        size: bytes of an expert; dense: of the weights that every token uses, in all layers.
+        size: bytes of an expert.
+        dense: of the weights that every token uses, in all layers.
     """
     expert = SignalOutline(
         name="expert",

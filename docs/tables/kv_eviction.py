@@ -18,6 +18,7 @@ PROMPT = WINDOW // 2
 AT_EACH_TOKEN = (
     "window",
     "streaming",
+    "streaming:rerotate=yes",
     "h2o",
     "tova",
     "tova:heads=kv",

@@ -14,6 +14,7 @@ from dipsim.analysis.study import study
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import prepare
+from dipsim.timeline.closed import RESOURCES
 from tools.cli import Dipsim, done, refused
 from tools.one_layer import DEVICE, KV, NEURON, SETS, STATIC, TINY, device, trace
 
@@ -32,6 +33,27 @@ def attributed(
 ) -> tuple[Attribution, Any]:
     result = package.simulate(given, profile, **options)
     return attribute(result, step), result
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({"kv_dram": "50%"}, "head"),
+        ({"batch": 2}, "head"),
+        ({"speculate": "draft=2,accept=.8,cost=.1"}, "drafting"),
+    ],
+)
+def test_every_step_of_a_layer_is_the_layers(options: dict[str, Any], last: str) -> None:
+    """Waiting for keys and values too; together they are the time of a token."""
+    given: dict[str, Any] = {"dram": "60%", "tokens": "0:24", "engine": "closed", **options}
+    found, result = attributed("smollm2-chat", "snapdragon8", **given)
+    names = [part.name for part in found.parts]
+    assert names == [*range(30), *dict.fromkeys(("head", last))]
+    total = sum(sum(part.exposed.values()) for part in found.parts)
+    assert total == pytest.approx(1 / result.tokens_per_second)
 
 
 # Elasticities ------------------------------------------------------------------------------------
@@ -194,6 +216,23 @@ def test_parts_sum_to_the_whole_and_name_what_binds() -> None:
     assert [part.binding for part in found.parts] == ["flash", "dram", "flash", "dram"]
     whole, _ = attributed(given, device(**{**BACKEND, "per_layer": "9 s"}), **options)
     assert [part.binding for part in whole.layers] == ["sync", "sync"]
+
+
+def test_a_layer_has_what_it_waits_for_of_its_keys_and_values() -> None:
+    glu = np.zeros((4, 3, 8), np.bool_)
+    glu[..., 0] = True
+    given = {"glu": glu, "meta": {"model": {**TINY, "layers": 3}}}
+    options: dict[str, Any] = {"policy": "lru", "cache_fraction": 1.0, "depth": 20}
+    found, result = attributed(given, device(**BACKEND), **options, kv_dram="50%")
+    whole, _ = attributed(given, device(**BACKEND), **options)
+    assert [part.name for part in found.parts] == [part.name for part in whole.parts]
+    assert all(
+        one.exposed["flash"] > other.exposed["flash"]
+        for one, other in zip(found.layers, whole.layers, strict=True)
+    )
+    exposed = result.timing.times.exposed.mean(axis=0)
+    for i, resource in enumerate(RESOURCES):
+        assert sum(part.exposed[resource] for part in found.parts) == pytest.approx(exposed[i])
 
 
 def test_the_command_line_shows_it_on_request(dipsim: Dipsim, folder: Any) -> None:

@@ -12,6 +12,7 @@ from dipsim import Profile, load_profile, simulate
 from dipsim.analysis.compare import AXES, Comparison, compare
 from dipsim.errors import DipsimError
 from dipsim.replay.replay import replay_policies
+from dipsim.sweep import passes
 from dipsim.trace import load_trace
 from tools.cli import Dipsim, done, refused
 
@@ -136,18 +137,18 @@ def test_the_usual_policies_are_those_that_apply_to_each_method() -> None:
 
 
 def test_runs_of_the_same_sets_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = []
+    calls = []
 
     def counted(*given: Any, **options: Any) -> Any:
-        passes.append(given)
+        calls.append(given)
         return replay_policies(*given, **options)
 
-    monkeypatch.setattr("dipsim.sweep.passes.replay_policies", counted)
+    monkeypatch.setattr(passes, "replay_policies", counted)
     phones = [phone("a"), phone("b", dram={"capacity": "1 GB", "bandwidth": "30 GB/s"})]
     shares = [i / 10 for i in range(1, 10)]
     found = compare(scores(), phones, ["lru", "lfu"], methods=["dip", "glu"], cache_fraction=shares)
     assert len(found.cells) == 72
-    assert len(passes) == 2  # one for each method
+    assert len(calls) == 2  # one for each method
 
 
 # Impossible combinations --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import bench_all
+import bench_kv
 import bench_methods
 import bench_policies
 import bench_replay
@@ -260,6 +261,15 @@ def test_what_falls_short_is_measured_once_more_in_its_part_alone(
     assert turns.run("bench", given, parts, 2, held) is None
     assert calls == [("p", 2), ("q", 2), ("p", 6)]
     assert json.loads(given.json.read_text())["figures"] == {"ours x theirs": 9, "mine x yours": 2}
+
+
+def test_kv_eviction_is_measured(tmp_path: Path) -> None:
+    bench_kv.timed(24, 8, str(tmp_path / "figures.json"))
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["decisions"] == (24 - 8) * bench_kv.LAYERS * bench_kv.KV_HEADS
+    goals = json.loads((bench_all.HERE / "goals.json").read_text())["bench_kv"]
+    assert set(goals) <= {*figures, "memory, MB"}
+    assert all(figure > 0 for figure in figures.values())
 
 
 def test_goals_are_of_figures_that_benchmarks_find() -> None:

@@ -29,6 +29,10 @@ LINES = [
     "search t.npz -p phone.yaml --target-rate 100000",
     "search t.npz -p oneplus15r --axes dram,iops --points 2",
     "search t.npz -p phone.yaml --target-rate 1000 --least flash-bandwidth",
+    "sweep study.yaml",
+    "sweep study.yaml --dry-run",
+    "results study.db",
+    "results study.db --pivot policy,cache_fraction,hit_rate",
     "study",
     *(
         f"study {name} t.npz -p phone.yaml"
@@ -99,6 +103,8 @@ def _unit(path: tuple[str, ...], units: dict[str, str]) -> str | None:
 def stocked(folder: Path) -> Path:
     """The folder of small traces, with a file to read and measurements."""
     (folder / "large.bin").write_bytes(np.random.default_rng(0).bytes(2**22))
+    study = "trace: t.npz\nprofile: phone.yaml\npolicy: [lru, opt]\ncache_fraction: [.5, .7]\n"
+    (folder / "study.yaml").write_text(study)
     (folder / "reads.csv").write_text(
         "size,lanes,bandwidth\n4096,1,1e8\n16384,1,3e8\n65536,1,5e8\n262144,1,9e8\n"
         "1048576,1,1.5e9\n4194304,1,1.7e9\n4096,4,3e8\n"

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import dipsim
 from dipsim.cli.help import PANELS, SUBJECTS
 from dipsim.errors import DipsimError
 from dipsim.settings import OPTIONS
@@ -79,6 +81,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(path)
     with (path / "mine.py").open("a") as file:
         file.write(METHOD)
+    grid = {"policy": ["lru", "opt"], "cache_fraction": [0.5, 0.7], "name": "budgets"}
+    sweep = {"trace": "smollm2-chat", "profile": "paper-a18", "tokens": "0:8", **grid}
+    (path / "budgets.yaml").write_text(yaml.safe_dump(sweep))
+    dipsim.sweep(sweep, path / "budgets.db")
     return path
 
 

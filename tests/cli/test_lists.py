@@ -29,6 +29,7 @@ NAMES = some.builds(
         ),
         (["mine.py:policy,lru"], ["mine.py:policy", "lru"]),
         (["a:b=1,c:d=2"], ["a:b=1", "c:d=2"]),
+        (["all,top=4:block=16,top=8:block=16"], ["all", "top=4:block=16", "top=8:block=16"]),
         (["lru,"], ["lru", ""]),
         ([], []),
     ],

@@ -48,20 +48,23 @@ def test_the_ratio_of_kivi_to_fp16(bits: int, ratio: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bytes_per_position", "gb_4k", "gb_32k"),
+    ("name", "ratio", "bytes_per_position", "gb_4k", "gb_32k"),
     [
-        ("smollm2-135m", 23_040, 0.094, 0.755),
-        ("llama-3.2-1b", 32_768, 0.134, 1.07),
-        ("llama-3.2-3b", 114_688, 0.470, 3.76),
-        ("gemma-2-2b", 106_496, 0.436, 3.49),
-        ("phi-3-mini", 393_216, 1.61, 12.9),
-        ("olmoe-1b-7b", 131_072, 0.537, 4.29),
-        ("llama-3-8b", 131_072, 0.537, 4.29),
+        ("smollm2-135m", 0.333, 23_040, 0.094, 0.755),
+        ("llama-3.2-1b", 0.25, 32_768, 0.134, 1.07),
+        ("llama-3.2-3b", 0.333, 114_688, 0.470, 3.76),
+        ("gemma-2-2b", 0.444, 106_496, 0.436, 3.49),
+        ("phi-3-mini", 1, 393_216, 1.61, 12.9),
+        ("olmoe-1b-7b", 1, 131_072, 0.537, 4.29),
+        ("llama-3-8b", 0.25, 131_072, 0.537, 4.29),
     ],
 )
-def test_fp16_of_presets(name: str, bytes_per_position: int, gb_4k: float, gb_32k: float) -> None:
+def test_fp16_of_presets(
+    name: str, ratio: float, bytes_per_position: int, gb_4k: float, gb_32k: float
+) -> None:
     model = load_model(name)
     width = model.kv_heads * model.head_dim
+    assert round(width / model.hidden, 3) == ratio
     one, short, long = model.layers * FP16.bytes(np.array([1, 4096, 32768]), width)
     assert one == bytes_per_position
     assert short / 1e9 == pytest.approx(gb_4k, rel=0.005)
@@ -83,7 +86,15 @@ def test_fp16_of_presets(name: str, bytes_per_position: int, gb_4k: float, gb_32
 def test_positions_that_take_as_much_as_the_weights_of_a_token(name: str, tokens: int) -> None:
     model = load_model(name)
     position = model.layers * float(FP16.bytes(1, model.kv_heads * model.head_dim))
-    assert model.active_parameters * 4.5 / 8 / position == pytest.approx(tokens, abs=1)
+    assert round(model.active_parameters * 4.5 / 8 / position) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("llama-3.2-3b", 4096), ("llama-3-8b", 4096), ("smollm2-135m", 768)]
+)
+def test_a_position_of_a_layer(name: str, size: int) -> None:
+    model = load_model(name)
+    assert FP16.position_bytes(model.kv_heads * model.head_dim) == size
 
 
 def test_fp16_is_what_a_model_says_of_its_keys_and_values() -> None:
@@ -160,6 +171,8 @@ def test_more_positions_never_take_less_but_where_a_block_becomes_full(name: str
         ("q8_0/q4_0/q4_0", "no KV format 'q4_0/q4_0'"),
         ("kivi:bits=0", "bits are 1 to 16"),
         ("kivi:bits=nan", "parameters are key=number"),
+        ("kivi:bits=2,bits=2", "a parameter is given twice; give it once"),
+        ("kivi:bits", "write parameters as kivi:key=value"),
         ("kivi:group=0", "a group 1 to 4096"),
         ("kivi:group=1.5", "group is a whole number"),
         ("kivi:zero=1", "no parameter 'zero'; its parameters are bits, group, residual"),

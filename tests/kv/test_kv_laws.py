@@ -141,6 +141,20 @@ def test_equal_keys_let_the_oldest_leave():
         assert kept.tolist() == list(range(15, 25))
 
 
+def test_counting_positions_anew_changes_weights_not_sets():
+    frequencies = np.array([1.0, 0.1])
+    turned = run("streaming:sinks=2,rerotate=yes", 10, frequencies=frequencies)
+    plain = run("streaming:sinks=2", 10)
+    assert np.array_equal(turned.left, plain.left)
+    assert turned.change[:10] == pytest.approx(plain.change[:10], abs=1e-25)
+    assert (turned.change[11:] != plain.change[11:]).all()
+    assert is_dense(run("streaming:sinks=2,rerotate=yes", TOKENS, frequencies=frequencies))
+    still = run("streaming:sinks=2,rerotate=yes", 10, frequencies=np.zeros(2))
+    assert np.array_equal(still.change, plain.change)
+    no_sinks = run("streaming:sinks=0,rerotate=yes", 10, frequencies=frequencies)
+    assert np.array_equal(no_sinks.change, run("window", 10).change)
+
+
 # Scores of OBCache --------------------------------------------------------------------------------
 
 
@@ -214,6 +228,7 @@ def test_what_a_rule_costs():
     assert load_rule("obcache:score=value").read_factor == load_rule("h2o").read_factor == 1
     beside = {name: load_rule(name).state_bytes for name in ("obcache", "h2o", "tova", "knorm")}
     assert beside == {"obcache": 8, "h2o": 4, "tova": 0, "knorm": 0}
+    assert round(100 * beside["obcache"] / (2 * 128 * 2), 1) == 1.6  # % of fp16 KV, heads of 128
 
 
 # Parameters and bad input -------------------------------------------------------------------------
@@ -226,7 +241,7 @@ def test_parameters_are_set_by_name():
     assert rule.reads_values_twice
     assert not load_rule("obcache:score=value").reads_values_twice
     assert load_rule(rule.label).contribution is key_change
-    assert parameters_of("streaming") == {"sinks": 4}
+    assert parameters_of("streaming") == {"sinks": 4, "rerotate": "no"}
     assert load_rule("obcache").contribution is joint_change
     assert {name: load_rule(name).needs_attention for name in ("knorm", "window", "tova")} == {
         "knorm": False,
@@ -242,13 +257,15 @@ def test_parameters_are_set_by_name():
         ("h2o:recent=2", "KV policy h2o: recent=2: from 0 to 1"),
         ("h2o:sinks=.5", "KV policy h2o: sinks is a whole number, not 0.5"),
         ("h2o:sink=1", "no parameter 'sink'; its parameters are recent, window, sinks, every"),
-        ("h2o:sinks=1,sinks=2", "parameters are key=number,key=number"),
+        ("h2o:sinks=1,sinks=2", "a parameter is given twice; give it once"),
+        ("h2o:sinks", "write parameters as h2o:key=value"),
         ("window:sinks=4", "it has no parameters"),
         ("obcache:score=both", "score=both: one of value, key, joint"),
         ("obcache:score=key,score=key", "a parameter is given twice; give it once"),
         ("obcache:recent=many", "parameters are key=number,key=number"),
         ("snapkv:kernel=4", "kernel=4: an odd number from 1 to 1023"),
         ("snapkv:pool=median", "pool=median: one of none, avg, max"),
+        ("streaming:rerotate=maybe", "rerotate=maybe: one of no, yes"),
         ("tova:heads=all", "heads=all: one of layer, kv"),
         (7, "KV policy: what is given is of type int"),
     ],
@@ -307,6 +324,12 @@ def test_bad_arrays_are_refused_in_one_line():
 def test_sizes_of_projected_values_are_asked_for():
     with pytest.raises(DipsimError, match=r"criticalkv:window=4 needs projected, \|W_o v\|_1"):
         replay("criticalkv:window=4", 8, *vectors(), head_dim=DIM, prompt=20)
+
+
+def test_frequencies_are_asked_for():
+    for given in (None, np.ones(3)):
+        with pytest.raises(DipsimError, match=r"rerotate=yes needs frequencies, those of RoPE"):
+            run("streaming:rerotate=yes", 8, frequencies=given)
 
 
 def test_a_prompt_without_anything_behind_it_has_nothing_to_judge():

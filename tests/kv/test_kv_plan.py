@@ -99,6 +99,34 @@ def test_the_most_that_a_prompt_holds() -> None:
 
 
 @given(
+    budget=st.one_of(st.none(), st.integers(1, 60)),
+    every=st.integers(1, 20),
+    prompt=st.integers(0, 60),
+    when=st.sampled_from(["token", "prompt", "both"]),
+    name=st.sampled_from(
+        ["fp16", "q4_0", "kivi:residual=8,group=7", "kivi-code:residual=14,group=7"]
+    ),
+    resident=st.one_of(st.none(), st.integers(30, 50)),
+    context=st.integers(1, 150),
+)
+def test_dram_holds_what_any_token_finds(
+    budget, every, prompt, when, name, resident, context
+) -> None:
+    """At the context there may be less: a cut, or a block that became full, comes in between."""
+    prompt = min(prompt, context)
+    plan = KvPlan(TINY, parse_format(name), budget, when, prompt, resident, every=every)
+    most = plan.most_dram_bytes(context)
+    is_cut = when != "token" and budget is not None and prompt > budget
+    found = plan.dram_bytes(np.arange(prompt if is_cut else 0, context + 1)).max()
+    assert most >= found * (1 - 1e-12)
+    if not is_cut:
+        assert most == pytest.approx(found)
+    absent = np.array([0, 3, context])
+    fewer = plan.most_dram_bytes(context, context - absent)
+    assert fewer <= most * (1 + 1e-12)
+
+
+@given(
     budget=st.one_of(st.none(), st.integers(1, 40)),
     resident=st.one_of(st.none(), st.integers(0, 30)),
     inputs=st.integers(0, 12),

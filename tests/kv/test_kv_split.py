@@ -19,24 +19,32 @@ def opt(size: str, link: float, compute: float) -> Recompute:
 
 
 @pytest.mark.parametrize(
-    ("size", "link", "compute", "share", "all_read", "split"),
+    ("size", "link", "compute", "share", "all_read", "split", "percent"),
     [
-        ("6.7B", 32e9, 312e12, 0.7042, 536.9, 347.8),
-        ("13B", 32e9, 312e12, 0.6557, 838.9, 563.8),
-        ("30B", 32e9, 312e12, 0.5763, 1409.3, 1003.2),
-        ("6.7B", 25e9, 150e12, 0.5943, 687.2, 483.0),
-        ("13B", 25e9, 150e12, 0.5396, 1073.7, 784.1),
-        ("30B", 25e9, 150e12, 0.4557, 1803.9, 1392.9),
+        ("6.7B", 32e9, 312e12, 0.7042, 536.9, 347.8, 35.2),
+        ("13B", 32e9, 312e12, 0.6557, 838.9, 563.8, 32.8),
+        ("30B", 32e9, 312e12, 0.5763, 1409.3, 1003.2, 28.8),
+        ("6.7B", 25e9, 150e12, 0.5943, 687.2, 483.0, 29.7),
+        ("13B", 25e9, 150e12, 0.5396, 1073.7, 784.1, 27.0),
+        ("30B", 25e9, 150e12, 0.4557, 1803.9, 1392.9, 22.8),
     ],
 )
 def test_splits_of_opt_at_1024_positions_and_a_batch_of_32(
-    size: str, link: float, compute: float, share: float, all_read: float, split: float
+    size: str,
+    link: float,
+    compute: float,
+    share: float,
+    all_read: float,
+    split: float,
+    percent: float,
 ) -> None:
     layer, layers = opt(size, link, compute), OPT[size][1]
     exact = float(layer.balance(1024))
     assert round(exact / 1024, 4) == share
     assert round(1e3 * layers * float(layer.seconds(1024, 0)), 1) == all_read
     assert round(1e3 * layers * float(layer.seconds(1024, exact)), 1) == split
+    least = float(layer.seconds(1024, exact)) / float(layer.seconds(1024, 0))
+    assert round(100 * (1 - least), 1) == percent
     whole = float(layer.seconds(1024, layer.positions(1024)))
     assert whole == pytest.approx(float(layer.seconds(1024, exact)), rel=1e-3)
 

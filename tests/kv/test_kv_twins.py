@@ -10,11 +10,13 @@ from dipsim.kv.rules import BUILTIN, load_rule
 from naive import kv as naive
 
 TOKENS, HEADS, KV_HEADS, DIM = 44, 6, 2, 4
+FREQUENCIES = np.array([1.0, 0.03])
 
 CASES = [
     ("full", {}),
     ("window", {}),
     ("streaming", {"sinks": 2}),
+    ("streaming", {"sinks": 3, "rerotate": "yes"}),
     ("h2o", {}),
     ("h2o", {"recent": 0.25, "sinks": 1, "every": 3}),
     ("h2o", {"window": 5}),
@@ -50,7 +52,7 @@ def vectors(seed, tokens=TOKENS, layers=1):
 def heads_of(arrays, softcap=0.0):
     q, k, v = (a[:, 0].reshape(len(a), -1, DIM) for a in arrays)
     sizes = np.random.default_rng(9).uniform(1, 5, size=(len(q), KV_HEADS))
-    return Heads(q, k, v, DIM**-0.5, softcap, sizes)
+    return Heads(q, k, v, DIM**-0.5, softcap, sizes, FREQUENCIES)
 
 
 def named(name, given):
@@ -92,6 +94,7 @@ def test_the_sets_and_outputs_are_those_of_the_twin(name, given, when):
             softcap,
             evicts=name != "full",
             sizes=heads.projected,
+            frequencies=heads.frequencies,
         )
         for t in range(TOKENS):
             for j in range(KV_HEADS):

@@ -5,7 +5,14 @@ import pytest
 
 from dipsim import load_model
 from dipsim.layers import LayerError
-from dipsim.layers.cost import SKIP_KV, LayerBytes, kv_read, kv_written, weight_bytes
+from dipsim.layers.cost import (
+    SKIP_KV,
+    LayerBytes,
+    kv_read,
+    kv_written,
+    positions_missing,
+    weight_bytes,
+)
 from dipsim.trace import Tokens
 from naive import layers as naive
 
@@ -49,6 +56,10 @@ def test_bytes_and_positions_are_those_of_the_twin(skip_kv: str) -> None:
         written, read = naive.kv_of(modes.tolist(), rows.position.tolist(), skip_kv)
         assert kv_written(modes, skip_kv).tolist() == written
         assert kv_read(modes, rows, skip_kv).tolist() == read
+        missing = positions_missing(modes, rows, skip_kv)
+        seen = (rows.position[:, None] + 1 - missing) * (modes % 4 != 0)
+        assert seen.sum(axis=1).tolist() == read
+        assert missing.any() == (skip_kv == "hole")
 
 
 def test_without_skipping_all_kinds_of_kv_are_the_dense_ones() -> None:

@@ -212,8 +212,8 @@ def test_bad_rules_are_refused_in_a_line(given: Any, message: str) -> None:
         ("drop:layers=11", "layers=11, the model has 10"),
         ("drop:layers=8-10", "layers=8-10: layers are 0 to 9"),
         ("drop:layers=5-3", "layers=5-3: layers are 0 to 9"),
-        ("drop:layers=x", "layers='x': give a number"),
-        ("unified:layers=2-3", "layers='2-3': give a number"),
+        ("drop:layers=x", "layers=x: give a number"),
+        ("unified:layers=2-3", "layers=2-3: give a number"),
         (
             "early-exit:by=saturation,share=.95",
             r"at most 0\.9 of the layers lie behind the first 1",

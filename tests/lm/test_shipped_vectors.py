@@ -91,3 +91,29 @@ def test_the_table_of_layer_skipping_is_what_was_measured() -> None:
     known = {row["rule"]: row["perplexity"] for row in rows if row["factors"]}
     for count, figure in ((1, 20.2), (2, 22.0), (3, 25.6), (6, 35.2)):
         assert known[f"drop:layers={count}"] == pytest.approx(figure, rel=0.02)
+
+
+INDEPENDENT = {  # perplexity and share that is skipped, by another program on the same text
+    ("similarity:by=oracle,share=0.05", True): (21.3, 0.06),
+    ("similarity:by=oracle,share=0.1", True): (22.6, 0.11),
+    ("similarity:by=oracle,share=0.2", True): (29.1, 0.20),
+    ("similarity:by=oracle,share=0.3", True): (41.0, 0.29),
+    ("similarity:by=previous,share=0.05", True): (20.9, 0.05),
+    ("similarity:by=previous,share=0.1", True): (23.8, 0.10),
+    ("similarity:by=previous,share=0.2", True): (35.4, 0.20),
+    ("similarity:by=previous,share=0.3", True): (52.7, 0.28),
+    ("unified:layers=3", True): (23.4, 0.10),
+    ("drop:layers=1", False): (20.4, 0.03),
+    ("drop:layers=2", False): (22.3, 0.07),
+    ("drop:layers=3", False): (25.9, 0.10),
+    ("drop:layers=6", False): (39.5, 0.20),
+}
+
+
+@pytest.mark.parametrize(("rule", "factors"), INDEPENDENT)
+def test_skipping_costs_what_an_independent_program_measured(rule: str, factors: bool) -> None:
+    rows = json.loads(FACTS.read_text())
+    (row,) = [row for row in rows if (row["rule"], row["factors"]) == (rule, factors)]
+    perplexity, share = INDEPENDENT[rule, factors]
+    assert row["perplexity"] == pytest.approx(perplexity, rel=0.02)
+    assert row["skipped"] == pytest.approx(share, abs=0.006)

@@ -148,6 +148,7 @@ class Twin:
         """How many times as long the use of weights takes on a hot device."""
         self.queue, self.asked = Store(self.env), 0.0
         self.early: dict[tuple[int, int], Event] = {}
+        self.tails: dict[int, Event] = {}
         self.opens = [step for step, piece in enumerate(tokens[0]) if piece.opens]
         self.env.process(self.serve())
 
@@ -204,7 +205,7 @@ class Twin:
         use = weights * slower + piece.kv
         if not use:
             return 0.0
-        size = weights * self.phone.weights + piece.kv * self.phone.kv
+        size = (weights - piece.arithmetic) * self.phone.weights + piece.kv * self.phone.kv
         left = self.phone.dram - self.phone.background - size / use
         if piece.moved:
             flash = max(flash, piece.moved / left if left > 0 else inf)
@@ -214,6 +215,10 @@ class Twin:
     def take(self, piece: Piece, token: int, step: int) -> Happening:
         """Let a token take one step."""
         device, spent, share = self.device, self.found.spent[token], 0.0
+        if step in self.tails:
+            start = self.env.now
+            yield self.tails.pop(step)
+            spent[FLASH] += self.env.now - start
         waits = [self.early[token, step]] if (token, step) in self.early else []
         if piece.flash:
             device.goal = self.asked + self.a * piece.moved
@@ -231,6 +236,9 @@ class Twin:
         yield self.env.all_of(waits)
         spent[FLASH] += self.env.now - start
         device.goal = 0.0
+        if piece.tail:
+            read = self.read(piece.tail, piece.tail_moved, token, piece.tail_for, True)
+            self.tails[piece.tail_for] = read
         yield from self.use(piece, 1 - share, token, step)
         if self.paper:
             return
@@ -253,7 +261,8 @@ class Twin:
         if share * use <= 1e-15:
             return
         hot = use / (weights * self.slower + piece.kv)
-        rate = (self.phone.weights * weights + self.phone.kv * piece.kv) / use
+        brought = weights - piece.arithmetic
+        rate = (self.phone.weights * brought + self.phone.kv * piece.kv) / use
         start = self.env.now
         yield self.device.draw(share * use, rate, hot, USE)
         took = self.env.now - start
@@ -261,7 +270,10 @@ class Twin:
         kv = piece.kv / use * (cold + (took - cold) * hot)
         spent = self.found.spent[token]
         spent[DRAM] += kv
-        spent[COMPUTE if self.phone.kernel and not self.paper else DRAM] += took - kv
+        computed = (took - kv) * piece.arithmetic / weights if weights else 0.0
+        spent[COMPUTE] += computed
+        brings = COMPUTE if self.phone.kernel and not self.paper else DRAM
+        spent[brings] += took - kv - computed
         self.note("compute", token, step, start, share * use * rate)
 
 
@@ -271,4 +283,5 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Re
         phone = phone._replace(dram=inf, background=0.0, after=inf)
     twin = Twin(tokens, mode, a, phone)
     twin.env.run(twin.env.process(twin.all_tokens()))
+    twin.env.run()  # what is still read
     return twin.found

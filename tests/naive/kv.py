@@ -40,6 +40,17 @@ def sized(a: float, z: float, v: Array, o: Array) -> float:
     return a * float(np.sum(np.abs(v)))
 
 
+def rotated(vector: Array, angles: Array) -> Array:
+    """Return a vector whose numbers d and d + dim / 2 are turned by the angle of d."""
+    turned = vector.copy()
+    half = len(vector) // 2
+    for d, angle in enumerate(angles):
+        x, y = vector[d], vector[d + half]
+        turned[d] = x * math.cos(angle) - y * math.sin(angle)
+        turned[d + half] = y * math.cos(angle) + x * math.sin(angle)
+    return turned
+
+
 def by_length(keys: list[Array]) -> list[float]:
     return [-math.sqrt(sum(x * x for x in key)) for key in keys]
 
@@ -67,6 +78,7 @@ class Rule:
     every: int = 1
     ada: float | None = None
     first_stage: float = 1.0
+    by_slot: bool = False
 
 
 def rule_of(name: str, **given: Any) -> Rule:
@@ -77,7 +89,8 @@ def rule_of(name: str, **given: Any) -> Rule:
         return Rule(recent=lambda b: b)
     if name == "streaming":
         sinks = given.get("sinks", 4)
-        return Rule(sinks=sinks, recent=lambda b: b - sinks)
+        by_slot = given.get("rerotate", "no") == "yes"
+        return Rule(sinks=sinks, recent=lambda b: b - sinks, by_slot=by_slot)
     if name in ("h2o", "vatp"):
         share = given.get("recent", 0.5)
         return Rule(
@@ -141,6 +154,7 @@ def run(
     softcap: float = 0.0,
     evicts: bool = True,
     sizes: Array = None,
+    frequencies: Array = None,
 ) -> Run:
     """Walk through the tokens of a layer.
 
@@ -150,6 +164,7 @@ def run(
         prompt: tokens of a prompt that is cut in one go; 0 for none.
         then_evict: later tokens evict, too.
         sizes: float64[tokens, kv heads] of projected values.
+        frequencies: float64[dim / 2] by which q and k were rotated at their positions.
     """
     tokens, heads, dim = q.shape
     kv_heads = k.shape[1]
@@ -166,7 +181,12 @@ def run(
             scores[j][t] = 0.0
             seen = []
             for h in range(j * group, (j + 1) * group):
-                z = np.array([q[t, h] @ k[x, j] for x in cells[j]]) / math.sqrt(dim)
+                keys, query = [k[x, j] for x in cells[j]], q[t, h]
+                if rule.by_slot:  # undo the rotation by position, and rotate by place in the cache
+                    pairs = enumerate(zip(cells[j], keys, strict=True))
+                    keys = [rotated(key, (slot - x) * frequencies) for slot, (x, key) in pairs]
+                    query = rotated(query, (len(keys) - 1 - t) * frequencies)
+                z = np.array([query @ key for key in keys]) / math.sqrt(dim)
                 if softcap:
                     z = softcap * np.tanh(z / softcap)
                 a = softmax(z)

@@ -28,11 +28,17 @@ class Piece(NamedTuple):
     miss: float = 0.0
     kv: float = 0.0
     reads: float = 0.0
+    arithmetic: float = 0.0
+    """Part of hit and miss in which nothing comes from DRAM."""
     sync: float = 0.0
     copy: float = 0.0
     copied: float = 0.0
     ahead: float = 0.0
     ahead_moved: float = 0.0
+    tail: float = 0.0
+    tail_moved: float = 0.0
+    """Reads for the step ``tail_for``, asked for when the own ones of this step are done."""
+    tail_for: int = 0
     static: bool = False
     opens: bool = False
 
@@ -187,6 +193,7 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
     steps = len(tokens[0])
     opens = [step for step in range(steps) if tokens[0][step].opens]
     early: dict[tuple[int, int], Flow] = {}
+    tails: dict[int, Flow] = {}
 
     def send_out(token: int, place: int) -> None:
         """Read ahead for the layer that begins at ``opens[place]``."""
@@ -206,6 +213,10 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
         world.found.spent.append(spent)
         for step, piece in enumerate(pieces):
             reading = []
+            if step in tails:
+                flow = tails.pop(step)
+                while world.waits(flow):
+                    spent[FLASH] += world.step_on()
             if piece.flash:
                 world.goal = world.asked + a * piece.moved
                 reading.append(world.read(piece.flash, piece.moved, token, step, False))
@@ -217,8 +228,10 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
                     send_out(token + 1, 0)
             if (token, step) in early:
                 reading.append(early.pop((token, step)))
-            _take(world, piece, mode, a, token, step, reading, spent)
+            _take(world, piece, mode, a, token, step, reading, spent, tails)
     world.found.end = world.now
+    while world.flows:
+        world.step_on()
     return world.found
 
 
@@ -231,13 +244,14 @@ def _take(
     step: int,
     reading: list[Flow],
     spent: list[float],
+    tails: dict[int, Flow],
 ) -> None:
     """Let a token take one step whose reads were asked for."""
     phone, paper = world.phone, mode.startswith("paper")
     slower = phone.hot_kernel if phone.kernel or phone.cpu else 1.0
     weights = piece.hit + (0.0 if paper else piece.miss)
     cold, hot = weights + piece.kv, weights / slower + piece.kv
-    size = weights * phone.weights + piece.kv * phone.kv
+    size = (weights - piece.arithmetic) * phone.weights + piece.kv * phone.kv
     room = phone.dram - phone.background
 
     def beside(flash: float, total: float) -> float:
@@ -268,7 +282,10 @@ def _take(
             kv = piece.kv / (hot if world.is_hot else cold)
             took = world.step_on()
             spent[DRAM] += took * kv
-            spent[COMPUTE if phone.kernel and not paper else DRAM] += took * (1 - kv)
+            computed = piece.arithmetic / weights if weights else 0.0
+            spent[COMPUTE] += took * (1 - kv) * computed
+            brings = COMPUTE if phone.kernel and not paper else DRAM
+            spent[brings] += took * (1 - kv) * (1 - computed)
         note("compute", start, size * part)
 
     def note(lane: str, start: float, size: float) -> None:
@@ -279,6 +296,9 @@ def _take(
         while world.waits(flow):
             spent[FLASH] += world.step_on()
     world.goal = 0.0
+    if piece.tail:
+        needed = piece.tail_for
+        tails[needed] = world.read(piece.tail, piece.tail_moved, token, needed, True)
     use(1 - share)
     if paper:
         return

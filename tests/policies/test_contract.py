@@ -350,7 +350,7 @@ NO_PARAMETERS = {
     "lru-k:k=": ["'lru-k:k='", "key=number"],
     "lru-k:k=nan": ["'lru-k:k=nan'", "key=number"],
     "lru-k:k=inf": ["'lru-k:k=inf'", "key=number"],
-    "lru-k:k=2,k=3": ["'lru-k:k=2,k=3'", "key=number"],
+    "lru-k:k=2,k=3": ["'lru-k:k=2,k=3'", "given twice"],
     "lru-k:k=2,": ["'lru-k:k=2,'", "key=number"],
     "lru-k:k": ["'lru-k:k'", "lru-k:key=value"],
     "lru-k:": ["'lru-k:'", "lru-k:key=value"],

@@ -54,6 +54,7 @@ def usual(name: str, folder: Path) -> list[dict[str, Any]]:
         "load_trace": [{"given": arrays()}],
         "mrc": [{"trace": arrays(), "policies": "lru", "cache_fraction": 0.5}],
         "record": [{"model": folder, "out": out, "text": source}],
+        "results": [{"store": folder / "s.db"}],
         "save_trace": [{"path": out, "arrays": arrays()}],
         "search": [
             {**on_device, "target_rate": 1.0},
@@ -61,6 +62,7 @@ def usual(name: str, folder: Path) -> list[dict[str, Any]]:
             {**on_device, "axes": ("dram", "iops"), "points": 2},
         ],
         "simulate": [{**on_device, **half}],
+        "sweep": [{"study": {"trace": "t.npz", "profile": "paper-a18"}, "store": folder / "s.db"}],
         "study": [{"name": "layers", "trace": arrays(), "profiles": READS, **half}],
         "synth": [{"out": out, "like": arrays(), "tokens": 4}],
         "TraceWriter": [{"path": out}],
@@ -93,6 +95,7 @@ def test_an_odd_argument_is_taken_or_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(extra, "find_spec", lambda module: None)  # nothing here runs a model
     dipsim.save_trace("t.npz", arrays())
+    dipsim.sweep({"trace": "t.npz", "profile": "paper-a18"}, "s.db")
     wrong = []
     for argument, odd, call in odd_calls(name, tmp_path):
         try:

@@ -67,10 +67,13 @@ def test_the_text_of_every_object_is_short(tmp_path: Path) -> None:
     models = [dipsim.load_model("llama-3.2-1b"), dipsim.load_policy("lfu-decay:half_life=32")]
     group = dipsim.UnitGroup("glu", ("down",))
     method = dipsim.PruningMethod("long" * 40, (group,), rank=lambda *given: None)
+    dipsim.save_trace(tmp_path / "t.npz", arrays())
+    sweep = {"trace": str(tmp_path / "t.npz"), "profile": "paper-a18", "policy": ["lru", "lfu"]}
+    swept = dipsim.sweep(sweep, tmp_path / "s.db")
     with dipsim.TraceWriter(tmp_path / ("long" * 40 + ".npz")) as writer:
         writer.append({"glu": np.ones((2, 3), np.float32)})
         seen = set()
-        for value in reachable(answers(), shipped, models, method, writer):
+        for value in reachable(answers(), shipped, models, method, writer, swept):
             kind = type(value)
             if not kind.__module__.startswith(OPAQUE):
                 seen |= {base.__name__ for base in kind.__mro__}

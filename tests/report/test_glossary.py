@@ -25,6 +25,7 @@ _ALL = (
     f"{CHAT} snapdragon8 --method glu",
     "run marked.npz -p phone.yaml --cache-fraction .5",
     "run sets.npz -p oneplus15r --method predictor --cache-fraction .5",
+    f"{CHAT} snapdragon8 --dram 80% --speculate draft=2,accept=.8,cost=.1",
 )
 LINES = [
     pytest.param(line, marks=pytest.mark.slow if number % 3 else [])

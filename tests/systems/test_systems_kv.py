@@ -14,9 +14,13 @@ SETS = [{0, 1}, {0, 1}, {1, 2}, {2}]
 DEPTH = 10
 
 
-def run(**options: Any) -> Any:
+ROOMY = {**device(dram_efficiency=0.5), "dram": {"capacity": "1 kB", "bandwidth": "200 B/s"}}
+"""A device on which weights and KV take half of the DRAM's bandwidth, as much as `DEVICE` has."""
+
+
+def run(profile: dict[str, Any] = DEVICE, **options: Any) -> Any:
     usual = {"policy": "lru", "cache_fraction": 1.0, "depth": DEPTH, "overlap": "serial"}
-    return dipsim.simulate(trace(SETS), DEVICE, **{**usual, **options})
+    return dipsim.simulate(trace(SETS), profile, **{**usual, **options})
 
 
 def latency(result: Any) -> Any:
@@ -81,9 +85,19 @@ def test_the_oldest_come_from_flash() -> None:
 def test_flash_reads_ahead_while_the_layer_before_computes() -> None:
     # The head of the token before, 64 B and a norm of 8 B, takes 0.72 s.
     options: dict[str, Any] = {"overlap": "pipelined"}
-    result, whole = run(kv_dram="50%", **options), run(**options)
+    result, whole = (run(ROOMY, **options, **more) for more in ({"kv_dram": "50%"}, {}))
     waits = np.maximum((BEFORE - 7) * KV / 10 - 0.72, 0)
     np.testing.assert_allclose(latency(result) - latency(whole), waits)
+    assert result.timing.engine == "closed"
+
+
+def test_what_is_read_ahead_takes_its_part_of_a_narrow_dram() -> None:
+    # In .72 s the flash brings 7.2 B, for which the head has 7.2 B of DRAM's 72 B less.
+    options: dict[str, Any] = {"overlap": "pipelined"}
+    result, whole = run(kv_dram="50%", **options), run(**options)
+    waits = np.maximum((BEFORE - 7) * KV / 10 - 0.72, 0)
+    np.testing.assert_allclose(latency(result) - latency(whole), waits + 7.2 / 100)
+    assert result.timing.engine == "events"
 
 
 def test_what_is_computed_again_is_not_read() -> None:
@@ -109,7 +123,7 @@ def test_both_engines_agree() -> None:
     ):
         for overlap in ("serial", "pipelined"):
             given: dict[str, Any] = {**options, "overlap": overlap}
-            closed, events = (run(**given, engine=engine) for engine in ("closed", "events"))
+            closed, events = (run(ROOMY, **given, engine=e) for e in ("closed", "events"))
             np.testing.assert_allclose(latency(events), latency(closed), rtol=1e-9)
 
 
@@ -145,6 +159,21 @@ def test_recorded_vectors_say_what_is_lost() -> None:
     )
     assert whole.kv_quality.mass_kept == pytest.approx(1)
     assert whole.to_dict()["kv"]["loop"] == "layer-closed"
+
+
+def test_positions_that_count_anew_move_the_same_bytes_and_need_the_model() -> None:
+    options: dict[str, Any] = {"tokens": "0:160", "dram": "60%", "kv_budget": 16}
+    plain, anew = (
+        dipsim.simulate("smollm2-kv", "snapdragon8", kv_policy=policy, **options)
+        for policy in ("streaming", "streaming:rerotate=yes")
+    )
+    np.testing.assert_array_equal(latency(anew), latency(plain))
+    assert (plain.to_dict()["kv"]["loop"], anew.to_dict()["kv"]["loop"]) == (
+        "layer-closed",
+        "counts",
+    )
+    (text,) = [text for label, text in anew.summary() if label == "KV"]
+    assert "needs the model (dipsim eval): no trace holds RoPE's frequencies" in text
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,35 @@ def test_bytes_of_weights_that_are_left(skip_kv: str) -> None:
     np.testing.assert_allclose(static, attention + norms - projected + present)
 
 
+@pytest.mark.parametrize(("skip_kv", "kept"), [("project", 18), ("copy", 18), ("hole", 15)])
+def test_dram_holds_no_keys_and_values_of_holes(skip_kv: str, kept: int) -> None:
+    """Of six positions in three layers one and two are missing in the sequence that lacks less."""
+    modes = all_modes()
+    modes[2:6, 1], modes[9:11, 1], modes[9, 2] = SKIPPED, SKIPPED, SKIPPED
+    options: dict[str, Any] = {"skip_layers": "recorded", "skip_kv": skip_kv}
+    position = 2 * 12 * 2
+    result = run(with_modes(modes), **options)
+    assert result.budget.kv == result.to_dict()["kv"]["held_bytes"] == kept * position
+    longer = run(with_modes(modes), **options, context=10)
+    assert longer.budget.kv == (kept + 3 * 4) * position  # those to come run all layers
+    cut = run(with_modes(modes), **options, kv_policy="window", kv_budget=5)
+    assert cut.budget.kv == (15 if skip_kv != "hole" else 5 + 4 + 5) * position
+
+
+def test_holes_leave_dram_to_the_caches_as_kv_grows() -> None:
+    modes = all_modes()
+    modes[2:6, 1], modes[9:11, 1], modes[9, 2] = SKIPPED, SKIPPED, SKIPPED
+    result = run(
+        with_modes(modes), skip_layers="recorded", skip_kv="hole", cache_fraction=None,
+        dram="3 kB", kv="grow",
+    )  # fmt: skip
+    held = result.run.kv.held_bytes(result.run.sets.source, result.run.tokens.position + 1) / (
+        2 * 12 * 2
+    )
+    np.testing.assert_array_equal(held, [3, 6, 8, 10, 12, 14, 3, 6, 9, 10, 12, 15])
+    assert result.budget.kv == 15 * 2 * 12 * 2
+
+
 def test_prompts_run_all_layers() -> None:
     result = run(with_modes(all_modes(SKIPPED)), skip_layers="recorded")
     prompt = ~result.run.tokens.decode

@@ -35,8 +35,11 @@ FREE = Machine(math.inf, 0.0, 1.0, 1.0, False)
 """Nobody is in anybody's way; a second of use moves a byte."""
 
 
-def random_tokens(seed: int, ahead: bool = False) -> list[list[Piece]]:
-    """One to four tokens of a few layers: static weights and KV, then one or two groups."""
+def random_tokens(seed: int, ahead: bool = False, tails: bool = False) -> list[list[Piece]]:
+    """One to four tokens of a few layers: static weights and KV, then one or two groups.
+
+    With ``tails`` all groups read KV for the first step, which the next token takes.
+    """
     rng = np.random.default_rng(seed)
     layers, groups = rng.integers(1, 4), rng.integers(1, 3)
 
@@ -47,10 +50,12 @@ def random_tokens(seed: int, ahead: bool = False) -> list[list[Piece]]:
         flash = some(0.7, 3)
         misses = float(rng.integers(1, 5)) if flash else 0.0
         early = 0.0 if static or not ahead else some(0.6, 3)
+        tail = some(0.6, 2) if tails and not static else 0.0
+        resident = some(0.8, 2)
         return Piece(
             flash=flash,
             moved=flash * float(rng.uniform(0, 2)),
-            hit=some(0.8, 2),
+            hit=resident,
             miss=some(0.9, 1) if flash else 0.0,
             kv=some(0.7, 1) if static else 0.0,
             reads=misses,
@@ -59,6 +64,9 @@ def random_tokens(seed: int, ahead: bool = False) -> list[list[Piece]]:
             copied=float(rng.uniform(0, 1)),
             ahead=early,
             ahead_moved=early * float(rng.uniform(0, 2)),
+            arithmetic=resident * some(0.3, 1) if tails else 0.0,
+            tail=tail,
+            tail_moved=tail * float(rng.uniform(0, 2)) if tails else 0.0,
             static=static,
             opens=opens,
         )
@@ -85,6 +93,7 @@ def chain(tokens: list[list[Piece]]) -> list[Step]:
             for name in Piece._fields
         }
         static, opens = columns.pop("static"), columns.pop("opens")
+        columns.pop("tail_for")
         assert len(set(static)) == len(set(opens)) == 1
         found.append(
             Step(
@@ -92,6 +101,7 @@ def chain(tokens: list[list[Piece]]) -> list[Step]:
                 sync=columns.pop("sync")[0],
                 static=first.static,
                 opens_layer=first.opens,
+                tail_place=str(first.tail_for),
                 place=str(number),
                 **columns,
             )
@@ -172,6 +182,7 @@ def test_heat_slows_a_cpu_that_dram_limits(backend: str, slower: float, engine: 
     kernel=st.booleans(),
     cpu=st.booleans(),
     after=st.sampled_from([math.inf, 0.0, 0.7, 4.0, 9.0]),
+    tails=st.booleans(),
     block=st.sampled_from([1, 2, 256]),
 )
 @settings(max_examples=150)
@@ -183,10 +194,11 @@ def test_the_twin_finds_the_same(
     kernel: bool,
     cpu: bool,
     after: float,
+    tails: bool,
     block: int,
 ) -> None:
     overlap, a = mode
-    tokens = random_tokens(seed, ahead=overlap == "prefetch")
+    tokens = random_tokens(seed, ahead=overlap == "prefetch", tails=tails)
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25, cpu)
     twin = naive_time.simulate(tokens, overlap, a, phone)
     with patch("dipsim.timeline.blocks.SIZE", block):
@@ -220,8 +232,11 @@ def _laws(found: Timeline, tokens: list[list[Piece]], overlap: str, phone: Phone
     pieces = [piece for token in tokens for piece in token]
     used = [at.hit + (0.0 if paper else at.miss) for at in pieces]
     demanded = [
-        sum(at.moved * (at.flash > 0) + at.ahead_moved for at in pieces),
-        sum(w * phone.weights + at.kv * phone.kv for w, at in zip(used, pieces, strict=True)),
+        sum(at.moved * (at.flash > 0) + at.ahead_moved + at.tail_moved for at in pieces),
+        sum(
+            (weights - at.arithmetic) * phone.weights + at.kv * phone.kv
+            for weights, at in zip(used, pieces, strict=True)
+        ),
         0.0 if paper else sum(2 * at.copied for at in pieces if at.copy),
     ]
     assert found.moved == pytest.approx(demanded, rel=1e-9, abs=1e-9)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dipsim.timeline.closed import Heat, Machine, Step
+from dipsim.timeline.closed import Heat, Machine, Step, idle_seconds
 from dipsim.timeline.dram import COPY, DMA, USE, Draw
 from dipsim.timeline.events import Timeline, simulate_events
 from naive import events as naive_events
@@ -23,8 +23,10 @@ MODES = [
 ]
 
 
-def random_chain(rng: np.random.Generator, tokens: int, ahead: bool) -> list[Step]:
-    """Page faults, layers of static weights with KV and one to three groups, and a head."""
+def random_chain(rng: np.random.Generator, tokens: int, overlap: Any) -> list[Step]:
+    """Page faults, layers of static weights with KV and one to three groups, and a head; half of
+    them read beside their steps what one step needs, of this token or of the next one."""
+    ahead = overlap == "prefetch"
 
     def some(share: float, most: float) -> np.ndarray:
         return rng.choice([0, 1], tokens, p=[1 - share, share]) * rng.uniform(0.05, most, tokens)
@@ -32,9 +34,10 @@ def random_chain(rng: np.random.Generator, tokens: int, ahead: bool) -> list[Ste
     def step(static: bool, opens: bool = False) -> Step:
         flash, copied = some(rng.choice([0, 0.7, 1]), 3), some(0.5, 1)
         early = some(0.6, 2) if ahead and not static else np.zeros(tokens)
+        resident = some(0.8, 2)
         return Step(
             flash=flash,
-            hit=some(0.8, 2),
+            hit=resident,
             miss=some(0.9, 1) * (flash > 0),
             kv=some(0.7, 1) if static else np.zeros(tokens),
             reads=rng.integers(1, 5, tokens) * (flash > 0.0),
@@ -43,6 +46,7 @@ def random_chain(rng: np.random.Generator, tokens: int, ahead: bool) -> list[Ste
             static=static,
             moved=flash * rng.uniform(0, 2, tokens),
             copied=copied,
+            arithmetic=resident * some(rng.choice([0, 0, 0.6]), 1),
             ahead=early,
             ahead_moved=early * rng.uniform(0, 2, tokens),
             opens_layer=opens,
@@ -54,7 +58,18 @@ def random_chain(rng: np.random.Generator, tokens: int, ahead: bool) -> list[Ste
     for _ in range(rng.integers(1, 4)):
         chain += [step(True), *(step(False, opens=i == 0) for i in range(rng.integers(1, 4)))]
     chain.append(step(True))
-    return [step._replace(place=str(number)) for number, step in enumerate(chain)]
+    chain = [step._replace(place=str(number)) for number, step in enumerate(chain)]
+    if rng.random() < 0.5:
+        return chain
+    needed = int(rng.integers(0, len(chain)))
+
+    def reading(number: int) -> Step:
+        idle = idle_seconds(chain[number], overlap) * (number != needed)
+        tail = np.minimum(some(0.7, 1.5), idle)
+        moved = tail * rng.uniform(0, 2, tokens)
+        return chain[number]._replace(tail=tail, tail_moved=moved, tail_place=str(needed))
+
+    return [reading(number) for number in range(len(chain))]
 
 
 def pieces_of(chain: list[Step]) -> list[list[Piece]]:
@@ -62,9 +77,11 @@ def pieces_of(chain: list[Step]) -> list[list[Piece]]:
     names = {"copy": "management", "opens": "opens_layer"}
 
     def piece(step: Step, token: int) -> Piece:
-        values = {name: getattr(step, names.get(name, name)) for name in Piece._fields}
+        fields = [name for name in Piece._fields if name != "tail_for"]
+        values = {name: getattr(step, names.get(name, name)) for name in fields}
+        values["tail_for"] = int(step.tail_place or 0)
         plain = {name: v[token] if isinstance(v, np.ndarray) else v for name, v in values.items()}
-        return Piece(**{name: v if isinstance(v, bool) else float(v) for name, v in plain.items()})
+        return Piece(**{name: v if isinstance(v, int) else float(v) for name, v in plain.items()})
 
     return [[piece(step, token) for step in chain] for token in range(len(chain[0].flash))]
 
@@ -104,7 +121,7 @@ def test_the_twin_in_simpy_finds_the_same(
     """Whether tokens pass at once or step by step, and whether or not anybody looks on."""
     rng = np.random.default_rng(seed)
     tokens = int(rng.integers(1, 6))
-    chain = random_chain(rng, tokens, ahead=mode[0] == "prefetch")
+    chain = random_chain(rng, tokens, mode[0])
     pieces = pieces_of(chain)
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, math.inf, 1.0, 1.0, cpu)
     if hot < math.inf:
@@ -165,7 +182,7 @@ def drawn_until(moments: np.ndarray, draws: Sequence[Any], reader: int) -> np.nd
 @pytest.mark.parametrize("mode", [("prefetch", 0.45), ("pipelined", 0.45)])
 def test_errors_do_not_add_up_in_a_long_run(mode: Any) -> None:
     rng, tokens = np.random.default_rng(1), 300
-    chain = random_chain(rng, tokens, ahead=mode[0] == "prefetch")
+    chain = random_chain(rng, tokens, mode[0])
     phone = Phone(2.5, 0.5, 1.0, 1.5, True)
     twin = naive_events.simulate(pieces_of(chain), *mode, phone)
     found = simulate_events(chain, tokens, *mode, machine_of(phone))

@@ -69,6 +69,10 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "prefetch": ("previous", "next-layer", "right=0", "right=.5", "right=1", "other.npz", "t.npz"),
     "backend": ("cpu", "default", "gpu"),
     "weight_format": ("q4_0", "Q4_K_M", "8da4w", "bf16", "f16", "none"),
+    "speculate": (
+        *("draft=1,accept=.8", "draft=2,accept=.5,cost=.1", "draft=3,accept=0", "draft=2,accept=1"),
+        *("draft=0,accept=.5", "draft=2", "draft=2,accept=2"),
+    ),
     "depth": ("0", "1", "5", "9", "1099511627776"),
     **dict.fromkeys(("tokens", "layers", "sequence", "calibrate_tokens", "order_from"), PARTS),
     **dict.fromkeys(("trace", "static_from"), (*["t.npz"] * 5, "shards", "other.npz")),

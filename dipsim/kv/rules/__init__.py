@@ -56,8 +56,7 @@ def load_rule(given: str | Rule) -> Rule:
         raise BudgetError(not_taken("KV policy", given, "a name or a Rule"))
     name, text = plugins.name_and_parameters(given)
     if name not in BUILTIN:
-        known = ", ".join(BUILTIN)
-        raise BudgetError(f"no KV policy {brief(given)!r}: use one of {known}")
+        raise plugins.unknown(_KIND, given)
     values = _values(given, name, text)
     try:
         return replace(BUILTIN[name](**dict(values)), given=values)

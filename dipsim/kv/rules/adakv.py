@@ -10,7 +10,9 @@ def adakv(window: int = 64, pool: Pool = "avg", kernel: int = 5, safe: float = 0
     """Return the rule.
 
     Args:
-        window, pool, kernel: as of SnapKV.
+        window: as of `snapkv`.
+        pool: as of `snapkv`.
+        kernel: as of `snapkv`.
         safe: share of the mean budget that every head keeps of its own best.
     """
     within("safe", safe, 0, 1)

@@ -84,6 +84,8 @@ class Rule:
         every: positions by which a head outgrows its budget before it is cut back to it.
         evicts: False for the rule that keeps everything.
         reads_values_twice: v.o and |o|^2 are needed, for which V is read once more.
+        rerotates: positions count anew inside the cache: the first ones are turned, by RoPE, to
+            stand before the others without a gap.
         given: the parameters that a user has set, as (key, value).
     """
 
@@ -109,6 +111,7 @@ class Rule:
     every: int = 1
     evicts: bool = True
     reads_values_twice: bool = False
+    rerotates: bool = False
     given: tuple[tuple[str, float | str], ...] = ()
 
     @property
@@ -126,6 +129,14 @@ class Rule:
     def needs_projection(self) -> bool:
         """True where sizes of projected values decide, which are no part of a trace."""
         return self.first_stage < 1
+
+    @property
+    def beyond_vectors(self) -> str | None:
+        """What the rule looks at that no trace holds beside queries, keys and values; None where
+        these are enough."""
+        if self.needs_projection:
+            return "projected values, |W_o v|_1"
+        return "RoPE's frequencies" if self.rerotates else None
 
     @property
     def cuts_prompts_only(self) -> bool:
@@ -174,7 +185,7 @@ def within(name: str, value: float, low: float, high: float) -> float:
         BudgetError: it lies outside; `load_rule` adds the rule's name.
     """
     if not low <= value <= high:
-        raise BudgetError(f"{name}={value:g}: from {low:g} to {high:g}")
+        raise BudgetError(f"{name}={value:.10g}: from {low:.10g} to {high:.10g}")
     return value
 
 

@@ -10,7 +10,9 @@ def criticalkv(window: int = 64, pool: Pool = "avg", kernel: int = 5, first: flo
     """Return the rule.
 
     Args:
-        window, pool, kernel: as of SnapKV.
+        window: as of `snapkv`.
+        pool: as of `snapkv`.
+        kernel: as of `snapkv`.
         first: share of the budget that is chosen as by SnapKV; the rest goes to the highest
             (mean weight + 1e-4) |W_o v|_1, W_o the output projection.
     """

@@ -10,7 +10,9 @@ def pyramidkv(window: int = 64, pool: Pool = "avg", kernel: int = 5, beta: float
     """Return the rule.
 
     Args:
-        window, pool, kernel: as of SnapKV.
+        window: as of `snapkv`.
+        pool: as of `snapkv`.
+        kernel: as of `snapkv`.
         beta: steepness of the pyramid; the least budget is about the mean one divided by it.
     """
     within("beta", beta, 1, 1000)

@@ -26,7 +26,9 @@ def vatp(recent: float = 0.5, window: int = 0, sinks: int = 20, every: int = 1) 
     """Return the rule.
 
     Args:
-        recent, window, every: as of H2O.
+        recent: as of `h2o`.
+        window: as of `h2o`.
+        every: as of `h2o`.
         sinks: first positions that stay: their values are small, but they are needed.
     """
     return replace(

@@ -1,0 +1,99 @@
+"""Key of a cell: the contents of all files that its options name, and every number they come to."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dipsim import methods, policies
+from dipsim.errors import DipsimError
+from dipsim.model import load_model
+from dipsim.plugins import name_and_parameters
+from dipsim.settings import OPTIONS, make_settings
+from dipsim.simulate import SEMANTICS
+from dipsim.store import key_of
+from dipsim.sweep.inputs import Inputs
+
+_RUNS_FILE = {"policy": policies.runs_file, "method": methods.runs_file}
+
+
+class CellKeys:
+    """Keys of cells; what many cells share is read once.
+
+    Args:
+        inputs: opens traces and profiles.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._parts: dict[str, Any] = {}
+
+    def of(self, options: Mapping[str, Any]) -> str:
+        """Return the key of a run, the same wherever its files lie and whatever they are called.
+
+        Args:
+            options: arguments of `dipsim.simulate`.
+
+        Raises:
+            DipsimError: a file that cannot be read.
+        """
+        settings = {name: value for name, value in options.items() if name in OPTIONS}
+        plain = make_settings(settings).model_dump(mode="json")
+        for name in ("policy", "method", "static_from", "prefetch"):
+            if plain[name] is not None:
+                plain[name] = self._once(self._content, name, plain[name])
+        device = {name: options.get(name) for name in ("profile", "overrides")}
+        return key_of(
+            {
+                "semantics": SEMANTICS,
+                "trace": self._trace(options.get("trace")),
+                "profile": self._once(self._profile, device),
+                "model": self._once(self._model, options.get("model")),
+                "settings": plain,
+            }
+        )
+
+    def _once(self, work_out: Any, *given: Any) -> Any:
+        """Return what a function makes of plain values, worked out once."""
+        key = key_of({work_out.__name__: given})
+        if key not in self._parts:
+            self._parts[key] = work_out(*given)
+        return self._parts[key]
+
+    def _trace(self, name: str | None) -> str | None:
+        return None if name is None else self._inputs.trace(name).hash
+
+    def _profile(self, device: Mapping[str, Any]) -> str:
+        given = {name: value for name, value in device.items() if value is not None}
+        return key_of(self._inputs.profile(given).model_dump(mode="json", by_alias=True))
+
+    def _model(self, name: str | None) -> str | None:
+        """Return the key of the model by option; the trace's own is among its contents."""
+        if name is None:
+            return None
+        return key_of(load_model(name).model_dump(mode="json"))
+
+    def _content(self, option: str, given: str) -> str:
+        """Return an option that names a file with what the file holds in place of its path."""
+        if option in _RUNS_FILE:
+            if not _RUNS_FILE[option](given):
+                return given
+            name, parameters = name_and_parameters(given)
+            file, _, attribute = name.rpartition(":")
+            return f"{attribute}:{parameters} of {_digest(Path(file))}"
+        guesses = option == "prefetch" and (
+            given in ("previous", "next-layer") or given.startswith("right=")
+        )
+        return given if guesses else f"trace {self._inputs.trace(given).hash}"
+
+
+def _digest(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        DipsimError: it cannot be read.
+    """
+    try:
+        return sha256(file.read_bytes()).hexdigest()
+    except OSError as problem:
+        raise DipsimError(f"{file}: cannot be read ({problem.strerror})") from None

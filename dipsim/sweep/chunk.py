@@ -1,0 +1,115 @@
+"""Chunks of cells: runs that are made together, since they share a trace, its sets and replays."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dipsim.errors import DipsimError
+from dipsim.result import Result
+from dipsim.settings import concerning
+from dipsim.simulate import SEMANTICS, settle_kv, simulate
+from dipsim.store import Outcome, key_of
+from dipsim.sweep.file import INPUTS
+from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.many import many
+from dipsim.sweep.plan import Planned
+from dipsim.sweep.point import Cell, Figures, Place, Point
+
+Chunk = Sequence[Planned]
+CELLS = 32
+"""Most cells of a chunk: what is lost when a process is killed, and what shares a pass."""
+_PER_WORKER = 4
+"""Chunks that each worker gets at least, so that all are busy until the end."""
+_SETS = (
+    *concerning("method", "pruning", "calibration", "experts", "units", "trace"),
+    *("trace", "model", "reset", "prefill", "skip_layers"),
+)
+"""Options that the active sets follow from: runs in which all are equal share them."""
+_UNSEEN = ("profile", "overrides", *concerning("device", "time"))
+"""Options that no cache sees: runs that differ in these alone share a replay."""
+
+
+def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
+    """Return cells in chunks: those with the same sets together, those that share a replay side by
+    side."""
+    groups: dict[str, dict[str, list[Planned]]] = {}
+    for cell in cells:
+        sets = key_of({name: cell.options.get(name) for name in _SETS})
+        groups.setdefault(sets, {}).setdefault(_seen(cell), []).append(cell)
+    size = CELLS
+    if workers > 1:
+        size = max(1, min(CELLS, math.ceil(len(cells) / (workers * _PER_WORKER))))
+    chunks: list[Chunk] = []
+    for replays in groups.values():
+        listed = [cell for alike in replays.values() for cell in alike]
+        chunks += [listed[first : first + size] for first in range(0, len(listed), size)]
+    return chunks
+
+
+def count_replays(cells: Sequence[Planned]) -> int:
+    """Return how many replays cells share: those that differ in their device and the timing alone
+    have one."""
+    return len({_seen(cell) for cell in cells})
+
+
+def _seen(cell: Planned) -> str:
+    return key_of({name: value for name, value in cell.options.items() if name not in _UNSEEN})
+
+
+def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
+    """Run cells; of what some of them cannot do their outcomes say why.
+
+    Args:
+        chunk: cells with one trace, or all without one.
+        inputs: opens traces and profiles.
+    """
+    start = time.perf_counter()
+    cells = _run(chunk, inputs)
+    seconds = (time.perf_counter() - start) / len(chunk)
+    return [
+        Outcome(
+            key=planned.key,
+            options=planned.options,
+            figures=cell.figures,
+            marks=cell.marks,
+            why=cell.why,
+            seconds=seconds,
+            semantics=SEMANTICS,
+        )
+        for planned, cell in zip(chunk, cells, strict=True)
+    ]
+
+
+def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
+    """Run cells together, or one by one where that is impossible for one of them, or for all."""
+    try:
+        if chunk[0].options["trace"] is None:
+            return [_without_trace(planned, inputs) for planned in chunk]
+        points = [_point(planned, inputs) for planned in chunk]
+        return many(points, read=_read, tolerated=(DipsimError,), threads=1)
+    except DipsimError as problem:
+        if len(chunk) == 1:
+            return [Cell(chunk[0].place, chunk[0].options, None, why=str(problem))]
+        return [cell for planned in chunk for cell in _run([planned], inputs)]
+
+
+def _without_trace(planned: Planned, inputs: Inputs) -> Cell:
+    """Run a cell that reads no trace, and so shares nothing."""
+    options = {**planned.options, "profile": inputs.profile(planned.options), "overrides": ()}
+    result = simulate(**options)
+    return Cell(planned.place, planned.options, result.figures(), result.marks)
+
+
+def _point(planned: Planned, inputs: Inputs) -> Point:
+    """Return the run of a cell, with what its KV asks for as ``auto`` settled."""
+    trace, device = inputs.kept(planned.options["trace"]), inputs.profile(planned.options)
+    options = {name: value for name, value in planned.options.items() if name not in INPUTS}
+    model = planned.options.get("model")
+    settled = settle_kv(trace, device, {**options, "model": model})
+    del settled["model"]
+    return Point(planned.place, trace, device, settled, model)
+
+
+def _read(result: Result, *_: Any) -> list[tuple[Place, Figures]]:
+    return [({}, result.figures())]

@@ -1,0 +1,191 @@
+"""Plan of a sweep: what every cell runs, in the order of the grid."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dipsim import methods, policies
+from dipsim.errors import DipsimError, brief
+from dipsim.plugins import full_name, full_path
+from dipsim.settings import OPTIONS, concerning, make_settings
+from dipsim.store import key_of
+from dipsim.sweep.cell_key import CellKeys
+from dipsim.sweep.file import FILES, INPUTS, PLUGINS, Sweep
+from dipsim.sweep.grid import Grid
+from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.methods import calibrated_tokens, check_used, options_of, part_of, warmed_up
+from dipsim.sweep.point import Place
+from dipsim.views import shortened
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell that is to be run; all its values are plain, so that it can be sent anywhere."""
+
+    key: str
+    place: Place
+    options: Mapping[str, Any]
+    """Arguments of `dipsim.simulate`."""
+
+    __repr__ = shortened
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a sweep, in the order of its grid."""
+
+    sweep: Sweep
+    cells: tuple[Planned, ...]
+
+    __repr__ = shortened
+
+    def missing(self, known: Iterable[str]) -> list[Planned]:
+        """Return the cells whose keys are not among the known ones, of several with one key the
+        first."""
+        known = set(known)
+        runs = {cell.key: cell for cell in reversed(self.cells) if cell.key not in known}
+        return list(reversed(runs.values()))
+
+
+def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = False) -> Plan:
+    """Work out what every cell of a sweep runs.
+
+    An option that the method of a cell does not take is left out of it, and cells that then are
+    equal are one. Runs on one part of a trace measure the same tokens: those that none of them
+    calibrates thresholds on.
+
+    Args:
+        inputs: opens traces and profiles.
+        limit: most cells of the grid.
+        trust_files: policies and methods that are files may be run.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line.
+    """
+    labels = _labels(sweep.grid)
+    named: set[Any] = set()
+    cells: dict[str, tuple[Place, dict[str, Any]]] = {}
+    for given in sweep.grid.cells(limit):
+        _check_names(sweep, given, named, trust_files)
+        options = _options(given, inputs)
+        varying = [name for name in sweep.grid.names if options.get(name) is not None]
+        place = {
+            name: labels[name].get(json.dumps(given[name]), _label(given[name])) for name in varying
+        }
+        cells.setdefault(key_of({"place": place, "options": options}), (place, options))
+    if not cells:
+        raise DipsimError(f"sweep {sweep.name}: no cell is left: see its where and exclude")
+    runs = _measured_alike([options for _, options in cells.values()], inputs)
+    if all("method" in options for options in runs):
+        asked = {*sweep.grid.fixed, *sweep.grid.names}
+        check_used(asked, runs, f"sweep {sweep.name}")
+    keys = CellKeys(inputs)
+    places = [place for place, _ in cells.values()]
+    return Plan(
+        sweep,
+        tuple(
+            Planned(keys.of(options), place, _named_in_full(options))
+            for place, options in zip(places, runs, strict=True)
+        ),
+    )
+
+
+def _check_names(
+    sweep: Sweep, given: Mapping[str, Any], named: set[Any], trust_files: bool
+) -> None:
+    """Refuse a policy or a method that there is not, or a file that nobody asked to be run.
+
+    Args:
+        named: those that were checked; these are added.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    for what, load, runs_file in (
+        ("policy", policies.load_policy, policies.runs_file),
+        ("method", methods.load_method, methods.runs_file),
+    ):
+        name = given.get(what)
+        if name is None or (what, name) in named:
+            continue
+        if runs_file(name) and not trust_files:
+            raise DipsimError(
+                f"sweep {sweep.name}: names the {what} {brief(name, 200)}, a file that would be "
+                "run: look at it, then add --trust-files"
+            )
+        load(name)
+        named.add((what, name))
+
+
+def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Return the options of a run, without those that its method does not take.
+
+    Raises:
+        DipsimError: an impossible value, or no such trace.
+    """
+    settings = {name: value for name, value in given.items() if name in OPTIONS}
+    method, trace = given.get("method"), given.get("trace")
+    if isinstance(method, str) and isinstance(trace, str):
+        settings = options_of(method, inputs.trace(trace), settings, {})
+    make_settings(settings)
+    named = {name: given[name] for name in INPUTS if name in given}
+    return {"trace": None, **named, **settings}
+
+
+def _named_in_full(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which files have their full path, so that they mean the same anywhere."""
+    full = {**dict.fromkeys(FILES, full_path), **dict.fromkeys(PLUGINS, full_name)}
+    return {
+        name: full[name](value) if name in full and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def _labels(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Return, by axis, how a place names each value: pairs by a text, files by their name unless
+    two have the same."""
+    labels: dict[str, dict[str, Any]] = {}
+    for axis in grid.axes:
+        for name, values in zip(axis.names, zip(*axis.steps, strict=True), strict=True):
+            texts = {json.dumps(value): value for value in values}
+            short = {text: _label(value) for text, value in texts.items()}
+            labels[name] = (
+                short
+                if len(set(short.values())) == len(texts)
+                else {
+                    text: text if isinstance(value, Mapping) else value
+                    for text, value in texts.items()
+                }
+            )
+    return labels
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={each}" for name, each in value.items())
+    if isinstance(value, str) and os.sep in value:
+        file, suffix, rest = value.partition(".py:")
+        return f"{Path(file).name}{suffix}{rest}"
+    return value
+
+
+def _measured_alike(runs: Sequence[dict[str, Any]], inputs: Inputs) -> list[dict[str, Any]]:
+    """Return the options of runs such that those on one part of a trace measure the same tokens."""
+    parts: dict[str, list[int]] = {}
+    for number, options in enumerate(runs):
+        part = {name: options.get(name) for name in ("trace", *concerning("trace"))}
+        parts.setdefault(key_of(part), []).append(number)
+    warm = list(runs)
+    for numbers in parts.values():
+        if not any("calibrate_tokens" in runs[number] for number in numbers):
+            continue
+        first = runs[numbers[0]]
+        replayed = part_of(inputs.trace(first["trace"]), first)
+        until = {number: calibrated_tokens(replayed, runs[number]) for number in numbers}
+        if len(set(until.values())) > 1:
+            for number in numbers:
+                warm[number] = warmed_up(runs[number], max(until.values()))
+    return warm
