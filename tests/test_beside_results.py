@@ -108,7 +108,67 @@ def test_a_row_is_best_where_none_is_faster_and_loses_less() -> None:
     assert beside_frontier.best(rows, "d") == [rows[4], rows[2], rows[0]]
 
 
+def gains(choice: beside_rows.Choice) -> tuple[float, list[float]]:
+    """By how much perplexity grows over the dense model's, and the rate on every device, in %."""
+    dense, row = (beside_rows.find(ROWS["long"], each) for each in (beside_rows.DENSE, choice))
+    assert dense is not None
+    assert row is not None
+    rates = [
+        100 * (row["devices"][name]["rate"] / dense["devices"][name]["rate"] - 1)
+        for name in beside_rows.DEVICES
+    ]
+    return 100 * (row["perplexity"] / dense["perplexity"] - 1), rates
+
+
+@pytest.mark.parametrize(
+    ("choice", "cost", "faster"),
+    [
+        (("dense", {"kv_quant": "q8_0"}), 0, (12, 20, 80)),
+        (("dense", {"kv_quant": "kivi:bits=4"}), 0.2, (16, 27)),
+        (beside_rows.evicted("tova", 256), 3.5, (21, 35)),
+        (beside_rows.TOGETHER[0], 10, (27, 42)),
+        (beside_rows.skipped("drop:layers=1"), 11, (3, 3)),
+    ],
+)
+def test_what_the_page_says_follows_from_its_rows(
+    choice: beside_rows.Choice, cost: float, faster: tuple[int, ...]
+) -> None:
+    lost, gained = gains(choice)
+    assert lost == pytest.approx(cost, abs=0.2)
+    assert [round(each) for each in gained[: len(faster)]] == list(faster)
+
+
+def test_masks_of_weights_gain_on_the_paper_s_device_alone() -> None:
+    best = [
+        max(rates) for rates in zip(*(gains(each)[1] for each in beside_rows.masked()), strict=True)
+    ]
+    assert max(best[:2]) < 1
+    assert round(best[2]) == 62
+
+
+def test_kv_of_small_models_weighs_more() -> None:
+    """1 024 tokens of SmolLM2 are a third of its weights, as are 5 000 of Llama-3.2-3B."""
+    for name, tokens in (("smollm2-135m", 1024), ("llama-3.2-3b", 5000)):
+        model = dipsim.load_model(name)
+        assert model.kv_bytes(tokens, 16) / model.total_bytes == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_one_figure_of_43_is_not_reproduced() -> None:
+    lines = beside.against_others().splitlines()[2:]
+    assert len(lines) == 43
+    (apart,) = [line for line in lines if "**" in line]
+    assert apart.startswith("| `unified:layers=6` |")
+
+
 # Headlines
+
+
+def test_few_positions_computed_again_gain_little_on_a_phone() -> None:
+    place = "snapdragon8", "opt-6.7b", 1023
+    read, again = (
+        beside_headlines.dense(*place, kv_dram="0%", kv_recompute=how) for how in ("none", "l=16")
+    )
+    assert again.tokens_per_second / read.tokens_per_second == pytest.approx(1.008, abs=5e-4)
 
 
 def test_what_is_computed_again_on_phones_by_hand() -> None:

@@ -20,7 +20,7 @@ from beside_rows import AT, DENSE, PHONES, Choice, Row, evicted, find
 import token_pruning
 
 PAGE = Path(__file__).parents[1] / "beside-results.md"
-HELD = (1, 2, 3, 6, 12, 24)
+HELD = (2, 6, 12, 24)
 """Megabytes of KV, at each of which the best row is named."""
 
 WHOLE = {"prefill": 1.0, "computed": 1.0, "revived": 0.0, "read": 1.0}

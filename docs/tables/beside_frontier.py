@@ -21,6 +21,8 @@ NAME = "beside-frontier"
 DRAWN = (PHONES[0], PAPER)
 HIGHEST = 19.0
 """Perplexity above which nothing is drawn."""
+NAMES_APART, CROWDED = 0.3, 15.0
+"""Perplexity between names that do not overlap, and below which their left sides have no room."""
 KINDS = ("weights", "KV", "layers", "together", "dense")
 COLOURS = {
     "light": {
@@ -129,6 +131,19 @@ def points() -> dict[str, Any]:
     }
 
 
+def sides(front: list[Row]) -> list[str | None]:
+    """Return where the name of each row stands: at its left edge or its right one, so that none
+    leaves the picture; None where it would lie on the one before."""
+    chosen: list[str | None] = []
+    labelled = float("inf")
+    for row in front:
+        apart = labelled - row["perplexity"] >= NAMES_APART
+        chosen.append(None if not apart else "right" if row["perplexity"] > CROWDED else "left")
+        if apart:
+            labelled = row["perplexity"]
+    return chosen
+
+
 def draw(theme: str, path: Path) -> None:
     """Write one picture, transparent, with text as outlines: no font is needed to see it."""
     import matplotlib as mpl
@@ -160,16 +175,16 @@ def draw(theme: str, path: Path) -> None:
                     s=90 if each == "dense" else 26,
                     label=each,
                 )
-            for row in front:
-                x, y = row["devices"][device]["rate"], row["perplexity"]
-                axes.annotate(
-                    name(row),
-                    (x, y),
-                    xytext=(-6, 4),
-                    textcoords="offset points",
-                    ha="right",
-                    fontsize=7,
-                )
+            for row, side in zip(front, sides(front), strict=True):
+                if side is not None:
+                    axes.annotate(
+                        name(row),
+                        (row["devices"][device]["rate"], row["perplexity"]),
+                        xytext=(6 if side == "left" else -6, 4),
+                        textcoords="offset points",
+                        ha=side,
+                        fontsize=7,
+                    )
             axes.set(xlabel="tokens per second", title=device)
             axes.grid(color=colours[INK], alpha=0.15, linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)

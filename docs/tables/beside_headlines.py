@@ -123,10 +123,10 @@ def obcache() -> str:
         f"| positions held | KV held, MB | KV read, MB/token | {' | '.join(PHONES)} |",
         "|---|--:|--:|" + "--:|" * len(PHONES),
     ]
-    for budget in ("100%", *BUDGETS):
+    for budget in ("all", *BUDGETS):
         rule = {"kv_policy": "obcache:score=joint", "kv_budget": budget}
         runs = [
-            dense(phone, "llama-3-8b", LONG - 1, **({} if budget == "100%" else rule))
+            dense(phone, "llama-3-8b", LONG - 1, **({} if budget == "all" else rule))
             for phone in PHONES
         ]
         kv, held = runs[0].kv, runs[0].budget.kv
