@@ -97,23 +97,6 @@ def tokens_per_step(draft: int, acceptance: float) -> float:
     return float(sum(acceptance**accepted for accepted in range(draft + 1)))
 
 
-def seconds_per_token(
-    draft: int, acceptance: float, draft_seconds: float, verify_seconds: float
-) -> float:
-    """Return the seconds a token takes when ``draft`` tokens are drafted, one after another, and
-    verified by one batch of ``draft + 1``.
-
-    Args:
-        draft_seconds: of one drafted token.
-        verify_seconds: of the batch.
-
-    Raises:
-        DipsimError: as `tokens_per_step`.
-    """
-    step = draft * draft_seconds + verify_seconds
-    return step / tokens_per_step(draft, acceptance)
-
-
 def unions(sets: NDArray[Any], width: int, sequence: NDArray[Any] | None = None) -> NDArray[Any]:
     """Return the union of the active sets of every ``width`` successive tokens.
 

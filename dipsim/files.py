@@ -399,12 +399,13 @@ def refuse_same(out: str | os.PathLike[str], sources: Iterable[Path]) -> None:
 
     Args:
         out: the file or folder to be written.
-        sources: files that it is made of.
+        sources: files that it is made of; one that is missing is no such file.
 
     Raises:
         DipsimError: ``out`` is one of them.
     """
-    if os.path.exists(out) and any(os.path.samefile(out, source) for source in sources):
+    read = (source for source in sources if os.path.exists(source))
+    if os.path.exists(out) and any(os.path.samefile(out, source) for source in read):
         raise DipsimError(f"{out}: is read here; write to another name")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dipsim.batch import seconds_per_token, tokens_per_step, union_share, unions
+from dipsim.batch import tokens_per_step, union_share, unions
 from dipsim.errors import DipsimError
 from dipsim.trace import load_trace
 
@@ -28,11 +28,6 @@ def test_tokens_of_a_step_are_the_mean_of_runs() -> None:
     accepted = np.random.default_rng(0).random((200_000, 4)) < 0.7
     tokens = 1 + np.cumprod(accepted, axis=1).sum(1)
     assert tokens.mean() == pytest.approx(tokens_per_step(4, 0.7), abs=0.02)
-
-
-def test_seconds_of_a_token() -> None:
-    assert seconds_per_token(2, 1.0, 0.01, 0.04) == pytest.approx(0.02)
-    assert seconds_per_token(0, 0.5, 0.01, 0.04) == 0.04
 
 
 @pytest.mark.parametrize(("draft", "acceptance"), [(-1, 0.5), (2, 1.5), (2, -0.1), (2, np.nan)])

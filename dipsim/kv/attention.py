@@ -90,7 +90,8 @@ class Losses:
         Raises:
             DipsimError: no token is left to judge.
         """
-        mass: NDArray[np.float64] = self.mass[self._first(first) :].mean(axis=0)
+        mean = self.mass[self._first(first) :].mean(axis=0)
+        mass: NDArray[np.float64] = np.minimum(mean, 1.0)  # sums of weights round
         return mass
 
     def output_error(self, first: int | None = None) -> NDArray[np.float64]:

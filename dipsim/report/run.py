@@ -202,10 +202,12 @@ def _overview(result: Result, standing: Standing, bounds: Bounds | None) -> list
 def _budget(result: Result) -> str:
     """Return the division of DRAM in a line."""
     budget = result.budget
+    beside_kv = budget.kv_in_all - budget.kv
     parts = {
         "static": budget.static.total - budget.streamed,
         "KV": budget.kv,
-        "buffers": budget.staging + budget.overhead + budget.buffer + budget.kv_in_all - budget.kv,
+        "KV index": budget.kv_index,
+        "buffers": budget.staging + budget.overhead + budget.buffer + beside_kv - budget.kv_index,
     }
     before = "".join(f"{BYTES.show(size)} {name}, " for name, size in parts.items() if size > 0)
     text = f"{before}{BYTES.show(budget.cache)} cache, {budget.fraction:.0%} of units"

@@ -62,7 +62,8 @@ class SweepResult(Listed):
     def __repr__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
         by = f" by {', '.join(self.axes)}" if self.axes else ""
-        return f"Sweep {self.name}: {len(self.cells)} cells{by}{failed}\nin {self.store}"
+        cells = len(self.cells) + sum(len(ran.chunk) for ran in self.lost)
+        return f"Sweep {self.name}: {cells} cells{by}{failed}\nin {self.store}"
 
 
 def sweep(

@@ -33,10 +33,10 @@ from dipsim.trace.encoding import pack_sets, unpack_sets, words_for
 from dipsim.units import BYTES
 
 _MOST_BYTES = 2**31
-"""Bytes of queries and keys of one sequence that are read at once."""
+"""Most bytes of queries and keys of one sequence that are read at once."""
 _MOST_SETS = 2**27
-"""Bytes of the blocks that a layer's tokens choose, as truth values, and of all those missed, as
-bits."""
+"""Most bytes that the blocks take which a layer's tokens choose, as truth values, and most that
+those of all layers take, as bits."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,22 @@ def check_fetch(
     for other, (asked, why) in others.items():
         if asked:
             raise BudgetError(f"{given} and {other}: {why}; drop one of them")
+
+
+def check_room(plan: RetrievalPlan, settings: Settings) -> None:
+    """Refuse a share of DRAM that the newest block alone exceeds; with none at all it stays there.
+
+    Raises:
+        BudgetError: such a share.
+    """
+    block = plan.retrieval.block
+    room = block if plan.resident is None else int(np.min(plan.resident))
+    if 0 < room < block:
+        raise BudgetError(
+            f"--kv-dram {settings.kv_dram}: room for {room} positions of a layer, and the newest "
+            f"block of --kv-fetch, which stays in DRAM, has {block}: give more, 0%, or a smaller "
+            "block"
+        )
 
 
 def miss_blocks(trace: Outline, plan: RetrievalPlan, seed: int) -> MissedBlocks | None:

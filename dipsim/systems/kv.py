@@ -20,7 +20,7 @@ from dipsim.kv.split import Recompute
 from dipsim.model import Model
 from dipsim.option import flag
 from dipsim.settings import Settings
-from dipsim.systems.blocks import MissedBlocks, check_fetch, miss_blocks
+from dipsim.systems.blocks import MissedBlocks, check_fetch, check_room, miss_blocks
 from dipsim.systems.layers import SkippedLayers
 from dipsim.systems.speeds import Speeds
 from dipsim.systems.tokens import PrunedTokens
@@ -224,6 +224,7 @@ def plan_kv(
         check_fetch(retrieval, settings, model, format_, context)
         fetched = RetrievalPlan(model=model, format=format_, retrieval=retrieval)
         fetched = _split(fetched, settings, context, speeds)
+        check_room(fetched, settings)
         if fetched.resident is not None and (fetched.resident >= fetched.held(context)).all():
             fetched = replace(fetched, resident=None)
         missed = None if running else miss_blocks(trace, fetched, settings.seed)

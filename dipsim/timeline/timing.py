@@ -84,12 +84,14 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     overlap, factor = run.settings.overlap, run.backend.overlap_factor
     rows = np.flatnonzero(traffic.measured)
     times, rated = _rated(run, traffic, clock, rate)
-    prefill, ttft = time_prefill(
-        run,
-        traffic,
-        rate,
-        lambda firsts: clock.each_alone(steps(run, traffic, firsts, rate), len(firsts), factor),
-    )
+    prefill = ttft = None
+    if run.beside.sequences == 1:  # side by side, sequences have prompts that no trace holds
+        prefill, ttft = time_prefill(
+            run,
+            traffic,
+            rate,
+            lambda firsts: clock.each_alone(steps(run, traffic, firsts, rate), len(firsts), factor),
+        )
     thermal = None
     heat = run.device.thermal
     if heat is not None and not is_paper(overlap):

@@ -318,6 +318,9 @@ FETCH = {"kv_fetch": "top=1:block=2"}
         ({**FETCH, "depth": 3}, "nothing is known of the tokens before"),
         ({**FETCH, "tokens": "2:8"}, "nothing is known of the tokens before"),
         ({**FETCH, "kv_dram": "lots"}, "--kv-dram"),
+        ({"kv_fetch": "top=1:block=4", "kv_dram": "30%"}, "30%: room for 2 positions of a layer"),
+        ({**FETCH, "batch": 2}, "and --batch 2: the sequences of a batch would choose"),
+        ({**FETCH, "speculate": "draft=1,accept=1"}, "and --speculate draft=1,accept=1: the blocks"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(options: dict[str, Any], text: str) -> None:

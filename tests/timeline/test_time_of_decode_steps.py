@@ -148,10 +148,18 @@ def test_engines_agree(plan: dict[str, Any], method: str, overlap: Any) -> None:
 def test_the_first_token_comes_with_the_first_step() -> None:
     arrays = three_layers.scores(1, 20)
     options: dict[str, Any] = {"method": "dip", "policy": "lru", "cache_fraction": 0.5}
-    result = dipsim.simulate(arrays, three_layers.DEVICE, batch=4, **options)
-    prompts = result.timing.prefill
-    first = result.timing.times.latency[[0, 2]].mean()  # of two sequences with two steps each
-    assert result.timing.ttft == pytest.approx(prompts.seconds / 2 + first)
+    drafts = {"speculate": "draft=3,accept=1"}
+    timing = dipsim.simulate(arrays, three_layers.DEVICE, **drafts, **options).timing
+    first = timing.times.latency[[0, 2]].mean()  # of two sequences with two steps each
+    assert timing.ttft == pytest.approx(timing.prefill.seconds / 2 + first)
+
+
+def test_of_a_batch_nothing_is_said_about_the_first_token() -> None:
+    arrays = three_layers.scores(1, 20)
+    options: dict[str, Any] = {"method": "dip", "policy": "lru", "cache_fraction": 0.5}
+    timing = dipsim.simulate(arrays, three_layers.DEVICE, batch=4, **options).timing
+    assert timing.prefill is None
+    assert timing.ttft is None
 
 
 # Budgets, keys and values -------------------------------------------------------------------------

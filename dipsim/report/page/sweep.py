@@ -61,7 +61,8 @@ def _answer(runs: Runs) -> str:
     if best is None:
         return "No policy ran that a device can run: all knew the future, or kept nothing."
     answer = (
-        f"Fastest of {len(runs.known)} runs: {rate_text(best.rate)} tokens/s with "
+        f"Fastest of {len(runs.known)} {'run' if len(runs.known) == 1 else 'runs'}: "
+        f"{rate_text(best.rate)} tokens/s with "
         f"{share_text(best.hit_rate)} of the active bytes in DRAM{_apart(runs.named(best))}."
     )
     ahead = max(runs.known, key=lambda entry: entry.speed)
