@@ -320,7 +320,7 @@ FETCH = {"kv_fetch": "top=1:block=2"}
         ({**FETCH, "kv_dram": "lots"}, "--kv-dram"),
         ({"kv_fetch": "top=1:block=4", "kv_dram": "30%"}, "30%: room for 2 positions of a layer"),
         ({**FETCH, "batch": 2}, "and --batch 2: the sequences of a batch would choose"),
-        ({**FETCH, "speculate": "draft=1,accept=1"}, "and --speculate draft=1,accept=1: the blocks"),
+        ({**FETCH, "speculate": "draft=1,accept=1"}, "accept=1: the blocks of rejected drafts"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(options: dict[str, Any], text: str) -> None:
