@@ -28,7 +28,7 @@ class Retrieval:
     """Score of a block: the query times the mean of its keys, or times each of them, the best of
     which counts (max). Of query heads that share a choice the largest counts."""
     per: Per = "layer"
-    """Whether the heads of a layer read the same blocks, or each kv head its own."""
+    """``layer``: its heads read the same blocks; ``head``: each kv head its own."""
     policy: str = "lru"
     """Policy of the caches of blocks, where not all of them fit in DRAM."""
 
@@ -61,9 +61,9 @@ class BlockBytes(NamedTuple):
     """Bytes of a complete block of a layer."""
 
     read: float
-    """What a token reads of it once it is chosen, from DRAM or flash."""
+    """Bytes that a token reads of it once it is chosen, from DRAM or flash."""
     chosen_by: float
-    """What lies in DRAM beside it and is read by every token, to choose by."""
+    """Bytes that lie in DRAM beside it and that every token reads, to choose by."""
 
 
 def parse_fetch(text: str) -> Retrieval | None:

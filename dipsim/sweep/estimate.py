@@ -15,7 +15,7 @@ _CHUNKS, _CELLS = 3, 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep has to do, and about how long that takes."""
+    """Work that a sweep has to do, and about how long that takes."""
 
     cells: int
     """Cells of the sweep."""

@@ -54,7 +54,7 @@ class _Entry(NamedTuple):
     size: bytes
     """The capacity."""
     flash: Any
-    """What prices its misses; None where nothing does."""
+    """Flash that prices its misses; None where nothing does."""
     contender: Contender
 
     @property

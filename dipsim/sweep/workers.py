@@ -16,7 +16,7 @@ from dipsim.sweep.inputs import Inputs
 TRIES = 3
 """Times that a chunk is run before its cells fail, and that a process is started in vain."""
 Answer = tuple[Literal["ready", "done", "bug", "lost"], Any]
-"""What a process says: that it is up; the outcomes of a chunk; the report of a bug; nothing, since
+"""Message of a process: that it is up; the outcomes of a chunk; the report of a bug; nothing, since
 it is gone."""
 _SPAWN = get_context("spawn")  # a fork would copy the threads' locks, and the open store
 

@@ -21,7 +21,7 @@ from dipsim.timeline.work import Work, ratio
 
 
 class Passing(NamedTuple):
-    """What tokens take that nothing reaches into."""
+    """Seconds and bytes of tokens that nothing reaches into."""
 
     exposed: NDArray[np.float64]
     """[tokens, 5] seconds, in the order of `RESOURCES`."""

@@ -132,7 +132,7 @@ class Rule:
 
     @property
     def beyond_vectors(self) -> str | None:
-        """What the rule looks at that no trace holds beside queries, keys and values; None where
+        """Input of the rule that no trace holds beside queries, keys and values; None where
         these are enough."""
         if self.needs_projection:
             return "projected values, |W_o v|_1"

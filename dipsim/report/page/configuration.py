@@ -1,4 +1,4 @@
-"""What repeats a run, to be copied: a command line, YAML for a sweep, a call from Python."""
+"""Texts that repeat a run, to be copied: a command line, YAML for a sweep, a call from Python."""
 
 import json
 import shlex

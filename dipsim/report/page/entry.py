@@ -34,12 +34,12 @@ class Entry:
 
     @property
     def ran(self) -> bool:
-        """Whether there are figures."""
+        """True if there are figures."""
         return self.figures is not None
 
     @property
     def on_a_device(self) -> bool:
-        """Whether its policy keeps something, and knows no more than a device does."""
+        """True if its policy keeps something, and knows no more than a device does."""
         policy = self.options.get("policy", self.place.get("policy"))
         return self.ran and not _KNOWING.intersection(self.marks) and policy != "none"
 
@@ -116,17 +116,17 @@ class Entry:
 
     @property
     def loss(self) -> float | None:
-        """What the run loses: perplexity, where there is one."""
+        """Loss of the run: perplexity, where there is one."""
         return self._loss[0]
 
     @property
     def loss_meaning(self) -> str:
-        """What `loss` is."""
+        """Name of the figure that `loss` is."""
         return self._loss[1]
 
     @property
     def budget(self) -> Mapping[str, Any]:
-        """What DRAM holds, by the keys of the JSON; empty where nothing says it."""
+        """Bytes of DRAM by what they hold, named as in the JSON; empty where nothing says it."""
         return self._mapping("budget")
 
     @cached_property

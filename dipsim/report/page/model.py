@@ -27,9 +27,9 @@ class Lines:
 
     title: str
     across: str
-    """What x is, with its unit."""
+    """Title of the axis of x, with its unit."""
     up: str
-    """What y is, with its unit."""
+    """Title of the axis of y, with its unit."""
     series: Sequence[Series]
     joined: bool = True
     """False for points that no line joins."""
@@ -41,7 +41,7 @@ class Bars:
 
     title: str
     across: str
-    """What the length of a bar is, with its unit."""
+    """Title of the axis along which bars are long, with its unit."""
     rows: Sequence[str]
     parts: Mapping[str, Sequence[float]]
     """Lengths of a part in all rows, by its name."""
@@ -59,7 +59,7 @@ class Heat:
     values: Sequence[Sequence[float | None]]
     """A row of values for each of ``rows``; None where nothing is known."""
     meaning: str
-    """What a value is, with its unit."""
+    """Name of the values, with their unit."""
 
 
 Chart = Lines | Bars | Heat
@@ -70,9 +70,9 @@ class Panel:
     """One chart, or several of which a reader chooses one."""
 
     charts: Mapping[str, Chart]
-    """By the name they are chosen by; the first is shown."""
+    """Charts by the name they are chosen by; the first is shown."""
     note: str = ""
-    """What must be known to read it."""
+    """Remark that is needed to read it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Cell:
 
     text: str
     value: Value = None
-    """What it is sorted by; None for its text."""
+    """Number or text that it is sorted by; None for its text."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Section:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to show."""
+        """True if there is nothing to show."""
         return not (self.texts or self.panels or self.tables or self.codes)
 
 

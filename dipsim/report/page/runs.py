@@ -65,7 +65,7 @@ class Runs:
 
     @property
     def ends_meaning(self) -> str:
-        """What `ends` are the ends of."""
+        """Name of what `ends` are the ends of."""
         if self.level is None:
             return "the band between no and full overlap of reading and use"
         return f"the interval that holds {self.level:.0%} of true rates"

@@ -51,7 +51,7 @@ class Group(_Part):
 
 
 class Baseline(_Part):
-    """What the same memory could do otherwise."""
+    """Baselines: other uses of the same memory."""
 
     rate: Rate
     times: Amount | None = None
@@ -73,7 +73,7 @@ class Trial(_Part):
 
 
 class Verdict(_Part):
-    """Who is to blame for the time."""
+    """Attribution of the time to resources and layers."""
 
     policys_time: float | None = None
     optimum_rate: Rate = None
@@ -97,7 +97,7 @@ class Attribution(_Part):
 
 
 class Config(_Part):
-    """What made the result."""
+    """Command, trace, profiles and version that made the result."""
 
     trace: Mapping[Name, Any]
     profile: Mapping[Name, Any]

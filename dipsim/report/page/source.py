@@ -1,4 +1,4 @@
-"""What a report is made of: a store of a sweep, or the JSON of a run."""
+"""Source of a report: a store of a sweep, or the JSON of a run."""
 
 import os
 from collections.abc import Mapping
