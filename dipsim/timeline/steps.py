@@ -141,7 +141,7 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     step of several tokens takes them together; behind its head comes what drafting takes.
     """
     layers, groups = run.unit_bytes.shape
-    static, nothing, many = run.budget.static, np.zeros(len(rows)), tokens_of(run, rows)
+    nothing, many = np.zeros(len(rows)), tokens_of(run, rows)
     read = kv_bytes(run, rows)
     faults = faults_of(run, traffic, rows, read)
     if faults is not None:
@@ -151,9 +151,8 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     moved = kv_step(run, rows)
     tail = None if moved is None else kv_tail(run, rows, moved, rate.flops)
     kv = [read / layers] * layers if moved is None else [*moved.read.T]
-    final_norm = static.norms / (2 * layers + 1)
-    per_layer = (static.total - static.head - final_norm) / layers
-    last = [_static_step(run, rate, static.head + final_norm, nothing, rows, "head")]
+    per_layer, of_head = _static_sizes(run)
+    last = [_static_step(run, rate, of_head, nothing, rows, "head")]
     waits = nothing
     if tail is not None:  # a head takes as long as that of the token before, which hides it
         last, waits = tail.hidden_behind(last, 0, run.settings.overlap)
@@ -173,17 +172,22 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         yield _drafting_step(run, nothing)
 
 
+def _static_sizes(run: Run) -> tuple[float, float]:
+    """Return the bytes of static weights of a layer, and of the head with the norm before it."""
+    static, layers = run.budget.static, run.unit_bytes.shape[0]
+    final_norm = static.norms / (2 * layers + 1)
+    return (static.total - static.head - final_norm) / layers, static.head + final_norm
+
+
 def static_bytes(run: Run, rows: NDArray[np.int64]) -> Any:
     """Return the bytes of static weights that each token uses, float64[rows], or those of all where
     no layer is left out."""
     static, skipped = run.budget.static, run.beside.layers
     if skipped is None:
         return static.total
-    layers = run.unit_bytes.shape[0]
-    final_norm = static.norms / (2 * layers + 1)
-    per_layer = (static.total - static.head - final_norm) / layers
-    used = np.full(len(rows), static.head + final_norm)
-    for layer in range(layers):
+    per_layer, of_head = _static_sizes(run)
+    used = np.full(len(rows), of_head)
+    for layer in range(run.unit_bytes.shape[0]):
         used += per_layer * _static_share(run, rows, layer)
     return used
 
