@@ -1,6 +1,6 @@
 """Execution of a plan: chunks are run, and their outcomes stored as they come."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +8,9 @@ from typing import Protocol
 from dipsim.store import Outcome, Store
 from dipsim.sweep.chunk import Chunk, run_chunk
 from dipsim.sweep.inputs import Inputs
+
+RunChunk = Callable[[Chunk, Inputs], list[Outcome]]
+"""Function that runs the cells of a chunk; one of a module, so that a process can import it."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,22 @@ class Executor(Protocol):
 
 
 class Serial:
-    """Runs one chunk after another, in this process."""
+    """Runs one chunk after another, in this process.
+
+    Args:
+        run_chunk: runs the cells of one.
+    """
 
     workers = 1
+
+    def __init__(self, run_chunk: RunChunk = run_chunk) -> None:
+        self._run_chunk = run_chunk
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over."""
         inputs = Inputs()
         for chunk in chunks:
-            yield Ran(chunk, run_chunk(chunk, inputs))
+            yield Ran(chunk, self._run_chunk(chunk, inputs))
 
 
 class Watch(Protocol):

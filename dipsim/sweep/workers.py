@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dipsim.errors import DipsimError
 from dipsim.sweep.chunk import Chunk, run_chunk
-from dipsim.sweep.execute import Ran
+from dipsim.sweep.execute import Ran, RunChunk
 from dipsim.sweep.inputs import Inputs
 
 TRIES = 3
@@ -22,11 +22,15 @@ _SPAWN = get_context("spawn")  # a fork would copy the threads' locks, and the o
 
 
 class _Worker:
-    """A process, and the number of the chunk that it runs."""
+    """A process, and the number of the chunk that it runs.
 
-    def __init__(self) -> None:
+    Args:
+        run_chunk: runs the cells of one.
+    """
+
+    def __init__(self, run_chunk: RunChunk) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = _SPAWN.Process(target=_work, args=(theirs, run_chunk), daemon=True)
         self.process.start()
         theirs.close()  # so that the pipe ends when the process does
         self.ready, self.number = False, -1
@@ -59,10 +63,12 @@ class Workers:
 
     Args:
         workers: how many, 1 or more.
+        run_chunk: runs the cells of a chunk.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, run_chunk: RunChunk = run_chunk) -> None:
         self.workers = workers
+        self._run_chunk = run_chunk
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over; one whose process is lost `TRIES` times has no
@@ -74,7 +80,7 @@ class Workers:
         waiting = deque(range(len(chunks)))
         losses = [0] * len(chunks)
         in_vain, over = 0, 0
-        workers = [_Worker() for _ in range(min(self.workers, len(chunks)))]
+        workers = [_Worker(self._run_chunk) for _ in range(min(self.workers, len(chunks)))]
         try:
             while over < len(chunks):
                 _give(workers, waiting, chunks)
@@ -93,7 +99,7 @@ class Workers:
                         yield Ran(chunks[number], content)
                     else:
                         worker.stop()
-                        workers[place] = _Worker()
+                        workers[place] = _Worker(self._run_chunk)
                         if not worker.ready:
                             in_vain += 1
                             _refuse(in_vain, worker)
@@ -143,7 +149,7 @@ def _end(worker: _Worker) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _work(pipe: Any) -> None:
+def _work(pipe: Any, run_chunk: RunChunk) -> None:
     """Run the chunks that come through a pipe until it ends: what a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
     inputs = Inputs()
