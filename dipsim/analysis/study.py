@@ -12,7 +12,7 @@ from dipsim.analysis.results import figures_of
 from dipsim.analysis.tables import tables_of
 from dipsim.errors import DipsimError, brief
 from dipsim.files import path_of, read_yaml, shipped
-from dipsim.hardware import override_texts
+from dipsim.hardware import Profile, override_texts
 from dipsim.keywords import StudyOptions, lists_options
 from dipsim.lists import several_names
 from dipsim.resolve import Input
@@ -117,7 +117,7 @@ class StudyResult(SweepResult, Viewed):
 def study(
     name: str,
     trace: Input | Trace | None = None,
-    profiles: Input | Sequence[Input] = (),
+    profiles: Input | Profile | Sequence[Input | Profile] = (),
     *,
     methods: str | Sequence[str] = (),
     policies: str | Sequence[str] = (),
@@ -132,7 +132,8 @@ def study(
     Args:
         name: one of `STUDIES`.
         trace: path, name of a shipped trace, arrays, or a `Trace`; default: smollm2-chat.
-        profiles: a device, or several, by name or file; default: those of the study.
+        profiles: a device, or several; default: those of the study. Objects, as a trace that is
+            one, are for this process alone, not for ``workers``.
         methods: names or ``file.py:attribute``, in place of the study's.
         policies: names or ``file.py:attribute``, in place of the study's. Texts of methods and
             policies may be comma lists, as on the command line.
@@ -152,9 +153,13 @@ def study(
         given["overrides"] = dict(
             text.split("=", 1) for text in override_texts(given.pop("overrides"))
         )
+    if isinstance(given.get("model"), os.PathLike):
+        given["model"] = os.fspath(given["model"])
     if trace is not None:
         given["trace"] = inputs.known_as(trace)
-    for key, names in (("profile", profiles), ("method", methods), ("policy", policies)):
+    if devices := several_names(profiles):
+        given["profile"] = [inputs.device_known_as(each) for each in devices]
+    for key, names in (("method", methods), ("policy", policies)):
         if listed := several_names(names):
             given[key] = [_text(key, each) for each in listed]
     plan = plan_study(name, {**given, **(changes or {})}, inputs)
@@ -229,7 +234,7 @@ def run_study(
 
 
 def _text(key: str, given: Any) -> str:
-    """Return the name of a profile, method or policy.
+    """Return the name of a method or policy.
 
     Raises:
         DipsimError: an object, which no other process could be given.

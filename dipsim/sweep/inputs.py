@@ -21,6 +21,7 @@ class Inputs:
         self._traces: dict[str, Trace] = {}
         self._kept: tuple[str, Trace] | None = None
         self._profiles: dict[str, Profile] = {}
+        self._devices: dict[str, Profile] = {}
         self._sizes: dict[tuple[str | None, str | None], float] = {}
 
     def trace(self, name: str) -> Trace:
@@ -47,6 +48,21 @@ class Inputs:
         opened = trace if isinstance(trace, Trace) else load_trace(trace)
         self._traces[opened.name] = opened
         return opened.name
+
+    def device_known_as(self, profile: Any) -> str:
+        """Return the name by which a device is loaded; an object has its own from then on.
+
+        Args:
+            profile: a name or a file, its contents, or a `Profile`.
+
+        Raises:
+            ProfileError: contents that are no profile.
+        """
+        if isinstance(profile, str | os.PathLike):
+            return os.fspath(profile)
+        loaded = load_profile(profile)
+        self._devices[loaded.name] = loaded
+        return loaded.name
 
     def kept(self, name: str) -> Trace:
         """Return an open trace that keeps what it inflates, until another one is asked for.
@@ -88,5 +104,5 @@ class Inputs:
         profile, overrides = options["profile"], options.get("overrides", ())
         key = key_of({"profile": profile, "overrides": overrides})
         if key not in self._profiles:
-            self._profiles[key] = load_profile(profile, overrides)
+            self._profiles[key] = load_profile(self._devices.get(profile, profile), overrides)
         return self._profiles[key]

@@ -111,8 +111,8 @@ def of_study_named(name: str) -> Callable[[Any], Draw]:
     def draw(trace: Any) -> Draw:
         device = DEVICE if name != "kv" else {**DEVICE, "dram": {**DEVICE["dram"], **ROOMY}}
         devices = [device, {**device, "name": f"other-{LONG}"}]
-        found = study(name, trace, devices if name != "variants" else devices[:1])
-        return lambda sheet: of_study.plot(found, sheet)
+        found = study(name, trace, devices[:1], store=store, changes=FEW.get(name))
+        return lambda sheet: of_study.plot([found], sheet)
 
     return draw
 
