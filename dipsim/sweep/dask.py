@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _LOOK = 0.5
 """Seconds between looks at whether there are workers, while nothing comes."""
 _LESS = "more memory for a worker, or a part of the trace (tokens, layers), may do"
+_LOGGERS = ("distributed", "distributed.client", "tornado.application")
 _ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://([^:/\s]+|\[[^\]\s]+\]):[0-9]+")
 
 
@@ -112,20 +113,17 @@ class Dask:
         """
         from distributed import KilledWorker
 
-        if future.status in ("cancelled", "lost"):
+        if future.status == "cancelled":
             raise self._gone()
         try:
             answer = future.result()
         except KilledWorker as problem:
-            return Ran(
-                chunk,
-                (),
-                f"the worker that ran it was lost {problem.allowed_failures + 1} times: {_LESS}",
-            )
+            times = problem.allowed_failures + 1
+            return Ran(chunk, (), f"the worker that ran it was lost {times} times: {_LESS}")
         except (OSError, CancelledError):
             raise self._gone() from None
         except Exception as problem:  # it was never run: a worker cannot read what it is sent
-            raise _cannot("a worker", problem) from None
+            raise _cannot("a worker, or the scheduler,", problem) from None
         if answer.kind == "refused":
             raise DipsimError(answer.said)
         if answer.kind == "bug":
@@ -167,7 +165,7 @@ class Dask:
     def _threads(self, client: "Client") -> int:
         """Wait until there are workers, and return how many threads they have."""
         try:
-            while not (threads := sum(client.nthreads().values())):
+            while not (threads := sum(map(int, client.nthreads().values()))):
                 self._watch.waiting(True)
                 client.wait_for_workers(1)
         except OSError:
@@ -203,11 +201,13 @@ def _cannot(worker: str, problem: BaseException) -> DipsimError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from writing what errors say to standard error."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep Dask from writing to standard error what the errors say."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

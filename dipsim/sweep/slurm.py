@@ -1,12 +1,13 @@
 """Jobs of Slurm in which workers of Dask run, as a YAML file asks for them."""
 
 import difflib
-import os
 import shutil
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -38,7 +39,7 @@ class SlurmJobs(BaseModel):
     job_script_prologue: list[str] = []
     log_directory: str | None = None
     local_directory: str | None = None
-    shared_temp_directory: str | None = None
+    keys_in: str = "."
     interface: str | None = None
     python: str | None = None
     death_timeout: int | None = Field(None, ge=1)
@@ -64,12 +65,11 @@ class SlurmJobs(BaseModel):
         """Return the arguments of ``SLURMCluster``; what is not given, the user's configuration of
         Dask says."""
         given = self.model_dump(
-            exclude={"jobs", "minimum_jobs", "maximum_jobs"}, exclude_defaults=True
+            exclude={"jobs", "minimum_jobs", "maximum_jobs", "keys_in"}, exclude_defaults=True
         )
         return {
             "job_name": self.job_name,
             "processes": self.cores,
-            "shared_temp_directory": os.getcwd(),
             **given,
             "scheduler_options": {
                 "dashboard": False,
@@ -85,7 +85,7 @@ def read_slurm(path: Path) -> SlurmJobs:
     Raises:
         DipsimError: no such file, an unknown key or an impossible value.
     """
-    need("--dask slurm:FILE", "dask", "dask_jobqueue")
+    need("--dask slurm:FILE", "dask", "dask_jobqueue", "cryptography")
     given = read_yaml(path, DipsimError)
     for key in given:
         if key not in SlurmJobs.model_fields:
@@ -111,8 +111,9 @@ def started(jobs: SlurmJobs) -> Iterator[Any]:
     Raises:
         DipsimError: Slurm is not here, or refuses the first job.
     """
-    from dask_jobqueue import SLURMCluster
-    from dask_jobqueue.slurm import SLURMJob
+    with _own_interrupt():
+        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMJob
     from distributed.deploy.spec import ProcessInterface
 
     if shutil.which(SLURMJob.submit_command) is None:
@@ -130,11 +131,13 @@ def started(jobs: SlurmJobs) -> Iterator[Any]:
                 told.put(str(problem).rpartition("stderr:")[2].strip())
                 await ProcessInterface.start(self)
 
-    try:
-        cluster = SLURMCluster(job_cls=Job, security=True, **jobs.arguments())
-    except (RuntimeError, ValueError, OSError) as problem:
-        raise DipsimError(f"--dask slurm: {brief(problem, 300)}") from None
-    with cluster:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix=".dipsim-", dir=jobs.keys_in))
+            arguments = {**jobs.arguments(), "security": _security(Path(folder))}
+            cluster = stack.enter_context(SLURMCluster(job_cls=Job, **arguments))
+        except (RuntimeError, ValueError, OSError) as problem:
+            raise DipsimError(f"--dask slurm: {brief(problem, 300)}") from None
         if jobs.jobs is not None:
             cluster.scale(jobs=jobs.jobs)
         else:
@@ -143,3 +146,29 @@ def started(jobs: SlurmJobs) -> Iterator[Any]:
         if refusal is not None:
             raise DipsimError(f"--dask slurm: sbatch refuses the job: {brief(refusal, 300)}")
         yield cluster
+
+
+def _security(folder: Path) -> Any:
+    """Return how a scheduler and its workers know each other, with keys in files of a folder."""
+    from distributed import Security
+
+    made = Security.temporary()
+    key, certificate = folder.resolve() / "key.pem", folder.resolve() / "certificate.pem"
+    key.write_text(made.tls_worker_key)
+    certificate.write_text(made.tls_worker_cert)
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(certificate),
+        **{f"tls_{role}_key": str(key) for role in roles},
+        **{f"tls_{role}_cert": str(certificate) for role in roles},
+    )
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep what Ctrl-C does: dask-jobqueue makes it end the process as soon as it is imported."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
