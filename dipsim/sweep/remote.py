@@ -4,6 +4,7 @@ import platform
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
@@ -14,14 +15,18 @@ from dipsim.store import Outcome
 from dipsim.sweep.cell_key import CellKeys
 from dipsim.sweep.chunk import Chunk
 from dipsim.sweep.execute import RunChunk
-from dipsim.sweep.file import FILES, PLUGINS
 from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.keys import FILES, PLUGINS
+from dipsim.sweep.loop import is_judged
 from dipsim.sweep.plan import Planned
 from dipsim.threads import at_most_threads
 
 _KEPT = threading.local()
 """Inputs of the sweep that a thread worked for last: threads share none, as traces that keep what
 they inflate are not made for it."""
+_MODEL = threading.Lock()
+"""Held while a chunk judges a model: the threads of a process have one model, and hook masks into
+it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ def run_here(sweep: str, planned_by: str, run_chunk: RunChunk, chunk: Chunk) -> 
             _check_files(cell, _KEPT.keys)
     except DipsimError as problem:
         return Answer("refused", said=str(problem))
+    alone = _MODEL if is_judged(chunk[0].options) else nullcontext()
     try:
-        with at_most_threads(1):
+        with alone, at_most_threads(1):
             return Answer("done", run_chunk(chunk, _KEPT.inputs))
     except MemoryError:
         return Answer("no memory")

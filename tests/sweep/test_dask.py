@@ -77,6 +77,20 @@ def test_a_worker_uses_one_thread_for_a_chunk() -> None:
     assert threads == [1]
 
 
+def test_the_threads_of_a_worker_judge_models_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "_check_files", lambda cell, keys: None)
+
+    def held(chunk: Any, inputs: Any) -> Any:
+        return [remote._MODEL.locked()]
+
+    for options, expected in (({"text": "a.txt"}, True), ({"trace": "t.npz"}, False)):
+        cells = [Planned("key", {}, options)]
+        assert run_here("a", here(), held, cells).outcomes == [expected]
+    assert not remote._MODEL.locked()
+
+
 @pytest.mark.parametrize("file", ["t.npz", "phone.yaml", "mine.py"])
 def test_a_worker_refuses_other_files_than_those_of_the_plan(
     folder: Path, tmp_path: Path, file: str
