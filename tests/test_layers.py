@@ -17,7 +17,18 @@ from tools.paths import ROOT
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
     ("errors", "compiling"),
-    ("units", "files", "option", "lists", "plugins", "views", "extras", "threads", "kernels"),
+    (
+        "units",
+        "files",
+        "option",
+        "lists",
+        "plugins",
+        "views",
+        "extras",
+        "texts",
+        "threads",
+        "kernels",
+    ),
     ("settings", "hardware", "model", "store"),
     ("trace", "tokens", "batch"),
     ("methods", "policies", "kv", "layers"),

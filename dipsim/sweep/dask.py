@@ -77,7 +77,6 @@ class Dask:
         if not chunks:
             return
         with self._connected() as client:
-            self._threads(client)
             self._check_versions(client)
             sweep, given_up = uuid4().hex, []
             for ran in self._run(client, sweep, chunks):
@@ -138,7 +137,11 @@ class Dask:
         Raises:
             DipsimError: there is one.
         """
-        for worker, its in client.run(here, on_error="return").items():
+        try:
+            told = client.run(here, on_error="return")
+        except OSError:
+            raise self._gone() from None
+        for worker, its in told.items():
             if isinstance(its, Exception) and not isinstance(its, OSError):  # of those it is lost
                 raise _cannot(worker, its)
             if isinstance(its, str) and its != here():

@@ -11,10 +11,10 @@ import pytest
 import dipsim
 from dipsim.errors import DipsimError
 from dipsim.store import Store
-from dipsim.sweep import execute as executing
+from dipsim.sweep import sweep as sweeping
 from dipsim.sweep import workers as working
 from dipsim.sweep.chunk import run_chunk
-from dipsim.sweep.execute import Ran, Watch
+from dipsim.sweep.execute import Ran, Serial, Watch
 from dipsim.sweep.sweep import SweepResult
 from tools.deadly import deadly
 
@@ -48,7 +48,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(len(chunk))
         return run_chunk(chunk, inputs)
 
-    monkeypatch.setattr(executing, "run_chunk", counted)
+    monkeypatch.setattr(sweeping, "Serial", lambda: Serial(counted))
     return lengths
 
 
