@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from socket import create_connection
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -25,11 +27,12 @@ from dipsim.sweep.slurm import read_slurm, started
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-_LOOK = 0.5
-"""Seconds between looks at whether there are workers, while nothing comes."""
+_LOOK, _TRY = 0.5, 5.0
+"""Seconds between looks at whether there are workers, while nothing comes; and of one try to reach
+a scheduler."""
 _LESS = "more memory for a worker, or a part of the trace (tokens, layers), may do"
 _LOGGERS = ("distributed", "distributed.client", "tornado.application")
-_ADDRESS = re.compile(r"(tcp|tls|ws|wss|ucx)://([^:/\s]+|\[[^\]\s]+\]):[0-9]+")
+_ADDRESS = re.compile(r"(tcp|tls|ws|wss)://([^:/\s]+|\[[^\]\s]+\]):[0-9]+")
 
 
 class Dask:
@@ -65,7 +68,9 @@ class Dask:
         if self._jobs is not None:
             return self._jobs.workers
         with self._connected() as client:
-            return self._threads(client)
+            while not (threads := self._look(client)):
+                sleep(_LOOK)
+            return threads
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over; one that Dask gives up twice has no outcomes.
@@ -149,14 +154,20 @@ class Dask:
 
     @contextmanager
     def _connected(self) -> Iterator["Client"]:
-        """Yield a client; whatever is outstanding in the end is cancelled."""
+        """Yield a client; whatever is outstanding in the end is cancelled.
+
+        Raises:
+            DipsimError: no scheduler.
+        """
         from distributed import Client
 
         with _quiet(), ExitStack() as stack:
-            at: Any = self._scheduler
-            if self._jobs is not None:
-                at = stack.enter_context(started(self._jobs))
             try:
+                if self._jobs is None:
+                    _reach(self._scheduler)
+                    at: Any = self._scheduler
+                else:
+                    at = stack.enter_context(started(self._jobs))
                 client = stack.enter_context(Client(at, set_as_default=False))
             except (OSError, ValueError, TypeError, ImportError) as problem:
                 raise DipsimError(
@@ -165,31 +176,49 @@ class Dask:
                 ) from None
             yield client
 
-    def _threads(self, client: "Client") -> int:
-        """Wait until there are workers, and return how many threads they have."""
-        try:
-            while not (threads := sum(map(int, client.nthreads().values()))):
-                self._watch.waiting(True)
-                client.wait_for_workers(1)
-        except OSError:
-            raise self._gone() from None
-        self._watch.waiting(False)
-        return threads
+    def _look(self, client: "Client") -> int:
+        """Tell whether there are workers, and return how many threads they have.
 
-    def _look(self, client: "Client") -> None:
-        """Look whether scheduler and workers are there, and tell."""
+        Raises:
+            DipsimError: the scheduler went away.
+        """
         try:
             if client.status != "running":
                 raise self._gone()
-            self._watch.waiting(not client.nthreads())
+            threads = sum(map(int, client.nthreads().values()))
         except OSError:
             raise self._gone() from None
+        self._watch.waiting(not threads)
+        return threads
 
     def _gone(self) -> DipsimError:
         return DipsimError(
             f"--dask {brief(self._scheduler)}: the scheduler went away: what is done is in the "
             "store, and the same command goes on"
         )
+
+
+def _reach(scheduler: str) -> None:
+    """Wait until something listens at an address, for as long as Dask is told to try.
+
+    A client would wait, too, but not be interrupted.
+
+    Raises:
+        OSError: nothing does.
+    """
+    import dask.config
+    from dask.utils import parse_timedelta
+
+    host, _, port = scheduler.partition("://")[2].rpartition(":")
+    until = monotonic() + parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    while True:
+        try:
+            create_connection((host.strip("[]"), int(port)), timeout=_TRY).close()
+            return
+        except OSError:
+            if monotonic() > until:
+                raise
+            sleep(_LOOK)
 
 
 def _cannot(worker: str, problem: BaseException) -> DipsimError:
