@@ -11,6 +11,7 @@ from dipsim.errors import DipsimError, check_type
 from dipsim.files import path_of
 from dipsim.store import Store, StoredCell
 from dipsim.sweep.chunk import chunks_of
+from dipsim.sweep.dask import Dask
 from dipsim.sweep.execute import Executor, Ran, Serial, Watch, execute
 from dipsim.sweep.file import Sweep, Table, load_sweep
 from dipsim.sweep.inputs import Inputs
@@ -74,7 +75,8 @@ def sweep(
     study: str | os.PathLike[str] | Mapping[str, Any],
     store: str | os.PathLike[str] | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     changes: Mapping[str, Any] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -86,7 +88,9 @@ def sweep(
     Args:
         study: YAML file of a sweep, or a mapping of its keys (docs/sweeps.md).
         store: SQLite file that keeps the cells; default: the sweep's name with ``.db``.
-        workers: processes that run cells; results do not depend on it.
+        workers: processes that run cells, by default 1; results do not depend on it.
+        dask: address of a Dask scheduler whose workers run them instead, ``tcp://host:8786``, or
+            ``slurm:FILE`` (docs/clusters.md).
         changes: keys that replace those of the file.
         limit: most cells of the grid; default: `LIMIT`.
         retry_failed: run cells again that failed before.
@@ -97,7 +101,8 @@ def sweep(
         DipsimError: anything wrong with the input, in one line; of what only some cells cannot do
             they say why.
     """
-    executor, declared = executor_of(workers), load_sweep(study, changes)
+    watch = watch or _Nobody()
+    executor, declared = executor_of(workers, dask, watch), load_sweep(study, changes)
     check_type("limit", limit, Integral, "a number of cells")
     check_type("retry_failed", retry_failed, bool, "True or False")
     check_type("trust_files", trust_files, bool, "True or False")
@@ -153,16 +158,26 @@ def run_plan(
     )
 
 
-def executor_of(workers: int) -> Executor:
-    """Return what runs chunks in so many processes; one is this one.
+def executor_of(workers: int | None, dask: str | None, watch: Watch) -> Executor:
+    """Return what runs chunks.
+
+    Args:
+        workers: processes of this machine, by default this one.
+        dask: a scheduler, see `Dask`.
+        watch: told when there are no workers.
 
     Raises:
-        DipsimError: no number of processes.
+        DipsimError: no number of processes, no scheduler, or both.
     """
     check_type("workers", workers, Integral, "a number of processes")
-    if workers is None or not 1 <= workers <= _MOST_WORKERS:
+    check_type("dask", dask, str, "the address of a scheduler, or slurm:FILE")
+    if dask is not None:
+        if workers is not None:
+            raise DipsimError(f"--workers {workers} and --dask: give one of them")
+        return Dask(dask, watch)
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
-    return Serial() if workers == 1 else Workers(workers)
+    return Serial() if workers is None or workers == 1 else Workers(workers)
 
 
 class _Nobody(Watch):

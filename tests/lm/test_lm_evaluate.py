@@ -308,7 +308,7 @@ def test_bad_input_is_one_line(
 def test_without_the_extra_it_says_what_to_install(
     folder: Path, dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("dipsim.extras.find_spec", lambda name: None)
     code, _, said = dipsim("eval", folder, "--text", folder / "text.txt")
     assert code == 2
     assert "pip install 'dipsim[torch]'" in said[0]
