@@ -20,6 +20,7 @@ from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
+from dipsim.timeline.first_token import first_token
 from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.steps import kv_step
 from dipsim.timeline.timing import Timing
@@ -291,6 +292,12 @@ class Result(Viewed):
 
     # Time
 
+    @cached_property
+    def first_token(self) -> dict[str, Any] | None:
+        """The first token behind ``prompt``, in figures; None where no prompt is asked for."""
+        found = first_token(self.run, self.traffic)
+        return None if found is None else found.to_dict()
+
     @property
     def tokens_per_second(self) -> float:
         """Measured tokens, as far as they are given, / their total time (of ``compat="authors"``:
@@ -473,6 +480,7 @@ class Result(Viewed):
             else dict(zip(("cold", "sustained"), map(finite, self.timing.thermal), strict=True)),
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
             "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
+            "first_token": self.first_token,
             "groups": self.groups(),
             "kv": self.kv,
             "pruned_tokens": self.pruned_tokens,

@@ -98,7 +98,7 @@ class Settings(BaseModel):
     )
     split: str | None = option(
         None,
-        "of dip: authors or equal; of teal: greedy or equal",
+        "of dip: authors, equal or the input's density; of teal: greedy or equal",
         "pruning",
         family="density",
         methods=("dip", "dip-ca", "teal"),
@@ -190,7 +190,7 @@ class Settings(BaseModel):
         None, "tokens before the first one, whose KV is read [0]", "storage"
     )
     prompt: Count | None = option(
-        None, "without a trace: tokens of a prompt before the token [0]", "prompt"
+        None, "tokens of a prompt, whose first token is timed [none]", "prompt"
     )
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"

@@ -60,7 +60,7 @@ def sweep(
 ) -> None:
     """Run all cells of the grid in FILE that the store does not hold yet; exit 3 if some failed."""
     from dipsim.sweep.file import load_sweep, read_changes
-    from dipsim.sweep.file import schema as schema_of
+    from dipsim.sweep.keys import schema as schema_of
 
     if schema:
         print_json(schema_of())

@@ -1,18 +1,22 @@
 """Key of a cell: the contents of all files that its options name, and every number they come to."""
 
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from dipsim import methods, policies
 from dipsim.errors import DipsimError
 from dipsim.model import load_model
+from dipsim.model.hub import find_snapshot
+from dipsim.model.packaged import packaged_model
 from dipsim.plugins import name_and_parameters
 from dipsim.settings import OPTIONS, make_settings
 from dipsim.simulate import SEMANTICS
 from dipsim.store import key_of
 from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.loop import is_judged
+from dipsim.texts import read_text
 
 _RUNS_FILE = {"policy": policies.runs_file, "method": methods.runs_file}
 
@@ -43,15 +47,26 @@ class CellKeys:
             if plain[name] is not None:
                 plain[name] = self._once(self._content, name, plain[name])
         device = {name: options.get(name) for name in ("profile", "overrides")}
-        return key_of(
-            {
-                "semantics": SEMANTICS,
-                "trace": self._trace(options.get("trace")),
-                "profile": self._once(self._profile, device),
-                "model": self._once(self._model, options.get("model")),
-                "settings": plain,
-            }
-        )
+        parts = {
+            "semantics": SEMANTICS,
+            "profile": self._once(self._profile, device),
+            "settings": plain,
+        }
+        if is_judged(options):
+            return key_of({**parts, **self._judged(options)})
+        trace, model = self._trace(options.get("trace")), options.get("model")
+        return key_of({**parts, "trace": trace, "model": self._once(self._model, model)})
+
+    def _judged(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parts of a key that a model in closed loop has: its weights, and its text."""
+        plain = ("window", "text_tokens", "lora_steps", "requantise")
+        return {
+            **{name: options.get(name) for name in plain},
+            "weights": self._once(_weights, options["model"]),
+            "text": self._once(_text, options["text"]),
+            "adapter": self._once(_weights, options.get("adapter")),
+            "geometry": self._once(self._model, options.get("geometry")),
+        }
 
     def _once(self, work_out: Any, *given: Any) -> Any:
         """Return what a function makes of plain values, worked out once."""
@@ -87,6 +102,27 @@ class CellKeys:
         return given if guesses else f"trace {self._inputs.trace(given).hash}"
 
 
+def _weights(name: str | None) -> Any:
+    """Return the digest of a model's file, or of each file of its folder.
+
+    Raises:
+        DipsimError: there is none, or it cannot be read.
+    """
+    if name is None:
+        return None
+    path = packaged_model(name) or Path(name)
+    if not path.exists():
+        path = find_snapshot(name) or path
+    if not path.is_dir():
+        return _digest(path)
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return {file.name: _digest(file) for file in files}
+
+
+def _text(name: str) -> str:
+    return sha256(read_text(name).encode()).hexdigest()
+
+
 def _digest(file: Path) -> str:
     """Return the SHA-256 of a file.
 
@@ -94,6 +130,7 @@ def _digest(file: Path) -> str:
         DipsimError: it cannot be read.
     """
     try:
-        return sha256(file.read_bytes()).hexdigest()
+        with open(file, "rb") as handle:
+            return file_digest(handle, "sha256").hexdigest()
     except OSError as problem:
         raise DipsimError(f"{file}: cannot be read ({problem.strerror})") from None

@@ -10,8 +10,9 @@ from dipsim.result import Result
 from dipsim.settings import concerning
 from dipsim.simulate import SEMANTICS, settle_kv, simulate
 from dipsim.store import Outcome, key_of
-from dipsim.sweep.file import INPUTS
 from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.keys import INPUTS, LOOP
+from dipsim.sweep.loop import is_judged, judge
 from dipsim.sweep.many import many
 from dipsim.sweep.plan import Planned
 from dipsim.sweep.point import Cell, Figures, Place, Point
@@ -35,7 +36,7 @@ def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
     side."""
     groups: dict[str, dict[str, list[Planned]]] = {}
     for cell in cells:
-        sets = key_of({name: cell.options.get(name) for name in _SETS})
+        sets = key_of({name: cell.options.get(name) for name in _shared(cell)})
         groups.setdefault(sets, {}).setdefault(_seen(cell), []).append(cell)
     size = CELLS
     if workers > 1:
@@ -45,6 +46,14 @@ def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
         listed = [cell for alike in replays.values() for cell in alike]
         chunks += [listed[first : first + size] for first in range(0, len(listed), size)]
     return chunks
+
+
+def _shared(cell: Planned) -> Sequence[str]:
+    """Return the options that the cells of a chunk have in common."""
+    if not is_judged(cell.options):
+        return _SETS
+    trained = cell.options.get("lora_steps") is not None
+    return (*LOOP, "model", "calibrate_tokens", *(_SETS if trained else ()))
 
 
 def count_replays(cells: Sequence[Planned]) -> int:
@@ -84,6 +93,8 @@ def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
 def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
     """Run cells together, or one by one where that is impossible for one of them, or for all."""
     try:
+        if is_judged(chunk[0].options):
+            return judge(chunk, inputs)
         if chunk[0].options["trace"] is None:
             return [_without_trace(planned, inputs) for planned in chunk]
         points = [_point(planned, inputs) for planned in chunk]

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dipsim.errors import DipsimError, brief
 from dipsim.hardware import Profile, load_profile
+from dipsim.model import load_model
+from dipsim.resolve import find_model
+from dipsim.settings import Settings
 from dipsim.store import key_of
 from dipsim.trace import Trace, load_trace
+from dipsim.units import BYTES
 
 
 class Inputs:
@@ -15,6 +20,7 @@ class Inputs:
         self._traces: dict[str, Trace] = {}
         self._kept: tuple[str, Trace] | None = None
         self._profiles: dict[str, Profile] = {}
+        self._sizes: dict[tuple[str | None, str | None], float] = {}
 
     def trace(self, name: str) -> Trace:
         """Return an open trace.
@@ -35,6 +41,27 @@ class Inputs:
         if self._kept is None or self._kept[0] != name:
             self._kept = name, self.trace(name).kept()
         return self._kept[1]
+
+    def share_of_model(self, share: Any, options: Mapping[str, Any]) -> str:
+        """Return a share of the model of a run at its own bits, as a text of bytes.
+
+        Raises:
+            DipsimError: no share, or no model.
+        """
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 10:
+            raise DipsimError(f"dram_share {brief(repr(share), 40)}: a share of the model, e.g. .5")
+        return BYTES.exact(share * self._model_bytes(options.get("model"), options.get("trace")))
+
+    def _model_bytes(self, model: str | None, trace: str | None) -> float:
+        if (model, trace) not in self._sizes:
+            opened = None if trace is None else self.trace(trace)
+            known = load_model(model) if model is not None else None
+            if known is None and opened is not None:
+                known = find_model(opened, None, Settings())
+            if known is None:
+                raise DipsimError("dram_share: no model to take shares of; add model")
+            self._sizes[model, trace] = known.total_bytes
+        return self._sizes[model, trace]
 
     def profile(self, options: Mapping[str, Any]) -> Profile:
         """Return the device of a run, with its ``overrides``.

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from dipsim.errors import DipsimError, brief
 from dipsim.plugins import full_name, full_path
 from dipsim.settings import OPTIONS, concerning, make_settings
 from dipsim.store import key_of
+from dipsim.sweep import loop
 from dipsim.sweep.cell_key import CellKeys
-from dipsim.sweep.file import FILES, INPUTS, PLUGINS, Sweep
+from dipsim.sweep.file import Sweep
 from dipsim.sweep.grid import Grid
 from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.keys import FILES, INPUTS, LOOP, PAIRS, PLUGINS, SHARE
 from dipsim.sweep.methods import calibrated_tokens, check_used, options_of, part_of, warmed_up
 from dipsim.sweep.point import Place
 from dipsim.views import shortened
@@ -50,7 +52,14 @@ class Plan:
         return list(reversed(runs.values()))
 
 
-def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = False) -> Plan:
+def make_plan(
+    sweep: Sweep,
+    inputs: Inputs,
+    *,
+    limit: int,
+    trust_files: bool = False,
+    asked: Collection[str] | None = None,
+) -> Plan:
     """Work out what every cell of a sweep runs.
 
     An option that the method of a cell does not take is left out of it, and cells that then are
@@ -61,6 +70,7 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
         inputs: opens traces and profiles.
         limit: most cells of the grid.
         trust_files: policies and methods that are files may be run.
+        asked: options that some cell must use; default: all that the sweep gives.
 
     Raises:
         DipsimError: anything wrong with the input, in one line.
@@ -71,7 +81,7 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
     for given in sweep.grid.cells(limit):
         _check_names(sweep, given, named, trust_files)
         options = _options(given, inputs)
-        varying = [name for name in sweep.grid.names if options.get(name) is not None]
+        varying = [name for name in sweep.grid.names if _has(options, name)]
         place = {
             name: labels[name].get(json.dumps(given[name]), _label(given[name])) for name in varying
         }
@@ -80,8 +90,8 @@ def make_plan(sweep: Sweep, inputs: Inputs, *, limit: int, trust_files: bool = F
         raise DipsimError(f"sweep {sweep.name}: no cell is left: see its where and exclude")
     runs = _measured_alike([options for _, options in cells.values()], inputs)
     if all("method" in options for options in runs):
-        asked = {*sweep.grid.fixed, *sweep.grid.names}
-        check_used(asked, runs, f"sweep {sweep.name}")
+        every = {*sweep.grid.fixed, *sweep.grid.names}
+        check_used(every if asked is None else asked, runs, f"sweep {sweep.name}")
     keys = CellKeys(inputs)
     places = [place for place, _ in cells.values()]
     return Plan(
@@ -126,13 +136,45 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
     Raises:
         DipsimError: an impossible value, or no such trace.
     """
+    given = _folded(given)
+    if loop.is_judged(given):
+        return loop.options_of(given)
+    for name in LOOP:
+        if name in given:
+            raise DipsimError(f"{name} is of a model that is judged: add text, or drop it")
+    if SHARE in given:
+        given["dram"] = inputs.share_of_model(given.pop(SHARE), given)
     settings = {name: value for name, value in given.items() if name in OPTIONS}
-    method, trace = given.get("method"), given.get("trace")
-    if isinstance(method, str) and isinstance(trace, str):
-        settings = options_of(method, inputs.trace(trace), settings, {})
+    trace = given.get("trace")
+    if isinstance(trace, str):
+        opened = inputs.trace(trace)
+        method = given.get("method") or methods.default_method(opened)
+        settings = options_of(method, opened, settings, {})
     make_settings(settings)
     named = {name: given[name] for name in INPUTS if name in given}
     return {"trace": None, **named, **settings}
+
+
+def _folded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which pairs that are given one by one (``gamma.glu``) are one mapping.
+
+    Raises:
+        DipsimError: the option is given as a number or a text, too.
+    """
+    folded = {name: value for name, value in given.items() if "." not in name}
+    for key in [name for name in given if "." in name]:
+        option, _, name = key.partition(".")
+        whole = folded.get(option, {})
+        if option not in PAIRS or not isinstance(whole, Mapping):
+            raise DipsimError(f"{key} and {option} {brief(repr(whole), 60)}: give one of them")
+        folded[option] = {**whole, name: given[key]}
+    return folded
+
+
+def _has(options: Mapping[str, Any], name: str) -> bool:
+    """Return whether a run has an option of the grid, under the name that the grid gives it."""
+    name = "dram" if name == SHARE else name.partition(".")[0]
+    return options.get(name) is not None
 
 
 def _named_in_full(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,6 +218,8 @@ def _measured_alike(runs: Sequence[dict[str, Any]], inputs: Inputs) -> list[dict
     """Return the options of runs such that those on one part of a trace measure the same tokens."""
     parts: dict[str, list[int]] = {}
     for number, options in enumerate(runs):
+        if loop.is_judged(options):
+            continue
         part = {name: options.get(name) for name in ("trace", *concerning("trace"))}
         parts.setdefault(key_of(part), []).append(number)
     warm = list(runs)

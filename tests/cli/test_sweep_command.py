@@ -19,7 +19,7 @@ from dipsim.cli.sweep import SweepProgress
 from dipsim.report import results as report
 from dipsim.store import Outcome, Store
 from dipsim.sweep.execute import Ran
-from dipsim.sweep.file import schema
+from dipsim.sweep.keys import schema
 from dipsim.sweep.plan import Planned
 from tools.cli import PROGRAM, Dipsim, done, program, refused
 
