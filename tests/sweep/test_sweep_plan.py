@@ -11,7 +11,7 @@ import pytest
 from dipsim.errors import DipsimError
 from dipsim.sweep import cell_key
 from dipsim.sweep.cell_key import CellKeys
-from dipsim.sweep.chunk import CELLS, chunks_of, count_replays
+from dipsim.sweep.chunk import CELLS, REPLAYS, chunks_of, count_replays
 from dipsim.sweep.file import load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Plan, make_plan
@@ -198,12 +198,12 @@ def test_chunks_hold_every_cell_once_and_share_replays() -> None:
     ).cells
     chunks = chunks_of(cells, 1)
     assert sorted(cell.key for chunk in chunks for cell in chunk) == sorted(c.key for c in cells)
-    assert [len(chunk) for chunk in chunks] == [32, 32, 32, 24] * 2
+    assert [len(chunk) for chunk in chunks] == [96, 24] * 2
     assert all(len({cell.options["method"] for cell in chunk}) == 1 for chunk in chunks)
     assert count_replays(cells) == 2 * 2 * 20
-    assert sum(count_replays(chunk) for chunk in chunks) <= 80 + len(chunks)
+    assert sum(count_replays(chunk) for chunk in chunks) == 80
     assert len(chunks_of(cells[:64], 4)) >= 16  # all workers are busy until the end
-    assert CELLS == 32
+    assert (REPLAYS, CELLS) == (32, 256)
 
 
 def test_a_key_does_not_depend_on_the_folder_it_is_asked_in(
