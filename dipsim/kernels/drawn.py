@@ -96,7 +96,10 @@ def _add_hidden(taken, flash, copies, weights, kv, overlap, hidden):
 
     Args:
         taken: `Taken`.
-        flash, copies, weights, kv: of `Scales`.
+        flash: of `Scales`, as the next three.
+        copies: float64[columns].
+        weights: float64[columns].
+        kv: float64[columns].
         overlap: float64[columns] overlap factors.
     """
     reading, copied, hit, miss, keys, reads = taken
