@@ -237,7 +237,7 @@ class Settings(BaseModel):
     )
     speculate: str | None = option(
         None,
-        "drafts verified in one step: draft=4,accept=.8[,cost=.1,seed=0] [none]",
+        "drafts verified in one step: draft=4,accept=.8[,cost=.1,seed=0]; draft=0 for none [none]",
         "steps",
         family="steps",
     )
