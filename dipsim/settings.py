@@ -584,7 +584,7 @@ def _plain_number(name: str, value: Any) -> Any:
     if not isinstance(value, Real):
         return value
     number = int(value) if isinstance(value, Integral) else float(value)
-    if name == "kv_budget":
+    if name in ("kv_budget", "split"):
         return f"{number:.17g}"
     return _size(name, number) if name in _SIZES else number
 

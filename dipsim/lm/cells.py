@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,8 @@ from typing import Any
 from dipsim.errors import DipsimError
 from dipsim.lm.distil import Recipe, train_adapter
 from dipsim.lm.evaluate import Judge
+from dipsim.lm.load import Loaded
+from dipsim.lm.lora import load_adapter, shared_copy
 from dipsim.lm.prepared import prepared
 from dipsim.lm.requantise import parse_bits, requantised
 from dipsim.lm.structure import find_structure
@@ -47,7 +50,7 @@ def judge(cells: Sequence[Planned], inputs: Inputs) -> list[Cell]:
 def _judged(judge: Judge, cell: Planned) -> Cell:
     method, settings = _candidate(cell.options)
     try:
-        judge.check([(method, settings)], False)
+        judge.check_model()
         row = judge.row(method, settings)
     except DipsimError as problem:
         return Cell(cell.place, cell.options, None, why=str(problem))
@@ -75,9 +78,9 @@ def _candidate(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def _model(options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the model of a cell, its windows, and the tokens that are calibrated on."""
     bits = parse_bits(options.get("requantise"))
-    loaded = prepared(
-        options["model"], options.get("geometry"), options.get("adapter") or _trained(options), bits
-    )
+    loaded = _dense(options["model"], options.get("geometry"), bits)
+    if (adapter := options.get("adapter") or _trained(options)) is not None:
+        loaded = replace(loaded, model=load_adapter(shared_copy(loaded.model), adapter))
     ids = read_ids(options["text"], loaded.tokenizer)
     windows, calibrate = judged_apart(
         ids, options["window"], options.get("text_tokens"), options.get("calibrate_tokens")
@@ -87,6 +90,12 @@ def _model(options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
         stored = requantised(find_structure(loaded.model), *bits)
     with stored:
         yield loaded, windows, calibrate
+
+
+@lru_cache(maxsize=1)
+def _dense(model: str, geometry: str | None, bits: tuple[int, int] | None) -> Loaded:
+    """Load the model that many chunks share."""
+    return prepared(model, geometry, bits=bits)
 
 
 def _trained(options: Mapping[str, Any]) -> str | None:
@@ -106,7 +115,7 @@ def _adapter(asked: str) -> str:
         asked: JSON of what it follows from.
     """
     options = json.loads(asked)
-    loaded = prepared(options["model"], options["geometry"])
+    loaded = _dense(options["model"], options["geometry"], None)
     ids = read_ids(options["text"], loaded.tokenizer)
     window = options["window"]
     behind = (options["text_tokens"] or 0) - _JUDGED_AFTER_TRAINING * window

@@ -121,18 +121,7 @@ class Judge:
 
     def check(self, candidates: Sequence[Candidate], both_loops: bool) -> None:
         """Refuse what cannot run before anything long does; two tokens of thresholds will do."""
-        if self.loaded.geometry is None:
-            raise ModelError(
-                f"{self.loaded.name}: its architecture's sizes are not known to dipsim: give "
-                "--geometry"
-            )
-        window = self.windows.shape[1]
-        self.loaded.check_reads(window)
-        if not 0 <= self.prompt < window:
-            raise DipsimError(
-                f"--prompt {self.prompt} of windows of {window} tokens: give fewer, so that some "
-                "are judged"
-            )
+        self.check_model()
         if both_loops:
             self._check_masks_alone(candidates)
         few = self if self.calibrate is None else replace(self, calibrate=self.calibrate[:2])
@@ -148,6 +137,21 @@ class Judge:
                 problems.append(problem)
         if candidates and len(problems) == len(candidates):
             raise problems[0]
+
+    def check_model(self) -> None:
+        """Refuse a model whose sizes are not known, or that does not read such windows."""
+        if self.loaded.geometry is None:
+            raise ModelError(
+                f"{self.loaded.name}: its architecture's sizes are not known to dipsim: give "
+                "--geometry"
+            )
+        window = self.windows.shape[1]
+        self.loaded.check_reads(window)
+        if not 0 <= self.prompt < window:
+            raise DipsimError(
+                f"--prompt {self.prompt} of windows of {window} tokens: give fewer, so that some "
+                "are judged"
+            )
 
     def _check_masks_alone(self, candidates: Sequence[Candidate]) -> None:
         asked = {name for _, settings in candidates for name in settings} & {*concerning("beside")}

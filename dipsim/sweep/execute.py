@@ -40,16 +40,17 @@ class Serial:
 
     Args:
         run_chunk: runs the cells of one.
+        inputs: opens traces and profiles; default: anew for each sweep.
     """
 
     workers = 1
 
-    def __init__(self, run_chunk: RunChunk = run_chunk) -> None:
-        self._run_chunk = run_chunk
+    def __init__(self, run_chunk: RunChunk = run_chunk, inputs: Inputs | None = None) -> None:
+        self._run_chunk, self._inputs = run_chunk, inputs
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over."""
-        inputs = Inputs()
+        inputs = self._inputs or Inputs()
         for chunk in chunks:
             yield Ran(chunk, self._run_chunk(chunk, inputs))
 

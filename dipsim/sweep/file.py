@@ -88,8 +88,12 @@ def load_sweep(
     return _declared({**data, **(changes or {})}, where)
 
 
-def read_changes(texts: Sequence[str]) -> dict[str, Any]:
+def read_changes(texts: Sequence[str], option: str = "-s") -> dict[str, Any]:
     """Return the keys that ``key=value`` texts change; values are YAML.
+
+    Args:
+        texts: as the user wrote them.
+        option: as the command line spells it, for errors.
 
     Raises:
         DipsimError: not of that form, an unknown key, or one given twice.
@@ -98,11 +102,13 @@ def read_changes(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
-            raise DipsimError(f"-s {brief(text)}: write key=value, e.g. cache_fraction=[.4,.6]")
-        check_key(key, "-s")
+            raise DipsimError(
+                f"{option} {brief(text)}: write key=value, e.g. cache_fraction=[.4,.6]"
+            )
+        check_key(key, option)
         if key in changes:
-            raise DipsimError(f"-s {key} given twice: one only, e.g. {key}=[first, second]")
-        changes[key] = parse_yaml(value, f"-s {key}")
+            raise DipsimError(f"{option} {key} given twice: one only, e.g. {key}=[first, second]")
+        changes[key] = parse_yaml(value, f"{option} {key}")
     return changes
 
 

