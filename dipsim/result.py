@@ -415,6 +415,7 @@ class Result(Viewed):
         all groups share one cache.
         """
         traffic, rows, plain = self.traffic, self._rows, self.plain_kept
+        mass, energy, error = self.mass_kept, self.energy_kept, self.output_error
         entries = []
         for i, name in enumerate(traffic.groups):
             active = traffic.active[rows, :, i]
@@ -430,11 +431,11 @@ class Result(Viewed):
                     "active": float(active.mean()),
                     "accesses": int(active.sum(dtype=np.int64)),
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
-                    "mass_kept": self.mass_kept[i],
-                    "energy_kept": self.energy_kept[i],
+                    "mass_kept": mass[i],
+                    "energy_kept": energy[i],
                     "mass_kept_plain": None if plain is None else float(plain[i, 0]),
                     "energy_kept_plain": None if plain is None else float(plain[i, 1]),
-                    "output_error": self.output_error[i],
+                    "output_error": error[i],
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )

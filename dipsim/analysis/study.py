@@ -18,7 +18,7 @@ from dipsim.lists import several_names
 from dipsim.resolve import Input
 from dipsim.settings import concerning
 from dipsim.store import Store
-from dipsim.sweep.execute import Executor, Serial, Watch
+from dipsim.sweep.execute import Executor, Watch
 from dipsim.sweep.file import Sweep, load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.keys import LOOP, SHARE
@@ -122,7 +122,8 @@ def study(
     methods: str | Sequence[str] = (),
     policies: str | Sequence[str] = (),
     store: str | os.PathLike[str] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     changes: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
     **options: Unpack[StudyOptions],
@@ -139,6 +140,7 @@ def study(
             policies may be comma lists, as on the command line.
         store: SQLite file that keeps the cells; default: ``studies.db``.
         workers: processes that run cells; results do not depend on it.
+        dask: a scheduler in place of them, as of `dipsim.sweep`.
         changes: keys of the study's file that are replaced, as of `dipsim.sweep`.
         watch: told what happens.
         options: they hold for all cells of methods that take them.
@@ -163,7 +165,7 @@ def study(
         if listed := several_names(names):
             given[key] = [_text(key, each) for each in listed]
     plan = plan_study(name, {**given, **(changes or {})}, inputs)
-    executor = Serial(inputs=inputs) if workers == 1 else executor_of(workers)
+    executor = executor_of(workers, dask, watch, inputs)
     with Store.open(STORE if store is None else path_of(store, "store"), create=True) as opened:
         return run_study(plan, opened, executor, watch)
 

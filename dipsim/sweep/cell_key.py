@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dipsim import methods, policies
-from dipsim.errors import DipsimError
+from dipsim.errors import ConflictError, DipsimError
 from dipsim.model import load_model
 from dipsim.model.hub import find_snapshot
 from dipsim.model.packaged import packaged_model
@@ -16,6 +16,7 @@ from dipsim.simulate import SEMANTICS
 from dipsim.store import key_of
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.loop import is_judged
+from dipsim.sweep.spelling import alike
 from dipsim.texts import read_text
 
 _RUNS_FILE = {"policy": policies.runs_file, "method": methods.runs_file}
@@ -42,10 +43,11 @@ class CellKeys:
             DipsimError: a file that cannot be read.
         """
         settings = {name: value for name, value in options.items() if name in OPTIONS}
-        plain = make_settings(settings).model_dump(mode="json")
+        plain = _plain(settings)
         for name in ("policy", "method", "static_from", "prefetch"):
-            if plain[name] is not None:
+            if isinstance(plain[name], str):
                 plain[name] = self._once(self._content, name, plain[name])
+        plain = alike(plain)
         device = {name: options.get(name) for name in ("profile", "overrides")}
         parts = {
             "semantics": SEMANTICS,
@@ -100,6 +102,18 @@ class CellKeys:
             given in ("previous", "next-layer") or given.startswith("right=")
         )
         return given if guesses else f"trace {self._inputs.trace(given).hash}"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of settings; of those that contradict each other as they are given.
+
+    Raises:
+        DipsimError: a value that no run can have.
+    """
+    try:
+        return make_settings(settings).model_dump(mode="json")
+    except ConflictError:
+        return {**dict.fromkeys(OPTIONS), **settings}
 
 
 def _weights(name: str | None) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dipsim.errors import DipsimError
@@ -18,8 +18,8 @@ from dipsim.sweep.plan import Planned
 from dipsim.sweep.point import Cell, Figures, Place, Point
 
 Chunk = Sequence[Planned]
-CELLS = 32
-"""Most cells of a chunk: what is lost when a process is killed, and what shares a pass."""
+REPLAYS, CELLS = 32, 256
+"""Most replays of a chunk, and cells: what is lost when a process is killed, and shares a pass."""
 _PER_WORKER = 4
 """Chunks that each worker gets at least, so that all are busy until the end."""
 _SETS = (
@@ -41,11 +41,21 @@ def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
     size = CELLS
     if workers > 1:
         size = max(1, min(CELLS, math.ceil(len(cells) / (workers * _PER_WORKER))))
-    chunks: list[Chunk] = []
-    for replays in groups.values():
-        listed = [cell for alike in replays.values() for cell in alike]
-        chunks += [listed[first : first + size] for first in range(0, len(listed), size)]
-    return chunks
+    return [chunk for replays in groups.values() for chunk in _cut(replays.values(), size)]
+
+
+def _cut(replays: Iterable[Sequence[Planned]], size: int) -> Iterator[Chunk]:
+    """Yield chunks of at most so many cells, from the cells of each replay."""
+    chunk: list[Planned] = []
+    replayed = 0
+    for cells in replays:
+        for first in range(0, len(cells), size):
+            some = cells[first : first + size]
+            if replayed == REPLAYS or (chunk and len(chunk) + len(some) > size):
+                yield chunk
+                chunk, replayed = [], 0
+            chunk, replayed = [*chunk, *some], replayed + 1
+    yield chunk
 
 
 def _shared(cell: Planned) -> Sequence[str]:

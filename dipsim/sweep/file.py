@@ -59,6 +59,8 @@ class Sweep:
     """What is shown of its cells; none for the fastest."""
     note: str = ""
     """Remark below the tables."""
+    source: str = "the sweep"
+    """File that it was read from."""
 
 
 def load_sweep(
@@ -201,7 +203,7 @@ def _declared(data: dict[str, Any], where: str) -> Sweep:
         rules=tuple(_rule(each, given, f"{where}: for") for each in keys.rules),
     )
     tables = tuple(_table(each, given, f"{where}: tables") for each in keys.tables)
-    return Sweep(name, keys.title, grid, tables, keys.note)
+    return Sweep(name, keys.title, grid, tables, keys.note, where)
 
 
 def _table(given: TableKeys, known: set[str], where: str) -> Table:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError, brief
 from dipsim.methods import kind_of
-from dipsim.settings import OPTIONS, TAKES, concerning, make_settings
+from dipsim.settings import OPTIONS, TAKES, concerning
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.keys import INPUTS, LOOP
 from dipsim.sweep.point import Cell
@@ -28,7 +28,7 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a judged cell, without those that its method does not take.
 
     Raises:
-        DipsimError: an impossible value, or one of a replay.
+        DipsimError: a number of tokens that is none, or an option of a replay.
     """
     if given.get("trace") is not None:
         raise DipsimError(f"trace {brief(given['trace'])} and text: a cell has one of them")
@@ -49,7 +49,6 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     if not fitted and settings.get("skip_layers") is None:
         settings.pop("calibrate_tokens", None)
     settings.setdefault("method", "dense")
-    make_settings(settings)
     masks = {name: given[name] for name in LOOP if name in given}
     if kind == "dense":
         masks.pop("lora_steps", None)

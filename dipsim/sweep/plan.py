@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dipsim import methods, policies
-from dipsim.errors import DipsimError, brief
+from dipsim.errors import ConflictError, DipsimError, brief
 from dipsim.plugins import full_name, full_path
 from dipsim.settings import OPTIONS, concerning, make_settings
 from dipsim.store import key_of
@@ -63,8 +64,8 @@ def make_plan(
     """Work out what every cell of a sweep runs.
 
     An option that the method of a cell does not take is left out of it, and cells that then are
-    equal are one. Runs on one part of a trace measure the same tokens: those that none of them
-    calibrates thresholds on.
+    equal are one. A cell whose options exclude each other fails when it is run. Runs on one part of
+    a trace measure the same tokens: those that none of them calibrates thresholds on.
 
     Args:
         inputs: opens traces and profiles.
@@ -73,40 +74,92 @@ def make_plan(
         asked: options that some cell must use; default: all that the sweep gives.
 
     Raises:
-        DipsimError: anything wrong with the input, in one line.
+        DipsimError: anything wrong with the input, in one line; why the first cell is impossible,
+            where all are.
+    """
+    cells = _expanded(sweep, inputs, limit, trust_files)
+    conflicts = [cell.conflict for cell in cells]
+    if all(conflicts):
+        raise DipsimError(f"{_named(sweep, cells[0].given)}: {conflicts[0]}")
+    possible = [cell.options for cell in cells if cell.conflict is None]
+    with _naming(sweep):
+        warm = iter(_measured_alike(possible, inputs))
+    runs = [next(warm) if cell.conflict is None else cell.options for cell in cells]
+    if all("method" in options for options in runs):
+        every = {*sweep.grid.fixed, *sweep.grid.names}
+        check_used(every if asked is None else asked, runs, f"sweep {sweep.name}")
+    keys, planned = CellKeys(inputs), []
+    for cell, options in zip(cells, runs, strict=True):
+        with _naming(sweep, cell.given):
+            planned.append(Planned(keys.of(options), cell.place, _named_in_full(options)))
+    return Plan(sweep, tuple(planned))
+
+
+class _Expanded(NamedTuple):
+    """A cell of a grid."""
+
+    given: Mapping[str, Any]
+    """What the grid gives."""
+    place: Place
+    options: dict[str, Any]
+    conflict: ConflictError | None
+    """Why its options exclude each other; None where they do not."""
+
+
+def _expanded(sweep: Sweep, inputs: Inputs, limit: int, trust_files: bool) -> list[_Expanded]:
+    """Return the cells of a sweep, equal ones once.
+
+    Raises:
+        DipsimError: in one line.
     """
     labels = _labels(sweep.grid)
     named: set[Any] = set()
-    cells: dict[str, tuple[Place, dict[str, Any]]] = {}
+    cells: dict[str, _Expanded] = {}
     for given in sweep.grid.cells(limit):
-        _check_names(sweep, given, named, trust_files)
-        options = _options(given, inputs)
+        with _naming(sweep, given):
+            _check_names(given, named, trust_files)
+            options = _options(given, inputs)
+            conflict = _conflict(options)
         varying = [name for name in sweep.grid.names if _has(options, name)]
         place = {
             name: labels[name].get(json.dumps(given[name]), _label(name, given[name]))
             for name in varying
         }
-        cells.setdefault(key_of({"place": place, "options": options}), (place, options))
+        cell = _Expanded(given, place, options, conflict)
+        cells.setdefault(key_of({"place": place, "options": options}), cell)
     if not cells:
         raise DipsimError(f"sweep {sweep.name}: no cell is left: see its where and exclude")
-    runs = _measured_alike([options for _, options in cells.values()], inputs)
-    if all("method" in options for options in runs):
-        every = {*sweep.grid.fixed, *sweep.grid.names}
-        check_used(every if asked is None else asked, runs, f"sweep {sweep.name}")
-    keys = CellKeys(inputs)
-    places = [place for place, _ in cells.values()]
-    return Plan(
-        sweep,
-        tuple(
-            Planned(keys.of(options), place, _named_in_full(options))
-            for place, options in zip(places, runs, strict=True)
-        ),
-    )
+    return [*cells.values()]
 
 
-def _check_names(
-    sweep: Sweep, given: Mapping[str, Any], named: set[Any], trust_files: bool
-) -> None:
+@contextmanager
+def _naming(sweep: Sweep, given: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Name the file of a sweep, and a cell's values of its axes, in errors."""
+    try:
+        yield
+    except DipsimError as problem:
+        raise DipsimError(f"{_named(sweep, given or {})}: {problem}") from None
+
+
+def _named(sweep: Sweep, given: Mapping[str, Any]) -> str:
+    varied = [f"{name}={given[name]}" for name in sweep.grid.names if name in given]
+    return f"{sweep.source}, {brief(', '.join(varied), 120)}" if varied else sweep.source
+
+
+def _conflict(options: Mapping[str, Any]) -> ConflictError | None:
+    """Return why options exclude each other; None where they do not.
+
+    Raises:
+        DipsimError: a value that no run can have.
+    """
+    try:
+        make_settings({name: value for name, value in options.items() if name in OPTIONS})
+    except ConflictError as problem:
+        return problem
+    return None
+
+
+def _check_names(given: Mapping[str, Any], named: set[Any], trust_files: bool) -> None:
     """Refuse a policy or a method that there is not, or a file that nobody asked to be run.
 
     Args:
@@ -124,8 +177,8 @@ def _check_names(
             continue
         if runs_file(name) and not trust_files:
             raise DipsimError(
-                f"sweep {sweep.name}: names the {what} {brief(name, 200)}, a file that would be "
-                "run: look at it, then add --trust-files"
+                f"names the {what} {brief(name, 200)}, a file that would be run: look at it, then "
+                "add --trust-files"
             )
         load(name)
         named.add((what, name))
@@ -135,7 +188,7 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
     """Return the options of a run, without those that its method does not take.
 
     Raises:
-        DipsimError: an impossible value, or no such trace.
+        DipsimError: no such trace, or an option that is given twice, or is for other cells.
     """
     given = _folded(given)
     if loop.is_judged(given):
@@ -151,7 +204,6 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
         opened = inputs.trace(trace)
         method = given.get("method") or methods.default_method(opened)
         settings = options_of(method, opened, settings, {})
-    make_settings(settings)
     named = {name: given[name] for name in INPUTS if name in given}
     return {"trace": None, **named, **settings}
 

@@ -158,13 +158,19 @@ def run_plan(
     )
 
 
-def executor_of(workers: int | None, dask: str | None, watch: Watch) -> Executor:
+def executor_of(
+    workers: int | None = None,
+    dask: str | None = None,
+    watch: Watch | None = None,
+    inputs: Inputs | None = None,
+) -> Executor:
     """Return what runs chunks.
 
     Args:
         workers: processes of this machine, by default this one.
         dask: a scheduler, see `Dask`.
         watch: told when there are no workers.
+        inputs: opens traces and profiles of this process; default: anew.
 
     Raises:
         DipsimError: no number of processes, no scheduler, or both.
@@ -174,10 +180,10 @@ def executor_of(workers: int | None, dask: str | None, watch: Watch) -> Executor
     if dask is not None:
         if workers is not None:
             raise DipsimError(f"--workers {workers} and --dask: give one of them")
-        return Dask(dask, watch)
+        return Dask(dask, watch or _Nobody())
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
-    return Serial() if workers is None or workers == 1 else Workers(workers)
+    return Serial(inputs=inputs) if workers in (None, 1) else Workers(workers)
 
 
 class _Nobody(Watch):

@@ -237,6 +237,10 @@ def test_what_failed_says_why(swept: Dipsim) -> None:
         ("results study.db --sweep stady", "no sweep 'stady': did you mean study?"),
         ("results study.db --where polcy=lru", "no option 'polcy': did you mean policy?"),
         ("results study.db --where policy", "write key=value"),
+        (
+            "results study.db --where policy=lru --where cache_fraction=.5",
+            "no cell has cache_fraction=.5: there are 0.3, 0.6",
+        ),
         ("results study.db --best hit_rte", "no figure 'hit_rte': did you mean hit_rate?"),
         ("results study.db --best hit_rate:x", "FIGURE:NUMBER"),
         ("results study.db --best hit_rate:0", "1 cell or more"),

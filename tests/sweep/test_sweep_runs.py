@@ -48,7 +48,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(len(chunk))
         return run_chunk(chunk, inputs)
 
-    monkeypatch.setattr(sweeping, "Serial", lambda: Serial(counted))
+    monkeypatch.setattr(sweeping, "Serial", lambda **more: Serial(counted, **more))
     return lengths
 
 
@@ -146,6 +146,15 @@ def test_cells_that_all_fail_all_say_why(store: Path) -> None:
     assert result.failed == 2
     assert all("99" in str(cell.why) for cell in result.cells)
     assert len({cell.why for cell in result.cells}) == 2
+
+
+def test_options_that_exclude_each_other_fail_their_cell_alone(store: Path) -> None:
+    given = {**SMALL, "policy": "lru", "batch": [None, 2], "speculate": [None, "draft=2,accept=.5"]}
+    result = dipsim.sweep(given, store)
+    assert [cell.why is None for cell in result.cells] == [True, True, True, False]
+    assert "drop one of them" in str(result.cells[-1].why)
+    assert result.cells[-1].place == {"batch": 2, "speculate": "draft=2,accept=.5"}
+    assert dipsim.sweep(given, store).known == 4
 
 
 # Interruptions ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ const panels = [...document.querySelectorAll(".panel")].map((figure) => ({
 
 // Charts --------------------------------------------------------------------------------------
 
-async function loadPlotly() {
+async function unpackPlotly() {
   const { textContent: text, dataset } = document.getElementById("plotly");
   const digits = new Uint8Array(128);
   [...dataset.alphabet].forEach((letter, i) => { digits[letter.charCodeAt(0)] = i; });
@@ -26,7 +26,7 @@ async function loadPlotly() {
   const packed = new Blob([bytes.subarray(0, Number(dataset.bytes))]).stream();
   const script = document.createElement("script");
   script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
-  document.head.append(script);
+  return script;
 }
 
 function themed(layout) {
@@ -118,10 +118,12 @@ function swatch(trace) {
   return svg;
 }
 
-// A chart is drawn when it comes near, so that a page of many opens at once.
+// A chart is drawn when it comes near, each in a task of its own, so that a page of many opens at
+// once.
 const near = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (isIntersecting) drawFirst(panels.find(({ chart }) => chart === target));
+  for (const { target } of entries.filter(({ isIntersecting }) => isIntersecting)) {
+    const panel = panels.find(({ chart }) => chart === target);
+    setTimeout(() => { if (!panel.drawn) drawFirst(panel); });
   }
 }, { rootMargin: "200px" });
 
@@ -132,9 +134,10 @@ function drawFirst(panel) {
 }
 
 async function start() {
-  await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
   try {
-    await loadPlotly();
+    const script = unpackPlotly(); // while the page is painted
+    await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+    document.head.append(await script);
     for (const { chart } of panels) near.observe(chart);
   } catch (problem) {
     console.error(problem);
