@@ -158,7 +158,9 @@ def run_plan(
     )
 
 
-def executor_of(workers: int | None, dask: str | None, watch: Watch) -> Executor:
+def executor_of(
+    workers: int | None = None, dask: str | None = None, watch: Watch | None = None
+) -> Executor:
     """Return what runs chunks.
 
     Args:
@@ -174,7 +176,7 @@ def executor_of(workers: int | None, dask: str | None, watch: Watch) -> Executor
     if dask is not None:
         if workers is not None:
             raise DipsimError(f"--workers {workers} and --dask: give one of them")
-        return Dask(dask, watch)
+        return Dask(dask, watch or _Nobody())
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
     return Serial() if workers is None or workers == 1 else Workers(workers)
