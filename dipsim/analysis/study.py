@@ -4,15 +4,15 @@ files that dipsim ships (``docs/studies``), with a trace and options of a user's
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Unpack
 
 from dipsim.analysis.results import figures_of
-from dipsim.analysis.tables import tables_of
-from dipsim.errors import DipsimError, brief
+from dipsim.errors import DipsimError, brief, check_pairs
 from dipsim.files import path_of, read_yaml, shipped
-from dipsim.hardware import Profile, override_texts
+from dipsim.hardware import Profile, override_pairs
 from dipsim.keywords import StudyOptions, lists_options
 from dipsim.lists import several_names
 from dipsim.resolve import Input
@@ -39,7 +39,7 @@ BESIDE = ("ttft", "kv", "tokens", "skipping", "batch")
 """Studies of prompts, and of what stands beside the weights."""
 STUDIES = (*PAPER, *BESIDE)
 STORE = "studies.db"
-"""Store of all studies, unless a user names another: they share cells."""
+"""Store of the command's studies, unless a user names another: they share cells."""
 
 
 def titles() -> dict[str, str]:
@@ -99,7 +99,6 @@ class StudyResult(SweepResult, Viewed):
             "fixed": dict(self.fixed),
             "left_out": self.left_out,
             "unmeasured": self.unmeasured,
-            "tables": [table.to_dict() for table in tables_of(self.tables, self.axes, self.cells)],
             "cells": [
                 {
                     **cell.place,
@@ -138,7 +137,7 @@ def study(
         methods: names or ``file.py:attribute``, in place of the study's.
         policies: names or ``file.py:attribute``, in place of the study's. Texts of methods and
             policies may be comma lists, as on the command line.
-        store: SQLite file that keeps the cells; default: ``studies.db``.
+        store: SQLite file that keeps the cells for other studies; None to keep them nowhere.
         workers: processes that run cells; results do not depend on it.
         dask: a scheduler in place of them, as of `dipsim.sweep`.
         changes: keys of the study's file that are replaced, as of `dipsim.sweep`.
@@ -149,14 +148,13 @@ def study(
         DipsimError: anything wrong with the input, in one line; of what only some cells cannot do
             they say why.
     """
+    check_pairs("changes", changes, "{'density': [0.5, 0.7]}")
     inputs = Inputs()
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if given.get("overrides"):
-        given["overrides"] = dict(
-            text.split("=", 1) for text in override_texts(given.pop("overrides"))
-        )
-    if isinstance(given.get("model"), os.PathLike):
-        given["model"] = os.fspath(given["model"])
+    if "overrides" in given:
+        given["overrides"] = override_pairs(given["overrides"])
+    if "model" in given:
+        given["model"] = inputs.model_known_as(given["model"])
     if trace is not None:
         given["trace"] = inputs.known_as(trace)
     if devices := several_names(profiles):
@@ -166,8 +164,11 @@ def study(
             given[key] = [_text(key, each) for each in listed]
     plan = plan_study(name, {**given, **(changes or {})}, inputs)
     executor = executor_of(workers, dask, watch, inputs)
-    with Store.open(STORE if store is None else path_of(store, "store"), create=True) as opened:
-        return run_study(plan, opened, executor, watch)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / STORE if store is None else path_of(store, "store")
+        with Store.open(path, create=True) as opened:
+            found = run_study(plan, opened, executor, watch)
+    return found if store is not None else replace(found, store=None)
 
 
 def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
@@ -185,11 +186,13 @@ def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
     for name in PAPER:
         own = load_study(name).grid
         theirs = {*own.fixed, *own.names}
-        left_out = ("trace", *REPLAYED) if "text" in theirs else ()
+        judges = "text" in theirs
+        left_out = ("trace", *REPLAYED) if judges else ()
+        of_theirs = (*LOOP, "calibrate_tokens") if judges else LOOP
         taken = {
             key: value
             for key, value in changes.items()
-            if key not in left_out and (key not in LOOP or key in theirs)
+            if key not in left_out and (key not in of_theirs or key in theirs)
         }
         plans.append(plan_study(name, taken, inputs))
     return plans

@@ -14,6 +14,14 @@ from dipsim.cli.output import log, print_json, print_report, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        help="run cells on the workers of a scheduler, tcp://host:8786, or slurm:FILE",
+        metavar="SCHEDULER",
+    ),
+]
+"""Scheduler whose workers run cells."""
 FAILED_CELLS = 3
 """Exit code where some cells failed."""
 
@@ -32,13 +40,7 @@ def sweep(
         typer.Option(help="keeps the cells; several sweeps may share it [NAME.db]", metavar="FILE"),
     ] = None,
     workers: Annotated[int | None, number("processes that run cells [1]")] = None,
-    dask: Annotated[
-        str | None,
-        typer.Option(
-            help="run cells on the workers of a scheduler, tcp://host:8786, or slurm:FILE",
-            metavar="SCHEDULER",
-        ),
-    ] = None,
+    dask: Dask = None,
     change: Annotated[
         list[str] | None,
         typer.Option("-s", help="replace a key of the file: policy=[lru,lfu]", metavar="KEY=VALUE"),

@@ -32,8 +32,8 @@ class SweepResult(Listed):
 
     name: str
     title: str
-    store: Path
-    """File that holds the cells."""
+    store: Path | None
+    """File that holds the cells; None where no one keeps them."""
     axes: tuple[str, ...]
     cells: list[StoredCell]
     known: int
@@ -56,7 +56,7 @@ class SweepResult(Listed):
         return {
             "sweep": self.name,
             "title": self.title,
-            "store": str(self.store),
+            "store": None if self.store is None else str(self.store),
             "axes": list(self.axes),
             "cells": len(self.cells) + sum(len(ran.chunk) for ran in self.lost),
             "known": self.known,
@@ -68,7 +68,8 @@ class SweepResult(Listed):
         failed = f", {self.failed} failed" if self.failed else ""
         by = f" by {', '.join(self.axes)}" if self.axes else ""
         cells = len(self.cells) + sum(len(ran.chunk) for ran in self.lost)
-        return f"Sweep {self.name}: {cells} cells{by}{failed}\nin {self.store}"
+        kept = "" if self.store is None else f"\nin {self.store}"
+        return f"Sweep {self.name}: {cells} cells{by}{failed}{kept}"
 
 
 def sweep(

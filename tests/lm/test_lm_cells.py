@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,8 +41,8 @@ SWEEP: dict[str, Any] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny"
     saved(tiny(initializer_range=0.3), path)
-    text = "the quick brown fox jumps over the lazy dog and looks for another way home "
-    (path.parent / "text.txt").write_text(text * 60)
+    words = np.random.default_rng(0).integers(3, 64, 400)
+    (path.parent / "text.txt").write_text(" ".join(f"w{at}" for at in words))
     return path
 
 
@@ -81,7 +82,7 @@ def test_another_text_or_model_is_another_cell(folder: Path, tmp_path: Path) -> 
     store = tmp_path / "s.db"
     sweep(folder, store, **few)
     other = tmp_path / "other.txt"
-    other.write_text((folder.parent / "text.txt").read_text() + "more")
+    other.write_text((folder.parent / "text.txt").read_text() + " w5")
     assert sweep(folder, store, **few, text=str(other)).known == 0
     same = tmp_path / "same.txt"
     same.write_text((folder.parent / "text.txt").read_text())

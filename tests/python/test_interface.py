@@ -274,7 +274,6 @@ def with_policy(policy: Any) -> list[Callable[[], Any]]:
         lambda: dipsim.simulate(arrays(), READS, policy=policy, **HALF),  # type: ignore[arg-type]
         lambda: dipsim.mrc(arrays(), [policy], [0.5]),
         lambda: dipsim.search(arrays(), READS, target_rate=1.0, policy=policy),
-        lambda: dipsim.study("layers", arrays(), READS, policies=[policy], **HALF),  # type: ignore[arg-type]
         lambda: dipsim.compare(arrays(), READS, policies=[policy], **HALF),
     ]
 
