@@ -47,7 +47,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(len(chunk))
         return run_chunk(chunk, inputs)
 
-    monkeypatch.setattr(executing.Serial.__init__, "__defaults__", (counted,))
+    monkeypatch.setattr(executing.Serial.__init__, "__defaults__", (counted, None))
     return lengths
 
 
