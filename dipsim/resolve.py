@@ -47,6 +47,11 @@ def trace_of(
         raise TraceError(f"--prompt {settings.prompt}: at most {_LONGEST_PROMPT} tokens")
     if given is not None and settings.prompt == 0:
         raise TraceError("--prompt 0: beside a trace a prompt has at least 1 token; drop it")
+    if given is not None and settings.prompt is not None and settings.io != "direct":
+        raise TraceError(
+            f"--prompt {settings.prompt} and --io {settings.io}: a prompt streams its weights past "
+            "the page cache, so it has direct reads only; drop one of them"
+        )
     if isinstance(given, Outline):
         return given
     if given is not None:
@@ -85,6 +90,8 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     if given is None:
         if weights is not None:
             raise ModelError(f"--weights {weights}: {trace.name} names no model: pass --model")
+        if settings.prompt is not None:
+            raise ModelError(f"--prompt: {trace.name} names no model to prefill one: pass --model")
         return None
     if option is None and isinstance(given, str):
         given = {"name": given}  # a trace may name a preset, never a file

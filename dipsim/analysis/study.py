@@ -4,21 +4,21 @@ files that dipsim ships (``docs/studies``), with a trace and options of a user's
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Unpack
 
 from dipsim.analysis.results import figures_of
-from dipsim.analysis.tables import tables_of
-from dipsim.errors import DipsimError, brief
+from dipsim.errors import DipsimError, brief, check_pairs
 from dipsim.files import path_of, read_yaml, shipped
-from dipsim.hardware import override_texts
+from dipsim.hardware import Profile, override_pairs
 from dipsim.keywords import StudyOptions, lists_options
 from dipsim.lists import several_names
 from dipsim.resolve import Input
 from dipsim.settings import concerning
 from dipsim.store import Store
-from dipsim.sweep.execute import Executor, Serial, Watch
+from dipsim.sweep.execute import Executor, Watch
 from dipsim.sweep.file import Sweep, load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.keys import LOOP, SHARE
@@ -39,7 +39,7 @@ BESIDE = ("ttft", "kv", "tokens", "skipping", "batch")
 """Studies of prompts, and of what stands beside the weights."""
 STUDIES = (*PAPER, *BESIDE)
 STORE = "studies.db"
-"""Store of all studies, unless a user names another: they share cells."""
+"""Store of the command's studies, unless a user names another: they share cells."""
 
 
 def titles() -> dict[str, str]:
@@ -99,7 +99,6 @@ class StudyResult(SweepResult, Viewed):
             "fixed": dict(self.fixed),
             "left_out": self.left_out,
             "unmeasured": self.unmeasured,
-            "tables": [table.to_dict() for table in tables_of(self.tables, self.axes, self.cells)],
             "cells": [
                 {
                     **cell.place,
@@ -117,12 +116,13 @@ class StudyResult(SweepResult, Viewed):
 def study(
     name: str,
     trace: Input | Trace | None = None,
-    profiles: Input | Sequence[Input] = (),
+    profiles: Input | Profile | Sequence[Input | Profile] = (),
     *,
     methods: str | Sequence[str] = (),
     policies: str | Sequence[str] = (),
     store: str | os.PathLike[str] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     changes: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
     **options: Unpack[StudyOptions],
@@ -132,12 +132,14 @@ def study(
     Args:
         name: one of `STUDIES`.
         trace: path, name of a shipped trace, arrays, or a `Trace`; default: smollm2-chat.
-        profiles: a device, or several, by name or file; default: those of the study.
+        profiles: a device, or several; default: those of the study. Objects, as a trace that is
+            one, are for this process alone, not for ``workers``.
         methods: names or ``file.py:attribute``, in place of the study's.
         policies: names or ``file.py:attribute``, in place of the study's. Texts of methods and
             policies may be comma lists, as on the command line.
-        store: SQLite file that keeps the cells; default: ``studies.db``.
+        store: SQLite file that keeps the cells for other studies; None to keep them nowhere.
         workers: processes that run cells; results do not depend on it.
+        dask: a scheduler in place of them, as of `dipsim.sweep`.
         changes: keys of the study's file that are replaced, as of `dipsim.sweep`.
         watch: told what happens.
         options: they hold for all cells of methods that take them.
@@ -146,21 +148,27 @@ def study(
         DipsimError: anything wrong with the input, in one line; of what only some cells cannot do
             they say why.
     """
+    check_pairs("changes", changes, "{'density': [0.5, 0.7]}")
     inputs = Inputs()
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if given.get("overrides"):
-        given["overrides"] = dict(
-            text.split("=", 1) for text in override_texts(given.pop("overrides"))
-        )
+    if "overrides" in given:
+        given["overrides"] = override_pairs(given["overrides"])
+    if "model" in given:
+        given["model"] = inputs.model_known_as(given["model"])
     if trace is not None:
         given["trace"] = inputs.known_as(trace)
-    for key, names in (("profile", profiles), ("method", methods), ("policy", policies)):
+    if devices := several_names(profiles):
+        given["profile"] = [inputs.device_known_as(each) for each in devices]
+    for key, names in (("method", methods), ("policy", policies)):
         if listed := several_names(names):
             given[key] = [_text(key, each) for each in listed]
     plan = plan_study(name, {**given, **(changes or {})}, inputs)
-    executor = Serial(inputs=inputs) if workers == 1 else executor_of(workers)
-    with Store.open(STORE if store is None else path_of(store, "store"), create=True) as opened:
-        return run_study(plan, opened, executor, watch)
+    executor = executor_of(workers, dask, watch, inputs)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / STORE if store is None else path_of(store, "store")
+        with Store.open(path, create=True) as opened:
+            found = run_study(plan, opened, executor, watch)
+    return found if store is not None else replace(found, store=None)
 
 
 def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
@@ -178,11 +186,13 @@ def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
     for name in PAPER:
         own = load_study(name).grid
         theirs = {*own.fixed, *own.names}
-        left_out = ("trace", *REPLAYED) if "text" in theirs else ()
+        judges = "text" in theirs
+        left_out = ("trace", *REPLAYED) if judges else ()
+        of_theirs = (*LOOP, "calibrate_tokens") if judges else LOOP
         taken = {
             key: value
             for key, value in changes.items()
-            if key not in left_out and (key not in LOOP or key in theirs)
+            if key not in left_out and (key not in of_theirs or key in theirs)
         }
         plans.append(plan_study(name, taken, inputs))
     return plans
@@ -229,7 +239,7 @@ def run_study(
 
 
 def _text(key: str, given: Any) -> str:
-    """Return the name of a profile, method or policy.
+    """Return the name of a method or policy.
 
     Raises:
         DipsimError: an object, which no other process could be given.

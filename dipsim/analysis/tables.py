@@ -31,19 +31,6 @@ class Shown:
     lines: tuple[tuple[Place, Place], ...]
     """For each row the values of its axes, and its fields; None where there is none."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        names = [f"{self.across}={each}" if self.across else each for each in self.columns]
-        return {
-            "title": self.title,
-            "figure": self.figure or None,
-            "apart": dict(self.apart),
-            "rows": [
-                {**dict(zip(self.rows, place, strict=True)), **dict(zip(names, line, strict=True))}
-                for place, line in self.lines
-            ],
-        }
-
 
 def tables_of(
     tables: Sequence[Table], axes: Sequence[str], cells: Sequence[StoredCell]

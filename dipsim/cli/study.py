@@ -26,7 +26,7 @@ from dipsim.cli.options import (
     takes,
 )
 from dipsim.cli.output import print_report, show
-from dipsim.cli.sweep import SweepProgress
+from dipsim.cli.sweep import Dask, SweepProgress
 from dipsim.lists import split_names
 
 ALL = "all"
@@ -73,7 +73,8 @@ def study(
         str | None,
         typer.Option(help="keeps the cells of all studies [studies.db]", metavar="FILE"),
     ] = None,
-    workers: Annotated[int, number("processes that run cells")] = 1,
+    workers: Annotated[int | None, number("processes that run cells [1]")] = None,
+    dask: Dask = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +94,7 @@ def study(
     if name is None:
         _list_studies(as_json)
         return
+    from dipsim.hardware import override_pairs
     from dipsim.report import files
     from dipsim.report import study as report
     from dipsim.report.page import output as pages
@@ -109,10 +111,10 @@ def study(
     asked: dict[str, Any] = {key: split_names(each) for key, each in lists.items() if each}
     asked |= {**given, **_one("model", model), **_one("trace", trace)}
     if override:
-        asked["overrides"] = _overrides(override)
-    results = _run(name, {**asked, **read_changes(change or (), "--set")}, store, workers)
+        asked["overrides"] = override_pairs(override)
+    results = _run(name, {**asked, **read_changes(change or (), "--set")}, store, workers, dask)
     if picture is not None:
-        report.plot(results, picture)
+        report.picture_of(results, picture)
     if table is not None:
         files.write_rows(table, [row for each in results for row in report.records(each)])
     if page is not None:
@@ -127,7 +129,9 @@ def study(
         show(line(f"{page[0]}: {BYTES.show(page[0].stat().st_size)}", style="dim"))
 
 
-def _run(name: str, changes: dict[str, Any], store: str | None, workers: int) -> list[Any]:
+def _run(
+    name: str, changes: dict[str, Any], store: str | None, workers: int | None, dask: str | None
+) -> list[Any]:
     """Return the results of studies, which are planned before the first one is run."""
     with SweepProgress(lines=False) as progress:
         from dipsim.analysis.study import STORE, plan_all, plan_study, run_study
@@ -135,7 +139,7 @@ def _run(name: str, changes: dict[str, Any], store: str | None, workers: int) ->
         from dipsim.sweep.inputs import Inputs
         from dipsim.sweep.sweep import executor_of
 
-        inputs, executor = Inputs(), executor_of(workers)
+        inputs, executor = Inputs(), executor_of(workers, dask, progress)
         if changes.get("trace") is not None:
             warn_of(inputs.trace(changes["trace"]))
         everything = name == ALL
@@ -146,14 +150,6 @@ def _run(name: str, changes: dict[str, Any], store: str | None, workers: int) ->
 
 def _one(key: str, value: Any) -> dict[str, Any]:
     return {} if value is None else {key: value}
-
-
-def _overrides(texts: list[str]) -> dict[str, str]:
-    """Return overrides of a profile as pairs."""
-    from dipsim.hardware import override_texts
-
-    pairs = (text.partition("=") for text in override_texts(texts))
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _list_studies(as_json: bool) -> None:

@@ -13,7 +13,7 @@ from dipsim.report.pictures import Sheet
 from dipsim.report.results import UNITS, records
 from dipsim.report.tables import Table, line, marks_of
 
-__all__ = ["UNITS", "listing", "page_of_studies", "plot", "records", "render"]
+__all__ = ["UNITS", "listing", "page_of_studies", "picture_of", "plot", "records", "render"]
 
 
 def listing() -> Table:
@@ -41,7 +41,12 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def plot(results: Sequence[StudyResult], sheet: Sheet) -> Any:
+def plot(result: StudyResult, sheet: Sheet) -> Any:
+    """Draw the charts of a study, as `picture_of`."""
+    return picture_of([result], sheet)
+
+
+def picture_of(results: Sequence[StudyResult], sheet: Sheet) -> Any:
     """Draw the charts of studies; return the matplotlib figure.
 
     Raises:

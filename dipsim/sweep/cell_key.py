@@ -88,7 +88,7 @@ class CellKeys:
         """Return the key of the model by option; the trace's own is among its contents."""
         if name is None:
             return None
-        return key_of(load_model(name).model_dump(mode="json"))
+        return key_of(load_model(self._inputs.model(name)).model_dump(mode="json"))
 
     def _content(self, option: str, given: str) -> str:
         """Return an option that names a file with what the file holds in place of its path."""

@@ -126,7 +126,7 @@ def _point(planned: Planned, inputs: Inputs) -> Point:
     """Return the run of a cell, with what its KV asks for as ``auto`` settled."""
     trace, device = inputs.kept(planned.options["trace"]), inputs.profile(planned.options)
     options = {name: value for name, value in planned.options.items() if name not in INPUTS}
-    model = planned.options.get("model")
+    model = inputs.model(planned.options.get("model"))
     settled = settle_kv(trace, device, {**options, "model": model})
     del settled["model"]
     return Point(planned.place, trace, device, settled, model)

@@ -27,8 +27,10 @@ class Ran:
 class Executor(Protocol):
     """Way to run chunks: here, in processes, or on other machines."""
 
-    workers: int
-    """Chunks that are run at a time."""
+    @property
+    def workers(self) -> int:
+        """Chunks that are run at a time."""
+        ...
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over, in any order; closing the iterator ends all work."""
@@ -65,6 +67,10 @@ class Watch(Protocol):
 
     def ran(self, ran: Ran) -> None:
         """Take note of a chunk that is over, and stored."""
+        return
+
+    def waiting(self, for_workers: bool) -> None:
+        """Take note of whether there is nobody now to run a chunk."""
         return
 
 

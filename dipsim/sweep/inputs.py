@@ -6,7 +6,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError, brief
 from dipsim.hardware import Profile, load_profile
-from dipsim.model import load_model
+from dipsim.model import Model, load_model
 from dipsim.resolve import find_model
 from dipsim.settings import Settings
 from dipsim.store import key_of
@@ -21,6 +21,8 @@ class Inputs:
         self._traces: dict[str, Trace] = {}
         self._kept: tuple[str, Trace] | None = None
         self._profiles: dict[str, Profile] = {}
+        self._devices: dict[str, Profile] = {}
+        self._models: dict[str, Model] = {}
         self._sizes: dict[tuple[str | None, str | None], float] = {}
 
     def trace(self, name: str) -> Trace:
@@ -48,6 +50,21 @@ class Inputs:
         self._traces[opened.name] = opened
         return opened.name
 
+    def device_known_as(self, profile: Any) -> str:
+        """Return the name by which a device is loaded; an object has its own from then on.
+
+        Args:
+            profile: a name or a file, its contents, or a `Profile`.
+
+        Raises:
+            ProfileError: contents that are no profile.
+        """
+        if isinstance(profile, str | os.PathLike):
+            return os.fspath(profile)
+        loaded = load_profile(profile)
+        self._devices[loaded.name] = loaded
+        return loaded.name
+
     def kept(self, name: str) -> Trace:
         """Return an open trace that keeps what it inflates, until another one is asked for.
 
@@ -57,6 +74,25 @@ class Inputs:
         if self._kept is None or self._kept[0] != name:
             self._kept = name, self.trace(name).kept()
         return self._kept[1]
+
+    def model_known_as(self, model: Any) -> str:
+        """Return the name by which a model is loaded; an object has its own from then on.
+
+        Args:
+            model: a name or a file, its contents, or a `Model`.
+
+        Raises:
+            ModelError: contents that are no model.
+        """
+        if isinstance(model, str | os.PathLike):
+            return os.fspath(model)
+        loaded = model if isinstance(model, Model) else load_model(model)
+        self._models[loaded.name] = loaded
+        return loaded.name
+
+    def model(self, name: str | None) -> Any:
+        """Return a model that is an object, else the name that was given."""
+        return None if name is None else self._models.get(name, name)
 
     def share_of_model(self, share: Any, options: Mapping[str, Any]) -> str:
         """Return a share of the model of a run at its own bits, as a text of bytes.
@@ -71,7 +107,7 @@ class Inputs:
     def _model_bytes(self, model: str | None, trace: str | None) -> float:
         if (model, trace) not in self._sizes:
             opened = None if trace is None else self.trace(trace)
-            known = load_model(model) if model is not None else None
+            known = None if model is None else load_model(self.model(model))
             if known is None and opened is not None:
                 known = find_model(opened, None, Settings())
             if known is None:
@@ -88,5 +124,5 @@ class Inputs:
         profile, overrides = options["profile"], options.get("overrides", ())
         key = key_of({"profile": profile, "overrides": overrides})
         if key not in self._profiles:
-            self._profiles[key] = load_profile(profile, overrides)
+            self._profiles[key] = load_profile(self._devices.get(profile, profile), overrides)
         return self._profiles[key]

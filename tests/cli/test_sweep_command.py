@@ -143,6 +143,17 @@ def test_progress_says_what_is_done_running_failed_and_left(
     assert str(progress) == "sweeping 16 of 20 cells, 4 running, 5 failed, 4/s, 1 s left"
 
 
+def test_progress_says_that_there_are_no_workers() -> None:
+    progress = SweepProgress(lines=False)
+    progress.waiting(True)
+    assert str(progress) == "waiting for workers"
+    progress.waiting(False)
+    assert str(progress) == "preparing"
+    progress.planned(20, [[Planned("key", {}, {})] * 4] * 3, 2)
+    progress.waiting(True)
+    assert str(progress) == "sweeping 8 of 20 cells, waiting for workers"
+
+
 def test_the_schema_is_printed(here: Dipsim) -> None:
     assert done(here("sweep --schema")).json == schema()
 

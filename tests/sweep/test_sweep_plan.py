@@ -154,7 +154,7 @@ def test_a_file_that_would_be_run_is_named_until_it_is_trusted() -> None:
 @pytest.mark.parametrize("path", sorted((DOCS / "studies").glob("*.yaml")), ids=str)
 def test_the_studies_of_the_docs_can_be_run(path: Path) -> None:
     cells = make_plan(load_sweep(path), Inputs(), limit=10_000).cells
-    assert len(cells) == load_sweep(path).grid.size > 1
+    assert 1 < len(cells) <= load_sweep(path).grid.size
 
 
 @pytest.mark.parametrize(

@@ -90,20 +90,21 @@ def _cell(name: str, value: Any) -> Cell:
 
 
 def _chart(shown: Shown) -> Chart | None:
-    """Return a line for each row of a table of one figure, or of lines of numbers for the first
-    figure; None where no axis of numbers goes across."""
+    """Return a line for each row of a table of one figure, or the points of one figure of a list;
+    None where no axis varies alone."""
     if shown.across:
         return _across(shown)
     if len(shown.rows) == 1 and not shown.figure and len(shown.lines) > 1:
         axes = varying([{shown.rows[0]: place[0]} for place, _ in shown.lines])
-        if not axes or axes[0].positions is None:
+        if not axes:
             return None
         axis = axes[0]
         x = [axis.position(place[0]) for place, _ in shown.lines]
         figure = "tokens_per_second" if "tokens_per_second" in shown.columns else shown.columns[0]
         at = shown.columns.index(figure)
         series = Series(columns.title(figure), x, [_float(line[at]) for _, line in shown.lines])
-        return Lines(_named(shown), axis.label, columns.title(figure), [series])
+        joined = axis.positions is not None
+        return Lines(columns.title(figure), axis.label, columns.title(figure), [series], joined)
     return None
 
 
