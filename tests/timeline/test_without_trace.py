@@ -229,8 +229,6 @@ def test_what_makes_no_sense_without_a_trace_is_refused(options: dict[str, Any],
     assert "\n" not in str(refusal.value)
 
 
-def test_a_prompt_beside_a_trace_and_a_run_of_nothing_are_refused() -> None:
-    with pytest.raises(TraceError, match="--prompt 3 is for a run without a trace: drop it"):
-        dipsim.simulate(scored(3), device(), prompt=3)
+def test_a_run_of_nothing_is_refused() -> None:
     with pytest.raises(TraceError, match="no trace: give one"):
         dipsim.simulate(None, device(), method="dense")
