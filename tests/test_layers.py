@@ -34,6 +34,7 @@ ROWS = (
     ("analysis", "validate", "disk"),
     ("lm",),
     ("report",),
+    ("explore",),
     ("cli",),
     ("__main__",),
 )
