@@ -23,6 +23,7 @@ class Control:
     """An input of the page that sets one option."""
 
     name: str
+    """Name of the option; of one that is a mapping with the key behind a point."""
     label: str
     choices: Mapping[str, str] | None = None
     """What is shown, by value; None for a text or a range."""
@@ -35,7 +36,8 @@ class Control:
     @property
     def methods(self) -> str:
         """Built-in methods that take it; empty where all do."""
-        taken = [method for method in METHODS if method in TAKES.get(self.name, ())]
+        option = self.name.partition(".")[0]
+        taken = [method for method in METHODS if method in TAKES.get(option, ())]
         return " ".join(taken)
 
 
@@ -74,7 +76,10 @@ def page(offer: Offer) -> str:
             Control("profile", "Device", _same(offer.profiles), offer.profile),
             Control("method", "Method", _same(METHODS), offer.method),
             Control("density", "Density", default=str(DENSITY), bounds=(0.05, 1, 0.01), help=_KEPT),
-            Control("gamma", "Gamma", default="0.3", bounds=(0, 1, 0.05), help=_GAMMA),
+            Control("gamma.mlp_input", "Gamma of inputs", default="0.5", bounds=(0, 1, 0.05)),
+            Control(
+                "gamma.glu", "Gamma of neurons", default="0.2", bounds=(0, 1, 0.05), help=_GAMMA
+            ),
         ],
         policy=Control("policy", "Cache policy", _same(POLICIES), POLICY),
         layout=Control("layout", "Layout in flash", _usual(get_args(Layout))),

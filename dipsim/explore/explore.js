@@ -31,7 +31,10 @@ function asked() {
     const { option } = each.dataset;
     const input = inputOf(each);
     if (["trace", "profile", "budget", "size"].includes(option) || input.disabled || input.value.trim() === "") continue;
-    options[option] = input.type === "range" ? Number(input.value) : input.value.trim();
+    const value = input.type === "range" ? Number(input.value) : input.value.trim();
+    const [name, key] = option.split(".");
+    if (key) options[name] = { ...options[name], [key]: value };
+    else options[name] = value;
   }
   const size = Number(valueOf("size"));
   if (valueOf("budget") === "dram") options.dram = `${size}%`;
@@ -112,13 +115,15 @@ function load({ trace, profile, options }) {
   } else {
     choose("budget", "device");
   }
+  const set = new Set();
   for (const each of fields) {
-    const { option } = each.dataset;
-    if (!(option in rest) || typeof rest[option] === "object") continue;
-    choose(option, String(rest[option]));
-    if (valueOf(option) === String(rest[option])) delete rest[option];
+    const [name, key] = each.dataset.option.split(".");
+    const given = typeof rest[name] === "object" ? rest[name][key] ?? rest[name]["*"] : rest[name];
+    if (given === undefined) continue;
+    choose(each.dataset.option, String(given));
+    if (valueOf(each.dataset.option) === String(given)) set.add(name);
   }
-  extra = rest;
+  extra = Object.fromEntries(Object.entries(rest).filter(([name]) => !set.has(name)));
   settle();
 }
 

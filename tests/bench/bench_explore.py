@@ -52,7 +52,7 @@ async ([option, key, wait]) => {
 }
 """
 """Moves a slider and returns the milliseconds until its figures stand in the page."""
-SLIDERS = {"DRAM": ("dip", "size"), "density": ("dip", "density"), "gamma": ("dip-ca", "gamma")}
+SLIDERS = {"DRAM": ("dip", "size"), "density": ("dip", "density"), "gamma": ("dip-ca", "gamma.glu")}
 
 
 @contextmanager

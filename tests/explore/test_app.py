@@ -1,4 +1,4 @@
-"""The app's answers: the simulator's own figures, and nothing to anybody else or beyond its list."""
+"""The app's answers: the simulator's own figures, nothing to others, nothing beyond its list."""
 
 import asyncio
 import csv
@@ -324,7 +324,7 @@ def test_the_newest_request_wins() -> None:
         first = asyncio.ensure_future(turns.newest("now", work(1)))
         await asyncio.to_thread(begun.wait)
         others = [asyncio.ensure_future(turns.newest("now", work(n))) for n in (2, 3)]
-        await asyncio.sleep(0)
+        await asyncio.to_thread(begun.wait)  # both have asked by now
         go.set()
         return await asyncio.gather(first, *others, return_exceptions=True)
 

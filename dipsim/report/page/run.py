@@ -125,7 +125,7 @@ def _held_against(result: SavedResult) -> Section:
     notes = ["" if interval is None else _between(interval), *[""] * (len(drawn) - 1)]
     none = [None] * (len(drawn) - 1)
     series = Series("rate", list(drawn), list(drawn.values()), [low, *none], [high, *none], notes)
-    chart = Lines("Tokens per second", "", "tokens/s", [series], joined=False)
+    chart = Lines("Rate in the same memory", "", "tokens/s", [series], joined=False)
     rows = [
         [Cell(name), Cell(show_number(rate), rate), Cell(*_times(own, rate))]
         for name, rate in drawn.items()
