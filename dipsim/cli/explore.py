@@ -33,11 +33,12 @@ def explore(
         str | None, typer.Option(help="of a store that has several", metavar="NAME")
     ] = None,
     port: Annotated[
-        int, typer.Option(help="of the address [a free one]", metavar="NUMBER", min=0, max=65535)
-    ] = 0,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="open it in a browser [yes]")
-    ] = True,
+        int | None,
+        typer.Option(help="of the address [a free one]", metavar="NUMBER", min=1, max=65535),
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="only say the address, open no browser")
+    ] = False,
 ) -> None:
     """Explore TRACE in a browser: figures of the simulator as you move sliders."""
     from dipsim.explore.serve import serve
@@ -45,4 +46,4 @@ def explore(
     def opened(address: str) -> None:
         print(f"{address} (this machine only; Ctrl-C ends it)", flush=True)
 
-    serve(source, profile, sweep, port, opened, browser)
+    serve(source, profile, sweep, port or 0, opened, browser=not no_browser)

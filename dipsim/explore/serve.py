@@ -31,6 +31,7 @@ def serve(
     sweep: str | None,
     port: int,
     opened: Callable[[str], None],
+    *,
     browser: bool,
 ) -> None:
     """Serve the app until it is interrupted.
