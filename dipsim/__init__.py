@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dipsim.analysis.mrc import Curves, mrc
     from dipsim.analysis.results import results
     from dipsim.analysis.search import search
-    from dipsim.analysis.study import study
+    from dipsim.analysis.study import StudyResult, study
     from dipsim.errors import DipsimError
     from dipsim.hardware import Profile, load_profile
     from dipsim.layers import LayerRule
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
     from dipsim.simulate import simulate
-    from dipsim.sweep.study import StudyResult
     from dipsim.sweep.sweep import SweepResult, sweep
     from dipsim.trace import Trace, TraceWriter, load_trace, save_trace
     from dipsim.trace.convert import export, import_
@@ -87,7 +86,7 @@ _HOMES = {
     "Profile": "hardware",
     "PruningMethod": "methods",
     "Result": "result",
-    "StudyResult": "sweep.study",
+    "StudyResult": "analysis.study",
     "SweepResult": "sweep.sweep",
     "Trace": "trace",
     "TraceWriter": "trace",

@@ -117,6 +117,10 @@ class BudgetError(DipsimError):
     """A division of DRAM that does not add up."""
 
 
+class ConflictError(DipsimError):
+    """Options that a run cannot have together, each of which it could have."""
+
+
 class StoreError(DipsimError):
     """A result store that cannot be read or written."""
 

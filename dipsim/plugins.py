@@ -186,6 +186,19 @@ def label(name: str, given: Given) -> str:
     return f"{name}:{parameters}" if parameters else name
 
 
+def no_parameter(
+    what: str, known: Mapping[str, Any], key: str, error: type[DipsimError]
+) -> DipsimError:
+    """Return the error of a parameter that there is not.
+
+    Args:
+        what: noun and name, for the message.
+        known: all parameters, with their defaults.
+    """
+    hint = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+    return error(f"{what}: no parameter {brief(key, 40)!r}; {hint}")
+
+
 def with_values(
     what: str,
     known: Mapping[str, Any],
@@ -205,8 +218,7 @@ def with_values(
     setting = dict(given)
     for key, value in values.items():
         if key not in known:
-            hint = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
-            raise error(f"{what}: no parameter {key!r}; {hint}")
+            raise no_parameter(what, known, key, error)
         if isinstance(known[key], bool) or not isinstance(known[key], int | float):
             raise error(
                 f"{what}: {key} cannot be set: its default {known[key]!r} in `state` is not a "

@@ -41,10 +41,17 @@ def trace_of(
     for: a prompt, and the token behind it.
 
     Raises:
-        TraceError: no such trace; a prompt beside a trace; no trace where one is needed.
+        TraceError: no such trace; a prompt of no tokens, or too many; no trace where one is needed.
     """
-    if given is not None and settings.prompt is not None:
-        raise TraceError(f"--prompt {settings.prompt} is for a run without a trace: drop it")
+    if (settings.prompt or 0) > _LONGEST_PROMPT:
+        raise TraceError(f"--prompt {settings.prompt}: at most {_LONGEST_PROMPT} tokens")
+    if given is not None and settings.prompt == 0:
+        raise TraceError("--prompt 0: beside a trace a prompt has at least 1 token; drop it")
+    if given is not None and settings.prompt is not None and settings.io != "direct":
+        raise TraceError(
+            f"--prompt {settings.prompt} and --io {settings.io}: a prompt streams its weights past "
+            "the page cache, so it has direct reads only; drop one of them"
+        )
     if isinstance(given, Outline):
         return given
     if given is not None:
@@ -54,8 +61,6 @@ def trace_of(
             "no trace: give one (dipsim run TRACE --profile NAME); without one only a dense model "
             "is timed, with --model NAME --method dense"
         )
-    if (settings.prompt or 0) > _LONGEST_PROMPT:
-        raise TraceError(f"--prompt {settings.prompt}: at most {_LONGEST_PROMPT} tokens")
     layers = load_model(model, settings.bits, settings.weight_format).layers
     phase = np.append(np.full(settings.prompt or 0, PREFILL), DECODE).astype(np.uint8)
     return Outline(
@@ -85,6 +90,8 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     if given is None:
         if weights is not None:
             raise ModelError(f"--weights {weights}: {trace.name} names no model: pass --model")
+        if settings.prompt is not None:
+            raise ModelError(f"--prompt: {trace.name} names no model to prefill one: pass --model")
         return None
     if option is None and isinstance(given, str):
         given = {"name": given}  # a trace may name a preset, never a file
@@ -130,7 +137,7 @@ def _refuse_beyond_context(trace: Outline, model: Model, settings: Settings) -> 
     option = max(asked, key=asked.__getitem__)
     if not asked[option] or model.context is None:
         return
-    longest = int(trace.position.max()) + 1
+    longest = max(int(trace.position.max()) + 1, asked["--prompt"])
     if longest > model.context:
         raise ModelError(
             f"{option} {asked[option]}: tokens would reach position {longest}, and model "

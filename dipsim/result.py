@@ -20,6 +20,7 @@ from dipsim.repeat import make_config
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.closed import RESOURCES
+from dipsim.timeline.first_token import first_token
 from dipsim.timeline.interval import RateInterval, rate_interval
 from dipsim.timeline.steps import kv_step
 from dipsim.timeline.timing import Timing
@@ -291,6 +292,12 @@ class Result(Viewed):
 
     # Time
 
+    @cached_property
+    def first_token(self) -> dict[str, Any] | None:
+        """The first token behind ``prompt``, in figures; None where no prompt is asked for."""
+        found = first_token(self.run, self.traffic)
+        return None if found is None else found.to_dict()
+
     @property
     def tokens_per_second(self) -> float:
         """Measured tokens, as far as they are given, / their total time (of ``compat="authors"``:
@@ -408,6 +415,7 @@ class Result(Viewed):
         all groups share one cache.
         """
         traffic, rows, plain = self.traffic, self._rows, self.plain_kept
+        mass, energy, error = self.mass_kept, self.energy_kept, self.output_error
         entries = []
         for i, name in enumerate(traffic.groups):
             active = traffic.active[rows, :, i]
@@ -423,11 +431,11 @@ class Result(Viewed):
                     "active": float(active.mean()),
                     "accesses": int(active.sum(dtype=np.int64)),
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
-                    "mass_kept": self.mass_kept[i],
-                    "energy_kept": self.energy_kept[i],
+                    "mass_kept": mass[i],
+                    "energy_kept": energy[i],
                     "mass_kept_plain": None if plain is None else float(plain[i, 0]),
                     "energy_kept_plain": None if plain is None else float(plain[i, 1]),
-                    "output_error": self.output_error[i],
+                    "output_error": error[i],
                     "break_even_miss_density": _one_or_all(self.break_even[:, i]),
                 }
             )
@@ -472,6 +480,7 @@ class Result(Viewed):
             else dict(zip(("cold", "sustained"), map(finite, self.timing.thermal), strict=True)),
             "ttft_ms": None if self.timing.ttft is None else self.timing.ttft * 1e3,
             "cold_start_ms": None if self.cold_start is None else self.cold_start * 1e3,
+            "first_token": self.first_token,
             "groups": self.groups(),
             "kv": self.kv,
             "pruned_tokens": self.pruned_tokens,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dipsim.errors import BudgetError, DipsimError, brief, first_problem
+from dipsim.errors import BudgetError, ConflictError, DipsimError, brief, first_problem
 from dipsim.lists import pairs
 from dipsim.option import Concern, declarations, flag, option
 from dipsim.units import BYTES, parse_share
@@ -98,7 +98,7 @@ class Settings(BaseModel):
     )
     split: str | None = option(
         None,
-        "of dip: authors or equal; of teal: greedy or equal",
+        "of dip: authors, equal or the input's density; of teal: greedy or equal",
         "pruning",
         family="density",
         methods=("dip", "dip-ca", "teal"),
@@ -190,7 +190,7 @@ class Settings(BaseModel):
         None, "tokens before the first one, whose KV is read [0]", "storage"
     )
     prompt: Count | None = option(
-        None, "without a trace: tokens of a prompt before the token [0]", "prompt"
+        None, "tokens of a prompt, whose first token is timed [none]", "prompt"
     )
     kv: Literal["fixed", "grow"] = option(
         "fixed", "fixed: KV of --context tokens; grow: it takes from the caches [fixed]", "kv"
@@ -237,7 +237,7 @@ class Settings(BaseModel):
     )
     speculate: str | None = option(
         None,
-        "drafts verified in one step: draft=4,accept=.8[,cost=.1,seed=0] [none]",
+        "drafts verified in one step: draft=4,accept=.8[,cost=.1,seed=0]; draft=0 for none [none]",
         "steps",
         family="steps",
     )
@@ -534,6 +534,7 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
 
     Raises:
         DipsimError: an unknown option or an impossible value, in one line.
+        ConflictError: options that exclude each other, likewise.
     """
     for name in options:
         if name not in OPTIONS:
@@ -544,9 +545,9 @@ def make_settings(options: Mapping[str, Any]) -> Settings:
     except ValidationError as problem:
         text = first_problem(problem)
         place, _, message = text.partition(": ")
-        raise DipsimError(
-            message if place == "the whole" else f"{flag(place)}: {message}"
-        ) from None
+        if place == "the whole":
+            raise ConflictError(message) from None
+        raise DipsimError(f"{flag(place)}: {message}") from None
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -583,7 +584,7 @@ def _plain_number(name: str, value: Any) -> Any:
     if not isinstance(value, Real):
         return value
     number = int(value) if isinstance(value, Integral) else float(value)
-    if name == "kv_budget":
+    if name in ("kv_budget", "split"):
         return f"{number:.17g}"
     return _size(name, number) if name in _SIZES else number
 

@@ -158,7 +158,7 @@ def prepare(
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)
     resolved = {"method": settings.method or ready.name, "backend": backend}
-    context = context_of(part.rows, geometry, settings.context)
+    context = context_of(part.rows, geometry, settings)
     engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
     speeds = Speeds(flash.sequential_bandwidth, engine.compute)
     beside = plan_beside(part, geometry, settings, context, speeds, decided)

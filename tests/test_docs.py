@@ -23,6 +23,7 @@ import dipsim
 import explorer
 import page_examples
 import pictures
+from dipsim.sweep.slurm import SlurmJobs, read_slurm
 from page_examples import blocks, shell
 from tools.paths import DOCS, ROOT
 
@@ -38,6 +39,7 @@ LONG = (
     "docs/accuracy.md",
     "docs/beside.md",
     "docs/calibrating.md",
+    "docs/clusters.md",
     "docs/comparing.md",
     "docs/concepts.md",
     "docs/exporting.md",
@@ -100,6 +102,23 @@ def recipes(kind: str) -> list[str]:
 def test_recipes_are_python(recipe: str) -> None:
     names = {node.id for node in ast.walk(ast.parse(recipe)) if isinstance(node, ast.Name)}
     assert "dipsim" not in names
+
+
+def test_files_for_clusters_are_what_their_readers_take(tmp_path: Path) -> None:
+    page = DOCS / "clusters.md"
+    texts = [block for block in blocks(page) if block.language == "yaml"]
+    (jobs,) = (block for block in texts if block.title == "jobs.yaml")
+    (tmp_path / jobs.title).write_text(jobs.body)
+    assert read_slurm(tmp_path / jobs.title).workers == 160
+    keys = re.findall(r"^\| (`.*?) \| [^|]* \|$", page.read_text(), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", "".join(keys))) == set(SlurmJobs.model_fields)
+    (pods,) = (yaml.safe_load(block.body) for block in texts if not block.title)
+    assert (pods["apiVersion"], pods["kind"]) == ("kubernetes.dask.org/v1", "DaskCluster")
+    for part in ("scheduler", "worker"):
+        (container,) = pods["spec"][part]["spec"]["containers"]
+        assert container["name"] == part
+        assert container["args"][:2] == ["dask", part]
+    assert pods["spec"]["scheduler"]["service"]["ports"][0]["port"] == 8786
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -559,3 +559,12 @@ def test_a_flash_that_writes_nothing_needs_no_rate_but_none_of_0() -> None:
     assert load_profile(SMALLEST).flash.write is None
     assert load_profile(SMALLEST, ["flash.write=500 MB/s"]).flash.write == 5e8
     assert "write is 0: it must be positive" in refusal(SMALLEST, ("flash.write=0 B/s",))
+
+
+def test_a_copy_of_a_profile_states_its_own_numbers() -> None:
+    profile = load_profile("snapdragon8")
+    stated = dict(profile.numbers())
+    assert "flash.align" in stated
+    copied = profile.model_copy(update={"flash": profile.flash.model_copy(update={"align": 512})})
+    assert dict(copied.numbers())["flash.align"] != stated["flash.align"]
+    assert dict(profile.numbers()) == stated

@@ -17,7 +17,18 @@ from tools.paths import ROOT
 PACKAGE = Path(dipsim.__file__).resolve().parent
 ROWS = (
     ("errors", "compiling"),
-    ("units", "files", "option", "lists", "plugins", "views", "kernels"),
+    (
+        "units",
+        "files",
+        "option",
+        "lists",
+        "plugins",
+        "views",
+        "extras",
+        "texts",
+        "threads",
+        "kernels",
+    ),
     ("settings", "hardware", "model", "store"),
     ("trace", "tokens", "batch"),
     ("methods", "policies", "kv", "layers"),
@@ -188,7 +199,7 @@ def test_only_views_load_modules_by_name() -> None:
     loading = modules_that_import("importlib.import_module") | {
         dotted(path) for path in MODULES if "import_module(" in path.read_text()
     }
-    assert loading == {"dipsim.views", "dipsim.lm"}
+    assert loading == {"dipsim.views", "dipsim.lm", "dipsim.sweep.loop"}
 
 
 def prints(source: str) -> bool:
@@ -235,7 +246,7 @@ def test_importing_loads_nothing_slow(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     loaded = set(fresh(code).split())
     assert "dipsim" in loaded
-    assert loaded & {"numba", "matplotlib", "torch", "pandas"} == set()
+    assert loaded & {"numba", "matplotlib", "torch", "pandas", "dask", "distributed"} == set()
 
 
 @pytest.mark.parametrize("first", ["dipsim", "dipsim.trace", "dipsim.simulate"])

@@ -72,7 +72,7 @@ OWN = {
     },
     "study": {
         *("name", "trace", "profile", "model", "method", "policy", "override"),
-        *("csv", "as_json"),
+        *("change", "store", "workers", "dask", "output", "csv", "as_json"),
         *PICTURE,
     },
     "validate": PICTURE

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from dipsim.errors import DipsimError, brief
 from dipsim.methods import kind_of
 from dipsim.option import flag
+from dipsim.result import Result
 from dipsim.settings import REFINES, TAKES
 from dipsim.sweep.point import Cell
 from dipsim.views import Viewed
@@ -44,16 +45,21 @@ _OFF = ("none", "full", "all")
 
 
 def judged(
-    method: str, settings: Mapping[str, Any], why: str | None = None, **figures: Any
+    method: str,
+    settings: Mapping[str, Any],
+    why: str | None = None,
+    result: Result | None = None,
+    **figures: Any,
 ) -> Cell:
     """Return the row of a method judged on a text in closed loop.
 
     Args:
         settings: what was asked for: density, gamma, policy, cache_fraction ...
         why: why it could not run; then there are no figures.
+        result: the whole run, with its counts, where it is kept.
         figures: some of `FIGURES`.
     """
-    return Cell({"method": method}, settings, None if why else figures, why=why)
+    return Cell({"method": method}, settings, None if why else figures, why=why, result=result)
 
 
 def row_dict(row: Cell) -> dict[str, Any]:

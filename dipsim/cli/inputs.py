@@ -38,9 +38,14 @@ def open_trace(source: Any) -> "Trace":
     from dipsim.trace import load_trace
 
     trace = load_trace(source)
+    warn_of(trace)
+    return trace
+
+
+def warn_of(trace: "Trace") -> None:
+    """Say the warnings of an open trace."""
     for warning in trace.warnings:
         say(f"warning: {warning}")
-    return trace
 
 
 def given_only(options: dict[str, Any]) -> dict[str, Any]:

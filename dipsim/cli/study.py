@@ -1,12 +1,14 @@
-"""`dipsim study`: the studies of the DIP paper, as tables and pictures."""
+"""`dipsim study`: the studies of the DIP paper, as tables, pictures and a page."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
-from dipsim.cli.inputs import open_trace
+from dipsim.cli.help import OUTPUT
+from dipsim.cli.inputs import warn_of
 from dipsim.cli.options import (
     BUDGET,
     DEVICE,
@@ -20,23 +22,27 @@ from dipsim.cli.options import (
     TraceArgument,
     draws,
     needs,
+    number,
     takes,
 )
 from dipsim.cli.output import print_report, show
-from dipsim.cli.progress import Progress
-from dipsim.errors import DipsimError
+from dipsim.cli.sweep import Dask, SweepProgress
 from dipsim.lists import split_names
+
+ALL = "all"
 
 
 @command(
     "Replay a trace on a device",
     "dipsim study density smollm2-chat --tokens 0:32 --method dip,dip-ca",
+    "dipsim study policies -o policies.html",
 )
 @takes(BUDGET, WHAT, HOW, WHERE)
 @draws
 def study(
     name: Annotated[
-        str | None, typer.Argument(help="which; without it they are listed", metavar="NAME")
+        str | None,
+        typer.Argument(help="which, or all; without it they are listed", metavar="NAME"),
     ] = None,
     trace: TraceArgument = None,
     profile: Annotated[
@@ -44,7 +50,7 @@ def study(
         typer.Option(
             "--profile",
             "-p",
-            help="names or YAML files, with commas [paper-a18]",
+            help="names or YAML files, with commas [the study's]",
             metavar="NAME|FILE",
             rich_help_panel=DEVICE,
             autocompletion=completion.profiles,
@@ -53,64 +59,104 @@ def study(
     model: ModelOption = None,
     method: Annotated[
         list[str] | None,
-        needs(
-            "of density, dram, flash: names with commas [all that apply]", names=completion.methods
-        ),
+        needs("names with commas, in place of the study's", names=completion.methods),
     ] = None,
     policy: Policies = None,
     override: Override = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="replace a key of its file: text_tokens=512", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="keeps the cells of all studies [studies.db]", metavar="FILE"),
+    ] = None,
+    workers: Annotated[int | None, number("processes that run cells [1]")] = None,
+    dask: Dask = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="a page with tables and charts: a .html or .md file",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     csv: Csv = None,
     as_json: Json = False,
     picture: Any = None,
     **options: Any,
 ) -> None:
-    """Repeat a study of the DIP paper on TRACE: tables, and with --plot a picture."""
-    from dipsim.analysis.study import STUDIES, load_study
+    """Repeat a study of the DIP paper, on TRACE or its own: tables, pictures, a page."""
+    if name is None:
+        _list_studies(as_json)
+        return
+    from dipsim.hardware import override_pairs
     from dipsim.report import files
     from dipsim.report import study as report
+    from dipsim.report.page import output as pages
+    from dipsim.report.tables import line
+    from dipsim.sweep.file import read_changes
+    from dipsim.units import BYTES
 
-    if name not in STUDIES:
-        _list_studies(name, as_json)
-        if name is None:
-            return
-    load_study(str(name))
     table, policies = files.check_csv(csv), split_names(policy or ())
-    if trace is None:
-        raise DipsimError(f"no trace: dipsim study {name} TRACE (see dipsim study --help)")
+    page = None if output is None else pages.check_output(output)
     if picture is not None:
         files.check_series("policies", policies)
-    with Progress("comparing", "runs") as progress:
-        from dipsim.analysis.study import study as run
-
-        results = run(
-            str(name),
-            open_trace(trace),
-            split_names(profile or ()),
-            methods=split_names(method or ()),
-            policies=policies,
-            model=model,
-            overrides=override or (),
-            progress=progress,
-            **options,
-        )
-        if picture is not None:
-            report.plot(results, picture)
-        if table is not None:
-            report.write_csv(results, table)
+    given = {name: value for name, value in options.items() if value is not None}
+    lists = {"profile": profile, "method": method, "policy": policies}
+    asked: dict[str, Any] = {key: split_names(each) for key, each in lists.items() if each}
+    asked |= {**given, **_one("model", model), **_one("trace", trace)}
+    if override:
+        asked["overrides"] = override_pairs(override)
+    results = _run(name, {**asked, **read_changes(change or (), "--set")}, store, workers, dask)
+    if picture is not None:
+        report.picture_of(results, picture)
+    if table is not None:
+        files.write_rows(table, [row for each in results for row in report.records(each)])
+    if page is not None:
+        pages.write(report.page_of_studies(results), *page)
     if as_json:
-        print_report(
-            results.to_dict(), trace=results.trace, profiles=results.devices, units=report.UNITS
-        )
-    else:
-        show(report.render(results))
+        values = [each.to_dict() for each in results]
+        print_report(values[0] if name != ALL else {"studies": values}, units=report.UNITS)
+        return
+    for each in results:
+        show(report.render(each))
+    if page is not None:
+        show(line(f"{page[0]}: {BYTES.show(page[0].stat().st_size)}", style="dim"))
 
 
-def _list_studies(name: str | None, as_json: bool) -> None:
-    """Print all studies; with ``--json`` only when none was named, as an error follows else."""
-    from dipsim.analysis.study import STUDIES
+def _run(
+    name: str, changes: dict[str, Any], store: str | None, workers: int | None, dask: str | None
+) -> list[Any]:
+    """Return the results of studies, which are planned before the first one is run."""
+    with SweepProgress(lines=False) as progress:
+        from dipsim.analysis.study import STORE, plan_all, plan_study, run_study
+        from dipsim.store import Store
+        from dipsim.sweep.inputs import Inputs
+        from dipsim.sweep.sweep import executor_of
+
+        inputs, executor = Inputs(), executor_of(workers, dask, progress)
+        if changes.get("trace") is not None:
+            warn_of(inputs.trace(changes["trace"]))
+        everything = name == ALL
+        plans = plan_all(changes, inputs) if everything else [plan_study(name, changes, inputs)]
+        with Store.open(STORE if store is None else Path(store), create=True) as opened:
+            return [run_study(plan, opened, executor, progress) for plan in plans]
+
+
+def _one(key: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {key: value}
+
+
+def _list_studies(as_json: bool) -> None:
+    from dipsim.analysis.study import titles
     from dipsim.report import study as report
 
-    if not as_json:
+    if as_json:
+        print_report({"studies": titles()})
+    else:
         show(report.listing())
-    elif name is None:
-        print_report({"studies": {key: one.summary for key, one in STUDIES.items()}})

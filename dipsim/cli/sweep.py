@@ -14,6 +14,14 @@ from dipsim.cli.output import log, print_json, print_report, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
 
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        help="run cells on the workers of a scheduler, tcp://host:8786, or slurm:FILE",
+        metavar="SCHEDULER",
+    ),
+]
+"""Scheduler whose workers run cells."""
 FAILED_CELLS = 3
 """Exit code where some cells failed."""
 
@@ -31,7 +39,8 @@ def sweep(
         str | None,
         typer.Option(help="keeps the cells; several sweeps may share it [NAME.db]", metavar="FILE"),
     ] = None,
-    workers: Annotated[int, number("processes that run cells")] = 1,
+    workers: Annotated[int | None, number("processes that run cells [1]")] = None,
+    dask: Dask = None,
     change: Annotated[
         list[str] | None,
         typer.Option("-s", help="replace a key of the file: policy=[lru,lfu]", metavar="KEY=VALUE"),
@@ -60,7 +69,7 @@ def sweep(
 ) -> None:
     """Run all cells of the grid in FILE that the store does not hold yet; exit 3 if some failed."""
     from dipsim.sweep.file import load_sweep, read_changes
-    from dipsim.sweep.file import schema as schema_of
+    from dipsim.sweep.keys import schema as schema_of
 
     if schema:
         print_json(schema_of())
@@ -78,7 +87,7 @@ def sweep(
         from dipsim.sweep.plan import make_plan
         from dipsim.sweep.sweep import LIMIT, executor_of, run_plan, store_of
 
-        executor, inputs = executor_of(workers), Inputs()
+        executor, inputs = executor_of(workers, dask, progress), Inputs()
         declared = load_sweep(study, changes)
         most = LIMIT if limit is None else limit
         plan = make_plan(declared, inputs, limit=most, trust_files=trust_files)
@@ -125,6 +134,7 @@ class SweepProgress(Progress):
         self._lines, self._failed, self._known = lines, 0, 0
         self._waiting: list[int] = []
         self._workers, self._began = 1, 0.0
+        self._nobody = False
 
     def planned(self, runs: int, chunks: Sequence[Any], workers: int) -> None:
         """Take note of the runs, the chunks of those that are not known, and the workers."""
@@ -150,8 +160,19 @@ class SweepProgress(Progress):
             }
             log(json.dumps(entry))
 
+    def waiting(self, for_workers: bool) -> None:
+        """Take note of whether there is nobody to run a chunk."""
+        self._nobody = for_workers
+
+    def __str__(self) -> str:
+        if self._nobody and not self.total:
+            return "waiting for workers"
+        return super().__str__()
+
     def _count(self) -> str:
-        parts = [super()._count(), f"{sum(self._waiting[: self._workers])} running"]
+        running = sum(self._waiting[: self._workers])
+        doing = "waiting for workers" if self._nobody else f"{running} running"
+        parts = [super()._count(), doing]
         if self._failed:
             parts.append(f"{self._failed} failed")
         new, took = self.done - self._known, monotonic() - self._began

@@ -3,7 +3,7 @@
 What one read takes is in read_time.py; here reads are made of misses, in whole pages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -161,10 +161,21 @@ class Placement:
         Raises:
             MethodError: a layout that scatters the slices of a unit.
         """
-        lengths = np.empty_like(self.unit_bytes)
+        return self._of_sizes(
+            lambda i, size: stride(self.layout, self.method.groups[i], self.model, size)
+        )
+
+    def _of_sizes(self, found: Callable[[int, float], float]) -> NDArray[np.float64]:
+        """Return [layers, groups] what is found for each group and the bytes of its unit, once for
+        all layers whose units are of one size."""
+        known: dict[tuple[int, float], float] = {}
+        values = np.empty_like(self.unit_bytes)
         for (layer, i), size in np.ndenumerate(self.unit_bytes):
-            lengths[layer, i] = stride(self.layout, self.method.groups[i], self.model, float(size))
-        return lengths
+            key = i, float(size)
+            if key not in known:
+                known[key] = found(*key)
+            values[layer, i] = known[key]
+        return values
 
     def costs(self, flash: FlashCost) -> Costs:
         """Return what reads cost; groups of equal units share one table.
@@ -195,9 +206,11 @@ class Placement:
     def break_even(self, flash: FlashCost) -> NDArray[np.float64]:
         """[layers, groups] the break-even miss density of every group; 0 where nothing can be
         read alone."""
-        densities = np.zeros_like(self.unit_bytes)
-        strides = self.strides()
-        for (layer, i), size in np.ndenumerate(self.unit_bytes):
-            if not reads_whole(self.layout, self.method.groups[i]):
-                densities[layer, i] = flash.break_even(float(size), float(strides[layer, i]))
-        return densities
+
+        def density(i: int, size: float) -> float:
+            group = self.method.groups[i]
+            if reads_whole(self.layout, group):
+                return 0.0
+            return flash.break_even(size, stride(self.layout, group, self.model, size))
+
+        return self._of_sizes(density)

@@ -4,6 +4,7 @@ from dipsim.hardware.load import (
     FOLDER,
     Overrides,
     load_profile,
+    override_pairs,
     override_texts,
     profile_names,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "is_known_share",
     "load_profile",
+    "override_pairs",
     "override_texts",
     "profile_names",
     "profile_schema",

@@ -66,6 +66,21 @@ def load_profile(
         raise ProfileError(f"profile {where}: {first_problem(problem)}") from None
 
 
+def override_pairs(overrides: Overrides) -> dict[str, str]:
+    """Return overrides of a profile as a mapping of keys to values.
+
+    Raises:
+        ProfileError: as `override_texts`, or a text without a value.
+    """
+    pairs: dict[str, str] = {}
+    for text in override_texts(overrides):
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ProfileError(f"-s {brief(text)}: write key=value, e.g. flash.bandwidth=2GB/s")
+        pairs[key] = value
+    return pairs
+
+
 def override_texts(overrides: Overrides) -> tuple[str, ...]:
     """Return overrides of a profile as ``key=value`` texts.
 

@@ -5,6 +5,7 @@ The simulator sees one frozen, complete `Profile`.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -354,12 +355,20 @@ class Profile(_Section):
             raise ProfileError(f"profile {self.name} has no backend {chosen!r}: use {allowed}")
         return chosen, self.backends[chosen]
 
-    def numbers(self) -> Iterator[tuple[str, Any]]:
-        """Yield every number that the profile states, as (dotted key, text)."""
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy that may state other numbers."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_numbers", None)  # those of this one
+        return copied
+
+    def numbers(self) -> tuple[tuple[str, Any], ...]:
+        """Return every number that the profile states, as (dotted key, text)."""
+        return self._numbers
+
+    @cached_property
+    def _numbers(self) -> tuple[tuple[str, Any], ...]:
         dump = self.model_dump(mode="json", exclude_unset=True, exclude={"sources"})
-        for key, value in leaves(dump):
-            if not is_text(key):
-                yield key, value
+        return tuple((key, value) for key, value in leaves(dump) if not is_text(key))
 
     def source(self, path: str) -> Source | None:
         """Return the source of a dotted key, or of the nearest section above it that has one."""

@@ -4,7 +4,6 @@ The replay is *layer-closed*, as that of eviction: later layers see what the den
 `dipsim.lm` runs the same functions inside a model.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dipsim.kernels.attention import attend_to_blocks
 from dipsim.kv.attention import Heads, Loss, Losses, by_layer, check_vectors, rows_of_layer
 from dipsim.kv.retrieval import Retrieval
+from dipsim.threads import most_threads
 
 _LOGITS = 2**22
 """Most logits that are held at a time."""
@@ -125,7 +125,7 @@ def replay_blocks(
         chosen = choose_blocks(retrieval, heads.queries, heads.keys, prompt)
         return attend(heads, chosen, retrieval.block, prompt)[1]
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or most_threads()) as pool:
         losses = by_layer(list(pool.map(run, range(query.shape[1]))))
     return Losses(prompt=prompt, **vars(losses))
 

@@ -5,7 +5,6 @@ evicted is missing from the scores of later tokens of that layer, but later laye
 the dense model did. `dipsim.lm` runs the same engine inside a model.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from dipsim.kv.attention import (
 )
 from dipsim.kv.eviction import Eviction, evict_layer, plan_eviction
 from dipsim.kv.rules import Rule, When
+from dipsim.threads import most_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def replay(
         left[layer] = evicted.left
         return compare(heads, evicted.outputs, evicted.left, eviction.prompt)
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or most_threads()) as pool:
         for loss in pool.map(run, range(layers)):
             losses.append(loss)
             if progress is not None:

@@ -70,7 +70,7 @@ def evaluate(
         DipsimError: a model of unknown sizes, a device that cannot be timed, or no candidate that
             can run; why others cannot is the ``why`` of their rows.
     """
-    judge = _Judge(loaded, windows, profile, calibrate, prompt)
+    judge = Judge(loaded, windows, profile, calibrate, prompt)
     judge.check(candidates, both_loops)
     rows: list[Cell] = []
 
@@ -100,29 +100,28 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """The model and text that every candidate is judged on; see `evaluate`."""
+class Judge:
+    """A model, and the text that every candidate is judged on.
+
+    Args:
+        loaded: the model.
+        windows: int64[n, window] token ids that are judged.
+        profile: the device that is timed; None for none.
+        calibrate: int64[n] token ids that are not judged, as of `evaluate`.
+        prompt: tokens of each window that are a prompt.
+        keep: rows have their whole `Result`, with its counts.
+    """
 
     loaded: Loaded
     windows: NDArray[np.int64]
     profile: Profile | None
     calibrate: NDArray[np.int64] | None
     prompt: int
+    keep: bool = False
 
     def check(self, candidates: Sequence[Candidate], both_loops: bool) -> None:
         """Refuse what cannot run before anything long does; two tokens of thresholds will do."""
-        if self.loaded.geometry is None:
-            raise ModelError(
-                f"{self.loaded.name}: its architecture's sizes are not known to dipsim: give "
-                "--geometry"
-            )
-        window = self.windows.shape[1]
-        self.loaded.check_reads(window)
-        if not 0 <= self.prompt < window:
-            raise DipsimError(
-                f"--prompt {self.prompt} of windows of {window} tokens: give fewer, so that some "
-                "are judged"
-            )
+        self.check_model()
         if both_loops:
             self._check_masks_alone(candidates)
         few = self if self.calibrate is None else replace(self, calibrate=self.calibrate[:2])
@@ -138,6 +137,21 @@ class _Judge:
                 problems.append(problem)
         if candidates and len(problems) == len(candidates):
             raise problems[0]
+
+    def check_model(self) -> None:
+        """Refuse a model whose sizes are not known, or that does not read such windows."""
+        if self.loaded.geometry is None:
+            raise ModelError(
+                f"{self.loaded.name}: its architecture's sizes are not known to dipsim: give "
+                "--geometry"
+            )
+        window = self.windows.shape[1]
+        self.loaded.check_reads(window)
+        if not 0 <= self.prompt < window:
+            raise DipsimError(
+                f"--prompt {self.prompt} of windows of {window} tokens: give fewer, so that some "
+                "are judged"
+            )
 
     def _check_masks_alone(self, candidates: Sequence[Candidate]) -> None:
         asked = {name for _, settings in candidates for name in settings} & {*concerning("beside")}
@@ -206,7 +220,7 @@ class _Judge:
         score = self.score()
         return judged("dense", {}, perplexity=score.value, loss=score.loss, density=1.0)
 
-    def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None) -> Cell:
+    def row(self, method: str, settings: Mapping[str, Any], trace: Trace | None = None) -> Cell:
         """Judge one candidate; a reason stands for figures where its settings make no sense."""
         try:
             self.check_systems(method, settings)
@@ -222,6 +236,7 @@ class _Judge:
         return judged(
             label_of(method),
             settings,
+            result=result if self.keep else None,
             **self._figures(score, sparse, result),
             open_loop=None
             if trace is None
@@ -246,6 +261,7 @@ class _Judge:
         return judged(
             label_of(method),
             settings,
+            result=result if self.keep else None,
             **self._figures(score, sparse, result),
             kv=Running().kv_figures(result, self.prompt),
             tokens=token_figures(score, result),

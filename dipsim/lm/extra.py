@@ -1,8 +1,6 @@
 """Check for the optional dependencies that running models needs."""
 
-from importlib.util import find_spec
-
-from dipsim.errors import DipsimError
+from dipsim.extras import need
 
 NEEDS = ("torch", "transformers", "peft", "gguf")
 
@@ -13,8 +11,4 @@ def need_torch() -> None:
     Raises:
         DipsimError: one is missing; the message says what to install.
     """
-    missing = [name for name in NEEDS if find_spec(name) is None]
-    if missing:
-        raise DipsimError(
-            f"this runs a model and needs {', '.join(missing)}: pip install 'dipsim[torch]'"
-        )
+    need("this runs a model and", "torch", *NEEDS)

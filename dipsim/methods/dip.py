@@ -37,16 +37,39 @@ SPLITS = ("authors", "equal")
 def split_density(density: float, split: str) -> tuple[float, float]:
     """Return (d_in, d_down) at MLP density D; the authors fitted their split in logits.
 
+    Args:
+        density: D, from 0 to 1.
+        split: one of `SPLITS`, or d_in as a text, from which d_down follows.
+
     Raises:
-        MethodError: an unknown split.
+        MethodError: an unknown split, or one that leaves no possible d_down.
     """
     if split not in SPLITS:
-        raise MethodError(f"split {split!r}: use {' or '.join(SPLITS)}, or --group-density")
+        return _given_input(density, split)
     if split == "equal" or density in (0.0, 1.0):
         return density, density
     logit = 0.98499 * math.log(density / (1 - density)) + 0.29976
     entering = 1 / (1 + math.exp(-logit))
     return entering, min(max(3 * density - 2 * entering, 0.0), 1.0)
+
+
+def _given_input(density: float, split: str) -> tuple[float, float]:
+    """Return the densities of a split that is the density of the input.
+
+    Raises:
+        MethodError: no number, or one that leaves no possible density of the other stage.
+    """
+    try:
+        entering = float(split)
+    except ValueError:
+        entering = math.nan
+    least, most = max((3 * density - 1) / 2, 0.0), min(3 * density / 2, 1.0)
+    if not least <= entering <= most:
+        raise MethodError(
+            f"split {split!r}: use {', '.join(SPLITS)}, or the density of the input, at density "
+            f"{density:g} from {least:.4g} to {most:.4g}"
+        )
+    return entering, round(3 * density - 2 * entering, 12)
 
 
 def dip(trace: Outline, settings: Settings, model: Model | None) -> Method:

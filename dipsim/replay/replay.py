@@ -7,7 +7,6 @@ make the sets be held, as bits.
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from dipsim.replay.full import FullCache, nothing_leaves
 from dipsim.replay.sets import Sets
 from dipsim.replay.traffic import Traffic, empty_traffic
 from dipsim.settings import Access, Settings
+from dipsim.threads import most_threads
 from dipsim.trace import Trace
 
 Progress = Callable[[int, int], None]
@@ -182,7 +182,7 @@ class _Workers:
     """Threads over which the caches of a replay are spread."""
 
     def __init__(self, threads: int | None) -> None:
-        self._most = threads or os.cpu_count() or 1
+        self._most = threads or most_threads()
         self._pool = ThreadPoolExecutor(self._most)  # starts its threads when it is first used
 
     def __enter__(self) -> "_Workers":

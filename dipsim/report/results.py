@@ -10,12 +10,14 @@ from dipsim.analysis.compare import KNOWING
 from dipsim.analysis.results import COLUMNS, OF_GROUPS, Pivot, figures_of, value_of
 from dipsim.errors import DipsimError, printable
 from dipsim.files import unwritable, whole_file
+from dipsim.report import sweep_tables
+from dipsim.report.columns import head, text
 from dipsim.report.envelope import UNITS as REPORTED
 from dipsim.report.tables import Table, line, marks_of
 from dipsim.store import StoredCell
 from dipsim.sweep.estimate import Estimate
 from dipsim.sweep.sweep import SweepResult
-from dipsim.units import BYTES, show_number
+from dipsim.units import show_number
 
 SHOWN = ("tokens_per_second", "tokens_per_second_low", "tokens_per_second_high", "hit_rate")
 """Figures of a table on the terminal, unless the user names others."""
@@ -23,15 +25,6 @@ MOST_ROWS = 40
 """Cells of a table on the terminal."""
 BEST = 5
 """Cells that are shown of a sweep that is over."""
-_HEADS = {
-    "tokens_per_second": "tok/s",
-    "tokens_per_second_low": "low",
-    "tokens_per_second_high": "high",
-    "hit_rate": "hits",
-    "unit_hit_rate": "unit hits",
-    "flash_bytes_per_token": "flash",
-    "flash_reads_per_token": "reads",
-}
 _SUFFIXES = {
     "_bytes": "B",
     "_bytes_per_token": "B/token",
@@ -135,9 +128,9 @@ def render_pivot(pivot: Pivot) -> RenderableType:
     if not pivot.rows:
         return line("no cells")
     right = range(1, len(pivot.columns) + 1)
-    table = Table(pivot.row, *(_text(pivot.column, value) for value in pivot.columns), right=right)
+    table = Table(pivot.row, *(text(pivot.column, value) for value in pivot.columns), right=right)
     for name, row in pivot.rows:
-        table.add_row(_text(pivot.row, name), *(_text(pivot.figure, value) for value in row))
+        table.add_row(text(pivot.row, name), *(text(pivot.figure, value) for value in row))
     return Group(line(f"{pivot.figure} by {pivot.row} and {pivot.column}"), table)
 
 
@@ -146,7 +139,7 @@ def render_failed(results: Cells) -> RenderableType:
     several = len({cell.sweep for cell in results.cells}) > 1
     lines = []
     for cell in results.cells:
-        place = ", ".join(f"{name}={_text(name, value)}" for name, value in cell.place.items())
+        place = ", ".join(f"{name}={text(name, value)}" for name, value in cell.place.items())
         sweep = f"{cell.sweep}: " if several else ""
         lines.append(line(f"{sweep}{place}: {cell.why}"))
     return Group(*lines or [line("no cell failed")])
@@ -160,6 +153,9 @@ def render_sweep(result: SweepResult) -> RenderableType:
     rate = "tokens_per_second"
     fastest = sorted(able, key=lambda cell: -(value_of(cell, rate) or 0.0))[:BEST]
     lines: list[RenderableType] = [line(f"{result.title or result.name}: {_count(result)}")]
+    if result.tables:
+        shown = [*sweep_tables.render(result), *marks_of(cell.marks for cell in done)]
+        return Group(*lines, *shown, line(f"all of them: dipsim results {result.store}"))
     if fastest:
         knowing = f" (without {len(done) - len(able)} that know the future)"
         lines.append(line(f"the fastest of {len(done)}{knowing if able != done else ''}:"))
@@ -208,12 +204,12 @@ def _table(results: Cells, cells: Sequence[StoredCell], columns: Sequence[str]) 
     ]
     names = [*["sweep"] * several, *axes]
     right = range(len(names), len(names) + len(columns))
-    table = Table(*names, *(_HEADS.get(name, name) for name in columns), right=right)
+    table = Table(*names, *(head(name) for name in columns), right=right)
     for cell in cells:
         place = {"sweep": cell.sweep, **cell.place}
         table.add_row(
-            *(_text(name, place.get(name)) for name in names),
-            *(_text(name, value_of(cell, name)) for name in columns),
+            *(text(name, place.get(name)) for name in names),
+            *(text(name, value_of(cell, name)) for name in columns),
         )
     return table
 
@@ -222,19 +218,6 @@ def _notes(cells: Sequence[StoredCell]) -> list[RenderableType]:
     failed = sum(cell.figures is None for cell in cells)
     said = [line(f"{failed} failed: --failed says why")] if failed else []
     return [*said, *marks_of(cell.marks for cell in cells)]
-
-
-def _text(name: str, value: Any) -> str:
-    """Return a value of a column as people read it."""
-    if value is None:
-        return "-"
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return str(value)
-    if "_bytes" in name:
-        return BYTES.show(value)
-    if name in ("hit_rate", "unit_hit_rate") or "_share" in name:
-        return f"{value:.1%}"
-    return show_number(value)
 
 
 # Files --------------------------------------------------------------------------------------------

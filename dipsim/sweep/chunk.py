@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dipsim.errors import DipsimError
@@ -10,15 +10,16 @@ from dipsim.result import Result
 from dipsim.settings import concerning
 from dipsim.simulate import SEMANTICS, settle_kv, simulate
 from dipsim.store import Outcome, key_of
-from dipsim.sweep.file import INPUTS
 from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.keys import INPUTS, LOOP
+from dipsim.sweep.loop import is_judged, judge
 from dipsim.sweep.many import many
 from dipsim.sweep.plan import Planned
 from dipsim.sweep.point import Cell, Figures, Place, Point
 
 Chunk = Sequence[Planned]
-CELLS = 32
-"""Most cells of a chunk: what is lost when a process is killed, and what shares a pass."""
+REPLAYS, CELLS = 32, 256
+"""Most replays of a chunk, and cells: what is lost when a process is killed, and shares a pass."""
 _PER_WORKER = 4
 """Chunks that each worker gets at least, so that all are busy until the end."""
 _SETS = (
@@ -35,16 +36,34 @@ def chunks_of(cells: Sequence[Planned], workers: int) -> list[Chunk]:
     side."""
     groups: dict[str, dict[str, list[Planned]]] = {}
     for cell in cells:
-        sets = key_of({name: cell.options.get(name) for name in _SETS})
+        sets = key_of({name: cell.options.get(name) for name in _shared(cell)})
         groups.setdefault(sets, {}).setdefault(_seen(cell), []).append(cell)
     size = CELLS
     if workers > 1:
         size = max(1, min(CELLS, math.ceil(len(cells) / (workers * _PER_WORKER))))
-    chunks: list[Chunk] = []
-    for replays in groups.values():
-        listed = [cell for alike in replays.values() for cell in alike]
-        chunks += [listed[first : first + size] for first in range(0, len(listed), size)]
-    return chunks
+    return [chunk for replays in groups.values() for chunk in _cut(replays.values(), size)]
+
+
+def _cut(replays: Iterable[Sequence[Planned]], size: int) -> Iterator[Chunk]:
+    """Yield chunks of at most so many cells, from the cells of each replay."""
+    chunk: list[Planned] = []
+    replayed = 0
+    for cells in replays:
+        for first in range(0, len(cells), size):
+            some = cells[first : first + size]
+            if replayed == REPLAYS or (chunk and len(chunk) + len(some) > size):
+                yield chunk
+                chunk, replayed = [], 0
+            chunk, replayed = [*chunk, *some], replayed + 1
+    yield chunk
+
+
+def _shared(cell: Planned) -> Sequence[str]:
+    """Return the options that the cells of a chunk have in common."""
+    if not is_judged(cell.options):
+        return _SETS
+    trained = cell.options.get("lora_steps") is not None
+    return (*LOOP, "model", "calibrate_tokens", *(_SETS if trained else ()))
 
 
 def count_replays(cells: Sequence[Planned]) -> int:
@@ -84,6 +103,8 @@ def run_chunk(chunk: Chunk, inputs: Inputs) -> list[Outcome]:
 def _run(chunk: Chunk, inputs: Inputs) -> list[Cell]:
     """Run cells together, or one by one where that is impossible for one of them, or for all."""
     try:
+        if is_judged(chunk[0].options):
+            return judge(chunk, inputs)
         if chunk[0].options["trace"] is None:
             return [_without_trace(planned, inputs) for planned in chunk]
         points = [_point(planned, inputs) for planned in chunk]
@@ -105,7 +126,7 @@ def _point(planned: Planned, inputs: Inputs) -> Point:
     """Return the run of a cell, with what its KV asks for as ``auto`` settled."""
     trace, device = inputs.kept(planned.options["trace"]), inputs.profile(planned.options)
     options = {name: value for name, value in planned.options.items() if name not in INPUTS}
-    model = planned.options.get("model")
+    model = inputs.model(planned.options.get("model"))
     settled = settle_kv(trace, device, {**options, "model": model})
     del settled["model"]
     return Point(planned.place, trace, device, settled, model)

@@ -27,8 +27,10 @@ class Ran:
 class Executor(Protocol):
     """Way to run chunks: here, in processes, or on other machines."""
 
-    workers: int
-    """Chunks that are run at a time."""
+    @property
+    def workers(self) -> int:
+        """Chunks that are run at a time."""
+        ...
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over, in any order; closing the iterator ends all work."""
@@ -40,16 +42,17 @@ class Serial:
 
     Args:
         run_chunk: runs the cells of one.
+        inputs: opens traces and profiles; default: anew for each sweep.
     """
 
     workers = 1
 
-    def __init__(self, run_chunk: RunChunk = run_chunk) -> None:
-        self._run_chunk = run_chunk
+    def __init__(self, run_chunk: RunChunk = run_chunk, inputs: Inputs | None = None) -> None:
+        self._run_chunk, self._inputs = run_chunk, inputs
 
     def run(self, chunks: Sequence[Chunk]) -> Generator[Ran]:
         """Yield each chunk when it is over."""
-        inputs = Inputs()
+        inputs = self._inputs or Inputs()
         for chunk in chunks:
             yield Ran(chunk, self._run_chunk(chunk, inputs))
 
@@ -64,6 +67,10 @@ class Watch(Protocol):
 
     def ran(self, ran: Ran) -> None:
         """Take note of a chunk that is over, and stored."""
+        return
+
+    def waiting(self, for_workers: bool) -> None:
+        """Take note of whether there is nobody now to run a chunk."""
         return
 
 

@@ -1,6 +1,5 @@
 """Sweep files: the options of a run, in which a list is an axis (docs/sweeps.md)."""
 
-import difflib
 import json
 import math
 import os
@@ -8,88 +7,45 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError, create_model
+from pydantic import ValidationError
 
 from dipsim.errors import DipsimError, brief, check_pairs, first_problem, not_taken
 from dipsim.files import parse_yaml, path_of, read_yaml
-from dipsim.settings import OPTIONS, Settings
+from dipsim.settings import OPTIONS
 from dipsim.sweep.grid import Axis, Grid, Match, Rule
+from dipsim.sweep.keys import (
+    FILES,
+    PAIRS,
+    PLUGINS,
+    Keys,
+    SweepFile,
+    TableKeys,
+    When,
+    check_key,
+    check_option,
+    is_option,
+)
 
-Pairs = dict[str, str | float]
-"""Names and numbers, e.g. of ``gamma`` or ``overrides``."""
-INPUTS: dict[str, tuple[Any, str]] = {
-    "trace": (str | None, "a file, or the name of a shipped one"),
-    "profile": (str, "device: a name or a YAML file"),
-    "model": (str | None, "a preset, YAML, config.json or GGUF [the one that the trace names]"),
-    "overrides": (str | Pairs | None, "of the profile: flash.bandwidth=2GB/s, or a mapping"),
-}
-"""Options of a run that are no settings: type of a value, and help."""
-RUN = (*INPUTS, *OPTIONS)
-"""Options of a run, as keys of a sweep file."""
-FILES = ("trace", "profile", "model", "static_from", "prefetch")
-"""Options that may name a file."""
-PLUGINS = ("method", "policy")
-"""Options that may be ``file.py:attribute``."""
-_MOST_SEEDS = 10_000
 _MOST_BYTES = 2**18
 
 
-class _When(BaseModel):
-    """Change of the cells that match."""
+@dataclass(frozen=True)
+class Table:
+    """Table of a sweep: a row for each value of some axes.
 
-    model_config = ConfigDict(extra="forbid")
+    Cells that differ in other axes as well have tables of their own.
+    """
 
-    when: dict[str, Any] = Field(description="values that the cells have, by option")
-    set: dict[str, Any] = Field(description="options that they get instead")
-
-
-class _Keys(BaseModel):
-    """Keys of a sweep file beside the options of a run."""
-
-    model_config = ConfigDict(extra="forbid", title="dipsim sweep")
-
-    name: str | None = Field(None, description="of the sweep [that of the file]")
-    title: str = Field("", description="text for people")
-    extends: str | None = Field(None, description="file whose keys these replace")
-    seeds: int | None = Field(
-        None, description="number of seeds, an axis", ge=1, le=_MOST_SEEDS, strict=True
-    )
-    zip: list[dict[str, list[Any]]] | dict[str, list[Any]] = Field(
-        [], description="options that change together, lists of equal length"
-    )
-    where: list[dict[str, Any]] | dict[str, Any] = Field(
-        [], description="only cells that match one of these: options and their values"
-    )
-    exclude: list[dict[str, Any]] | dict[str, Any] = Field([], description="no cells that match")
-    rules: list[_When] = Field([], alias="for", description="changes of single cells, in order")
-
-
-def _option_fields() -> dict[str, Any]:
-    """Return a field for each option of a run: a value, or a list of them."""
-    fields: dict[str, Any] = {}
-    for name in RUN:
-        if name in INPUTS:
-            kind, text = INPUTS[name]
-        else:
-            field, text = Settings.model_fields[name], OPTIONS[name].help
-            kind = (
-                Annotated[field.annotation, *field.metadata]
-                if field.metadata
-                else (field.annotation)
-            )
-            if OPTIONS[name].kind is dict:
-                kind = str | float | Pairs
-            elif name in ("dram", "cache", "kv_dram", "kv_budget"):
-                kind = str | float | None
-        value = Annotated[kind | list[kind], SkipValidation]  # type: ignore[valid-type]
-        fields[name] = (value, Field(None, description=text))
-    return fields
-
-
-SweepFile = create_model("SweepFile", __base__=_Keys, **_option_fields())
-"""Schema of a sweep file. Values of options are checked with each run, by `make_settings`."""
+    title: str
+    rows: tuple[str, ...]
+    columns: str | None
+    """Axis that goes across; None where the figures do."""
+    figures: tuple[str, ...]
+    """With an axis across, each has a table."""
+    at_loss: tuple[float, ...]
+    """Losses in perplexity that go across, above each the highest rate; none for figures."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +55,12 @@ class Sweep:
     name: str
     title: str
     grid: Grid
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of sweep files."""
-    return SweepFile.model_json_schema()
+    tables: tuple[Table, ...] = ()
+    """What is shown of its cells; none for the fastest."""
+    note: str = ""
+    """Remark below the tables."""
+    source: str = "the sweep"
+    """File that it was read from."""
 
 
 def load_sweep(
@@ -127,12 +84,16 @@ def load_sweep(
         raise DipsimError(not_taken("sweep", given, "a YAML file, or a mapping of its keys"))
     check_pairs("changes", changes, "{'cache_fraction': [0.4, 0.6]}")
     for key in changes or {}:
-        _check_key(key, "changes")
+        check_key(key, "changes")
     return _declared({**data, **(changes or {})}, where)
 
 
-def read_changes(texts: Sequence[str]) -> dict[str, Any]:
+def read_changes(texts: Sequence[str], option: str = "-s") -> dict[str, Any]:
     """Return the keys that ``key=value`` texts change; values are YAML.
+
+    Args:
+        texts: as the user wrote them.
+        option: as the command line spells it, for errors.
 
     Raises:
         DipsimError: not of that form, an unknown key, or one given twice.
@@ -141,11 +102,13 @@ def read_changes(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
-            raise DipsimError(f"-s {brief(text)}: write key=value, e.g. cache_fraction=[.4,.6]")
-        _check_key(key, "-s")
+            raise DipsimError(
+                f"{option} {brief(text)}: write key=value, e.g. cache_fraction=[.4,.6]"
+            )
+        check_key(key, option)
         if key in changes:
-            raise DipsimError(f"-s {key} given twice: one only, e.g. {key}=[first, second]")
-        changes[key] = parse_yaml(value, f"-s {key}")
+            raise DipsimError(f"{option} {key} given twice: one only, e.g. {key}=[first, second]")
+        changes[key] = parse_yaml(value, f"{option} {key}")
     return changes
 
 
@@ -181,7 +144,7 @@ def _extended(
         DipsimError: as `_read`.
     """
     for key in data:
-        _check_key(key, where)
+        check_key(key, where)
     data = {key: _beside(folder, key, value) for key, value in data.items()}
     base = data.pop("extends", None)
     if base is None:
@@ -191,21 +154,6 @@ def _extended(
     beneath = _read(folder / base, seen)
     beneath.pop("name", None)
     return {**beneath, **data}
-
-
-def _check_key(key: Any, where: str) -> None:
-    """Refuse a key that sweep files do not have.
-
-    Raises:
-        DipsimError: with the nearest one that they have.
-    """
-    known = [field.alias or name for name, field in SweepFile.model_fields.items()]
-    if key not in known:
-        close = difflib.get_close_matches(str(key), known, 1)
-        meant = f"did you mean {close[0]}? " if close else ""
-        raise DipsimError(
-            f"{where}: unknown key {brief(repr(key), 60)}: {meant}(dipsim sweep --schema has all)"
-        )
 
 
 def _beside(folder: Path, key: str, value: Any) -> Any:
@@ -235,7 +183,7 @@ def _declared(data: dict[str, Any], where: str) -> Sweep:
         DipsimError: in one line.
     """
     try:
-        keys = SweepFile.model_validate(data)
+        keys = SweepFile.model_validate({key: data[key] for key in data if "." not in key})
     except ValidationError as problem:
         raise DipsimError(f"{where}: {first_problem(problem)}") from None
     name = keys.name or "sweep"
@@ -254,10 +202,28 @@ def _declared(data: dict[str, Any], where: str) -> Sweep:
         exclude=_matches(keys.exclude, given, f"{where}: exclude"),
         rules=tuple(_rule(each, given, f"{where}: for") for each in keys.rules),
     )
-    return Sweep(name, keys.title, grid)
+    tables = tuple(_table(each, given, f"{where}: tables") for each in keys.tables)
+    return Sweep(name, keys.title, grid, tables, keys.note, where)
 
 
-def _axes(data: Mapping[str, Any], keys: _Keys, where: str) -> tuple[dict[str, Any], list[Axis]]:
+def _table(given: TableKeys, known: set[str], where: str) -> Table:
+    """Return a table, of axes that there are.
+
+    Raises:
+        DipsimError: an axis that the sweep does not have, or not either figures or losses.
+    """
+    rows = (given.rows,) if isinstance(given.rows, str) else tuple(given.rows)
+    for axis in (*rows, *filter(None, [given.columns])):
+        if axis not in known:
+            raise DipsimError(f"{where}: {brief(repr(axis), 60)} is no option of this sweep")
+    if bool(given.figures) == bool(given.at_loss) or not rows:
+        raise DipsimError(f"{where}: give rows, and either figures or at_loss")
+    if given.at_loss and given.columns:
+        raise DipsimError(f"{where}: at_loss goes across: drop columns")
+    return Table(given.title, rows, given.columns, tuple(given.figures), tuple(given.at_loss))
+
+
+def _axes(data: Mapping[str, Any], keys: Keys, where: str) -> tuple[dict[str, Any], list[Axis]]:
     """Return the options that are fixed, and the axes in the order of the keys.
 
     Raises:
@@ -271,9 +237,9 @@ def _axes(data: Mapping[str, Any], keys: _Keys, where: str) -> tuple[dict[str, A
         elif key == "zip":
             groups = keys.zip if isinstance(keys.zip, list) else [keys.zip]
             axes += [_zipped(group, f"{where}: zip") for group in groups]
-        elif key in RUN and isinstance(value, list):
+        elif is_option(key) and isinstance(value, list):
             axes.append(_zipped({key: value}, where))
-        elif key in RUN and value is not None:
+        elif is_option(key) and value is not None:
             fixed[key] = _value(key, value, where)
     names = [*fixed, *(name for axis in axes for name in axis.names)]
     for name in names:
@@ -289,7 +255,7 @@ def _zipped(group: Mapping[str, list[Any]], where: str) -> Axis:
         DipsimError: lists that are empty or of other lengths, or an unknown option.
     """
     for name in group:
-        _check_option(name, where)
+        check_option(name, where)
     lengths = {name: len(values) for name, values in group.items()}
     if not lengths or 0 in lengths.values():
         raise DipsimError(f"{where}: {', '.join(group) or 'it'} has no values: give one or more")
@@ -314,7 +280,7 @@ def _value(name: str, value: Any, where: str) -> Any:
     Raises:
         DipsimError: anything else.
     """
-    pairs = name == "overrides" or (name in OPTIONS and OPTIONS[name].kind is dict)
+    pairs = name in PAIRS
     if isinstance(value, Mapping) and pairs:
         return {str(key): _value("", each, f"{where}: {name}") for key, each in value.items()}
     names = name in (*FILES, *PLUGINS)
@@ -325,18 +291,6 @@ def _value(name: str, value: Any, where: str) -> Any:
     kinds = "a text" if names else "a number or a text"
     kinds = "a number, a text or a mapping of these" if pairs else kinds
     raise DipsimError(f"{where}: {name or 'it'} has {brief(repr(value), 60)}: a value is {kinds}")
-
-
-def _check_option(name: str, where: str) -> None:
-    """Refuse what is no option of a run.
-
-    Raises:
-        DipsimError: with the nearest option.
-    """
-    if name not in RUN:
-        close = difflib.get_close_matches(name, RUN, 1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise DipsimError(f"{where}: {brief(repr(name), 60)} is no option of a run{meant}")
 
 
 def _matches(given: Any, known: set[str], where: str) -> tuple[Match, ...]:
@@ -352,7 +306,7 @@ def _matches(given: Any, known: set[str], where: str) -> tuple[Match, ...]:
 def _match(given: Mapping[str, Any], known: set[str], where: str) -> Match:
     match = {}
     for name, value in given.items():
-        _check_option(name, where)
+        check_option(name, where)
         if name not in known:
             raise DipsimError(
                 f"{where}: {name} is no option of this sweep: add it, or drop it here"
@@ -362,8 +316,8 @@ def _match(given: Mapping[str, Any], known: set[str], where: str) -> Match:
     return match
 
 
-def _rule(given: _When, known: set[str], where: str) -> Rule:
+def _rule(given: When, known: set[str], where: str) -> Rule:
     for name in given.set:
-        _check_option(name, where)
+        check_option(name, where)
     changes = {name: _value(name, value, where) for name, value in given.set.items()}
     return Rule(_match(given.when, known, where), changes)

@@ -36,7 +36,7 @@ _PER_COUNT, _PER_COUNT_AHEAD = 48, 28
 """Bytes of a traffic per token, layer and group: in any case, and where something is read ahead."""
 
 
-class Outcome(NamedTuple):
+class Replayed(NamedTuple):
     """Counts of a run, or the error that kept it from any."""
 
     number: int
@@ -81,7 +81,7 @@ def replay_runs(
     tolerated: tuple[type[DipsimError], ...] = (),
     progress: Progress | None = None,
     threads: int | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[Replayed]:
     """Yield what runs count, in as few passes over their traces as memory allows.
 
     Args:
@@ -111,7 +111,7 @@ def replay_runs(
                 if len(chunk) > 1:  # it is one run's: each is replayed alone
                     chunks[:0] = [[work] for work in chunk]
                     continue
-                yield Outcome(chunk[0].number, problem, ())
+                yield Replayed(chunk[0].number, problem, ())
             else:
                 plain = next(iter(counts.values())).plain
                 yield from (_outcome(work, counts) for work in chunk)
@@ -300,10 +300,10 @@ def _priced(traffic: Traffic, entry: _Entry, first: _Entry) -> Traffic:
     return traffic if entry.contender.keep_missed else replace(traffic, missed=None)
 
 
-def _outcome(work: _Entrants, counts: Counts) -> Outcome:
+def _outcome(work: _Entrants, counts: Counts) -> Replayed:
     """Return what the replay of its chunk says of a run."""
     own, *beside = (behind_page_cache(work.run, counts[entry.key]) for entry in work.entries)
-    return Outcome(work.number, own, tuple(beside))
+    return Replayed(work.number, own, tuple(beside))
 
 
 def _share(progress: Progress, done: int, runs: int, total: int) -> Progress:

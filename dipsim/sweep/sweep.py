@@ -11,8 +11,9 @@ from dipsim.errors import DipsimError, check_type
 from dipsim.files import path_of
 from dipsim.store import Store, StoredCell
 from dipsim.sweep.chunk import chunks_of
+from dipsim.sweep.dask import Dask
 from dipsim.sweep.execute import Executor, Ran, Serial, Watch, execute
-from dipsim.sweep.file import Sweep, load_sweep
+from dipsim.sweep.file import Sweep, Table, load_sweep
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Plan, make_plan
 from dipsim.sweep.workers import Workers
@@ -31,14 +32,18 @@ class SweepResult(Listed):
 
     name: str
     title: str
-    store: Path
-    """File that holds the cells."""
+    store: Path | None
+    """File that holds the cells; None where no one keeps them."""
     axes: tuple[str, ...]
     cells: list[StoredCell]
     known: int
     """Cells that were in the store before."""
     lost: Sequence[Ran] = ()
     """Chunks whose processes were lost, which are in no store."""
+    tables: tuple[Table, ...] = ()
+    """Tables that its file shows."""
+    note: str = ""
+    """Remark below them."""
 
     @property
     def failed(self) -> int:
@@ -51,7 +56,7 @@ class SweepResult(Listed):
         return {
             "sweep": self.name,
             "title": self.title,
-            "store": str(self.store),
+            "store": None if self.store is None else str(self.store),
             "axes": list(self.axes),
             "cells": len(self.cells) + sum(len(ran.chunk) for ran in self.lost),
             "known": self.known,
@@ -63,14 +68,16 @@ class SweepResult(Listed):
         failed = f", {self.failed} failed" if self.failed else ""
         by = f" by {', '.join(self.axes)}" if self.axes else ""
         cells = len(self.cells) + sum(len(ran.chunk) for ran in self.lost)
-        return f"Sweep {self.name}: {cells} cells{by}{failed}\nin {self.store}"
+        kept = "" if self.store is None else f"\nin {self.store}"
+        return f"Sweep {self.name}: {cells} cells{by}{failed}{kept}"
 
 
 def sweep(
     study: str | os.PathLike[str] | Mapping[str, Any],
     store: str | os.PathLike[str] | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    dask: str | None = None,
     changes: Mapping[str, Any] | None = None,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -82,7 +89,9 @@ def sweep(
     Args:
         study: YAML file of a sweep, or a mapping of its keys (docs/sweeps.md).
         store: SQLite file that keeps the cells; default: the sweep's name with ``.db``.
-        workers: processes that run cells; results do not depend on it.
+        workers: processes that run cells, by default 1; results do not depend on it.
+        dask: address of a Dask scheduler whose workers run them instead, ``tcp://host:8786``, or
+            ``slurm:FILE`` (docs/clusters.md).
         changes: keys that replace those of the file.
         limit: most cells of the grid; default: `LIMIT`.
         retry_failed: run cells again that failed before.
@@ -93,7 +102,8 @@ def sweep(
         DipsimError: anything wrong with the input, in one line; of what only some cells cannot do
             they say why.
     """
-    executor, declared = executor_of(workers), load_sweep(study, changes)
+    watch = watch or _Nobody()
+    executor, declared = executor_of(workers, dask, watch), load_sweep(study, changes)
     check_type("limit", limit, Integral, "a number of cells")
     check_type("retry_failed", retry_failed, bool, "True or False")
     check_type("trust_files", trust_files, bool, "True or False")
@@ -144,19 +154,37 @@ def run_plan(
         store.cells(sweep.name),
         known=len(set(keys)) - len(missing),
         lost=lost,
+        tables=sweep.tables,
+        note=sweep.note,
     )
 
 
-def executor_of(workers: int) -> Executor:
-    """Return what runs chunks in so many processes; one is this one.
+def executor_of(
+    workers: int | None = None,
+    dask: str | None = None,
+    watch: Watch | None = None,
+    inputs: Inputs | None = None,
+) -> Executor:
+    """Return what runs chunks.
+
+    Args:
+        workers: processes of this machine, by default this one.
+        dask: a scheduler, see `Dask`.
+        watch: told when there are no workers.
+        inputs: opens traces and profiles of this process; default: anew.
 
     Raises:
-        DipsimError: no number of processes.
+        DipsimError: no number of processes, no scheduler, or both.
     """
     check_type("workers", workers, Integral, "a number of processes")
-    if workers is None or not 1 <= workers <= _MOST_WORKERS:
+    check_type("dask", dask, str, "the address of a scheduler, or slurm:FILE")
+    if dask is not None:
+        if workers is not None:
+            raise DipsimError(f"--workers {workers} and --dask: give one of them")
+        return Dask(dask, watch or _Nobody())
+    if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise DipsimError(f"--workers {workers}: 1 to {_MOST_WORKERS} processes")
-    return Serial() if workers == 1 else Workers(workers)
+    return Serial(inputs=inputs) if workers in (None, 1) else Workers(workers)
 
 
 class _Nobody(Watch):

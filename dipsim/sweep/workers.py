@@ -12,6 +12,7 @@ from dipsim.errors import DipsimError
 from dipsim.sweep.chunk import Chunk, run_chunk
 from dipsim.sweep.execute import Ran, RunChunk
 from dipsim.sweep.inputs import Inputs
+from dipsim.threads import at_most_threads
 
 TRIES = 3
 """Times that a chunk is run before its cells fail, and that a process is started in vain."""
@@ -160,7 +161,8 @@ def _work(pipe: Any, run_chunk: RunChunk) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer: Answer = "done", run_chunk(chunk, inputs)
+            with at_most_threads(1):
+                answer: Answer = "done", run_chunk(chunk, inputs)
         except MemoryError:
             os._exit(1)  # what was allocated is of no use to others
         except Exception:

@@ -5,7 +5,6 @@ A block is a unit that is born when its last position is written. It is in DRAM 
 flash from then on; whether it stays in DRAM is its cache's policy's choice.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,6 +27,7 @@ from dipsim.policies import BUILTIN, Policy
 from dipsim.replay.given import replay_given
 from dipsim.replay.price import Reads
 from dipsim.settings import Settings
+from dipsim.threads import most_threads
 from dipsim.trace import Outline, Trace
 from dipsim.trace.encoding import pack_sets, unpack_sets, words_for
 from dipsim.units import BYTES
@@ -254,5 +254,5 @@ def _missed_of(part: Trace, plan: RetrievalPlan, policy: Policy, seed: int) -> N
             missed[:, :, each] = unpack_sets(counts.missed, blocks) & ~born
         return pack_sets(missed.reshape(part.tokens, -1))
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(most_threads()) as pool:
         return np.stack(list(pool.map(run, range(part.layers))), axis=1)

@@ -120,10 +120,10 @@ def plan_tokens(
             "with several: give --sequence or --tokens with one"
         )
     sequences = _sequences(trace)
-    if not any(each.prompt for each in sequences):
+    if settings.prompt is None and not any(each.prompt for each in sequences):
         raise MethodError(
             f"--prune-tokens prunes prompts, and {trace.name} has none: record one with a prompt "
-            "(phase 0)"
+            "(phase 0), or give --prompt"
         )
     shape = len(trace.rows), model.layers
     active, computed = np.ones(shape, np.int64), np.ones(shape, np.int64)

@@ -1,9 +1,7 @@
 """The work of the tokens of a run, worked out for a block of tokens at a time."""
 
-from collections.abc import Sequence
-
 from dipsim.settings import Overlap
-from dipsim.timeline.closed import Machine, Step
+from dipsim.timeline.closed import Chain, Machine
 from dipsim.timeline.passing import passing
 from dipsim.timeline.work import Work, work_of, works_of
 
@@ -15,7 +13,7 @@ class Blocks:
     """The work of each token, to be asked for in order."""
 
     def __init__(
-        self, chain: Sequence[Step], tokens: int, overlap: Overlap, a: float, machine: Machine
+        self, chain: Chain, tokens: int, overlap: Overlap, a: float, machine: Machine
     ) -> None:
         self.chain, self.tokens, self.machine = chain, tokens, machine
         self.how = (overlap, a, machine)

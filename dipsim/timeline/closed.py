@@ -4,8 +4,9 @@ Per layer: attention weights, KV and dense parts; then each group, whose mask is
 step before has finished; a head step after the last layer (docs/time.md).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,13 @@ from dipsim.views import shortened
 RESOURCES = ("flash", "dram", "compute", "sync", "management")
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 Seconds = NDArray[np.float64]
+_COLUMNS = (
+    *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
+    *("moved", "copied", "arithmetic", "ahead", "ahead_moved", "tail", "tail_moved"),
+)
+"""Fields of a `Step` that differ from token to token."""
+_AT_ONCE = 1024
+"""Tokens whose steps stand side by side in closed form."""
 
 
 def is_paper(overlap: Overlap) -> bool:
@@ -72,6 +80,65 @@ class Step(NamedTuple):
             name: values[rows] for name, values in fields if isinstance(values, np.ndarray)
         }
         return self._replace(**cut)
+
+
+class Chain(list[Step]):
+    """The steps of some tokens, in order; those of a block of tokens also side by side.
+
+    The last block is kept: it is asked for once for each overlap factor.
+    """
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        super().__init__(steps)
+        self._block: slice | None = None
+        self._stacked: Step | None = None
+        self._by_token: Step | None = None
+
+    def stacked(self, tokens: slice) -> Any:
+        """Return the steps of a block as one `Step`, whose fields are all [steps, tokens]."""
+        if self._block != tokens:
+            self._block, self._stacked, self._by_token = tokens, _stacked(self, tokens), None
+        return self._stacked
+
+    def by_token(self, tokens: slice) -> Any:
+        """Return the same with fields [tokens, steps]."""
+        stacked = self.stacked(tokens)
+        if self._by_token is None:
+            self._by_token = Step(*map(_turned, stacked))
+        return self._by_token
+
+
+def _stacked(chain: Sequence[Step], tokens: slice) -> Step:
+    """Return steps as one whose fields are all [steps, tokens]."""
+    width = len(chain[0].flash[tokens])
+    shape = len(chain), width
+    fields = dict(zip(Step._fields, zip(*chain, strict=True), strict=True))
+    columns: dict[str, Any] = dict.fromkeys(_COLUMNS, np.zeros(shape))
+    for name in _COLUMNS:
+        values = fields[name]
+        if np.ndarray not in set(map(type, values)) and not any(values):
+            continue
+        equal = {each for each in values if not isinstance(each, np.ndarray)}
+        rows = {each: np.full(width, each) for each in equal}
+        columns[name] = np.concatenate(
+            [each[tokens] if isinstance(each, np.ndarray) else rows[each] for each in values],
+            dtype=np.float64,
+        ).reshape(shape)
+    return Step(**columns, static=np.array(fields["static"])[:, None])
+
+
+def each_of(stacked: Step) -> Iterator[Step]:
+    """Yield the steps that stand side by side in one, whose fields are [steps, tokens] or equal for
+    all."""
+    fields = (
+        values if isinstance(values, np.ndarray) else repeat(values, len(stacked.flash))
+        for values in stacked
+    )
+    return map(Step._make, zip(*fields, strict=True))
+
+
+def _turned(values: Any) -> Any:
+    return np.ascontiguousarray(values.T) if isinstance(values, np.ndarray) else values
 
 
 class Heat(NamedTuple):
@@ -163,16 +230,38 @@ def token_times(
         a: overlap factor of `pipelined`, 0 (nothing hidden) to 1 (all that can be).
         compute_bound: whether using weights is limited by the kernel rather than by DRAM.
     """
-    spent = np.zeros((len(RESOURCES), tokens))  # adding up rows is faster than columns
-    paper = is_paper(overlap)
-    for step in steps:
-        spent[FLASH] += step.flash - hidden_seconds(step, overlap, a)
-        brought = used_weights(step, overlap) - step.arithmetic
-        spent[COMPUTE if compute_bound and not paper else DRAM] += brought
-        spent[COMPUTE] += step.arithmetic
-        spent[DRAM] += step.kv
-        if not paper:
-            spent[SYNC] += step.sync
-            spent[MANAGEMENT] += step.management
-    exposed = np.ascontiguousarray(spent.T)
+    chain = steps if isinstance(steps, Chain) else Chain(steps)
+    blocks = [slice(first, first + _AT_ONCE) for first in range(0, tokens, _AT_ONCE)]
+    spent = [_spent(chain.stacked(block), overlap, a, compute_bound) for block in blocks]
+    exposed = np.ascontiguousarray(np.concatenate(spent, axis=1).T)
     return Times(exposed.sum(axis=1), exposed)
+
+
+def _spent(step: Any, overlap: Overlap, a: float, compute_bound: bool) -> Seconds:
+    """Return the exposed seconds of stacked steps, [5, tokens]."""
+    paper = is_paper(overlap)
+    brought = used_weights(step, overlap) - step.arithmetic
+    computed = compute_bound and not paper
+    spent = np.zeros((len(RESOURCES), step.flash.shape[1]))
+    spent[FLASH] = _one_by_one(step.flash - hidden_seconds(step, overlap, a))
+    spent[DRAM] = _one_by_one(step.kv) if computed else _one_by_one(brought, step.kv)
+    if computed:
+        spent[COMPUTE] = _one_by_one(brought, step.arithmetic)
+    else:
+        spent[COMPUTE] = _one_by_one(step.arithmetic)
+    if not paper:
+        spent[SYNC], spent[MANAGEMENT] = _one_by_one(step.sync), _one_by_one(step.management)
+    return spent
+
+
+def _one_by_one(*seconds: Any) -> Any:
+    """Return the sums of each token, float64[tokens], added up step by step and in each step in
+    the order given.
+
+    Args:
+        seconds: float64[steps, tokens] each.
+    """
+    terms = np.stack(seconds, axis=1).reshape(-1, seconds[0].shape[1])
+    if terms.shape[1] > 1:
+        return terms.sum(axis=0)
+    return np.cumsum(terms, axis=0)[-1]  # of a single column `sum` would add up pairs

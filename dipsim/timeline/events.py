@@ -10,7 +10,7 @@ by arithmetic, as nobody else acts. The only module that imports simpy; the cloc
 the host's.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from dipsim.timeline.closed import (
     MANAGEMENT,
     RESOURCES,
     SYNC,
+    Chain,
     Machine,
     Step,
     Times,
@@ -74,7 +75,7 @@ class _Simulation:
 
     def __init__(
         self,
-        chain: Sequence[Step],
+        chain: Chain,
         tokens: int,
         how: tuple[Overlap, float, Machine],
         spans_of: int,
@@ -94,7 +95,9 @@ class _Simulation:
         self.exposed = np.zeros((tokens, len(RESOURCES)))
         self.spans: list[Span] = []
         self.spans_of = spans_of
-        self.reads_ahead = any(np.any(step.ahead) for step in chain)
+        self.reads_ahead = any(
+            isinstance(step.ahead, np.ndarray) and step.ahead.any() for step in chain
+        )
         self.step_by_step = spans_of > 0 or self.reads_ahead or tails_meet(chain, machine)
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
         self.opener_of = {step: i for i, step in enumerate(self.opens) if self.reads_ahead}
@@ -118,7 +121,9 @@ class _Simulation:
         for token in range(self.tokens):
             if self.step_by_step or not self._passes(token):
                 yield from self._take_steps(token)
-            yield from self._let_happen()
+            if self.dram.horizon < float("inf"):
+                yield from self._let_happen()
+        yield from self._let_happen()
 
     def _let_happen(self) -> Happening:
         """Let everything happen that is to happen until the token's clock."""
@@ -264,7 +269,8 @@ def simulate_events(
         machine = machine._replace(
             dram=float("inf"), background=0.0, heat=None, compute_bound=False
         )
-    simulation = _Simulation(list(chain), tokens, (overlap, a, machine), spans_of)
+    steps = chain if isinstance(chain, Chain) else Chain(chain)
+    simulation = _Simulation(steps, tokens, (overlap, a, machine), spans_of)
     simulation.run()
     exposed: NDArray[np.float64] = simulation.exposed
     return Timeline(

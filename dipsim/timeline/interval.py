@@ -5,8 +5,9 @@ closed form, with all columns side by side. Where only events tell the rate, it 
 the closed form does. Counts stay as they are, so the budget's numbers are not drawn.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of, spreads_of
+from dipsim.kernels.drawn import Scales, Sums, Taken, drawn_seconds
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.timeline.closed import Step, hidden_seconds, is_paper
+from dipsim.timeline.closed import Chain, is_paper
 from dipsim.timeline.prefill import prompts_of
 from dipsim.timeline.pressure import PAGE_FAULTS, paged_share
 from dipsim.timeline.steps import rates, steps
@@ -169,9 +171,9 @@ def _draw(run: Run) -> _Drawn:
     spreads = spreads_of(device, _keys(run))
     values = {key: _factors(spread) for key, spread in spreads.items()}
     usual = dict.fromkeys(values, 1.0)
-    overlap = f"backends.{run.settings.backend}.overlap_factor"
-    values[overlap] = _overlaps(run, overlap)
-    usual[overlap] = run.backend.overlap_factor
+    factor = f"backends.{run.settings.backend}.overlap_factor"
+    values[factor] = _overlaps(run, factor)
+    usual[factor] = run.backend.overlap_factor
     numbers = {}
     for place, (key, drawn) in enumerate(values.items()):
         columns = np.full(DRAWS + 2 * len(values) + 1, usual[key])
@@ -212,6 +214,7 @@ def _flash_key(run: Run) -> str:
     return f"flash.{form}"
 
 
+@cache
 def _factors(spread: float) -> NDArray[np.float64]:
     """Return lognormal factors on a number, float64[levels]: nine of ten lie within a factor of
     1 + spread."""
@@ -231,25 +234,7 @@ def _overlaps(run: Run, key: str) -> NDArray[np.float64]:
 # Times --------------------------------------------------------------------------------------------
 
 
-class _Scales(NamedTuple):
-    """Factors on the seconds of each kind of work, one for each column."""
-
-    flash: Columns
-    faults: Columns
-    """On page faults of memory pressure."""
-    copies: Columns
-    """On copying from the system's page cache."""
-    weights: Columns
-    arithmetic: Columns
-    """On what arithmetic takes beyond bringing weights."""
-    kv: Columns
-    management: Columns
-    per_layer: Columns
-    per_mask: Columns
-    per_score: Columns
-
-
-def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
+def _scales(run: Run, numbers: Mapping[str, Columns]) -> Scales:
     """Return the factors on times that follow from the factors on numbers."""
     rate, backend, prefix = rates(run), run.backend, f"backends.{run.settings.backend}"
     peak, efficiency, kernel = (numbers[key] for key in rate.used)
@@ -260,7 +245,7 @@ def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
         computed = kernel * (rate.flops * run.bytes_per_weight / 2)
         weights = rate.weights / np.minimum(dram * rate.dram, computed)
     reading = flash if run.settings.io == "mmap" else 1 / flash  # a fault is a time already
-    return _Scales(
+    return Scales(
         flash=reading,
         faults=numbers[_FAULT] if _pages(run) else reading,
         copies=1 / numbers.get("page_cache.bandwidth", np.ones_like(peak)),
@@ -276,75 +261,54 @@ def _scales(run: Run, numbers: Mapping[str, Columns]) -> _Scales:
 
 def _seconds(run: Run, traffic: Traffic, numbers: Mapping[str, Columns]) -> Columns:
     """Return the seconds of up to `TOKENS` measured tokens together, one for each column."""
-    measured, prefix = np.flatnonzero(traffic.measured), f"backends.{run.settings.backend}"
+    measured = np.flatnonzero(traffic.measured)
     spaced = np.linspace(0, len(measured) - 1, min(len(measured), TOKENS))
     rows = measured[spaced.round().astype(np.int64)]
-    scale, a = _scales(run, numbers), numbers[f"{prefix}.overlap_factor"]
-    total = np.zeros_like(a)
-    copies, masks = _copies(run, traffic, rows), float(tokens_of(run, rows).mean())
-    for step in steps(run, traffic, rows, rates(run)):
-        copied = np.zeros(len(rows)) if step.static else next(copies)
-        reading = step.flash + step.ahead - copied
-        reads = scale.faults if step.place == PAGE_FAULTS else scale.flash
-        total += reading.sum() * reads + copied.sum() * scale.copies
-        brought = step.hit + step.miss - step.arithmetic
-        total += brought.sum() * scale.weights + step.kv.sum() * scale.kv
-        total += np.sum(step.arithmetic) * scale.arithmetic
-        total += np.sum(step.management) * scale.management
-        total += len(rows) * _fixed(run, step, masks, scale)
-        if run.settings.overlap != "serial" and step.reads.any():
-            total -= _hidden(run, step, reading, copied, scale, a)
-    return total
-
-
-def _hidden(
-    run: Run,
-    step: Step,
-    reading: NDArray[np.float64],
-    copied: NDArray[np.float64],
-    scale: _Scales,
-    a: Columns,
-) -> Columns:
-    """Return the seconds of a step's use that hide behind its reads, over all tokens.
-
-    Args:
-        reading: seconds of reading flash, [tokens].
-        copied: seconds of copies from the page cache, [tokens].
-        a: overlap factors.
-    """
-    rows = step.reads > 0
-    drawn = step._replace(
-        flash=_scaled(reading[rows], scale.flash) + _scaled(copied[rows], scale.copies),
-        hit=_scaled(step.hit[rows], scale.weights),
-        miss=_scaled(step.miss[rows], scale.weights),
-        kv=_scaled(step.kv[rows], scale.kv),
-        reads=step.reads[rows, None],
+    chain = Chain(steps(run, traffic, rows, rates(run)))
+    step = chain.stacked(slice(0, len(rows)))
+    copied = np.zeros_like(step.flash)
+    copied[[not each.static for each in chain]] = _copies(run, traffic, rows)
+    reading = step.flash + step.ahead - copied
+    faults = np.array([each.place == PAGE_FAULTS for each in chain])
+    of_flash, brought = reading.sum(axis=1), step.hit + step.miss - step.arithmetic
+    sums = Sums(
+        reading=np.where(faults, 0.0, of_flash),
+        faults=np.where(faults, of_flash, 0.0),
+        copied=copied.sum(axis=1),
+        weights=brought.sum(axis=1),
+        kv=step.kv.sum(axis=1),
+        arithmetic=step.arithmetic.sum(axis=1),
+        management=step.management.sum(axis=1),
+        **_fixed(run, chain, float(tokens_of(run, rows).mean())),
     )
-    hidden: Columns = hidden_seconds(drawn, run.settings.overlap, a).sum(axis=0)
-    return hidden
+    taken = Taken(reading, copied, step.hit, step.miss, step.kv, step.reads)
+    overlap = numbers[f"backends.{run.settings.backend}.overlap_factor"]
+    hides = run.settings.overlap != "serial"
+    return drawn_seconds(taken if hides else None, sums, _scales(run, numbers), overlap, len(rows))
 
 
-def _scaled(seconds: NDArray[np.float64], factors: Columns) -> NDArray[np.float64]:
-    """Return the seconds of each token in each column, float64[tokens, columns]; a single 0 where
-    all are 0."""
-    return np.outer(seconds, factors) if seconds.any() else np.zeros((1, 1))
-
-
-def _fixed(run: Run, step: Step, masks: float, scale: _Scales) -> Columns:
-    """Return the mean seconds of a step's fixed costs, one for each column: those of a layer, or of
+def _fixed(run: Run, chain: Chain, masks: float) -> dict[str, NDArray[np.float64]]:
+    """Return the mean fixed costs of each step, float64[steps] seconds: those of a layer, or of
     choosing so many masks."""
-    sync = float(np.mean(step.sync))
-    if step.static:
-        return sync * scale.per_layer
-    once = float(np.mean(np.minimum(run.backend.per_mask * masks, step.sync)))
-    return once * scale.per_mask + (sync - once) * scale.per_score
+    sync = np.array([_mean(step.sync) for step in chain])
+    chosen = run.backend.per_mask * masks
+    once = np.array([_mean(np.minimum(chosen, step.sync)) for step in chain])
+    static = np.array([step.static for step in chain])
+    return {
+        "per_layer": np.where(static, sync, 0.0),
+        "per_mask": np.where(static, 0.0, once),
+        "per_score": np.where(static, 0.0, sync - once),
+    }
 
 
-def _copies(run: Run, traffic: Traffic, rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
-    """Yield, for each layer and group, the seconds of copies from the page cache, [tokens]."""
-    for layer, group in np.ndindex(run.unit_bytes.shape):
-        seconds = np.zeros(len(rows))
-        if traffic.copied is not None and run.page_cache is not None:
-            copied = traffic.copied[rows, layer, group] * run.unit_bytes[layer, group]
-            seconds += copied / run.page_cache.copy
-        yield seconds
+def _mean(seconds: NDArray[np.float64] | float) -> float:
+    return float(seconds.mean()) if isinstance(seconds, np.ndarray) else float(seconds)
+
+
+def _copies(run: Run, traffic: Traffic, rows: NDArray[np.int64]) -> NDArray[np.float64] | float:
+    """Return the seconds of copies from the page cache, float64[groups of all layers, rows]; 0
+    without one."""
+    if traffic.copied is None or run.page_cache is None:
+        return 0.0
+    copied = traffic.copied[rows] * run.unit_bytes / run.page_cache.copy
+    return copied.reshape(len(rows), -1).T

@@ -12,7 +12,7 @@ from dipsim.model import nearest_format
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.settings import Settings
-from dipsim.timeline.closed import Step, is_paper
+from dipsim.timeline.closed import Step, each_of, is_paper
 from dipsim.timeline.kv_tail import kv_tail
 from dipsim.timeline.pressure import PAGE_FAULTS, Faults, faults_of
 from dipsim.timeline.together import (
@@ -140,7 +140,7 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     pays the backend's fixed cost; a group that a mask chooses from, what choosing takes. A decode
     step of several tokens takes them together; behind its head comes what drafting takes.
     """
-    layers, groups = run.unit_bytes.shape
+    layers = len(run.unit_bytes)
     nothing, many = np.zeros(len(rows)), tokens_of(run, rows)
     read = kv_bytes(run, rows)
     faults = faults_of(run, traffic, rows, read)
@@ -152,7 +152,9 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     tail = None if moved is None else kv_tail(run, rows, moved, rate.flops)
     kv = [read / layers] * layers if moved is None else [*moved.read.T]
     per_layer, of_head = _static_sizes(run)
-    last = [_static_step(run, rate, of_head, nothing, rows, "head")]
+    layer_step, head = (_static_step(run, rate, size, nothing) for size in (per_layer, of_head))
+    last = [_with_kv(run, rate, head, of_head, nothing, rows, "head")]
+    used = _group_steps(run, traffic, rows, rate)
     waits = nothing
     if tail is not None:  # a head takes as long as that of the token before, which hides it
         last, waits = tail.hidden_behind(last, 0, run.settings.overlap)
@@ -160,8 +162,7 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         if tail is not None:
             yield from tail.steps(layer, waits)
         place = f"layer {layer} attention"
-        whole = [_static_step(run, rate, per_layer, kv[layer], rows, place)]
-        whole += [_group_step(run, traffic, rows, rate, (layer, i)) for i in range(groups)]
+        whole = [_with_kv(run, rate, layer_step, per_layer, kv[layer], rows, place), *used[layer]]
         left = [*_left_of_layer(run, rows, layer, whole)]
         left += _revived_step(run, rows, rate, layer, left)
         if tail is not None and layer + 1 < layers:
@@ -309,76 +310,102 @@ def _drafting_step(run: Run, nothing: NDArray[np.float64]) -> Step:
     )
 
 
-def _static_step(
+def _static_step(run: Run, rate: Rates, size: float, nothing: NDArray[np.float64]) -> Step:
+    """Return the step of ``size`` bytes of weights that every token uses; ``nothing`` is
+    zeros[rows].
+
+    The share that does not fit in DRAM comes from flash, in order.
+    """
+    static, flash = run.budget.static, run.flash
+    streamed = run.budget.streamed / static.total if static.total else 0.0
+    loaded = size * streamed
+    return Step(
+        flash=nothing + loaded / flash.sequential_bandwidth,
+        hit=nothing + (size - loaded) / rate.weights,
+        miss=nothing + loaded / rate.weights,
+        kv=nothing,
+        reads=nothing + flash.reads_in_order(loaded),
+        sync=run.backend.per_layer,
+        static=True,
+        moved=nothing + loaded,
+    )
+
+
+def _with_kv(
     run: Run,
     rate: Rates,
+    step: Step,
     size: float,
     kv: NDArray[np.float64],
     rows: NDArray[np.int64],
     place: str,
 ) -> Step:
-    """Return the step of ``size`` bytes of weights that every token uses.
-
-    The share that does not fit in DRAM comes from flash, in order.
+    """Return a static step of ``size`` bytes at a place, which also reads keys and values.
 
     Args:
-        kv: bytes of keys and values that are read in this step, float64[rows].
+        kv: their bytes, float64[rows].
         rows: tokens, or the last of each decode step.
     """
-    static, flash, nothing = run.budget.static, run.flash, np.zeros(len(kv))
-    streamed = run.budget.streamed / static.total if static.total else 0.0
-    loaded = size * streamed
-    step = Step(
-        flash=nothing + loaded / flash.sequential_bandwidth,
-        hit=nothing + (size - loaded) / rate.weights,
-        miss=nothing + loaded / rate.weights,
-        kv=kv / rate.dram,
-        reads=nothing + flash.reads_in_order(loaded),
-        sync=run.backend.per_layer,
-        static=True,
-        moved=nothing + loaded,
-        place=place,
-    )
+    step = step._replace(kv=kv / rate.dram, place=place)
     if run.steps is None:
         return step
     flops = weight_flops(run, tokens_of(run, rows) * size) + kv_flops(run, rows, kv)
     return with_arithmetic(step, flops / rate.flops)
 
 
-def _group_step(
-    run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates, place: tuple[int, int]
-) -> Step:
-    """Return the step of one (layer, group): its misses from flash, its weights used.
+def _group_steps(
+    run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates
+) -> list[list[Step]]:
+    """Return the steps of each group of each layer: its misses from flash, its weights used.
 
     Of a decode step, every token's mask is chosen.
     """
-    layer, group = place
-    size: Any = run.unit_bytes[place]
+    layers, groups = run.unit_bytes.shape
+    work = _work_of_groups(run, traffic, rows, rate)
+    masks: list[Any] = [
+        run.backend.mask_seconds(group.units) if group.masked else 0.0
+        for group in run.method.groups
+    ]
+    if traffic.own is not None:
+        masks = [tokens_of(run, rows) * mask for mask in masks]
+    places = [f"layer {layer} {group}" for layer in range(layers) for group in traffic.groups]
+    opens = [group == 0 for group in range(groups)]
+    labelled = zip(each_of(work), masks * layers, places, opens * layers, strict=True)
+    every = [
+        step._replace(sync=mask, place=place, opens_layer=first)
+        for step, mask, place, first in labelled
+    ]
+    return [every[first : first + groups] for first in range(0, len(every), groups)]
+
+
+def _work_of_groups(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> Step:
+    """Return the work of the groups of all layers as one step, whose fields are [groups of all
+    layers, rows]."""
+
+    def by_group(counts: NDArray[Any]) -> NDArray[np.float64]:
+        picked = counts[rows].reshape(len(rows), -1).T
+        return np.ascontiguousarray(picked, np.float64)
+
+    size = run.unit_bytes.reshape(-1, 1)
     if run.byte_share is not None:
-        size = size * run.byte_share[rows, layer]
-    nothing, early = np.zeros(len(rows)), traffic.ahead
-    hits = traffic.hits[rows, layer, group]
-    misses = traffic.active[rows, layer, group] - hits  # `Traffic.misses` is of all groups
-    copied = traffic.kept[rows, layer, group] * size
-    chosen = run.method.groups[group]
-    mask: Any = run.backend.mask_seconds(chosen.units) if chosen.masked else 0.0
+        groups = run.unit_bytes.shape[1]
+        size = size * np.repeat(run.byte_share[rows].T, groups, axis=0)
+    active, hits = by_group(traffic.active), by_group(traffic.hits)
+    copied = by_group(traffic.kept) * size
     step = Step(
-        flash=traffic.flash_seconds[rows, layer, group],
+        flash=by_group(traffic.flash_seconds),
         hit=hits * size / rate.weights,
-        miss=misses * size / rate.weights,
-        kv=nothing,
-        reads=traffic.reads[rows, layer, group].astype(np.float64),
-        sync=mask,
+        miss=(active - hits) * size / rate.weights,
+        kv=np.broadcast_to(np.zeros(len(rows)), hits.shape),
+        reads=by_group(traffic.reads),
         management=copied / run.backend.cache_copy,
-        moved=traffic.moved[rows, layer, group],
+        moved=by_group(traffic.moved),
         copied=copied,
-        ahead=nothing if early is None else early.flash_seconds[rows, layer, group],
-        ahead_moved=nothing if early is None else early.moved[rows, layer, group],
-        place=f"layer {layer} {traffic.groups[group]}",
-        opens_layer=group == 0,
     )
+    if traffic.ahead is not None:
+        early, moved = traffic.ahead.flash_seconds, traffic.ahead.moved
+        step = step._replace(ahead=by_group(early), ahead_moved=by_group(moved))
     if traffic.own is None:
         return step
-    used = units_used(run, traffic.own[:, layer, group], rows) * size
-    step = step._replace(sync=tokens_of(run, rows) * mask)
+    used = units_used(run, traffic.own, rows).reshape(len(rows), -1).T * size
     return with_arithmetic(step, weight_flops(run, used) / rate.flops)

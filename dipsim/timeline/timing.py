@@ -1,5 +1,6 @@
 """The timing of a replay: latencies, the band of overlap, prefill, energy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from dipsim.hardware import FIXED_COSTS
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
-from dipsim.timeline.closed import Heat, Times, is_paper
+from dipsim.timeline.closed import Chain, Heat, Times, is_paper
 from dipsim.timeline.engine import Clock, Engine, clock_for
 from dipsim.timeline.kv_tail import KV_FROM_FLASH, KvTail, kv_tail
 from dipsim.timeline.prefill import Prefill, time_prefill
@@ -26,6 +27,9 @@ from dipsim.timeline.steps import (
 )
 from dipsim.timeline.together import tokens_of
 from dipsim.views import shortened
+
+_PART = 2**14
+"""Tokens whose steps are at hand in closed form."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,7 @@ def time_traffic(run: Run, traffic: Traffic) -> Timing:
     if heat is not None and not is_paper(overlap):
         hot = clock.at(Heat(0.0, heat.flash, heat.compute))
         cold_times, hot_times = (
-            each.times(steps(run, traffic, rows, rate), len(rows), factor)
-            for each in (clock.at(None), hot)
+            _times(run, traffic, each, rate, [factor])[0] for each in (clock.at(None), hot)
         )
         thermal = (
             _tokens_per_second(run, rows, cold_times),
@@ -134,9 +137,8 @@ def time_tokens(run: Run, traffic: Traffic) -> tuple[Times, float]:
         ProfileError: as `time_traffic`.
     """
     rate, rows = rates(run), np.flatnonzero(traffic.measured)
-    chain = steps(run, traffic, rows, rate)
     clock = clock_for(run, traffic, rate)
-    times = clock.times(chain, len(rows), run.backend.overlap_factor)
+    [times] = _times(run, traffic, clock, rate, [run.backend.overlap_factor])
     return times, _tokens_per_second(run, rows, times)
 
 
@@ -152,17 +154,37 @@ def rate_tokens(run: Run, traffic: Traffic) -> Rated:
 
 def _rated(run: Run, traffic: Traffic, clock: Clock, rate: Rates) -> tuple[Times, Rated]:
     """Return the times of the measured tokens, and their rate with its range."""
+    rows, usual = np.flatnonzero(traffic.measured), run.backend.overlap_factor
+    ranges = run.settings.overlap in ("pipelined", "prefetch")
+    factors = [usual, 0.0, 1.0] if ranges else [usual]
+    times = _times(run, traffic, clock, rate, factors)
+    found, *ends = (_tokens_per_second(run, rows, each) for each in times)
+    none, full = ends or (found, found)
+    return times[0], Rated(found, (none, full))
+
+
+def _times(
+    run: Run, traffic: Traffic, clock: Clock, rate: Rates, factors: Sequence[float]
+) -> list[Times]:
+    """Return the times of the measured tokens with each overlap factor.
+
+    In closed form a part of the tokens is at hand at a time, so that their steps take less memory
+    than their counts.
+    """
     rows = np.flatnonzero(traffic.measured)
-
-    def timed(a: float) -> Times:
-        return clock.times(steps(run, traffic, rows, rate), len(rows), a)
-
-    times = timed(run.backend.overlap_factor)
-    usual = _tokens_per_second(run, rows, times)
-    if run.settings.overlap not in ("pipelined", "prefetch"):
-        return times, Rated(usual, (usual, usual))
-    none, full = (_tokens_per_second(run, rows, timed(a)) for a in (0.0, 1.0))
-    return times, Rated(usual, (none, full))
+    size = _PART if clock.engine == "closed" else len(rows)
+    parts = []
+    for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        chain = Chain(steps(run, traffic, part, rate))
+        parts.append([clock.times(chain, len(part), a) for a in factors])
+    return [
+        Times(
+            np.concatenate([times.latency for times in of_factor]),
+            np.concatenate([times.exposed for times in of_factor]),
+        )
+        for of_factor in zip(*parts, strict=True)
+    ]
 
 
 def static_flash_bytes(run: Run, traffic: Traffic) -> float:

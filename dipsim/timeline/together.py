@@ -61,9 +61,12 @@ def units_used(run: Run, own: NDArray[np.int32], rows: Rows) -> NDArray[np.int64
     """Return the units that all tokens of decode steps use, each counted for itself.
 
     Args:
-        own: int32[tokens], units that each token uses.
+        own: int32[tokens, ...], units that each token uses.
+
+    Returns:
+        int64[rows, ...].
     """
-    total = np.concatenate([[0], np.cumsum(own, dtype=np.int64)])
+    total = np.concatenate([np.zeros_like(own[:1]), np.cumsum(own, axis=0, dtype=np.int64)])
     used: NDArray[np.int64] = total[rows + 1] - total[run.tokens.begins_decode_step()[rows]]
     return used
 

@@ -3,13 +3,13 @@
 Arrays are [tokens, steps] unless said otherwise.
 """
 
-from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from dipsim.settings import Overlap
 from dipsim.timeline.closed import (
+    Chain,
     Machine,
     Seconds,
     Step,
@@ -19,11 +19,6 @@ from dipsim.timeline.closed import (
 )
 
 Numbers = TypeVar("Numbers", float, Seconds)
-_COLUMNS = (
-    *("flash", "hit", "miss", "kv", "reads", "sync", "management"),
-    *("moved", "copied", "arithmetic", "ahead", "ahead_moved", "tail", "tail_moved"),
-)
-"""Fields of a `Step` that differ from token to token."""
 
 
 class Work(NamedTuple, Generic[Numbers]):
@@ -55,10 +50,10 @@ class Work(NamedTuple, Generic[Numbers]):
 
 
 def work_of(
-    chain: Sequence[Step], tokens: slice, overlap: Overlap, a: float, machine: Machine
+    chain: Chain, tokens: slice, overlap: Overlap, a: float, machine: Machine
 ) -> Work[Seconds]:
     """Return the work of some tokens; ``a`` is the overlap factor, 0 to 1."""
-    step = _stacked(chain, tokens)
+    step = chain.by_token(tokens)
     paper = is_paper(overlap)
     weights, kv = used_weights(step, overlap), step.kv
     use = weights + kv
@@ -98,22 +93,6 @@ def works_of(work: Work[Seconds], token: int) -> list[Work[float]]:
     """Return the work of one token, step by step in plain numbers."""
     plain = (column[token].tolist() for column in work)
     return [Work(*row) for row in zip(*plain, strict=True)]
-
-
-def _stacked(chain: Sequence[Step], tokens: slice) -> Any:
-    """Return a token's steps as one `Step` whose fields are all arrays [tokens, steps]."""
-    width = len(chain[0].flash[tokens])
-    columns: dict[str, Any] = {}
-    for name in _COLUMNS:
-        column = columns[name] = np.zeros((width, len(chain)))
-        for number, step in enumerate(chain):
-            values = getattr(step, name)
-            if isinstance(values, np.ndarray):
-                column[:, number] = values[tokens]
-            elif values:
-                column[:, number] = values
-    static = np.array([step.static for step in chain])
-    return Step(**columns, static=static)
 
 
 def ratio(amount: Seconds, of: Seconds) -> Seconds:

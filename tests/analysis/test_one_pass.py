@@ -48,7 +48,7 @@ COMMANDS = {
     "search": Reads(lambda trace: search(trace, DEVICE, axes="dram,flash-bandwidth", **SMALL)),
     "study dram": Reads(lambda trace: study("dram", trace, DEVICE, methods="dip")),
     "study flash": Reads(lambda trace: study("flash", trace, DEVICE, methods="dip")),
-    "study split": Reads(lambda trace: study("split", trace, DEVICE), 11),
+    "study split": Reads(lambda trace: study("split", trace, DEVICE), 12),
     # Two signals, and the sets chosen from them, which lie in memory.
     "inspect": Reads(inspect, 4),
 }

@@ -6,6 +6,8 @@
   differ in DRAM alone, then in everything, so that each prices its reads.
 * Workers: two processes beside one on 200 cells of equal cost, by the clock; beside it what two
   processes reach that hash. On busy cores this says nothing.
+* Dask: the same cells on two of its workers, which are there already, beside two processes, which
+  are started for the sweep, in turns.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import history
+from distributed import LocalCluster
 from machine import this_machine
 
 import dipsim
@@ -57,12 +60,12 @@ def clock(work: Callable[[], Any], rounds: int) -> float:
     return min(taken)
 
 
-def swept(folder: Path, workers: int = 1, **grid: Any) -> None:
+def swept(folder: Path, workers: int | None = None, dask: str | None = None, **grid: Any) -> None:
     """Run a sweep into a store of its own."""
     store = folder / "s.db"
     for file in folder.iterdir():
         file.unlink()
-    dipsim.sweep({**GRID, **grid}, store, workers=workers)
+    dipsim.sweep({**GRID, **grid}, store, workers=workers, dask=dask)
 
 
 def by_many(**options: Any) -> None:
@@ -138,6 +141,21 @@ def main(arguments: list[str] | None = None) -> None:
             one, two = (clock(lambda n=n: swept(folder, n, **equal), given.rounds) for n in (1, 2))
             note("200 cells, one worker, s", one)
             note("200 cells, two workers x one", one / two)
+            with LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster:
+                at = cluster.scheduler_address
+                swept(folder, dask=at, **equal)  # loads what is compiled
+                turns = [
+                    (
+                        clock(lambda: swept(folder, 2, **equal), 1),
+                        clock(lambda: swept(folder, dask=at, **equal), 1),
+                    )
+                    for _ in range(given.rounds)
+                ]
+            processes, dask = map(min, zip(*turns, strict=True))
+            note("200 cells, two processes, ms a cell", 1e3 * processes / 200)
+            note("200 cells, two workers of Dask, ms a cell", 1e3 * dask / 200)
             one, two = (clock(lambda n=n: hash_all(n), given.rounds) for n in (1, 2))
             note("hashing, two processes x one", one / two)
     if given.json:

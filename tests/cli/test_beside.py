@@ -39,6 +39,10 @@ REFUSED: dict[str, tuple[str, ...]] = {
     f"--kv-policy h2o:window={HUGE} --kv-budget 16": ("window=1e+30: from 0 to 1048576",),
     "--kv-policy snapkv:kernel=1e400 --kv-budget 16": ("parameters are key=number",),
     "--kv-policy streaming:rerotate=1 --kv-budget 16": ("rerotate=1: one of no, yes",),
+    "--kv-policy tova:rerotate=yes --kv-budget 16": (
+        "KV policy tova: no parameter 'rerotate'; its parameters are heads",
+    ),
+    "--kv-policy snapkv:rerotate=yes --kv-budget 16": ("no parameter 'rerotate'; its parameters",),
     "--kv-policy tova --kv-budget 16 --kv-when never": ("'token', 'prompt' or 'both'",),
     # Formats, and what lies in flash
     "--kv-quant q9": ("no KV format 'q9': use one of fp16", "KEYS/VALUES"),

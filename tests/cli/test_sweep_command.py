@@ -19,7 +19,7 @@ from dipsim.cli.sweep import SweepProgress
 from dipsim.report import results as report
 from dipsim.store import Outcome, Store
 from dipsim.sweep.execute import Ran
-from dipsim.sweep.file import schema
+from dipsim.sweep.keys import schema
 from dipsim.sweep.plan import Planned
 from tools.cli import PROGRAM, Dipsim, done, program, refused
 
@@ -143,6 +143,17 @@ def test_progress_says_what_is_done_running_failed_and_left(
     assert str(progress) == "sweeping 16 of 20 cells, 4 running, 5 failed, 4/s, 1 s left"
 
 
+def test_progress_says_that_there_are_no_workers() -> None:
+    progress = SweepProgress(lines=False)
+    progress.waiting(True)
+    assert str(progress) == "waiting for workers"
+    progress.waiting(False)
+    assert str(progress) == "preparing"
+    progress.planned(20, [[Planned("key", {}, {})] * 4] * 3, 2)
+    progress.waiting(True)
+    assert str(progress) == "sweeping 8 of 20 cells, waiting for workers"
+
+
 def test_the_schema_is_printed(here: Dipsim) -> None:
     assert done(here("sweep --schema")).json == schema()
 
@@ -226,6 +237,10 @@ def test_what_failed_says_why(swept: Dipsim) -> None:
         ("results study.db --sweep stady", "no sweep 'stady': did you mean study?"),
         ("results study.db --where polcy=lru", "no option 'polcy': did you mean policy?"),
         ("results study.db --where policy", "write key=value"),
+        (
+            "results study.db --where policy=lru --where cache_fraction=.5",
+            "no cell has cache_fraction=.5: there are 0.3, 0.6",
+        ),
         ("results study.db --best hit_rte", "no figure 'hit_rte': did you mean hit_rate?"),
         ("results study.db --best hit_rate:x", "FIGURE:NUMBER"),
         ("results study.db --best hit_rate:0", "1 cell or more"),

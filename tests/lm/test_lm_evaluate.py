@@ -27,9 +27,9 @@ from dipsim.analysis.evaluate import (
     grid,
     judged,
 )
-from dipsim.cli.evaluate import _judged
 from dipsim.errors import DipsimError
 from dipsim.hardware import load_profile
+from dipsim.lm.text import judged_apart
 from dipsim.sweep.point import Cell
 from tools.cli import Dipsim
 from tools.paths import DOCS
@@ -233,7 +233,8 @@ def test_thresholds_are_calibrated_on_tokens_that_are_not_judged(folder: Path) -
 def test_no_window_goes_across_the_tokens_that_calibrate(folder: Path) -> None:
     loaded = lm.load(folder)
     ids = lm.read_ids(folder / "text.txt", loaded.tokenizer)
-    windows, apart = _judged(loaded, str(folder / "text.txt"), 16, None, "40:100")
+    windows, apart = judged_apart(ids, 16, None, "40:100")
+    assert apart is not None
     assert apart.tolist() == ids[40:100].tolist()
     parts = [ids[:32], ids[100 : 100 + 300 // 16 * 16]]
     assert windows.tolist() == np.concatenate(parts).reshape(-1, 16).tolist()
@@ -307,7 +308,7 @@ def test_bad_input_is_one_line(
 def test_without_the_extra_it_says_what_to_install(
     folder: Path, dipsim: Dipsim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("dipsim.extras.find_spec", lambda name: None)
     code, _, said = dipsim("eval", folder, "--text", folder / "text.txt")
     assert code == 2
     assert "pip install 'dipsim[torch]'" in said[0]

@@ -405,7 +405,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_without_the_extra_one_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dipsim.lm.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("dipsim.extras.find_spec", lambda name: None)
     line = refusal("record", "m", tmp_path / "t.npz", "--prompt", "x")
     assert "pip install 'dipsim[torch]'" in line
 

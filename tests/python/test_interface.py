@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import dipsim
-from dipsim import keywords
+from dipsim import extras, keywords
 from dipsim.errors import DipsimError
 from dipsim.hardware import override_texts
-from dipsim.lm import extra
 from dipsim.option import Concern
 from dipsim.settings import CURVE_CONCERNS, OPTIONS, Settings, concerning, make_settings
 from tools.answers import READS, answers, arrays
@@ -275,7 +274,6 @@ def with_policy(policy: Any) -> list[Callable[[], Any]]:
         lambda: dipsim.simulate(arrays(), READS, policy=policy, **HALF),  # type: ignore[arg-type]
         lambda: dipsim.mrc(arrays(), [policy], [0.5]),
         lambda: dipsim.search(arrays(), READS, target_rate=1.0, policy=policy),
-        lambda: dipsim.study("layers", arrays(), READS, policies=[policy], **HALF),  # type: ignore[arg-type]
         lambda: dipsim.compare(arrays(), READS, policies=[policy], **HALF),
     ]
 
@@ -361,7 +359,7 @@ def test_a_list_of_arrays_is_no_trace() -> None:
 
 
 def test_recording_without_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(DipsimError, match=r"pip install 'dipsim\[torch\]'"):
         dipsim.record("folder", "t.npz", text="t.txt")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import dipsim
+from dipsim import extras
 from dipsim.errors import DipsimError
-from dipsim.lm import extra
 from dipsim.settings import OPTIONS
 from tools.answers import READS, arrays
 
@@ -93,7 +93,7 @@ def test_an_odd_argument_is_taken_or_refused_in_one_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extra, "find_spec", lambda module: None)  # nothing here runs a model
+    monkeypatch.setattr(extras, "find_spec", lambda module: None)  # nothing here runs a model
     dipsim.save_trace("t.npz", arrays())
     dipsim.sweep({"trace": "t.npz", "profile": "paper-a18"}, "s.db")
     wrong = []

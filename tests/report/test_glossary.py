@@ -26,6 +26,7 @@ _ALL = (
     "run marked.npz -p phone.yaml --cache-fraction .5",
     "run sets.npz -p oneplus15r --method predictor --cache-fraction .5",
     f"{CHAT} snapdragon8 --dram 80% --speculate draft=2,accept=.8,cost=.1",
+    "run smollm2-kv --tokens 0:140 -p snapdragon8 --kv-dram 25% --kv-fetch top=4:block=16",
 )
 LINES = [
     pytest.param(line, marks=pytest.mark.slow if number % 3 else [])
@@ -135,6 +136,10 @@ def test_the_page_of_concepts_shows_the_glossary() -> None:
         ("Break-Even miss DENSITY", "q* (figure): "),
         ("C/|A|", "C/|A| (figure): "),
         ("hit_rate", "hits (figure): "),
+        ("block_hit_rate", "block hit rate (figure): "),
+        ("retrieval", "retrieval: "),
+        ("KV index", "KV index (figure): "),
+        ("decode step", "decode step: "),
         ("open-loop", "open loop: "),
         ("dip-ca", "dip-ca (method): "),
         ("arc", "arc (policy): "),

@@ -32,8 +32,8 @@ def test_the_answer_of_a_sweep_is_the_fastest_that_a_device_can_run() -> None:
     page = sweep_page(entries)
     assert page.title == "mine: 5 runs"
     assert page.answer == (
-        "Fastest of 4 runs: 20 tokens/s with 75.0% of the active bytes in DRAM (policy lfu). The "
-        "fastest that no device can run gives 50 (policy none)."
+        "Fastest of 5 runs, 1 failed: 20 tokens/s with 75.0% of the active bytes in DRAM (policy "
+        "lfu). The fastest that no device can run gives 50 (policy none)."
     )
     assert page.footer == "dipsim 1; all runs: dram 50%"
     (table,) = section(page, "Every run").tables
@@ -94,12 +94,17 @@ def test_a_map_has_the_highest_rate_over_all_other_axes(tmp_path: Path) -> None:
 def test_the_time_of_the_fastest_runs_is_stacked(tmp_path: Path) -> None:
     page = open_page(fill_store(tmp_path / "s.db", thousand()))
     (panel,) = section(page, "Where the time goes").panels
+    (table,) = section(page, "Where the time goes").tables
     chart = next(iter(panel.charts.values()))
     assert isinstance(chart, Bars)
     assert len(chart.rows) == 10
     lengths = [sum(parts) for parts in zip(*chart.parts.values(), strict=True)]
     assert lengths == sorted(lengths)
     assert panel.note == "The 10 fastest runs that a device can make."
+    assert table.heads == ["run", *chart.parts]
+    assert [row[0].text for row in table.rows] == list(chart.rows)
+    for i, lengths in enumerate(chart.parts.values(), 1):
+        assert [row[i].value for row in table.rows] == list(lengths)
 
 
 def test_runs_that_no_other_beats_stand_on_the_frontier() -> None:

@@ -20,7 +20,7 @@ from dipsim.analysis.least import search_least
 from dipsim.analysis.loss import Allowed
 from dipsim.analysis.mrc import mrc
 from dipsim.analysis.search import search_rate
-from dipsim.analysis.study import STUDIES, study
+from dipsim.analysis.study import study
 from dipsim.errors import DipsimError
 from dipsim.report import evaluate as of_evaluation
 from dipsim.report import inspect as of_inspection
@@ -109,9 +109,7 @@ def of_untimed(trace: Any) -> Draw:
 
 def of_study_named(name: str) -> Callable[[Any], Draw]:
     def draw(trace: Any) -> Draw:
-        device = DEVICE if name != "kv" else {**DEVICE, "dram": {**DEVICE["dram"], **ROOMY}}
-        devices = [device, {**device, "name": f"other-{LONG}"}]
-        found = study(name, trace, devices if name != "variants" else devices[:1])
+        found = study(name, trace, [DEVICE], tokens="0:8")
         return lambda sheet: of_study.plot(found, sheet)
 
     return draw
@@ -140,7 +138,7 @@ PICTURES: dict[str, Callable[[Any], Draw]] = {
     "eval on a device": of_methods,
     "eval": of_untimed,
     "validate": of_validation,
-    **{f"study {name}": of_study_named(name) for name in STUDIES},
+    **{f"study {name}": of_study_named(name) for name in ("density", "policies", "split")},
 }
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dipsim.errors import DipsimError
 from dipsim.settings import OPTIONS
-from dipsim.sweep.file import RUN, load_sweep, read_changes, schema
+from dipsim.sweep.file import load_sweep, read_changes
+from dipsim.sweep.keys import RUN, schema
 
 PHONE = {"profile": "paper-a18"}
 

@@ -11,11 +11,12 @@ import pytest
 import dipsim
 from dipsim.errors import DipsimError
 from dipsim.store import Store
-from dipsim.sweep import execute as executing
+from dipsim.sweep import sweep as sweeping
 from dipsim.sweep import workers as working
 from dipsim.sweep.chunk import run_chunk
-from dipsim.sweep.execute import Ran, Watch
+from dipsim.sweep.execute import Ran, Serial, Watch
 from dipsim.sweep.sweep import SweepResult
+from tools.deadly import deadly
 
 POLICIES = ["lru", "lfu-decay:half_life=4", "arc", "opt"]
 GRID = {
@@ -47,7 +48,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(len(chunk))
         return run_chunk(chunk, inputs)
 
-    monkeypatch.setattr(executing, "run_chunk", counted)
+    monkeypatch.setattr(sweeping, "Serial", lambda **more: Serial(counted, **more))
     return lengths
 
 
@@ -147,6 +148,15 @@ def test_cells_that_all_fail_all_say_why(store: Path) -> None:
     assert len({cell.why for cell in result.cells}) == 2
 
 
+def test_options_that_exclude_each_other_fail_their_cell_alone(store: Path) -> None:
+    given = {**SMALL, "policy": "lru", "batch": [None, 2], "speculate": [None, "draft=2,accept=.5"]}
+    result = dipsim.sweep(given, store)
+    assert [cell.why is None for cell in result.cells] == [True, True, True, False]
+    assert "drop one of them" in str(result.cells[-1].why)
+    assert result.cells[-1].place == {"batch": 2, "speculate": "draft=2,accept=.5"}
+    assert dipsim.sweep(given, store).known == 4
+
+
 # Interruptions ------------------------------------------------------------------------------------
 
 
@@ -178,31 +188,6 @@ def test_an_interruption_keeps_what_is_done(
 
 
 # Workers that are lost ----------------------------------------------------------------------------
-
-DEADLY = '''"""A policy whose process is killed the first times that it is loaded."""
-import os
-import signal
-from pathlib import Path
-from dipsim import Policy
-
-losses = Path({losses!r})
-before = len(losses.read_text()) if losses.exists() else 0
-if os.getpid() != {parent} and before < {deaths}:
-    losses.write_text("x" * (before + 1))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def rank(state, unit, token):
-    return state[unit]
-
-
-policy = Policy("deadly", rank=rank)
-'''
-
-
-def deadly(folder: Path, deaths: int) -> str:
-    losses = str(folder / "deadly.losses")
-    return DEADLY.format(parent=os.getpid(), deaths=deaths, losses=losses)
 
 
 @pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -248,7 +233,7 @@ def test_a_bug_in_a_worker_is_raised_with_its_place(
         dipsim.sweep(SMALL, store, workers=2)
 
 
-@pytest.mark.parametrize("workers", [0, -1, 10**6, True, "2", None])
+@pytest.mark.parametrize("workers", [0, -1, 10**6, True, "2"])
 def test_what_is_no_number_of_workers_is_refused(store: Path, workers: Any) -> None:
     with pytest.raises(DipsimError, match="workers"):
         dipsim.sweep(SMALL, store, workers=workers)

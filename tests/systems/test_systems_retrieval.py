@@ -1,6 +1,7 @@
 """KV of which tokens read the best blocks only: by hand on a model of one layer, and against a
 twin that replays blocks as they are born."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dipsim.hardware import load_profile
 from dipsim.policies import BUILTIN
 from dipsim.simulate import prepare
 from dipsim.systems.blocks import MissedBlocks
+from dipsim.threads import at_most_threads
 from dipsim.trace.encoding import pack_sets, unpack_sets
 from tools.one_layer import DEVICE, KV, TINY, trace
 
@@ -54,6 +56,22 @@ def test_all_changes_nothing() -> None:
     result, whole = run(kv_fetch="all"), run()
     assert result.to_dict()["kv"] is None
     np.testing.assert_array_equal(latency(result), latency(whole))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_layers_share_the_threads_that_a_worker_may_use(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    pools: list[int] = []
+
+    def pool(most: int) -> ThreadPoolExecutor:
+        pools.append(most)
+        return ThreadPoolExecutor(most)
+
+    monkeypatch.setattr("dipsim.systems.blocks.ThreadPoolExecutor", pool)
+    with at_most_threads(threads):
+        run(kv_fetch="top=1:block=2", kv_dram="50%")
+    assert pools == [threads]
 
 
 @pytest.mark.parametrize("by", ["centroid", "max"])

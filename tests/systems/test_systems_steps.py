@@ -17,7 +17,7 @@ from dipsim.systems.steps import plan_steps
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.steps import DecodeSteps
 from naive.steps import steps as naive_steps
-from tools.cli import Dipsim, refused
+from tools.cli import Dipsim, done, refused
 
 
 def recorded(decode: list[bool], sequence: list[int]) -> Trace:
@@ -183,3 +183,10 @@ def test_a_step_of_one_goes_with_everything() -> None:
     assert make_settings({"batch": 1, "overlap": "prefetch"}).prefetch == "previous"
     with pytest.raises(DipsimError, match="drop one of them"):
         make_settings({"batch": 2, "overlap": "prefetch"})
+
+
+def test_no_drafts_are_no_speculation(dipsim: Dipsim) -> None:
+    line = "run t.npz -p phone.yaml --cache-fraction .5 --json"
+    plain = done(dipsim(line)).json
+    none = done(dipsim(f"{line} --speculate draft=0,accept=0")).json
+    assert {**none, "config": 0, "about": 0} == {**plain, "config": 0, "about": 0}

@@ -66,9 +66,12 @@ def load_rule(given: str | Rule) -> Rule:
 
 def _values(given: str, name: str, text: str) -> tuple[tuple[str, float | str], ...]:
     """Return the parameters that are set; words where the default is one, else numbers."""
-    known = parameters_of(name)
+    known, what = parameters_of(name), f"KV policy {name}"
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
     words = [(key.strip(), word.strip()) for key, _, word in pairs]
+    for key, word in words:
+        if word and key not in known:
+            raise plugins.no_parameter(what, known, key, BudgetError)
     words = [(key, word) for key, word in words if isinstance(known.get(key), str)]
     rest = ",".join(
         key + equals + value for key, equals, value in pairs if key.strip() not in dict(words)
@@ -76,5 +79,4 @@ def _values(given: str, name: str, text: str) -> tuple[tuple[str, float | str], 
     numbers = plugins.parse_parameters(_KIND, f"{name}:{rest}") if rest else {}
     if len(dict(words)) < len(words):
         raise BudgetError(f"KV policy {brief(given)!r}: a parameter is given twice; give it once")
-    what = f"KV policy {name}"
     return (*words, *plugins.with_values(what, known, (), numbers, BudgetError))

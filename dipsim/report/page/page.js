@@ -7,7 +7,7 @@ const panels = [...document.querySelectorAll(".panel")].map((figure) => ({
   hidden: new Set(),
 }));
 
-async function loadPlotly() {
+async function unpackPlotly() {
   const { textContent: text, dataset } = document.getElementById("plotly");
   const digits = new Uint8Array(128);
   [...dataset.alphabet].forEach((letter, i) => { digits[letter.charCodeAt(0)] = i; });
@@ -22,13 +22,14 @@ async function loadPlotly() {
   const packed = new Blob([bytes.subarray(0, Number(dataset.bytes))]).stream();
   const script = document.createElement("script");
   script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
-  document.head.append(script);
+  return script;
 }
 
 async function start() {
-  await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
   try {
-    await loadPlotly();
+    const script = unpackPlotly(); // while the page is painted
+    await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
+    document.head.append(await script);
     for (const { chart } of panels) near.observe(chart);
   } catch (problem) {
     console.error(problem);

@@ -93,10 +93,12 @@ function swatch(trace) {
   return svg;
 }
 
-// A chart is drawn when it comes near, so that a page of many opens at once.
+// A chart is drawn when it comes near, each in a task of its own, so that a page of many opens at
+// once.
 const near = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (isIntersecting) drawFirst(panels.find(({ chart }) => chart === target));
+  for (const { target } of entries.filter(({ isIntersecting }) => isIntersecting)) {
+    const panel = panels.find(({ chart }) => chart === target);
+    setTimeout(() => { if (panel && !panel.drawn) drawFirst(panel); });
   }
 }, { rootMargin: "200px" });
 

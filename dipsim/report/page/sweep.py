@@ -60,8 +60,10 @@ def _answer(runs: Runs) -> str:
         return "No run was possible: the table says why."
     if best is None:
         return "No policy ran that a device can run: all knew the future, or kept nothing."
+    all_runs, failed = len(runs.entries), len(runs.entries) - len(runs.known)
     answer = (
-        f"Fastest of {len(runs.known)} {'run' if len(runs.known) == 1 else 'runs'}: "
+        f"Fastest of {all_runs} {'run' if all_runs == 1 else 'runs'}"
+        f"{f', {failed} failed' if failed else ''}: "
         f"{rate_text(best.rate)} tokens/s with "
         f"{share_text(best.hit_rate)} of the active bytes in DRAM{_apart(runs.named(best))}."
     )

@@ -162,7 +162,12 @@ def time(runs: Runs) -> Section:
     text = "Exposed time: how much each resource adds to the time of a token."
     few = len(runs.able) > len(rows)
     note = f"The {len(rows)} fastest runs that a device can make." if few else ""
-    return Section(heading, [text], [Panel({"": chart}, note)])
+    times = [
+        [Cell(row), *(Cell(f"{show_number(length, 3)} ms", length) for length in lengths)]
+        for row, lengths in zip(rows, zip(*parts.values(), strict=True), strict=True)
+    ]
+    table = Table("", ["run", *parts], times, frozenset(range(1, len(parts) + 1)))
+    return Section(heading, [text], [Panel({"": chart}, note)], [table])
 
 
 def budgets(runs: Runs) -> Section:

