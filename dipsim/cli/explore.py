@@ -11,6 +11,7 @@ from dipsim.cli.app import command
 @command(
     "Replay a trace on a device",
     "dipsim explore smollm2-chat",
+    "dipsim explore budgets.db --no-browser",
 )
 def explore(
     source: Annotated[
