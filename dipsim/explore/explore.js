@@ -229,6 +229,16 @@ function drawNext() {
   if (waiting.size) setTimeout(drawNext);
 }
 
+// The script that draws charts takes a browser a while: it is read behind the first figures.
+let plotly = null;
+
+function loadPlotly() {
+  if (plotly) return;
+  plotly = make("script", { src: "plotly.min.js" });
+  plotly.addEventListener("load", () => panels.forEach(({ chart }) => near.observe(chart)));
+  requestAnimationFrame(() => setTimeout(() => document.head.append(plotly)));
+}
+
 // A grid of charts whose figures change in place.
 function grid(id, order = null) {
   const known = new Map();
@@ -268,6 +278,7 @@ function grid(id, order = null) {
   }
   // `whole`: what is not among the figures is taken away; otherwise it is greyed, or left as it is.
   function update(figures, whole, greyed = false) {
+    loadPlotly();
     const names = new Set(figures.map(({ name }) => name));
     for (const [name, panel] of [...known]) {
       if (names.has(name)) continue;
@@ -550,8 +561,6 @@ $("reset").addEventListener("click", () => {
 });
 window.addEventListener("hashchange", () => { restore(); changed(); });
 
-// Figures do not wait for the script that draws the charts.
-if (!window.Plotly) $("plotly").addEventListener("load", () => panels.forEach(({ chart }) => near.observe(chart)));
 restore();
 changed();
 askMethods();

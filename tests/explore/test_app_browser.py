@@ -229,6 +229,7 @@ def test_a_phone_needs_no_sideways_scroll(opened: Callable[..., Opened]) -> None
 def test_paper_is_light_and_has_every_chart(opened: Callable[..., Opened]) -> None:
     shown = opened(color_scheme="dark")
     page = shown.page
+    page.wait_for_selector(".chart .main-svg", state="attached")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert shown.count(".chart") == shown.count(".chart:has(.main-svg)")
     page.emulate_media(media="print")
