@@ -112,7 +112,9 @@ def study(
     asked |= {**given, **_one("model", model), **_one("trace", trace)}
     if override:
         asked["overrides"] = override_pairs(override)
-    results = _run(name, {**asked, **read_changes(change or (), "--set")}, store, workers, dask)
+    results, inputs = _run(
+        name, {**asked, **read_changes(change or (), "--set")}, store, workers, dask
+    )
     if picture is not None:
         report.picture_of(results, picture)
     if table is not None:
@@ -121,7 +123,11 @@ def study(
         pages.write(report.page_of_studies(results), *page)
     if as_json:
         values = [each.to_dict() for each in results]
-        print_report(values[0] if name != ALL else {"studies": values}, units=report.UNITS)
+        print_report(
+            values[0] if name != ALL else {"studies": values},
+            units=report.UNITS,
+            **_about(results, inputs),
+        )
         return
     for each in results:
         show(report.render(each))
@@ -131,8 +137,9 @@ def study(
 
 def _run(
     name: str, changes: dict[str, Any], store: str | None, workers: int | None, dask: str | None
-) -> list[Any]:
-    """Return the results of studies, which are planned before the first one is run."""
+) -> tuple[list[Any], Any]:
+    """Return the results of studies, which are planned before the first one is run, and what opened
+    their traces and profiles."""
     with SweepProgress(lines=False) as progress:
         from dipsim.analysis.study import STORE, plan_all, plan_study, run_study
         from dipsim.store import Store
@@ -145,7 +152,23 @@ def _run(
         everything = name == ALL
         plans = plan_all(changes, inputs) if everything else [plan_study(name, changes, inputs)]
         with Store.open(STORE if store is None else Path(store), create=True) as opened:
-            return [run_study(plan, opened, executor, progress) for plan in plans]
+            return [run_study(plan, opened, executor, progress) for plan in plans], inputs
+
+
+def _about(results: list[Any], inputs: Any) -> dict[str, Any]:
+    """Return the trace, where there is one, and the devices of studies."""
+    cells = [cell.options for each in results for cell in each.cells]
+    traces = {options.get("trace") for options in cells}
+    overrides = results[0].fixed.get("overrides", ())
+    devices = {
+        profile: inputs.profile({"profile": profile, "overrides": overrides})
+        for profile in dict.fromkeys(options["profile"] for options in cells)
+    }
+    trace = traces.pop() if len(traces) == 1 else None
+    return {
+        "trace": None if trace is None else inputs.trace(trace),
+        "profiles": list(devices.values()),
+    }
 
 
 def _one(key: str, value: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _given_input(density: float, split: str) -> tuple[float, float]:
     least, most = max((3 * density - 1) / 2, 0.0), min(3 * density / 2, 1.0)
     if not least <= entering <= most:
         raise MethodError(
-            f"split {split!r}: use {', '.join(SPLITS)}, or the density of the input, at density "
+            f"split {split!r}: use {' or '.join(SPLITS)}, or the density of the input, at density "
             f"{density:g} from {least:.4g} to {most:.4g}"
         )
     return entering, round(3 * density - 2 * entering, 12)

@@ -6,11 +6,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from dipsim.analysis.study import StudyResult, titles
-from dipsim.report import sweep_tables
+from dipsim.report import results, sweep_tables
 from dipsim.report.page import drawing
 from dipsim.report.page.studies import page_of_studies
 from dipsim.report.pictures import Sheet
-from dipsim.report.results import UNITS, records
+from dipsim.report.results import UNITS
 from dipsim.report.tables import Table, line, marks_of
 
 __all__ = ["UNITS", "listing", "page_of_studies", "picture_of", "plot", "records", "render"]
@@ -22,6 +22,19 @@ def listing() -> Table:
     for name, title in titles().items():
         table.add_row(name, title)
     return table
+
+
+def records(result: StudyResult) -> list[dict[str, Any]]:
+    """Return a row for each cell: what all cells have, the axes, and figures."""
+    names = [name for name in ("trace", "method", *result.fixed) if name not in result.axes]
+    return [
+        {**{name: _plain(result.fixed.get(name, cell.options.get(name))) for name in names}, **row}
+        for cell, row in zip(result.cells, results.records(result), strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return _setting(value) if isinstance(value, Mapping) else value
 
 
 def render(result: StudyResult) -> RenderableType:
@@ -46,10 +59,10 @@ def plot(result: StudyResult, sheet: Sheet) -> Any:
     return picture_of([result], sheet)
 
 
-def picture_of(results: Sequence[StudyResult], sheet: Sheet) -> Any:
+def picture_of(studies: Sequence[StudyResult], sheet: Sheet) -> Any:
     """Draw the charts of studies; return the matplotlib figure.
 
     Raises:
         DipsimError: they have none, or the file cannot be written.
     """
-    return drawing.draw(page_of_studies(results), sheet)
+    return drawing.draw(page_of_studies(studies), sheet)

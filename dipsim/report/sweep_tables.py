@@ -54,7 +54,8 @@ def table(shown: Shown) -> Table:
         columns.text(shown.across, each) if shown.across else columns.head(each)
         for each in shown.columns
     ]
-    right = range(len(names), len(names) + len(heads))
+    numbers = [i for i, axis in enumerate(axes) if _of_numbers(shown, axis)]
+    right = [*numbers, *range(len(names), len(names) + len(heads))]
     made = Table(*names, *map(Text, heads), right=right)
     for place, fields in shown.lines:
         at = dict(zip(shown.rows, place, strict=True))
@@ -77,6 +78,11 @@ def _known(shown: Shown) -> Shown:
         return shown
     lines = tuple((place, tuple(fields[i] for i in kept)) for place, fields in shown.lines)
     return replace(shown, columns=tuple(shown.columns[i] for i in kept), lines=lines)
+
+
+def _of_numbers(shown: Shown, axis: str) -> bool:
+    place = shown.rows.index(axis)
+    return all(isinstance(at[place], int | float) for at, _ in shown.lines)
 
 
 def _varies(shown: Shown, axis: str) -> bool:

@@ -46,8 +46,9 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in OPTIONS and (name not in TAKES or kind in TAKES[name])
     }
     fitted = kind in _CALIBRATED or settings.get("selection") == "threshold"
-    if not fitted and settings.get("skip_layers") is None:
-        settings.pop("calibrate_tokens", None)
+    settings.pop("calibrate_tokens", None)
+    if "calibrate_tokens" in given and (fitted or settings.get("skip_layers") is not None):
+        settings["calibrate_tokens"] = given["calibrate_tokens"]
     settings.setdefault("method", "dense")
     masks = {name: given[name] for name in LOOP if name in given}
     if kind == "dense":

@@ -204,7 +204,7 @@ AXES = {
     },
     "study policies t.npz -p phone.yaml --policy lru --cache-fraction .5": {
         "trace": "t.npz",
-        "profile": "phone",
+        "profile": "phone.yaml",
         "policy": "lru",
         "method": "dip",
         "cache_fraction": "0.5",

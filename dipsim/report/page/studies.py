@@ -25,9 +25,9 @@ def page_of_studies(results: Sequence[StudyResult]) -> Page:
     done = [cell for cell in cells if cell.figures is not None]
     marks = list(dict.fromkeys(mark for cell in cells for mark in cell.marks))
     sections = [section for result in results for section in _sections(result)]
-    listed = f"{len(results)} studies: " if len(results) > 1 else f"Study {results[0].name}: "
+    named = f"Study {results[0].name} of {_subject(results[0])}"
     return Page(
-        title=listed + f"{len(cells)} runs",
+        title=f"{named if len(results) == 1 else f'{len(results)} studies'}: {len(cells)} runs",
         answer=_answer(results),
         tiles=[
             Tile("studies", str(len(results))),
@@ -37,6 +37,11 @@ def page_of_studies(results: Sequence[StudyResult]) -> Page:
         footer=f"dipsim {version('dipsim')}",
         marks=marks,
     )
+
+
+def _subject(result: StudyResult) -> str:
+    """Return what a study replays or judges."""
+    return brief(str(result.fixed.get("trace") or result.fixed.get("model") or "several"), 60)
 
 
 def _answer(results: Sequence[StudyResult]) -> str:
