@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 import dipsim
+import explorer
 import page_examples
 import pictures
 from dipsim.sweep.slurm import SlurmJobs, read_slurm
@@ -153,7 +154,15 @@ def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
             assert sum(f"--plot {name}.svg" in command for command in commands) == 1, name
             shown.add(name)
     files = {path.name for path in PICTURES.iterdir()}
-    assert files == {f"{name}-{theme}.svg" for name in shown for theme in ("light", "dark")}
+    drawn = {f"{name}-{theme}.svg" for name in shown for theme in ("light", "dark")}
+    assert files == drawn | {f"{explorer.NAME}-{theme}.png" for theme in explorer.THEMES}
+
+
+@pytest.mark.parametrize("theme", explorer.THEMES)
+def test_the_pictures_of_the_explorer_are_small_and_shown(theme: str) -> None:
+    name = f"{explorer.NAME}-{theme}.png"
+    assert (PICTURES / name).stat().st_size < 150_000
+    assert f"pictures/{name}" in (DOCS / "exploring.md").read_text()
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ ROWS = (
     ("analysis", "validate", "disk"),
     ("lm",),
     ("report",),
+    ("explore",),
     ("cli",),
     ("__main__",),
 )

@@ -119,6 +119,11 @@ class ActiveSets:
         if not self.method.cache_aware and self.packed_bytes <= HELD_BYTES:
             self.hold()
 
+    def share(self, other: "ActiveSets") -> None:
+        """Use the sets that another one holds, which are the same: of the same tokens, method and
+        rules of reset and prefill."""
+        self._held, self._held_shares = other._held, other._held_shares
+
     def no_shares(self) -> NDArray[np.float32]:
         """float32[tokens, layers, groups, 3]: shares of the score mass and of the energy that are
         kept, 1 until something is dropped, and the relative error of the layer's output, nan if it

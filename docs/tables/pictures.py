@@ -1,6 +1,6 @@
 """Draw all pictures of README and of the pages, each for light and for dark backgrounds.
 
-    python docs/tables/pictures.py [--to FOLDER] [PAGE ...]     writes docs/pictures/*.svg
+    python docs/tables/pictures.py [--to FOLDER] [PAGE ...]     writes docs/pictures/*
 
 A page shows a picture where its Markdown has ``pictures/NAME-light.svg``, and one of its commands
 draws it with ``--plot NAME.svg``. So the examples of the page are run, until all its pictures are
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import beside_frontier
 
+import explorer
 import page_examples
 import rate_against_dram
 
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--to", metavar="FOLDER", type=Path, default=DOCS / "pictures")
     given = parser.parse_args()
     if not given.pages:
-        for write in OWN.values():
+        for write in (*OWN.values(), explorer.write):
             write(given.to)
     for page in given.pages or sorted(DOCS.glob("*.md")):
         if drawn_by_commands(page):

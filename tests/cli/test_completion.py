@@ -44,7 +44,7 @@ def completed(line: str, shell: str = "bash") -> tuple[list[str], set[str]]:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("dipsim exp", ["export", "explain"]),
+        ("dipsim exp", ["explore", "export", "explain"]),
         ("dipsim run smol", ["smollm2-chat", "smollm2-kv"]),
         ("dipsim run t.npz --policy lfu", ["lfu", "lfu-decay", "lfu-resident"]),
         ("dipsim run t.np", []),  # then the shell offers files

@@ -101,6 +101,11 @@ method = dipsim.PruningMethod("mine", ("glu",), rank=largest, cache_aware=False)
 """A method of a user's own, beside the policy in the folder's ``mine.py``."""
 
 
+def interrupted(*_: Any, **__: Any) -> None:
+    """End what would go on until it is interrupted."""
+    raise KeyboardInterrupt
+
+
 def example(name: str, line: str) -> Any:
     """An example to test; those that compile or make much are slow tests."""
     slow = "--check" in line or name in ("validate", "synth", "lora", "eval")
@@ -118,6 +123,9 @@ def test_examples_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if name == "explore":
+        monkeypatch.setattr("uvicorn.Server.run", interrupted)
+        monkeypatch.setattr("webbrowser.open", print)
     for file in shop.iterdir():
         (tmp_path / file.name).symlink_to(file)
     program, command, *_ = shlex.split(line)

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from dipsim.report.page import html, markdown
 from dipsim.report.page.model import Bars, Chart, Heat, Lines, Page, Series
 from dipsim.report.page.output import figures_of
-from dipsim.report.page.plots import plot
+from dipsim.report.page.plots import plotted
 from dipsim.report.page.source import open_page, page_of
 from dipsim.simulate import simulate
 from tools.reported import HOSTILE, cell, figures, fill_store, thousand
@@ -180,8 +180,7 @@ def test_every_link_leads_somewhere(page: Page, tmp_path: Path) -> None:
 
 def test_a_line_is_drawn_with_its_interval() -> None:
     series = Series("a", [1.0, 2.0, 3.0], [4.0, None, 6.0], [3.0, None, 7.0], [6.0, None, 9.0])
-    figure = plot(Lines("title", "x", "y", [series]))
-    assert isinstance(figure, go.Figure)
+    figure = go.Figure(plotted(Lines("title", "x", "y", [series])))
     (trace,) = figure.data
     assert trace.x == (1.0, 2.0, 3.0)
     assert trace.y == (4.0, None, 6.0)
@@ -192,11 +191,13 @@ def test_a_line_is_drawn_with_its_interval() -> None:
 
 
 def test_bars_and_maps_are_drawn() -> None:
-    bars = plot(Bars("title", "ms", ["a", "b"], {"flash": [1.0, 2.0], "DRAM": [3.0, 4.0]}))
+    parts = {"flash": [1.0, 2.0], "DRAM": [3.0, 4.0]}
+    bars = go.Figure(plotted(Bars("title", "ms", ["a", "b"], parts)))
     assert [trace.x for trace in bars.data] == [(1.0, 2.0), (3.0, 4.0)]
     assert bars.layout.barmode == "stack"
     assert bars.layout.yaxis.ticktext == ("a", "b")
-    (trace,) = plot(Heat("t", "x", "y", ["1", "2"], ["a"], [[1.0, None]], "tokens/s")).data
+    heat = Heat("t", "x", "y", ["1", "2"], ["a"], [[1.0, None]], "tokens/s")
+    (trace,) = go.Figure(plotted(heat)).data
     assert trace.z == ([1.0, None],)
     assert trace.hovertext == (["x 1, y a: 1 tokens/s", "x 2, y a: - tokens/s"],)
     assert trace.text == (["1", ""],)
@@ -212,13 +213,13 @@ def test_bars_and_maps_are_drawn() -> None:
     ids=lambda chart: type(chart).__name__,
 )
 def test_no_name_becomes_a_tag_of_a_chart(chart: Chart) -> None:
-    text = json.dumps(json.loads(plot(chart).to_json())).replace("<br>", "")
+    text = json.dumps(plotted(chart)).replace("<br>", "")
     assert not set("<>") & set(text)
     assert "%{" not in text.replace("%{text}", "")
 
 
 def test_a_chart_of_many_lines_tells_them_apart() -> None:
     many = [Series(str(i), [1.0], [float(i)]) for i in range(16)]
-    traces = plot(Lines("", "x", "y", many)).data
+    traces = go.Figure(plotted(Lines("", "x", "y", many))).data
     looks = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces}
     assert len(looks) == 16

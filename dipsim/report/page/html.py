@@ -6,14 +6,13 @@ import hashlib
 import json
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dipsim.errors import DipsimError, printable
+from dipsim.report.page import FOLDER
 from dipsim.report.page.model import Bars, Chart, Heat, Page, Panel, Table
-from dipsim.report.page.plots import MISSING, plot
+from dipsim.report.page.plots import MISSING, plotted
 
-_FOLDER = Path(__file__).parent
 _DIGITS = bytes.maketrans(b"<>&", b",/.")
 """Digits of base 85 that HTML would take for its own, and others in their place."""
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=/?@^_`{|}~"
@@ -46,10 +45,10 @@ def render(page: Page) -> str:
         from markupsafe import Markup
     except ModuleNotFoundError:
         raise DipsimError(MISSING) from None
-    own = (_FOLDER / "page.js").read_text("utf-8")
+    own = "".join((FOLDER / name).read_text("utf-8") for name in ("shared.js", "page.js"))
     packed = bundle()
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER, encoding="utf-8"),
+        loader=FileSystemLoader(FOLDER, encoding="utf-8"),
         autoescape=True,
         finalize=_harmless,
         keep_trailing_newline=True,
@@ -60,7 +59,7 @@ def render(page: Page) -> str:
         described=described,
         values=_values,
         plotted=lambda panel: Markup(_plotted(panel)),  # noqa: S704 - no character of HTML is in it
-        style=Markup((_FOLDER / "style.css").read_text("utf-8")),  # noqa: S704
+        style=Markup((FOLDER / "style.css").read_text("utf-8")),  # noqa: S704
         script=Markup(own),  # noqa: S704
         hashes=Markup(f"'{_digest(own)}' '{packed.digest}'"),  # noqa: S704
         bundle=packed,
@@ -101,7 +100,7 @@ def described(chart: Chart) -> str:
 
 def _plotted(panel: Panel) -> str:
     """Return the charts of a panel as JSON by their names, without a character of HTML."""
-    charts = {name: json.loads(plot(chart).to_json()) for name, chart in panel.charts.items()}
+    charts = {name: plotted(chart) for name, chart in panel.charts.items()}
     return json.dumps(charts, separators=(",", ":"), allow_nan=False).translate(_HARMLESS)
 
 

@@ -1,20 +1,18 @@
-"""Charts as plotly figures, which a page and the explorer show; plotly loads with the first one.
+"""Charts as plotly's script draws them, in a page and in the explorer.
 
-Figures hold data and the names of axes; colours of text and ground are the page's. Names may be
+They hold data and the names of axes; colours of text and ground are the page's. Names may be
 anybody's: plotly reads some tags in texts, so none is left in them.
 """
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from textwrap import wrap
+from typing import Any
 
-from dipsim.errors import DipsimError, printable
+from dipsim.errors import printable
 from dipsim.report.page.model import Bars, Chart, Heat, Lines, Series
 from dipsim.report.pictures import COLOURS, short
 from dipsim.units import show_number
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "cross", "star", "x")
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot", "solid", "dash")
@@ -22,23 +20,16 @@ _MOST_TEXTS = 14
 """Columns of a map up to which its fields show their values."""
 _LONGEST = 32
 """Characters of a name beside a chart."""
+_MOST_UPRIGHT, _UPRIGHT = 6, 14
+"""Names below a chart that stand upright, and the characters of a line of theirs."""
 MISSING = "a page needs plotly and Jinja2: pip install 'dipsim[report]'"
 
 
-def plot(chart: Chart) -> "Figure":
-    """Return a chart as a plotly figure.
-
-    Raises:
-        DipsimError: plotly is not installed.
-    """
-    try:
-        import plotly.graph_objects as go
-    except ModuleNotFoundError:
-        raise DipsimError(MISSING) from None
-    drawn = {Lines: _lines, Bars: _bars, Heat: _heat}[type(chart)](chart)  # type: ignore[operator]
-    figure = go.Figure(**drawn)
-    figure.update_layout(template="none", title_text=plain(chart.title), height=_height(chart))
-    return figure
+def plotted(chart: Chart) -> dict[str, Any]:
+    """Return ``data`` and ``layout`` of a chart, plain values as plotly's script draws them."""
+    drawn: dict[str, Any] = {Lines: _lines, Bars: _bars, Heat: _heat}[type(chart)](chart)  # type: ignore[operator]
+    heading = {"title": {"text": plain(chart.title)}, "height": _height(chart)}
+    return {**drawn, "layout": {**drawn["layout"], **heading}}
 
 
 def _height(chart: Chart) -> int:
@@ -55,9 +46,24 @@ def _lines(chart: Lines) -> dict[str, Any]:
     traces = [_trace(chart, i, series) for i, series in enumerate(chart.series)]
     named = any(isinstance(x, str) for series in chart.series for x in series.x)
     x: dict[str, Any] = {"title": {"text": plain(chart.across)}, "automargin": True}
-    x |= {"type": "category"} if named else {"type": "linear"}
+    x |= _categories(chart) if named else {"type": "linear"}
     y = {"title": {"text": plain(chart.up)}, "rangemode": "tozero", "automargin": True}
     return {"data": traces, "layout": {"xaxis": x, "yaxis": y, "hovermode": "closest"}}
+
+
+def _categories(chart: Lines) -> dict[str, Any]:
+    """Return an axis of names; a few stand upright, on several lines."""
+    listed = (x for series in chart.series for x in series.x if isinstance(x, str))
+    names = [short(name, _LONGEST) for name in dict.fromkeys(listed)]
+    if len(names) > _MOST_UPRIGHT:
+        return {"type": "category"}
+    texts = ["<br>".join(map(plain, wrap(name, _UPRIGHT))) for name in names]
+    return {
+        "type": "category",
+        "tickvals": list(map(plain, names)),
+        "ticktext": texts,
+        "tickangle": 0,
+    }
 
 
 def _trace(chart: Lines, i: int, series: Series) -> dict[str, Any]:

@@ -34,8 +34,13 @@ from dipsim.report.page.texts import (
 from dipsim.units import BYTES, show_number
 
 
-def page_of_run(result: SavedResult) -> Page:
-    """Return the page of a run; a section whose figures its JSON lacks is left out."""
+def page_of_run(result: SavedResult, *, repeated: bool = True) -> Page:
+    """Return the page of a run; a section whose figures its JSON lacks is left out.
+
+    Args:
+        result: the run.
+        repeated: with what repeats it.
+    """
     sections = [
         _held_against(result),
         _time(result),
@@ -44,7 +49,7 @@ def page_of_run(result: SavedResult) -> Page:
         _groups(result),
         _every_figure(result),
         caveats(result.marks, _caveats(result)),
-        _configuration(result),
+        _configuration(result) if repeated else Section(""),
     ]
     return Page(
         title_of(result),
@@ -120,7 +125,7 @@ def _held_against(result: SavedResult) -> Section:
     notes = ["" if interval is None else _between(interval), *[""] * (len(drawn) - 1)]
     none = [None] * (len(drawn) - 1)
     series = Series("rate", list(drawn), list(drawn.values()), [low, *none], [high, *none], notes)
-    chart = Lines("Tokens per second", "", "tokens/s", [series], joined=False)
+    chart = Lines("Rate in the same memory", "", "tokens/s", [series], joined=False)
     rows = [
         [Cell(name), Cell(show_number(rate), rate), Cell(*_times(own, rate))]
         for name, rate in drawn.items()

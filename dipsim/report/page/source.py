@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dipsim.errors import DipsimError, brief
 from dipsim.files import path_of, read_json
@@ -35,7 +35,7 @@ def open_page(source: str | os.PathLike[str], sweep: str | None = None) -> Page:
         raise DipsimError(
             f"{path}: no such file; give the store of a sweep, or what dipsim run --json prints"
         )
-    if _is_store(path):
+    if is_store(path):
         return _page_of_store(path, sweep)
     if sweep is not None:
         raise DipsimError(f"--sweep {brief(sweep)}: {path} is no store; drop it")
@@ -55,7 +55,8 @@ def page_of(result: Mapping[str, Any], name: str = "result") -> Page:
     return page_of_run(read_result(name, result))
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
+    """Return whether a file is a store of sweeps, by its first bytes."""
     try:
         with open(path, "rb") as file:
             return file.read(len(_SQLITE)) == _SQLITE
@@ -63,7 +64,26 @@ def _is_store(path: Path) -> bool:
         return False  # the reader of JSON says why
 
 
-def _page_of_store(path: Path, wanted: str | None) -> Page:
+class StoredRuns(NamedTuple):
+    """Finished cells of a sweep, as a page reads them."""
+
+    title: str
+    axes: tuple[str, ...]
+    entries: list[Entry]
+    asked: int
+    """Number of its cells, finished or not."""
+
+
+def read_store(path: Path, wanted: str | None = None) -> StoredRuns:
+    """Return the finished cells of a sweep.
+
+    Args:
+        path: the store.
+        wanted: name of the sweep; needed where it has several.
+
+    Raises:
+        DipsimError: no store, no such sweep, nothing finished, or more than `MOST_CELLS`.
+    """
     with Store.open(path) as store:
         sweep = _chosen(path, store.sweeps(), wanted)
         if sweep.cells > MOST_CELLS:
@@ -72,10 +92,13 @@ def _page_of_store(path: Path, wanted: str | None) -> Page:
                 f"{MOST_CELLS}: report a smaller sweep, or see dipsim results"
             )
         cells = store.cells(sweep.name)
-    title = sweep.title or sweep.name
-    return page_of_sweep(
-        brief(title, 120), list(map(_entry, cells)), sweep.cells, version("dipsim")
-    )
+    title = brief(sweep.title or sweep.name, 120)
+    return StoredRuns(title, sweep.axes, list(map(_entry, cells)), sweep.cells)
+
+
+def _page_of_store(path: Path, wanted: str | None) -> Page:
+    title, _, entries, asked = read_store(path, wanted)
+    return page_of_sweep(title, entries, asked, version("dipsim"))
 
 
 def _chosen(path: Path, sweeps: list[StoredSweep], wanted: str | None) -> StoredSweep:

@@ -1,0 +1,1 @@
+"""The explorer: a local app in which a browser's page asks the simulator, figure by figure."""
