@@ -21,6 +21,7 @@ import yaml
 
 import dipsim
 import explorer
+import gallery_pictures
 import page_examples
 import pictures
 from dipsim.sweep.slurm import SlurmJobs, read_slurm
@@ -155,7 +156,8 @@ def test_every_picture_is_drawn_by_a_command_of_its_page() -> None:
             shown.add(name)
     files = {path.name for path in PICTURES.iterdir()}
     drawn = {f"{name}-{theme}.svg" for name in shown for theme in ("light", "dark")}
-    assert files == drawn | {f"{explorer.NAME}-{theme}.png" for theme in explorer.THEMES}
+    screens = {f"{explorer.NAME}-{theme}.png" for theme in explorer.THEMES}
+    assert files == drawn | screens | {*gallery_pictures.NAMES}
 
 
 @pytest.mark.parametrize("theme", explorer.THEMES)

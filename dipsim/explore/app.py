@@ -54,6 +54,7 @@ class App:
         files = {
             "explore.css": (_FOLDER / "explore.css", "text/css"),
             "explore.js": (_FOLDER / "explore.js", "text/javascript"),
+            "figures.js": (_FOLDER / "figures.js", "text/javascript"),
             "style.css": (REPORT / "style.css", "text/css"),
             "shared.js": (REPORT / "shared.js", "text/javascript"),
             "plotly.min.js": (plotly_script(), "text/javascript"),

@@ -62,7 +62,8 @@ def _judged(judge: Judge, cell: Planned) -> Cell:
 def _figures(row: Cell) -> Figures:
     """Return the figures of the run beneath, with what the model said of the text."""
     assert row.result is not None, "asked before"
-    own = {name: row.value(name) for name in ("perplexity", "loss", "density")}
+    own = {name: row.value(name) for name in ("perplexity", "loss")}
+    own["density_used"] = row.value("density")
     beside = {name: row.value(name) for name in ("kv", "tokens", "layers") if row.value(name)}
     return {**row.result.figures(), **own, "judged": beside or None}
 

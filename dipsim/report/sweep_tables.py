@@ -1,6 +1,6 @@
 """The tables that a sweep says it shows, as text."""
 
-from collections import Counter
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from dipsim.report.tables import Table, line
 from dipsim.sweep.sweep import SweepResult
 
 _MOST_REASONS = 5
+_NUMBER = re.compile(r"\d[\d.]*")
 
 
 def render(result: SweepResult) -> Iterator[RenderableType]:
@@ -30,7 +31,7 @@ def render(result: SweepResult) -> Iterator[RenderableType]:
     if result.note:
         yield line()
         yield line(result.note)
-    yield from reasons(result)
+    yield from map(line, reasons(result))
 
 
 def _heading(shown: Shown) -> str:
@@ -90,10 +91,16 @@ def _varies(shown: Shown, axis: str) -> bool:
     return len({str(at[place]) for at, _ in shown.lines}) > 1
 
 
-def reasons(result: SweepResult) -> Iterator[RenderableType]:
-    """Yield why cells are empty, each reason once."""
-    found = Counter(cell.why for cell in result.cells if cell.figures is None)
-    for why, _ in found.most_common(_MOST_REASONS):
-        yield line(f"-: {brief(why, 200)}")
+def reasons(result: SweepResult) -> list[str]:
+    """Return why cells are empty: of reasons that differ in numbers alone the first."""
+    found: dict[str, list[str]] = {}
+    for cell in result.cells:
+        if cell.figures is None and cell.why is not None:
+            found.setdefault(_NUMBER.sub("", cell.why), []).append(cell.why)
+    listed = [
+        f"-: {brief(alike[0], 200)}" + (f" ({len(alike)} cells)" if len(alike) > 1 else "")
+        for alike in list(found.values())[:_MOST_REASONS]
+    ]
     if len(found) > _MOST_REASONS:
-        yield line(f"-: {len(found) - _MOST_REASONS} other reasons: dipsim results --failed")
+        listed.append(f"-: {len(found) - _MOST_REASONS} other reasons: dipsim results --failed")
+    return listed

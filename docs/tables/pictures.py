@@ -16,6 +16,7 @@ from pathlib import Path
 import beside_frontier
 
 import explorer
+import gallery_pictures
 import page_examples
 import rate_against_dram
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--to", metavar="FOLDER", type=Path, default=DOCS / "pictures")
     given = parser.parse_args()
     if not given.pages:
-        for write in (*OWN.values(), explorer.write):
+        for write in (*OWN.values(), explorer.write, gallery_pictures.write):
             write(given.to)
     for page in given.pages or sorted(DOCS.glob("*.md")):
         if drawn_by_commands(page):

@@ -5,17 +5,23 @@ site has a switch, so there both pictures stand on the page and the theme shows 
 As Markdown, their links are also checked when the site is built. Each leads to the picture alone,
 which is larger.
 
-GitHub shows a notebook; the site makes a page of it.
+GitHub shows a notebook; the site makes a page of it. The reports of the gallery are made with the
+site, as each is a file of its own.
 """
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pygments.lexers.shell import BashSessionLexer
+
+sys.path.insert(0, str(Path(__file__).parent))  # mkdocs loads a hook as a file alone
+import gallery
 
 BashSessionLexer._ps1rgx = re.compile(r"^(\$ )(.*\n?)")
 """What is typed in a terminal stands after ``$``; as it comes, ``a:b 81%`` counts as typed too."""
@@ -31,10 +37,12 @@ NOTEBOOK = "examples.ipynb"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the page of the notebook, under its name."""
+    """Add the page of the notebook, under its name, and the reports of the gallery."""
     notebook = files.get_file_from_path(NOTEBOOK)
     page = "\n\n".join(notebook_parts(json.loads(notebook.content_string)))
     files.append(File.generated(config, NOTEBOOK.replace(".ipynb", ".md"), content=page))
+    for path, report in gallery.reports():
+        files.append(File.generated(config, path, content=report))
     return files
 
 

@@ -11,8 +11,7 @@ from dipsim.report import columns
 from dipsim.report.page.axes import varying
 from dipsim.report.page.caveats import caveats
 from dipsim.report.page.model import Cell, Chart, Lines, Page, Panel, Section, Series, Table, Tile
-
-_MOST_REASONS = 5
+from dipsim.report.sweep_tables import reasons
 
 
 def page_of_studies(results: Sequence[StudyResult]) -> Page:
@@ -46,17 +45,21 @@ def _subject(result: StudyResult) -> str:
 
 def _answer(results: Sequence[StudyResult]) -> str:
     if len(results) == 1:
-        return f"{results[0].title.capitalize()}."
-    return "Each study has its tables and, where an axis goes across, their charts."
+        return f"{_sentence(results[0].title)}."
+    return f"{len(results)} studies of {_subject(results[0])}, each with its tables and charts."
+
+
+def _sentence(title: str) -> str:
+    """Return a title with its first letter as a sentence has it."""
+    return title[:1].upper() + title[1:]
 
 
 def _sections(result: StudyResult) -> list[Section]:
     shown = tables_of(result.tables, result.axes, result.cells)
     fixed = ", ".join(f"{name} {value}" for name, value in sorted(result.fixed.items()))
-    reasons = dict.fromkeys(cell.why or "" for cell in result.cells if cell.figures is None)
-    texts = [f"{result.title.capitalize()}. {fixed}."]
+    texts = [f"{_sentence(result.title)} ({fixed})"]
     texts += [result.note] if result.note else []
-    texts += [f"-: {brief(why, 200)}." for why in list(reasons)[:_MOST_REASONS]]
+    texts += reasons(result)
     charts = {_named(each): chart for each in shown if (chart := _chart(each)) is not None}
     panels = [Panel(charts)] if charts else []
     return [Section(result.name, texts, panels, [_table(each) for each in shown])]
