@@ -152,13 +152,15 @@ def prepare(
     cache_policy = load_policy(settings.policy if policy is None else policy)
     # The units that tokens need: known beforehand, or chosen in the replay, by what is in DRAM
     opened = trace_of(trace, model, settings)
+    if settings.prompt is not None and settings.context is None and isinstance(opened, Trace):
+        settings = settings.model_copy(update={"context": settings.prompt})  # it stands beside
     parts = settings.tokens, settings.layers, settings.sequence
     part = opened.clustered(settings.cluster).part(*parts).deeper(settings.depth or 0)
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
     ready = build_method(part, settings, geometry, method)
     resolved = {"method": settings.method or ready.name, "backend": backend}
-    context = context_of(part.rows, geometry, settings)
+    context = context_of(part.rows, geometry, settings.context)
     engine, flash = device.backend(settings.backend)[1], FlashCost(find_flash(device, settings.io))
     speeds = Speeds(flash.sequential_bandwidth, engine.compute)
     beside = plan_beside(part, geometry, settings, context, speeds, decided)

@@ -20,7 +20,6 @@ from dipsim.model import ATTENTION, Model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
-from dipsim.settings import Settings
 from dipsim.systems import NOTHING, Beside
 from dipsim.trace import Tokens
 from dipsim.units import BYTES
@@ -50,7 +49,7 @@ def plan_budget(
     model, settings = placement.model, sets.settings
     _check_flash(device, model)
     groups = group_sizes(placement)
-    context, kv = context_of(sets.tokens, model, settings), 0.0
+    context, kv = context_of(sets.tokens, model, settings.context), 0.0
     kv_buffer = kv_index = 0.0
     if beside.kv is not None:
         kv, kv_buffer = beside.kv.dram_bytes, beside.kv.buffer_bytes
@@ -166,13 +165,11 @@ def group_sizes(placement: Placement) -> list[GroupSize]:
     return [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(placement.method.groups)]
 
 
-def context_of(tokens: Tokens, model: Model | None, settings: Settings) -> int:
-    """Return the tokens the budget holds KV for: those of ``context``, else of ``prompt``, else the
-    longest sequence, at most the model's context."""
-    if settings.context is not None:
-        return settings.context
-    if settings.prompt is not None:
-        return max(settings.prompt, 1)
+def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
+    """Return the tokens the budget holds KV for: those of the option, else the longest sequence,
+    at most the model's context."""
+    if option is not None:
+        return option
     longest = int(tokens.position.max()) + 1
     return longest if model is None or model.context is None else min(longest, model.context)
 
@@ -276,7 +273,7 @@ def grown(budget: Budget, sets: ActiveSets, placement: Placement, beside: Beside
             f"--kv grow: {sets.trace.name} does not say which model it is from, so the size of its "
             "KV is not known; pass --model NAME or FILE"
         )
-    context = context_of(sets.tokens, model, settings)
+    context = context_of(sets.tokens, model, settings.context)
     held = tokens_held(sets.tokens, sets.rows[0], context)
     kv_cache = beside.kv
     if kv_cache is None:

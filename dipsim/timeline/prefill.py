@@ -125,7 +125,9 @@ def time_prefill(
     if not run.authors:
         inside = np.minimum(ends, len(tokens) - 1)
         followed = (ends < len(tokens)) & tokens.decode[inside] & ~tokens.begins_sequence()[inside]
-        firsts = seconds[followed] + first_tokens(tokens.last_of_step(ends[followed]))
+        firsts = seconds[followed]
+        if len(firsts):
+            firsts = firsts + first_tokens(tokens.last_of_step(ends[followed]))
     prefill = tokens.phase == PREFILL
     batches = Prefill(
         tokens=int(prefill.sum()),

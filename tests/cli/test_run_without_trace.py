@@ -57,7 +57,6 @@ def test_files_that_are_written(dipsim: Dipsim, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("run t.npz -p snapdragon8 --prompt 4", "--prompt 4 is for a run without a trace"),
         ("run --model llama-3.2-1b -p snapdragon8", "no trace: give one"),
         ("run --model llama-3.2-1b -p snapdragon8 --method dip", "no trace: give one"),
         ("run -p snapdragon8 --method dense", "no trace: dipsim run TRACE"),
