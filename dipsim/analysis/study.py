@@ -132,8 +132,8 @@ def study(
     Args:
         name: one of `STUDIES`.
         trace: path, name of a shipped trace, arrays, or a `Trace`; default: smollm2-chat.
-        profiles: a device, or several; default: those of the study. Objects, as a trace that is
-            one, are for this process alone, not for ``workers``.
+        profiles: a device, or several; default: those of the study. Objects, as a trace or a model
+            that is one, are of this process: neither ``workers`` nor ``dask`` take them.
         methods: names or ``file.py:attribute``, in place of the study's.
         policies: names or ``file.py:attribute``, in place of the study's. Texts of methods and
             policies may be comma lists, as on the command line.
@@ -156,7 +156,7 @@ def study(
     if "model" in given:
         given["model"] = inputs.model_known_as(given["model"])
     if trace is not None:
-        given["trace"] = inputs.known_as(trace)
+        given["trace"] = inputs.trace_known_as(trace)
     if devices := several_names(profiles):
         given["profile"] = [inputs.device_known_as(each) for each in devices]
     for key, names in (("method", methods), ("policy", policies)):

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dipsim.analysis.results import value_of
+from dipsim.settings import concerning
 from dipsim.store import StoredCell
 from dipsim.sweep.file import Table
+from dipsim.sweep.keys import SHARE
 
+_SAME = ("profile", "model", "text", "trace", SHARE, *concerning("budget"))
+"""Axes that are not chosen by who wants the highest rate."""
 Place = tuple[Any, ...]
 """A value of each of some axes."""
 
@@ -44,15 +48,21 @@ def tables_of(
     """
     found: list[Shown] = []
     for table in tables:
-        if table.at_loss:
-            found.append(_at_loss(table, cells))
-            continue
-        own = {*table.rows, table.columns}
-        others = [axis for axis in axes if axis not in own]
+        others = [axis for axis in axes if axis not in (*table.rows, table.columns)]
+        if table.at_loss:  # over all that a user may choose on one device, in one size of memory
+            others = [axis for axis in others if axis in _SAME]
         for apart, part in _grouped(cells, others).items():
-            place = {name: value for name, value in zip(others, apart, strict=True) if value}
-            found += _pivots(table, place, part) if table.columns else [_list(table, place, part)]
+            known = zip(others, apart, strict=True)
+            place = {name: value for name, value in known if value is not None}
+            if table.at_loss:
+                found.append(_at_loss(table, place, part))
+            else:
+                found += _tables(table, place, part)
     return found
+
+
+def _tables(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> list[Shown]:
+    return _pivots(table, apart, cells) if table.columns else [_list(table, apart, cells)]
 
 
 def _grouped(cells: Sequence[StoredCell], axes: Sequence[str]) -> dict[Place, list[StoredCell]]:
@@ -90,7 +100,7 @@ def _pivots(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell])
     return found
 
 
-def _at_loss(table: Table, cells: Sequence[StoredCell]) -> Shown:
+def _at_loss(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> Shown:
     """Return the highest rates at losses above the dense model's perplexity, over all cells of a
     row."""
     done = [cell for cell in cells if isinstance(value_of(cell, "perplexity"), int | float)]
@@ -110,4 +120,4 @@ def _at_loss(table: Table, cells: Sequence[StoredCell]) -> Shown:
             best.append(max((rate for rate in rates if rate is not None), default=None))
         lines.append((place, tuple(best)))
     heads = tuple(f"+{loss:g}" for loss in table.at_loss)
-    return Shown(table.title, "tokens_per_second", {}, table.rows, heads, "", tuple(lines))
+    return Shown(table.title, "tokens_per_second", apart, table.rows, heads, "", tuple(lines))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dipsim.errors import DipsimError
+from dipsim.extras import need
 from dipsim.files import path_of
 from dipsim.hardware import load_profile, profile_names
 from dipsim.trace import trace_names
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dipsim.explore.app import App
     from dipsim.explore.turns import Turns
 
-MISSING = "the explorer needs Starlette, uvicorn, plotly and Jinja2: pip install 'dipsim[explore]'"
 HOST = "127.0.0.1"
 TRACE, PROFILE = "smollm2-chat", "snapdragon8"
 """What is shown where nothing is given."""
@@ -47,13 +47,9 @@ def serve(
     Raises:
         DipsimError: a package is missing, no such trace or device, or the port is taken.
     """
-    try:
-        import jinja2  # noqa: F401
-        import plotly  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn
-    except ModuleNotFoundError:
-        raise DipsimError(MISSING) from None
+    need("the explorer", "explore", "starlette", "uvicorn", "plotly", "jinja2")
+    import uvicorn
+
     from dipsim.explore.turns import Turns
 
     turns = Turns()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,7 +43,12 @@ def judge(cells: Sequence[Planned], inputs: Inputs) -> list[Cell]:
     first = cells[0].options
     with _model(first) as (loaded, windows, calibrate):
         return [
-            _judged(Judge(loaded, windows, inputs.profile(cell.options), calibrate, 0, True), cell)
+            _judged(
+                Judge(
+                    loaded, windows, inputs.profile(cell.options), calibrate, prompt=0, keep=True
+                ),
+                cell,
+            )
             for cell in cells
         ]
 
@@ -104,8 +110,9 @@ def _trained(options: Mapping[str, Any]) -> str | None:
     if options.get("lora_steps") is None:
         return None
     masks = {name: options[name] for name in _MASKS if options.get(name) is not None}
-    asked = ("model", "geometry", "text", "window", "text_tokens", "lora_steps", "method", "seed")
-    return _adapter(json.dumps({**{name: options.get(name) for name in asked}, "masks": masks}))
+    asked = ("model", "geometry", "text", "window", "lora_steps", "method", "seed")
+    known = {**{name: options.get(name) for name in asked}, "masks": masks}
+    return _adapter(json.dumps({**known, "behind": _behind(options)}))
 
 
 @lru_cache(maxsize=64)
@@ -119,18 +126,24 @@ def _adapter(asked: str) -> str:
     loaded = _dense(options["model"], options["geometry"], None)
     ids = read_ids(options["text"], loaded.tokenizer)
     window = options["window"]
-    behind = (options["text_tokens"] or 0) - _JUDGED_AFTER_TRAINING * window
+    judges = _JUDGED_AFTER_TRAINING * window
     recipe = Recipe(
         method=options["method"],
         settings=options["masks"],
         steps=options["lora_steps"],
         window=window,
-        judge_tokens=_JUDGED_AFTER_TRAINING * window,
+        judge_tokens=judges,
         seed=options["seed"] or 0,
     )
-    folder = Path(_folder().name) / str(_adapter.cache_info().misses)
-    train_adapter(loaded, ids[max(behind, 0) :], folder, recipe)
+    folder = Path(_folder().name) / sha256(asked.encode()).hexdigest()
+    train_adapter(loaded, ids[max(options["behind"] - judges, 0) :], folder, recipe)
     return str(folder)
+
+
+def _behind(options: Mapping[str, Any]) -> int:
+    """Return the token from which on a text neither judges nor calibrates."""
+    _, _, stop = str(options.get("calibrate_tokens") or ":0").partition(":")
+    return int(options["text_tokens"]) + int(stop)
 
 
 @lru_cache(maxsize=1)

@@ -13,10 +13,11 @@ HEADS = {
     "flash_bytes_per_token": "flash",
     "flash_useful_bytes_per_token": "missed",
     "flash_reads_per_token": "reads",
-    "dram_bytes_per_token": "DRAM use",
+    "dram_bytes_per_token": "weights, KV",
     "energy_kept_mlp_input": "energy, input",
     "energy_kept_glu": "energy, glu",
-    "dram_share": "dram",
+    "dram_share": "DRAM share",
+    "overrides.flash.bandwidth": "flash bandwidth",
     "first_token.prefill_ms": "prefill ms",
     "first_token.token_ms": "token ms",
     "first_token.ttft_ms": "ttft ms",
@@ -29,7 +30,7 @@ TITLES = {
     "hit_rate": "active bytes found in DRAM",
     "flash_bytes_per_token": "flash read per token",
     "dram_bytes_per_token": "weights and KV a token uses",
-    "budget.kv": "KV held",
+    "budget.kv": "KV held in DRAM",
     "kv.read_bytes_per_token": "KV read per token",
     "kv.flash_bytes_per_token": "KV from flash per token",
     "first_token.prefill_ms": "prefill (ms)",
@@ -49,8 +50,13 @@ def title(figure: str) -> str:
     return TITLES.get(figure, figure)
 
 
+def place_text(axis: str, value: Any) -> str:
+    """Return a value of an axis as people read it; ``none`` where the option is not given."""
+    return "none" if value is None else text(axis, value)
+
+
 def text(name: str, value: Any) -> str:
-    """Return a value of a column as people read it; a dash for none."""
+    """Return a figure as people read it; a dash for none."""
     if value is None:
         return "-"
     if not isinstance(value, int | float) or isinstance(value, bool):

@@ -43,7 +43,8 @@ def _heading(shown: Shown) -> str:
         for name, value in shown.apart.items()
     )
     what = shown.title or (columns.title(shown.figure) if shown.figure else "")
-    return ", ".join(filter(None, (place, what)))
+    by = f" by {columns.head(shown.across)}" if shown.across else ""
+    return ", ".join(filter(None, (place, what + by)))
 
 
 def table(shown: Shown) -> Table:
@@ -52,7 +53,7 @@ def table(shown: Shown) -> Table:
     axes = [axis for axis in shown.rows if _varies(shown, axis)] or list(shown.rows[:1])
     names = [columns.head(axis) for axis in axes]
     heads = [
-        columns.text(shown.across, each) if shown.across else columns.head(each)
+        columns.place_text(shown.across, each) if shown.across else columns.head(each)
         for each in shown.columns
     ]
     numbers = [i for i, axis in enumerate(axes) if _of_numbers(shown, axis)]
@@ -62,7 +63,7 @@ def table(shown: Shown) -> Table:
         at = dict(zip(shown.rows, place, strict=True))
         figures = shown.columns if not shown.figure else (shown.figure,) * len(fields)
         made.add_row(
-            *(columns.text(axis, at[axis]) for axis in axes),
+            *(columns.place_text(axis, at[axis]) for axis in axes),
             *(columns.text(name, each) for name, each in zip(figures, fields, strict=True)),
         )
     return made

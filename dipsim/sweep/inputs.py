@@ -21,6 +21,7 @@ class Inputs:
         self._traces: dict[str, Trace] = {}
         self._kept: tuple[str, Trace] | None = None
         self._profiles: dict[str, Profile] = {}
+        self._objects: list[str] = []
         self._devices: dict[str, Profile] = {}
         self._models: dict[str, Model] = {}
         self._sizes: dict[tuple[str | None, str | None], float] = {}
@@ -35,7 +36,12 @@ class Inputs:
             self._traces[name] = load_trace(name)
         return self._traces[name]
 
-    def known_as(self, trace: Any) -> str:
+    @property
+    def objects(self) -> list[str]:
+        """Names of what is opened here alone, as it is an object of this process."""
+        return [*self._objects, *self._devices, *self._models]
+
+    def trace_known_as(self, trace: Any) -> str:
         """Return the name by which a trace is opened; an object has its own from then on.
 
         Args:
@@ -48,6 +54,7 @@ class Inputs:
             return os.fspath(trace)
         opened = trace if isinstance(trace, Trace) else load_trace(trace)
         self._traces[opened.name] = opened
+        self._objects.append(opened.name)
         return opened.name
 
     def device_known_as(self, profile: Any) -> str:

@@ -39,6 +39,8 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
             raise DipsimError(f"{name} is for a replay: a cell with a text runs the model itself")
     for name in ("text_tokens", "window", "lora_steps"):
         _check_count(name, given.get(name))
+    if given.get("lora_steps") is not None:
+        _check_training(given)
     kind = kind_of(given.get("method") or "dense")
     settings = {
         name: value
@@ -55,6 +57,20 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
         masks.pop("lora_steps", None)
     named = {name: given[name] for name in INPUTS if name in given and name != "trace"}
     return {"window": WINDOW, **named, **masks, **settings}
+
+
+def _check_training(given: Mapping[str, Any]) -> None:
+    """Refuse to train an adapter where it would see what is judged, or other weights.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    steps = f"lora_steps {given['lora_steps']}"
+    if given.get("text_tokens") is None:
+        raise DipsimError(f"{steps}: the text behind text_tokens trains; say how many are judged")
+    for name in ("adapter", "requantise"):
+        if given.get(name) is not None:
+            raise DipsimError(f"{steps} and {name} {given[name]}: give one of them")
 
 
 def judge(cells: Sequence[Any], inputs: Inputs) -> list[Cell]:

@@ -8,7 +8,7 @@ from dipsim.units import BYTES, parse_share
 
 _MEANT = {"batch": 1, "depth": 0, "masking": "gamma", "selection": "top-k", "kv_recompute": "none"}
 """What an option that is not given means."""
-_SIZES = ("dram", "cache", "kv_dram")
+_SIZES = ("dram", "cache", "kv_dram", "kv_budget")
 """Options whose texts are sizes, or shares."""
 _NAMES = ("static_from", "order_from")
 """Options whose texts are names."""

@@ -7,7 +7,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dipsim.errors import DipsimError, check_type
+from dipsim.errors import DipsimError, brief, check_type
 from dipsim.files import path_of
 from dipsim.store import Store, StoredCell
 from dipsim.sweep.chunk import chunks_of
@@ -178,6 +178,12 @@ def executor_of(
     """
     check_type("workers", workers, Integral, "a number of processes")
     check_type("dask", dask, str, "the address of a scheduler, or slurm:FILE")
+    elsewhere = dask is not None or workers not in (None, 1)
+    if inputs is not None and inputs.objects and elsewhere:
+        raise DipsimError(
+            f"{brief(inputs.objects[0], 60)} is an object of this process alone: give a file or a "
+            "name, or neither workers nor dask"
+        )
     if dask is not None:
         if workers is not None:
             raise DipsimError(f"--workers {workers} and --dask: give one of them")

@@ -30,7 +30,9 @@ def measured(store: Path) -> dict[str, Any]:
             heads = [*map(columns.head, shown.rows)]
             across = columns.head(shown.across)
             heads += [
-                f"{across} {columns.text(shown.across, each)}" if across else columns.head(each)
+                f"{across} {columns.place_text(shown.across, each)}"
+                if across
+                else columns.head(each)
                 for each in shown.columns
             ]
             rows = []
@@ -38,7 +40,7 @@ def measured(store: Path) -> dict[str, Any]:
                 names = (shown.figure,) * len(fields) if shown.figure else shown.columns
                 rows.append(
                     [
-                        *map(columns.text, shown.rows, place),
+                        *map(columns.place_text, shown.rows, place),
                         *map(columns.text, names, fields),
                     ]
                 )

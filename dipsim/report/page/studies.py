@@ -1,6 +1,6 @@
 """Page of studies: for each its tables and charts, one below the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -76,7 +76,7 @@ def _table(shown: Shown) -> Table:
     heads = [columns.head(axis) for axis in shown.rows]
     if shown.across:
         across = columns.head(shown.across)
-        heads += [f"{across} {columns.text(shown.across, each)}" for each in shown.columns]
+        heads += [f"{across} {columns.place_text(shown.across, each)}" for each in shown.columns]
     else:
         heads += [columns.head(each) for each in shown.columns]
     rows = []
@@ -84,7 +84,10 @@ def _table(shown: Shown) -> Table:
         names = shown.columns if not shown.figure else (shown.figure,) * len(fields)
         rows.append(
             [
-                *(_cell(axis, value) for axis, value in zip(shown.rows, place, strict=True)),
+                *(
+                    _cell(axis, value, columns.place_text)
+                    for axis, value in zip(shown.rows, place, strict=True)
+                ),
                 *(_cell(name, value) for name, value in zip(names, fields, strict=True)),
             ]
         )
@@ -92,9 +95,9 @@ def _table(shown: Shown) -> Table:
     return Table(_named(shown), heads, rows, numbers)
 
 
-def _cell(name: str, value: Any) -> Cell:
+def _cell(name: str, value: Any, show: Callable[[str, Any], str] = columns.text) -> Cell:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(columns.text(name, value), value if number else None)
+    return Cell(show(name, value), value if number else None)
 
 
 def _chart(shown: Shown) -> Chart | None:
@@ -127,9 +130,10 @@ def _across(shown: Shown) -> Lines | None:
     for place, fields in shown.lines:
         values = [(axis.position(shown.columns[i]), _float(fields[i])) for i in kept]
         known = [(x, y) for x, y in values if y is not None]
-        name = ", ".join(columns.text(a, v) for a, v in zip(shown.rows, place, strict=True) if v)
+        given = [(a, v) for a, v in zip(shown.rows, place, strict=True) if v is not None]
+        name = ", ".join(columns.text(axis, value) for axis, value in given)
         if known:
-            series.append(Series(name or "all", [x for x, _ in known], [y for _, y in known]))
+            series.append(Series(name or "as usual", [x for x, _ in known], [y for _, y in known]))
     if not series:
         return None
     return Lines(_named(shown), axis.label, columns.title(shown.figure), series)
