@@ -3,6 +3,7 @@
 The command line prints the message and exits with code 2; any other exception is a bug.
 """
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -142,7 +143,8 @@ def first_problem(problem: ValidationError) -> str:
 
 
 def _place(detail: ErrorDetails) -> str:
-    return ".".join(str(part) for part in detail["loc"]) or "the whole"
+    named = (str(part) for part in detail["loc"])
+    return ".".join(part for part in named if not re.search(r"[\[(]", part)) or "the whole"
 
 
 def _told(first: ErrorDetails) -> str:

@@ -20,8 +20,9 @@ from dipsim.settings import concerning
 from dipsim.store import Store
 from dipsim.sweep.execute import Executor, Watch
 from dipsim.sweep.file import Sweep, load_sweep
+from dipsim.sweep.grid import Grid
 from dipsim.sweep.inputs import Inputs
-from dipsim.sweep.keys import LOOP, SHARE
+from dipsim.sweep.keys import LOOP, PAIRS, SHARE
 from dipsim.sweep.loop import REPLAYED
 from dipsim.sweep.plan import Plan, make_plan
 from dipsim.sweep.sweep import LIMIT, SweepResult, executor_of, run_plan
@@ -38,6 +39,8 @@ PAPER = (
 BESIDE = ("ttft", "kv", "tokens", "skipping", "batch")
 """Studies of prompts, and of what stands beside the weights."""
 STUDIES = (*PAPER, *BESIDE)
+_OF_SOME = ("adapter", "lora_steps", "requantise", "geometry", "calibrate_tokens")
+"""Keys of a judged model that some studies have, and others would make something else of."""
 STORE = "studies.db"
 """Store of the command's studies, unless a user names another: they share cells."""
 
@@ -60,12 +63,36 @@ def load_study(name: str, changes: Mapping[str, Any] | None = None) -> Sweep:
     if not isinstance(name, str) or name not in STUDIES:
         raise DipsimError(f"no study {brief(repr(name))}: use one of {', '.join(STUDIES)}, or all")
     given = dict(changes or {})
+    own = load_sweep(_file(name)).grid
+    for key in given:
+        _check_free(name, key, own)
     budget = (*concerning("budget"), SHARE)
     if any(given.get(size) is not None for size in budget):
         given = {**dict.fromkeys(budget), **given}
     if given.get("group_density") is not None:
         given = {"density": None, "split": None, **given}
     return load_sweep(_file(name), {"name": name, **given})
+
+
+def _check_free(name: str, key: str, own: Grid) -> None:
+    """Refuse a key in place of several axes of a study, or of one that stands for others too.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    if key in own.names and key not in own.zipped:
+        return
+    budget = (*concerning("budget"), SHARE)
+    varied = [axis for axis in own.names if key in PAIRS and axis.startswith(f"{key}.")]
+    varied += [axis for axis in own.names if key in budget and axis in budget]
+    if varied:
+        axes = " and ".join(f"--set {axis}=VALUE" for axis in varied)
+        raise DipsimError(f"{key}: study {name} varies {', '.join(varied)} itself; give {axes}")
+    if key in own.zipped:
+        raise DipsimError(
+            f"{key}: study {name} varies {', '.join(own.zipped)} together; give --set zip=..., or "
+            "a sweep of your own"
+        )
 
 
 def _file(name: str) -> Path:
@@ -175,8 +202,8 @@ def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
     """Work out what the studies of the paper run; each takes the changes that are for its kind.
 
     Args:
-        changes: keys of their files that are replaced: those of a judged model where they stand,
-            those of a replay where there is one, all others everywhere.
+        changes: keys of their files that are replaced: those of a judged model where one is, or
+            where they stand; those of a replay where there is one; all others everywhere.
         inputs: opens traces and profiles.
 
     Raises:
@@ -187,8 +214,8 @@ def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
         own = load_study(name).grid
         theirs = {*own.fixed, *own.names}
         judges = "text" in theirs
-        left_out = ("trace", *REPLAYED) if judges else ()
-        of_theirs = (*LOOP, "calibrate_tokens") if judges else LOOP
+        left_out = (*own.zipped, *(("trace", *REPLAYED) if judges else ()))
+        of_theirs = _OF_SOME if judges else LOOP
         taken = {
             key: value
             for key, value in changes.items()

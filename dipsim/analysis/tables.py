@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dipsim.analysis.results import value_of
+from dipsim.analysis.results import COLUMNS, figures_of, value_of
+from dipsim.errors import DipsimError, brief
 from dipsim.settings import concerning
 from dipsim.store import StoredCell
 from dipsim.sweep.file import Table
@@ -45,8 +46,12 @@ def tables_of(
         tables: what it shows.
         axes: all of its axes.
         cells: in the order of the axes.
+
+    Raises:
+        DipsimError: a figure that no cell has.
     """
     found: list[Shown] = []
+    _check_figures(tables, cells)
     for table in tables:
         others = [axis for axis in axes if axis not in (*table.rows, table.columns)]
         if table.at_loss:  # over all that a user may choose on one device, in one size of memory
@@ -61,6 +66,22 @@ def tables_of(
     return found
 
 
+def _check_figures(tables: Sequence[Table], cells: Sequence[StoredCell]) -> None:
+    """Refuse figures that no cell has.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    done = [cell for cell in cells if cell.figures is not None]
+    for figure in dict.fromkeys(figure for table in tables for figure in table.figures):
+        first = figure.partition(".")[0]
+        known = figure in COLUMNS or any(
+            first in (cell.figures or {}) or figure in figures_of(cell) for cell in done
+        )
+        if done and not known:
+            raise DipsimError(f"tables: no figure {brief(repr(figure), 60)}: see dipsim results")
+
+
 def _tables(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> list[Shown]:
     return _pivots(table, apart, cells) if table.columns else [_list(table, apart, cells)]
 
@@ -69,8 +90,14 @@ def _grouped(cells: Sequence[StoredCell], axes: Sequence[str]) -> dict[Place, li
     """Return cells by their values on some axes, in the order in which they come."""
     groups: dict[Place, list[StoredCell]] = {}
     for cell in cells:
-        groups.setdefault(tuple(cell.place.get(axis) for axis in axes), []).append(cell)
+        groups.setdefault(tuple(_at(cell, axis) for axis in axes), []).append(cell)
     return groups
+
+
+def _at(cell: StoredCell, axis: str) -> Any:
+    """Return the value of an axis, or of an option that all cells have; None without one."""
+    value = cell.place.get(axis, cell.options.get(axis))
+    return str(value) if isinstance(value, Mapping) else value
 
 
 def _list(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]) -> Shown:
@@ -120,4 +147,5 @@ def _at_loss(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell]
             best.append(max((rate for rate in rates if rate is not None), default=None))
         lines.append((place, tuple(best)))
     heads = tuple(f"+{loss:g}" for loss in table.at_loss)
-    return Shown(table.title, "tokens_per_second", apart, table.rows, heads, "", tuple(lines))
+    title = table.title if dense is not None else "no cell has the dense model to compare with"
+    return Shown(title, "tokens_per_second", apart, table.rows, heads, "", tuple(lines))

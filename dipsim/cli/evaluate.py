@@ -165,11 +165,11 @@ def evaluate(
     need_torch()
     from dipsim.analysis.evaluate import calibration_of, grid
     from dipsim.lm.prepared import prepared
-    from dipsim.lm.requantise import parse_bits
     from dipsim.lm.text import judged_apart, read_ids
+    from dipsim.model.formats import parse_by_column
     from dipsim.report import evaluate as report
 
-    bits = parse_bits(requantise)
+    bits = parse_by_column(requantise)
 
     device = None if profile is None else load_device(profile, override)
     with Progress("judging", "rows", log=True) as progress:

@@ -99,6 +99,8 @@ def parse(kind: type[Kind], value: object) -> Kind:
         return kind.model_validate(value)
     except ValidationError as problem:
         raise DipsimError(brief(first_problem(problem), 300)) from None
+    except OverflowError:
+        raise DipsimError("a number is too large: give one that a float can hold") from None
 
 
 def asked_of(options: Mapping[str, Any], traces: Collection[str]) -> Asked:

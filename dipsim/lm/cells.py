@@ -16,9 +16,10 @@ from dipsim.lm.evaluate import Judge
 from dipsim.lm.load import Loaded
 from dipsim.lm.lora import load_adapter, shared_copy
 from dipsim.lm.prepared import prepared
-from dipsim.lm.requantise import parse_bits, requantised
+from dipsim.lm.requantise import requantised
 from dipsim.lm.structure import find_structure
 from dipsim.lm.text import judged_apart, read_ids
+from dipsim.model.formats import parse_by_column
 from dipsim.settings import OPTIONS
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.plan import Planned
@@ -84,7 +85,7 @@ def _candidate(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 @contextmanager
 def _model(options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the model of a cell, its windows, and the tokens that are calibrated on."""
-    bits = parse_bits(options.get("requantise"))
+    bits = parse_by_column(options.get("requantise"))
     loaded = _dense(options["model"], options.get("geometry"), bits)
     if (adapter := options.get("adapter") or _trained(options)) is not None:
         loaded = replace(loaded, model=load_adapter(shared_copy(loaded.model), adapter))

@@ -13,26 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dipsim.errors import DipsimError, ModelError
+from dipsim.errors import ModelError
 from dipsim.lm.structure import Structure
 
 BITS, GROUP = 4, 32
-
-
-def parse_bits(text: str | None) -> tuple[int, int] | None:
-    """Read ``"4:32"`` as (bits per weight, weights of a group); None stays None.
-
-    Raises:
-        DipsimError: not of that form, or numbers outside their ranges.
-    """
-    if text is None:
-        return None
-    bits, colon, group = text.partition(":")
-    if not (colon and bits.isdecimal() and group.isdecimal() and 1 <= int(bits) <= 8):
-        raise DipsimError(f"--requantise {text!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
-    if not 1 <= int(group) <= 2**16:
-        raise DipsimError(f"--requantise {text!r}: a group has 1 to 65536 weights")
-    return int(bits), int(group)
 
 
 @contextmanager

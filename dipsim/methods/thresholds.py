@@ -62,7 +62,8 @@ class SortedScores:
 
 def most_rows(trace: Outline) -> int:
     """Return how many rows of the largest signal are held at a time."""
-    return _HELD // max(4 * trace.layers * signal.units for signal in trace.signals.values())
+    widths = [4 * trace.layers * signal.units for signal in trace.signals.values()]
+    return _HELD // max(widths, default=4 * trace.layers)
 
 
 def with_thresholds(

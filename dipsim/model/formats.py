@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from dipsim.errors import DipsimError
+
 FORMAT_BITS: Mapping[str, float] = {
     "q4_0": 4.5,
     "q4_k": 4.85,
@@ -45,3 +47,19 @@ def nearest_format(bits: float, formats: Mapping[str, float]) -> str | None:
         return None
     best = min(known, key=lambda name: abs(FORMAT_BITS[name] / bits - 1))
     return best if abs(FORMAT_BITS[best] / bits - 1) <= 1 / 8 else None
+
+
+def parse_by_column(text: str | None) -> tuple[int, int] | None:
+    """Read ``"4:32"`` as (bits per weight, weights of a group); None stays None.
+
+    Raises:
+        DipsimError: not of that form, or numbers outside their ranges.
+    """
+    if text is None:
+        return None
+    bits, colon, group = str(text).partition(":")
+    if not (colon and bits.isdecimal() and group.isdecimal() and 1 <= int(bits) <= 8):
+        raise DipsimError(f"--requantise {text!r}: write BITS:GROUP, e.g. 4:32, of 1 to 8 bits")
+    if not 1 <= int(group) <= 2**16:
+        raise DipsimError(f"--requantise {text!r}: a group has 1 to 65536 weights")
+    return int(bits), int(group)

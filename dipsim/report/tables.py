@@ -89,7 +89,7 @@ class Table:
         for i, head in enumerate(self._heads):
             cells = [row[i] for row in self._rows]
             folded = map(_longest_line if i in self._whole else _longest_word, cells)
-            least.append(max(_longest_word(head), *folded))
+            least.append(max([_longest_word(head), *folded]))
             widths.append(max(least[i], min(room, max(map(_longest_line, [head, *cells])))))
         while sum(widths) > room and widths != least:
             folding = [i for i, width in enumerate(widths) if width > least[i]]

@@ -218,6 +218,10 @@ def _table(given: TableKeys, known: set[str], where: str) -> Table:
             raise DipsimError(f"{where}: {brief(repr(axis), 60)} is no option of this sweep")
     if bool(given.figures) == bool(given.at_loss) or not rows:
         raise DipsimError(f"{where}: give rows, and either figures or at_loss")
+    if given.at_loss and "text" not in known:
+        raise DipsimError(
+            f"{where}: at_loss is of perplexities: add text, so that a model is judged"
+        )
     if given.at_loss and given.columns:
         raise DipsimError(f"{where}: at_loss goes across: drop columns")
     return Table(given.title, rows, given.columns, tuple(given.figures), tuple(given.at_loss))

@@ -52,6 +52,11 @@ class Grid:
         return tuple(name for axis in self.axes for name in axis.names)
 
     @property
+    def zipped(self) -> tuple[str, ...]:
+        """Options that change together with others."""
+        return tuple(name for axis in self.axes if len(axis.names) > 1 for name in axis.names)
+
+    @property
     def size(self) -> int:
         """Cells of the whole grid, those included that go."""
         return math.prod(len(axis.steps) for axis in self.axes)

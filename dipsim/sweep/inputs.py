@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from dipsim.errors import DipsimError, brief
@@ -107,6 +108,8 @@ class Inputs:
         Raises:
             DipsimError: no share, or no model.
         """
+        with suppress(ValueError):  # 1e-9 is a text in YAML
+            share = float(share) if isinstance(share, str) else share
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 10:
             raise DipsimError(f"dram_share {brief(repr(share), 40)}: a share of the model, e.g. .5")
         return BYTES.exact(share * self._model_bytes(options.get("model"), options.get("trace")))

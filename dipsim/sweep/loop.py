@@ -6,6 +6,7 @@ from typing import Any
 
 from dipsim.errors import DipsimError, brief
 from dipsim.methods import kind_of
+from dipsim.model.formats import parse_by_column
 from dipsim.settings import OPTIONS, TAKES, concerning
 from dipsim.sweep.inputs import Inputs
 from dipsim.sweep.keys import INPUTS, LOOP
@@ -15,7 +16,10 @@ WINDOW = 512
 """Tokens of a sequence, where nothing says how many."""
 _CALIBRATED = ("cats", "teal", "predictor")
 """Methods that are calibrated on tokens that are not judged."""
-REPLAYED = (*concerning("trace", "replay", "steps"), "static_from", "prefetch")
+REPLAYED = (
+    *concerning("trace", "replay", "steps"),
+    *("static_from", "prefetch", "prompt", "context", "depth"),
+)
 """Options of a replay alone."""
 
 
@@ -37,8 +41,12 @@ def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in REPLAYED:
         if given.get(name) is not None:
             raise DipsimError(f"{name} is for a replay: a cell with a text runs the model itself")
-    for name in ("text_tokens", "window", "lora_steps"):
-        _check_count(name, given.get(name))
+    for name, least in (("text_tokens", 1), ("window", 2), ("lora_steps", 1)):
+        _check_count(name, given.get(name), least)
+    window, tokens = given.get("window") or WINDOW, given.get("text_tokens")
+    if tokens is not None and tokens < window:
+        raise DipsimError(f"text_tokens {tokens}: fewer than a window of {window}; give more")
+    parse_by_column(given.get("requantise"))
     if given.get("lora_steps") is not None:
         _check_training(given)
     kind = kind_of(given.get("method") or "dense")
@@ -83,12 +91,12 @@ def judge(cells: Sequence[Any], inputs: Inputs) -> list[Cell]:
     return judged
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, least: int) -> None:
     """Refuse what is no number of tokens or steps.
 
     Raises:
         DipsimError: in one line.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if value is not None and not (whole and value >= 1):
-        raise DipsimError(f"{name} {brief(repr(value), 40)}: give a whole number, 1 or more")
+    if value is not None and not (whole and value >= least):
+        raise DipsimError(f"{name} {brief(repr(value), 40)}: give a whole number, {least} or more")

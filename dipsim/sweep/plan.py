@@ -86,8 +86,8 @@ def make_plan(
         warm = iter(_measured_alike(possible, inputs))
     runs = [next(warm) if cell.conflict is None else cell.options for cell in cells]
     if all("method" in options for options in runs):
-        every = {*sweep.grid.fixed, *sweep.grid.names}
-        check_used(every if asked is None else asked, runs, f"sweep {sweep.name}")
+        every = {*sweep.grid.fixed, *sweep.grid.names} if asked is None else asked
+        check_used({name.partition(".")[0] for name in every}, runs, f"sweep {sweep.name}")
     keys, planned = CellKeys(inputs), []
     for cell, options in zip(cells, runs, strict=True):
         with _naming(sweep, cell.given):
@@ -191,13 +191,14 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
         DipsimError: no such trace, or an option that is given twice, or is for other cells.
     """
     given = _folded(given)
+    if SHARE in given:
+        given["dram"] = _share_of_dram(given, inputs)
+        del given[SHARE]
     if loop.is_judged(given):
         return loop.options_of(given)
     for name in LOOP:
         if name in given:
             raise DipsimError(f"{name} is of a model that is judged: add text, or drop it")
-    if SHARE in given:
-        given["dram"] = inputs.share_of_model(given.pop(SHARE), given)
     settings = {name: value for name, value in given.items() if name in OPTIONS}
     trace = given.get("trace")
     if isinstance(trace, str):
@@ -206,6 +207,21 @@ def _options(given: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
         settings = options_of(method, opened, settings, {})
     named = {name: given[name] for name in INPUTS if name in given}
     return {"trace": None, **named, **settings}
+
+
+def _share_of_dram(given: Mapping[str, Any], inputs: Inputs) -> str:
+    """Return the bytes of a share of the model at its own bits.
+
+    Raises:
+        DipsimError: another size of DRAM beside it, or a judged model of unknown sizes.
+    """
+    if given.get("dram") is not None:
+        raise DipsimError(f"{SHARE} {given[SHARE]} and dram {given['dram']}: give one of them")
+    if not loop.is_judged(given):
+        return inputs.share_of_model(given[SHARE], given)
+    if given.get("geometry") is None:
+        raise DipsimError(f"{SHARE} of a model that is judged: add geometry, which has its sizes")
+    return inputs.share_of_model(given[SHARE], {"model": given["geometry"]})
 
 
 def _folded(given: Mapping[str, Any]) -> dict[str, Any]:

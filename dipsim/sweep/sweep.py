@@ -7,7 +7,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dipsim.errors import DipsimError, brief, check_type
+from dipsim.errors import DipsimError, brief, check_type, not_taken
 from dipsim.files import path_of
 from dipsim.store import Store, StoredCell
 from dipsim.sweep.chunk import chunks_of
@@ -138,6 +138,8 @@ def run_plan(
         DipsimError: the store cannot be written.
     """
     watch = watch or _Nobody()
+    if not hasattr(watch, "planned"):
+        raise DipsimError(not_taken("watch", watch, "an object that is told of a sweep, or None"))
     sweep = plan.sweep
     places = [(cell.key, cell.place) for cell in plan.cells]
     store.ask(sweep.name, places, title=sweep.title, axes=sweep.grid.names)

@@ -233,7 +233,7 @@ def test_all_takes_changes_where_they_mean_something() -> None:
 
 BAD = {
     "gamma gone.npz": ["'gone.npz'"],
-    "gamma tiny.npz --gamma .5": ["gamma.mlp_input", "give one of them"],
+    "gamma tiny.npz --gamma .5": ["study gamma varies gamma.mlp_input, gamma.glu itself"],
     "layers tiny.npz --set layers=[0]": ["--layers"],
     "policies tiny.npz --policy lru --policy lru": ["policy", "twice"],
     "policies tiny.npz --policy lruu": ["'lruu'", "lfu"],
@@ -309,3 +309,62 @@ def test_cells_are_run_once(dipsim: Dipsim, tiny: str, tmp_path: Path) -> None:
     again = study("policies", tiny, store=tmp_path / "s.db", policies="lru,lfu")
     assert again.known == len(first["cells"]) == 7
     assert len(again.cells) == 14
+
+
+# What a study refuses -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("dram tiny.npz --dram 60%", "study dram varies dram_share itself; give --set dram_share"),
+        ("gamma tiny.npz --set gamma=.5", "study gamma varies gamma.mlp_input, gamma.glu itself"),
+        ("quant --method dip", "study quant varies method, requantise, density together"),
+        ("density tiny.npz --set dram_share=.5 --dram 60%", "give one of them"),
+        ("policies tiny.npz --method dip --set gamma.glu=.5", "--gamma is for dip-ca"),
+        ("density vectors.npz", "vectors.npz"),
+        ("split tiny.npz --set 'tables=[{rows: split, at_loss: [.1]}]'", "add text"),
+        ("split tiny.npz --set 'tables=[{rows: split, figures: [nope]}]'", "no figure 'nope'"),
+        ("split tiny.npz --set 'tables=[{rows: policy, figures: [hit_rate]}]'", "'policy' is no"),
+        ("split-ppl --set prompt=5", "prompt is for a replay"),
+        ("split-ppl --set requantise=foo", "write BITS:GROUP"),
+        ("split-ppl --set window=1", "window 1: give a whole number, 2 or more"),
+        ("split-ppl --set text_tokens=16", "fewer than a window of 512"),
+        ("split-ppl --set geometry=null --set dram_share=.5", "add geometry"),
+        ("lora --set text_tokens=null", "say how many are judged"),
+        ("lora --set requantise=4:32", "give one of them"),
+    ],
+)
+def test_changes_that_cannot_be(dipsim: Dipsim, tiny: str, folder: Path, line: str, said: str) -> None:
+    key = np.zeros((4, LAYERS, 1, 4), np.float16)
+    np.savez(folder / "vectors.npz", key=key, meta=np.array(json.dumps({"model": MODEL})))
+    words = [word.strip("'") for word in line.replace("[{", "'[{").split(" ")] if "'" not in line else None
+    if words is None:
+        before, _, rest = line.partition("--set '")
+        words = [*before.split(), "--set", rest.rstrip("'")]
+    refused(dipsim("study", *words), said)
+
+
+def test_devices_have_tables_of_their_own_at_a_loss() -> None:
+    table = load_study("rate-at-loss").tables[0]
+    cells = [
+        StoredCell(
+            sweep="s",
+            key=f"{profile} {method}",
+            place={"profile": profile, "method": method},
+            options={"profile": profile, "method": method},
+            figures={"perplexity": perplexity, "tokens_per_second": rate},
+            marks=(),
+            why=None,
+            seconds=0.0,
+            semantics=1,
+        )
+        for profile, faster in (("slow", 1.0), ("fast", 10.0))
+        for method, perplexity, rate in (("dense", 10.0, faster), ("dip", 10.3, 3 * faster))
+    ]
+    slow, fast = tables_of([table], ("profile", "method"), cells)
+    assert (slow.apart, fast.apart) == ({"profile": "slow"}, {"profile": "fast"})
+    assert slow.lines == (
+        (("dense",), (1.0, 1.0, 1.0, 1.0)),
+        (("dip",), (None, None, 3.0, 3.0)),
+    )
