@@ -215,7 +215,7 @@ def plan_all(changes: Mapping[str, Any], inputs: Inputs) -> list[Plan]:
         theirs = {*own.fixed, *own.names}
         judges = "text" in theirs
         left_out = (*own.zipped, *(("trace", *REPLAYED) if judges else ()))
-        of_theirs = _OF_SOME if judges else LOOP
+        of_theirs = _OF_SOME if judges else (*LOOP, "calibrate_tokens")
         taken = {
             key: value
             for key, value in changes.items()

@@ -113,8 +113,6 @@ def _pivots(table: Table, apart: Mapping[str, Any], cells: Sequence[StoredCell])
     """Return a table for each figure."""
     axis = table.columns or ""
     columns = [value for (value,) in _grouped(cells, [axis])]
-    if None in columns and len(columns) > 1:  # cells that do not have the axis
-        columns = [*(value for value in columns if value is not None), None]
     found = []
     for figure in table.figures:
         lines = []

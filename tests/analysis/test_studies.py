@@ -335,10 +335,16 @@ def test_cells_are_run_once(dipsim: Dipsim, tiny: str, tmp_path: Path) -> None:
         ("lora --set requantise=4:32", "give one of them"),
     ],
 )
-def test_changes_that_cannot_be(dipsim: Dipsim, tiny: str, folder: Path, line: str, said: str) -> None:
+def test_changes_that_cannot_be(
+    dipsim: Dipsim, tiny: str, folder: Path, line: str, said: str
+) -> None:
     key = np.zeros((4, LAYERS, 1, 4), np.float16)
     np.savez(folder / "vectors.npz", key=key, meta=np.array(json.dumps({"model": MODEL})))
-    words = [word.strip("'") for word in line.replace("[{", "'[{").split(" ")] if "'" not in line else None
+    words = (
+        [word.strip("'") for word in line.replace("[{", "'[{").split(" ")]
+        if "'" not in line
+        else None
+    )
     if words is None:
         before, _, rest = line.partition("--set '")
         words = [*before.split(), "--set", rest.rstrip("'")]
