@@ -30,7 +30,7 @@ class Shown:
     rows: tuple[str, ...]
     """Axes that go down."""
     columns: tuple[Any, ...]
-    """What stands over the fields: figures, losses, or values of an axis (None without it)."""
+    """Heads over the fields: figures, losses, or values of an axis (None without it)."""
     across: str
     """Axis whose values go across; empty where figures or losses do."""
     lines: tuple[tuple[Place, Place], ...]

@@ -1,4 +1,4 @@
-"""What a request asks for: a trace and a device that the app offers, and options from a list."""
+"""Request of a page: a trace and a device that the app offers, and options from a list."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Self, TypeVar

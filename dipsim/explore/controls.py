@@ -26,7 +26,7 @@ class Control:
     """Name of the option; of one that is a mapping with the key behind a point."""
     label: str
     choices: Mapping[str, str] | None = None
-    """What is shown, by value; None for a text or a range."""
+    """Texts that are shown, by value; None for a text or a range."""
     default: str = ""
     """Value at the start; an empty one sets nothing."""
     bounds: tuple[float, float, float] | None = None
@@ -43,7 +43,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the page offers, and what it begins with."""
+    """Choices that the page offers, and those it begins with."""
 
     traces: Sequence[str]
     profiles: Sequence[str]

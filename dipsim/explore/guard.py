@@ -1,4 +1,4 @@
-"""Who may ask the app: the page of this machine's own browser, at the app's own address."""
+"""Guard of the app: only the page of this machine's own browser may ask, at its own address."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 TRACE, PROFILE = "smollm2-chat", "snapdragon8"
-"""What is shown where nothing is given."""
+"""Trace and device that are shown where none is given."""
 
 
 def serve(

@@ -37,7 +37,7 @@ class Sums(NamedTuple):
     """Bringing weights."""
     kv: NDArray[np.float64]
     arithmetic: NDArray[np.float64]
-    """What arithmetic takes beyond bringing weights."""
+    """Seconds of arithmetic beyond those of bringing weights."""
     management: NDArray[np.float64]
     per_layer: NDArray[np.float64]
     """The fixed cost of a layer, per token; so are the costs of choosing masks."""

@@ -56,7 +56,7 @@ class Sweep:
     title: str
     grid: Grid
     tables: tuple[Table, ...] = ()
-    """What is shown of its cells; none for the fastest."""
+    """Tables of its cells that are shown; none for the fastest cells."""
     note: str = ""
     """Remark below the tables."""
     source: str = "the sweep"

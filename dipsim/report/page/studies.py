@@ -69,7 +69,7 @@ def _named(shown: Shown) -> str:
     """Return what tells a table from the others of its study."""
     place = [f"{name} {columns.text(name, value)}" for name, value in shown.apart.items()]
     what = shown.title or (columns.title(shown.figure) if shown.figure else "figures")
-    return ", ".join([what, *place])
+    return _sentence(", ".join([what, *place]))
 
 
 def _table(shown: Shown) -> Table:
