@@ -35,7 +35,7 @@ ALL = "all"
 @command(
     "Replay a trace on a device",
     "dipsim study density smollm2-chat --tokens 0:32 --method dip,dip-ca",
-    "dipsim study policies -o policies.html",
+    "dipsim study policies --tokens 0:16 --policy lru,opt -o policies.html",
 )
 @takes(BUDGET, WHAT, HOW, WHERE)
 @draws

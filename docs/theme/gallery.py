@@ -11,7 +11,7 @@ from dipsim.report.page.output import figures_of
 from dipsim.report.page.source import open_page, page_of
 from dipsim.report.page.studies import page_of_studies
 
-FEW = {"tokens": "0:32"}
+FEW = {"tokens": "0:16"}
 SWEEP = {
     "name": "budgets",
     "title": "Policies and methods against DRAM",
@@ -43,7 +43,7 @@ def sweep() -> str:
 
 def studies() -> str:
     """Return the page of studies."""
-    names = ("density", "gamma", "split", "policies", "dram", "flash")
+    names = ("flash", "gamma", "split")
     with TemporaryDirectory() as folder:
         found = [study(name, store=Path(folder) / "s.db", **FEW) for name in names]
     return html.render(page_of_studies(found))
