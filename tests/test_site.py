@@ -37,6 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_the_site_has_the_pages_and_none_of_the_scripts(site: Path) -> None:
     assert (site / "writing-a-policy.html").exists()
     assert (site / "examples.ipynb").exists()
@@ -52,12 +53,14 @@ def test_every_page_stands_in_the_navigation_of_the_site_and_on_its_first_page()
         assert page.name == "index.md" or f"({page.name})" in first, page.name
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_nothing_of_the_site_comes_from_another_host(site: Path) -> None:
     for file in (*site.rglob("*.html"), *site.rglob("*.css")):
         text = file.read_text()
         assert not re.search(r"""(\bsrc=|<link[^>]* href=|url\()["']?(https?:)?//""", text), file
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_the_site_can_be_searched_from_a_disk(site: Path) -> None:
     index = (site / "search/search_index.js").read_text()
     assert index.startswith("var __index = ")
@@ -66,6 +69,7 @@ def test_the_site_can_be_searched_from_a_disk(site: Path) -> None:
         assert f'"{word}"' in index
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_a_picture_follows_the_switch_of_the_site(site: Path) -> None:
     for page in DOCS.glob("*.md"):
         built = (site / f"{page.stem}.html").read_text()
@@ -81,6 +85,7 @@ def test_a_picture_that_the_site_could_not_switch_stops_it() -> None:
         on_page('<picture><img src="pictures/mrc-light.svg"></picture>')
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_what_is_typed_stands_after_a_dollar(site: Path) -> None:
     prompts = {
         prompt
@@ -90,6 +95,7 @@ def test_what_is_typed_stands_after_a_dollar(site: Path) -> None:
     assert prompts == {"$ "}
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_the_notebook_is_a_page_with_what_it_shows(site: Path) -> None:
     page = (site / "examples.html").read_text()
     assert "128 tokens, 30 layers" in page
@@ -128,6 +134,7 @@ def test_the_reference_has_every_public_name(site: Path, package: griffe.Module,
     assert missing == []
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_the_reference_lists_the_options_of_a_function(site: Path) -> None:
     page = (site / "api/runs.html").read_text()
     _, entry = page.split('id="dipsim.simulate.simulate"')
@@ -139,6 +146,7 @@ def test_the_reference_lists_the_options_of_a_function(site: Path) -> None:
     assert page.count("<summary>Options</summary>") == 5
 
 
+@pytest.mark.slow  # builds the site, and the reports of its gallery
 def test_a_name_in_a_docstring_leads_to_its_entry(site: Path) -> None:
     page = (site / "api/policies.html").read_text()
     assert re.search(r'<a [^>]*href="#dipsim.policies.contract.Policy"[^>]*><code>Policy<', page)

@@ -127,6 +127,7 @@ def test_nothing_of_it_is_left_on_the_screen(
 @pytest.mark.parametrize(
     "columns", [40, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 200))]
 )
+@pytest.mark.slow
 def test_it_fits_the_terminal_that_it_is_on(columns: int, home: Path) -> None:
     words = shlex.split("run t.npz -p phone.yaml --cache-fraction .5")
     shown = printed_on_terminal(EAGER, words, columns, home)

@@ -347,6 +347,7 @@ def survives(study: Path, kills: int, seed: int, more: str = "") -> None:
     assert len({cell[0] for cell in table(store)}) == len(table(store))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_where_it_was(study: Path) -> None:
     study.write_text(f"{SMALL}seeds: 8\n")
     survives(study, kills=1, seed=0)
@@ -364,6 +365,7 @@ def test_1000_cells_survive_20_kills(study: Path, workers: int) -> None:
     assert len(table(study.with_suffix(".db"))) == 1000
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_sweep_goes_on_later(study: Path) -> None:
     study.write_text(SMALL.replace("[lru, lfu, opt]", "[lru, lfu]") + "seeds: 20\n")
 
@@ -382,6 +384,7 @@ def test_a_full_disk_ends_in_one_line_and_the_sweep_goes_on_later(study: Path) -
     assert table(study.with_suffix(".db")) == table(study.with_name("other.db"))
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_are_what_one_after_the_other_is(study: Path) -> None:
     both, turns = study.with_name("both.db"), study.with_name("turns.db")
     changes = [{"name": "a", "seeds": 5}, {"name": "b", "seeds": 8}]
@@ -397,6 +400,7 @@ def test_two_sweeps_at_once_are_what_one_after_the_other_is(study: Path) -> None
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(study: Path, workers: int) -> None:
     study.write_text(f"{SMALL}seeds: 60\n")
     line = f"sweep study.yaml --log jsonl --workers {workers}"

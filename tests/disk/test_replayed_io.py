@@ -244,6 +244,7 @@ def test_models_that_do_not_fit() -> None:
         layout(scaled_to(chat(), load_model("phi-3-medium")), 2**20, None)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_made_is_gone_and_one_that_was_there_stays(tmp_path: Path) -> None:
     wanted = Wanted(str(tmp_path / "made"), file_size=2**25, bench_seconds=0.1, seconds=0.2)
     said: list[str] = []

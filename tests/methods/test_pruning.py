@@ -492,11 +492,11 @@ def test_a_study_takes_them(files: Path, dipsim: Dipsim, tmp_path: Path) -> None
     rates: dict[str, list[float]] = {}
     for cell in found["cells"]:
         rates.setdefault(cell["method"], []).append(cell["tokens_per_second"])
-    assert rates["dip"] == rates["my-dip"]
+    assert rates["dip"] == rates["good.py:dip"]
     rows = csv.DictReader(table.read_text().splitlines())
-    assert {row["method"] for row in rows} == {"dip", "my-dip"}
+    assert {row["method"] for row in rows} == {"dip", "good.py:dip"}
     text = "good.py:dip"
-    refused(dipsim(f"study density smollm2-chat --method {text} --method {text}"), "name each once")
+    refused(dipsim(f"study density smollm2-chat --method {text} --method {text}"), "is there twice")
     refused(dipsim("study density smollm2-chat --method x"), "no method 'x'", "file.py:attribute")
     refused(dipsim(f"study density smollm2-chat --method {text} --gamma .5"), "--gamma is for")
 

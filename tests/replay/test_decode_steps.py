@@ -302,6 +302,7 @@ def test_a_step_needs_the_distinct_experts_of_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("routing", ["max-rank", "drop-cold:factor=1"])
+@pytest.mark.slow
 def test_routing_goes_by_the_cache_for_every_token_of_a_step(routing: str) -> None:
     """Both tokens of a step are alike, so together they need what one does, and lose as much."""
     arrays = experts(6)

@@ -103,6 +103,7 @@ def test_other_options_too(store: Path, more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_workers(store: Path, tmp_path: Path, workers: int) -> None:
     result = dipsim.sweep(GRID, store, workers=workers)
     assert table(result) == table(dipsim.sweep(GRID, tmp_path / "serial.db"))
@@ -191,6 +192,7 @@ def test_an_interruption_keeps_what_is_done(
 
 
 @pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_worker_that_is_lost_is_replaced(store: Path, tmp_path: Path, deaths: int) -> None:
     (tmp_path / "deadly.py").write_text(deadly(tmp_path, deaths))
     given = {**GRID, "policy": ["lru", f"{tmp_path}/deadly.py:policy"], "method": "dip"}
@@ -215,6 +217,7 @@ def test_a_chunk_that_is_lost_again_and_again_fails_alone(store: Path, tmp_path:
     assert (again.known, again.failed, len(again.cells)) == (len(result.cells), 0, 8)
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_begin_are_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working, "_work", os._exit)  # given a pipe, it fails at once
     with pytest.raises(DipsimError, match="--workers: processes end as they begin"):
