@@ -233,6 +233,7 @@ def fault(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow if slow else [])
 
 
+@pytest.mark.slow  # compiles what nothing stores
 @pytest.mark.parametrize("name", [fault(name) for name in FAULTS])
 def test_a_method_that_breaks_the_contract_is_told_how(files: Path, name: str) -> None:
     (found,) = check_method(named(files, f"wrong.py:{name}"))
