@@ -99,7 +99,7 @@ class _Expanded(NamedTuple):
     """A cell of a grid."""
 
     given: Mapping[str, Any]
-    """What the grid gives."""
+    """Options that the grid gives."""
     place: Place
     options: dict[str, Any]
     conflict: ConflictError | None

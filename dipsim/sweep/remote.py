@@ -1,4 +1,4 @@
-"""What a process on another machine does with a chunk: it runs it as it was planned, or refuses."""
+"""Chunks on another machine: a process there runs them as they were planned, or refuses."""
 
 import platform
 import threading
@@ -31,7 +31,7 @@ it."""
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a chunk."""
+    """Outcomes of a chunk."""
 
     kind: Literal["done", "refused", "no memory", "bug"]
     outcomes: Sequence[Outcome] = ()

@@ -18,7 +18,7 @@ from dipsim.files import read_yaml
 
 
 class SlurmJobs(BaseModel):
-    """How many jobs there are, and arguments of ``dask_jobqueue.SLURMCluster``."""
+    """Number of jobs, and arguments of ``dask_jobqueue.SLURMCluster``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -7,13 +7,13 @@ from typing import Any
 from dipsim.units import BYTES, parse_share
 
 _MEANT = {"batch": 1, "depth": 0, "masking": "gamma", "selection": "top-k", "kv_recompute": "none"}
-"""What an option that is not given means."""
+"""Values that options have which are not given."""
 _SIZES = ("dram", "cache", "kv_dram", "kv_budget")
 """Options whose texts are sizes, or shares."""
 _NAMES = ("static_from", "order_from")
 """Options whose texts are names."""
 _DRAFTS = {"cost": 0.0, "seed": 0.0}
-"""What drafts have that do not say otherwise."""
+"""Parameters of drafts that do not say otherwise."""
 
 
 def alike(settings: Mapping[str, Any]) -> dict[str, Any]:
