@@ -1,17 +1,10 @@
 """Models: their geometry, the bytes of every slice of weights, and the files that describe them."""
 
 from dipsim.model.formats import FORMAT_BITS, nearest_format, weight_format
+from dipsim.model.layer import Layer
 from dipsim.model.load import load_model, model_names
-from dipsim.model.weight_bytes import (
-    ATTENTION,
-    DEFAULT_BITS,
-    MATRICES,
-    MOST_BYTES,
-    Matrix,
-    Model,
-    Quant,
-    Slice,
-)
+from dipsim.model.model import MOST_BYTES, Model
+from dipsim.model.storage import ATTENTION, DEFAULT_BITS, MATRICES, Matrix, Quant, Slice
 
 __all__ = [
     "ATTENTION",
@@ -19,6 +12,7 @@ __all__ = [
     "FORMAT_BITS",
     "MATRICES",
     "MOST_BYTES",
+    "Layer",
     "Matrix",
     "Model",
     "Quant",

@@ -11,7 +11,7 @@ from dipsim import files
 from dipsim.errors import ModelError, brief, first_problem, not_taken
 from dipsim.model import gguf, hf_config, hub
 from dipsim.model.formats import FORMAT_BITS, weight_format
-from dipsim.model.weight_bytes import Model
+from dipsim.model.model import Model, without_parts
 
 FOLDER, SUFFIX = "model/presets", ".yaml"
 
@@ -51,8 +51,7 @@ def load_model(
         stored_as = weight_format(stored_as) or stored_as
         bits = _usual_bits(stored_as) if bits is None else bits
     if bits is not None:
-        data = {**data, "bits": bits}
-        data.pop("quant", None)
+        data = {**without_parts(data), "bits": bits}
     if stored_as is not None:
         data = {**data, "weight_format": stored_as}
     try:
