@@ -70,6 +70,7 @@ class DeviceOptions(TypedDict, total=False):
     static_from: File | None
     bits: float | None
     weight_format: str | None
+    unit_bytes: Size | None
     context: int | None
     depth: int | None
     kv: Literal["fixed", "grow"] | None

@@ -1,10 +1,13 @@
 """Marks of a result, and the estimates it rests on: what its reader must know."""
 
+from pathlib import Path
+
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
 from dipsim.timeline.pressure import paged_share
 from dipsim.timeline.timing import Timing
 from dipsim.trace import load_trace
+from dipsim.trace.logs.usage import holds_uses
 
 
 def estimates(run: Run, timing: Timing) -> tuple[str, ...]:
@@ -60,6 +63,8 @@ def marks(
 def _profiled(run: Run) -> bool:
     """Return whether `static` was profiled on something else than what it is measured on."""
     settings = run.settings
+    if settings.static_from is not None and holds_uses(Path(settings.static_from)):
+        return True
     if settings.static_from is not None:
         return load_trace(settings.static_from).hash != run.trace.hash
     return settings.warmup > 0 or settings.allocate == "optimal"

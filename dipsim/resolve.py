@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
 from dipsim.trace import DECODE, PREFILL, Outline, Tokens, load_trace, recording
+from dipsim.trace.logs.usage import holds_uses, uses_for
 from dipsim.units import BYTES
 
 _UNIT_BYTES = 2.0**-10, 2.0**40
@@ -237,6 +239,10 @@ def count_profile(
         return None
     if not policy.preload:
         raise TraceError(f"--static-from is for policy static, not for {policy.name}: drop it")
+    if holds_uses(path := Path(settings.static_from)):
+        if not all(group.of_experts for group in sets.method.groups) or settings.cluster > 1:
+            raise TraceError(f"--static-from {path}: holds uses of experts, and the run has none")
+        return [uses_for(path, trace, group.units) for group in sets.method.groups]
     other = load_trace(settings.static_from).clustered(settings.cluster)
     method = build_method(other, settings, model, sets.method.custom)
     units = [[group.units for group in each.groups] for each in (method, sets.method)]
@@ -252,17 +258,29 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
     """[layers, groups] bytes by option, else by ``unit_bytes`` of the trace, else by its model."""
     trace, groups = sets.trace, sets.method.groups
     sizes = np.empty((trace.layers, len(groups)))
+    asked = sets.settings.expert_bytes()
+    if asked is not None and not all(group.of_experts for group in groups):
+        raise ModelError(
+            f"--unit-bytes {sets.settings.unit_bytes}: is the size of an expert, and "
+            f"{groups[0].signal} has none: drop it"
+        )
     for i, group in enumerate(groups):
         signal = trace.signals.get(group.signal)
         declared = None if signal is None or by_option else signal.declared.get("unit_bytes")
-        if declared is not None:
+        if asked is not None:
+            sizes[:, i] = asked
+        elif declared is not None:
             sizes[:, i] = _declared_bytes(trace, group.signal, declared)
         elif model is not None:
             sizes[:, i] = model.mlp_bytes if group.of_experts else model.slice_bytes(group.slices)
         else:
             raise ModelError(
-                f"{trace.name} does not say which model it is from: pass --model NAME or FILE "
-                f"(or store meta.model, or unit_bytes of {group.signal})"
+                f"{trace.name} does not say which model it is from: pass --model NAME or FILE"
+                + (
+                    ", or how large an expert is: --unit-bytes 1MB"
+                    if group.of_experts
+                    else f" (or store meta.model, or unit_bytes of {group.signal})"
+                )
             )
         if signal is not None:
             sizes[:, i] *= signal.cluster

@@ -32,7 +32,7 @@ FIXED_BY_MMAP = {
     "overlap": ("serial", "a page fault stops the thread that computes"),
 }
 """Settings that ``io="mmap"`` leaves no choice of, and why."""
-_SIZES = ("dram", "cache", "kv_dram")
+_SIZES = ("dram", "cache", "kv_dram", "unit_bytes")
 """Options that are sizes, of which a number is one of bytes; the command line wants a unit."""
 _RANGES = ("tokens", "layers", "sequence", "calibrate_tokens", "order_from")
 """Options that are ranges A:B."""
@@ -184,6 +184,9 @@ class Settings(BaseModel):
     )
     weight_format: str | None = option(
         None, "of the weights: q4_0, q4_k, q8_0, 8da4w, bf16 ... [the model's]", "storage"
+    )
+    unit_bytes: str | None = option(
+        None, "of an expert: 1MB [the trace's, or the model's]", "storage"
     )
     context: Count | None = option(None, "tokens of KV in the budget [longest sequence]", "storage")
     depth: Count | None = option(
@@ -491,6 +494,20 @@ class Settings(BaseModel):
         if model_bytes is None:
             raise BudgetError(f"--dram {self.dram} is a share of the model: pass --model too")
         return share * model_bytes
+
+    def expert_bytes(self) -> float | None:
+        """Return ``unit_bytes`` in bytes.
+
+        Raises:
+            BudgetError: not a size, or none that an expert has.
+        """
+        try:
+            size = None if self.unit_bytes is None else BYTES.parse(self.unit_bytes)
+        except ValueError as problem:
+            raise BudgetError(f"--unit-bytes: {problem}") from None
+        if size is not None and not 1 <= size <= 2**40:
+            raise BudgetError(f"--unit-bytes {self.unit_bytes}: an expert has 1 byte to 1 TB")
+        return size
 
     def cache_bytes(self) -> float | None:
         """Return ``cache`` in bytes.

@@ -16,7 +16,7 @@ from dipsim.errors import DipsimError, brief
 # isort: off
 from dipsim.cli import run, compare, mrc, search, study, sweep, results, report, explore  # noqa: F401
 from dipsim.cli import iobench, calibrate, validate  # noqa: F401
-from dipsim.cli import inspect, convert, synth  # noqa: F401
+from dipsim.cli import inspect, importing, exporting, synth  # noqa: F401
 from dipsim.cli import record, evaluate, lora  # noqa: F401
 from dipsim.cli import catalogue, explain  # noqa: F401
 # isort: on

@@ -57,6 +57,7 @@ _METAVARS = {
     "dram": "BYTES|SHARE",
     "cache": "BYTES",
     "bits": "BITS",
+    "unit_bytes": "BYTES",
     "kv_bits": "BITS",
     "kv_policy": "NAME[:KEY=VALUE,...]",
     "kv_budget": "NUMBER|SHARE",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dipsim.trace import Trace
 
 
-def _check_out(out: str) -> str:
+def check_out(out: str) -> str:
     """Return a path a trace can be written to: a file, or a folder that the writer will make.
 
     Raises:
@@ -36,7 +36,7 @@ TraceName = Annotated[str, TRACE]
 Out = Annotated[
     str,
     typer.Argument(
-        help="an .npz file, or a new folder of shards", metavar="OUT", callback=_check_out
+        help="an .npz file, or a new folder of shards", metavar="OUT", callback=check_out
     ),
 ]
 Encodings = Annotated[

@@ -1,12 +1,16 @@
-"""Report on a trace that was written, for every command that writes one."""
+"""Report on a trace that was written, for every command that writes one, and on what is read."""
 
 import shlex
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 
-from dipsim.report.tables import line
+from dipsim.report.tables import Table, line
 from dipsim.trace import Trace
+from dipsim.trace.logs import FORMATS
+from dipsim.trace.logs.usage import HISTORY
 from dipsim.units import BYTES
 
 
@@ -20,3 +24,26 @@ def render(trace: Trace) -> RenderableType:
     about = f"{trace.tokens} tokens of {trace.layers} layers, {', '.join(signals)}; {size}"
     hint = f"hint: dipsim inspect {shlex.quote(trace.name)}"
     return Group(line(f"{trace.name}: {about}"), line(hint))
+
+
+def render_uses(out: Path, counts: NDArray[np.int64]) -> RenderableType:
+    """Return a line about the uses of experts that were written, and what takes them."""
+    layers, experts = counts.shape
+    about = f"{counts.sum()} uses in {layers} layers of {experts} experts"
+    hint = f"hint: dipsim run TRACE --policy static --static-from {shlex.quote(str(out))}"
+    return Group(line(f"{out}: {about}"), line(hint))
+
+
+def formats_dict() -> list[dict[str, str]]:
+    """Return the formats of routing logs as plain values."""
+    listed = [{"name": f.name, "source": f.source, "form": f.form} for f in FORMATS]
+    counts = "text: layer expert count, or IKU1: counts, for --static-from"
+    return [*listed, {"name": HISTORY, "source": "colibri .coli_usage", "form": counts}]
+
+
+def formats() -> RenderableType:
+    """Return the table of the formats of routing logs."""
+    table = Table("format", "source", "form", whole=[0])
+    for row in formats_dict():
+        table.add_row(*row.values())
+    return table

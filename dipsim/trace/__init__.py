@@ -1,8 +1,9 @@
 """Traces: what a model did, token by token, independent of device, method and cache."""
 
+from dipsim.trace.load import load_trace
 from dipsim.trace.outline import Outline
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
-from dipsim.trace.trace import Trace, load_trace, recording, trace_names
+from dipsim.trace.trace import Trace, recording, trace_names
 from dipsim.trace.writer import TraceWriter, save_trace
 
 __all__ = [

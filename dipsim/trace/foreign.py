@@ -41,15 +41,16 @@ _ARRAYS = (".npy", ".npz", ".safetensors")
 _RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
 _TEXT = (
     "read its numbers into an array x in Python, [tokens, layers, units], and write it with "
-    "np.savez('t.npz', expert=x); of texts dipsim import takes a route_trace CSV"
+    "np.savez('t.npz', expert=x); dipsim import --list shows the logs of experts that are read"
 )
 _WAYS = {
     "lines of JSON": _TEXT,
     "a text": _TEXT,
     "one array": "dipsim import {path} t.npz --map glu={stem}",
     "weights": "of arrays make one with dipsim import {path} t.npz --map glu=NAME",
-    "a pickle": "dipsim opens no pickle; in Python save its numbers, e.g. "
-    "np.savez('t.npz', glu=torch.load('{path}')['glu'].abs().numpy())",
+    "a pickle": "dipsim opens no pickle; save its tensors in Python, "
+    "d = torch.load('{path}', weights_only=True); "
+    "np.savez('t.npz', **{{name: d[name].numpy() for name in d}}), and import those",
     "an archive": "unpack it; of the .npy files in it dipsim import FOLDER t.npz makes one",
     "a GGUF model": _RECORD + ", or give it as --model",
     "a model folder": _RECORD + ", or give it as --model",

@@ -232,7 +232,7 @@ def recording(outline: Outline) -> Trace:
     return outline
 
 
-def load_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
+def open_trace(given: "str | os.PathLike[str] | Mapping[str, Any] | Trace") -> Trace:
     """Open a trace by its path, by the name of a shipped one, or from arrays in memory.
 
     Args:
@@ -446,6 +446,8 @@ def _instead(name: str, members: Mapping[str, Member]) -> str:
     if not arrays:
         return f"(has {listed}); save one of {signals}"
     first = brief(arrays[0])
+    if first == "expert.uses":
+        return "(it holds uses of experts, without an order): give it as --static-from"
     close = difflib.get_close_matches(first.lower(), SIGNALS, 1)
     signal = "expert" if "rout" in first.lower() else close[0] if close else "glu"
     return (

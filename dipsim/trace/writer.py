@@ -1,6 +1,6 @@
 """Writers of traces: whole or not at all, token by token, in any encoding.
 
-What they accept, `load_trace` reads back; what it would refuse is refused before it is written.
+What they accept, `open_trace` reads back; what it would refuse is refused before it is written.
 """
 
 import errno
@@ -32,7 +32,7 @@ from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplac
 from dipsim.trace.npz import Array, check_names
 from dipsim.trace.signal import MEANINGS, SIGNALS
 from dipsim.trace.tokens import DECODE
-from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, load_trace, shard_name
+from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, open_trace, shard_name
 from dipsim.trace.vectors import VECTORS, VectorEncoding
 
 SHARD_BYTES = 256 * 2**20
@@ -48,7 +48,7 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
 
     Args:
         path: a file, which is replaced.
-        arrays: as `load_trace` takes them; float64 signals become float32.
+        arrays: as `open_trace` takes them; float64 signals become float32.
 
     Raises:
         TraceError: arrays that are no trace, with values that none may hold, or a path that cannot
@@ -62,7 +62,7 @@ def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
         for key, array in as_arrays(arrays).items()
     }
     check_names("arrays", members)
-    trace = load_trace(members)
+    trace = open_trace(members)
     if trace.warnings:  # of what a reader would ignore
         raise TraceError(trace.warnings[0])
     trace.check_values()

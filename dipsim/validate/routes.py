@@ -10,9 +10,7 @@ the numbers of the shipped profile, which were fitted on other runs, are judged 
 """
 
 import os
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,7 @@ from dipsim.run import replay as replay_run
 from dipsim.simulate import prepare
 from dipsim.timeline.closed import FLASH, Step, token_times
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.convert import import_routes
-from dipsim.trace.convert.routes import TENSORS
+from dipsim.trace.logs.route_trace import TENSORS
 from dipsim.validate.metrics import WINDOW, Floats, Metrics, load_metrics
 
 PROFILE = "oneplus15r"
@@ -71,15 +68,12 @@ def replay_routes(routes: str | os.PathLike[str], metrics: Metrics) -> Replay:
     Raises:
         DipsimError: no route trace, or one of another run than the metrics.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "routes.npz"
-        import_routes(routes, whole)
-        trace = load_trace(whole)
-        run = prepare(
-            trace, PROFILE, policy="lru", scope="global", cache=f"{metrics.cache_mib!r} MiB"
-        )
-        traffic = replay_run(run)
-        dense = _dense(trace)
+    trace = load_trace(routes)
+    if "dense_bytes" not in trace.meta:
+        raise DipsimError(f"{routes}: states no dense_bytes: give a route_trace CSV of a phone")
+    run = prepare(trace, PROFILE, policy="lru", scope="global", cache=f"{metrics.cache_mib!r} MiB")
+    traffic = replay_run(run)
+    dense = _dense(trace)
     rows = traffic.measured
     if rows.sum() != metrics.tokens:
         raise DipsimError(

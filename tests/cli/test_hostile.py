@@ -155,9 +155,9 @@ FILES: dict[str, tuple[str, Make, tuple[str, ...]]] = {
         ("models", "m.gguf"),
     ),
     "CSV cut short": ("r.csv", lambda: CSV[:-4].encode(), ("import", "r.csv", "t.npz")),
-    "CSV with a row twice": (
+    "CSV with an expert twice": (
         "r.csv",
-        lambda: (CSV + CSV.splitlines()[-1] + "\n").encode(),
+        lambda: (CSV.replace("used=1", "used=2") + "0,1,0,0,1,1,0.5,0,10\n").encode(),
         ("import", "r.csv", "t.npz"),
     ),
     "CSV of one line": ("r.csv", lambda: b"x" * 10**8, ("import", "r.csv", "t.npz")),

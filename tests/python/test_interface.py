@@ -29,6 +29,7 @@ WIDER: dict[str, Any] = {
     "cache": str | float | None,
     "kv_budget": str | float | None,
     "kv_dram": str | float | None,
+    "unit_bytes": str | float | None,
     "policy": str | dipsim.Policy | None,
     "static_from": keywords.File | None,
     "prefetch": keywords.File | None,

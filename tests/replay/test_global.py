@@ -18,7 +18,7 @@ from dipsim.replay.traffic import Traffic
 from dipsim.settings import Settings
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.convert import import_routes
+from dipsim.trace.convert import import_
 from naive import replay as naive
 from tools.paths import VALIDATION, of_a_phone
 from tools.replays import replay, replay_all
@@ -310,7 +310,7 @@ def test_a_cached_batch_of_prefill_has_no_global_scope_where_sets_depend_on_the_
 def phone(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """Routes of Qwen3-30B-A3B, recorded on a OnePlus 15R."""
     out = tmp_path_factory.mktemp("phone") / "t.npz"
-    import_routes(VALIDATION / "qwen.route.csv", out)
+    import_(VALIDATION / "qwen.route.csv", out)
     return load_trace(out)
 
 

@@ -3,6 +3,5 @@
 from dipsim.trace.convert.arrays import import_arrays
 from dipsim.trace.convert.exporting import export
 from dipsim.trace.convert.importing import import_
-from dipsim.trace.convert.routes import import_routes, is_routes
 
-__all__ = ["export", "import_", "import_arrays", "import_routes", "is_routes"]
+__all__ = ["export", "import_", "import_arrays"]

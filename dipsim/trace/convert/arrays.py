@@ -12,10 +12,10 @@ import numpy as np
 from dipsim.errors import TraceError, brief
 from dipsim.files import refuse_same
 from dipsim.trace.checks import any_negative
-from dipsim.trace.convert.sources import open_arrays
 from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.signal import SIGNALS, wanted_instead
+from dipsim.trace.sources import open_arrays
 from dipsim.trace.vectors import VECTORS, VectorEncoding
 from dipsim.trace.writer import TraceWriter
 

@@ -13,9 +13,10 @@ from dipsim.files import path_of, refuse_same
 from dipsim.trace.checks import names_of
 from dipsim.trace.decisions import DECISIONS
 from dipsim.trace.encoding import Encoding, unpack_sets
+from dipsim.trace.load import load_trace
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import Signal
-from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.trace import Trace
 from dipsim.trace.vectors import VectorEncoding
 from dipsim.trace.writer import TraceWriter
 

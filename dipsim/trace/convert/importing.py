@@ -1,4 +1,4 @@
-"""Import of files of other programs as a trace."""
+"""Import of files of other programs as a trace: routing logs, arrays, histories of use."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,58 +10,130 @@ from dipsim.errors import DipsimError, check_pairs, check_text
 from dipsim.files import path_of
 from dipsim.model import Model, load_model
 from dipsim.trace.convert.arrays import import_arrays
-from dipsim.trace.convert.routes import import_routes, is_routes
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.load import load_trace
+from dipsim.trace.logs import Ask, Format, format_named, recognised
+from dipsim.trace.logs.contract import LayersAre
+from dipsim.trace.logs.convert import import_log
 from dipsim.trace.meta import plain_meta
-from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.trace import Trace
 from dipsim.trace.vectors import VectorEncoding
+from dipsim.units import BYTES
 
 
 def import_(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    format: str | None = None,  # noqa: A002 - as the command line calls it
     names: Mapping[str, str] | None = None,
     encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     model: str | os.PathLike[str] | Mapping[str, Any] | Model | None = None,
+    layers_are: LayersAre | None = None,
+    top_k: int | None = None,
+    decode_only: bool = False,
+    rank_order: bool = False,
+    experts: int | None = None,
+    layers: int | None = None,
+    layers_first: bool = False,
+    unit_bytes: str | float | None = None,
     meta: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
-    """Make a trace out of arrays, or of a phone's log of experts, and open it.
+    """Make a trace out of arrays or of a routing log, and open it.
 
     Args:
-        source: a `.npy`, `.npz` or `.safetensors` file, a folder of them, or a route_trace CSV.
+        source: a routing log of one of the formats that ``dipsim import --list`` shows; or arrays:
+            a `.npy`, `.npz` or `.safetensors` file, or a folder of them.
         out: a `.npz` file, or a new folder of shards.
+        format: name of the log's format; default: told by its contents.
         names: per signal (or phase, sequence, token_id) the array's name, e.g.
             ``{"glu": "layers.*.acts"}``; ``*`` stands for the number of the layer. Default: arrays
             that are named like signals.
-        encodings: per signal float16, float32, log8, bool, bits or sparse; of vectors int8.
+        encodings: of arrays, per signal float16, float32, log8, bool, bits or sparse; of vectors
+            int8.
         model: what the trace is from; kept in it.
+        layers_are: whether a log counts all layers of the model, or those with experts alone.
+        top_k: experts that a token uses in a layer, where the log does not say it.
+        decode_only: leave out the tokens of prompts.
+        rank_order: ids are in the order of the router's preference: ranks become scores.
+        experts: number of experts of a layer; default: the model's, the log's, or the largest id
+            and one.
+        layers: number of layers, for ids without a shape.
+        layers_first: arrays of ids are [layers, tokens, k].
+        unit_bytes: size of an expert, e.g. ``"1MB"``; a number is one of bytes.
         meta: further entries of its meta, e.g. ``source`` and ``license``.
-        progress: called with (tokens done, tokens), or bytes of a CSV.
+        progress: called with (tokens done, tokens).
 
     Returns:
-        The trace; its ``warnings`` say what was changed.
+        The trace; its ``warnings`` say what was changed, assumed or left out.
 
     Raises:
-        DipsimError: files that are unreadable, or hold no trace; ``out`` is one of them.
+        DipsimError: files that are unreadable, or hold no trace, or leave something open; ``out``
+            is one of them.
     """
     check_pairs("names", names, '{"glu": "layers.*.acts"}')
     for name in (names or {}).values():
         check_text("names", name, "the name of an array")
     check_pairs("encodings", encodings, '{"glu": "log8"}')
     kept = plain_meta({} if meta is None else meta)
-    if model is not None:
-        kept["model"] = load_model(model).model_dump(mode="json", exclude_unset=True)
+    loaded = None if model is None else load_model(model)
+    if loaded is not None:
+        kept["model"] = loaded.model_dump(mode="json", exclude_unset=True)
     path, target = path_of(source, "source"), path_of(out)
-    notes: list[str] = []
-    if not is_routes(path):
+    ask = Ask(layers_are, top_k, decode_only, rank_order, experts, layers, layers_first)
+    log = _format_of(path, format, names, encodings)
+    if log is None:
+        if given := ask.given():
+            raise DipsimError(f"{path}: {given} is for routing logs, and this is none: drop it")
         notes = import_arrays(
             path, target, names=names, encodings=encodings, meta=kept, progress=progress
         )
-    elif names or encodings:
-        raise DipsimError("--map and --encoding are for arrays: a route CSV has neither")
     else:
-        import_routes(path, target, meta=kept, progress=progress)
+        if encodings:
+            raise DipsimError("--encoding is for arrays of values: a routing log has none")
+        ask = replace(ask, names=(names or {}).get("expert"))
+        notes = import_log(
+            path,
+            target,
+            log,
+            ask,
+            model=loaded,
+            unit_bytes=_size(unit_bytes),
+            meta=kept,
+            progress=progress,
+        )
     written = load_trace(Path(target))
     return replace(written, warnings=(*written.warnings, *notes))
+
+
+def _format_of(
+    path: Path,
+    name: str | None,
+    names: Mapping[str, str] | None,
+    encodings: Mapping[str, Any] | None,
+) -> Format | None:
+    """Return the format of a routing log; None for arrays of values."""
+    if name is not None:
+        return format_named(name)
+    if names and set(names) != {"expert"}:
+        return None
+    found = recognised(path)
+    return None if found is not None and names and found.name != "arrays" else found
+
+
+def _size(unit_bytes: str | float | None) -> float | None:
+    """Return the size of an expert in bytes.
+
+    Raises:
+        DipsimError: none that an expert has.
+    """
+    if unit_bytes is None:
+        return None
+    try:
+        size = BYTES.parse(unit_bytes) if isinstance(unit_bytes, str) else float(unit_bytes)
+    except (ValueError, TypeError) as problem:
+        raise DipsimError(f"--unit-bytes: {problem}") from None
+    if not 1 <= size <= 2**40:
+        raise DipsimError(f"--unit-bytes {unit_bytes}: an expert has 1 byte to 1 TB")
+    return size

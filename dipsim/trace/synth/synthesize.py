@@ -10,9 +10,10 @@ from dipsim.files import path_of, refuse_same
 from dipsim.model import Model, load_model
 from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.load import load_trace
 from dipsim.trace.synth.draw import draw, geometry_of
 from dipsim.trace.synth.fit import TraceFit, fit_trace
-from dipsim.trace.trace import Trace, load_trace
+from dipsim.trace.trace import Trace
 from dipsim.trace.writer import TraceWriter
 
 
