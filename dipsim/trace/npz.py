@@ -4,6 +4,7 @@ A `Member` is one array of the archive whose header was checked against the byte
 Stored members are memory-mapped; deflated ones are streamed in blocks of rows.
 """
 
+import io
 import os
 import stat
 import struct
@@ -283,6 +284,16 @@ def open_npy(path: Path) -> InArchive:
     except OSError as problem:
         raise TraceError(f"{path}: cannot be read ({problem.strerror})") from None
     return InArchive(path, path.name, dtype, shape, 0, header, header)
+
+
+def read_npy(data: bytes, what: str) -> Array:
+    """Return the array of a `.npy` file in memory, its header checked.
+
+    Raises:
+        TraceError: as `open_npz`; names ``what`` it is.
+    """
+    dtype, shape, header = _read_header(io.BytesIO(data), what, len(data))
+    return np.frombuffer(data, dtype, offset=header).reshape(shape)
 
 
 def _read_header(

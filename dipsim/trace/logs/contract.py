@@ -6,6 +6,7 @@ A log says which experts each token used in each layer. Whatever its form, a rea
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -125,7 +126,7 @@ class Head:
             if data[:2] == b"\x1f\x8b":
                 with gzip.open(self.path, "rb") as inflated:
                     data = inflated.read(_HEAD)
-        except (OSError, EOFError):
+        except (OSError, EOFError, zlib.error):
             return b""
         return data
 

@@ -13,7 +13,7 @@ import numpy as np
 from dipsim.errors import TraceError, brief
 from dipsim.extras import need
 from dipsim.trace.logs.contract import Ask, Format, Head, Log, Rows
-from dipsim.trace.logs.lines import BATCH
+from dipsim.trace.logs.lines import BATCH, narrow
 
 _SUFFIXES = (".parquet", ".arrow", ".feather")
 _IDS, _SCORES = "indices", "scores"
@@ -53,7 +53,7 @@ def _rows(by_layer: dict[int, list[Path]]) -> Iterator[Rows]:
                 used = _lists(file, table, _IDS)
                 weights = None
                 if _SCORES in table.schema.names:
-                    weights = _lists(file, table, _SCORES).astype(np.float32)
+                    weights = narrow(_lists(file, table, _SCORES))
                     if weights.shape != used.shape:
                         raise TraceError(f"{file}: {_SCORES} and {_IDS} differ in length")
                 rows = np.arange(token, token + len(used))
@@ -76,11 +76,14 @@ def _tables(file: Path) -> Iterator[Any]:
         if file.suffix == ".parquet" or Head(file).data[:4] == b"PAR1":
             opened = parquet.ParquetFile(file, memory_map=True)
             columns = [name for name in opened.schema_arrow.names if name in (_IDS, _SCORES)]
-            yield from opened.iter_batches(BATCH, columns=columns, use_threads=False)
+            for batch in opened.iter_batches(BATCH, columns=columns, use_threads=False):
+                batch.validate(full=True)
+                yield batch
             return
         with pa.memory_map(str(file)) as mapped, ipc.open_file(mapped) as reader:
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number)
+                batch.validate(full=True)
                 for start in range(0, batch.num_rows, BATCH):
                     yield batch.slice(start, BATCH)
     except (pa.ArrowException, OSError, ValueError) as problem:

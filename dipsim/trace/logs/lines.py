@@ -21,6 +21,7 @@ LARGEST_TEXT = 64 * 2**20
 """Bytes of a text that is read whole."""
 BATCH = 2**15
 """Rows that are passed on together."""
+_PARSED = 256  # lines that are parsed together
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
@@ -51,18 +52,25 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         TraceError: a line beyond 8 MiB, or bytes that are no text.
     """
+    for number, data in _raw_lines(path):
+        try:
+            yield number, data.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            raise wrong(path, number, "holds bytes that are no text") from None
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the bytes of every line that is not empty, without a byte order mark."""
     with opened(path) as file:
         number = 0
         while data := file.readline(LONGEST_LINE):
             number += 1
             if len(data) == LONGEST_LINE:
                 raise wrong(path, number, f"longer than {LONGEST_LINE} bytes: no log of experts")
-            try:
-                text = data.decode("utf-8").strip()
-            except UnicodeDecodeError:
-                raise wrong(path, number, "holds bytes that are no text") from None
-            if text:
-                yield number, text.removeprefix("\ufeff")
+            if number == 1:
+                data = data.removeprefix(b"\xef\xbb\xbf")
+            if not data.isspace() and data:
+                yield number, data
 
 
 def whole_json(path: Path) -> Any:
@@ -100,11 +108,24 @@ def objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     Raises:
         TraceError: names the line that is none.
     """
-    for number, text in lines(path):
-        value = parsed(path, number, text)
+    for held in batches(_raw_lines(path), list, _PARSED):
+        yield from zip((number for number, _ in held), _parsed_lines(path, held), strict=True)
+
+
+def _parsed_lines(path: Path, held: list[tuple[int, bytes]]) -> list[dict[str, Any]]:
+    """Return the objects on some lines: parsed at once, which is faster, and where that fails one
+    by one, so that the line can be named."""
+    try:
+        values: list[dict[str, Any]] = json.loads(b"[" + b",".join(data for _, data in held) + b"]")
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) == len(held) and all(type(value) is dict for value in values):
+        return values
+    values = [parsed(path, number, data) for number, data in held]
+    for (number, data), value in zip(held, values, strict=True):
         if not isinstance(value, dict):
-            raise wrong(path, number, f"{brief(text, 40)!r} is no JSON object")
-        yield number, value
+            raise wrong(path, number, f"{brief(data[:60], 40)} is no JSON object")
+    return values
 
 
 def wrong(path: Path, number: int | None, what: str) -> TraceError:
@@ -136,12 +157,14 @@ def field_of(path: Path, number: int | None, row: Mapping[str, Any], key: str) -
     return row[key]
 
 
-def batches(items: Iterator[Any], make: Callable[[list[Any]], Any]) -> Iterator[Any]:
-    """Yield what ``make`` makes of `BATCH` items each, and of the rest."""
+def batches(
+    items: Iterator[Any], make: Callable[[list[Any]], Any], size: int = BATCH
+) -> Iterator[Any]:
+    """Yield what ``make`` makes of ``size`` items each, and of the rest."""
     held: list[Any] = []
     for item in items:
         held.append(item)
-        if len(held) == BATCH:
+        if len(held) == size:
             yield make(held)
             held = []
     if held:
@@ -165,6 +188,9 @@ def id_array(path: Path, lists: Sequence[Any], numbers: Sequence[int] | None = N
         if array.size and array.min() < 0:
             row = int(np.flatnonzero((array < 0).any(axis=1))[0])
             raise _no_ids(path, lists, numbers, row)
+        for row in np.flatnonzero((array < 2).any(axis=1)).tolist():
+            if bool in map(type, lists[row]):  # which numpy takes for 0 and 1
+                raise _no_ids(path, lists, numbers, row)
         return array.astype(np.int64, copy=False)
     for row, ids in enumerate(lists):
         good = isinstance(ids, list) and len(ids) <= MOST_PER_TOKEN
@@ -200,7 +226,7 @@ def weight_array(
     try:
         array = np.array(lists)
         if array.shape == ids.shape and array.dtype.kind in "if":
-            weights[:] = array
+            weights[:] = narrow(array)
             return weights
     except ValueError:
         pass  # of unequal lengths
@@ -213,8 +239,14 @@ def weight_array(
                 None if numbers is None else numbers[row],
                 f"weights {brief(repr(values), 60)}: a number for each of {counts[row]} experts",
             )
-        weights[row, : counts[row]] = values
+        weights[row, : counts[row]] = narrow(np.array(values, np.float64))
     return weights
+
+
+def narrow(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return numbers as float32; what is too large for it becomes infinite, which is refused."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def json_rows(head: str, *keys: str) -> bool:

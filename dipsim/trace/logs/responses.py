@@ -6,7 +6,6 @@ or a start. A response is a sequence; of several in a file each has a line, or i
 
 import base64
 import binascii
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from dipsim.trace.logs.arrays import layers_first, rows_of
 from dipsim.trace.logs.contract import MOST_PER_TOKEN, Ask, Format, Head, Log, Rows
 from dipsim.trace.logs.contract import ask as asked
 from dipsim.trace.logs.lines import lines, parsed, whole_json, wrong
-from dipsim.trace.npz import Array
+from dipsim.trace.npz import Array, read_npy
 from dipsim.trace.tokens import DECODE, PREFILL
 
 _IDS, _PROMPT = ("routed_experts", "experts"), "prompt_routed_experts"
@@ -161,16 +160,9 @@ def _ids(path: Path, number: int | None, packed: Any, holder: Mapping[str, Any],
     except (binascii.Error, ValueError):
         raise wrong(path, number, "ids are no base64") from None
     if data[: len(_MAGIC)] == _MAGIC:
-        return _npy(path, number, data)
+        where = path if number is None else f"{path}: line {number}"
+        return read_npy(data, f"{where}: ids")
     return _shaped(path, number, _flat(path, number, data, shape, kind), shape, ask)
-
-
-def _npy(path: Path, number: int | None, data: bytes) -> Array:
-    try:
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False, max_header_size=10_000)
-    except (ValueError, EOFError, OSError, SyntaxError, MemoryError) as problem:
-        raise wrong(path, number, f"ids are no readable .npy ({brief(problem)})") from None
-    return array
 
 
 def _flat(path: Path, number: int | None, data: bytes, shape: Any, kind: Any) -> Array:

@@ -7,6 +7,7 @@ memory stays bounded, whatever the log's length.
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,7 @@ NONE = 2**16 - 1
 """Stands for no expert in stored ids, uint16."""
 _CHUNK = 2**16
 _MOST_BYTES = 2**38
+_MOST_NUMBER = 2**40  # of a token
 
 
 @dataclass
@@ -58,7 +60,7 @@ class _Segment:
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.path, self.dtype = path, dtype
-        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by `chunks`
+        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by `close`
 
     def write(self, rows: Rows, stretch: NDArray[np.int32]) -> None:
         table = np.empty(len(rows.token), self.dtype)
@@ -70,8 +72,15 @@ class _Segment:
             table["guesses"] = np.where(rows.guesses < 0, NONE, rows.guesses)
         self.file.write(table.tobytes())
 
-    def chunks(self) -> Iterator[NDArray[Any]]:
+    def close(self) -> None:
+        """End writing.
+
+        Raises:
+            OSError: the disk is full.
+        """
         self.file.close()
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
         with open(self.path, "rb") as file:
             while data := file.read(_CHUNK * self.dtype.itemsize):
                 yield np.frombuffer(data, self.dtype)
@@ -102,6 +111,11 @@ class Table:
         self._open: dict[int, int] = {}
         self._segments: list[_Segment] = []
         self.rows = 0
+
+    def close(self) -> None:
+        """End writing the rows, which `tokens` reads."""
+        for segment in self._segments:
+            segment.close()
 
     # Collecting -----------------------------------------------------------------------------------
 
@@ -144,6 +158,9 @@ class Table:
         if twice.any():
             row, column = np.argwhere(twice)[0]
             raise TraceError(f"{self._where(rows, row)}: expert {ordered[row, column]} twice")
+        if rows.token.min() < 0 or rows.token.max() >= _MOST_NUMBER:
+            worst = max(rows.token.tolist(), key=abs)
+            raise TraceError(f"{self.path}: token {worst}: from 0 to {_MOST_NUMBER - 1}")
         if layer.min() < 0 or layer.max() >= MOST_LAYERS:
             raise TraceError(f"{self.path}: layer {layer.max()}: from 0 to {MOST_LAYERS - 1}")
         if rows.weights is not None and np.isinf(rows.weights).any():
@@ -162,6 +179,8 @@ class Table:
 
     def _placed(self, rows: Rows) -> NDArray[np.int32]:
         """Return the stretch that each row belongs to, int32[n]."""
+        if (number := self._in_order(rows)) is not None:
+            return np.full(len(rows.token), number, np.int32)
         sequences = np.broadcast_to(rows.sequence, rows.token.shape).tolist()
         stretches = np.empty(len(sequences), np.int32)
         triples = zip(sequences, rows.token.tolist(), rows.layer.tolist(), strict=True)
@@ -179,6 +198,25 @@ class Table:
                 stretch.last = token
             stretches[row] = number
         return stretches
+
+    def _in_order(self, rows: Rows) -> int | None:
+        """Return the one stretch that rows go on with, token after token and layer after layer;
+        None where their order has to be looked at row by row."""
+        sequence = np.broadcast_to(rows.sequence, rows.token.shape)
+        key = rows.token * MOST_LAYERS + rows.layer
+        if (sequence != sequence[0]).any() or (np.diff(key) <= 0).any():
+            return None
+        number = self._open.get(int(sequence[0]))
+        if number is None:
+            return None
+        stretch = self._stretches[number]
+        done = max((n for n, token in stretch.newest.items() if token == stretch.last), default=-1)
+        if key[0] <= stretch.last * MOST_LAYERS + done:
+            return None
+        last_of = dict(zip(rows.layer.tolist(), rows.token.tolist(), strict=True))
+        stretch.newest |= last_of
+        stretch.last = int(rows.token[-1])
+        return number
 
     def _begin(self, sequence: int, own: int, first: int, last: int) -> int:
         if len(self._stretches) >= MAX_TOKENS:
@@ -331,9 +369,9 @@ def collected(
         TraceError: as the reader, or rows that no log holds.
         OSError: the disk is full.
     """
-    table = Table(path, folder, ask, experts)
-    for rows in log.rows:
-        table.add(rows)
-        if progress is not None:
-            progress(table.rows)
+    with closing(Table(path, folder, ask, experts)) as table:
+        for rows in log.rows:
+            table.add(rows)
+            if progress is not None:
+                progress(table.rows)
     return table

@@ -1,13 +1,21 @@
 """waste, warp: lines of JSON ``{"tok": n, "layers": [[ids], ...]}``, a token each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dipsim.trace.logs.contract import Ask, Format, Head, Log, Rows
-from dipsim.trace.logs.lines import field_of, id_array, json_rows, objects, whole, wrong
+from dipsim.trace.logs.lines import (
+    batches,
+    field_of,
+    id_array,
+    json_rows,
+    objects,
+    whole,
+    wrong,
+)
 
 _BATCH = 1024
 
@@ -21,25 +29,25 @@ def _read(path: Path, ask: Ask) -> Log:
 
 
 def _rows(path: Path) -> Iterator[Rows]:
+    yield from batches(objects(path), lambda held: _batch(path, held), _BATCH)
+
+
+def _batch(path: Path, held: list[tuple[int, Mapping[str, Any]]]) -> Rows:
+    numbers: list[int] = []
     tokens: list[int] = []
     layers: list[int] = []
-    numbers: list[int] = []
     lists: list[Any] = []
-    for number, row in objects(path):
+    for number, row in held:
         token = whole(path, number, field_of(path, number, row, "tok"), "tok")
         of_layers = field_of(path, number, row, "layers")
         if not isinstance(of_layers, list) or not of_layers:
             raise wrong(path, number, "layers: a list of ids for every layer")
         count = len(of_layers)
+        numbers += [number] * count
         tokens += [token] * count
         layers += range(count)
-        numbers += [number] * count
         lists += of_layers
-        if len(lists) >= _BATCH * 8:
-            yield Rows(np.array(tokens), np.array(layers), id_array(path, lists, numbers))
-            tokens, layers, numbers, lists = [], [], [], []
-    if lists:
-        yield Rows(np.array(tokens), np.array(layers), id_array(path, lists, numbers))
+    return Rows(np.array(tokens), np.array(layers), id_array(path, lists, numbers))
 
 
 WASTE = Format("waste", "waste, warp", 'JSONL {"tok", "layers": [[ids], ...]}', _recognises, _read)
