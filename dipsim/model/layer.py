@@ -151,7 +151,7 @@ class Layer(BaseModel):
 
     @property
     def position_flops(self) -> float:
-        """FLOP for a token's queries to meet a cached position; a latent meets those of all heads."""
+        """FLOP for a token's queries to meet a cached position; a latent meets all heads."""
         if self.mixer == "latent":
             return 4.0 * self.heads * self.position_values
         return self.pair_flops if self.position_values else 0.0
