@@ -32,7 +32,7 @@ _EVERYWHERE = (
     "glm-dsa bitnet jais nemotron nemotron_h nemotron_h_moe exaone granite granitemoe "
     "granitehybrid plm bailingmoe bailingmoe2 dots1 arcee ernie4_5 ernie4_5-moe falcon-h1 "
     "hunyuan-moe hunyuan-dense smollm3 lfm2 lfm2moe seed_oss grovemoe apertus minimax-m2 "
-    "pangu-embedded mistral3 mistral4 mimo2 step35 maincoder kimi-linear gemma4 opt"
+    "pangu-embedded mistral3 mistral4 mimo2 step35 maincoder kimi-linear gemma4"
 )
 ARCHITECTURES: Mapping[str, Windows] = {
     **dict.fromkeys(_EVERYWHERE.split(), Windows()),

@@ -113,4 +113,4 @@ def _shards(path: Path, values: Mapping[str, Any]) -> list[Path]:
 def _shown(values: Mapping[str, Any]) -> str:
     number, count = values.get("split.no"), values.get("split.count")
     first = number + 1 if isinstance(number, int) else "?"
-    return f"{str(first)[:8]} of {str(count)[:8]}"
+    return f"{str(first)[:12]} of {str(count)[:12]}"

@@ -165,19 +165,16 @@ class _Reader:
         """Return heads and their sizes, those of windows apart where the file has such."""
         usual = self.number("attention.head_count") or self._first("attention.head_count") or 1
         heads = self.number("attention.head_count", number) or usual
-        kv_heads = self.number("attention.head_count_kv", number)
-        if not kv_heads:
-            kv_heads = self._first("attention.head_count_kv") or heads
+        stated = self.number("attention.head_count_kv", number)
         swa = "_swa" if self._window(number) is not None else ""
         mla = "_mla" if layer.has("attn_kv_a_mqa") else ""
         key = self._size("key_length", mla, swa) or max(self.hidden // heads, 1)
         value = self._size("value_length", mla, swa) or key
-        rows = layer.axis("attn_k", 1)
-        if rows and not mla and rows != kv_heads * key and rows % key == 0:
-            self.remarks.append(
-                f"layer {number} has {rows // key} KV heads, the keys say {kv_heads}"
-            )
-            kv_heads = rows // key
+        rows = 0 if mla else (layer.axis("attn_k", 1) or 0)
+        stored = rows // key if rows % key == 0 else 0
+        if stated and stored and stored != stated:
+            self.remarks.append(f"layer {number} has {stored} KV heads, the keys say {stated}")
+        kv_heads = stored or stated or self._first("attention.head_count_kv") or heads
         return {
             "heads": heads,
             "kv_heads": min(kv_heads, heads),
