@@ -22,9 +22,10 @@ class Opened(NamedTuple):
     tensors: list[Tensor]
 
 
-def is_shard(path: Path) -> bool:
-    """Return True for a file that is named as a shard."""
-    return _SHARD.fullmatch(path.name) is not None
+def name_of(path: Path) -> str:
+    """Return the name of the model that a file, or all shards of one, hold."""
+    match = _SHARD.fullmatch(path.name)
+    return path.stem if match is None else match[1]
 
 
 def open_model(path: Path) -> Opened:
@@ -53,8 +54,7 @@ def open_model(path: Path) -> Opened:
         raise ModelError(
             f"{path}: its shards list {len(tensors)} tensors, the first says {claimed}"
         )
-    match = _SHARD.fullmatch(path.name)
-    return Opened(path.stem if match is None else match[1], values, tensors)
+    return Opened(name_of(path), values, tensors)
 
 
 def check_whole(path: Path) -> None:
