@@ -93,9 +93,7 @@ def make_config(run: Run) -> dict[str, Any]:
         saved["prefetch"] = full_path(saved["prefetch"])
     for what in ("policy", "method"):
         saved[what] = full_name(saved[what])
-    model: Model | None = run.model
-    if model is not None:  # the whole one: --layers is among the settings
-        model = model.model_copy(update={"layers": run.trace.recorded_layers})
+    model: Model | None = None if run.model is None else run.model.whole  # --layers is a setting
     groups = run.method.groups
     return {
         "trace": {

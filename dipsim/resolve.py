@@ -1,7 +1,7 @@
 """Parts of a run that trace, model, device and settings settle together."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from dipsim.flash.order import learned_places, order_rows
 from dipsim.flash.page_cache import mapped
 from dipsim.hardware import Flash, Profile
 from dipsim.methods import build_method
-from dipsim.model import MOST_BYTES, Model, load_model
+from dipsim.methods.contract import Group
+from dipsim.model import MOST_BYTES, SIGNALS, Layer, Model, layer_units, load_model
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
@@ -63,7 +64,8 @@ def trace_of(
             "no trace: give one (dipsim run TRACE --profile NAME); without one only a dense model "
             "is timed, with --model NAME --method dense"
         )
-    layers = load_model(model, settings.bits, settings.weight_format).layers
+    known = load_model(model, settings.bits, settings.weight_format)
+    layers = int(known.layers_with(_units_of(known, {})).sum())
     phase = np.append(np.full(settings.prompt or 0, PREFILL), DECODE).astype(np.uint8)
     return Outline(
         name=WITHOUT_TRACE,
@@ -100,33 +102,50 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     if option is None and not isinstance(given, dict):
         raise ModelError(f"{trace.name}: meta.model must be a preset's name or a geometry")
     model = load_model(given, settings.bits, settings.weight_format)
-    if model.layers != trace.recorded_layers and model.layers == trace.tokens:
-        raise ModelError(
-            f"model {model.name} has {model.layers} layers, {trace.name} has {trace.tokens} tokens "
-            f"of {trace.recorded_layers} layers: its axes seem to be [layers, tokens, units], save "
-            "np.swapaxes(x, 0, 1)"
-        )
-    if model.layers != trace.recorded_layers:
-        raise ModelError(
-            f"model {model.name} has {model.layers} layers, {trace.name} has "
-            f"{trace.recorded_layers}: pass the --model the trace was recorded from"
-        )
+    holds = _layers_held(trace, model)
     _refuse_other_bytes(trace, model, option is not None and settings.bits is None)
-    expected = {"mlp_input": model.hidden, "attn_input": model.hidden}
-    expected |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
-    expected["attn_output"] = model.heads * model.head_dim
-    if model.experts is not None:
-        expected["expert"] = model.experts
     for signal in trace.signals.values():
-        if expected.get(signal.name, signal.recorded_units) != signal.recorded_units:
+        units = int(model.layer_units(signal.name).max()) if signal.name in SIGNALS else 0
+        if units not in (0, signal.recorded_units):
             raise ModelError(
-                f"model {model.name} has {expected[signal.name]} units of {signal.name}, "
+                f"model {model.name} has {units} units of {signal.name}, "
                 f"{trace.name} has {signal.recorded_units}: pass the --model the trace was "
                 "recorded from"
             )
     _refuse_beyond_context(trace, model, settings)
     pruned = {} if weights is None else {"weights": weights}
-    return model.model_copy(update={"layers": trace.layers, **pruned})
+    first = trace.first_layer
+    return model.model_copy(update=pruned).recorded_by(holds, first, first + trace.layers)
+
+
+def _units_of(model: Model, signals: Collection[str]) -> Collection[str]:
+    """Return the signals whose units are replayed: the trace's, or those of MLPs or experts."""
+    return signals or ({"glu"} if model.experts is None else {"expert"})
+
+
+def _layers_held(trace: Outline, model: Model) -> NDArray[np.bool_]:
+    """Return which layers of a model a trace has: all, or those that have units of its signals.
+
+    Raises:
+        ModelError: neither are as many as the trace's.
+    """
+    layers, recorded = model.layers, trace.recorded_layers
+    if layers == recorded:
+        return np.ones(layers, np.bool_)
+    holds = model.layers_with(_units_of(model, trace.signals))
+    if holds.sum() == recorded:
+        return holds
+    if layers == trace.tokens:
+        raise ModelError(
+            f"model {model.name} has {layers} layers, {trace.name} has {trace.tokens} tokens "
+            f"of {recorded} layers: its axes seem to be [layers, tokens, units], save "
+            "np.swapaxes(x, 0, 1)"
+        )
+    some = "" if holds.all() else f" ({holds.sum()} with units of its signals)"
+    raise ModelError(
+        f"model {model.name} has {layers} layers{some}, {trace.name} has "
+        f"{recorded}: pass the --model the trace was recorded from"
+    )
 
 
 def _refuse_beyond_context(trace: Outline, model: Model, settings: Settings) -> None:
@@ -272,7 +291,7 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
         elif declared is not None:
             sizes[:, i] = _declared_bytes(trace, group.signal, declared)
         elif model is not None:
-            sizes[:, i] = model.mlp_bytes if group.of_experts else model.slice_bytes(group.slices)
+            sizes[:, i] = _model_bytes(model, group)
         else:
             raise ModelError(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE"
@@ -291,6 +310,18 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
             "are believable: correct unit_bytes, or the --model"
         )
     return sizes
+
+
+def _model_bytes(model: Model, group: Group) -> NDArray[np.float64]:
+    """[layers of the trace] bytes of a unit of a group; 0 in layers that have none."""
+
+    def size(layer: Layer) -> float:
+        if group.of_experts:
+            return layer.mlp_bytes if layer.experts else 0.0
+        has = group.signal not in SIGNALS or layer_units(layer)[group.signal]
+        return layer.slice_bytes(group.slices) if has else 0.0
+
+    return model.by_recorded(size)
 
 
 def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.float64]:

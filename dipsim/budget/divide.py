@@ -49,6 +49,8 @@ class Budget:
     dram: float | None
     """Bytes that weights, KV and buffers may take; None when the cache was given directly."""
     static: Static
+    shares: NDArray[np.float64] | None
+    """Share of their static weights that each layer has, float64[layers]; None: all alike."""
     streamed: float
     """Static weights that do not fit and are read from flash for every token."""
     kv: float
@@ -99,6 +101,11 @@ class Budget:
         wait."""
         return self.kv + self.kv_buffer + self.kv_index + self.aux
 
+    def by_layer(self, size: float, layers: int) -> NDArray[np.float64]:
+        """Return the bytes of each of the layers, float64[layers], whose static weights take
+        ``size`` bytes in all."""
+        return np.full(layers, size / layers) if self.shares is None else size * self.shares
+
     @property
     def fits(self) -> bool:
         """True if everything stays in DRAM once it was loaded."""
@@ -109,6 +116,7 @@ def divide(
     static: Static,
     groups: list[GroupSize],
     *,
+    shares: NDArray[np.float64] | None = None,
     dram: float | None = None,
     cache: float | None = None,
     fraction: float | None = None,
@@ -122,7 +130,8 @@ def divide(
     aux: float = 0.0,
 ) -> Budget:
     """Divide DRAM. Give one of ``dram`` (bytes for everything), ``cache`` (bytes for the caches;
-    static weights are taken as resident) and ``fraction`` (of the units; likewise).
+    static weights are taken as resident) and ``fraction`` (of the units; likewise). ``shares`` are
+    those of the layers in static weights, float64[layers]; None: all alike.
 
     Raises:
         BudgetError: KV and buffers alone exceed DRAM, the buffer of reads ahead the cache, or the
@@ -159,6 +168,7 @@ def divide(
     return Budget(
         dram=dram,
         static=static,
+        shares=shares,
         streamed=streamed,
         kv=kv,
         staging=staging,
@@ -192,5 +202,7 @@ def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
         cache -= smallest
     else:
         share = float(whole[-1])
-    capacity: NDArray[np.int64] = np.minimum(np.floor(share / size + 1e-9), units).astype(np.int64)
+    with np.errstate(divide="ignore"):  # units of layers that have none take no bytes
+        fill = np.floor(share / size + 1e-9)
+    capacity: NDArray[np.int64] = np.minimum(fill, units).astype(np.int64)
     return capacity

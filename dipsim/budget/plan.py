@@ -1,7 +1,7 @@
 """The budget of a run, planned once: what DRAM holds, and what is left for the caches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from dipsim.flash.page_cache import Paging, page_size, pages_of
 from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Profile
 from dipsim.methods import Method
-from dipsim.model import ATTENTION, Model
+from dipsim.model import ATTENTION, Layer, Model, Slice
 from dipsim.policies import Policy
 from dipsim.replay.active_sets import ActiveSets, largest_active
 from dipsim.replay.prefetch import Guesses
@@ -57,10 +57,11 @@ def plan_budget(
     elif model is not None:
         kv = float(model.kv_bytes(context, settings.kv_bits))
     kv, kv_buffer = kv * beside.sequences, kv_buffer * beside.sequences
-    static = _static(model, placement.method, settings.compat == "authors")
+    static, shares = _static(model, placement.method, settings.compat == "authors")
     if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
-        stated = float(sets.trace.dense_bytes.sum())
-        static = Static(dense_parts=stated, head=static.head, norms=static.norms)
+        stated = sets.trace.dense_bytes
+        static = Static(dense_parts=float(stated.sum()), head=static.head, norms=static.norms)
+        shares = _shares(stated)
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
     cache = settings.cache_bytes()
     _check_capacity(device, dram, cache)
@@ -71,6 +72,7 @@ def plan_budget(
     budget = divide(
         static,
         groups,
+        shares=shares,
         dram=dram,
         cache=cache,
         fraction=settings.cache_fraction,
@@ -115,6 +117,7 @@ def redivided(
     again = divide(
         budget.static,
         group_sizes(placement),
+        shares=budget.shares,
         dram=budget.dram if dram is None and cache is None else dram,
         cache=cache,
         kv=budget.kv if kv is None else kv,
@@ -144,7 +147,8 @@ def plan_page_cache(
         section = device.page_cache
         assert section is not None, "refused when the flash was looked up"
         size = _left(budget, device) if section.size is None else section.size
-        return Paging("buffered", page, size, section.bandwidth, None, math.inf, (0, 0), placement)
+        static = np.zeros(len(placement.unit_bytes)), 0.0
+        return Paging("buffered", page, size, section.bandwidth, None, math.inf, static, placement)
     fault = device.flash.fault
     assert fault is not None, "refused when the flash was looked up"
     if budget.dram is not None:
@@ -210,22 +214,53 @@ def _check_capacity(device: Profile, dram: float | None, cache: float | None) ->
             )
 
 
-def _static(model: Model | None, method: Method, authors: bool) -> Static:
-    """Return the weights every token reads; the authors' simulator leaves norms out."""
+def _static(
+    model: Model | None, method: Method, authors: bool
+) -> tuple[Static, NDArray[np.float64] | None]:
+    """Return the weights every token reads, and the layers' shares of them as `Budget` has them;
+    the authors' simulator leaves norms out."""
     if model is None:
-        return Static()
+        return Static(), None
     slices = [slice_ for group in method.groups for slice_ in group.slices]
-    pruned = {slice_.matrix for slice_ in slices if slice_.matrix in ATTENTION}
-    attention = model.attention_bytes - sum(model.matrix_bytes(matrix) for matrix in pruned)
-    dense = sum(model.matrix_bytes(matrix) for matrix in method.dense if matrix in model.matrices)
-    return Static(
-        attention=model.layers * attention,
+
+    def attention(layer: Layer) -> float:
+        pruned = {slice_.matrix for slice_ in _of_layer(layer, slices)} & set(ATTENTION)
+        return layer.attention_bytes - sum(layer.matrix_bytes(matrix) for matrix in pruned)
+
+    def dense(layer: Layer) -> float:
+        kept = [matrix for matrix in method.dense if matrix in layer.matrices]
+        if any(group.of_experts for group in method.groups) and layer.experts is None:
+            kept = [*layer.matrices]
+        parts = layer.static_mlp_bytes + sum(layer.matrix_bytes(matrix) for matrix in kept)
+        return parts + layer.extra_bytes
+
+    def scales(layer: Layer) -> float:
+        return layer.static_scale_bytes(_of_layer(layer, slices))
+
+    predictors = method.predictor_weights * model.bytes_per_weight
+    static = Static(
+        attention=model.in_layers(attention),
         norms=0.0 if authors else model.norm_bytes,
         head=model.head_bytes,
-        dense_parts=model.layers * (model.static_mlp_bytes + dense),
-        scales=model.layers * model.static_scale_bytes(slices),
-        predictors=model.layers * method.predictor_weights * model.bytes_per_weight,
+        dense_parts=model.in_layers(dense) + model.other_bytes,
+        scales=model.in_layers(scales),
+        predictors=model.layers * predictors,
     )
+    every = model.by_recorded(
+        lambda layer: attention(layer) + dense(layer) + scales(layer) + predictors
+    )
+    return static, _shares(every)
+
+
+def _of_layer(layer: Layer, slices: Iterable[Slice]) -> list[Slice]:
+    """Return the slices of a method that a layer has: none of heads where none attend."""
+    return [each for each in slices if layer.heads_attend or each.matrix not in ATTENTION]
+
+
+def _shares(sizes: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return each layer's share of bytes, float64[layers]; None where all have as many."""
+    whole = float(sizes.sum())
+    return None if not whole or (sizes == sizes[0]).all() else sizes / whole
 
 
 def _staging(sets: ActiveSets, device: Profile, placement: Placement) -> float:
@@ -295,10 +330,11 @@ def _left(budget: Budget, device: Profile) -> float:
     return max(0.0, device.dram.available - asked)
 
 
-def _mapped_static(budget: Budget, layers: int) -> tuple[float, float]:
-    """Return bytes of static weights that are used in each layer, and behind the last one."""
+def _mapped_static(budget: Budget, layers: int) -> tuple[NDArray[np.float64], float]:
+    """Return bytes of static weights that are used in each layer, float64[layers], and behind the
+    last one."""
     static = budget.static
     if budget.dram is None:
-        return 0.0, 0.0
+        return np.zeros(layers), 0.0
     last = static.head + static.norms / (2 * layers + 1)
-    return (static.total - last) / layers, last
+    return budget.by_layer(static.total - last, layers), last

@@ -53,14 +53,14 @@ class Paging:
     """Page fault of a mapped file; None with reads through the page cache."""
     in_order: float
     """Bytes per second of the flash when it reads in order (mmap)."""
-    static: tuple[float, float]
-    """Bytes of mapped static weights: of each layer, and behind the last one."""
+    static: tuple[NDArray[np.float64], float]
+    """Bytes of mapped static weights: of each layer, float64[layers], and behind the last one."""
     placement: Placement
 
     @property
     def static_room(self) -> float:
         """Bytes of static weights that fit: no more than there are pages, where they are mapped."""
-        return self.size if any(self.static) else math.inf
+        return self.size if self.static[0].any() or self.static[1] else math.inf
 
     def serve(
         self,

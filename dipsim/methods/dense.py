@@ -27,7 +27,9 @@ def dense(trace: Outline, settings: Settings, model: Model | None) -> Method:
         group = Group("expert", model.experts, (), "all", share, chosen=model.experts_per_token)
         return Method("dense", (group,), density=1.0)
     if model is not None:
-        units = model.intermediate
+        units = int(model.layer_units("glu").max())
+        if not units and model.experts is None:
+            raise MethodError(f"method dense: model {model.name} has no MLP in any layer")
     else:
         recorded = [name for name in ("glu", "gate", "up") if name in trace.signals]
         units = trace.signals[recorded[0]].units if recorded else 0

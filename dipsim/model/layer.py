@@ -37,6 +37,10 @@ Attention = Literal["full", "window", "latent", "state", "none"]
 a state of fixed size (linear attention, state-space), or nothing."""
 
 
+SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
+"""Signals whose units a layer has."""
+
+
 class Layer(BaseModel):
     """Geometry and storage of one layer.
 
@@ -144,6 +148,13 @@ class Layer(BaseModel):
     def pair_flops(self) -> float:
         """FLOP for a query of every head to meet one key, and to weigh its value."""
         return 2.0 * self.heads * (self.head_dim + self.head_values)
+
+    @property
+    def position_flops(self) -> float:
+        """FLOP for a token's queries to meet a cached position; a latent meets all heads."""
+        if self.mixer == "latent":
+            return 4.0 * self.heads * self.position_values
+        return self.pair_flops if self.position_values else 0.0
 
     # Parameters
 

@@ -108,7 +108,7 @@ def _read_snapshot(name: str, snapshot: Path) -> dict[str, Any]:
     if os.path.isfile(snapshot / hf_config.FILE):
         return {**hf_config.read_hf_config(snapshot), "name": name[:80]}
     ggufs = sorted(snapshot.glob(f"*{gguf.SUFFIX}"))
-    if len(ggufs) == 1:
+    if ggufs and (len(ggufs) == 1 or len({gguf.name_of(path) for path in ggufs}) == 1):
         return gguf.read_gguf(ggufs[0])
     if ggufs:
         listed = ", ".join(path.name for path in ggufs)

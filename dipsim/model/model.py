@@ -1,7 +1,7 @@
 """Models: kinds of layers in order, embeddings, and the totals of weights, bytes, KV and FLOP."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dipsim.errors import brief, first_problem
-from dipsim.model.layer import Layer, kind_of, layer_units
+from dipsim.model.layer import SIGNALS, Layer, kind_of, layer_units
 from dipsim.model.storage import Count, Positions, Weights, Width
 from dipsim.units import BYTES
 
@@ -63,6 +63,7 @@ class Model(Layer):
     sources: Mapping[str, str] = {}
     _whole: "Model | None" = PrivateAttr(default=None)
     _kept: tuple[int, ...] = PrivateAttr(default=())
+    _begins: tuple[int, ...] | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,6 +86,8 @@ class Model(Layer):
         elif self.kinds:
             raise ValueError("kinds need a pattern: the kind of every layer in order")
         self._check_kinds()
+        if self.experts is None and any(layer.experts for layer in self._known.values()):
+            raise ValueError("the main kind of a mixture of experts is the one with experts")
         if self.total_bytes > MOST_BYTES:
             raise ValueError(
                 f"the model takes {BYTES.show(self.total_bytes)}, at most "
@@ -111,6 +114,12 @@ class Model(Layer):
     def stored_as(self) -> str | None:
         """Name of the format that the weights are stored in; None where nothing says it."""
         return self.weight_format if self.quant is None else self.quant.format
+
+    def stored_at(self, bits: float, weight_format: str | None) -> "Model":
+        """Return the model with all weights stored at so many bits, scales included."""
+        kinds = without_parts({"kinds": self.kinds})["kinds"]
+        whole = {"bits": bits, "quant": None, "parts": {}, "kinds": kinds}
+        return self.model_copy(update={**whole, "weight_format": weight_format})
 
     # Layers
 
@@ -163,6 +172,39 @@ class Model(Layer):
         part._whole, part._kept = self, tuple(kept)
         return part
 
+    def layers_with(self, signals: Iterable[str]) -> NDArray[np.bool_]:
+        """Tell which layers have units of any of the signals, bool[layers]; all, if none has."""
+        units = [self.layer_units(signal) for signal in signals if signal in SIGNALS]
+        found: NDArray[np.bool_] = np.any(np.reshape(units, (-1, self.layers)), axis=0)
+        return found if found.any() else ~found
+
+    def recorded_by(self, holds: NDArray[np.bool_], first: int, stop: int) -> "Model":
+        """Return the model as a trace sees it that has nothing but some of its layers.
+
+        Args:
+            holds: bool[layers], layers that the trace has.
+            first: of them, the first that is kept; ``stop`` is the first behind that is not. A
+                layer that the trace lacks belongs to the next one that it has, and goes with it.
+        """
+        ends = np.flatnonzero(holds) + 1
+        begins = [0, *ends[:-1].tolist(), self.layers]
+        part = self.of_layers(range(begins[first], begins[stop]))
+        if not holds.all():
+            part = part.model_copy()
+            part._begins = tuple(begin - begins[first] for begin in begins[first:stop])
+        return part
+
+    @property
+    def layers_each(self) -> NDArray[np.int64]:
+        """Layers that stand for each layer of the trace, int64[layers of the trace]."""
+        return self.by_recorded(lambda layer: 1).astype(np.int64)
+
+    def by_recorded(self, of: Callable[[Layer], Any]) -> NDArray[np.float64]:
+        """Return a figure of each layer of the trace, float64[layers of the trace, ...]: those that
+        it lacks are added to the layer that they belong to."""
+        figures = self.per_layer(of)
+        return figures if self._begins is None else np.add.reduceat(figures, self._begins, axis=0)
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy that works its layers out anew."""
         copied = super().model_copy(update=update, deep=deep)
@@ -170,8 +212,8 @@ class Model(Layer):
             copied.__dict__.pop(name, None)
         return copied
 
-    def per_layer(self, of: Callable[[Layer], float]) -> NDArray[np.float64]:
-        """Return a figure of every layer, float64[layers]."""
+    def per_layer(self, of: Callable[[Layer], Any]) -> NDArray[np.float64]:
+        """Return a figure of every layer, float64[layers, ...]."""
         figures = {name: of(self._known[name]) for name in set(self.kind_names)}
         return np.array([figures[name] for name in self.kind_names], np.float64)
 
@@ -186,6 +228,27 @@ class Model(Layer):
         for layer, count in self._counts:
             many[of(layer)] += count
         return sum(count * figure for figure, count in many.items())
+
+    @property
+    def alike(self) -> bool:
+        """True if all layers are those of a transformer, and differ in their windows at most."""
+        shapes = {
+            (each.intermediate, each.experts, each.shared_intermediate, each.extra_parameters)
+            for each in self.stack
+        }
+        return self.heads_alike and len(shapes) == 1
+
+    @property
+    def heads_alike(self) -> bool:
+        """True if all layers have q, k, v and o of one shape, and cache what k and v make."""
+        kept = 2 * self.kv_heads * self.head_dim
+        return self._begins is None and all(
+            each.heads_attend
+            and (each.heads, each.kv_heads) == (self.heads, self.kv_heads)
+            and (each.head_dim, each.head_values) == (self.head_dim, self.head_dim)
+            and (each.position_values, each.state_values) == (kept, 0)
+            for each in self.stack
+        )
 
     def layer_units(self, signal: str) -> NDArray[np.int64]:
         """Return the units of a signal that every layer has, int64[layers].
@@ -328,6 +391,32 @@ class Model(Layer):
                 reaches = found.setdefault(of(layer), {})
                 reaches[layer.reach] = reaches.get(layer.reach, 0) + many
         return found
+
+    def layer_kv_bytes(self, positions: NDArray[Any], kv_bits: float) -> NDArray[np.float64]:
+        """Return the bytes of `kv_bytes` by layer of the trace, float64[layers of the trace, ...].
+
+        Layers that all keep as much have equal shares of them.
+        """
+        keeps = {(each.position_values, each.reach, each.state_bytes) for each in self.stack}
+        if len(keeps) == 1:
+            whole = self.kv_bytes(positions, kv_bits)
+            shared: NDArray[np.float64] = np.multiply.outer(self.layers_each, whole / self.layers)
+            return shared
+        many = np.asarray(positions, np.float64)
+
+        def kept(layer: Layer) -> NDArray[np.float64]:
+            values = layer.position_values * np.minimum(many, layer.reach)
+            return values * kv_bits / 8 + layer.state_bytes
+
+        return self.by_recorded(kept)
+
+    @property
+    def decode_flops(self) -> NDArray[np.float64]:
+        """FLOP per cached value and query token, float64[layers of the trace]."""
+        values = self.by_recorded(lambda layer: layer.position_values)
+        flops = self.by_recorded(lambda layer: layer.position_flops)
+        beside = np.full_like(flops, STATE_FLOPS)
+        return np.divide(flops, values, out=beside, where=values > 0)
 
     @property
     def layer_windows(self) -> NDArray[np.float64]:

@@ -1,12 +1,13 @@
 """Reports that list what there is: profiles, models, policies, methods."""
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Group, RenderableType
 
 from dipsim.hardware import Profile, Source
 from dipsim.methods import BUILTIN as METHODS
-from dipsim.model import Model
+from dipsim.model import Layer, Model, Quant
 from dipsim.policies import BUILTIN as POLICIES
 from dipsim.report.tables import Table, line, stacked
 from dipsim.systems.catalogue import SYSTEMS
@@ -85,7 +86,7 @@ def models(known: list[Model]) -> Table:
             str(model.hidden),
             str(model.intermediate),
             f"{model.parameters:,}",
-            f"{BYTES.show(model.total_bytes)} at {_storage(model)}",
+            f"{BYTES.show(model.total_bytes)} at {_storage(model.quant or model.bits)}",
         )
     return rows
 
@@ -93,16 +94,21 @@ def models(known: list[Model]) -> Table:
 def model(shown: Model) -> Table:
     """Return the geometry and the byte counts of a model."""
     rows = Table(shown.name, "")
-    hidden = {"name", "sources", "bits", "quant"}
-    usual = {"gated": True, "shared_intermediate": 0, "window_every": 1}
-    for key, value in shown.model_dump(exclude=hidden, exclude_none=True).items():
-        if usual.get(key) != value:
-            rows.add_row(key, str(value))
-    rows.add_row("weights", _storage(shown))
+    values = shown.model_dump(exclude_none=True)
+    for key in sorted(values, key=_order):
+        if key not in _APART and _USUAL.get(key) != values[key]:
+            rows.add_row(key, str(values[key]))
+    for name, many in Counter(shown.kind_names).items() if shown.kinds else ():
+        rows.add_row(f"{many} {name}", _kind(shown.stack[shown.kind_names.index(name)]))
+    rows.add_row("weights", _storage(shown.quant or shown.bits))
+    for part, stored in shown.parts.items():
+        rows.add_row(f"weights of {part}", _storage(stored))
+    embeddings = shown.embedding_bytes if shown.per_layer_embedding else 0.0
     for label, size in (
         ("attention, one layer", shown.attention_bytes),
         ("one expert" if shown.experts else "MLP, one layer", shown.mlp_bytes),
         ("lm_head", shown.head_bytes),
+        *([("embeddings read by row", embeddings)] if embeddings else ()),
         ("KV, one position (16 bit)", float(shown.kv_bytes(1, 16))),
         ("whole model", shown.total_bytes),
     ):
@@ -113,12 +119,53 @@ def model(shown: Model) -> Table:
     return rows
 
 
-def _storage(model: Model) -> str:
-    quant = model.quant
-    if quant is None:
-        return f"{show_number(model.bits, 6)} bits"
-    bits = show_number(quant.bits, 6)
-    return f"{quant.format} ({bits} bits, groups of {quant.group}, axis {quant.axis})"
+def _storage(stored: Quant | float) -> str:
+    if not isinstance(stored, Quant):
+        return f"{show_number(stored, 6)} bits"
+    bits = show_number(stored.bits, 6)
+    return f"{stored.format} ({bits} bits, groups of {stored.group}, axis {stored.axis})"
+
+
+def _kind(layer: Layer) -> str:
+    """Return what a kind of layer is: its mixer, and its MLP."""
+    heads = f"{layer.heads} heads, {layer.kv_heads} of KV"
+    mixer = {
+        "full": f"attention of {heads}",
+        "window": f"attention of {heads} to the last {layer.window} positions",
+        "latent": f"latent attention, {layer.position_values} values a position",
+        "state": "no attention",
+        "none": "no attention",
+    }[layer.mixer]
+    if layer.state_values:
+        mixer += f", a state of {BYTES.show(layer.state_bytes)}"
+    if layer.experts is None:
+        return f"{mixer}; " + (f"MLP of {layer.intermediate}" if layer.intermediate else "no MLP")
+    shared = f", beside one of {layer.shared_intermediate}" if layer.shared_intermediate else ""
+    used = f"{layer.experts_per_token} of {layer.experts} experts"
+    return f"{mixer}; {used} of {layer.intermediate}{shared}"
+
+
+_FIRST = (
+    *("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocab"),
+    *("tied_embeddings", "activation", "gated", "experts", "experts_per_token"),
+    *("shared_intermediate", "window", "window_every", "context", "weight_format", "weights"),
+)
+_LAST = "approximate"
+_APART = {"name", "sources", "bits", "quant", "parts", "kinds", "pattern"}
+_USUAL: dict[str, Any] = {
+    "gated": True,
+    "shared_intermediate": 0,
+    "window_every": 1,
+    "state_values": 0,
+    "state_bits": 16.0,
+    "extra_parameters": 0,
+    "other_parameters": 0,
+}
+
+
+def _order(key: str) -> tuple[int, int]:
+    """Return where a key of a model is shown: geometry first, what is missing last."""
+    return (_FIRST.index(key), 0) if key in _FIRST else (len(_FIRST), int(key == _LAST))
 
 
 def systems() -> Table:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dipsim.errors import ModelError
 from dipsim.model import Model
 from dipsim.settings import Settings, concerning
 from dipsim.systems.speeds import Speeds
@@ -57,6 +58,7 @@ class Decided(NamedTuple):
 
 
 UNDECIDED = Decided()
+_OF_WHOLE_LAYERS = ("prune_tokens", "skip_layers", "skip_kv")
 
 
 def plan_beside(
@@ -75,10 +77,13 @@ def plan_beside(
         decided: of the tokens of the trace, where a model ran.
 
     Raises:
+        ModelError: layers of several kinds, of which the systems know one.
         DipsimError: options that no such system can have, in one line.
     """
     if all(getattr(settings, name) is None for name in concerning("beside", "steps")):
         return NOTHING
+    if model is not None:
+        _refuse_kinds(model, settings)
     from dipsim.systems.kv import plan_kv
     from dipsim.systems.layers import plan_layers
     from dipsim.systems.steps import plan_steps
@@ -89,3 +94,22 @@ def plan_beside(
     running = decided.modes is not None
     kv = plan_kv(trace, model, settings, context, speeds, tokens, layers, running)
     return Beside(kv, tokens, layers, plan_steps(trace, settings))
+
+
+def _refuse_kinds(model: Model, settings: Settings) -> None:
+    """Refuse systems that take all layers for alike where they are not.
+
+    Raises:
+        ModelError: keys and values, or whole layers, of several kinds.
+    """
+    asked = [name for name in concerning("beside") if getattr(settings, name) is not None]
+    whole = [name for name in asked if name in _OF_WHOLE_LAYERS]
+    if not asked or (model.alike if whole else model.heads_alike):
+        return
+    option = f"--{(whole or asked)[0].replace('_', '-')}"
+    what = "layers" if whole else "keys and values"
+    kinds = ", ".join(dict.fromkeys(model.kind_names))
+    raise ModelError(
+        f"{option}: model {model.name} has {what} of its own kinds ({kinds}): such systems are for "
+        "transformers whose layers differ in windows at most, and traces of all layers; drop it"
+    )

@@ -80,7 +80,8 @@ def prompt_of(
         if run.beside.tokens is not None:
             flops = flops - run.beside.tokens.flops_saved(many)
     paper = is_paper(run.settings.overlap)
-    fixed = 0.0 if paper else run.backend.per_layer * (run.trace.layers + 1)
+    layers = run.trace.layers if run.model is None else run.model.layers
+    fixed = 0.0 if paper else run.backend.per_layer * (layers + 1)
     return Prompt(read + 0.0 * many, fixed, in_use + kv, flops)
 
 

@@ -90,14 +90,23 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     if step is not None:
         total: NDArray[np.float64] = step.read.sum(axis=1)
         return total
+    positions, starts = _kv_positions(run, rows)
+    read: NDArray[np.float64] = run.model.kv_bytes(positions, run.settings.kv_bits)
+    return read if run.steps is None else np.add.reduceat(read, starts)
+
+
+def _kv_positions(
+    run: Run, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the positions that `kv_readers` read keys and values of, float64[readers], and where
+    those of each row begin."""
     readers, starts = kv_readers(run, rows)
     positions = run.tokens.position[readers].astype(np.float64)
     if run.kv_read == "context":
         positions[:] = run.context
     elif run.kv_read == "average":
         positions = _average_positions(run.tokens)[readers]
-    read: NDArray[np.float64] = run.model.kv_bytes(positions, run.settings.kv_bits)
-    return read if run.steps is None else np.add.reduceat(read, starts)
+    return positions, starts
 
 
 def kv_step(run: Run, rows: NDArray[np.int64]) -> "KvStep | None":
@@ -150,10 +159,11 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         yield _embedding_step(run, many)
     moved = kv_step(run, rows)
     tail = None if moved is None else kv_tail(run, rows, moved, rate.flops)
-    kv = [read / layers] * layers if moved is None else [*moved.read.T]
+    kv = _kv_by_layer(run, rows, layers) if moved is None else [*moved.read.T]
     per_layer, of_head = _static_sizes(run)
-    layer_step, head = (_static_step(run, rate, size, nothing) for size in (per_layer, of_head))
-    last = [_with_kv(run, rate, head, of_head, nothing, rows, "head")]
+    static = _layer_steps(run, rate, per_layer, nothing)
+    head = _static_step(run, rate, of_head, nothing)
+    last = [_with_kv(run, rate, head, of_head, nothing, rows)]
     used = _group_steps(run, traffic, rows, rate)
     waits = nothing
     if tail is not None:  # a head takes as long as that of the token before, which hides it
@@ -161,8 +171,8 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
     for layer in range(layers):
         if tail is not None:
             yield from tail.steps(layer, waits)
-        place = f"layer {layer} attention"
-        whole = [_with_kv(run, rate, layer_step, per_layer, kv[layer], rows, place), *used[layer]]
+        size = float(per_layer[layer])
+        whole = [_with_kv(run, rate, static[layer], size, kv[layer], rows, layer), *used[layer]]
         left = [*_left_of_layer(run, rows, layer, whole)]
         left += _revived_step(run, rows, rate, layer, left)
         if tail is not None and layer + 1 < layers:
@@ -173,11 +183,35 @@ def steps(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: Rates) -> I
         yield _drafting_step(run, nothing)
 
 
-def _static_sizes(run: Run) -> tuple[float, float]:
-    """Return the bytes of static weights of a layer, and of the head with the norm before it."""
+def _static_sizes(run: Run) -> tuple[NDArray[np.float64], float]:
+    """Return the bytes of static weights of each layer, float64[layers], and of the head with the
+    norm before it."""
     static, layers = run.budget.static, run.unit_bytes.shape[0]
     final_norm = static.norms / (2 * layers + 1)
-    return (static.total - static.head - final_norm) / layers, static.head + final_norm
+    in_layers = static.total - static.head - final_norm
+    return run.budget.by_layer(in_layers, layers), static.head + final_norm
+
+
+def _layer_steps(
+    run: Run, rate: Rates, sizes: NDArray[np.float64], nothing: NDArray[np.float64]
+) -> list[Step]:
+    """Return the step of each layer's static weights, and of those of layers that have no place of
+    their own in the trace; ``nothing`` is zeros[rows]."""
+    many = np.ones(len(sizes), np.int64) if run.model is None else run.model.layers_each
+    alike = {size: _static_step(run, rate, size, nothing) for size in dict.fromkeys(sizes.tolist())}
+    return [
+        alike[size]._replace(sync=run.backend.per_layer * each)
+        for size, each in zip(sizes.tolist(), many.tolist(), strict=True)
+    ]
+
+
+def _kv_by_layer(run: Run, rows: NDArray[np.int64], layers: int) -> list[NDArray[np.float64]]:
+    """Return the bytes of keys and values that each layer reads, float64[rows] each."""
+    if run.model is None:
+        return [np.zeros(len(rows))] * layers
+    positions, starts = _kv_positions(run, rows)
+    read = run.model.layer_kv_bytes(positions, run.settings.kv_bits)
+    return [*(read if run.steps is None else np.add.reduceat(read, starts, axis=1))]
 
 
 def static_bytes(run: Run, rows: NDArray[np.int64]) -> Any:
@@ -189,7 +223,7 @@ def static_bytes(run: Run, rows: NDArray[np.int64]) -> Any:
     per_layer, of_head = _static_sizes(run)
     used = np.full(len(rows), of_head)
     for layer in range(run.unit_bytes.shape[0]):
-        used += per_layer * _static_share(run, rows, layer)
+        used += per_layer[layer] * _static_share(run, rows, layer)
     return used
 
 
@@ -338,18 +372,22 @@ def _with_kv(
     size: float,
     kv: NDArray[np.float64],
     rows: NDArray[np.int64],
-    place: str,
+    layer: int | None = None,
 ) -> Step:
-    """Return a static step of ``size`` bytes at a place, which also reads keys and values.
+    """Return a static step of ``size`` bytes, which also reads keys and values.
 
     Args:
         kv: their bytes, float64[rows].
         rows: tokens, or the last of each decode step.
+        layer: of the trace; None is the head.
     """
+    place = "head" if layer is None else f"layer {layer} attention"
     step = step._replace(kv=kv / rate.dram, place=place)
     if run.steps is None:
         return step
-    flops = weight_flops(run, tokens_of(run, rows) * size) + kv_flops(run, rows, kv)
+    flops = weight_flops(run, tokens_of(run, rows) * size)
+    if layer is not None:
+        flops = flops + kv_flops(run, rows, kv, layer)
     return with_arithmetic(step, flops / rate.flops)
 
 

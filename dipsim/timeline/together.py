@@ -71,8 +71,9 @@ def units_used(run: Run, own: NDArray[np.int32], rows: Rows) -> NDArray[np.int64
     return used
 
 
-def kv_flops(run: Run, rows: Rows, read: Seconds) -> Seconds:
-    """Return the FLOP of attention in decode steps that read so many bytes of keys and values.
+def kv_flops(run: Run, rows: Rows, read: Seconds, layer: int) -> Seconds:
+    """Return the FLOP of attention in decode steps that read so many bytes of keys and values in a
+    layer of the trace.
 
     An element meets every query of its head, with 2 FLOP each: those of one token where sequences
     stand side by side, else those of all tokens of the step.
@@ -85,7 +86,7 @@ def kv_flops(run: Run, rows: Rows, read: Seconds) -> Seconds:
         width = model.kv_heads * model.head_dim
         element = run.kv.format.position_bytes(width) / (2 * width)
     queries = 1 if steps.side_by_side else tokens_of(run, rows)
-    return 2 * model.heads / model.kv_heads * queries * read / element
+    return float(model.decode_flops[layer]) * queries * read / element
 
 
 def step_figures(run: Run, traffic: Traffic) -> dict[str, Any] | None:

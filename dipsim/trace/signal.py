@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import TraceError
+from dipsim.model import SIGNALS as SIGNALS
 from dipsim.trace.checks import check_believable, check_not_negative, check_scores
 from dipsim.trace.encoding import (
     Encoding,
@@ -28,7 +29,6 @@ from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.outline import SignalOutline
 from dipsim.trace.parts import DensePart, Reading, SignalPart, SparsePart
 
-SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
 MEANINGS = ("prob", "logits")
 """Encodings that say what the floats of ``expert`` are; without one they are taken for logits."""
 _BY_DTYPE: dict[str, Encoding] = {

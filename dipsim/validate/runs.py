@@ -126,5 +126,4 @@ def stored_model(case: Case, model: Model) -> Model | None:
         return None
     if bits is None:
         bits = FORMAT_BITS.get(str(case.stored_as), DEFAULT_BITS)
-    changes = {"bits": bits, "quant": None, "weight_format": case.stored_as}
-    return model.model_copy(update=changes)
+    return model.stored_at(bits, case.stored_as)

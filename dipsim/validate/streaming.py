@@ -36,7 +36,7 @@ def streamed_run(
     Raises:
         DipsimError: a figure of the case makes no sense.
     """
-    layers = case.layers or (model.layers if model is not None else None)
+    layers = case.layers or (None if model is None else _of_experts(model))
     used = case.experts_used or (model.experts_per_token if model is not None else None)
     size = case.expert_bytes or (None if model is None else model.mlp_bytes)
     dense = case.dense_bytes or 0.0
@@ -97,9 +97,22 @@ def _outline(case: Case, layers: int, experts: int, size: float, dense: float) -
     )
 
 
+def _of_experts(model: Model) -> int:
+    """Return how many layers have experts; all, if none has."""
+    return int(model.layers_with(["expert"]).sum())
+
+
 def _in_layers(model: Model) -> float:
-    """Return the bytes of the layers that every token uses: attention, routers, shared experts."""
-    return model.layers * (model.attention_bytes + model.static_mlp_bytes)
+    """Return the bytes of the layers that every token uses: attention, routers, shared experts, and
+    all of the layers without experts."""
+    return model.in_layers(
+        lambda layer: (
+            layer.attention_bytes
+            + layer.static_mlp_bytes
+            + layer.extra_bytes
+            + (0.0 if layer.experts or model.experts is None else layer.mlp_bytes)
+        )
+    )
 
 
 def _laid_out(run: Run, used: int, missed: float) -> Traffic:

@@ -11,9 +11,10 @@ import pytest
 from dipsim.errors import ModelError
 from dipsim.model import load_model
 from dipsim.model.gguf import check_whole
+from tools.gguf_header import F16, F32, Q4_0, Q4_K, Q6_K, text, value_of
+from tools.gguf_header import header as gguf_header
 from tools.hostile import read_or_refused
 
-F32, F16, Q4_0, Q4_K, Q6_K = 0, 1, 2, 12, 14
 VALUES: dict[str, Any] = {
     "general.architecture": "llama",
     "general.name": "tiny",
@@ -25,23 +26,6 @@ VALUES: dict[str, Any] = {
     "llama.context_length": 1024,
     "tokenizer.ggml.tokens": ["a", "bc"],
 }
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def value_of(value: Any) -> bytes:
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + text(value)
-    if isinstance(value, list):
-        items = b"".join(
-            text(item) if isinstance(item, str) else struct.pack("<I", item) for item in value
-        )
-        kind = 8 if value and isinstance(value[0], str) else 4
-        return struct.pack("<IIQ", 9, kind, len(value)) + items
-    return struct.pack("<II", 4, value)
 
 
 def tensors(mlp: int = Q4_0, head: int = Q4_0, tied: bool = False) -> dict[str, Any]:
@@ -64,13 +48,7 @@ def tensors(mlp: int = Q4_0, head: int = Q4_0, tied: bool = False) -> dict[str, 
 
 
 def header(values: dict[str, Any] = VALUES, listed: dict[str, Any] | None = None) -> bytes:
-    listed = tensors() if listed is None else listed
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(listed), len(values))
-    body = b"".join(text(key) + value_of(value) for key, value in values.items())
-    for name, (shape, kind) in listed.items():
-        body += text(name) + struct.pack("<I", len(shape))
-        body += struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", kind, 0)
-    return head + body
+    return gguf_header(values, tensors() if listed is None else listed)
 
 
 def saved(tmp_path: Path, data: bytes) -> Path:
@@ -128,7 +106,13 @@ def test_experts_windows_and_tied_embeddings(tmp_path: Path) -> None:
         "llama.attention.sliding_window": 100,
         "llama.attention.key_length": 32,
     }
-    model = load_model(saved(tmp_path, header(values, tensors(tied=True))))
+    listed = {name: at for name, at in tensors(tied=True).items() if ".ffn_" not in name}
+    for layer in range(2):
+        at = f"blk.{layer}.ffn"
+        listed |= {f"{at}_gate_inp.weight": ((256, 8), F32), f"{at}_norm.weight": ((256,), F32)}
+        listed |= {f"{at}_{each}_exps.weight": ((256, 64, 8), Q4_0) for each in ("gate", "up")}
+        listed |= {f"{at}_down_exps.weight": ((64, 256, 8), Q4_0)}
+    model = load_model(saved(tmp_path, header(values, listed)))
     assert (model.experts, model.experts_per_token, model.intermediate) == (8, 2, 64)
     assert (model.window, model.head_dim, model.tied_embeddings) == (100, 32, True)
 

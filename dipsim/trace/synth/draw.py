@@ -46,20 +46,18 @@ def geometry_of(fit: TraceFit, model: Model | None) -> Geometry:
         return Geometry(
             len(first.layers), {key: signal.units for key, signal in fit.signals.items()}
         )
-    known = {"attn_input": model.hidden, "attn_output": model.heads * model.head_dim}
-    if model.experts is not None:
-        known["expert"] = model.experts
-    else:
-        known["mlp_input"] = model.hidden
-        known |= dict.fromkeys(("glu", "gate", "up"), model.intermediate)
-    missing = [key for key in fit.signals if key not in known]
+    known = {key: int(model.layer_units(key).max()) for key in SIGNALS}
+    if model.experts is not None:  # dense layers among those with experts are not recorded
+        known |= dict.fromkeys(("mlp_input", "glu", "gate", "up"), 0)
+    missing = [key for key in fit.signals if not known.get(key)]
     if missing:
         raise TraceError(
             f"model {model.name} has no units of {missing[0]} (experts or one MLP, not both): "
             "choose others with --signals, or another model"
         )
     units = {key: known[key] for key in fit.signals}
-    return Geometry(model.layers, units, model.experts_per_token)
+    layers = int(model.layers_with(fit.signals).sum())
+    return Geometry(layers, units, model.experts_per_token)
 
 
 def draw(

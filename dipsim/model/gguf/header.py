@@ -1,4 +1,4 @@
-"""The header of a GGUF file: the model it holds, and how its weights are stored.
+"""The header of a GGUF file: its entries, and the shapes and types of its tensors.
 
 Nothing is trusted: counts and lengths are checked against the bytes present and against limits,
 long arrays are skipped, and only the header is read.
@@ -15,7 +15,8 @@ from typing import IO, Any
 from dipsim.errors import ModelError
 
 SUFFIX = ".gguf"
-_MOST_ENTRIES, _MOST_TENSORS = 10_000, 100_000
+MOST_TENSORS = 100_000
+_MOST_ENTRIES = 10_000
 _LONGEST_KEY, _LONGEST_TEXT = 1_000, 4 * 2**20
 _LONGEST_HEADER = 64 * 2**20
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?"}
@@ -67,6 +68,8 @@ _TYPES = {
     34: TensorType("tq1_0", 256, 54, 1),
     35: TensorType("tq2_0", 256, 66, 2),
     39: TensorType("mxfp4", 32, 17, 4),
+    40: TensorType("nvfp4", 64, 36, 4),
+    41: TensorType("q1_0", 128, 18, 1),
 }
 
 
@@ -94,40 +97,12 @@ class Tensor:
         return self.weights / self.kind.weights * self.kind.size
 
 
-def read_gguf(path: Path) -> dict[str, Any]:
-    """Read the geometry and storage that a GGUF file declares, in the form `load_model` takes.
-
-    Storage is ``quant`` where all MLP matrices have one type (their bytes are then exact), else
-    ``bits``, the mean over all matrices (the model's bytes are then exact).
+def read_header(path: Path) -> tuple[dict[str, Any], list[Tensor], int]:
+    """Return the entries, the tensors and the length in bytes of the header of one file.
 
     Raises:
-        ModelError: no regular file, no GGUF, absurd counts, cut short, or no language model.
+        ModelError: no regular file, no GGUF, absurd counts, or cut short.
     """
-    values, tensors, _ = _opened(path)
-    return {**_geometry(path, values, tensors), **_storage(path, tensors)}
-
-
-def check_whole(path: Path) -> None:
-    """Check that a GGUF file holds all weights that its header lists.
-
-    Raises:
-        ModelError: the file is cut short, or its header is refused (as by `read_gguf`).
-    """
-    values, tensors, header = _opened(path)
-    align = values.get("general.alignment", 32)
-    if not isinstance(align, int) or align < 1:
-        raise ModelError(f"{path}: general.alignment is {str(align)[:40]}: not a number of bytes")
-    begin = -(-header // align) * align
-    end = max((begin + tensor.offset + int(tensor.bytes) for tensor in tensors), default=0)
-    size = os.stat(path).st_size
-    if size < end:
-        raise ModelError(
-            f"{path}: cut short: its weights end at byte {end}, the file at {size}; copy it again"
-        )
-
-
-def _opened(path: Path) -> tuple[dict[str, Any], list[Tensor], int]:
-    """Return the entries, the tensors and the length in bytes of a header."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ModelError(f"{path}: not a regular file; give a .gguf file")
@@ -151,7 +126,7 @@ class _Header:
         version = self._number("<I")
         if version not in (2, 3):
             raise ModelError(f"{self.path}: GGUF version {version}; 2 and 3 are read")
-        tensors = self._count("tensors", _MOST_TENSORS)
+        tensors = self._count("tensors", MOST_TENSORS)
         entries = self._count("entries", _MOST_ENTRIES)
         values: dict[str, Any] = {}
         for _ in range(entries):
@@ -231,71 +206,3 @@ class _Header:
         self._within(size, 1)
         self.file.seek(size, os.SEEK_CUR)
         self.left -= size
-
-
-def _geometry(path: Path, values: dict[str, Any], tensors: list[Tensor]) -> dict[str, Any]:
-    arch = values.get("general.architecture")
-    if not isinstance(arch, str):
-        raise ModelError(f"{path}: names no general.architecture: not a language model")
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
-
-    def number(key: str, default: Any = None) -> Any:
-        value = values.get(f"{arch}.{key}", default)
-        if isinstance(value, list):  # one per layer: they must agree
-            value = value[0] if len(set(value)) == 1 else None
-        return value
-
-    embedding = shapes.get("token_embd.weight", ())
-    heads, hidden = number("attention.head_count"), number("embedding_length")
-    experts = number("expert_count") or None
-    geometry = {
-        "name": values.get("general.name") or path.stem,
-        "layers": number("block_count"),
-        "hidden": hidden,
-        "intermediate": number("expert_feed_forward_length") or number("feed_forward_length"),
-        "heads": heads,
-        "kv_heads": number("attention.head_count_kv", heads),
-        "head_dim": number("attention.key_length"),
-        "vocab": embedding[1] if len(embedding) == 2 else number("vocab_size"),
-        "tied_embeddings": "output.weight" not in shapes,
-        "gated": any(".ffn_gate" in name for name in shapes) or _fused(shapes, number),
-        "context": number("context_length"),
-        "window": number("attention.sliding_window") or None,
-        "experts": experts,
-        "experts_per_token": number("expert_used_count") if experts else None,
-        "shared_intermediate": number("expert_shared_feed_forward_length", 0) if experts else 0,
-    }
-    if geometry["window"] and arch == "gemma2":
-        geometry["window_every"] = 2
-    geometry["name"] = str(geometry["name"])[:80]
-    return {key: value for key, value in geometry.items() if value is not None}
-
-
-def _fused(shapes: dict[str, tuple[int, ...]], number: Any) -> bool:
-    """Return True if gate and up are one matrix, as in Phi-3."""
-    up, width = shapes.get("blk.0.ffn_up.weight", ()), number("feed_forward_length")
-    return len(up) == 2 and isinstance(width, int) and up[1] == 2 * width
-
-
-def _storage(path: Path, tensors: list[Tensor]) -> dict[str, Any]:
-    """Return ``quant`` if all MLP matrices have one type, else the mean ``bits`` of all."""
-    matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
-    mlp = {
-        tensor.kind
-        for tensor in matrices
-        if ".ffn_" in tensor.name and "_inp" not in tensor.name and tensor.kind.bits < 32
-    }
-    if len(mlp) == 1:
-        kind = mlp.pop()
-        scales = kind.size - kind.weights * kind.bits / 8
-        quant = {
-            "format": kind.name,
-            "bits": float(kind.bits),
-            "group": kind.weights,
-            "scale_bytes": scales,
-        }
-        return {"quant": quant}
-    weights = sum(tensor.weights for tensor in matrices)
-    if not weights:
-        raise ModelError(f"{path}: holds no weight matrices (only a vocabulary?)")
-    return {"bits": 8 * sum(tensor.bytes for tensor in matrices) / weights}
