@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.errors import ModelError, ProfileError, TraceError
+from dipsim.errors import ModelError, ProfileError, TraceError, brief
 from dipsim.flash.cost import Placement
 from dipsim.flash.layout import Places
 from dipsim.flash.order import learned_places, order_rows
@@ -111,6 +111,12 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
                 f"model {model.name} has {units} units of {signal.name}, "
                 f"{trace.name} has {signal.recorded_units}: pass the --model the trace was "
                 "recorded from"
+                + (
+                    f", or import the log with it (dipsim import {trace.name} t.npz --model "
+                    f"{model.name}): that many are its largest id and one"
+                    if signal.declared.get("assumed") and units > signal.recorded_units
+                    else ""
+                )
             )
     _refuse_beyond_context(trace, model, settings)
     pruned = {} if weights is None else {"weights": weights}
@@ -130,9 +136,16 @@ def _layers_held(trace: Outline, model: Model) -> NDArray[np.bool_]:
         ModelError: neither are as many as the trace's.
     """
     layers, recorded = model.layers, trace.recorded_layers
+    holds = model.layers_with(_units_of(model, trace.signals))
+    numbers = trace.meta.get("layer_numbers")
+    if isinstance(numbers, list) and numbers != np.flatnonzero(holds).tolist():
+        raise ModelError(
+            f"{trace.name} is of layers {brief(numbers, 60)}, model {brief(model.name, 60)} has "
+            f"experts in {holds.sum()} of {layers} layers, and not in those: pass the --model the "
+            "log is from, or import it with --layers-are moe"
+        )
     if layers == recorded:
         return np.ones(layers, np.bool_)
-    holds = model.layers_with(_units_of(model, trace.signals))
     if holds.sum() == recorded:
         return holds
     if layers == trace.tokens:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.errors import TraceError, brief
-from dipsim.trace.checks import check_not_negative
+from dipsim.trace.checks import check_not_negative, check_written
 from dipsim.trace.decisions import check_modes
 from dipsim.trace.encoding import Encoding, encode_log8
 from dipsim.trace.npz import Array
@@ -74,6 +74,39 @@ def _sparse(key: str, values: NDArray[np.bool_], scores: Array | None) -> dict[s
     arrays = {f"{key}.indptr": lengths, f"{key}.indices": indices}
     if scores is not None:
         arrays[f"{key}.scores"] = scores.reshape(-1)[active].astype(np.float32)
+    return arrays
+
+
+def listed_rows(key: str, ids: Array, scores: Array | None, units: int) -> dict[str, Array]:
+    """Return the rows of sparse sets that are given as lists of units.
+
+    Args:
+        ids: ints [tokens, layers, k], each unit once a list, -1 for none.
+        scores: of these units, floats of the same shape, or None.
+        units: number of units.
+
+    Raises:
+        TraceError: ids beyond the units, or one twice in a list.
+    """
+    if ids.min(initial=0) < -1 or ids.max(initial=-1) >= units:
+        raise TraceError(f"signal {key}: ids from 0 to {units - 1}, or -1 for none, are appended")
+    if scores is None:
+        ordered = np.sort(ids, axis=-1)
+    else:
+        order = np.argsort(ids, axis=-1, kind="stable")
+        ordered = np.take_along_axis(ids, order, axis=-1)
+    chosen = ordered >= 0
+    if ((ordered[..., 1:] == ordered[..., :-1]) & chosen[..., 1:]).any():
+        raise TraceError(f"signal {key}: an id twice for one token and layer")
+    narrow = np.uint16 if units <= 2**16 else np.uint32
+    arrays = {
+        f"{key}.indptr": chosen.sum(axis=-1).reshape(-1),
+        f"{key}.indices": ordered[chosen].astype(narrow),
+    }
+    if scores is not None:
+        listed = np.take_along_axis(scores.reshape(ids.shape), order, axis=-1)[chosen]
+        check_written(key, listed, "sparse")
+        arrays[f"{key}.scores"] = listed.astype(np.float32)
     return arrays
 
 

@@ -26,7 +26,13 @@ from dipsim.trace.checks import (
     plain_array,
 )
 from dipsim.trace.decisions import DECISIONS, StepsWritten
-from dipsim.trace.encoders import check_encoding, decision_rows, encoded, vector_rows
+from dipsim.trace.encoders import (
+    check_encoding,
+    decision_rows,
+    encoded,
+    listed_rows,
+    vector_rows,
+)
 from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array, check_names
@@ -90,6 +96,7 @@ class TraceWriter:
             are float16, float32 or, with the heads in ``meta.attention``, int8.
         shard_bytes: a shard ends when it holds this many bytes.
         norms: float[layers, units] of the down columns that ``glu`` weighs; None for none.
+        experts: number of experts, where ``expert`` is appended as ids of those used.
 
     Raises:
         TraceError: a path that cannot be written, an unknown signal, an encoding that it cannot
@@ -104,6 +111,7 @@ class TraceWriter:
         encodings: Mapping[str, Encoding | Meaning | VectorEncoding] | None = None,
         shard_bytes: int = SHARD_BYTES,
         norms: NDArray[Any] | None = None,
+        experts: int | None = None,
     ) -> None:
         self.path = files.path_of(path)
         self.tokens = 0
@@ -130,6 +138,8 @@ class TraceWriter:
                 self._encodings[key] = encoding
         self._one_file = self.path.suffix == SUFFIX
         self._shard_bytes = shard_bytes
+        check_type("experts", experts, int, "a number of experts")
+        self._experts = experts
         self._norms = None if norms is None else _checked_norms(norms)
         if not self._one_file and os.path.lexists(self.path):
             raise TraceError(f"{self.path} exists: give a new folder, or a name ending in .npz")
@@ -155,6 +165,7 @@ class TraceWriter:
 
         Args:
             block: per signal float or bool [n, layers, units], or [layers, units] for one token;
+                of ``expert`` also ints [n, layers, k], the ids of the experts used, -1 for none;
                 ``<signal>.scores`` float beside a sparse bool signal; vectors float [n, layers,
                 width], or int8 beside ``<vectors>.scale``; ``layer_mode`` [n, layers]; ``kept``
                 bool [steps that begin here, layers, positions]; ``phase``, ``sequence``,
@@ -188,6 +199,10 @@ class TraceWriter:
                 layers, width = shapes[key]
                 shape = (-1, layers) if key == "layer_mode" else (-1, layers, width)
                 rows[key] = decision_rows(key, values.reshape(shape))
+            elif self._lists(key, values):
+                encodings[key] = "sparse"
+                ids = values.reshape(tokens, shapes[key][0], -1)
+                rows |= listed_rows(key, ids, given.get(f"{key}.scores"), shapes[key][1])
             elif key in SIGNALS:
                 scores = given.get(f"{key}.scores")
                 values = values.reshape(-1, *shapes[key])
@@ -315,6 +330,10 @@ class TraceWriter:
         else:
             self.abort()
 
+    def _lists(self, key: str, values: Array) -> bool:
+        """Return whether a signal is appended as ids of the units used."""
+        return key == "expert" and self._experts is not None and values.dtype.kind in "iu"
+
     def _declare(self, key: str, meaning: Meaning) -> None:
         """Note in meta what the floats of a signal are."""
         declared = dict(self._meta.get("signals", {}))
@@ -339,6 +358,8 @@ class TraceWriter:
                     f"{_noun(key)} {key} has shape {block[key].shape}: append "
                     f"{axes.get(key, '[n, layers, units]')}"
                 )
+            if self._experts is not None and self._lists(key, block[key]):
+                shape = (*shape[:-1], self._experts)
             if key != "kept":
                 counts.add(shape[0] if len(shape) == 3 else 1)
             if self.tokens and key in shapes and shapes[key] != shape[-2:]:

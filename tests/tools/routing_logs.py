@@ -52,7 +52,8 @@ def drawn(
 def npy(rows: list[list[list[int]]], code: str = "h") -> bytes:
     """A `.npy` file of integers [n][layers][k]."""
     shape = len(rows), len(rows[0]), len(rows[0][0])
-    head = f"{{'descr': '<{'i2' if code == 'h' else 'i4'}', 'fortran_order': False, 'shape': {shape}, }}"
+    kind = "i2" if code == "h" else "i4"
+    head = f"{{'descr': '<{kind}', 'fortran_order': False, 'shape': {shape}, }}"
     head = head.ljust(117) + "\n"
     flat = [i for token in rows for layer in token for i in layer]
     magic = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head))
@@ -434,7 +435,8 @@ def route_trace(routes: Routes, folder: Path) -> Path:
     every = range(routes.layers[-1] + 1)
     lines = [
         "# route_trace v1",
-        f"# model=/x/M-Q4_K_M.gguf arch=a n_layer={len(every)} n_expert={EXPERTS} n_expert_used={K}",
+        f"# model=/x/M-Q4_K_M.gguf arch=a n_layer={len(every)} n_expert={EXPERTS} "
+        f"n_expert_used={K}",
     ]
     lines += [
         f"# layer={n} expert_bytes={1000 * (n in routes.layers)} dense_bytes={10 + n}"
@@ -446,7 +448,8 @@ def route_trace(routes: Routes, folder: Path) -> Path:
             zip(routes.ids[t][n], routes.weights[t][n], strict=True)
         ):
             lines.append(
-                f"0,{int(t >= routes.prefill)},{t},{routes.layers[n]},{slot},{expert},{weight:.6f},0,1000,0"
+                f"0,{int(t >= routes.prefill)},{t},{routes.layers[n]},{slot},{expert},"
+                f"{weight:.6f},0,1000,0"
             )
     path.write_text("\n".join(lines) + "\n")
     return path

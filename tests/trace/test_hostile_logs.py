@@ -117,7 +117,9 @@ HUGE = {
     "a list of 1 GB": ("l.json", lambda path: grown(path, b'{"top_k": 2, "entries": [[0, 1, 2], ')),
     "a header of 4e9 tokens": (
         "a.q4rt",
-        lambda path: path.write_bytes(struct.pack("<4sHHHHI", b"Q4RT", 1, 9999, 65535, 64, 2**32 - 1)),
+        lambda path: path.write_bytes(
+            struct.pack("<4sHHHHI", b"Q4RT", 1, 9999, 65535, 64, 2**32 - 1)
+        ),
     ),
     "counts of 4e9 layers": ("u", lambda path: path.write_bytes(b"IKU1" + b"\xff" * 8)),
     "a bomb of spaces": ("b.jsonl.gz", lambda path: gzipped(path, LINE.encode(), b" " * 1024)),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dipsim import files
 from dipsim.errors import TraceError, brief
@@ -21,7 +20,7 @@ from dipsim.trace.tokens import DECODE
 from dipsim.trace.trace import SUFFIX
 from dipsim.trace.writer import TraceWriter
 
-_BLOCK_BYTES = 24 * 2**20
+_BLOCK_IDS = 2**19
 
 
 def import_log(
@@ -145,21 +144,21 @@ def _written(
 ) -> list[str]:
     """Write the tokens of a log, and its guesses beside them; return what is to be said of it."""
     experts = table.experts or table.largest + 1
-    scored = ordered.weights is not None or ask.rank_order
-    block = max(1, _BLOCK_BYTES // (len(ordered.layers) * experts * (5 if scored else 1)))
+    block = max(1, _BLOCK_IDS // (len(ordered.layers) * table.width))
     done, notes = 0, []
     checked = _Decode(source)
     with ExitStack() as stack:
-        writers = [stack.enter_context(_writer(out, meta))]
+        writers = [stack.enter_context(TraceWriter(out, meta=meta, experts=experts))]
         if ordered.guesses is not None:
             beside = guesses_path(out)
-            writers.append(stack.enter_context(_writer(beside, meta)))
+            writers.append(stack.enter_context(TraceWriter(beside, meta=meta, experts=experts)))
             notes.append(f"its guesses are in {beside}: dipsim run {out} --prefetch {beside}")
         for part in ordered.blocks(block):
             whole = checked(part)
-            writers[0].append(_arrays(whole, experts, ask))
+            marks = {"phase": whole.phase, "sequence": whole.sequence}
+            writers[0].append({"expert": whole.ids, **_scores(whole, ask), **marks})
             if whole.guesses is not None:
-                writers[1].append({"expert": _sets(whole.guesses, experts), **_marks(whole)})
+                writers[1].append({"expert": whole.guesses, **marks})
             done += len(whole.phase)
             if progress is not None:
                 progress(done, len(ordered.phase))
@@ -168,8 +167,15 @@ def _written(
     return notes + checked.notes()
 
 
-def _writer(out: Path, meta: Mapping[str, Any]) -> TraceWriter:
-    return TraceWriter(out, meta=meta, encodings={"expert": "sparse"})
+def _scores(block: Block, ask: Ask) -> dict[str, Array]:
+    """Return weights, or ranks where the user says that ids are ranked; nothing without either."""
+    if block.weights is not None:
+        return {"expert.scores": block.weights}
+    if not ask.rank_order:
+        return {}
+    k = block.ids.shape[2]
+    ranks = np.broadcast_to(np.arange(k, 0, -1, dtype=np.float32), block.ids.shape)
+    return {"expert.scores": ranks}
 
 
 def guesses_path(out: Path) -> Path:
@@ -277,6 +283,8 @@ def _meta(
             bare = ordered.layers[used.index(0)]
             raise TraceError(f"{source}: layer {bare} has rows of experts, and no expert_bytes")
         expert["unit_bytes"] = used
+    if table.experts is None:
+        expert["assumed"] = True
     if unit_bytes is not None:
         expert["unit_bytes"] = unit_bytes
     if dense := log.by_layer.get("dense_bytes"):
@@ -291,28 +299,3 @@ def _gathered(sizes: Mapping[int, float], layers: list[int]) -> list[float]:
         place = int(np.searchsorted(layers, layer))
         gathered[min(place, len(layers) - 1)] += size
     return [int(size) if size == int(size) else size for size in gathered]
-
-
-def _marks(block: Block) -> dict[str, Array]:
-    return {"phase": block.phase, "sequence": block.sequence}
-
-
-def _sets(ids: NDArray[np.int64], experts: int) -> NDArray[np.bool_]:
-    """Return ids [n, layers, k], -1 for none, as bool[n, layers, experts]."""
-    sets = np.zeros((*ids.shape[:2], experts + 1), np.bool_)
-    np.put_along_axis(sets, np.where(ids < 0, experts, ids), True, axis=2)
-    return np.ascontiguousarray(sets[:, :, :experts])
-
-
-def _arrays(block: Block, experts: int, ask: Ask) -> dict[str, Array]:
-    """Return what a writer takes of some tokens."""
-    rows: dict[str, Array] = {"expert": _sets(block.ids, experts), **_marks(block)}
-    weights = block.weights
-    if weights is None and ask.rank_order:
-        k = block.ids.shape[2]
-        weights = np.broadcast_to(np.arange(k, 0, -1, dtype=np.float32), block.ids.shape)
-    if weights is not None:
-        scores = np.zeros((*block.ids.shape[:2], experts + 1), np.float32)
-        np.put_along_axis(scores, np.where(block.ids < 0, experts, block.ids), weights, axis=2)
-        rows["expert.scores"] = np.ascontiguousarray(scores[:, :, :experts])
-    return rows
