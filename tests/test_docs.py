@@ -54,6 +54,7 @@ LONG = (
     "docs/profiles.md",
     "docs/recording.md",
     "docs/reports.md",
+    "docs/routing-logs.md",
     "docs/searching.md",
     "docs/studies.md",
     "docs/sweeps.md",

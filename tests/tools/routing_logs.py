@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 EXPERTS, K = 16, 3
 
 
@@ -47,6 +49,15 @@ def drawn(
         )
         routes.guesses.append([rng.sample(range(EXPERTS), K) for _ in layers])
     return routes
+
+
+def expected(ids: list[list[list[int]]]) -> np.ndarray:
+    """bool[tokens, layers, experts] of lists of ids."""
+    sets = np.zeros((len(ids), len(ids[0]), EXPERTS), bool)
+    for token, of_layers in enumerate(ids):
+        for layer, experts in enumerate(of_layers):
+            sets[token, layer, experts] = True
+    return sets
 
 
 def npy(rows: list[list[list[int]]], code: str = "h") -> bytes:

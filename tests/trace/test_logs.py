@@ -11,7 +11,7 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.logs import FORMATS, recognised
 from dipsim.trace.logs.usage import import_uses
-from tools.routing_logs import EXPERTS, FIXTURES, NAMES, Fixture, K, Routes, drawn
+from tools.routing_logs import EXPERTS, FIXTURES, NAMES, Fixture, K, Routes, drawn, expected
 
 ODD = (1, 2, 4)
 """Layers with experts of a model whose others are dense."""
@@ -24,14 +24,6 @@ def sets_of(trace: Trace) -> np.ndarray:
 
 def scores_of(trace: Trace) -> np.ndarray:
     return np.concatenate([part["expert"] for _, _, part in trace.blocks({"expert": "scores"})])
-
-
-def expected(ids: list[list[list[int]]]) -> np.ndarray:
-    sets = np.zeros((len(ids), len(ids[0]), EXPERTS), bool)
-    for token, of_layers in enumerate(ids):
-        for layer, experts in enumerate(of_layers):
-            sets[token, layer, experts] = True
-    return sets
 
 
 def check(trace: Trace, routes: Routes, fixture: Fixture) -> None:
