@@ -198,6 +198,28 @@ def test_arrays_of_layers_first_are_told_apart_or_asked_about(tmp_path: Path) ->
         np.testing.assert_array_equal(sets_of(trace), wanted)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"top_k": 0}, "--top-k 0: from 1"),
+        ({"layers": -1}, "--layers -1: from 1"),
+        ({"experts": 10**9}, "--experts 1000000000: from 1 to 65535"),
+        ({"top_k": 2}, "--top-k 2: rows of .* hold 3 experts"),
+        ({"format": "nothing"}, "--format nothing: use one of route_trace"),
+        ({"encodings": {"expert": "bits"}}, "--encoding is for arrays of values"),
+        ({"unit_bytes": "5"}, "--unit-bytes"),
+        ({"unit_bytes": 0}, "--unit-bytes 0: an expert has 1 byte"),
+    ],
+)
+def test_options_that_no_log_has_are_refused(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    log = FIXTURES[NAMES.index("F7-waste")].write(drawn(), tmp_path)
+    with pytest.raises(dipsim.DipsimError, match=said):
+        dipsim.import_(log, tmp_path / "t.npz", **options)
+    assert [path.name for path in tmp_path.iterdir()] == [log.name]
+
+
 def test_padding_is_no_expert_and_the_last_position_has_no_row(tmp_path: Path) -> None:
     ids = np.array(drawn(tokens=6).ids, np.int32)
     ids[:, :, 2] = -1  # every token uses two

@@ -12,7 +12,7 @@ import numpy as np
 from dipsim import files
 from dipsim.errors import TraceError, brief
 from dipsim.model import Model
-from dipsim.trace.logs.contract import MOST_EXPERTS, Ask, Format, Log
+from dipsim.trace.logs.contract import MOST_EXPERTS, MOST_LAYERS, MOST_PER_TOKEN, Ask, Format, Log
 from dipsim.trace.logs.contract import ask as asked
 from dipsim.trace.logs.table import Block, Ordered, Table, collected
 from dipsim.trace.npz import Array
@@ -52,13 +52,18 @@ def import_log(
         DipsimError: a path that cannot be written.
     """
     files.refuse_same(out, [source])
-    ask = _completed(ask, model)
+    _check(ask)
+    asked_k, ask = ask.top_k, _completed(ask, model)
     log = format_.read(source, ask)
     experts = _known_experts(source, ask, model, log)
     out.parent.mkdir(parents=False, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".dipsim-", dir=out.parent) as folder:
             table = collected(source, log, ask, Path(folder), experts)
+            if asked_k is not None and table.width > asked_k:
+                raise TraceError(
+                    f"--top-k {asked_k}: rows of {source} hold {table.width} experts; drop it"
+                )
             ordered = table.tokens()
             notes = _notes(source, ask, model, log, table, ordered)
             full = _meta(source, format_, ask, table, ordered, log, unit_bytes)
@@ -69,6 +74,20 @@ def import_log(
             return notes + _written(source, out, ask, table, ordered, full, progress)
     except OSError as problem:
         raise files.unwritable(out, problem, TraceError) from None
+
+
+def _check(ask: Ask) -> None:
+    """Refuse numbers that no model has.
+
+    Raises:
+        TraceError: names the option.
+    """
+    limits = {"experts": MOST_EXPERTS, "layers": MOST_LAYERS, "top_k": MOST_PER_TOKEN}
+    for name, most in limits.items():
+        given = getattr(ask, name)
+        if given is not None and (type(given) is not int or not 1 <= given <= most):
+            option = name.replace("_", "-")
+            raise TraceError(f"--{option} {brief(given, 40)}: from 1 to {most}")
 
 
 def _completed(ask: Ask, model: Model | None) -> Ask:
@@ -96,8 +115,6 @@ def _known_experts(source: Path, ask: Ask, model: Model | None, log: Log) -> int
     """
     if model is not None and model.experts is None:
         raise TraceError(f"model {brief(model.name, 60)} has no experts: give that of {source}")
-    if ask.experts is not None and not 1 <= ask.experts <= MOST_EXPERTS:
-        raise TraceError(f"--experts {ask.experts}: from 1 to {MOST_EXPERTS}")
     known = {
         "--experts": ask.experts,
         "the model": None if model is None else model.experts,
@@ -272,7 +289,7 @@ def _meta(
     """Return the meta of the trace: what the log says, and bytes by layer."""
     meta: dict[str, Any] = {
         "source": f"{format_.name} {source.name}",
-        "experts_per_token": table.width if ask.top_k is None else min(ask.top_k, table.width),
+        "experts_per_token": table.width,
         **log.meta,
     }
     expert: dict[str, Any] = {} if log.tensors is None else {"tensors": log.tensors}
