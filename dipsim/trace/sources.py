@@ -56,7 +56,8 @@ def _open_file(path: Path) -> Mapping[str, Member]:
     if (way := way_to_trace(path)) is not None:
         raise TraceError(f"{path}: {way}")
     raise TraceError(
-        f"{path}: give a folder or a file that ends in {', '.join(SUFFIXES)}, or a routing log (dipsim import --list)"
+        f"{path}: give a folder or a file that ends in {', '.join(SUFFIXES)}, or a routing log "
+        "(dipsim import --list)"
     )
 
 
