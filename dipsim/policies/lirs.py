@@ -5,8 +5,8 @@ Stack S orders units by last use. Most of the cache is for LIR units, whose dist
 ``hir`` is for resident HIR units, which wait in queue Q and leave first. An HIR unit that is used
 again while still in S becomes LIR, and the LIR at the bottom of S becomes HIR. Non-resident HIR
 units stay in S; they also stand in a list of their own, oldest first. S has no bound, as in the
-authors' program, so it holds at most every unit; ``stack`` bounds it to so many times the cache, and
-the oldest non-resident units are forgotten.
+authors' program, so it holds at most every unit; ``stack`` bounds it to so many times the cache,
+and the oldest non-resident units are forgotten.
 
 ``eager=1,stack=2`` does as libCacheSim 0.3.5 does, so that counts can be compared: S holds at most
 twice the cache, and a hit on a resident HIR unit that S has forgotten demotes a LIR unit, for which
