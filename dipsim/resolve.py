@@ -175,7 +175,9 @@ def _refuse_other_bytes(trace: Outline, model: Model, by_option: bool) -> None:
     signal = trace.signals.get("expert")
     if not by_option or not trace.states_bytes or signal is None:
         return
-    stated = float(_declared_bytes(trace, "expert", signal.declared["unit_bytes"]).mean())
+    declared = declared_bytes(trace, "expert")
+    assert declared is not None, "states_bytes says that it is declared"
+    stated = float(declared.mean())
     if abs(model.mlp_bytes / stated - 1) > _SAME_BYTES:
         raise ModelError(
             f"model {model.name} has experts of {BYTES.show(model.mlp_bytes)}, {trace.name} states "
@@ -285,13 +287,14 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
         )
     for i, group in enumerate(groups):
         signal = trace.signals.get(group.signal)
-        declared = None if signal is None or by_option else signal.declared.get("unit_bytes")
+        cluster = 1 if signal is None else signal.cluster
+        declared = declared_bytes(trace, group.signal)  # refused if wrong, also where not used
         if asked is not None:
             sizes[:, i] = asked
-        elif declared is not None:
-            sizes[:, i] = _declared_bytes(trace, group.signal, declared)
+        elif declared is not None and not by_option:
+            sizes[:, i] = declared
         elif model is not None:
-            sizes[:, i] = _model_bytes(model, group)
+            sizes[:, i] = cluster * _model_bytes(model, group)
         else:
             raise ModelError(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE"
@@ -301,8 +304,6 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
                     else f" (or store meta.model, or unit_bytes of {group.signal})"
                 )
             )
-        if signal is not None:
-            sizes[:, i] *= signal.cluster
     total = float((sizes * [group.units for group in groups]).sum())
     if total > MOST_BYTES:
         raise TraceError(
@@ -324,8 +325,17 @@ def _model_bytes(model: Model, group: Group) -> NDArray[np.float64]:
     return model.by_recorded(size)
 
 
-def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.float64]:
-    """[layers] bytes of a unit as the trace declares them: one number, or one per layer."""
+def declared_bytes(trace: Outline, signal: str) -> NDArray[np.float64] | None:
+    """Return [layers] bytes of a unit, neighbours that are read as one together, as ``unit_bytes``
+    of a signal declares them; None where nothing does.
+
+    Raises:
+        TraceError: neither a number in range nor one per layer.
+    """
+    outline = trace.signals.get(signal)
+    declared = None if outline is None else outline.declared.get("unit_bytes")
+    if outline is None or declared is None:
+        return None
     recorded = trace.recorded_layers
     values = declared if isinstance(declared, list) else [declared] * recorded
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -335,4 +345,4 @@ def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.fl
             f"{trace.name}: unit_bytes of {signal} must be a number from {least:g} to {most:g}, or "
             f"{recorded} of them"
         )
-    return np.array(values, np.float64)[trace.first_layer :][: trace.layers]
+    return outline.cluster * np.array(values, np.float64)[trace.first_layer :][: trace.layers]

@@ -58,8 +58,8 @@ def plan_budget(
         kv = float(model.kv_bytes(context, settings.kv_bits))
     kv, kv_buffer = kv * beside.sequences, kv_buffer * beside.sequences
     static, shares = _static(model, placement.method, settings.compat == "authors")
-    if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
-        stated = sets.trace.dense_bytes
+    stated = sets.trace.dense_bytes  # refused if wrong, also where not used
+    if "dense_bytes" in sets.trace.meta and (model is None or keeps_recorded_bytes(sets)):
         static = Static(dense_parts=float(stated.sum()), head=static.head, norms=static.norms)
         shares = _shares(stated)
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
@@ -176,6 +176,12 @@ def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
         return option
     longest = int(tokens.position.max()) + 1
     return longest if model is None or model.context is None else min(longest, model.context)
+
+
+def keeps_recorded_bytes(sets: ActiveSets) -> bool:
+    """Return whether bytes that a runtime recorded outrank the model's: unless --bits asks for
+    those."""
+    return sets.trace.states_bytes and sets.settings.bits is None
 
 
 def _check_flash(device: Profile, model: Model | None) -> None:

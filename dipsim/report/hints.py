@@ -2,6 +2,7 @@
 
 from dipsim.analysis.baseline import Standing
 from dipsim.analysis.verdict import LEAST_SHARE
+from dipsim.marks import kept, replaced
 from dipsim.result import Result
 from dipsim.units import BYTES, show_gain, show_number
 
@@ -42,6 +43,7 @@ def warnings(result: Result) -> list[str]:
         for group in result.groups()
         if group["energy_kept"] < LEAST_ENERGY
     ]
+    texts += [*replaced(result.run), *kept(result.run)]
     if "over-available" in result.marks:
         texts.append(
             "more DRAM than the device leaves to an app (dram.available): a real one may kill the "
