@@ -26,6 +26,7 @@ from dipsim.resolve import (
     learned_rows,
     place_units,
     trace_of,
+    with_units_of,
 )
 from dipsim.result import Result
 from dipsim.run import Run, replay
@@ -158,6 +159,7 @@ def prepare(
     part = opened.clustered(settings.cluster).part(*parts).deeper(settings.depth or 0)
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
+    part = with_units_of(part, geometry)
     ready = build_method(part, settings, geometry, method)
     resolved = {"method": settings.method or ready.name, "backend": backend}
     context = context_of(part.rows, geometry, settings.context)

@@ -156,7 +156,7 @@ def plan_page_cache(
     else:  # a cache given directly leaves static weights resident
         size = budget.cache
         if budget.fits:  # so do their pages, of which a few are not full
-            units = np.array([group.units for group in placement.method.groups])
+            units = placement.method.units_in(len(placement.unit_bytes))
             size = max(size, page * float(pages_of(units * placement.strides(), page).sum()))
     static = _mapped_static(budget, len(placement.unit_bytes))
     in_order = speed_of(device.flash).sequential_bandwidth
@@ -166,7 +166,8 @@ def plan_page_cache(
 def group_sizes(placement: Placement) -> list[GroupSize]:
     """Return the units of each group, and their bytes in every layer."""
     sizes = placement.unit_bytes
-    return [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(placement.method.groups)]
+    units = placement.method.units_in(len(sizes))
+    return [GroupSize(units[:, i], sizes[:, i]) for i in range(sizes.shape[1])]
 
 
 def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
@@ -285,7 +286,7 @@ def _beside(budget: Budget, sets: ActiveSets, device: Profile, placement: Placem
     """
     if budget.overhead or budget.staging:
         return 0.0
-    units = np.array([group.units for group in placement.method.groups])
+    units = placement.method.units_in(len(placement.unit_bytes))
     most = float((units * placement.unit_bytes).max()) if device.staging is None else device.staging
     taken = budget.total + device.runtime_overhead
     if taken + most <= device.dram.available:

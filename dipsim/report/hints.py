@@ -22,10 +22,13 @@ def warnings(result: Result) -> list[str]:
     sizes = result.traffic.capacity
     empty = [
         name
-        for name, capacity in zip(
-            result.traffic.groups, () if sizes is None else sizes.T, strict=False
+        for name, capacity, units in zip(
+            result.traffic.groups,
+            () if sizes is None else sizes.T,
+            result.layer_units.T,
+            strict=False,
         )
-        if not capacity.all() and result.policy != "none"
+        if not capacity[units > 0].all() and result.policy != "none"
     ]
     if empty:
         texts.append(f"caches of {', '.join(empty)} hold no unit (C = 0): every access misses")
