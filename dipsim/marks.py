@@ -82,8 +82,11 @@ def replaced(run: Run) -> tuple[str, ...]:
     texts = []
     for i, group in enumerate(run.method.groups):
         declared = declared_bytes(trace, group.signal)
-        used = run.unit_bytes[:, i]
-        if declared is not None and not np.allclose(declared, used, rtol=_SAME, atol=0):
+        has = group.units_in(trace.layers) > 0
+        if declared is None or not has.any():
+            continue
+        declared, used = declared[has], run.unit_bytes[has, i]
+        if not np.allclose(declared, used, rtol=_SAME, atol=0):
             texts.append(
                 f"{by} replaces the bytes of a unit of {group.signal} that {trace.name} states, "
                 f"{_span(declared)}: here {_span(used)}"
@@ -109,6 +112,7 @@ def kept(run: Run) -> tuple[str, ...]:
     if run.model is None or not run.model_given or not keeps_recorded_bytes(run.sets):
         return ()
     stated, other = run.unit_bytes[:, 0], run.model.mlp_bytes
+    stated = stated[stated > 0]
     if np.allclose(stated, other, rtol=_ALIKE, atol=0):
         return ()
     return (

@@ -206,6 +206,8 @@ def _refuse_other_bytes(trace: Outline, model: Model, by_option: bool) -> None:
         return
     declared = declared_bytes(trace, "expert")
     assert declared is not None, "states_bytes says that it is declared"
+    if not (declared := declared[declared > 0]).size:
+        return
     stated = float(declared.mean())
     if abs(model.mlp_bytes / stated - 1) > _SAME_BYTES:
         raise ModelError(

@@ -242,10 +242,11 @@ def _with_layer_units(method: Method, trace: Outline, model: Model | None) -> Me
             counts = trace.layer_units(group.signal)
         elif model is not None and group.signal in SIGNALS:
             counts = model.recorded_units(group.signal)
+            group = replace(group, units=int(counts.max()) or group.units)
+            counts = counts if counts.any() else np.array([group.units])
         else:
             counts = np.array([group.units])
-        differ = (counts != group.units).any() and counts.any()
-        each = tuple(counts.tolist()) if differ else ()
+        each = tuple(counts.tolist()) if (counts != group.units).any() else ()
         groups.append(replace(group, layer_units=each) if each else group)
     return replace(method, groups=tuple(groups))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dipsim.errors import TraceError, brief
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.layer_units import KEY
 from dipsim.trace.tokens import Tokens
 from dipsim.views import shortened
 
@@ -48,6 +49,18 @@ class SignalOutline:
         if not self.recorded_layer_units:
             return np.full(layers, self.units)
         return np.array(self.recorded_layer_units[first : first + layers]) // self.cluster
+
+    def describe(self, first: int, layers: int) -> dict[str, Any]:
+        """Return plain values; ``layer_units`` only where layers differ. Arguments: `units_of`."""
+        units = self.units_of(first, layers)
+        differ = {} if (units == self.units).all() else {KEY: units.tolist()}
+        return {
+            "holds": self.holds,
+            "encoding": self.encoding,
+            "scores": self.scored,
+            "units": self.units,
+            **differ,
+        }
 
     @property
     def holds(self) -> Literal["scores", "sets"]:
