@@ -74,9 +74,7 @@ def marks(
 def replaced(run: Run) -> tuple[str, ...]:
     """Return what options and models replace of the bytes and the format that the trace states,
     in words."""
-    trace, model, settings = run.trace, run.model, run.settings
-    if model is None:
-        return ()
+    trace, settings = run.trace, run.settings
     model_by = "--model" if run.model_given else "meta.model"
     by = model_by if settings.bits is None else "--bits"
     texts = []
@@ -87,10 +85,13 @@ def replaced(run: Run) -> tuple[str, ...]:
             continue
         declared, used = declared[has], run.unit_bytes[has, i]
         if not np.allclose(declared, used, rtol=_SAME, atol=0):
+            option = by if settings.unit_bytes is None else "--unit-bytes"
             texts.append(
-                f"{by} replaces the bytes of a unit of {group.signal} that {trace.name} states, "
-                f"{_span(declared)}: here {_span(used)}"
+                f"{option} replaces the bytes of a unit of {group.signal} that {trace.name} "
+                f"states, {_span(declared)}: here {_span(used)}"
             )
+    if run.model is None:
+        return tuple(texts)
     static, stated = run.budget.static, float(trace.dense_bytes.sum())
     used_dense = static.total - static.head - static.norms - static.predictors
     if "dense_bytes" in trace.meta and not math.isclose(stated, used_dense, rel_tol=_SAME):
@@ -109,7 +110,8 @@ def replaced(run: Run) -> tuple[str, ...]:
 
 def kept(run: Run) -> tuple[str, ...]:
     """Return what the trace states and a model by option does not replace, in words."""
-    if run.model is None or not run.model_given or not keeps_recorded_bytes(run.sets):
+    kept_bytes = keeps_recorded_bytes(run.sets) and run.settings.unit_bytes is None
+    if run.model is None or not run.model_given or not kept_bytes:
         return ()
     stated, other = run.unit_bytes[:, 0], run.model.mlp_bytes
     stated = stated[stated > 0]

@@ -66,6 +66,18 @@ def refuse_beyond(what: str, rows: Array, counts: Sequence[int], first: tuple[in
             )
 
 
+def refuse_written(key: str, rows: Array, meta: Mapping[str, Any], token: int) -> None:
+    """Refuse rows of a signal that a trace of such a meta may not hold; as `refuse_beyond`.
+
+    Args:
+        rows: [n, layers, units] scores or bool.
+        token: the one that stands first.
+    """
+    what, (_, layers, units) = f"signal {key}", rows.shape
+    counts = read_layer_units(what, meta.get("signals", {}).get(key, {}), layers, units)
+    refuse_beyond(what, rows, counts, (token, 0))
+
+
 def _below(count: int, words: int) -> NDArray[np.uint64]:
     """Return uint64[words], the set of the first ``count`` ids."""
     bits = np.arange(64 * words) < count

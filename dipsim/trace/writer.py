@@ -28,7 +28,7 @@ from dipsim.trace.checks import (
 from dipsim.trace.decisions import DECISIONS, StepsWritten
 from dipsim.trace.encoders import check_encoding, decision_rows, encoded, vector_rows
 from dipsim.trace.encoding import Encoding, Meaning
-from dipsim.trace.layer_units import read_layer_units, refuse_beyond
+from dipsim.trace.layer_units import refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array, check_names
 from dipsim.trace.signal import MEANINGS, SIGNALS
@@ -193,7 +193,7 @@ class TraceWriter:
                 scores = given.get(f"{key}.scores")
                 values = values.reshape(-1, *shapes[key])
                 encodings[key] = self._encoding(key, values, scores)
-                self._refuse_beyond(key, values)
+                refuse_written(key, values, self._meta, self.tokens)
                 rows |= encoded(key, values, scores, encodings[key])
                 if key == "expert" and values.dtype.kind == "f" and not self.tokens:
                     check_router(rows[key][:JUDGED_TOKENS], "signal expert", self._meaning(key))
@@ -322,12 +322,6 @@ class TraceWriter:
         declared = dict(self._meta.get("signals", {}))
         declared[key] = {**declared.get(key, {}), "encoding": meaning}
         self._meta["signals"] = declared
-
-    def _refuse_beyond(self, key: str, values: Array) -> None:
-        """Refuse units that are active beyond those that meta gives a layer."""
-        what, (_, layers, units) = f"signal {key}", values.shape
-        counts = read_layer_units(what, self._meta.get("signals", {}).get(key, {}), layers, units)
-        refuse_beyond(what, values, counts, (self.tokens, 0))
 
     def _meaning(self, key: str) -> Meaning | None:
         """Return what the floats of a signal are said to be."""

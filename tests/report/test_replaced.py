@@ -49,6 +49,12 @@ def test_bytes_of_units_that_a_model_replaces() -> None:
     assert text.endswith(" states, 100 B to 200 B: here 96 B")
 
 
+def test_bytes_that_are_asked_for() -> None:
+    for model in ({}, {"model": MODEL}):
+        (text,) = said(routes({"unit_bytes": [100, 200]}), unit_bytes="1kB", **model)
+        assert text.startswith("--unit-bytes replaces the bytes of a unit of expert")
+
+
 def test_bits_replace_what_a_runtime_recorded_and_a_model_alone_does_not() -> None:
     trace = routes({"unit_bytes": [100, 90]}, dense_bytes=50)
     assert said(trace, model=MODEL) == []
