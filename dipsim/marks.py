@@ -1,13 +1,23 @@
 """Marks of a result, and the estimates it rests on: what its reader must know."""
 
+import math
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.budget.plan import keeps_recorded_bytes
 from dipsim.replay.traffic import Traffic
+from dipsim.resolve import declared_bytes
 from dipsim.run import Run
 from dipsim.timeline.pressure import paged_share
 from dipsim.timeline.timing import Timing
 from dipsim.trace import load_trace
 from dipsim.trace.logs.usage import holds_uses
+from dipsim.units import BYTES
+
+_SAME, _ALIKE = 1e-6, 1e-2
+"""Shares by which bytes may differ and still be the same, or not worth a word."""
 
 
 def estimates(run: Run, timing: Timing) -> tuple[str, ...]:
@@ -55,9 +65,68 @@ def marks(
         "stand-ins": run.steps is not None,
         "free-drafts": drafts and not run.draft_seconds,
         "no-model": run.model is None,
+        "replaced": bool(replaced(run)),
         "approximate-model": run.model is not None and run.model.approximate is not None,
     }
     return tuple(mark for mark, applies in holds.items() if applies)
+
+
+def replaced(run: Run) -> tuple[str, ...]:
+    """Return what options and models replace of the bytes and the format that the trace states,
+    in words."""
+    trace, settings = run.trace, run.settings
+    model_by = "--model" if run.model_given else "meta.model"
+    by = model_by if settings.bits is None else "--bits"
+    texts = []
+    for i, group in enumerate(run.method.groups):
+        declared = declared_bytes(trace, group.signal)
+        has = group.units_in(trace.layers) > 0
+        if declared is None or not has.any():
+            continue
+        declared, used = declared[has], run.unit_bytes[has, i]
+        if not np.allclose(declared, used, rtol=_SAME, atol=0):
+            option = by if settings.unit_bytes is None else "--unit-bytes"
+            texts.append(
+                f"{option} replaces the bytes of a unit of {group.signal} that {trace.name} "
+                f"states, {_span(declared)}: here {_span(used)}"
+            )
+    if run.model is None:
+        return tuple(texts)
+    static, stated = run.budget.static, float(trace.dense_bytes.sum())
+    used_dense = static.total - static.head - static.norms - static.predictors
+    if "dense_bytes" in trace.meta and not math.isclose(stated, used_dense, rel_tol=_SAME):
+        texts.append(
+            f"{by} replaces the weights beside the units that {trace.name} states (dense_bytes), "
+            f"{BYTES.show(stated)}: here {BYTES.show(used_dense)}"
+        )
+    if trace.weight_format is not None and run.stored_as not in (trace.weight_format, None):
+        by = model_by if settings.weight_format is None else "--weight-format"
+        texts.append(
+            f"{by} replaces the weight format that {trace.name} states, {trace.weight_format}: "
+            f"here {run.stored_as}"
+        )
+    return tuple(texts)
+
+
+def kept(run: Run) -> tuple[str, ...]:
+    """Return what the trace states and a model by option does not replace, in words."""
+    kept_bytes = keeps_recorded_bytes(run.sets) and run.settings.unit_bytes is None
+    if run.model is None or not run.model_given or not kept_bytes:
+        return ()
+    stated, other = run.unit_bytes[:, 0], run.model.mlp_bytes
+    stated = stated[stated > 0]
+    if np.allclose(stated, other, rtol=_ALIKE, atol=0):
+        return ()
+    return (
+        f"experts take {_span(stated)}, as {run.trace.name} states, not the {BYTES.show(other)} of "
+        "--model: --bits takes the model's",
+    )
+
+
+def _span(sizes: NDArray[np.float64]) -> str:
+    """Return the least and the greatest of some sizes, in words."""
+    least, most = (BYTES.show(float(bound)) for bound in (sizes.min(), sizes.max()))
+    return least if least == most else f"{least} to {most}"
 
 
 def _profiled(run: Run) -> bool:

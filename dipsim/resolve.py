@@ -124,6 +124,35 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     return model.model_copy(update=pruned).recorded_by(holds, first, first + trace.layers)
 
 
+def with_units_of(trace: Outline, model: Model | None) -> Outline:
+    """Return the trace whose layers have the units that a model gives them, of signals of which it
+    does not state them itself.
+
+    Raises:
+        ModelError: it states others than the model has.
+    """
+    units = {}
+    for signal in trace.signals.values():
+        if model is None or signal.name not in SIGNALS:
+            continue
+        name, recorded = signal.name, trace.recorded_layers
+        counts = np.full(recorded, signal.recorded_units)
+        window = slice(trace.first_layer, trace.first_layer + trace.layers)
+        known = model.recorded_units(name)
+        if not known.any() or (known == signal.recorded_units).all():
+            continue
+        counts[window] = known
+        stated = np.array(signal.recorded_layer_units or counts)
+        if (stated[window] != counts[window]).any():
+            layer = int((stated != counts).argmax())
+            raise ModelError(
+                f"model {model.name} has {counts[layer]} units of {name} in layer {layer}, "
+                f"{trace.name} states {stated[layer]}: pass the --model the trace was recorded from"
+            )
+        units[name] = counts
+    return trace.with_layer_units(units)
+
+
 def _units_of(model: Model, signals: Collection[str]) -> Collection[str]:
     """Return the signals whose units are replayed: the trace's, or those of MLPs or experts."""
     return signals or ({"glu"} if model.experts is None else {"expert"})
@@ -188,7 +217,11 @@ def _refuse_other_bytes(trace: Outline, model: Model, by_option: bool) -> None:
     signal = trace.signals.get("expert")
     if not by_option or not trace.states_bytes or signal is None:
         return
-    stated = float(_declared_bytes(trace, "expert", signal.declared["unit_bytes"]).mean())
+    declared = declared_bytes(trace, "expert")
+    assert declared is not None, "states_bytes says that it is declared"
+    if not (declared := declared[declared > 0]).size:
+        return
+    stated = float(declared.mean())
     if abs(model.mlp_bytes / stated - 1) > _SAME_BYTES:
         raise ModelError(
             f"model {model.name} has experts of {BYTES.show(model.mlp_bytes)}, {trace.name} states "
@@ -298,13 +331,15 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
         )
     for i, group in enumerate(groups):
         signal = trace.signals.get(group.signal)
-        declared = None if signal is None or by_option else signal.declared.get("unit_bytes")
+        cluster = 1 if signal is None else signal.cluster
+        declared = declared_bytes(trace, group.signal)  # refused if wrong, also where not used
+        has = group.units_in(trace.layers)
         if asked is not None:
-            sizes[:, i] = asked
-        elif declared is not None:
-            sizes[:, i] = _declared_bytes(trace, group.signal, declared)
+            sizes[:, i] = np.where(has, asked, 0)
+        elif declared is not None and not by_option:
+            sizes[:, i] = np.where(has, declared, 0)
         elif model is not None:
-            sizes[:, i] = _model_bytes(model, group)
+            sizes[:, i] = cluster * _model_bytes(model, group)
         else:
             raise ModelError(
                 f"{trace.name} does not say which model it is from: pass --model NAME or FILE"
@@ -314,9 +349,7 @@ def _unit_bytes(sets: ActiveSets, model: Model | None, by_option: bool) -> NDArr
                     else f" (or store meta.model, or unit_bytes of {group.signal})"
                 )
             )
-        if signal is not None:
-            sizes[:, i] *= signal.cluster
-    total = float((sizes * [group.units for group in groups]).sum())
+    total = float((sizes * sets.method.units_in(trace.layers)).sum())
     if total > MOST_BYTES:
         raise TraceError(
             f"{trace.name}: its units take {BYTES.show(total)}, at most {BYTES.show(MOST_BYTES)} "
@@ -337,15 +370,28 @@ def _model_bytes(model: Model, group: Group) -> NDArray[np.float64]:
     return model.by_recorded(size)
 
 
-def _declared_bytes(trace: Outline, signal: str, declared: Any) -> NDArray[np.float64]:
-    """[layers] bytes of a unit as the trace declares them: one number, or one per layer."""
+def declared_bytes(trace: Outline, signal: str) -> NDArray[np.float64] | None:
+    """Return [layers] bytes of a unit, neighbours that are read as one together, as ``unit_bytes``
+    of a signal declares them; None where nothing does.
+
+    Raises:
+        TraceError: neither a number in range nor one per layer.
+    """
+    outline = trace.signals.get(signal)
+    declared = None if outline is None else outline.declared.get("unit_bytes")
+    if outline is None or declared is None:
+        return None
     recorded = trace.recorded_layers
     values = declared if isinstance(declared, list) else [declared] * recorded
     plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     least, most = _UNIT_BYTES
-    if len(values) != recorded or not plain or not all(least <= v <= most for v in values):
+    fits = plain and len(values) == recorded
+    if fits:  # layers without units may take no bytes
+        units = outline.units_of(0, recorded).tolist()
+        fits = all(least <= v <= most or v == u == 0 for v, u in zip(values, units, strict=True))
+    if not fits:
         raise TraceError(
             f"{trace.name}: unit_bytes of {signal} must be a number from {least:g} to {most:g}, or "
             f"{recorded} of them"
         )
-    return np.array(values, np.float64)[trace.first_layer :][: trace.layers]
+    return outline.cluster * np.array(values, np.float64)[trace.first_layer :][: trace.layers]

@@ -80,7 +80,21 @@ class Result(Viewed):
     def plain_kept(self) -> NDArray[np.float64] | None:
         """[groups, 3] mass, energy and error of plain top-k; None unless cache-aware."""
         plain = self.traffic.plain
-        return None if plain is None else mean_share(plain[self._token_rows])
+        return None if plain is None else mean_share(self._of_units(plain))
+
+    @cached_property
+    def layer_units(self) -> NDArray[np.int64]:
+        """[layers, groups] units of each group."""
+        return self.run.method.units_in(self.run.trace.layers)
+
+    def _of_units(self, shares: Array) -> Array:
+        """Return the rows of decode tokens, [tokens, layers, groups, ...], nan in layers that have
+        no units."""
+        rows = shares[self._token_rows]
+        if not self.layer_units.all():
+            rows = rows.copy()
+            rows[:, self.layer_units == 0] = np.nan
+        return rows
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
@@ -334,18 +348,22 @@ class Result(Viewed):
     @property
     def mass_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the score mass that was kept."""
-        return tuple(map(float, mean_share(self.traffic.mass[self._token_rows])))
+        return tuple(map(float, mean_share(self._of_units(self.traffic.mass))))
 
     @property
     def energy_kept(self) -> tuple[float, ...]:
         """Per group, the mean share of the squared scores that was kept."""
-        return tuple(map(float, mean_share(self.traffic.energy[self._token_rows])))
+        return tuple(map(float, mean_share(self._of_units(self.traffic.energy))))
 
     @property
     def output_error(self) -> tuple[float | None, ...]:
         """Per group, the mean relative error of the layer's output that its mask makes; None where
         the trace has no column norms."""
-        errors = self.traffic.error[self._token_rows].mean(axis=(0, 1), dtype=np.float64)
+        rows = self.traffic.error[self._token_rows]
+        errors = rows.mean(axis=(0, 1), dtype=np.float64)
+        if not self.layer_units.all():
+            known = [rows[:, units > 0, i] for i, units in enumerate(self.layer_units.T)]
+            errors = np.array([each.sum() / max(1, each.size) for each in known])
         return tuple(None if np.isnan(error) else float(error) for error in errors)
 
     @property
@@ -418,17 +436,20 @@ class Result(Viewed):
         mass, energy, error = self.mass_kept, self.energy_kept, self.output_error
         entries = []
         for i, name in enumerate(traffic.groups):
-            active = traffic.active[rows, :, i]
+            units = self.layer_units[:, i]
+            active, filled = traffic.active[rows, :, i], int((units > 0).sum())
+            differ = {} if (units == units[0]).all() else {"layer_units": units.tolist()}
             entries.append(
                 {
                     "name": name,
                     "layers": traffic.active.shape[1],
-                    "units": traffic.units[i],
+                    "units": int(units.max()),
+                    **differ,
                     "unit_bytes": _one_or_all(self.unit_bytes[:, i]),
                     "capacity": None
                     if traffic.capacity is None
                     else _one_or_all(traffic.capacity[:, i]),
-                    "active": float(active.mean()),
+                    "active": float(active.sum(dtype=np.int64) / max(1, len(active) * filled)),
                     "accesses": int(active.sum(dtype=np.int64)),
                     "hits": int(traffic.hits[rows, :, i].sum(dtype=np.int64)),
                     "mass_kept": mass[i],
@@ -523,7 +544,7 @@ class Result(Viewed):
     @property
     def fits(self) -> bool:
         """True if everything fits in DRAM that an app may use, and nothing was loaded twice."""
-        units = sum(self.traffic.units) * self.traffic.active.shape[1]
+        units = int(self.layer_units.sum())
         whole = self.budget.fits and "paged" not in self.marks
         return whole and int(self.traffic.misses.sum(dtype=np.int64)) <= units
 

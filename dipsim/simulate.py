@@ -26,6 +26,7 @@ from dipsim.resolve import (
     learned_rows,
     place_units,
     trace_of,
+    with_units_of,
 )
 from dipsim.result import Result
 from dipsim.run import Run, replay
@@ -34,7 +35,7 @@ from dipsim.systems import UNDECIDED, Decided, Speeds, plan_beside
 from dipsim.timeline.timing import rate_tokens, time_traffic
 from dipsim.trace import Outline, Trace
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Version of what a run means: raised whenever the same input gives other figures on purpose, so
 that no result store hands out figures of before."""
 
@@ -158,6 +159,7 @@ def prepare(
     part = opened.clustered(settings.cluster).part(*parts).deeper(settings.depth or 0)
     measured_rows(part.name, part.rows, settings.warmup)  # refuses a run of nothing to measure
     geometry = find_model(part, model, settings)
+    part = with_units_of(part, geometry)
     ready = build_method(part, settings, geometry, method)
     resolved = {"method": settings.method or ready.name, "backend": backend}
     context = context_of(part.rows, geometry, settings.context)

@@ -12,6 +12,7 @@ from dipsim.model import load_model
 from dipsim.replay.active_sets import active_sets
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
+from dipsim.trace.layer_units import KEY
 from dipsim.views import shortened
 
 DENSITIES = (0.25, 0.5, 0.75)
@@ -29,7 +30,8 @@ class Activity:
     Where the trace holds scores, units with the largest ones, a share called density, are active.
     """
 
-    units: int
+    units: NDArray[np.int64]
+    """int64[layers], units of each layer."""
     overlap: dict[float, float]
     """Share of a token's active units that the token before used too, per density.
 
@@ -48,26 +50,33 @@ class Activity:
     @property
     def top_share(self) -> float:
         """Share of all uses that go to the 10 % most used units of a layer; mean over layers."""
-        most = max(1, int(TOP * self.units + 1e-9))
-        ranked = -np.sort(-self.uses, axis=1)
-        return float((ranked[:, :most].sum(axis=1) / self._totals).mean())
+        shares = []
+        for uses in self._each:
+            most = max(1, int(TOP * len(uses) + 1e-9))
+            shares.append(-np.sort(-uses)[:most].sum() / max(1, uses.sum()))
+        return float(np.mean(shares)) if shares else 0.0
 
     @property
     def gini(self) -> float:
         """Gini coefficient of the uses of a layer's units (0: all alike); mean over layers."""
-        ranked = np.sort(self.uses, axis=1)
-        weight = 2 * np.arange(1, self.units + 1) - self.units - 1
-        return float(((ranked * weight).sum(axis=1) / (self.units * self._totals)).mean())
+        found = []
+        for uses in self._each:
+            n, total = len(uses), max(1, uses.sum())
+            weight = 2 * np.arange(1, n + 1) - n - 1
+            found.append((np.sort(uses) * weight).sum() / (n * total))
+        return float(np.mean(found)) if found else 0.0
 
     def lorenz(self) -> NDArray[np.float64]:
         """Return float64[units + 1]: share of all uses of the most used units, mean over layers."""
-        ranked = -np.sort(-self.uses, axis=1) / self._totals[:, None]
+        used = self.uses[self.units > 0]
+        ranked = -np.sort(-used, axis=1) / np.maximum(used.sum(axis=1), 1)[:, None]
         return np.concatenate([[0.0], np.cumsum(ranked.mean(axis=0))])
 
     @property
-    def _totals(self) -> NDArray[np.int64]:
-        totals: NDArray[np.int64] = self.uses.sum(axis=1)
-        return np.maximum(totals, 1)
+    def _each(self) -> list[NDArray[np.int64]]:
+        """The uses of each layer's own units, of layers that have some."""
+        pairs = zip(self.uses, self.units.tolist(), strict=True)
+        return [uses[:units] for uses, units in pairs if units]
 
 
 def activity(trace: Trace, name: str) -> Activity:
@@ -78,8 +87,17 @@ def activity(trace: Trace, name: str) -> Activity:
     """
     signal = trace.signals[name]
     densities = _densities(trace, name)
+    own = trace.layer_units(name)
+    each = tuple(own.tolist()) if (own != signal.units).any() else ()
     groups = tuple(
-        Group(name, signal.units, (), "sets" if density == 1 else "top-k", density)
+        Group(
+            name,
+            signal.units,
+            (),
+            "sets" if density == 1 else "top-k",
+            density,
+            layer_units=each,
+        )
         for density in densities
     )
     usual = len(densities) // 2
@@ -110,9 +128,9 @@ def activity(trace: Trace, name: str) -> Activity:
         density: float(shared[i] / active[i]) for i, density in enumerate(densities) if active[i]
     }
     return Activity(
-        units=signal.units,
+        units=own,
         overlap=overlap,
-        active=members / (trace.tokens * trace.layers * signal.units),
+        active=members / max(1, trace.tokens * int(own.sum())),
         uses=uses,
         sets=_as_trace(trace, name, kept),
     )
@@ -124,7 +142,7 @@ def _densities(trace: Trace, name: str) -> tuple[float, ...]:
     if signal.holds == "sets":
         return (1.0,)
     known = _experts_per_token(trace) if name == "expert" else None
-    return DENSITIES if known is None else (known / signal.units,)
+    return DENSITIES if known is None else (known / max(1, trace.widest(name)),)
 
 
 def _experts_per_token(trace: Trace) -> int | None:
@@ -134,11 +152,13 @@ def _experts_per_token(trace: Trace) -> int | None:
         named = {"name": trace.model} if isinstance(trace.model, str) else trace.model
         with suppress(ModelError):  # a trace of an unknown model can be inspected too
             count = load_model(named).experts_per_token
-    units = trace.signals["expert"].units
+    units = trace.widest("expert")
     return count if isinstance(count, int) and 0 < count < units else None
 
 
 def _as_trace(trace: Trace, name: str, packed: NDArray[np.uint8]) -> Trace:
-    meta = {"signals": {name: {"encoding": "bits", "units": trace.signals[name].units}}}
+    signal = trace.signals[name]
+    declared = {"encoding": "bits", "units": signal.units, KEY: trace.layer_units(name).tolist()}
+    meta = {"signals": {name: declared}}
     marks = {"phase": trace.phase[: len(packed)], "sequence": trace.sequence[: len(packed)]}
     return load_trace({name: packed, **marks, "meta": meta})

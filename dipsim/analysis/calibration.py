@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dipsim import files
 from dipsim.errors import DipsimError, brief, check_type, first_problem
 
-Perplexity = Annotated[float, Field(ge=1e-9, le=1e100, strict=True)]
+Perplexity = Annotated[float, Field(ge=1, le=1e100, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 

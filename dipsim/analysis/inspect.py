@@ -169,11 +169,10 @@ def _replayed(sets: Trace, name: str, shares: Sequence[float]) -> dict[str, list
     nothing: dict[str, list[Traffic]] = {"lru": [], "opt": []}
     if not sets.rows.decode.any():
         return nothing
-    units = sets.signals[name].units
-    method = Method("inspect", (Group(name, units, (), "sets"),))
-    capacities = [
-        np.full((sets.layers, 1), int(share * units + 1e-9), np.int64) for share in shares
-    ]
+    own = sets.layer_units(name)
+    group = Group(name, sets.signals[name].units, (), "sets", layer_units=tuple(own.tolist()))
+    method = Method("inspect", (group,))
+    capacities = [np.floor(share * own[:, None] + 1e-9).astype(np.int64) for share in shares]
     settings = Settings(prefill="stream")
     measured = measured_rows(sets.name, sets.rows, 0)
     results = replay_policies(

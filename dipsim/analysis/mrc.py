@@ -135,9 +135,8 @@ def mrc(
     cut = settings.tokens, settings.layers, settings.sequence
     part = whole.clustered(settings.cluster).part(*cut)
     ready = build_method(part, settings, given=given)
-    units = np.array([group.units for group in ready.groups])
-    each = np.floor(np.asarray(shares)[:, None] * units + 1e-9).astype(np.int64)
-    capacity = np.repeat(each[:, None, :], part.layers, axis=1)
+    units = ready.units_in(part.layers)
+    capacity = np.floor(np.asarray(shares)[:, None, None] * units + 1e-9).astype(np.int64)
     sets = ActiveSets(part, ready, settings)
     if not ready.cache_aware:
         sets.hold()

@@ -184,8 +184,7 @@ def contenders(run: Run, *, optional: bool = False) -> list[Contender]:
     if no_optimum(run) is not None:
         return []
     counted = replace(run.contender(), profile_uses=None, optional=optional)
-    units = np.array([group.units for group in run.method.groups])
-    everything = np.tile(units, (run.trace.layers, 1))
+    everything = run.method.units_in(run.trace.layers)
     best = replace(
         counted,
         policy=BUILTIN["opt"],

@@ -47,10 +47,9 @@ def allocate_optimal(
             f"the rest: {trace.name} has {len(decode)}; record more, or --allocate even"
         )
     part = trace.part(f"0:{decode[half - 1] + 1}", None, None)
-    units = np.array([group.units for group in method.groups])
+    units = method.units_in(trace.layers)
     grid = [np.floor(share * units + 1e-9) for share in np.linspace(0, 1, STEPS + 1)]
-    each = [np.tile(row, (trace.layers, 1)) for row in grid]
-    tried = np.stack([*each, budget.capacity]).astype(np.int64)
+    tried = np.stack([*grid, budget.capacity]).astype(np.int64)
     learned = trace.calibration_rows(settings.calibrate_tokens)
     measured = measured_rows(part.name, part.rows, 0, [learned])
     first_half = ActiveSets(part, method, settings)

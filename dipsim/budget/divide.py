@@ -5,7 +5,6 @@
 fastest division.
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,9 +20,18 @@ from dipsim.views import shortened
 class GroupSize(NamedTuple):
     """Units of a group, and their bytes in every layer."""
 
-    units: int
+    units: NDArray[np.int64]
+    """[layers]"""
     unit_bytes: NDArray[np.float64]
     """[layers]"""
+
+    @property
+    def whole(self) -> float:
+        """Bytes of all units of all layers."""
+        first = self.units[0]
+        if (self.units == first).all():  # one product rounds once
+            return float(first * self.unit_bytes.sum())
+        return float((self.units * self.unit_bytes).sum())
 
 
 class Static(NamedTuple):
@@ -137,7 +145,7 @@ def divide(
         BudgetError: KV and buffers alone exceed DRAM, the buffer of reads ahead the cache, or the
             fraction is not in 0..1.
     """
-    units_bytes = float(sum(group.units * group.unit_bytes.sum() for group in groups))
+    units_bytes = sum(group.whole for group in groups)
     streamed = 0.0
     if fraction is not None:
         if not 0 <= fraction <= 1:
@@ -185,14 +193,15 @@ def divide(
 
 def _even(share: float, groups: list[GroupSize]) -> NDArray[np.int64]:
     """[layers, groups] the same fraction of every group, in whole units."""
-    each = [min(group.units, math.floor(share * group.units + 1e-9)) for group in groups]
-    return np.tile(np.array(each, np.int64), (len(groups[0].unit_bytes), 1))
+    units = np.stack([group.units for group in groups], axis=1)
+    capacity: NDArray[np.int64] = np.minimum(units, np.floor(share * units + 1e-9).astype(np.int64))
+    return capacity
 
 
 def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
     """[layers, groups] as many bytes for each; what one cannot use goes to the others."""
     size = np.stack([group.unit_bytes for group in groups], axis=1)
-    units = np.array([group.units for group in groups])
+    units = np.stack([group.units for group in groups], axis=1)
     whole = np.sort((units * size).ravel())
     # With the smallest filled, the rest share what is left of the cache.
     for filled, smallest in enumerate(whole):
@@ -202,7 +211,7 @@ def _equal(cache: float, groups: list[GroupSize]) -> NDArray[np.int64]:
         cache -= smallest
     else:
         share = float(whole[-1])
-    with np.errstate(divide="ignore"):  # units of layers that have none take no bytes
-        fill = np.floor(share / size + 1e-9)
+    with np.errstate(divide="ignore", invalid="ignore"):  # layers without units take no bytes
+        fill = np.where(units > 0, np.floor(share / size + 1e-9), 0)
     capacity: NDArray[np.int64] = np.minimum(fill, units).astype(np.int64)
     return capacity

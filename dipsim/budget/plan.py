@@ -58,8 +58,8 @@ def plan_budget(
         kv = float(model.kv_bytes(context, settings.kv_bits))
     kv, kv_buffer = kv * beside.sequences, kv_buffer * beside.sequences
     static, shares = _static(model, placement.method, settings.compat == "authors")
-    if "dense_bytes" in sets.trace.meta and (model is None or sets.trace.states_bytes):
-        stated = sets.trace.dense_bytes
+    stated = sets.trace.dense_bytes  # refused if wrong, also where not used
+    if "dense_bytes" in sets.trace.meta and (model is None or keeps_recorded_bytes(sets)):
         static = Static(dense_parts=float(stated.sum()), head=static.head, norms=static.norms)
         shares = _shares(stated)
     dram = settings.dram_bytes(None if model is None else model.total_bytes)
@@ -156,7 +156,7 @@ def plan_page_cache(
     else:  # a cache given directly leaves static weights resident
         size = budget.cache
         if budget.fits:  # so do their pages, of which a few are not full
-            units = np.array([group.units for group in placement.method.groups])
+            units = placement.method.units_in(len(placement.unit_bytes))
             size = max(size, page * float(pages_of(units * placement.strides(), page).sum()))
     static = _mapped_static(budget, len(placement.unit_bytes))
     in_order = speed_of(device.flash).sequential_bandwidth
@@ -166,7 +166,8 @@ def plan_page_cache(
 def group_sizes(placement: Placement) -> list[GroupSize]:
     """Return the units of each group, and their bytes in every layer."""
     sizes = placement.unit_bytes
-    return [GroupSize(group.units, sizes[:, i]) for i, group in enumerate(placement.method.groups)]
+    units = placement.method.units_in(len(sizes))
+    return [GroupSize(units[:, i], sizes[:, i]) for i in range(sizes.shape[1])]
 
 
 def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
@@ -176,6 +177,12 @@ def context_of(tokens: Tokens, model: Model | None, option: int | None) -> int:
         return option
     longest = int(tokens.position.max()) + 1
     return longest if model is None or model.context is None else min(longest, model.context)
+
+
+def keeps_recorded_bytes(sets: ActiveSets) -> bool:
+    """Return whether bytes that a runtime recorded outrank the model's: unless --bits asks for
+    those."""
+    return sets.trace.states_bytes and sets.settings.bits is None
 
 
 def _check_flash(device: Profile, model: Model | None) -> None:
@@ -279,7 +286,7 @@ def _beside(budget: Budget, sets: ActiveSets, device: Profile, placement: Placem
     """
     if budget.overhead or budget.staging:
         return 0.0
-    units = np.array([group.units for group in placement.method.groups])
+    units = placement.method.units_in(len(placement.unit_bytes))
     most = float((units * placement.unit_bytes).max()) if device.staging is None else device.staging
     taken = budget.total + device.runtime_overhead
     if taken + most <= device.dram.available:

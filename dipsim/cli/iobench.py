@@ -44,7 +44,7 @@ def iobench(
     with Progress("measuring", "samples") as progress:
         measured = bench.iobench(file, seconds=seconds, progress=progress, **wanted)
         if table is not None:
-            files.write_rows(table, measured.rows())
+            files.write_rows(table, measured.table())
     if not measured.direct:
         say("warning: no direct reads on this file system; these are of the page cache too")
     if as_json:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dipsim.disk.direct_io import PAGE, DirectFile, Readers, open_file
 from dipsim.errors import DipsimError, printable
-from dipsim.units import BYTES
+from dipsim.units import BANDWIDTH, BYTES
 
 SIZES = tuple(4096 * 4**i for i in range(6))
 """Sizes of a read in bytes: 4 KiB to 4 MiB."""
@@ -46,8 +46,19 @@ class Bench:
     cells: list[BenchCell]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row per cell as plain values in base units: the columns of a CSV."""
+        """Return one row per cell as plain values in base units."""
         return [{**cell._asdict(), "direct": self.direct} for cell in self.cells]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the rows of a CSV: sizes and bandwidths are texts with a unit, and exact."""
+        return [
+            {
+                **row,
+                "size": BYTES.exact(row["size"]),
+                "bandwidth": BANDWIDTH.exact(row["bandwidth"]),
+            }
+            for row in self.rows()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, in base units."""

@@ -25,6 +25,8 @@ from dipsim.units import BANDWIDTH, BYTES, RATE, TIME, Dimension
 LEAST_TO_FIT = 6
 """Least number of points for the four or five numbers of the formula."""
 MOST_POINTS = 2000
+_FASTEST_READ, _SLOWEST_READ = 1e-8, 10.0
+"""Seconds between which a read is believed: page caches take longer, and memory cards less."""
 _ALIGN = "4 KiB"
 _WORTH = 0.95  # a limit of IOPS is kept if it brings the error below this share of that without
 _STEPS, _ENOUGH = 200, 1e-12
@@ -104,8 +106,8 @@ def calibrate(path: str, fit: bool = False, lanes: int | None = None) -> Calibra
     """Make a flash section from a table of reads.
 
     Args:
-        path: a CSV with the columns size, lanes and bandwidth (others are ignored): bytes and
-            bytes/s, or texts with a unit; for each number of lanes the sizes ascend.
+        path: a CSV with the columns size, lanes and bandwidth (others are ignored); sizes and
+            bandwidths have their unit, as in a profile; for each number of lanes the sizes ascend.
         fit: fit the formula instead of keeping the points.
         lanes: reads that the runtime keeps in flight; default: the most that were measured.
 
@@ -352,20 +354,24 @@ def _point(row: dict[str, Any], where: str) -> Measured:
     lanes = str(row["lanes"]).strip()
     if not (lanes.isascii() and lanes.isdecimal() and len(lanes) < 4 and 1 <= int(lanes) <= 256):
         raise DipsimError(f"{where}: lanes {brief(lanes, 20)!r}: reads in flight, from 1 to 256")
+    seconds = size * int(lanes) / bandwidth
+    if not _FASTEST_READ <= seconds <= _SLOWEST_READ:
+        raise DipsimError(
+            f"{where}: bandwidth {brief(row['bandwidth'], 20)}: a read of {BYTES.show(size)}, "
+            f"{lanes} in flight, would take {TIME.show(seconds)}; no disk takes less than "
+            f"{TIME.exact(_FASTEST_READ)} or more than {TIME.exact(_SLOWEST_READ)}: check the units"
+        )
     return Measured(size, int(lanes), bandwidth)
 
 
 def _quantity(dimension: Dimension, given: Any, what: str) -> float:
-    """Read a positive number in base units, or a text with its unit."""
+    """Read a text with its unit as a positive number in base units."""
     text = str(given or "").strip()
     try:
-        value = float(text)
-    except ValueError:
-        try:
-            value = dimension.parse(text)
-        except ValueError as problem:
-            raise DipsimError(f"{what} {brief(problem, 120)}") from None
-    if value == 0 or not dimension.believes(value):
+        value = dimension.parse(text)
+    except ValueError as problem:
+        raise DipsimError(f"{what} {brief(problem, 120)}") from None
+    if value == 0:
         least, most = dimension.range
         raise DipsimError(f"{what} {brief(text, 20)}: a {dimension.name} from {least} to {most}")
     return value

@@ -392,8 +392,8 @@ def layout(run: Run, room: int, model: Model | None) -> dict[tuple[int, int], Pl
             size = float(sizes[layer, i])
             apart = size
             if not isinstance(cost, InOrder):
-                apart = float(cost.whole[1]) / group.units
-            whole = int(np.ceil(apart * group.units / PAGE)) * PAGE
+                apart = float(cost.whole[1]) / max(1, group.at(layer).units)
+            whole = int(np.ceil(apart * group.at(layer).units / PAGE)) * PAGE
             if whole > room:
                 raise DipsimError(
                     f"group {group.signal} takes {BYTES.show(whole)} a layer, the file holds "
@@ -427,7 +427,7 @@ def _batches(
             misses = traffic.missed_units(row, layer, i)
             if not misses:
                 continue
-            group, place = run.method.groups[i], places[layer, i]
+            group, place = run.method.groups[i].at(layer), places[layer, i]
             in_order = int(run.flash.sequential_read // place.apart) or 1
             if isinstance(cost, InOrder):
                 runs = _in_order(misses[0], len(misses), in_order, lanes)

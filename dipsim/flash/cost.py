@@ -173,7 +173,7 @@ class Placement:
         for (layer, i), size in np.ndenumerate(self.unit_bytes):
             key = i, float(size)
             if key not in known:
-                known[key] = found(*key)
+                known[key] = found(*key) if size else 0.0  # of layers without units
             values[layer, i] = known[key]
         return values
 
@@ -186,17 +186,18 @@ class Placement:
         """
         tables: dict[tuple[int, float, float, int], Requests] = {}
         costs: list[list[Requests | InOrder]] = []
+        counts = self.method.units_in(len(self.unit_bytes))
         for layer, (sizes, strides) in enumerate(zip(self.unit_bytes, self.strides(), strict=True)):
             costs.append([])
             for i, group in enumerate(self.method.groups):
-                size = float(sizes[i])
-                flash.check_reads(group.units, float(strides[i]))
+                size, units = float(sizes[i]), int(counts[layer, i])
+                flash.check_reads(units, float(strides[i]))
                 if group.choice == "all":
                     bandwidth, read = flash.sequential_bandwidth, flash.sequential_read
                     costs[-1].append(InOrder(size, bandwidth, read))
                     continue
                 tensors = self.tensors[i] if self.tensors else 1
-                key = (group.units, size, float(strides[i]), tensors)
+                key = (units, size, float(strides[i]), tensors)
                 if key not in tables:
                     tables[key] = flash.requests(*key)
                 place = None if self.places is None else self.places[i][layer]

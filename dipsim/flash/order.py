@@ -63,7 +63,9 @@ def learned_places(
     return [
         np.stack(
             [
-                coactivation_places(np.ascontiguousarray(sets[:, layer]), group.units)
+                coactivation_places(
+                    np.ascontiguousarray(sets[:, layer]), group.units, group.at(layer).units
+                )
                 for layer in range(trace.layers)
             ]
         )
@@ -71,15 +73,21 @@ def learned_places(
     ]
 
 
-def coactivation_places(sets: NDArray[np.uint64], units: int) -> NDArray[np.int64]:
+def coactivation_places(
+    sets: NDArray[np.uint64], units: int, own: int | None = None
+) -> NDArray[np.int64]:
     """int64[units]: the place of each unit of one group in address order.
 
     Args:
         sets: uint64[tokens, words], the units each token used.
         units: of the group.
+        own: of the layer, where it has fewer: those beyond lie behind.
     """
+    places = np.arange(units)
+    units = units if own is None else own
+    if not units:
+        return places
     used = unpack_sets(sets, units)
     popular = np.argsort(-used.sum(axis=0, dtype=np.int64), kind="stable")
-    places = np.empty(units, np.int64)
     places[chain(pack_sets(np.ascontiguousarray(used.T)), popular)] = np.arange(units)
     return places

@@ -175,7 +175,8 @@ class Paging:
                 moved[place], seconds[place] = cost.price(units)
                 continue
             start, stop = word[p : p + 2].tolist()
-            counts, prices = kernels.price(unread, start, stop, groups[i].units, cost)
+            own = groups[i].at(layer).units
+            counts, prices = kernels.price(unread, start, stop, own, cost)
             requests[place] = counts[:, kernels.READS]
             outside[place] = counts[:, kernels.OUTSIDE]
             moved[place] = prices[:, kernels.MOVED]
@@ -196,7 +197,8 @@ class Paging:
         static = np.zeros(len(parts) + 1)
         static[: len(parts) : len(groups)] = self.static[0]
         static[-1] = self.static[1]
-        pages = pages_of(np.concatenate([units * stride, static]), self.page)
+        own = placement.method.units_in(len(placement.unit_bytes)).ravel()
+        pages = pages_of(np.concatenate([own * stride, static]), self.page)
         begins = np.cumsum(pages) - pages
         if pages.sum() > MOST:
             raise ModelError(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dipsim import plugins
 from dipsim.errors import MethodError, not_taken
 from dipsim.kernels.topk import kth_largest
@@ -22,7 +24,7 @@ from dipsim.methods.pruning import PruningMethod, UnitGroup
 from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
 from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
-from dipsim.model import Model
+from dipsim.model import SIGNALS, Model
 from dipsim.settings import OWN, TAKES, Settings
 from dipsim.trace import Outline
 
@@ -218,6 +220,7 @@ def build_method(
     if settings.calibrate_tokens is not None and not method.calibrated:
         more = ", or add --selection threshold" if method.name in TAKES["selection"] else ""
         raise MethodError(f"method {method.name} has no thresholds: drop --calibrate-tokens{more}")
+    method = _with_layer_units(method, trace, model)
     if settings.cluster > 1:
         check_cluster(trace, method, settings)
     if settings.io == "mmap" and method.cache_aware:
@@ -228,6 +231,24 @@ def build_method(
     if model is not None:
         check_model(model, method)
     return method
+
+
+def _with_layer_units(method: Method, trace: Outline, model: Model | None) -> Method:
+    """Return the method whose groups know where layers have fewer units than others: as the trace
+    says, or of a signal that it does not hold, the model."""
+    groups = []
+    for group in method.groups:
+        if group.signal in trace.signals:
+            counts = trace.layer_units(group.signal)
+        elif model is not None and group.signal in SIGNALS:
+            counts = model.recorded_units(group.signal)
+            group = replace(group, units=int(counts.max()) or group.units)
+            counts = counts if counts.any() else np.array([group.units])
+        else:
+            counts = np.array([group.units])
+        each = tuple(counts.tolist()) if (counts != group.units).any() else ()
+        groups.append(replace(group, layer_units=each) if each else group)
+    return replace(method, groups=tuple(groups))
 
 
 def choosers_of(method: Method) -> tuple[Any, Any] | None:

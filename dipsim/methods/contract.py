@@ -1,8 +1,12 @@
 """Methods and their groups: the units a signal chooses among, and the matrices that stay dense."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.methods.pruning import PruningMethod
@@ -58,6 +62,8 @@ class Group:
     """k, where it is a number of its own (experts); of ``all`` without a trace, any k of them."""
     custom: PruningMethod | None = None
     """The user's own method that the group belongs to."""
+    layer_units: tuple[int, ...] = ()
+    """Units of each layer, where layers differ; empty where all have ``units``."""
 
     __repr__ = shortened
 
@@ -76,8 +82,30 @@ class Group:
         """k of the top-k, the units a token keeps: a share ``density`` of them,
         at least one, and all of them unless top-k."""
         if self.chosen is not None:
-            return self.chosen
-        return max(1, math.floor(self.density * self.units + 1e-9))
+            return min(self.chosen, self.units)
+        return min(max(1, math.floor(self.density * self.units + 1e-9)), self.units)
+
+    def units_in(self, layers: int) -> NDArray[np.int64]:
+        """Return the units of each layer, int64[layers]."""
+        return np.array(self.layer_units or [self.units] * layers, np.int64)
+
+    def in_layers(self, layers: Sequence[int]) -> "Group":
+        """Return the group as layers have it that have equally many units."""
+        if not self.layer_units:
+            return self
+        units = self.layer_units[layers[0]]
+        thresholds, noise = self.thresholds, self.noise
+        return replace(
+            self,
+            units=units,
+            layer_units=(),
+            thresholds=tuple(thresholds[layer] for layer in layers) if thresholds else (),
+            noise=tuple(noise[layer] for layer in layers) if noise else (),
+        )
+
+    def at(self, layer: int) -> "Group":
+        """Return the group as one layer has it."""
+        return self.in_layers([layer])
 
     @property
     def masked(self) -> bool:
@@ -111,6 +139,10 @@ class Method:
     """True when a rule could choose among the recorded experts only, not among all."""
 
     __repr__ = shortened
+
+    def units_in(self, layers: int) -> NDArray[np.int64]:
+        """Return the units of each group of each layer, int64[layers, groups]."""
+        return np.stack([group.units_in(layers) for group in self.groups], axis=1)
 
     @property
     def cache_aware(self) -> bool:

@@ -68,8 +68,9 @@ def predictor(trace: Outline, settings: Settings, model: Model | None) -> Method
 
 def _size(trace: Outline, settings: Settings, model: Model | None, units: int) -> tuple[int, float]:
     """Return the weights of a layer's predictor, and their share of the MLP's."""
-    entering = trace.signals.get("mlp_input")
-    hidden = model.hidden if model is not None else entering.units if entering is not None else None
+    entering = trace.widest("mlp_input") if "mlp_input" in trace.signals else None
+    hidden = entering if model is None else model.hidden
+    units = trace.widest("glu") if "glu" in trace.signals else units
     if hidden is None:
         raise MethodError(
             f"method predictor is sized by the model, which {trace.name} does not name: "
@@ -115,10 +116,11 @@ def _solve(trace: Outline, group: Group, asked: float | None) -> tuple[float, ..
     if asked == 1:
         return (0.0,) * trace.layers
     rows, truth = _sample(recording(trace), group)
-    return tuple(
-        _sigma(truth[:, layer], rows, trace.first_layer + layer, group, asked)
-        for layer in range(trace.layers)
-    )
+    sigmas = []
+    for layer, units in enumerate(trace.layer_units(group.signal).tolist()):
+        own, number = replace(group, units=units), trace.first_layer + layer
+        sigmas.append(_sigma(truth[:, layer, :units], rows, number, own, asked) if units else 0.0)
+    return tuple(sigmas)
 
 
 def _sigma(

@@ -102,8 +102,8 @@ def _weights(units_of: dict[str, int], model: Model | None, trace: Outline) -> N
             "it is from: pass --model, or --split equal"
         )
     sizes = [
-        units * sum(model.slice_weights(slice_) for slice_ in SLICES[name])
-        for name, units in units_of.items()
+        trace.widest(name) * sum(model.slice_weights(slice_) for slice_ in SLICES[name])
+        for name in units_of
     ]
     return np.array(sizes, np.float64) / sum(sizes)
 

@@ -46,17 +46,21 @@ class SortedScores:
         scores = np.concatenate(list(blocks))
         self.scores: NDArray[np.float32] = scores.transpose(1, 0, 2).reshape(trace.layers, -1)
         self.scores.sort(axis=1)
+        counts = trace.layer_units(group.signal) * part.tokens
+        self._begin = self.scores.shape[1] - counts
+        """[layers] where each layer's own scores begin: units that it has not have score 0."""
 
     def threshold(self, layer: int, density: float) -> float:
         """Return the score above which a share ``density`` of a layer lies; -1 keeps all."""
-        n = self.scores.shape[1]
-        dropped = math.floor((1 - density) * n + 1e-9)
-        return float(self.scores[layer, dropped - 1]) if dropped else -1.0
+        own = self.scores[layer, self._begin[layer] :]
+        dropped = math.floor((1 - density) * len(own) + 1e-9)
+        return float(own[dropped - 1]) if dropped else -1.0
 
     def lost(self, layer: int) -> NDArray[np.float64]:
         """Return the share of the energy that the i lowest scores hold, float64[n + 1]."""
-        energy = np.cumsum(np.square(self.scores[layer], dtype=np.float64))
-        total = energy[-1] if energy[-1] > 0 else 1.0
+        own = self.scores[layer, self._begin[layer] :]
+        energy = np.cumsum(np.square(own, dtype=np.float64))
+        total = energy[-1] if len(energy) and energy[-1] > 0 else 1.0
         return np.concatenate([[0.0], energy / total])
 
 

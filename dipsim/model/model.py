@@ -261,6 +261,15 @@ class Model(Layer):
         """
         return self.per_layer(lambda layer: layer_units(layer)[signal]).astype(np.int64)
 
+    def recorded_units(self, signal: str) -> NDArray[np.int64]:
+        """Return the units of a signal that every layer of the trace has, int64[layers of the
+        trace].
+
+        Raises:
+            KeyError: a signal of no matrix of a model.
+        """
+        return self.by_recorded(lambda layer: layer_units(layer)[signal]).astype(np.int64)
+
     # Parameters
 
     @property

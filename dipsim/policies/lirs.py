@@ -4,12 +4,13 @@
 Stack S orders units by last use. Most of the cache is for LIR units, whose distance is low; a share
 ``hir`` is for resident HIR units, which wait in queue Q and leave first. An HIR unit that is used
 again while still in S becomes LIR, and the LIR at the bottom of S becomes HIR. Non-resident HIR
-units stay in S, which holds at most twice the cache; they also stand in a list of their own, oldest
-first.
+units stay in S; they also stand in a list of their own, oldest first. S has no bound, as in the
+authors' program, so it holds at most every unit; ``stack`` bounds it to so many times the cache,
+and the oldest non-resident units are forgotten.
 
-``eager=1`` does as libCacheSim 0.3.5 does (``hit_RD_HIRinQ``), so that counts can be compared: a
-hit on a resident HIR unit that S has forgotten demotes a LIR unit, for which the front of Q leaves
-at once. In the paper no unit leaves on a hit.
+``eager=1,stack=2`` does as libCacheSim 0.3.5 does, so that counts can be compared: S holds at most
+twice the cache, and a hit on a resident HIR unit that S has forgotten demotes a LIR unit, for which
+the front of Q leaves at once (``hit_RD_HIRinQ``). In the paper no unit leaves on a hit.
 """
 
 import numpy as np
@@ -25,18 +26,20 @@ S, Q, GONE = range(3)
 """
 OUT, LIR, HIR, GHOST = range(4)
 """Kinds of a unit. A GHOST is non-resident and always in S; an HIR unit may be in S."""
-CAPACITY, LIR_LIMIT, COUNT, EAGER, LEAVING = -2, -3, -4, -5, -6
+CAPACITY, LIR_LIMIT, COUNT, EAGER, LEAVING, MOST = -2, -3, -4, -5, -6, -7
 """Fields at the end of the state. COUNT is the number of LIR units, LEAVING that of units that have
-to leave Q although there is room."""
+to leave Q although there is room, MOST that of units that S may hold."""
 
 
 def state(
-    units: int, capacity: int, seed: int, hir: float = 0.01, eager: int = 0
+    units: int, capacity: int, seed: int, hir: float = 0.01, stack: float = 0.0, eager: int = 0
 ) -> NDArray[np.int64]:
     """Return three queues, the kind of each unit, a flag for each unit in S, and the fields."""
-    fresh = linked(2 * units, QUEUES, per_unit=2, units=units, fields=6)
+    fresh = linked(2 * units, QUEUES, per_unit=2, units=units, fields=7)
     fresh[CAPACITY] = capacity
     fresh[LIR_LIMIT] = capacity - max(1, int(within("hir", hir, 0, 0.99) * capacity))
+    times = within("stack", stack, 0, 1e6)
+    fresh[MOST] = int(times * capacity) if times else units
     fresh[EAGER] = int(within("eager", eager, 0, 1))
     return fresh
 
@@ -64,9 +67,9 @@ def prune(state: NDArray[np.int64]) -> None:
 
 @register_jitable(forceinline=True)
 def limit(state: NDArray[np.int64]) -> None:
-    """Forget the oldest ghosts until S holds at most twice the cache."""
+    """Forget the oldest ghosts until S is no larger than its bound."""
     gone = end(state, GONE)
-    while length(state, end(state, S)) > 2 * state[CAPACITY] and length(state, gone) > 0:
+    while length(state, end(state, S)) > state[MOST] and length(state, gone) > 0:
         remove_from_stack(state, first(state, gone))
 
 

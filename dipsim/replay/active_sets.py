@@ -358,7 +358,8 @@ def largest_active(sets: ActiveSets) -> NDArray[np.int64]:
     tokens = 1 if steps is None else steps.width
     counted = []
     for i, group in enumerate(method.groups):
-        most = group.units if group.varies else min(group.units, tokens * group.kept)
+        each = [group.at(layer) for layer in range(trace.layers)]
+        most = [own.units if group.varies else min(own.units, tokens * own.kept) for own in each]
         if group.aware or group.choice == "all" or (tokens == 1 and not group.varies):
             largest[:, i] = most
         else:

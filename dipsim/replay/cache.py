@@ -40,7 +40,7 @@ def parts_of(
         places: (layer, group) of each part.
         sizes: float64[parts] bytes of a unit; 1 where the cache counts in units.
     """
-    groups = [method.groups[group] for _, group in places]
+    groups = [method.groups[group].at(layer) for layer, group in places]
     return kernels.new_parts(
         units=[group.units for group in groups],
         size=np.maximum(_exact(sizes), _GRAIN).tolist(),
@@ -156,7 +156,7 @@ class ReplayedCache:
             return None
         states = []
         for layer, group in self.places:
-            own = self.method.groups[group]
+            own = self.method.groups[group].at(layer)
             assert own.custom is not None
             seed = self.seed if parts == 1 else seed_of(self.seed, layer, group)
             states += states_of(own.custom, own.units, own.kept, own.signal, [seed])
@@ -168,7 +168,12 @@ class ReplayedCache:
         ids = np.concatenate(
             [64 * parts.word[p] + np.arange(parts.units[p]) for p in range(len(self.places))]
         )
-        counts = np.concatenate([uses[group][layer] for layer, group in self.places])
+        counts = np.concatenate(
+            [
+                uses[group][layer][:units]
+                for (layer, group), units in zip(self.places, parts.units, strict=True)
+            ]
+        )
         sizes = np.repeat(parts.size, parts.units)
         order = np.argsort(-counts, kind="stable")
         fitting = int((np.cumsum(sizes[order]) <= capacity + 1e-6).sum())
@@ -212,7 +217,7 @@ class ReplayedCache:
             for c in range(len(self.cache.capacity)):
                 of_parts = [self._counts(block, rows, layer, c, p) for p in range(len(self.places))]
                 counts.append(of_parts)
-            self._last_mask = rows.sets[-1, layer].copy()
+            self._last_mask = rows.sets[-1, layer, : len(self._last_mask)].copy()
             results.append(counts)
         return results
 
@@ -260,17 +265,20 @@ class ReplayedCache:
 
     def _joined(self, block: Sets) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Put the sets, and in a cache-aware method the scores, of all parts side by side."""
-        sets = np.concatenate([block.sets[group][:, layer] for layer, group in self.places], axis=1)
+        words = self.parts.word
+        every = zip(self.places, np.diff(words).tolist(), strict=True)
+        sets = np.concatenate(
+            [block.sets[group][:, layer, :count] for (layer, group), count in every], axis=1
+        )
         if not self.method.cache_aware:
             return sets[:, None], NO_SCORES
-        words = self.parts.word
         scores = np.zeros((len(sets), 1, 64 * int(words[-1])), np.float32)
         for p, (layer, group) in enumerate(self.places):
             first = 64 * int(words[p])
             last = first + int(self.parts.units[p])
             coded = len(block.codes[group]) > 0
             rows = block.codes[group] if coded else block.scores[group]
-            scores[:, 0, first:last] = plain_scores(rows[:, layer])
+            scores[:, 0, first:last] = plain_scores(rows[:, layer, : last - first])
         return sets[:, None], scores
 
     def _counts(self, block: Sets, rows: kernels.Block, column: int, c: int, p: int) -> Counts:
@@ -316,12 +324,11 @@ class ReplayedCache:
     ) -> NDArray[np.uint64]:
         """Return uint64[rows, words], the units that were guessed for each decode token."""
         assert self.guesses is not None
-        needed = rows.sets[:, layer]
+        needed = rows.sets[:, layer, : len(self._last_mask)]
         of_the_row_before = self.guesses.previous and self.method.groups[group].choice != "all"
         follows = block.follows if of_the_row_before else np.ones(len(needed), np.bool_)
-        guessed = self.guesses.of(
-            block, self.method.groups[group], group, layer, needed, self._last_mask, self.seed
-        )
+        own = self.method.groups[group].at(layer)
+        guessed = self.guesses.of(block, own, group, layer, needed, self._last_mask, self.seed)
         decode = (self._actions(block) == kernels.DECODE) & follows
         return np.where(decode[:, None], guessed, np.uint64(0))
 
@@ -353,7 +360,8 @@ class ReplayedCache:
         scores = plain_scores(np.ascontiguousarray(inputs[:, column, None, units]))
         sets = np.ascontiguousarray(rows.sets[:, column, None, start:stop])
         errors = np.zeros((len(inputs), 1), np.float32)
-        kernels.errors_of(scores, sets, norms[layer, None], errors)
+        own = norms[layer, None, : self.parts.units[p]]
+        kernels.errors_of(scores, sets, np.ascontiguousarray(own), errors)
         return errors[:, 0]
 
     def _next_uses_behind(self, blocks: Sequence[Sets], joined: Any) -> list[NDArray[np.int64]]:
@@ -408,7 +416,7 @@ class ReplayedCache:
         choosing = self.choosing
         if self.method.custom is None or choosing is None:
             return None
-        groups = [self.method.groups[group] for _, group in self.places]
+        groups = [self.method.groups[group].at(layer) for layer, group in self.places]
         signals, k = [group.signal for group in groups], [group.kept for group in groups]
         return failure_of(self.method.name, signals, k, choosing, problem)
 

@@ -1,5 +1,6 @@
 """Choosing active sets from scores, whatever a cache holds: top-k, thresholds, predictions."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,13 @@ class Chooser:
     """
 
     def __init__(self, method: Method, layers: int, first: int = 0, first_layer: int = 0) -> None:
-        self.method, self.layers = method, layers
-        self.first, self.first_layer = first, first_layer
-        self._scratch = [self._choosing(i, group) for i, group in enumerate(method.groups)]
-
-    def _choosing(self, i: int, group: Group) -> kernels.Choosing:
-        """Return the scratch space of a group; of a user's own method, with the states of the
-        layers."""
-        words, custom = words_for(group.units), group.custom
-        if custom is None or custom.cache_aware:
-            return kernels.new_choosing(words)
-        layers = range(self.first_layer, self.first_layer + self.layers)
-        seeds = [seed_of(group.seed, layer, i) for layer in layers]
-        states = states_of(custom, group.units, group.kept, group.signal, seeds)
-        return kernels.new_choosing(words, self.layers, states)
+        numbers = range(first_layer, first_layer + layers)
+        self._alike = [_Alike(i, group, numbers, first) for i, group in enumerate(method.groups)]
+        self._layers = layers
+        self._parts = [
+            [] if not group.layer_units else [*_parts(i, group, numbers, first)]
+            for i, group in enumerate(method.groups)
+        ]
 
     def choose(
         self,
@@ -64,7 +58,69 @@ class Chooser:
         Raises:
             MethodError: the hook of a user's own method fails.
         """
-        group = self.method.groups[i]
+        whole = self._alike[i]
+        if whole.group.choice == "sets" or not self._parts[i]:
+            return whole.choose(rows, data, shares, norms, actions, resets)
+        count, words = rows.stop - rows.start, words_for(whole.group.units)
+        sets = np.zeros((count, self._layers, words), np.uint64)
+        for layers, part in self._parts[i]:
+            units = part.group.units
+            ids = words_for(units) if data is not None and data.dtype == np.uint64 else units
+            own = None if data is None else np.ascontiguousarray(data[:, layers, :ids])
+            kept = None if shares is None else shares[:, layers]
+            weighed = None if norms is None else norms[layers, :units]
+            chosen = part.choose(rows, own, kept, weighed, actions, resets)
+            sets[:, layers, : words_for(units)] = chosen
+            if shares is not None:
+                shares[:, layers] = kept
+        return sets
+
+
+def _parts(
+    i: int, group: Group, numbers: Sequence[int], first: int
+) -> Iterator[tuple[list[int], "_Alike"]]:
+    """Yield layers that have equally many units, and what chooses in them; none that have none."""
+    counts = np.array(group.layer_units)
+    for count in np.unique(counts[counts > 0]).tolist():
+        layers = np.flatnonzero(counts == count).tolist()
+        yield layers, _Alike(i, group.in_layers(layers), [numbers[n] for n in layers], first)
+
+
+class _Alike:
+    """Chooses the active sets of one group in layers that have equally many units.
+
+    Args:
+        i: number of the group.
+        numbers: of the layers in the recording.
+        first: see `Chooser`.
+    """
+
+    def __init__(self, i: int, group: Group, numbers: Sequence[int], first: int) -> None:
+        self.group, self.layers = group, len(numbers)
+        self.numbers, self.first = numbers, first
+        self._scratch = self._choosing(i)
+
+    def _choosing(self, i: int) -> kernels.Choosing:
+        """Return the scratch space; of a user's own method, with the states of the layers."""
+        group = self.group
+        words, custom = words_for(group.units), group.custom
+        if custom is None or custom.cache_aware:
+            return kernels.new_choosing(words)
+        seeds = [seed_of(group.seed, number, i) for number in self.numbers]
+        states = states_of(custom, group.units, group.kept, group.signal, seeds)
+        return kernels.new_choosing(words, self.layers, states)
+
+    def choose(
+        self,
+        rows: slice,
+        data: Any,
+        shares: NDArray[np.float32] | None,
+        norms: NDArray[np.float32] | None,
+        actions: NDArray[np.uint8] | None,
+        resets: NDArray[np.bool_] | None,
+    ) -> NDArray[np.uint64]:
+        """Choose as `Chooser.choose` does."""
+        group = self.group
         if group.choice == "sets":
             sets: NDArray[np.uint64] = data
             return sets
@@ -80,9 +136,9 @@ class Chooser:
         elif group.choice == "custom":
             assert actions is not None
             assert resets is not None
-            choose_rows(group, self._scratch[i], data, actions, resets, sets, kept)
+            choose_rows(group, self._scratch, data, actions, resets, sets, kept)
         elif group.choice == "predicted":
-            self._choose_predicted(group, rows, data, sets)
+            self._choose_predicted(rows, data, sets)
             if data.dtype == np.uint64:  # of recorded sets all units count alike
                 right = np.bitwise_count(sets & data).sum(axis=-1, dtype=np.int64)
                 wanted = np.bitwise_count(data).sum(axis=-1, dtype=np.int64)
@@ -94,19 +150,18 @@ class Chooser:
         elif data.dtype == np.uint8:
             kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
         else:
-            kernels.select_of(data, group.kept, sets, kernels.framed(self._scratch[i]), kept)
+            kernels.select_of(data, group.kept, sets, kernels.framed(self._scratch), kept)
         if shares is not None:
             shares[..., :2] = kept
             if norms is not None and data.dtype != np.uint64:
                 kernels.errors_of(plain_scores(data), sets, norms, shares[..., 2])
         return sets
 
-    def _choose_predicted(
-        self, group: Group, rows: slice, data: Any, sets: NDArray[np.uint64]
-    ) -> None:
+    def _choose_predicted(self, rows: slice, data: Any, sets: NDArray[np.uint64]) -> None:
         """Write the units that a predictor would choose."""
+        group = self.group
         for r, layer in np.ndindex(*sets.shape[:2]):
-            row, number = self.first + rows.start + r, self.first_layer + layer
+            row, number = self.first + rows.start + r, self.numbers[layer]
             noise = noise_of(group.seed, number, row, group.units)
             truth = data[r, layer]
             if truth.dtype == np.uint64:

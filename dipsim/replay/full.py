@@ -43,7 +43,7 @@ class FullCache(ReplayedCache):
             if start in starts:
                 resident[:] = 0
             batches = start + np.flatnonzero(booked[start:stop])
-            used = rows.sets[batches, layer]
+            used = rows.sets[batches, layer, : len(resident)]
             known = np.bitwise_or.accumulate(np.concatenate([resident[None], used]), axis=0)
             missed = used & ~known[:-1]
             active, misses = _sizes(used), _sizes(missed)

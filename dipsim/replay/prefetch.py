@@ -74,10 +74,10 @@ class Guesses(NamedTuple):
         if self.next_layer:
             if group.signal not in _OF_THE_RESIDUAL or layer == 0 or i > 0:
                 return np.zeros_like(needed)  # when guesses go out, no other mask is known
-            below: Bits = block.sets[i][:, layer - 1]
+            below: Bits = block.sets[i][:, layer - 1, : needed.shape[1]]
             return below
         if self.recorded is not None:
-            return self.recorded[i][block.start : block.stop, layer]
+            return self.recorded[i][block.start : block.stop, layer, : needed.shape[1]]
         guesses = np.empty_like(needed)
         own = np.ascontiguousarray(needed)
         draw_guesses(own, group.units, self.right, seed, block.start, guesses)

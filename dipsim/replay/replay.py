@@ -206,7 +206,9 @@ def book(traffic: Traffic, rows: slice, counts: Counts) -> None:
     traffic.kept[place] = counts.kept
     if traffic.missed is not None:
         assert counts.missed is not None, "a cache that hands on what was missed"
-        traffic.missed[rows, traffic.words_of(layer, group)] = counts.missed
+        words = traffic.words_of(layer, group)
+        words = slice(words.start, words.start + counts.missed.shape[1])
+        traffic.missed[rows, words] = counts.missed
     if counts.kept_shares is not None:
         traffic.mass[place], traffic.energy[place] = counts.kept_shares.T
     if counts.error is not None:
@@ -297,7 +299,8 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     together = policy.blind and settings.access == "atomic" and not method.cache_aware
     budgets = list(range(len(capacities)))
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
-    everywhere = [(layer, i) for layer in range(layers) for i in range(len(method.groups))]
+    units_in = method.units_in(layers)
+    everywhere = [place for place in np.ndindex(units_in.shape) if units_in[place]]
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access)
     purpose = f"the replay of {method.name} with {policy.name}"
@@ -326,12 +329,12 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
         to = [traffics[budget] for budget in some]
         feeds.append(_Feed(make, loop, contender.admission, purpose, to))
 
-    for some in shared:
+    for some in shared if everywhere else ():
         if in_bytes:
             feed(ReplayedCache, some, everywhere)
             continue
         for place in everywhere:
-            units = method.groups[place[1]].units if simple else math.inf
+            units = units_in[place] if simple else math.inf
             full = [budget for budget in some if _most(capacities[budget], place) >= units]
             for budget in full:
                 feed(FullCache, [budget], [place])

@@ -41,7 +41,8 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
     actions, resets = sets.rows
     rows = np.flatnonzero(actions >= kernels.COMMIT)
     group, layers = sets.method.groups[0], sets.trace.layers
-    needed = group.kept
+    each = np.array([group.at(layer).kept for layer in range(layers)])
+    needed = each[:, None]
     by_row, capacity = _capacities(sets, caches.capacity, rows)
     before = capacity[:1] if caches.loaded else np.zeros_like(capacity[:1])
     left = np.concatenate([before, capacity[:-1]])
@@ -67,12 +68,12 @@ def count_whole(sets: ActiveSets, caches: WholeCaches, measured: NDArray[np.bool
     for layer in range(layers):
         place, costs = (rows, layer, 0), caches.costs[layer][0]
         assert isinstance(costs, InOrder), "what every token needs whole is read in order"
-        misses = (needed - hits[:, layer, 0]) * used[:, layer, 0]
+        misses = (each[layer] - hits[:, layer, 0]) * used[:, layer, 0]
         traffic.reads[place] = costs.requests(misses)
         traffic.moved[place], traffic.flash_seconds[place] = costs.price(misses)
         if traffic.missed is not None:
             unit = np.arange(group.units)
-            beyond = (unit >= hits[:, layer, 0, None]) & (unit < needed)
+            beyond = (unit >= hits[:, layer, 0, None]) & (unit < each[layer])
             beyond &= used[:, layer] > 0
             traffic.missed[rows, traffic.words_of(layer, 0)] = pack_sets(beyond)
     return traffic

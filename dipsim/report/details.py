@@ -98,19 +98,20 @@ def group_table(result: Result) -> Table:
     )  # fmt: skip
     for group in result.groups():
         shared = group["capacity"] is None
-        capacity = 0.0 if shared else _mean(group["capacity"])
+        units = group.get("layer_units")
+        capacity = 0.0 if shared else _mean(group["capacity"], units)
         hits = group["hits"] / group["accesses"] if group["accesses"] else 0.0
         rows.add_row(
             group["name"],
             str(group["units"]),
-            BYTES.show(_mean(group["unit_bytes"])),
+            BYTES.show(_mean(group["unit_bytes"], units)),
             show_number(group["active"], 6),
             "all" if shared else show_number(capacity, 6),
             f"{capacity / group['active']:.2f}" if group["active"] and not shared else "-",
             f"{hits:.1%}",
             f"{group['mass_kept']:.3f}",
             f"{group['energy_kept']:.4f}",
-            f"{_mean(group['break_even_miss_density']):.2f}",
+            f"{_mean(group['break_even_miss_density'], units):.2f}",
         )
     return rows
 
@@ -123,5 +124,9 @@ def time_table(result: Result) -> Table:
     return rows
 
 
-def _mean(value: float | list[float]) -> float:
-    return sum(value) / len(value) if isinstance(value, list) else float(value)
+def _mean(value: float | list[float], units: list[int] | None) -> float:
+    """Return the mean over the layers that have units; None stands for all layers."""
+    if not isinstance(value, list):
+        return float(value)
+    counted = [each for i, each in enumerate(value) if units is None or units[i]]
+    return sum(counted) / max(1, len(counted))

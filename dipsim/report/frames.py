@@ -41,7 +41,7 @@ def _of_layers(result: Result) -> Iterator[dict[str, Any]]:
         yield {
             "layer": result.run.trace.first_layer + layer,
             "group": traffic.groups[i],
-            "units": traffic.units[i],
+            "units": int(result.layer_units[place]),
             "unit_bytes": float(result.unit_bytes[place]),
             "capacity": None if traffic.capacity is None else int(traffic.capacity[place]),
             "accesses": accesses,

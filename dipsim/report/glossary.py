@@ -248,6 +248,7 @@ MARKS = _entries(
     ("held-out", "cache or order were fitted to some tokens, and only the rest is measured"),
     ("part", "some layers only (--layers): rates and bytes are theirs"),
     ("approximate-model", "the model's geometry leaves out what its entry approximate says"),
+    ("replaced", "an option or the model replaces bytes or a weight format that the trace states"),
     (
         "stand-ins",
         "tokens that follow in the trace stand for those of other sequences, or for rejected "

@@ -2,6 +2,7 @@
 
 from dipsim.analysis.baseline import Standing
 from dipsim.analysis.verdict import LEAST_SHARE
+from dipsim.marks import kept, replaced
 from dipsim.result import Result
 from dipsim.units import BYTES, show_gain, show_number
 
@@ -21,10 +22,13 @@ def warnings(result: Result) -> list[str]:
     sizes = result.traffic.capacity
     empty = [
         name
-        for name, capacity in zip(
-            result.traffic.groups, () if sizes is None else sizes.T, strict=False
+        for name, capacity, units in zip(
+            result.traffic.groups,
+            () if sizes is None else sizes.T,
+            result.layer_units.T,
+            strict=False,
         )
-        if not capacity.all() and result.policy != "none"
+        if not capacity[units > 0].all() and result.policy != "none"
     ]
     if empty:
         texts.append(f"caches of {', '.join(empty)} hold no unit (C = 0): every access misses")
@@ -42,6 +46,7 @@ def warnings(result: Result) -> list[str]:
         for group in result.groups()
         if group["energy_kept"] < LEAST_ENERGY
     ]
+    texts += [*replaced(result.run), *kept(result.run)]
     if "over-available" in result.marks:
         texts.append(
             "more DRAM than the device leaves to an app (dram.available): a real one may kill the "

@@ -77,7 +77,10 @@ def _signals(trace: Trace) -> Table:
     rows = Table("signal", "holds", "encoding", "units", right=(3,))
     for signal in trace.signals.values():
         holds = "sets, scores" if signal.holds == "sets" and signal.scored else signal.holds
-        rows.add_row(signal.name, holds, signal.encoding, str(signal.units))
+        units = trace.layer_units(signal.name)
+        least, most = int(units.min()), int(units.max())
+        shown = str(most) if least == most else f"{least} to {most}"
+        rows.add_row(signal.name, holds, signal.encoding, shown)
     return rows
 
 

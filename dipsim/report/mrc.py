@@ -81,7 +81,7 @@ def records(curves: Curves) -> Iterator[dict[str, Any]]:
             "policy": policy,
             "layer": layer,
             "group": groups[i].signal,
-            "units": groups[i].units,
+            "units": groups[i].at(layer).units,
             "capacity": int(capacity),
             "hits": int(hits),
             "accesses": int(accesses),

@@ -102,7 +102,7 @@ def routed(run: Run, prompt: int) -> Routed | None:
     rows = np.concatenate([np.flatnonzero(prefill), np.flatnonzero(~prefill)])[:prompt]
     stands = np.zeros(len(prefill), np.bool_)
     stands[rows] = True
-    counts = np.tile([group.units for group in groups], (trace.layers, 1))
+    counts = run.method.units_in(trace.layers)
     union: dict[int, NDArray[np.uint64]] = {}
     for start, stop, sets in active_sets(trace, run.method):
         for i in np.flatnonzero(of_experts).tolist():
@@ -113,7 +113,7 @@ def routed(run: Run, prompt: int) -> Routed | None:
     for i, members in union.items():
         counts[:, i] = np.bitwise_count(members).sum(axis=1)
     used = counts * sizes
-    share = float(used[:, of_experts].sum()) / every
+    share = float(used[:, of_experts].sum()) / every if every else 1.0
     from_prompts = int(prefill[rows].sum())
     return Routed(float(used.sum()), share, from_prompts, len(rows) - from_prompts)
 

@@ -401,14 +401,15 @@ def _group_steps(
     layers, groups = run.unit_bytes.shape
     work = _work_of_groups(run, traffic, rows, rate)
     masks: list[Any] = [
-        run.backend.mask_seconds(group.units) if group.masked else 0.0
-        for group in run.method.groups
+        run.backend.mask_seconds(units) if group.masked and units else 0.0
+        for of_layer in run.method.units_in(layers).tolist()
+        for group, units in zip(run.method.groups, of_layer, strict=True)
     ]
     if traffic.own is not None:
         masks = [tokens_of(run, rows) * mask for mask in masks]
     places = [f"layer {layer} {group}" for layer in range(layers) for group in traffic.groups]
     opens = [group == 0 for group in range(groups)]
-    labelled = zip(each_of(work), masks * layers, places, opens * layers, strict=True)
+    labelled = zip(each_of(work), masks, places, opens * layers, strict=True)
     every = [
         step._replace(sync=mask, place=place, opens_layer=first)
         for step, mask, place, first in labelled

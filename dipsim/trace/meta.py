@@ -105,7 +105,7 @@ def misplaced(meta: Mapping[str, Any], signals: Iterable[str]) -> list[str]:
     return remarks
 
 
-_OF_SIGNALS = ("encoding", "units", "unit_bytes", "slices")
+_OF_SIGNALS = ("encoding", "units", "unit_bytes", "layer_units", "slices")
 
 
 def meta_text(meta: Mapping[str, Any]) -> str:

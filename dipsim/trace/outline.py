@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dipsim.errors import TraceError, brief
 from dipsim.trace.encoding import Encoding
+from dipsim.trace.layer_units import KEY
 from dipsim.trace.tokens import Tokens
 from dipsim.views import shortened
 
@@ -35,11 +36,31 @@ class SignalOutline:
     """Entry of the signal in ``meta.signals``: ``unit_bytes``, ``slices`` and more."""
     cluster: int = 1
     """Number of neighbouring recorded units that are read as one."""
+    recorded_layer_units: tuple[int, ...] = ()
+    """Recorded units of each layer of the file or model; empty where all layers have all."""
 
     @property
     def units(self) -> int:
         """Number of units per token and layer, after clustering."""
         return self.recorded_units // self.cluster
+
+    def units_of(self, first: int, layers: int) -> NDArray[np.int64]:
+        """Return the units that layers have, the ``first`` one of the file first, int64[layers]."""
+        if not self.recorded_layer_units:
+            return np.full(layers, self.units)
+        return np.array(self.recorded_layer_units[first : first + layers]) // self.cluster
+
+    def describe(self, first: int, layers: int) -> dict[str, Any]:
+        """Return plain values; ``layer_units`` only where layers differ. Arguments: `units_of`."""
+        units = self.units_of(first, layers)
+        differ = {} if (units == self.units).all() else {KEY: units.tolist()}
+        return {
+            "holds": self.holds,
+            "encoding": self.encoding,
+            "scores": self.scored,
+            "units": self.units,
+            **differ,
+        }
 
     @property
     def holds(self) -> Literal["scores", "sets"]:
@@ -109,6 +130,26 @@ class Outline:
         do that a runtime recorded."""
         expert = self.signals.get("expert")
         return expert is not None and "unit_bytes" in expert.declared and "dense_bytes" in self.meta
+
+    def layer_units(self, signal: str) -> NDArray[np.int64]:
+        """Return the units of a signal that each layer has, int64[layers]."""
+        return self.signals[signal].units_of(self.first_layer, self.layers)
+
+    def widest(self, signal: str) -> int:
+        """Return the most units of a signal that any layer has."""
+        return int(self.layer_units(signal).max())
+
+    def with_layer_units(self, units: Mapping[str, NDArray[np.int64]]) -> Self:
+        """Return the trace whose layers have so many recorded units of some signals.
+
+        Args:
+            units: by signal int64[layers of the file].
+        """
+        signals = dict(self.signals)
+        for name, counts in units.items():
+            known = replace(signals[name], recorded_layer_units=tuple(counts.tolist()))
+            signals[name] = known
+        return replace(self, signals=signals) if units else self
 
     @property
     def dense_bytes(self) -> NDArray[np.float64]:
@@ -219,7 +260,8 @@ class Outline:
             return self
         signals = dict(self.signals)
         for name, signal in signals.items():
-            if name != "expert" and signal.recorded_units % size == 0:
+            counts = (signal.recorded_units, *signal.recorded_layer_units)
+            if name != "expert" and all(count % size == 0 for count in counts):
                 signals[name] = replace(signal, cluster=size)
         return replace(self, signals=signals)
 

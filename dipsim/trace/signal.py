@@ -25,6 +25,7 @@ from dipsim.trace.encoding import (
     pack_sets,
     widen_bits,
 )
+from dipsim.trace.layer_units import read_layer_units, refuse_beyond
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.outline import SignalOutline
 from dipsim.trace.parts import DensePart, Reading, SignalPart, SparsePart
@@ -87,7 +88,8 @@ class Signal(SignalOutline):
             values : as scores, but log8 on the scale of the recording.
 
         Raises:
-            TraceError: NaN, infinite or negative scores, bits beyond the units, bad lists.
+            TraceError: NaN, infinite or negative scores, bits beyond the units, units beyond those
+                of a layer, bad lists.
         """
         if reading == "values":
             yield from self.values(first, last, block)
@@ -100,9 +102,13 @@ class Signal(SignalOutline):
             for raw in part.rows(*span, block, reading) if span[0] < span[1] else ():
                 rows = raw[:, begin:end]
                 if reading == "codes":
-                    yield np.array(rows, order="C")  # plain, writeable arrays
+                    decoded: Array = np.array(rows, order="C")  # plain, writeable arrays
                 else:
-                    yield self._joined(self._decoded(rows, token))
+                    decoded = self._decoded(rows, token)
+                if self.recorded_layer_units:
+                    counts, what = self.recorded_layer_units[begin:end], f"signal {self.name}"
+                    refuse_beyond(f"{self.trace}: {what}", decoded, counts, (token, begin))
+                yield decoded if reading == "codes" else self._joined(decoded)
                 token += len(raw)
             start += part.tokens
 
@@ -214,6 +220,7 @@ def open_signal(
         parts=(part,),
         layers=layers,
         recorded_norms=norms,
+        recorded_layer_units=read_layer_units(what, declared, member.shape[1], units),
     )
 
 
@@ -294,6 +301,7 @@ def _open_sparse(
         trace=trace,
         parts=(part,),
         layers=(0, layers),
+        recorded_layer_units=read_layer_units(what, declared, layers, units),
     )
 
 

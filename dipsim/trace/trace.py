@@ -207,13 +207,8 @@ class Trace(Outline):
             "sequences": len(np.unique(self.sequence)),
             "layers": self.layers,
             "signals": {
-                signal.name: {
-                    "holds": signal.holds,
-                    "encoding": signal.encoding,
-                    "scores": signal.scored,
-                    "units": signal.units,
-                }
-                for signal in self.signals.values()
+                name: signal.describe(self.first_layer, self.layers)
+                for name, signal in self.signals.items()
             },
             "arrays": {name: self.array(name).describe() for name in self.arrays},
             "meta": dict(self.meta),

@@ -34,6 +34,7 @@ from dipsim.trace.encoders import (
     vector_rows,
 )
 from dipsim.trace.encoding import Encoding, Meaning
+from dipsim.trace.layer_units import refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array, check_names
 from dipsim.trace.signal import MEANINGS, SIGNALS
@@ -207,6 +208,7 @@ class TraceWriter:
                 scores = given.get(f"{key}.scores")
                 values = values.reshape(-1, *shapes[key])
                 encodings[key] = self._encoding(key, values, scores)
+                refuse_written(key, values, self._meta, self.tokens)
                 rows |= encoded(key, values, scores, encodings[key])
                 if key == "expert" and values.dtype.kind == "f" and not self.tokens:
                     check_router(rows[key][:JUDGED_TOKENS], "signal expert", self._meaning(key))

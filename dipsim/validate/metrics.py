@@ -18,6 +18,8 @@ WINDOW = 16
 """Tokens over which wall time is judged: compute of single tokens varies with the CPU governor."""
 _LEAST_TOKENS = 4 * WINDOW
 _COLUMNS = ("wall_ms", "io_ms", "compute_ms", "read_bytes", "cache_hit_pct", "stall_ms", "mgmt_ms")
+_FASTEST = 1e12
+"""Bytes per second that no flash reads."""
 _BUDGET = re.compile(r"\bcache_budget_MiB=([0-9.]+)\b")
 Floats = NDArray[np.float64]
 
@@ -74,7 +76,26 @@ def load_metrics(given: str | os.PathLike[str]) -> Metrics:
     for name in ("wall_ms", "io_ms", "stall_ms", "mgmt_ms"):
         if not columns[name].all():
             raise DipsimError(f"{path}: {name} is 0 in a row: errors are relative to it")
+    _refuse_other_units(columns, path)
     return Metrics(columns, cache)
+
+
+def _refuse_other_units(columns: Mapping[str, Floats], path: Path) -> None:
+    """Refuse figures that cannot be in the units which their columns' names state.
+
+    Raises:
+        DipsimError: more hits than accesses, or more bytes per second than any flash reads.
+    """
+    most = float(columns["cache_hit_pct"].max())
+    if most > 100:
+        raise DipsimError(f"{path}: cache_hit_pct of {most:g}: percent, from 0 to 100")
+    with np.errstate(over="ignore"):
+        rates = columns["read_bytes"] / (columns["wall_ms"] / 1e3)
+    if rates.max() > _FASTEST:
+        raise DipsimError(
+            f"{path}: read_bytes over wall_ms is {rates.max():.3g} B/s in a row, more than any "
+            "flash reads: is the time in milliseconds, and are the bytes bytes?"
+        )
 
 
 def _float(text: str) -> float:

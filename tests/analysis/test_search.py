@@ -143,6 +143,7 @@ def test_points_that_contradict_each_other_are_both_within_the_bounds() -> None:
         ({"version": 2}, "version"),
         ({"extra": 1}, "'extra'"),
         ({"dense_perplexity": 0}, "dense_perplexity"),
+        ({"dense_perplexity": 0.97}, "dense_perplexity"),
         ({"dense_perplexity": float("nan")}, "dense_perplexity"),
         ({"dense_perplexity": "20"}, "dense_perplexity"),
         ({"points": []}, "points"),

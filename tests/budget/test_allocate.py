@@ -160,7 +160,7 @@ def test_equal_gives_each_the_same_bytes(seed: int, layers: int, groups: int, sh
     units = rng.integers(0 if seed % 5 == 0 else 1, 60, groups)
     sizes = np.exp(rng.normal(5, 2, (layers, groups)))
     cache = share * float((units * sizes).sum())
-    each = [GroupSize(int(n), sizes[:, i]) for i, n in enumerate(units)]
+    each = [GroupSize(np.full(len(sizes), n), sizes[:, i]) for i, n in enumerate(units)]
     budget = divide(Static(), each, cache=cache, equal=True)
     assert budget.capacity.shape == (layers, groups)
     assert budget.capacity.dtype == np.int64
@@ -171,8 +171,8 @@ def test_equal_gives_each_the_same_bytes(seed: int, layers: int, groups: int, sh
 
 def test_equal_shares_by_hand() -> None:
     # 100 bytes: all 2 units of the first take 8 of its 33.3; then 46 each for the others.
-    groups = [GroupSize(2, np.array([4.0])), GroupSize(30, np.array([5.0]))]
-    groups.append(GroupSize(9, np.array([10.0])))
+    groups = [GroupSize(np.array([n]), np.array([size])) for n, size in ((2, 4.0), (30, 5.0))]
+    groups.append(GroupSize(np.array([9]), np.array([10.0])))
     budget = divide(Static(), groups, cache=100.0, equal=True)
     assert budget.capacity.tolist() == [[2, 9, 4]]
 

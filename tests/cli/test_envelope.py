@@ -106,8 +106,8 @@ def stocked(folder: Path) -> Path:
     study = "trace: t.npz\nprofile: phone.yaml\npolicy: [lru, opt]\ncache_fraction: [.5, .7]\n"
     (folder / "study.yaml").write_text(study)
     (folder / "reads.csv").write_text(
-        "size,lanes,bandwidth\n4096,1,1e8\n16384,1,3e8\n65536,1,5e8\n262144,1,9e8\n"
-        "1048576,1,1.5e9\n4194304,1,1.7e9\n4096,4,3e8\n"
+        "size,lanes,bandwidth\n4 KiB,1,100 MB/s\n16 KiB,1,300 MB/s\n64 KiB,1,500 MB/s\n"
+        "256 KiB,1,900 MB/s\n1 MiB,1,1.5 GB/s\n4 MiB,1,1.7 GB/s\n4 KiB,4,300 MB/s\n"
     )
     return folder
 

@@ -15,6 +15,7 @@ from dipsim.errors import DipsimError
 from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash, load_profile
 from tools.cli import invoke, refusal
+from tools.paths import shared
 
 MIB = 2**20
 # OnePlus 15R, BigMoeOnEdge: MiB/s by size, with 2, 4 and 8 in flight; one point with one.
@@ -36,7 +37,7 @@ TRUE = {"t0": "80 us", "bandwidth": "1500 MB/s", "cap": "1200 MB/s", "iops": "40
 
 
 def table(points: list[Measured], path: Path) -> str:
-    rows = [f"{size},{lanes},{rate}" for size, lanes, rate in points]
+    rows = [f"{size} B,{lanes},{rate!r} B/s" for size, lanes, rate in points]
     path.write_text("\n".join(["size,lanes,bandwidth", *rows]) + "\n")
     return str(path)
 
@@ -126,15 +127,15 @@ def test_a_point_left_out_by_hand(tmp_path: Path) -> None:
     assert calibrate(table(points[:2], tmp_path / "p.csv")).left_out is None
 
 
-def test_numbers_are_in_base_units_and_texts_have_their_own(tmp_path: Path) -> None:
+def test_quantities_have_their_unit(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text(
         "lanes,size,note,bandwidth,direct\n"
-        "2,8 KiB,x,1 GB/s,True\n2,16384,y,2e9,True\n1,4KiB,,5e8,True\n"
+        "2,8 KiB,x,1 GB/s,True\n2,16384 B,y,2e9 B/s,True\n1,4KiB,,500MB/s,True\n"
     )
     expected = [(4096, 1, 5e8), (8192, 2, 1e9), (16384, 2, 2e9)]
     assert read_points(str(path)) == (expected, True)
-    path.write_text(path.read_text().replace("2e9,True", "2e9,False"))
+    path.write_text(path.read_text().replace("2e9 B/s,True", "2e9 B/s,False"))
     assert read_points(str(path)) == (expected, False)
 
 
@@ -175,13 +176,15 @@ def test_json_has_the_errors(tmp_path: Path) -> None:
 
 def test_reads_through_the_page_cache_are_estimates(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
-    path.write_text("size,lanes,bandwidth,direct\n4096,1,1e9,False\n8192,1,1e9,False\n")
+    path.write_text("size,lanes,bandwidth,direct\n4 KiB,1,1 GB/s,False\n8 KiB,1,1 GB/s,False\n")
     done = invoke("calibrate", path)
     assert yaml.safe_load(done.stdout)["sources"]["flash.reads"]["kind"] == "estimate"
     assert "warning: not all of these were direct reads" in done.stderr
 
 
 HEAD = "size,lanes,bandwidth\n"
+NEXT = "8 KiB,1,1 GB/s\n"
+"""A right row, the second."""
 
 
 @pytest.mark.parametrize(
@@ -189,33 +192,45 @@ HEAD = "size,lanes,bandwidth\n"
     [
         ("", "no column size"),
         (HEAD, "0 points"),
-        (HEAD + "4096,1,1e9\n", "1 point; a curve needs 2"),
-        ("size,lanes\n4096,1\n8192,1\n", "no column bandwidth"),
-        ("4096,1,1e9\n8192,1,1e9\n", "no column size"),
-        (HEAD + "8192,1,1e9\n4096,1,1e9\n", "line 3: size 4 KiB after 8 KiB with 1 lanes"),
-        (HEAD + "4096,1,1e9\n4096,1,2e9\n", "sizes must ascend, each once"),
-        (HEAD + "4096,1,1e9\n4096,2,2e9\n", "one size only"),
-        (HEAD + "4096,1,1e9\n8192,1,-1e9\n", "line 3: bandwidth -1e9: a bandwidth from 0.001 B/s"),
-        (HEAD + "4096,1,0\n8192,1,1e9\n", "line 2: bandwidth 0"),
-        (
-            HEAD + "4096,1,5e-324\n8192,1,1e9\n",
-            "line 2: bandwidth 5e-324: a bandwidth from 0.001 B/s",
-        ),
-        (
-            HEAD + "1e-3,1,1e9\n8192,1,1e9\n",
-            "line 2: size 1e-3: a size from 1 B",
-        ),
-        (HEAD + "4096,1,nan\n8192,1,1e9\n", "bandwidth nan"),
-        (HEAD + "4096,1,inf\n8192,1,1e9\n", "bandwidth inf"),
-        (HEAD + "4096,1,-5 MB/s\n8192,1,1e9\n", "out of range"),
-        (HEAD + "4096,1,60 Gb/s\n8192,1,1e9\n", "counts bits"),
-        (HEAD + "4096,1\n8192,1,1e9\n", "bandwidth ''"),
-        (HEAD + "-4096,1,1e9\n8192,1,1e9\n", "size -4096"),
-        (HEAD + "4096,0,1e9\n8192,1,1e9\n", "lanes '0'"),
-        (HEAD + "4096,1.5,1e9\n8192,1,1e9\n", "lanes '1.5'"),
-        (HEAD + "4096,²,1e9\n8192,1,1e9\n", "lanes '²'"),
-        (HEAD + "4096,1,1e9\n" * 3000, "2000 are the most"),
+        (HEAD + NEXT, "1 point; a curve needs 2"),
+        ("size,lanes\n4 KiB,1\n8 KiB,1\n", "no column bandwidth"),
+        (NEXT + NEXT, "no column size"),
+        (HEAD + NEXT + "4 KiB,1,1 GB/s\n", "line 3: size 4 KiB after 8 KiB with 1 lanes"),
+        (HEAD + NEXT + "8 KiB,1,2 GB/s\n", "sizes must ascend, each once"),
+        (HEAD + NEXT + "8 KiB,2,2 GB/s\n", "one size only"),
+        (HEAD + "4 KiB,1,0 MB/s\n" + NEXT, "line 2: bandwidth 0 MB/s: a bandwidth from 0.001 B/s"),
+        (HEAD + "4 KiB,1,-5 MB/s\n" + NEXT, "line 2: bandwidth '-5 MB/s' is out of range"),
+        (HEAD + "4 KiB,1,5e-324 B/s\n" + NEXT, "line 2: bandwidth '5e-324 B/s' is out of range"),
+        (HEAD + "4 KiB,1,1e300 B/s\n" + NEXT, "line 2: bandwidth '1e300 B/s' is out of range"),
+        (HEAD + "4 KiB,1,60 Gb/s\n" + NEXT, "counts bits"),
+        (HEAD + "4 KiB,1\n" + NEXT, "bandwidth ''"),
+        (HEAD + "-4 KiB,1,1 GB/s\n" + NEXT, "line 2: size '-4 KiB' is out of range"),
+        (HEAD + "0.001 B,1,1 GB/s\n" + NEXT, "line 2: size '0.001 B' is out of range"),
+        (HEAD + "4 KiB,0,1 GB/s\n" + NEXT, "lanes '0'"),
+        (HEAD + "4 KiB,1.5,1 GB/s\n" + NEXT, "lanes '1.5'"),
+        (HEAD + "4 KiB,²,1 GB/s\n" + NEXT, "lanes '²'"),
+        (HEAD + NEXT * 3000, "2000 are the most"),
         (HEAD + '"' + "x" * 200_000, "not readable as CSV"),
+        # numbers without a unit
+        (HEAD + "4096,1,1 GB/s\n" + NEXT, "line 2: size '4096' has no unit: write a size such as"),
+        (
+            HEAD + NEXT + "16 KiB,1,146.4\n",
+            "line 3: bandwidth '146.4' has no unit: write a bandwidth",
+        ),
+        (HEAD + "4 KiB,1,nan\n" + NEXT, "bandwidth 'nan' is not a bandwidth"),
+        (HEAD + "4 KiB,1,inf\n" + NEXT, "bandwidth 'inf' is not a bandwidth"),
+        # units, and figures that no disk has
+        (HEAD + "4 KiB,1,28 ms\n" + NEXT, "unknown unit 'ms'"),
+        (
+            HEAD + "4 KiB,1,146.4 B/s\n" + NEXT,
+            "4.1 kB, 1 in flight, would take 28 s; no disk takes",
+        ),
+        (HEAD + NEXT + "4 MiB,8,1.5 MB/s\n", "line 3: bandwidth 1.5 MB/s: a read of 4.19 MB, 8 in"),
+        (
+            HEAD + "4 KiB,1,1500 GB/s\n" + NEXT,
+            "would take 0.00273 us; no disk takes less than 10 ns",
+        ),
+        (HEAD + "4 B,1,1 GB/s\n" + NEXT, "line 2: bandwidth 1 GB/s: a read of 4 B, 1 in flight"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, told: str) -> None:
@@ -227,9 +242,17 @@ def test_tables_that_are_none(tmp_path: Path, text: str, told: str) -> None:
     assert "\n" not in str(problem.value)
 
 
+def test_a_column_of_megabytes_without_a_unit_is_refused() -> None:
+    assert "f25-bare-mb.csv, line 2: size '4096' has no unit" in refusal(
+        "calibrate", str(shared("cases/f25-bare-mb.csv"))
+    )
+
+
 def test_a_table_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
     path = tmp_path / "io.csv"
-    path.write_text("\ufeffsize,lanes,bandwidth\n4096,1,1e8\n8192,1,1.5e8\n", encoding="utf-8")
+    path.write_text(
+        "\ufeffsize,lanes,bandwidth\n4 KiB,1,0.1 GB/s\n8 KiB,1,150 MB/s\n", encoding="utf-8"
+    )
     assert [point.size for point in read_points(str(path))[0]] == [4096, 8192]
 
 

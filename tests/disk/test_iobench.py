@@ -11,8 +11,10 @@ import pytest
 from dipsim.disk import direct_io
 from dipsim.disk.bench import Bench, BenchCell, iobench
 from dipsim.disk.direct_io import PAGE, Done, Readers, made_file, open_file
+from dipsim.disk.fit import read_points
 from dipsim.errors import DipsimError
 from dipsim.report.iobench import render
+from dipsim.units import BANDWIDTH
 from tools.cli import invoke, refusal
 from tools.work import ticking
 
@@ -106,7 +108,11 @@ def test_the_table_and_the_csv(disk: str, tmp_path: Path) -> None:
         (4096, 1), (8192, 1), (4096, 2), (8192, 2),
     ]  # fmt: skip
     rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert [float(row["bandwidth"]) for row in rows] == [at["bandwidth"] for at in shown["cells"]]
+    assert [row["size"] for row in rows] == ["4 KiB", "8 KiB"] * 2
+    assert [BANDWIDTH.parse(row["bandwidth"]) for row in rows] == [
+        at["bandwidth"] for at in shown["cells"]
+    ]
+    assert read_points(str(out))[1] == shown["direct"]
     assert list(rows[0])[:3] == ["size", "lanes", "bandwidth"]
 
 

@@ -411,8 +411,8 @@ class WTinyLfu(Queue):
 class Lirs(Queue):
     """LIRS: units with a short time between their last two uses (LIR) keep most of the cache."""
 
-    def __init__(self, capacity: int, *, hir: float = 0.01) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, *, hir: float = 0.01, stack: float = 0) -> None:
+        self.most = int(stack * capacity) if stack > 0 else None  # units in S
         self.lir_limit = capacity - max(1, int(hir * capacity))
         self.stack: list[int] = []  # S, its bottom first
         self.queue: list[int] = []  # Q, the resident units that are not LIR
@@ -428,7 +428,7 @@ class Lirs(Queue):
 
     def limit(self) -> None:
         """Forget the oldest ghosts while the stack is too high."""
-        while len(self.stack) > 2 * self.capacity and self.ghosts:
+        while self.most is not None and len(self.stack) > self.most and self.ghosts:
             self.stack.remove(self.ghosts.pop(0))
 
     def make_lir_room(self) -> None:

@@ -305,7 +305,7 @@ def test_what_cannot_be_checked_is_refused(
         ("lfu-decay:half_life=8", {"half_life": 8.0}),
         ("lru-k:k=3", {"k": 3}),
         ("lru-k:k=3.0", {"k": 3}),
-        ("lirs: hir = 0.3 , eager = 1", {"hir": 0.3, "eager": 1}),
+        ("lirs: hir = 0.3 , eager = 1", {"hir": 0.3, "stack": 0.0, "eager": 1}),
         ("2q:ghost=1e1", {"inner": 0.25, "ghost": 10.0}),
     ],
 )
@@ -385,6 +385,7 @@ OUT_OF_RANGE = [
     "w-tinylfu:protected=1.5",
     "w-tinylfu:sample=0",
     "lirs:hir=1.01",
+    "lirs:stack=-1",
     "lirs:eager=2",
     "lru-k:k=1e300",
     "window:window=1e300",

@@ -1,8 +1,8 @@
 """Sequential access against libCacheSim 0.3.5: the same hits, to the count.
 
 libCacheSim requests units one at a time, as ``access="sequential"`` does, and ends a request before
-it looks at the next. Its LIRS lets a unit go on a hit where the paper does not; ``lirs:eager=1``
-does the same.
+it looks at the next. Its LIRS lets a unit go on a hit where the paper does not, and remembers at
+most twice the cache where the paper has no bound; ``lirs:eager=1,stack=2`` does the same.
 """
 
 import os
@@ -38,7 +38,7 @@ SAME = {
     "arc": "ARC",
     "2q": "TwoQ",
     "s3fifo": "S3FIFO",
-    "lirs:eager=1": "LIRS",
+    "lirs:eager=1,stack=2": "LIRS",
     "belady": "Belady",
 }
 """What dipsim calls them, and libCacheSim."""
@@ -168,10 +168,16 @@ def test_lirs_of_the_paper_lets_nothing_go_on_a_hit(streams: Callable[[str], Str
     stream = streams("token sets")
     for capacity in stream.capacities:
         theirs = libcachesim_hits(stream, "LIRS", capacity)
-        assert dipsim_hits(stream, "lirs:eager=1", capacity) == theirs
-        paper = dipsim_hits(stream, "lirs", capacity)
-        assert paper == dipsim_hits(stream, "lirs:eager=0", capacity)
+        assert dipsim_hits(stream, "lirs:eager=1,stack=2", capacity) == theirs
+        paper = dipsim_hits(stream, "lirs:stack=2", capacity)
+        assert paper == dipsim_hits(stream, "lirs:eager=0,stack=2", capacity)
         assert theirs < paper < 1.005 * theirs
+
+
+def test_lirs_of_the_paper_remembers_more(streams: Callable[[str], Stream]) -> None:
+    stream = streams("zipf")
+    small = stream.capacities[0]
+    assert libcachesim_hits(stream, "LIRS", small) != dipsim_hits(stream, "lirs:eager=1", small)
 
 
 def test_every_policy_is_compared_or_says_why_not() -> None:

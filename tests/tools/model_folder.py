@@ -21,5 +21,5 @@ def fill(path: Path) -> None:
     (path / "mine.py").write_text(RECENCY)
     (path / "large.bin").write_bytes(rng.bytes(2**23))
     (path / "reads.csv").write_text(
-        "size,lanes,bandwidth\n4096,1,1e8\n65536,1,5e8\n1048576,1,1.5e9\n"
+        "size,lanes,bandwidth\n4 KiB,1,100 MB/s\n64 KiB,1,500 MB/s\n1 MiB,1,1.5 GB/s\n"
     )

@@ -240,7 +240,9 @@ def fill(folder: Path, draw: Random) -> Arrays:
     (folder / "model.yaml").write_text(yaml.safe_dump(model))
     (folder / "phone.yaml").write_text(yaml.safe_dump(draw_phone(draw)))
     lanes, speed = draw.choice((1, 4)), draw.choice((5e-324, 1.0, 1e6, 1e9, 1e14, 1e300))
-    rows = [f"{4096 * 2**i},{lanes},{speed * (i + 1)}" for i in range(draw.choice((1, 2, 5, 9)))]
+    count, unit = draw.choice((1, 2, 5, 9)), draw.choice((" B", " B", ""))
+    after = "/s".join([unit, ""]) if unit else ""
+    rows = [f"{4096 * 2**i}{unit},{lanes},{speed * (i + 1)}{after}" for i in range(count)]
     (folder / "reads.csv").write_text("\n".join(["size,lanes,bandwidth", *rows]) + "\n")
     kept = {name: draw.choice((0.0, 0.9, 1.0)) for name in ("mlp_input", "glu")}
     points = [{"method": "dip", "energy_kept": kept, "perplexity": draw.choice((1e-300, 9.0))}]

@@ -11,6 +11,6 @@ PARAMETERS: dict[str, Any] = {
     "clock": {"bits": 2},
     "s3fifo": {"small": 0.3, "ghost": 0.5, "threshold": 1},
     "w-tinylfu": {"window": 0.2, "protected": 0.5, "sample": 2},
-    "lirs": {"hir": 0.3},
+    "lirs": {"hir": 0.3, "stack": 1.5},
 }
 """A second setting of every policy that has parameters."""

@@ -168,6 +168,8 @@ def test_files_of_two_runs_are_refused(ran: Any, run_of: Callable[..., Any]) -> 
         ("\n9,70,1,", "\n9,70,-1,", "line 10: 9 numbers from 0 up"),
         ("\n9,70,1,", "\n9,70,1,1,", "line 10: 9 numbers from 0 up"),
         ("\n9,70,1,", "\n9,70,0,", "wall_ms is 0 in a row"),
+        ("\n9,70,1,1,1,1,1,", "\n9,70,1,1,1,1,101,", "cache_hit_pct of 101: percent"),
+        ("\n9,70,1,1,1,1,", "\n9,70,1,1,1,2e9,", "read_bytes over wall_ms is 2e+12 B/s in a row"),
     ],
 )
 def test_broken_metrics_are_refused(

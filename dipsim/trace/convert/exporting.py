@@ -13,6 +13,7 @@ from dipsim.files import path_of, refuse_same
 from dipsim.trace.checks import names_of
 from dipsim.trace.decisions import DECISIONS
 from dipsim.trace.encoding import Encoding, unpack_sets
+from dipsim.trace.layer_units import KEY
 from dipsim.trace.load import load_trace
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import Signal
@@ -150,8 +151,9 @@ def _meta(trace: Trace) -> tuple[dict[str, Any], list[str]]:
     window = slice(trace.first_layer, trace.first_layer + trace.layers)
     signals = {key: dict(declared) for key, declared in meta.get("signals", {}).items()}
     for declared in signals.values():
-        if isinstance(declared.get("unit_bytes"), list):
-            declared["unit_bytes"] = declared["unit_bytes"][window]
+        for key in ("unit_bytes", KEY):
+            if isinstance(declared.get(key), list):
+                declared[key] = declared[key][window]
     meta["signals"] = signals
     attention = meta.get("attention")
     if isinstance(attention, Mapping):  # what differs between layers is a list
