@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dipsim.errors import DipsimError, check_pairs, check_text
+from dipsim.errors import DipsimError, brief, check_pairs, check_text, check_type
 from dipsim.files import path_of
 from dipsim.model import Model, load_model
 from dipsim.trace.convert.arrays import import_arrays
@@ -76,6 +77,16 @@ def import_(
     for name in (names or {}).values():
         check_text("names", name, "the name of an array")
     check_pairs("encodings", encodings, '{"glu": "log8"}')
+    check_type("format", format, str, "the name of a format of routing logs")
+    check_type("layers_are", layers_are, str, "model or moe")
+    if layers_are not in (None, "model", "moe"):
+        raise DipsimError(f"layers_are {brief(layers_are, 40)}: model or moe")
+    flags = {"decode_only": decode_only, "rank_order": rank_order, "layers_first": layers_first}
+    for name, flag in flags.items():
+        check_type(name, flag, bool, "True or False")
+    for name, number in {"top_k": top_k, "experts": experts, "layers": layers}.items():
+        check_type(name, number, int, "a number")
+    check_type("unit_bytes", unit_bytes, (str, Real), "a size such as '1MB'")
     kept = plain_meta({} if meta is None else meta)
     loaded = None if model is None else load_model(model)
     if loaded is not None:
