@@ -166,8 +166,9 @@ class Model(Layer):
 
     def of_layers(self, kept: Sequence[int]) -> "Model":
         """Return the model that has nothing but some of the layers, in order."""
-        if list(kept) == list(range(self.layers)):
-            return self
+        return self if list(kept) == list(range(self.layers)) else self._part(kept)
+
+    def _part(self, kept: Sequence[int]) -> "Model":
         part = self.model_copy(update={"layers": len(kept)})
         part._whole, part._kept = self, tuple(kept)
         return part
@@ -188,10 +189,11 @@ class Model(Layer):
         """
         ends = np.flatnonzero(holds) + 1
         begins = [0, *ends[:-1].tolist(), self.layers]
-        part = self.of_layers(range(begins[first], begins[stop]))
-        if not holds.all():
-            part = part.model_copy()
-            part._begins = tuple(begin - begins[first] for begin in begins[first:stop])
+        kept = range(begins[first], begins[stop])
+        if holds.all():
+            return self.of_layers(kept)
+        part = self._part(kept)
+        part._begins = tuple(begin - begins[first] for begin in begins[first:stop])
         return part
 
     @property
