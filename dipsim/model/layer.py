@@ -186,6 +186,22 @@ class Layer(BaseModel):
         return self.experts * (mlp + self.hidden) + shared
 
     @property
+    def part_parameters(self) -> dict[Part, int]:
+        """Weights of each part of the layer."""
+        experts = self.experts or 0
+        mlp: dict[Part, int] = {
+            _part(matrix): (experts or 1) * self.matrix_parameters for matrix in self.matrices
+        }
+        return {
+            **mlp,
+            "attention": self.mixer_parameters,
+            "router": experts * self.hidden,
+            "shared": len(self.matrices) * self.hidden * self.shared_intermediate,
+            "norm": self.layer_norm_parameters,
+            "other": self.extra_parameters,
+        }
+
+    @property
     def idle_parameters(self) -> int:
         """Weights of the experts that a token is not sent to."""
         idle = (self.experts or 0) - (self.experts_per_token or 0)

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dipsim.errors import brief, first_problem
 from dipsim.model.layer import SIGNALS, Layer, kind_of, layer_units
-from dipsim.model.storage import Count, Positions, Weights, Width
+from dipsim.model.storage import Count, Part, Positions, Weights, Width
 from dipsim.units import BYTES
 
 MOST_BYTES = 2.0**43
@@ -298,6 +298,20 @@ class Model(Layer):
         embeddings = self.embedding_parameters * (1 if self.tied_embeddings else 2)
         beside = self.per_layer_parameters + self.other_parameters
         return layers + self.norm_parameters + embeddings + beside
+
+    @property
+    def part_parameters(self) -> "Counter[Part]":
+        """Weights of each part that a file may store differently."""
+        found: Counter[Part] = Counter()
+        for layer, many in self._counts:
+            for part, weights in layer.part_parameters.items():
+                found[part] += many * weights
+        found["norm"] += self.hidden
+        found["other"] += self.other_parameters
+        found["head"] = self.embedding_parameters
+        found["embedding"] = self.per_layer_parameters
+        found["embedding"] += 0 if self.tied_embeddings else self.embedding_parameters
+        return found
 
     @property
     def active_parameters(self) -> int:
