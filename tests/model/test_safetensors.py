@@ -295,7 +295,8 @@ def test_files_that_transformers_writes(tmp_path: Path) -> None:
         transformers.Gemma2Config(**sizes, **heads, head_dim=16),
         transformers.Qwen3MoeConfig(**sizes, **heads, **moe),
         transformers.OPTConfig(
-            **{**sizes, "ffn_dim": 96, "word_embed_proj_dim": 64, "num_attention_heads": 4}
+            **{**sizes, "ffn_dim": 96, "word_embed_proj_dim": 64, "num_attention_heads": 4},
+            max_position_embeddings=16,
         ),
     ]
     for config in configs:
