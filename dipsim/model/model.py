@@ -381,9 +381,18 @@ class Model(Layer):
         positions only; states of fixed size are kept whole. ``kv_bits`` are the bits per key or
         value, those of a state its own.
         """
+        return self._kv_bytes(positions, kv_bits, lambda layer: layer.position_values)
+
+    def kv_read_bytes(self, positions: NDArray[Any] | int, kv_bits: float) -> Any:
+        """Return the bytes of keys and values that a token reads of so many positions: as
+        `kv_bytes`, and once more where a layer uses those of an earlier one."""
+        return self._kv_bytes(positions, kv_bits, lambda layer: layer.read_values)
+
+    def _kv_bytes(self, positions: Any, kv_bits: float, of: Callable[[Layer], int]) -> Any:
+        """Return the bytes of positions of which each layer has so many values, and of states."""
         many = np.asarray(positions, np.float64)
         total: Any = self.in_layers(lambda layer: layer.state_bytes)
-        for values, reaches in self._reaches(lambda layer: layer.position_values).items():
+        for values, reaches in self._reaches(of).items():
             kept = sum(count * np.minimum(many, reach) for reach, count in reaches.items())
             total = total + values * kv_bits / 8 * kept
         return total + np.zeros_like(many)
@@ -418,27 +427,27 @@ class Model(Layer):
         return found
 
     def layer_kv_bytes(self, positions: NDArray[Any], kv_bits: float) -> NDArray[np.float64]:
-        """Return the bytes of `kv_bytes` by layer of the trace, float64[layers of the trace, ...].
+        """Return `kv_read_bytes` by layer of the trace, float64[layers of the trace, ...].
 
-        Layers that all keep as much have equal shares of them.
+        Layers that all read as much have equal shares of them.
         """
-        keeps = {(each.position_values, each.reach, each.state_bytes) for each in self.stack}
-        if len(keeps) == 1:
-            whole = self.kv_bytes(positions, kv_bits)
+        reads = {(each.read_values, each.reach, each.state_bytes) for each in self.stack}
+        if len(reads) == 1:
+            whole = self.kv_read_bytes(positions, kv_bits)
             shared: NDArray[np.float64] = np.multiply.outer(self.layers_each, whole / self.layers)
             return shared
         many = np.asarray(positions, np.float64)
 
         def kept(layer: Layer) -> NDArray[np.float64]:
-            values = layer.position_values * np.minimum(many, layer.reach)
+            values = layer.read_values * np.minimum(many, layer.reach)
             return values * kv_bits / 8 + layer.state_bytes
 
         return self.by_recorded(kept)
 
     @property
     def decode_flops(self) -> NDArray[np.float64]:
-        """FLOP per cached value and query token, float64[layers of the trace]."""
-        values = self.by_recorded(lambda layer: layer.position_values)
+        """FLOP per value read and query token, float64[layers of the trace]."""
+        values = self.by_recorded(lambda layer: layer.read_values)
         flops = self.by_recorded(lambda layer: layer.position_flops)
         beside = np.full_like(flops, STATE_FLOPS)
         return np.divide(flops, values, out=beside, where=values > 0)
