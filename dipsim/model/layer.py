@@ -135,9 +135,14 @@ class Layer(BaseModel):
     @property
     def position_values(self) -> int:
         """Values that the layer caches per position: keys and values of all heads."""
-        if self.kv_values is not None:
-            return self.kv_values
-        return self.kv_heads * (self.head_dim + self.head_values) if self.heads_attend else 0
+        return self.read_values if self.kv_values is None else self.kv_values
+
+    @property
+    def read_values(self) -> int:
+        """Values that attention reads per position: those that the layer caches, or as many of an
+        earlier one where it caches none."""
+        own = self.kv_heads * (self.head_dim + self.head_values) if self.heads_attend else 0
+        return self.kv_values or own
 
     @property
     def state_bytes(self) -> float:
@@ -153,8 +158,8 @@ class Layer(BaseModel):
     def position_flops(self) -> float:
         """FLOP for a token's queries to meet a cached position; a latent meets all heads."""
         if self.mixer == "latent":
-            return 4.0 * self.heads * self.position_values
-        return self.pair_flops if self.position_values else 0.0
+            return 4.0 * self.heads * self.read_values
+        return self.pair_flops if self.read_values else 0.0
 
     # Parameters
 
@@ -184,6 +189,22 @@ class Layer(BaseModel):
             return mlp
         shared = len(self.matrices) * self.hidden * self.shared_intermediate
         return self.experts * (mlp + self.hidden) + shared
+
+    @property
+    def part_parameters(self) -> dict[Part, int]:
+        """Weights of each part of the layer."""
+        experts = self.experts or 0
+        mlp: dict[Part, int] = {
+            _part(matrix): (experts or 1) * self.matrix_parameters for matrix in self.matrices
+        }
+        return {
+            **mlp,
+            "attention": self.mixer_parameters,
+            "router": experts * self.hidden,
+            "shared": len(self.matrices) * self.hidden * self.shared_intermediate,
+            "norm": self.layer_norm_parameters,
+            "other": self.extra_parameters,
+        }
 
     @property
     def idle_parameters(self) -> int:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dipsim import files
 from dipsim.errors import ModelError, brief, first_problem, not_taken
-from dipsim.model import gguf, hf_config, hub
+from dipsim.model import gguf, hf_config, hub, safetensors
 from dipsim.model.formats import FORMAT_BITS, weight_format
 from dipsim.model.model import Model, without_parts
 
@@ -106,7 +106,8 @@ def _read_snapshot(name: str, snapshot: Path) -> dict[str, Any]:
         ModelError: neither a config.json nor one GGUF was downloaded.
     """
     if os.path.isfile(snapshot / hf_config.FILE):
-        return {**hf_config.read_hf_config(snapshot), "name": name[:80]}
+        geometry = hf_config.read_hf_config(snapshot)
+        return {**_with_weights(geometry, snapshot), "name": name[:80]}
     ggufs = sorted(snapshot.glob(f"*{gguf.SUFFIX}"))
     if ggufs and (len(ggufs) == 1 or len({gguf.name_of(path) for path in ggufs}) == 1):
         return gguf.read_gguf(ggufs[0])
@@ -116,6 +117,34 @@ def _read_snapshot(name: str, snapshot: Path) -> dict[str, Any]:
     raise ModelError(
         f"{name}: no config.json in {snapshot}: run hf download {name} {hf_config.FILE} first"
     )
+
+
+def _with_weights(geometry: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a geometry with the bytes of the weights that lie beside its config, if any do.
+
+    Args:
+        path: of the config, or of its folder.
+    """
+    if not os.path.isdir(path) and path.name != hf_config.FILE:
+        return geometry
+    paths = safetensors.weight_files(path if os.path.isdir(path) else path.parent)
+    return safetensors.with_storage(geometry, paths) if paths else geometry
+
+
+def _of_weights(path: Path) -> dict[str, Any]:
+    """Read the geometry of a file of weights: that of the config beside it, in its own bytes.
+
+    Raises:
+        ModelError: there is no config beside it.
+    """
+    folder = path.absolute().parent
+    if not os.path.isfile(folder / hf_config.FILE):
+        raise ModelError(
+            f"{path}: weights without a {hf_config.FILE} beside them, which has the sizes: put it "
+            "there, or give a YAML file"
+        )
+    geometry = hf_config.read_hf_config(folder)
+    return safetensors.with_storage(geometry, safetensors.weight_files(path))
 
 
 def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
@@ -130,10 +159,12 @@ def _read(given: str | os.PathLike[str]) -> dict[str, Any]:
             f"no model {str(given)!r}: {meant}give a YAML file, a config.json, a GGUF, or one of "
             f"{known}"
         )
+    if path.suffix == ".safetensors" and path.is_file():
+        return _of_weights(path)
     if (kind := files.kind_of(path)) in _WAYS:
         raise ModelError(f"{path}: {kind}, no model: {_WAYS[kind]}")
     if path.suffix == gguf.SUFFIX:
         return gguf.read_gguf(path)
     if hf_config.is_hf_config(path):
-        return hf_config.read_hf_config(path)
+        return _with_weights(hf_config.read_hf_config(path), path)
     return files.read_yaml(path, ModelError)

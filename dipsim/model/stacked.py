@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dipsim.model.model import MAIN
+from dipsim.model.stack import MAIN
 
 
 def in_kinds(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _kv_before(run: Run, before: NDArray[np.int64] | int) -> tuple[Any, Any]:
     them that come from flash."""
     assert run.model is not None, "checked by who asks"
     if run.kv is None:
-        return run.model.kv_bytes(before, run.settings.kv_bits), 0.0
+        return run.model.kv_read_bytes(before, run.settings.kv_bits), 0.0
     step = run.kv.plan.step(np.atleast_1d(before))
     moved = step.read.sum(axis=1), step.flash_read.sum(axis=1)
     return moved if np.ndim(before) else (float(moved[0][0]), float(moved[1][0]))

@@ -91,7 +91,7 @@ def kv_bytes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         total: NDArray[np.float64] = step.read.sum(axis=1)
         return total
     positions, starts = _kv_positions(run, rows)
-    read: NDArray[np.float64] = run.model.kv_bytes(positions, run.settings.kv_bits)
+    read: NDArray[np.float64] = run.model.kv_read_bytes(positions, run.settings.kv_bits)
     return read if run.steps is None else np.add.reduceat(read, starts)
 
 

@@ -102,6 +102,17 @@ def test_totals_are_sums_over_the_layers(pattern: list[str]) -> None:
         assert model.layer_attention_flops(many).tolist() == flops
 
 
+def test_layers_that_use_keys_and_values_of_others_read_them_again() -> None:
+    kinds = {"user": {"kv_values": 0}, "local": {"kv_values": 0, "window": 10}}
+    model = load_model({**FLAT, "kinds": kinds, "pattern": ["main", "user", "local"]})
+    one = 2 * 2 * 16
+    assert model.kv_bytes(100, 8) == 3 * 100 * one
+    assert model.kv_read_bytes(100, 8) == (5 * 100 + 2 * 10) * one
+    by_layer = model.layer_kv_bytes(np.array([100.0]), 8)[:, 0]
+    assert by_layer.tolist() == [100 * one, 100 * one, 10 * one] * 2 + [100 * one]
+    assert model.decode_flops.tolist() == [4 * 4 * 16 / one] * 7
+
+
 def test_a_part_of_the_layers_keeps_their_kinds() -> None:
     pattern = ["dense", "main", "local", "state", "main", "latent", "mlp"]
     model = load_model({**FLAT, "kinds": KINDS, "pattern": pattern})
