@@ -35,7 +35,7 @@ def check_compress(given: object) -> None:
     Raises:
         DipsimError: in one line.
     """
-    if given not in get_args(Compress):
+    if not isinstance(given, str) or given not in get_args(Compress):
         raise DipsimError(
             f"--compress {brief(repr(given), 40)}: auto (where it saves more than 30 %), always or "
             "never"

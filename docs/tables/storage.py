@@ -13,6 +13,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,9 +56,10 @@ def measured(name: str, folder: Path, tokens: int = TOKENS, rounds: int = ROUNDS
     holds, active = SIGNALS[name]
     values = drawn(holds, active, tokens)
     figures: dict[str, tuple[float, float]] = {}
-    for compress in ("never", "always", "auto"):
+    ways: tuple[Literal["never", "always", "auto"], ...] = ("never", "always", "auto")
+    for compress in ways:
         path = folder / f"{compress}.npz"
-        encodings = {"glu": name.split(",")[0]}
+        encodings: dict[str, Any] = {"glu": name.split(",")[0]}
         with dipsim.TraceWriter(path, encodings=encodings, compress=compress) as out:
             out.append({"glu": values})
         figures[compress] = path.stat().st_size / 1e6, pass_seconds(path, holds, rounds)

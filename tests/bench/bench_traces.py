@@ -143,7 +143,7 @@ def passes(tokens: int, folder: Path, rounds: int) -> Iterator[Pass]:
         taken = []
         for compress in ("never", "always"):
             out = folder / f"{compress}.npz"
-            with dipsim.TraceWriter(out, encodings={"glu": encoding}, compress=compress) as writer:  # type: ignore[arg-type,dict-item]
+            with dipsim.TraceWriter(out, encodings={"glu": encoding}, compress=compress) as writer:  # type: ignore[dict-item]
                 writer.append({"glu": rows})
             best = []
             for _ in range(rounds):
