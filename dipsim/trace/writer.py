@@ -34,7 +34,7 @@ from dipsim.trace.encoders import (
     vector_rows,
 )
 from dipsim.trace.encoding import Encoding, Meaning
-from dipsim.trace.layer_units import refuse_written
+from dipsim.trace.layer_units import refuse_listed, refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array
 from dipsim.trace.signal import MEANINGS, SIGNALS
@@ -178,6 +178,7 @@ class TraceWriter:
             elif self._lists(key, values):
                 encodings[key] = "sparse"
                 ids = values.reshape(tokens, shapes[key][0], -1)
+                refuse_listed(key, ids, shapes[key][1], self._meta, self.tokens)
                 rows |= listed_rows(key, ids, given.get(f"{key}.scores"), shapes[key][1])
             elif key in SIGNALS:
                 scores = given.get(f"{key}.scores")
