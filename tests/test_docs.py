@@ -223,6 +223,21 @@ def test_the_table_of_synth_is_what_the_script_prints() -> None:
 
 
 @pytest.mark.slow
+def test_the_table_of_storage_is_what_the_script_prints() -> None:
+    printed = shell(f"{sys.executable} docs/tables/storage.py", ROOT)
+    page = [row.split("|") for row in (DOCS / "trace-format.md").read_text().splitlines()]
+    for line in printed.splitlines()[2:]:
+        name, stored, deflated, saved, _, auto = (cell.strip() for cell in line.split("|")[1:-1])
+        (row,) = [cells for cells in page if cells[1:2] == [f" {name} "] and len(cells) == 8]
+        shown = [cell.strip() for cell in row[1:-1]]
+        assert [*shown[:2], shown[5]] == [name, stored, auto]
+        for cell, given in ((shown[2], deflated), (shown[3], saved)):  # zlibs differ a little
+            assert float(cell.split()[0].rstrip("%")) == pytest.approx(
+                float(given.split()[0].rstrip("%")), rel=0.1, abs=2
+            )
+
+
+@pytest.mark.slow
 def test_the_table_of_divisions_is_what_the_script_prints() -> None:
     printed = shell(f"{sys.executable} docs/tables/allocation.py", ROOT)
     assert tidy(printed) in (DOCS / "comparing.md").read_text()

@@ -3,6 +3,7 @@
 from dipsim.cli.app import Json, command
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
+    Compression,
     Encodings,
     Layers,
     Out,
@@ -28,6 +29,7 @@ def export(
     tokens: Tokens = None,
     layers: Layers = None,
     sequence: Sequences = None,
+    compress: Compression = "auto",
     as_json: Json = False,
 ) -> None:
     """Write a trace, or a part of it, in other encodings."""
@@ -42,6 +44,7 @@ def export(
             tokens=tokens,
             layers=layers,
             sequence=sequence,
+            compress=compress,
             progress=progress,
         )
     show_written(written, as_json)

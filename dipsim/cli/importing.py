@@ -10,6 +10,7 @@ from dipsim.cli.app import Json, command
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
+    Compression,
     Encodings,
     check_out,
     encodings_of,
@@ -78,6 +79,7 @@ def import_(
         bool | None, _asked("its arrays are [layers, tokens, k]", None, "--layers-first")
     ] = None,
     unit_bytes: Annotated[str | None, _asked("size of an expert", "BYTES")] = None,
+    compress: Compression = "auto",
     as_json: Json = False,
 ) -> None:
     """Make a trace out of a routing log, or of arrays."""
@@ -109,6 +111,7 @@ def import_(
             layers=layers,
             layers_first=bool(layers_first),
             unit_bytes=unit_bytes,
+            compress=compress,
             progress=progress,
         )
     show_written(trace, as_json)

@@ -8,7 +8,7 @@ from dipsim.cli.app import Json, command
 from dipsim.cli.options import number
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
-from dipsim.cli.trace_files import Encodings, Out, encodings_of, names_of, show_written
+from dipsim.cli.trace_files import Compression, Encodings, Out, encodings_of, names_of, show_written
 
 
 @command(
@@ -50,6 +50,7 @@ def record(
     license_: Annotated[
         str | None, typer.Option("--license", help="of the trace; kept in it", metavar="NAME")
     ] = None,
+    compress: Compression = "auto",
     as_json: Json = False,
 ) -> None:
     """Record a trace of a model that goes on from prompts, or reads a text."""
@@ -71,6 +72,7 @@ def record(
                 signals=names_of(signals),
                 encodings=encodings_of(encoding),
                 meta=None if license_ is None else {"license": license_},
+                compress=compress,
                 progress=progress,
             )
         except KeyboardInterrupt as stop:

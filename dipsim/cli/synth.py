@@ -9,6 +9,7 @@ from dipsim.cli.app import Json, command
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
+    Compression,
     Encodings,
     Out,
     SomeSignals,
@@ -48,6 +49,7 @@ def synth(
     iid: Annotated[
         bool, typer.Option("--iid", help="independent scores: every policy then hits C/N")
     ] = False,
+    compress: Compression = "auto",
     as_json: Json = False,
 ) -> None:
     """Make a trace of any geometry that caches and masks as a real one does."""
@@ -65,6 +67,7 @@ def synth(
             encodings=encodings_of(encoding),
             seed=seed,
             iid=iid,
+            compress=compress,
             progress=progress,
         )
     show_written(trace, as_json)

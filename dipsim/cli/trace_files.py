@@ -1,7 +1,7 @@
 """Options of the commands that read or write trace files, and what they print of a new one."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,10 @@ Encodings = Annotated[
         help="float16, float32, log8, bool, bits, sparse; of expert prob, of vectors int8",
         metavar="SIGNAL=ENCODING,...",
     ),
+]
+Compression = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option("--compress", help="deflate arrays; auto: where it saves more than 30 % [auto]"),
 ]
 SomeSignals = Annotated[
     str | None,

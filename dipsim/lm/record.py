@@ -26,6 +26,7 @@ from dipsim.lm.structure import (
 )
 from dipsim.lm.vector_taps import VectorTaps
 from dipsim.trace import Outline, Tokens
+from dipsim.trace.archive import Compress
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.outline import SignalOutline
 from dipsim.trace.signal import SIGNALS
@@ -50,6 +51,7 @@ def record(
     signals: Sequence[str] | None = None,
     encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
+    compress: Compress = "auto",
 ) -> "Recorder":
     """Record the signals of a model while the with-block runs.
 
@@ -66,6 +68,7 @@ def record(
         encodings: per signal float16 (default), float32 or log8; of query, key and value int8.
         meta: entries of the trace's meta, e.g. ``source`` and ``license``; ``model`` replaces the
             geometry in the model's config.
+        compress: see `dipsim.TraceWriter`.
 
     Raises:
         DipsimError: an unknown architecture, a signal that it lacks, attention that cannot be
@@ -85,7 +88,9 @@ def record(
         properties["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
     if any(name in ATTENTION_VECTORS for name in names):
         properties["attention"] = attention_of(model, structure, probe_ids(model))
-    writer = TraceWriter(path, meta={**properties, **(meta or {})}, encodings=chosen)
+    writer = TraceWriter(
+        path, meta={**properties, **(meta or {})}, encodings=chosen, compress=compress
+    )
     return Recorder(model, structure, chosen, writer)
 
 

@@ -11,6 +11,7 @@ from dipsim.files import path_of
 from dipsim.lists import several
 from dipsim.lm.extra import need_torch
 from dipsim.trace import Trace, load_trace
+from dipsim.trace.archive import Compress, check_compress
 from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.vectors import VectorEncoding
@@ -37,6 +38,7 @@ def record(
     signals: Sequence[str] | None = None,
     encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Record a trace of a model that reads a text, or goes on from prompts, and open it.
@@ -59,6 +61,7 @@ def record(
             expert.
         encodings: per signal float16 (default), float32 or log8; of query, key and value int8.
         meta: further entries of the trace's meta, e.g. ``license``.
+        compress: see `dipsim.TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Returns:
@@ -79,6 +82,7 @@ def record(
     check_type("chat", chat, bool, "True or False")
     check_pairs("encodings", encodings, '{"glu": "log8"}')
     check_pairs("meta", meta, '{"license": "CC0"}')
+    check_compress(compress)
     if (text is None) == (not given):
         raise DipsimError("give either --prompt, or --text with a file")
     if given:
@@ -102,7 +106,12 @@ def record(
     if loaded.geometry is not None:
         about.setdefault("model", loaded.geometry)
     recorder = lm.record(
-        loaded.model, target, signals=names_of(signals), encodings=encodings, meta=about
+        loaded.model,
+        target,
+        signals=names_of(signals),
+        encodings=encodings,
+        meta=about,
+        compress=compress,
     )
     _run(recorder, calls, progress)
     trace = load_trace(target)

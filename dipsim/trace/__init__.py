@@ -2,9 +2,10 @@
 
 from dipsim.trace.load import load_trace
 from dipsim.trace.outline import Outline
+from dipsim.trace.save import save_trace
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 from dipsim.trace.trace import Trace, recording, trace_names
-from dipsim.trace.writer import TraceWriter, save_trace
+from dipsim.trace.writer import TraceWriter
 
 __all__ = [
     "DECODE",

@@ -1,4 +1,8 @@
-"""Archives as dipsim writes them: arrays, in memory or spooled to disk, packed as an `.npz`."""
+"""Archives as dipsim writes them: arrays, in memory or spooled to disk, packed as an `.npz`.
+
+A stored array is mapped when it is read, a deflated one is inflated at every pass
+(docs/trace-format.md, Storage).
+"""
 
 import mmap
 import os
@@ -8,48 +12,68 @@ import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 from numpy.lib import format as npy
 
+from dipsim.errors import DipsimError, brief
 from dipsim.trace.npz import Array, is_bomb
+
+Compress = Literal["auto", "always", "never"]
+"""Which arrays are deflated: those of which that saves enough, all, or none."""
 
 _COPY = 2**20
 _SAMPLES, _SAMPLE = 8, 32 * 2**10  # of an array, in bytes
-_WORTH = 0.75  # of its size: what deflates less is stored; zlib makes 25 MB/s of scores
+_WORTH = 0.7  # of its size: what deflates less is stored; zlib makes 25 MB/s of scores
 _LEVEL = 1  # takes a third to an eighth of the time of the usual 6, for a tenth to a third more
 
 
-def pack(handle: IO[bytes], arrays: "Mapping[str, Array | Spool]", *, deflate: bool) -> None:
+def check_compress(given: object) -> None:
+    """Refuse what is no `Compress`.
+
+    Raises:
+        DipsimError: in one line.
+    """
+    if not isinstance(given, str) or given not in get_args(Compress):
+        raise DipsimError(
+            f"--compress {brief(repr(given), 40)}: auto (where it saves more than 30 %), always or "
+            "never"
+        )
+
+
+def pack(
+    handle: IO[bytes], arrays: "Mapping[str, Array | Spool]", compress: Compress = "never"
+) -> None:
     """Write arrays as an `.npz`, equal arrays as equal bytes.
 
     Args:
         handle: an empty file.
         arrays: by name; those in memory little-endian and in C order.
-        deflate: whether to compress those of which a quarter is saved: not scores, whose bits are
-            mostly noise. What deflates so well that a reader would take it for a bomb is stored all
-            the same.
+        compress: ``auto`` deflates those of which more than 30 % is saved: not scores, whose bits
+            are mostly noise. What deflates so well that a reader would take it for a bomb is stored
+            all the same.
     """
     archive = zipfile.ZipFile(handle, "w", compresslevel=_LEVEL)
     try:
         for name, array in arrays.items():
-            _add(archive, name, array, deflate and _deflates(array))
+            deflate = compress == "always" or (compress == "auto" and _deflates(array))
+            _add(archive, name, array, deflate)
     except BaseException:
         archive.fp = None  # closing would complain of the member that is open
         raise
     archive.close()
     bomb = is_bomb(archive.infolist())
-    if deflate and bomb:
+    if compress != "never" and bomb:
         handle.seek(0)
         handle.truncate()
-        pack(handle, arrays, deflate=False)
+        pack(handle, arrays)
 
 
 def _deflates(array: "Array | Spool") -> bool:
-    """Return True if samples of an array deflate to three quarters or less."""
+    """Return True if more than 30 % of samples of an array is saved."""
     sampled = array.sample() if isinstance(array, Spool) else _sample(_bytes(array).data)
-    return len(zlib.compress(sampled, _LEVEL)) <= _WORTH * len(sampled)
+    return len(zlib.compress(sampled, _LEVEL)) < _WORTH * len(sampled)
 
 
 def _sample(data: memoryview) -> bytes:

@@ -60,10 +60,8 @@ def refuse_beyond(what: str, rows: Array, counts: Sequence[int], first: tuple[in
             beyond = rows[:, layer, count:]
         used = beyond.any(axis=1)
         if used.any():
-            raise TraceError(
-                f"{what}: token {first[0] + int(used.argmax())} uses units beyond the {count} that "
-                f"{KEY} gives layer {first[1] + layer}: correct it, or store 0 there"
-            )
+            token, number = first[0] + int(used.argmax()), first[1] + layer
+            raise TraceError(_beyond(what, token, count, number))
 
 
 def refuse_written(key: str, rows: Array, meta: Mapping[str, Any], token: int) -> None:
@@ -76,6 +74,28 @@ def refuse_written(key: str, rows: Array, meta: Mapping[str, Any], token: int) -
     what, (_, layers, units) = f"signal {key}", rows.shape
     counts = read_layer_units(what, meta.get("signals", {}).get(key, {}), layers, units)
     refuse_beyond(what, rows, counts, (token, 0))
+
+
+def refuse_listed(key: str, ids: Array, units: int, meta: Mapping[str, Any], token: int) -> None:
+    """Refuse ids of a signal that a trace of such a meta may not hold; as `refuse_written`.
+
+    Args:
+        ids: int[n, layers, k].
+        units: of the signal.
+    """
+    what, layers = f"signal {key}", ids.shape[1]
+    counts = read_layer_units(what, meta.get("signals", {}).get(key, {}), layers, units)
+    for layer, count in enumerate(counts):
+        beyond = (ids[:, layer] >= count).any(axis=1)
+        if beyond.any():
+            raise TraceError(_beyond(what, token + int(beyond.argmax()), count, layer))
+
+
+def _beyond(what: str, token: int, count: int, layer: int) -> str:
+    return (
+        f"{what}: token {token} uses units beyond the {count} that {KEY} gives layer {layer}: "
+        "correct it, or store 0 there"
+    )
 
 
 def _below(count: int, words: int) -> NDArray[np.uint64]:

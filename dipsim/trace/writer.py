@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError, brief, check_pairs, check_type, not_taken
-from dipsim.trace.archive import ListSpool, Spool, pack
+from dipsim.errors import TraceError, brief, check_pairs, check_type
+from dipsim.trace.archive import Compress, ListSpool, Spool, check_compress, pack
 from dipsim.trace.beside import BESIDE
 from dipsim.trace.checks import (
     JUDGED_TOKENS,
@@ -34,12 +34,12 @@ from dipsim.trace.encoders import (
     vector_rows,
 )
 from dipsim.trace.encoding import Encoding, Meaning
-from dipsim.trace.layer_units import refuse_written
+from dipsim.trace.layer_units import refuse_listed, refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
-from dipsim.trace.npz import Array, check_names
+from dipsim.trace.npz import Array
 from dipsim.trace.signal import MEANINGS, SIGNALS
 from dipsim.trace.tokens import DECODE
-from dipsim.trace.trace import MAX_TOKENS, SUFFIX, as_arrays, open_trace, shard_name
+from dipsim.trace.trace import MAX_TOKENS, SUFFIX, shard_name
 from dipsim.trace.vectors import VECTORS, VectorEncoding
 
 SHARD_BYTES = 256 * 2**20
@@ -50,42 +50,12 @@ _NOTHING = np.empty(0)
 _STORAGE = ("encoding", "units")  # entries of meta.signals that the writer sets itself
 
 
-def save_trace(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Write arrays (and ``meta``, a dict) as an `.npz`, whole or not at all.
-
-    Args:
-        path: a file, which is replaced.
-        arrays: as `open_trace` takes them; float64 signals become float32.
-
-    Raises:
-        TraceError: arrays that are no trace, with values that none may hold, or a path that cannot
-            be written.
-    """
-    target = files.path_of(path)
-    if not isinstance(arrays, Mapping):
-        raise TraceError(not_taken("arrays", arrays, 'a mapping such as {"glu": array}'))
-    members = {
-        key: _narrowed(key, array) if key in SIGNALS else array
-        for key, array in as_arrays(arrays).items()
-    }
-    check_names("arrays", members)
-    trace = open_trace(members)
-    if trace.warnings:  # of what a reader would ignore
-        raise TraceError(trace.warnings[0])
-    trace.check_values()
-    try:
-        with files.whole_file(target) as handle:
-            pack(handle, members, deflate=True)
-    except OSError as problem:
-        raise files.unwritable(path, problem, TraceError) from None
-
-
 class TraceWriter:
     """Writes a trace block by block; it appears under its name on `close`, or not at all.
 
     ``with TraceWriter("t.npz") as out: out.append({"glu": abs_glu})``. A path that ends with
-    `.npz` becomes one file, its arrays deflated where that saves a quarter, any other a folder
-    of mapped shards. Memory stays bounded: blocks go to a hidden folder beside ``path`` at once.
+    `.npz` becomes one file, any other a folder of shards. Memory stays bounded: blocks go to a
+    hidden folder beside ``path`` at once.
 
     Args:
         path: a `.npz` file, which is replaced, or a folder, which must not exist.
@@ -98,6 +68,8 @@ class TraceWriter:
         shard_bytes: a shard ends when it holds this many bytes.
         norms: float[layers, units] of the down columns that ``glu`` weighs; None for none.
         experts: number of experts, where ``expert`` is appended as ids of those used.
+        compress: ``auto`` deflates the arrays of one file of which that saves more than 30 %, and
+            stores all of shards, so that they are mapped when read; ``always``, or ``never``.
 
     Raises:
         TraceError: a path that cannot be written, an unknown signal, an encoding that it cannot
@@ -113,7 +85,9 @@ class TraceWriter:
         shard_bytes: int = SHARD_BYTES,
         norms: NDArray[Any] | None = None,
         experts: int | None = None,
+        compress: Compress = "auto",
     ) -> None:
+        check_compress(compress)
         self.path = files.path_of(path)
         self.tokens = 0
         check_pairs("encodings", encodings, '{"glu": "log8"}')
@@ -138,6 +112,7 @@ class TraceWriter:
             elif encoding != "int8":
                 self._encodings[key] = encoding
         self._one_file = self.path.suffix == SUFFIX
+        self._compress = compress if self._one_file or compress == "always" else "never"
         self._shard_bytes = shard_bytes
         check_type("experts", experts, int, "a number of experts")
         self._experts = experts
@@ -203,6 +178,7 @@ class TraceWriter:
             elif self._lists(key, values):
                 encodings[key] = "sparse"
                 ids = values.reshape(tokens, shapes[key][0], -1)
+                refuse_listed(key, ids, shapes[key][1], self._meta, self.tokens)
                 rows |= listed_rows(key, ids, given.get(f"{key}.scores"), shapes[key][1])
             elif key in SIGNALS:
                 scores = given.get(f"{key}.scores")
@@ -452,7 +428,7 @@ class TraceWriter:
             arrays["glu.norms"] = self._norms
         arrays["meta"] = np.asarray(meta_text(self._full_meta()))
         with files.whole_file(self._folder / shard_name(self._shards)) as handle:
-            pack(handle, arrays, deflate=self._one_file)
+            pack(handle, arrays, self._compress)
         packed, self._spools = self._spools, {}
         self._shards, self._in_shards = self._shards + 1, tokens
         for spool in packed.values():
@@ -511,11 +487,3 @@ def _checked_norms(norms: NDArray[Any]) -> NDArray[np.float32]:
         narrow = numbers.astype(np.float32)
     check_not_negative(narrow, "norms")
     return narrow
-
-
-def _narrowed(key: str, array: Array) -> Array:
-    """Return float64 values as float32, checked; any other array as it is."""
-    if array.dtype != np.float64:
-        return array
-    check_written(key, array, "float32")
-    return array.astype(np.float32)

@@ -1,4 +1,5 @@
-"""How many MB a second traces are written, imported, exported and synthesised at, per core.
+"""How many MB a second traces are written, imported, exported and synthesised at, per core; and how
+many times as long a pass over a deflated trace takes as over a stored one.
 
     python tests/bench/bench_traces.py [--quick] [--json FILE] [--folder DIR] [--record] [--check]
 
@@ -127,6 +128,43 @@ def measure(tokens: int, folder: Path, rounds: int) -> Iterator[Figure]:
     yield figure("synth log8", work, out, rounds)
 
 
+class Pass(NamedTuple):
+    """Seconds of a pass over all values of a trace, stored and deflated."""
+
+    encoding: str
+    stored: float
+    deflated: float
+
+
+def passes(tokens: int, folder: Path, rounds: int) -> Iterator[Pass]:
+    """Yield what reading takes; every value is read once, as a replay does."""
+    for encoding, rows in (("float16", scores(tokens)), ("log8", scores(tokens)),
+                           ("bool", sets(tokens))):  # fmt: skip
+        taken = []
+        for compress in ("never", "always"):
+            out = folder / f"{compress}.npz"
+            with dipsim.TraceWriter(out, encodings={"glu": encoding}, compress=compress) as writer:  # type: ignore[dict-item]
+                writer.append({"glu": rows})
+            best = []
+            for _ in range(rounds):
+                trace = dipsim.load_trace(out)
+                start = time.process_time()
+                for _ in trace.blocks({"glu": "sets" if encoding == "bool" else "values"}):
+                    pass
+                best.append(time.process_time() - start)
+            taken.append(min(best))
+            remove(out)
+        yield Pass(encoding, *taken)
+
+
+def show_passes(found: list[Pass]) -> None:
+    """Print how many times as long a pass over a deflated trace takes."""
+    print(f"{'a pass, process time':28}{'ms stored':>11}{'x stored':>9}")
+    for row in found:
+        times = row.deflated / row.stored
+        print(f"  read {row.encoding:21}{1e3 * row.stored:11.1f}{times:9.1f}")
+
+
 def show(found: list[Figure]) -> None:
     """Print the speeds, and the time as a multiple of that of `np.savez`."""
     print(f"{'one core, process time':28}{'MB':>9}{'MB/s':>9}{'x savez':>9}")
@@ -135,9 +173,10 @@ def show(found: list[Figure]) -> None:
         print(f"  {row.name:26}{mega:9.1f}{mega / row.seconds:9.0f}{row.seconds / row.savez:9.1f}")
 
 
-def ratios(found: list[Figure]) -> history.Ratios:
-    """How many times as long `np.savez` takes."""
-    return {f"{row.name} x savez": row.savez / row.seconds for row in found}
+def ratios(found: list[Figure], read: list[Pass]) -> history.Ratios:
+    """How many times as long `np.savez` takes, and a pass over a deflated trace."""
+    written = {f"{row.name} x savez": row.savez / row.seconds for row in found}
+    return written | {f"read {row.encoding} x deflated": row.deflated / row.stored for row in read}
 
 
 def main(arguments: list[str] | None = None) -> str | None:
@@ -148,16 +187,18 @@ def main(arguments: list[str] | None = None) -> str | None:
     print(this_machine())
     tokens, rounds = (16, 3) if given.quick else (TOKENS, 3)
 
-    def measured(rounds: int) -> list[Figure]:
+    def measured(rounds: int) -> tuple[list[Figure], list[Pass]]:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             found = list(measure(tokens, Path(folder), rounds))
+            read = list(passes(tokens, Path(folder), rounds))
         show(found)
-        return found
+        show_passes(read)
+        return found, read
 
-    found = measured(rounds)
+    found, read = measured(rounds)
     rates = {f"{row.name}, MB/s": row.size / row.seconds / 1e6 for row in found}
-    again = lambda _: ratios(measured(3 * rounds))  # noqa: E731
-    return history.finish("bench_traces", given, ratios(found), again, figures=rates)
+    again = lambda _: ratios(*measured(3 * rounds))  # noqa: E731
+    return history.finish("bench_traces", given, ratios(found, read), again, figures=rates)
 
 
 if __name__ == "__main__":

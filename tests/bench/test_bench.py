@@ -118,6 +118,11 @@ def test_ways_to_write_traces_are_measured(
     assert all(row.size > 0 for row in found)
     bench_traces.show(found)
     assert "x savez" in capsys.readouterr().out
+    read = list(bench_traces.passes(8, tmp_path, rounds=1))
+    assert [row.encoding for row in read] == ["float16", "log8", "bool"]
+    assert all(row.deflated > 0 for row in read)
+    bench_traces.show_passes(read)
+    assert "x stored" in capsys.readouterr().out
 
 
 @pytest.mark.slow

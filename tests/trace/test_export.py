@@ -11,7 +11,7 @@ from dipsim.errors import TraceError
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.convert import export
 from dipsim.trace.encoding import encode_log8, unpack_sets
-from dipsim.trace.writer import save_trace
+from dipsim.trace.save import save_trace
 
 TOKENS, LAYERS, UNITS = 11, 4, 70
 RNG = np.random.default_rng(3)

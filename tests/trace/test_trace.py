@@ -19,7 +19,7 @@ from dipsim.errors import DipsimError, TraceError
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace, trace_names
 from dipsim.trace.encoding import encode_log8
-from dipsim.trace.writer import save_trace
+from dipsim.trace.save import save_trace
 from tools.work import counted
 
 TOKENS, LAYERS, UNITS = 7, 3, 70

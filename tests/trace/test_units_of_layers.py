@@ -58,6 +58,16 @@ def test_every_encoding_refuses_units_beyond_those_of_a_layer(
         simulate(str(tmp_path / "w.npz"), "paper-a18", cache_fraction=0.5)
 
 
+def test_ids_beyond_those_of_a_layer_are_refused(tmp_path: Path) -> None:
+    signals = {"signals": {"expert": {"unit_bytes": 100, "layer_units": [5, 3]}}}
+    ids = np.array([[[0, 4], [0, 2]], [[1, 2], [2, 3]]])
+    with TraceWriter(tmp_path / "t.npz", meta=signals, experts=5) as out:
+        out.append({"expert": ids[:1]})
+        with pytest.raises(TraceError, match=r"token 1 uses units beyond the 3 .* layer 1"):
+            out.append({"expert": ids[1:]})
+    load_trace(tmp_path / "t.npz").check_values()
+
+
 @pytest.mark.parametrize(
     "given",
     [[5, 0], [5, 0, 3, 1], [6, 0, 3], [5, -1, 3], [5, 0.0, 3], [True, 0, 3], 5, "5", {}, []],

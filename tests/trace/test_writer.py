@@ -9,16 +9,20 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dipsim.errors import TraceError
+from dipsim.errors import DipsimError, TraceError
 from dipsim.trace import Trace, load_trace
+from dipsim.trace import archive as archive_module
+from dipsim.trace.convert import export
 from dipsim.trace.encoding import unpack_sets
-from dipsim.trace.writer import TraceWriter, save_trace
+from dipsim.trace.save import save_trace
+from dipsim.trace.writer import TraceWriter
 
 TOKENS, LAYERS, UNITS = 23, 3, 70
 RNG = np.random.default_rng(5)
@@ -107,6 +111,77 @@ def test_only_what_deflates_well_is_deflated(save: str, tmp_path: Path) -> None:
     assert kinds["glu.npy"] == zipfile.ZIP_STORED
     assert kinds["gate.npy"] == kinds["phase.npy"] == zipfile.ZIP_DEFLATED
     np.testing.assert_array_equal(read(load_trace(tmp_path / "t.npz"), "gate"), scores > 4)
+
+
+@pytest.mark.parametrize("way", ["writer", "save_trace", "export"])
+@pytest.mark.parametrize(("compress", "deflated"), [("always", True), ("never", False)])
+def test_all_or_nothing_is_deflated_on_demand(
+    way: str, compress: Any, deflated: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.lognormal(0, 1, (40, 2, 500)).astype(np.float32)
+    arrays, path = {"glu": scores, "gate": scores > 4}, tmp_path / "t.npz"
+    if way == "writer":
+        with TraceWriter(path, encodings={"gate": "bool"}, compress=compress) as writer:
+            writer.append(arrays)
+    elif way == "save_trace":
+        save_trace(path, arrays, compress=compress)
+    else:
+        export(arrays, path, compress=compress)
+    with zipfile.ZipFile(path) as archive:
+        kinds = {info.compress_type for info in archive.infolist()}
+    assert kinds == {zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED}
+    np.testing.assert_array_equal(read(load_trace(path), "glu"), scores)
+
+
+def test_shards_are_stored_unless_all_is_deflated(tmp_path: Path) -> None:
+    sets = np.zeros((40, 2, 500), bool)
+    sets[:, 0, 1] = True
+    for compress, method in (("auto", zipfile.ZIP_STORED), ("always", zipfile.ZIP_DEFLATED)):
+        folder = tmp_path / compress
+        with TraceWriter(folder, encodings={"glu": "bool"}, compress=compress) as writer:  # type: ignore[arg-type]
+            writer.append({"glu": sets})
+        with zipfile.ZipFile(folder / "part-00000.npz") as archive:
+            assert archive.getinfo("glu.npy").compress_type == method
+
+
+def test_deflating_must_save_more_than_30_percent(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, silent in (("a.npz", 0.1), ("b.npz", 0.4)):  # shares of zeros
+        scores = rng.random((1000, 1, 1000), np.float32)
+        scores[rng.random(1000) < silent] = 0
+        with TraceWriter(tmp_path / name) as writer:
+            writer.append({"glu": scores})
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            stored = archive.getinfo("glu.npy").compress_type == zipfile.ZIP_STORED
+        assert stored == (name == "a.npz")
+
+
+def test_what_would_be_taken_for_a_bomb_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        archive_module, "is_bomb", lambda members: members[0].compress_type == zipfile.ZIP_DEFLATED
+    )
+    with TraceWriter(tmp_path / "t.npz", encodings={"glu": "bool"}, compress="always") as writer:
+        writer.append({"glu": np.zeros((40, 1, 1000), bool)})
+    with zipfile.ZipFile(tmp_path / "t.npz") as packed:
+        assert {info.compress_type for info in packed.infolist()} == {zipfile.ZIP_STORED}
+
+
+@pytest.mark.parametrize("given", ["gzip", "", None, 9, True])
+def test_other_ways_to_compress_are_refused(given: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    tries: list[Callable[[], Any]] = [
+        lambda: TraceWriter(path, compress=given),
+        lambda: save_trace(path, {"glu": SCORES}, compress=given),
+        lambda: export({"glu": SCORES}, path, compress=given),
+    ]
+    for attempt in tries:
+        with pytest.raises(DipsimError, match=r"auto .*, always or never") as refusal:
+            attempt()
+        assert "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_are_from_all_over_an_array(tmp_path: Path) -> None:

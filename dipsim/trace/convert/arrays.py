@@ -11,6 +11,7 @@ import numpy as np
 
 from dipsim.errors import TraceError, brief
 from dipsim.files import refuse_same
+from dipsim.trace.archive import Compress
 from dipsim.trace.checks import any_negative
 from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.npz import Array, Member, evenly
@@ -56,6 +57,7 @@ def import_arrays(
     names: Mapping[str, str] | None = None,
     encodings: Mapping[str, Encoding | Meaning | VectorEncoding] | None = None,
     meta: Mapping[str, Any] | None = None,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Write the arrays of a file or folder as a trace.
@@ -69,6 +71,7 @@ def import_arrays(
         encodings: see `TraceWriter`; floats become ``sparse`` sets of the units above 0, with their
             scores.
         meta: see `TraceWriter`.
+        compress: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Returns:
@@ -91,7 +94,7 @@ def import_arrays(
     listed = {key for key, encoding in (encodings or {}).items() if encoding == "sparse"}
     signed: set[str] = set()
     start = 0
-    with TraceWriter(out, meta=meta, encodings=encodings) as writer:
+    with TraceWriter(out, meta=meta, encodings=encodings, compress=compress) as writer:
         for parts in zip(*(stack.blocks(block) for stack in stacks), strict=True):
             rows: dict[str, Any] = {}
             for stack, values in zip(stacks, parts, strict=True):

@@ -10,6 +10,7 @@ import numpy as np
 
 from dipsim.errors import TraceError, check_pairs
 from dipsim.files import path_of, refuse_same
+from dipsim.trace.archive import Compress
 from dipsim.trace.checks import names_of
 from dipsim.trace.decisions import DECISIONS
 from dipsim.trace.encoding import Encoding, unpack_sets
@@ -31,6 +32,7 @@ def export(
     tokens: str | None = None,
     layers: str | None = None,
     sequence: str | None = None,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Write a trace, or a part of one, in other encodings, and open it.
@@ -43,6 +45,7 @@ def export(
         tokens: a part of the tokens, A:B.
         layers: a part of the layers, A:B.
         sequence: a part of the sequences, A:B.
+        compress: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Returns:
@@ -54,7 +57,7 @@ def export(
     """
     check_pairs("encodings", encodings, '{"glu": "log8"}')
     part, target = load_trace(trace).part(tokens, layers, sequence), path_of(out)
-    lost = _write(part, target, names_of(signals), encodings, progress)
+    lost = _write(part, target, names_of(signals), encodings, compress, progress)
     written = load_trace(target)
     return replace(written, warnings=(*written.warnings, *lost))
 
@@ -64,6 +67,7 @@ def _write(
     out: Path,
     signals: tuple[str, ...] | None,
     encodings: Mapping[str, Encoding | VectorEncoding] | None,
+    compress: Compress,
     progress: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Write a trace and return sentences about properties that could not be kept."""
@@ -84,7 +88,7 @@ def _write(
     meta = {**meta, "signals": kept} if "signals" in meta else meta
     norms = trace.signals["glu"].norms if "glu" in names else None
     block = trace.block_size(names)
-    with TraceWriter(out, meta=meta, encodings=stored, norms=norms) as writer:
+    with TraceWriter(out, meta=meta, encodings=stored, norms=norms, compress=compress) as writer:
         streams = [_rows(trace, name, stored.get(name), block) for name in names if name != "kept"]
         steps = np.append(0, np.cumsum(trace.rows.begins_step()))
         start = 0

@@ -10,6 +10,7 @@ from typing import Any
 from dipsim.errors import DipsimError, brief, check_pairs, check_text, check_type
 from dipsim.files import path_of
 from dipsim.model import Model, load_model
+from dipsim.trace.archive import Compress
 from dipsim.trace.convert.arrays import import_arrays
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.load import load_trace
@@ -39,6 +40,7 @@ def import_(
     layers_first: bool = False,
     unit_bytes: str | float | None = None,
     meta: Mapping[str, Any] | None = None,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Make a trace out of arrays or of a routing log, and open it.
@@ -64,6 +66,7 @@ def import_(
         layers_first: arrays of ids are [layers, tokens, k].
         unit_bytes: size of an expert, e.g. ``"1MB"``; a number is one of bytes.
         meta: further entries of its meta, e.g. ``source`` and ``license``.
+        compress: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Returns:
@@ -98,7 +101,13 @@ def import_(
         if given := ask.given():
             raise DipsimError(f"{path}: {given} is for routing logs, and this is none: drop it")
         notes = import_arrays(
-            path, target, names=names, encodings=encodings, meta=kept, progress=progress
+            path,
+            target,
+            names=names,
+            encodings=encodings,
+            meta=kept,
+            compress=compress,
+            progress=progress,
         )
     else:
         if encodings:
@@ -112,6 +121,7 @@ def import_(
             model=loaded,
             unit_bytes=_size(unit_bytes),
             meta=kept,
+            compress=compress,
             progress=progress,
         )
     written = load_trace(Path(target))

@@ -1,5 +1,6 @@
 """A routing log as a trace: sets of ``expert``, with scores where the log has weights."""
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import numpy as np
 from dipsim import files
 from dipsim.errors import TraceError, brief
 from dipsim.model import Model
+from dipsim.trace.archive import Compress
 from dipsim.trace.logs.contract import MOST_EXPERTS, MOST_LAYERS, MOST_PER_TOKEN, Ask, Format, Log
 from dipsim.trace.logs.contract import ask as asked
 from dipsim.trace.logs.table import Block, Ordered, Table, collected
@@ -32,6 +34,7 @@ def import_log(
     model: Model | None = None,
     unit_bytes: float | None = None,
     meta: Mapping[str, Any] | None = None,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Write a routing log as a trace; guesses that it holds go to a trace of their own beside it.
@@ -42,6 +45,7 @@ def import_log(
         ask: what the user says of it.
         model: what it is from: says experts, layers and experts a token where the log does not.
         meta: further entries of the trace's meta.
+        compress: see `TraceWriter`.
         progress: called with (tokens written, tokens).
 
     Returns:
@@ -71,7 +75,8 @@ def import_log(
             if numbers is not None:
                 full["layer_numbers"] = numbers
             full |= dict(meta or {})
-            return notes + _written(source, out, ask, table, ordered, full, progress)
+            make = functools.partial(TraceWriter, meta=full, compress=compress)
+            return notes + _written(source, out, ask, table, ordered, make, progress)
     except OSError as problem:
         raise files.unwritable(out, problem, TraceError) from None
 
@@ -156,7 +161,7 @@ def _written(
     ask: Ask,
     table: Table,
     ordered: Ordered,
-    meta: dict[str, Any],
+    make: Callable[..., TraceWriter],
     progress: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Write the tokens of a log, and its guesses beside them; return what is to be said of it."""
@@ -165,10 +170,11 @@ def _written(
     done, notes = 0, []
     checked = _Decode(source)
     with ExitStack() as stack:
-        writers = [stack.enter_context(TraceWriter(out, meta=meta, experts=experts))]
+        make = functools.partial(make, experts=experts)
+        writers = [stack.enter_context(make(out))]
         if ordered.guesses is not None:
             beside = guesses_path(out)
-            writers.append(stack.enter_context(TraceWriter(beside, meta=meta, experts=experts)))
+            writers.append(stack.enter_context(make(beside)))
             notes.append(f"its guesses are in {beside}: dipsim run {out} --prefetch {beside}")
         for part in ordered.blocks(block):
             whole = checked(part)

@@ -126,7 +126,7 @@ def import_uses(source: Path, out: Path) -> NDArray[np.int64]:
     counts = read_usage(source)
     try:
         with files.whole_file(out) as handle:
-            pack(handle, {_ARRAY: counts}, deflate=False)
+            pack(handle, {_ARRAY: counts})
     except OSError as problem:
         raise files.unwritable(out, problem, TraceError) from None
     return counts

@@ -8,6 +8,7 @@ from typing import Any
 from dipsim.errors import check_pairs, check_type
 from dipsim.files import path_of, refuse_same
 from dipsim.model import Model, load_model
+from dipsim.trace.archive import Compress
 from dipsim.trace.checks import names_of
 from dipsim.trace.encoding import Encoding
 from dipsim.trace.load import load_trace
@@ -27,6 +28,7 @@ def synth(
     encodings: Mapping[str, Encoding] | None = None,
     seed: int = 0,
     iid: bool = False,
+    compress: Compress = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Write a synthetic trace and open it.
@@ -40,6 +42,7 @@ def synth(
         encodings: encodings per signal; default: the fitted trace's.
         seed: seed of all random numbers.
         iid: independent scores, under which every policy hits C / N: for checks only.
+        compress: see `TraceWriter`.
         progress: called with (tokens done, tokens).
 
     Raises:
@@ -57,7 +60,8 @@ def synth(
     count = source.tokens if tokens is None else tokens
     stored = {key: signal.encoding for key, signal in fit.signals.items()} | dict(encodings or {})
     blocks = draw(fit, geometry_of(fit, target), count, seed, iid=iid)
-    with TraceWriter(path, meta=_meta(source, fit, target, seed, iid), encodings=stored) as writer:
+    meta = _meta(source, fit, target, seed, iid)
+    with TraceWriter(path, meta=meta, encodings=stored, compress=compress) as writer:
         for block in blocks:
             writer.append({key: values for key, values in block.items() if key != "kind"})
             if progress is not None:
