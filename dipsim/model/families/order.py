@@ -39,10 +39,11 @@ def mixers(config: Config, order: str, layers: int) -> list[Mixer]:
         return ORDERS[order](config, layers)
     if isinstance(given, str):
         given = list(given.replace("|", ""))
-    if isinstance(given, list | tuple) and 0 < len(given) < layers and order == "repeated":
+    if isinstance(given, list | tuple) and given and order == "repeated":
         given = [given[i % len(given)] for i in range(layers)]
     listed = config.over({"layer_types": given}).listed("layer_types", layers=layers) or []
-    return [_named(config, each) for each in listed]
+    found = [_named(config, each) for each in listed]
+    return ["window" if each == "full" else each for each in found] if order == "repeated" else found
 
 
 def _named(config: Config, given: object) -> Mixer:
@@ -144,7 +145,7 @@ ORDERS: dict[str, Callable[[Config, int], list[Mixer]]] = {
     "kimi": _kimi,
     "minimax": _minimax,
     "flagged": _flagged,
-    "repeated": lambda config, layers: ["full"] * layers,
+    "repeated": lambda config, layers: ["window"] * layers,
 }
 """Rules by which families lay out their mixers where a config does not list them."""
 
