@@ -239,7 +239,8 @@ def _with_layer_units(method: Method, trace: Outline, model: Model | None) -> Me
     says, or of a signal that it does not hold, the model."""
     groups = []
     for group in method.groups:
-        if group.signal in trace.signals:
+        signal = trace.signals.get(group.signal)
+        if signal is not None and signal.units == group.units:  # dense counts no clusters
             counts = trace.layer_units(group.signal)
         elif model is not None and group.signal in SIGNALS:
             counts = model.recorded_units(group.signal)

@@ -9,7 +9,10 @@ import pytest
 
 from dipsim import TraceWriter, inspect, load_trace, mrc, save_trace, simulate
 from dipsim.errors import DipsimError, ModelError, TraceError
+from dipsim.methods import build_method
+from dipsim.model import load_model
 from dipsim.report.hints import warnings
+from dipsim.settings import Settings
 from dipsim.trace.convert.exporting import export
 
 WIDTHS = [5, 0, 3]
@@ -179,6 +182,14 @@ def test_all_weights_of_layers_of_two_widths() -> None:
     assert result.budget.units_bytes == (20 + 8 + 8) * 3 * 4
     assert result.budget.capacity[:, 0].tolist() == [20, 8, 8]
     assert result.accesses == 36
+
+
+def test_dense_counts_neurons_of_a_trace_whose_clusters_are_fewer() -> None:
+    dense = {k: v for k, v in MODEL.items() if k not in ("kinds", "pattern")}
+    dense = {k: v for k, v in dense.items() if not k.startswith("experts")}
+    trace = load_trace({"glu": rows([8, 8, 8], 8), "meta": {"model": dense}}).clustered(4)
+    (group,) = build_method(trace, Settings(method="dense"), load_model(dense)).groups
+    assert (group.units, group.layer_units) == (8, ())
 
 
 # Inspection and curves ---------------------------------------------------------------------------
