@@ -259,10 +259,15 @@ _NO_SETS = np.empty((0, 0, 0), np.uint64)
 
 
 def _of_layer(method: Method, layer: int) -> Method:
-    """Return the method with the thresholds and noise of one layer."""
+    """Return the method with the thresholds, noise and biases of one layer."""
     own = slice(layer, layer + 1)
     groups = tuple(
-        replace(group, thresholds=group.thresholds[own], noise=group.noise[own])
+        replace(
+            group,
+            thresholds=group.thresholds[own],
+            noise=group.noise[own],
+            weighing=group.weighing.of_layer(layer),
+        )
         for group in method.groups
     )
     return replace(method, groups=groups)

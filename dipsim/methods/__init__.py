@@ -22,6 +22,7 @@ from dipsim.methods.moe import moe
 from dipsim.methods.predictor import predictor
 from dipsim.methods.pruning import PruningMethod, UnitGroup
 from dipsim.methods.recorded import RECORDED_SIGNALS, recorded
+from dipsim.methods.router import selection_known
 from dipsim.methods.teal import teal
 from dipsim.methods.thresholds import with_thresholds
 from dipsim.model import SIGNALS, Model
@@ -171,7 +172,7 @@ def default_method(trace: Outline, model: Model | None = None) -> str:
     if any(holds.get(name) == "sets" for name in RECORDED_SIGNALS):
         return "recorded"
     if "expert" in holds:
-        return "moe"
+        return "moe" if selection_known(trace) or not trace.has_routes else "recorded"
     if "glu" in holds and model is not None and not model.gated:
         return "glu-oracle"
     if "mlp_input" in holds and "glu" in holds:
@@ -265,8 +266,10 @@ def choosers_of(method: Method) -> tuple[Any, Any] | None:
     return (routing.choose,) * 2 if method.groups[0].of_experts else masking.choosers_of(rule)
 
 
-def numbers_of(group: Group) -> tuple[float, ...]:
-    """Return a group's rule as its method's `choosers_of` read it; nothing without a rule."""
+def numbers_of(group: Group, layer: int) -> tuple[float, ...]:
+    """Return a group's rule in a layer as its method's `choosers_of` read it; nothing without."""
     if group.rule is None:
         return ()
-    return routing.numbers_of(group) if group.of_experts else masking.numbers_of(group)
+    if group.of_experts:
+        return (*routing.numbers_of(group), *group.weighing.numbers(layer))
+    return masking.numbers_of(group)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.methods.pruning import PruningMethod
+from dipsim.methods.router import BY_SOFTMAX, Weighing
 from dipsim.methods.rules import Rule
 from dipsim.model import Matrix, Slice
 from dipsim.settings import OPTIONS, Settings
@@ -31,7 +32,7 @@ MEANING = {
     "glu": "abs(act(W_gate x) * (W_up x))",
     "attn_input": "abs of the input of q, k, v",
     "attn_output": "abs of the input of o",
-    "expert": "the router's logits",
+    "expert": "the scores that the router selects by",
 }
 
 
@@ -64,6 +65,8 @@ class Group:
     """The user's own method that the group belongs to."""
     layer_units: tuple[int, ...] = ()
     """Units of each layer, where layers differ; empty where all have ``units``."""
+    weighing: Weighing = BY_SOFTMAX
+    """How weights of experts follow from their scores."""
 
     __repr__ = shortened
 

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from dipsim.errors import MethodError, ModelError
 from dipsim.methods.contract import Group, Method, check_settings, scores
+from dipsim.methods.router import UNKNOWN, weighing_of
 from dipsim.methods.routing import parse_routing
 from dipsim.methods.rules import Rule
 from dipsim.model import Model, load_model
@@ -34,7 +35,13 @@ def moe(trace: Outline, settings: Settings, model: Model | None) -> Method:
         raise MethodError(f"top-k {k}: from 1 to the {units} experts of a layer")
     rule = parse_routing(settings.routing, k)
     _check_recorded(trace.signals["expert"], trace, k, rule)
-    group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k)
+    weighing = weighing_of(trace)
+    if rule is not None and rule.name == "drop-cold" and weighing.kind == UNKNOWN:
+        raise MethodError(
+            f"{trace.name}: meta.router says that the weights of its experts are not known, which "
+            "--routing drop-cold goes by: use another rule"
+        )
+    group = Group("expert", units, (), "top-k", k / units, rule=rule, chosen=k, weighing=weighing)
     return Method(
         "moe",
         (group,),

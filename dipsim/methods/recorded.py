@@ -30,10 +30,14 @@ def recorded(trace: Outline, settings: Settings, model: Model | None) -> Method:
         TraceError: ``slices`` that are none.
     """
     signals = [trace.signals[name] for name in RECORDED_SIGNALS if name in trace.signals]
-    signals = [signal for signal in signals if signal.holds == "sets"]
+    signals = [
+        signal
+        for signal in signals
+        if signal.holds == "sets" or (signal.name == "expert" and trace.has_routes)
+    ]
     if not signals:
         raise MethodError(
-            "method recorded needs active sets (bool, bits or sparse) of "
+            "method recorded needs active sets (bool, bits or sparse, or expert.used) of "
             f"{', '.join(RECORDED_SIGNALS)}, which {trace.name} does not hold"
         )
     names = {signal.name for signal in signals}

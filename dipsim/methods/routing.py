@@ -1,8 +1,9 @@
 """Cache-aware routing of experts: which of them a token uses, given what is in DRAM.
 
-z are the router's logits of one token, p = softmax(z), k how many experts it uses. A logit of
-minus infinity is no candidate. Every rule takes the k largest keys; ties go to the larger logit,
-then to the lower id. Rules act while decoding; a token of the prompt is routed plainly.
+z are the scores by which the router selects (its logits, or e.g. sigmoid + bias), p the weights
+that follow from them (router.py: softmax(z) without a bias), k how many experts a token uses. A
+score of minus infinity is no candidate. Every rule takes the k largest keys; ties go to the larger
+score, then to the lower id. Rules act while decoding; a token of the prompt is routed plainly.
 
     plain            z
     cache-prior      z + lambda m [resident or among the J best],  m = .99 m + .01 (max z - min z)
@@ -21,12 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import register_jitable
+from numpy.typing import NDArray
 
 from dipsim.errors import MethodError
 from dipsim.kernels.bits import COMMIT, JOIN, bit, holds
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.stored import stored
 from dipsim.methods.contract import Group
+from dipsim.methods.router import BIASED, SOFTMAX
 from dipsim.methods.rules import Parameter, Rule, parse_rule
 
 # Parameters --------------------------------------------------------------------------------------
@@ -97,6 +100,10 @@ def numbers_of(group: Group) -> RoutingNumbers:
         max_rank=rule["max_rank"],
         factor=rule["factor"],
     )
+
+
+_RULE = len(RoutingNumbers._fields)
+"""Numbers of a rule, behind which those of the weighing stand."""
 
 
 # The rules ---------------------------------------------------------------------------------------
@@ -184,30 +191,47 @@ def _reuse_distance(k: int, z: Any, last: Any, t: int, keys: Any, words: Any) ->
 
 
 @register_jitable
-def _drop_cold(factor: float, k: int, z: Any, resident: Any, words: Any) -> None:
+def _weight(z: Any, u: int, largest: float, weighing: Any) -> float:
+    """Return the weight of an expert, up to a factor that all of them have; nan if not known.
+
+    Args:
+        largest: of the scores.
+        weighing: float64[1 + biases], `Weighing.numbers`.
+    """
+    if z[u] == -np.inf:
+        return 0.0
+    if weighing[0] == SOFTMAX:
+        return float(np.exp(np.float64(z[u]) - largest))
+    if weighing[0] == BIASED:
+        return float(max(np.float64(z[u]) - weighing[1 + u], 0.0))
+    return float(np.nan)
+
+
+@register_jitable
+def _drop_cold(factor: float, k: int, z: Any, resident: Any, weighing: Any, words: Any) -> None:
     """Take the k best, then experts out of them again."""
-    first = _best(z, z, words)
+    first = np.float64(z[_best(z, z, words)])
     _take(z, z, k, words)
     total = 0.0
     for u in range(z.shape[0]):
         if holds(words, u):
-            total += np.exp(np.float64(z[u]) - np.float64(z[first]))
+            total += _weight(z, u, first, weighing)
     for u in range(z.shape[0]):
         if holds(words, u) and not holds(resident, u):
-            share = np.exp(np.float64(z[u]) - np.float64(z[first])) / total
+            share = _weight(z, u, first, weighing) / total
             if share < factor / k:
                 words[u >> 6] &= ~bit(u)
 
 
 @register_jitable
-def _shares(z: Any, words: Any, shares: Any) -> None:
+def _shares(z: Any, words: Any, weighing: Any, shares: Any) -> None:
     """Write the share of the routing weight, and of its squares, that the chosen experts hold."""
     largest = np.float64(-np.inf)
     for u in range(z.shape[0]):
         largest = max(largest, np.float64(z[u]))
     mass = energy = kept_mass = kept_energy = 0.0
     for u in range(z.shape[0]):
-        weight = np.exp(np.float64(z[u]) - largest) if z[u] != -np.inf else 0.0
+        weight = _weight(z, u, largest, weighing)
         mass += weight
         energy += weight * weight
         if holds(words, u):
@@ -226,17 +250,19 @@ def _numbers_at(row: Any) -> RoutingNumbers:
 
 
 @register_jitable
-def _by_rule(numbers: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, words: Any) -> None:
+def _by_rule(row: Any, k: int, z: Any, seen: Any, memory: Any, keys: Any, words: Any) -> None:
     """Add the experts that a rule chooses to ``words``, which are empty.
 
     Args:
+        row: float64, `RoutingNumbers`, then `Weighing.numbers`.
         seen: resident (uint64[words]); last (int64[units]), the batch of the last use; this batch.
         memory: the part's row of `Choosing.memory`, updated.
         keys: float64[units], overwritten.
     """
     resident, last, t = seen
+    numbers = _numbers_at(row)
     if numbers.rule == DROP_COLD:
-        _drop_cold(numbers.factor, k, z, resident, words)
+        _drop_cold(numbers.factor, k, z, resident, row[_RULE:], words)
         return
     top: Any = min(np.int64(numbers.top_j), k)
     most: Any = np.int64(numbers.max_rank)
@@ -277,24 +303,30 @@ def choose(block: Any, parts: Any, cache: Any, r: int, layer: int, p: int, t: in
         choosing = cache.choosing
         last = cache.last[64 * start : 64 * start + units]
         seen = cache.resident[0, start:stop], last, t
-        numbers, keys = _numbers_at(parts.numbers[p]), choosing.wide[:units]
-        _by_rule(numbers, k, z, seen, choosing.memory[p], keys, words)
-    _shares(z, words, block.shares[r, p])
+        keys = choosing.wide[:units]
+        _by_rule(parts.numbers[p], k, z, seen, choosing.memory[p], keys, words)
+    _shares(z, words, parts.numbers[p, _RULE:], block.shares[r, p])
     return 0
 
 
 @stored(nogil=True, key=fingerprint([Path(__file__).parent]))
-def route_plainly(z: Any, k: int, sets: Any, shares: Any) -> None:
+def route_plainly(z: Any, k: int, sets: Any, shares: Any, weighing: Any) -> None:
     """Write the k best experts of every row, and what they hold.
 
     Args:
         z: float32[n, layers, units], minus infinity where a unit is no candidate.
         sets: out uint64[n, layers, words].
         shares: out float32[n, layers, 2].
+        weighing: float64[layers, 1 + biases], of `weighing_rows`.
     """
     for r in range(z.shape[0]):
         for layer in range(z.shape[1]):
             words = sets[r, layer]
             _clear(words)
             _take(z[r, layer], z[r, layer], k, words)
-            _shares(z[r, layer], words, shares[r, layer])
+            _shares(z[r, layer], words, weighing[layer], shares[r, layer])
+
+
+def weighing_rows(group: Group, layers: int) -> NDArray[np.float64]:
+    """Return what `route_plainly` takes, float64[layers, 1 + biases]."""
+    return np.array([group.weighing.numbers(layer) for layer in range(layers)], np.float64)

@@ -23,6 +23,7 @@ from dipsim.trace import PREFILL, Outline, Tokens, Trace, recording
 from dipsim.trace.encoding import words_for
 from dipsim.trace.parts import Reading
 from dipsim.trace.read_ahead import read_ahead
+from dipsim.trace.routes import USED, packed_sets, raised
 from dipsim.trace.steps import DecodeSteps
 
 _ROWS_WITHOUT_SIGNAL = 1024
@@ -262,6 +263,8 @@ class ActiveSets:
         """Yield the rows of each block, and what the trace holds of the signals needed."""
         groups = [group for group in self.method.groups if group.choice != "all"]
         wanted = {group.signal: self._reading(group) for group in groups}
+        if self.trace.has_routes and any(map(_is_routed, groups)):
+            wanted[USED] = "sets"
         if wanted:
             for start, stop, data in recording(self.trace).blocks(wanted):
                 yield slice(start, stop), data
@@ -272,6 +275,8 @@ class ActiveSets:
     def _reading(self, group: Group) -> Reading:
         """Return how a group's signal is read: as codes of log8 only where their order decides."""
         signal = recording(self.trace).signals[group.signal]
+        if self.trace.has_routes and _is_routed(group):
+            return "scores"
         if group.choice == "sets" or (group.choice == "predicted" and not signal.scored):
             return "sets"
         if group.choice == "threshold" or group.custom is not None:
@@ -281,14 +286,39 @@ class ActiveSets:
 
     def _input(self, group: Group, signals: dict[str, Any]) -> Any:
         """Return what a group chooses by; None where every unit is active."""
-        if group.of_experts and group.choice == "top-k":
-            return self._logits(signals[group.signal])
-        return signals.get(group.signal)
+        if not _is_routed(group):
+            return signals.get(group.signal)
+        scores, used = signals[group.signal], signals.get(USED)
+        if group.choice == "sets":
+            return scores if used is None else packed_sets(used, group.units)
+        return self._logits(scores if used is None else self._raised(scores, used))
+
+    def _raised(self, scores: NDArray[np.float32], used: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return scores of experts of which those used are the best.
+
+        Raises:
+            MethodError: others are better by more than rounding.
+        """
+        stored = recording(self.trace).signals["expert"].encoding
+        closed = 0.0 if self._probabilities else -np.inf
+        raised_scores, wrong = raised(scores, used, closed, float(np.finfo(stored).eps))
+        if wrong.any():
+            raise MethodError(
+                f"{self.trace.name}: in layer {int(np.argwhere(wrong)[0, 1])} the experts used are "
+                "not those with the best scores, and by what rule they were chosen is not known: "
+                "replay them with --method recorded"
+            )
+        return raised_scores
+
+    @property
+    def _probabilities(self) -> bool:
+        """True where the scores of experts are, or stand for, probabilities."""
+        signal = self.trace.signals["expert"]
+        return signal.encoding == "sparse" or signal.declared.get("encoding") == "prob"
 
     def _logits(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Router scores as logits; minus infinity for experts that are no candidates."""
-        signal = self.trace.signals["expert"]
-        if signal.encoding != "sparse" and signal.declared.get("encoding") != "prob":
+        if not self._probabilities:
             return scores
         if scores.size and scores.min() < 0:
             raise TraceError(f"{self.trace.name}: probabilities of expert are never negative")
@@ -301,6 +331,11 @@ class ActiveSets:
         if not weighed or group.choice == "all":
             return None
         return recording(self.trace).signals["glu"].norms
+
+
+def _is_routed(group: Group) -> bool:
+    """Return whether a group's experts are those of a router, or recorded."""
+    return group.of_experts and group.choice in ("top-k", "sets")
 
 
 def rows_of(

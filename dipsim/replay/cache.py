@@ -45,7 +45,7 @@ def parts_of(
         units=[group.units for group in groups],
         size=np.maximum(_exact(sizes), _GRAIN).tolist(),
         k=[group.kept for group in groups],
-        numbers=[numbers_of(group) for group in groups],
+        numbers=[numbers_of(method.groups[group], layer) for layer, group in places],
         counted=[counts_uses(group.rule) for group in groups],
     )
 

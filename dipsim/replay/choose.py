@@ -11,7 +11,7 @@ from dipsim.kernels.draws import seed_of
 from dipsim.methods import Group, Method
 from dipsim.methods.hooks import choose_rows, states_of
 from dipsim.methods.predictor import noise_of, predicted
-from dipsim.methods.routing import route_plainly
+from dipsim.methods.routing import route_plainly, weighing_rows
 from dipsim.trace.encoding import LOG8_TABLE, pack_sets, unpack_sets, words_for
 
 
@@ -146,7 +146,7 @@ class _Alike:
             else:
                 kernels.shares_of(data, sets, kept)
         elif group.of_experts:
-            route_plainly(data, group.kept, sets, kept)
+            route_plainly(data, group.kept, sets, kept, weighing_rows(group, self.layers))
         elif data.dtype == np.uint8:
             kernels.select_codes_of(data, LOG8_TABLE, group.kept, sets, kept)
         else:

@@ -1,4 +1,4 @@
-"""The arrays beside a trace's signals, vectors and recorded decisions: opened, joined, checked."""
+"""The arrays beside a trace's signals, vectors, decisions and routes: opened, joined, checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,10 +8,11 @@ from dipsim.errors import TraceError
 from dipsim.trace.decisions import DECISIONS, KeptPositions, open_kept, open_layer_modes
 from dipsim.trace.layer_array import LayerArray
 from dipsim.trace.npz import Member
+from dipsim.trace.routes import ROUTES, open_routes
 from dipsim.trace.tokens import Tokens
 from dipsim.trace.vectors import VECTORS, open_vectors
 
-BESIDE = (*VECTORS, *DECISIONS)
+BESIDE = (*VECTORS, *DECISIONS, *ROUTES)
 """Arrays that a trace may hold beside signals, or alone."""
 _COMPANIONS = {**{f"{name}.scale": name for name in VECTORS[:3]}, "kept.shape": "kept"}
 
@@ -35,6 +36,7 @@ def open_beside(
     beside: dict[str, LayerArray] = {
         key: open_vectors(trace, key, members, meta) for key in VECTORS if key in members
     }
+    beside |= {key: open_routes(trace, key, members) for key in ROUTES if key in members}
     if "layer_mode" in members:
         beside["layer_mode"] = open_layer_modes(trace, members)
     if "kept" in members:
@@ -77,6 +79,8 @@ def missing(trace: str, name: str) -> TraceError:
     way = (
         f"record it with dipsim record MODEL t.npz --signals {name}"
         if name in VECTORS
+        else "record the signal expert with dipsim record"
+        if name in ROUTES
         else "write it with dipsim.TraceWriter"
     )
     return TraceError(f"{trace} holds no {name}: {way}")

@@ -19,8 +19,8 @@ def check_scores(
 ) -> None:
     """Refuse scores that are NaN, infinite or negative, and turn -0.0 to 0, in place.
 
-    Kernels compare scores by their bits, so a -0.0 would count as large. The logits of `expert`
-    may be negative.
+    Kernels compare scores by their bits, so a -0.0 would count as large. The scores of `expert`
+    may be negative, and minus infinity where an expert is no candidate.
 
     Args:
         scores: float32[tokens, layers, units], plain and writeable.
@@ -33,7 +33,9 @@ def check_scores(
         return
     signed = signal == "expert"
     bad = ~np.isfinite(scores)
-    if not signed:
+    if signed:
+        bad &= scores != -np.inf
+    else:
         bad |= scores < 0
     if bad.any():
         token, layer, unit = (int(i) for i in np.argwhere(bad)[0])
@@ -110,6 +112,8 @@ def check_written(signal: str, values: NDArray[Any], encoding: Encoding) -> None
     """
     largest = _largest_of_plain(values)
     if largest is None:
+        if signal == "expert":  # minus infinity is no candidate
+            values = np.where(values == -np.inf, 0, values)
         if not np.isfinite(values).all() or (signal != "expert" and (values < 0).any()):
             raise TraceError(
                 f"signal {signal}: scores must be finite and >= 0: append absolute values"

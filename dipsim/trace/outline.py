@@ -114,6 +114,11 @@ class Outline:
         return self.rows.position
 
     @property
+    def has_routes(self) -> bool:
+        """True where the experts that were used stand beside the scores of all."""
+        return False
+
+    @property
     def model(self) -> Any:
         """The value of ``meta.model``: a preset's name, a geometry, or None."""
         return self.meta.get("model")

@@ -36,6 +36,7 @@ from dipsim.trace.npz import Array, InMemory, Member, open_npz
 from dipsim.trace.outline import Outline
 from dipsim.trace.parts import Reading
 from dipsim.trace.read_ahead import read_ahead
+from dipsim.trace.routes import USED, Routes
 from dipsim.trace.signal import SIGNALS, Signal, arrays_of, check_companions, open_signal
 from dipsim.trace.tokens import DECODE, PREFILL, Tokens
 from dipsim.trace.vectors import Vectors
@@ -81,15 +82,21 @@ class Trace(Outline):
 
         Args:
             wanted: how each signal is read; see `Signal.blocks` for shapes, dtypes and errors.
+                `Routes` have one form.
         """
         size = min(self.block_size((name,), reading) for name, reading in wanted.items())
         last = self.first + self.tokens
         streams: list[Iterator[Array]] = []
         for name, reading in wanted.items():
-            signal = self.signals[name]
-            stream = signal.blocks(self.first, last, size, reading)
+            stream: Iterator[Array]
+            parts: tuple[object, ...]
+            if name in self.arrays:
+                stream, parts = self.routes(name).blocks(size), self.arrays[name].parts
+            else:
+                signal = self.signals[name]
+                stream, parts = signal.blocks(self.first, last, size, reading), signal.parts
             # Each deflated signal is inflated by a thread of its own; mapped ones cost little.
-            streams.append(read_ahead(stream) if inflated_bytes(signal.parts) else stream)
+            streams.append(read_ahead(stream) if inflated_bytes(parts) else stream)
         start = 0
         for rows in zip(*streams, strict=True):
             yield start, start + len(rows[0]), dict(zip(wanted, rows, strict=True))
@@ -129,6 +136,23 @@ class Trace(Outline):
         """
         array = self.array(name)
         assert isinstance(array, Vectors)
+        return array
+
+    @property
+    def has_routes(self) -> bool:
+        """True where the experts that were used stand beside the scores of all."""
+        return USED in self.arrays
+
+    def routes(self, name: str = USED) -> Routes:
+        """Return the ids of the experts that tokens used, or with ``expert.weights`` their weights.
+
+        ``trace.routes().read(0, 8)`` is uint16[tokens, layers, k], 65535 where fewer are used.
+
+        Raises:
+            TraceError: the trace does not hold them.
+        """
+        array = self.array(name)
+        assert isinstance(array, Routes), "beside.py opens it as such"
         return array
 
     def layer_modes(self) -> LayerModes:

@@ -37,6 +37,7 @@ from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.layer_units import refuse_listed, refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array
+from dipsim.trace.routes import ROUTES, route_rows
 from dipsim.trace.signal import MEANINGS, SIGNALS
 from dipsim.trace.tokens import DECODE
 from dipsim.trace.trace import MAX_TOKENS, SUFFIX, shard_name
@@ -144,8 +145,10 @@ class TraceWriter:
                 of ``expert`` also ints [n, layers, k], the ids of the experts used, -1 for none;
                 ``<signal>.scores`` float beside a sparse bool signal; vectors float [n, layers,
                 width], or int8 beside ``<vectors>.scale``; ``layer_mode`` [n, layers]; ``kept``
-                bool [steps that begin here, layers, positions]; ``phase``, ``sequence``,
-                ``token_id`` [n], or one value for all. Every block holds the same keys.
+                bool [steps that begin here, layers, positions]; ``expert.used`` and
+                ``expert.weights`` [n, layers, k] beside scores of ``expert``; ``phase``,
+                ``sequence``, ``token_id`` [n], or one value for all. Every block holds the same
+                keys.
 
         Raises:
             TraceError: a finished trace, shapes or keys that change, unknown arrays, values that no
@@ -171,6 +174,8 @@ class TraceWriter:
                     self._meta,
                 )
                 rows |= stored
+            elif key in ROUTES:
+                rows[key] = route_rows(key, values.reshape(-1, *shapes[key]))
             elif key in DECISIONS:
                 layers, width = shapes[key]
                 shape = (-1, layers) if key == "layer_mode" else (-1, layers, width)

@@ -17,6 +17,7 @@ from dipsim.trace.encoding import Encoding, unpack_sets
 from dipsim.trace.layer_units import KEY
 from dipsim.trace.load import load_trace
 from dipsim.trace.npz import Array
+from dipsim.trace.routes import ROUTES
 from dipsim.trace.signal import Signal
 from dipsim.trace.trace import Trace
 from dipsim.trace.vectors import VectorEncoding
@@ -74,6 +75,8 @@ def _write(
     refuse_same(out, trace.paths)
     held = (*trace.signals, *trace.arrays)
     names = held if signals is None else signals
+    if "expert" in names:  # whose routes belong to it
+        names = tuple(dict.fromkeys((*names, *(name for name in ROUTES if name in held))))
     for name in (*names, *(encodings or {})):
         if name not in held:
             raise TraceError(f"{trace.name} holds no {name}: it has {', '.join(held)}")
@@ -109,7 +112,7 @@ def _write(
 
 def _encoding(trace: Trace, name: str, wanted: Mapping[str, Any] | None) -> Any:
     """Return the encoding in which a signal or vectors are written; None for decisions."""
-    if name in DECISIONS:
+    if name in (*DECISIONS, *ROUTES):
         if name in (wanted or {}):
             raise TraceError(f"encoding {name}={(wanted or {})[name]}: {name} has one form")
         return None
@@ -118,9 +121,11 @@ def _encoding(trace: Trace, name: str, wanted: Mapping[str, Any] | None) -> Any:
 
 
 def _rows(trace: Trace, name: str, encoding: Any, block: int) -> Iterator[dict[str, Array]]:
-    """Yield blocks of a signal, of vectors or of modes as `TraceWriter.append` takes them."""
+    """Yield blocks of a signal or of an array beside it as `TraceWriter.append` takes them."""
     if name in trace.signals:
         yield from _signal_rows(trace, trace.signals[name], encoding, block)
+    elif name in ROUTES:
+        yield from ({name: rows} for rows in trace.routes(name).blocks(block))
     elif name == "layer_mode":
         yield from ({name: rows} for rows in trace.layer_modes().blocks(block))
     elif encoding == trace.vectors(name).encoding:
@@ -159,6 +164,9 @@ def _meta(trace: Trace) -> tuple[dict[str, Any], list[str]]:
             if isinstance(declared.get(key), list):
                 declared[key] = declared[key][window]
     meta["signals"] = signals
+    router = meta.get("router")
+    if isinstance(router, Mapping) and isinstance(router.get("bias"), list):
+        meta["router"] = {**router, "bias": router["bias"][window]}
     attention = meta.get("attention")
     if isinstance(attention, Mapping):  # what differs between layers is a list
         meta["attention"] = {
