@@ -18,8 +18,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dipsim.errors import ModelError
+from dipsim.lm.probe import evaluating
 from dipsim.lm.quiet import quiet
-from dipsim.lm.structure import Structure, evaluating
+from dipsim.lm.structure import Structure
 
 Attend = Callable[..., tuple[Tensor, Any]]
 """``attend(module, query, key, value, mask, **options)``: query float[sequences, heads, tokens,

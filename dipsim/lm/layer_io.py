@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
+from dipsim.lm.probe import evaluating
 from dipsim.lm.quiet import quiet
-from dipsim.lm.structure import Structure, evaluating
+from dipsim.lm.structure import Structure
 
 
 class Middle(NamedTuple):

@@ -15,15 +15,10 @@ from dipsim.errors import DipsimError, TraceError
 from dipsim.lm.attention import attention_of
 from dipsim.lm.calls import Call, Marks, call_of
 from dipsim.lm.geometry import geometry_of
+from dipsim.lm.probe import evaluating, probe_ids
 from dipsim.lm.quiet import quiet
-from dipsim.lm.structure import (
-    Layer,
-    Output,
-    Structure,
-    evaluating,
-    find_structure,
-    probe_ids,
-)
+from dipsim.lm.routes_tap import RoutesTap, joined_meta, narrowed, routing_meta
+from dipsim.lm.structure import Layer, Output, Structure, find_structure
 from dipsim.lm.vector_taps import VectorTaps
 from dipsim.trace import Outline, Tokens
 from dipsim.trace.archive import Compress
@@ -37,7 +32,6 @@ from dipsim.trace.writer import TraceWriter
 ENCODINGS: tuple[Encoding, ...] = ("float16", "float32", "log8")
 """Encodings of a recording, whose signals hold scores."""
 _NAMES = ", ".join((*SIGNALS, *VECTORS))
-_LARGEST_HALF = float(torch.finfo(torch.float16).max)
 _UNEQUAL = (
     "signal {} differs in width between layers, or not all ran: a trace holds one width; record "
     "other signals"
@@ -80,16 +74,12 @@ def record(
     structure = find_structure(model)
     names = _wanted(structure, signals)
     chosen = _encodings(names, encodings)
-    properties: dict[str, Any] = {}
     kind = getattr(getattr(model, "config", None), "model_type", "model")
-    if (geometry := geometry_of(model, str(kind), structure)) is not None:
-        properties["model"] = geometry
-    if structure.moe:
-        properties["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
+    properties = _meta(model, structure, names, str(kind))
     if any(name in ATTENTION_VECTORS for name in names):
         properties["attention"] = attention_of(model, structure, probe_ids(model))
     writer = TraceWriter(
-        path, meta={**properties, **(meta or {})}, encodings=chosen, compress=compress
+        path, meta=joined_meta(properties, meta or {}), encodings=chosen, compress=compress
     )
     return Recorder(model, structure, chosen, writer)
 
@@ -118,7 +108,7 @@ def record_arrays(
             model(input_ids=rows.reshape(-1, rows.shape[-1]))
     finally:
         taps.remove()
-    about = _meta(model, structure)
+    about = _meta(model, structure, names)
     if any(name in ATTENTION_VECTORS for name in names):
         about["attention"] = attention_of(model, structure, probe_ids(model))
     return {**blocks[0], "meta": about}
@@ -139,7 +129,7 @@ def outline(
     """
     units: dict[str, int] = {}
     for signal in _wanted(structure, signals):
-        widths = {layer.units[signal] for layer in structure.layers}
+        widths = {layer.units[signal] for layer in structure.layers if signal in layer.units}
         if len(widths) > 1:
             raise TraceError(_UNEQUAL.format(signal))
         (units[signal],) = widths
@@ -153,20 +143,22 @@ def outline(
             )
             for signal in units
         },
-        meta=_meta(model, structure),
+        meta=_meta(model, structure, tuple(units)),
         hash="",
         recorded_layers=len(structure.layers),
     )
 
 
-def _meta(model: nn.Module, structure: Structure) -> dict[str, Any]:
-    """Return what a model says of itself, as the meta of a trace."""
+def _meta(
+    model: nn.Module, structure: Structure, names: Sequence[str], kind: str = "model"
+) -> dict[str, Any]:
+    """Return what a model says of itself, as the meta of a trace of some signals."""
     meta: dict[str, Any] = {}
-    if (geometry := geometry_of(model, structure=structure)) is not None:
+    if (geometry := geometry_of(model, kind, structure)) is not None:
         meta["model"] = geometry
-    if structure.moe:
-        meta["experts_per_token"] = structure.layers[0].router.k  # type: ignore[union-attr]
-    return meta
+    if not structure.moe:
+        return meta
+    return meta | routing_meta(structure, recorded="expert" in names)
 
 
 class Recorder:
@@ -258,6 +250,7 @@ class _Taps:
         self._layers = len(structure.layers)
         self._call: Call | None = None
         self._marks = Marks()
+        self._routes: RoutesTap | None = None
         decoder = structure.decoder
         self._hooks: list[Any] = []
         try:
@@ -266,8 +259,11 @@ class _Taps:
             self._hooks.append(decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
             self._hooks.append(decoder.register_forward_hook(self._end))
             for i, layer in enumerate(structure.layers):
-                for signal in stored.keys() - set(VECTORS):
+                for signal in stored.keys() - {*VECTORS, "expert"}:
                     self._put_in(i, signal, _tap(layer, signal))
+            if "expert" in stored:
+                self._routes = RoutesTap(structure, stored["expert"])
+                self._hooks.append(self._routes)
         except BaseException:
             self.remove()
             raise
@@ -303,15 +299,7 @@ class _Taps:
     def _kept(self, signal: str, values: Tensor) -> NDArray[Any]:
         """Return scores [rows, units] in the stored type, in the memory of the CPU."""
         values = values.detach().reshape(-1, values.shape[-1]).float()
-        values = values if signal in ("expert", *VECTORS) else values.abs()
-        dtype = self._stored[signal]
-        if dtype == torch.float16 and float(values.abs().max()) > _LARGEST_HALF:
-            raise TraceError(
-                f"signal {signal} goes above 65504, the most float16 holds: "
-                f"--encoding {signal}=float32"
-            )
-        scores: NDArray[Any] = values.to(dtype).cpu().numpy()
-        return scores
+        return narrowed(signal, values if signal in VECTORS else values.abs(), self._stored[signal])
 
     def _begin(self, decoder: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         if not self._listens:
@@ -324,7 +312,11 @@ class _Taps:
                 "a static KV cache, whose last positions are not those of the call: record query, "
                 "key and value with a cache that grows (DynamicCache, generate's own)"
             )
-        self._rows = {signal: [None] * self._layers for signal in self._stored}
+        self._rows = {
+            signal: [None] * self._layers for signal in self._stored if signal != "expert"
+        }
+        if self._routes is not None:
+            self._routes.begin()
 
     def _end(self, decoder: nn.Module, args: Any, output: Any) -> None:
         call, rows = self._call, self._rows
@@ -337,9 +329,12 @@ class _Taps:
             if len(shapes) > 1 or None in shapes:
                 raise TraceError(_UNEQUAL.format(signal))
             block[signal] = np.stack(layers, axis=1)  # type: ignore[arg-type]
-            if len(block[signal]) != call.sequences * call.tokens:
+        if self._routes is not None:
+            block |= self._routes.block()
+        for signal, values in block.items():
+            if len(values) != call.sequences * call.tokens:
                 raise TraceError(
-                    f"signal {signal} has {len(block[signal])} rows in a call of "
+                    f"signal {signal} has {len(values)} rows in a call of "
                     f"{call.sequences * call.tokens} tokens: this model does not take every token "
                     "once, in its order; record other signals"
                 )
@@ -351,8 +346,6 @@ class _Taps:
 
 def _tap(layer: Layer, signal: str) -> _Tap | None:
     """Return the place of a signal in a layer; None if it has none."""
-    if signal == "expert":
-        return None if layer.router is None else _Tap(layer.router.module, False, layer.router.of)
     if signal in ("gate", "up"):
         output = layer.gate if signal == "gate" else layer.up
         return (
@@ -388,16 +381,21 @@ def _wanted(structure: Structure, signals: Sequence[str] | None) -> tuple[str, .
             continue
         if name not in SIGNALS:
             raise TraceError(f"signal {name!r} is not known: record some of {_NAMES}")
-        without = [i for i, layer in enumerate(structure.layers) if _tap(layer, name) is None]
+        without = _layers_without(structure, name)
         if without:
-            present = [
-                key for key in SIGNALS if all(_tap(layer, key) for layer in structure.layers)
-            ]
+            present = [key for key in SIGNALS if not _layers_without(structure, key)]
             raise TraceError(
                 f"signal {name} is not in layer {without[0]} of this model, and a trace holds all "
                 f"layers: record some of {', '.join(present) or 'nothing'}"
             )
     return names
+
+
+def _layers_without(structure: Structure, signal: str) -> list[int]:
+    """Return the layers that lack a signal; a layer without experts records that it uses none."""
+    if signal == "expert":
+        return [] if structure.moe else [*range(len(structure.layers))]
+    return [i for i, layer in enumerate(structure.layers) if _tap(layer, signal) is None]
 
 
 def _encodings(

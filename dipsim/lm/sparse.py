@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipsim.budget.divide import Budget
-from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
+from dipsim.errors import BudgetError, DipsimError, MethodError
 from dipsim.hardware import Profile
 from dipsim.layers.contract import whole_modes
 from dipsim.lm.calls import Marks, call_of
 from dipsim.lm.live import RUNNING, Live, only_on_traces
 from dipsim.lm.record import outline, record_arrays
-from dipsim.lm.structure import Layer, Output, Router, Structure, find_structure
+from dipsim.lm.routers import Router, RouterHooks
+from dipsim.lm.routes_tap import check_takes, logits_of, rounding_of
+from dipsim.lm.structure import Layer, Output, Structure, find_structure
 from dipsim.methods import BUILTIN, PruningMethod, load_method, signals_of
 from dipsim.model import Model
 from dipsim.policies import Policy
@@ -174,7 +176,7 @@ def _trace(
         _check_masked(own)
     signals = signals_of(own) or ("glu",)
     routers = [layer.router for layer in structure.layers]
-    if all(routers) and "expert" not in signals:
+    if any(routers) and "expert" not in signals:
         raise MethodError(f"method {method}: this model has experts, no MLP: use moe")
     if not any(routers) and "expert" in signals:
         raise MethodError(f"method {method}: this model has no experts: use another, e.g. dip")
@@ -214,6 +216,7 @@ class Sparse:
         self._seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self._outputs: dict[tuple[int, str], Tensor] = {}
         self._marks, self._rows = Marks(prompt), 0
+        self._rounding = rounding_of(structure.decoder)
         self._put_in()
 
     def _put_in(self) -> None:
@@ -222,15 +225,16 @@ class Sparse:
         for number, layer in enumerate(self.structure.layers):
             for i, group in enumerate(self.live.method.groups):
                 if group.choice == "all":  # nothing to mask, but its reads are booked
-                    self._hooks.append(decoder.register_forward_hook(self._booked(number, i)))
+                    every = np.zeros(group.units, np.float32)
+                    hook = self._booked(number, i, every)
+                    self._hooks.append(decoder.register_forward_hook(hook))
                 else:
                     self._mask(number, layer, i, group.signal)
 
     def _mask(self, number: int, layer: Layer, i: int, signal: str) -> None:
         """Put the mask of group ``i`` into a layer."""
         if signal == "expert":
-            assert layer.router is not None
-            self._hooks.append(layer.router.module.register_forward_hook(self._route(number, i)))
+            self._route(number, i, layer.router)
             return
         source = {"gate": layer.gate, "up": layer.up}.get(signal)
         if source is not None:
@@ -302,23 +306,37 @@ class Sparse:
 
         return hook
 
-    def _booked(self, number: int, i: int) -> Callable[..., None]:
-        """Show the caches a group that keeps every unit; the model stays as it is."""
-        units = self.live.method.groups[i].units
+    def _booked(self, number: int, i: int, scores: NDArray[np.float32]) -> Callable[..., None]:
+        """Show the caches the same float32[units] scores of every token; the model stays as is."""
 
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.live.mask(number, i, np.zeros((self._rows, units), np.float32))
+            self.live.mask(number, i, np.repeat(scores[None], self._rows, axis=0))
 
         return hook
 
-    def _route(self, number: int, i: int) -> Callable[..., Any]:
-        router = self.structure.layers[number].router
-        assert router is not None
+    def _route(self, number: int, i: int, router: Router | None) -> None:
+        """Book what a layer's router chooses, or let the rule choose for it.
 
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            return rerouted(router, output, self._chosen(number, i, router.of(output)))
+        Raises:
+            ModelError: a router that cannot be told what to choose.
+        """
+        if router is None:  # a dense layer among others
+            units = self.live.method.groups[i].units
+            hook = self._booked(number, i, np.full(units, -np.inf, np.float32))
+            self._hooks.append(self.structure.decoder.register_forward_hook(hook))
+            return
+        rule = self.live.method.groups[i].rule
+        if rule is not None:
+            check_takes(router, drops=rule.name == "drop-cold")
 
-        return hook
+        def mask(scores: Tensor, used: Tensor) -> Tensor:
+            return self._chosen(number, i, logits_of(router, scores, used, self._rounding))
+
+        def note(scores: Tensor, used: Tensor, weights: Tensor | None) -> None:
+            mask(scores, used)
+
+        choose = None if rule is None else mask
+        self._hooks.append(RouterHooks(router, note if rule is None else None, choose))
 
     def _chosen(self, number: int, i: int, scores: Tensor) -> Tensor:
         """bool[n, units] on the model's device."""
@@ -363,34 +381,6 @@ class Sparse:
         else:  # where layers are skipped, of those that run
             kept = energy[runs[traffic.measured]].mean(axis=0)
         return dict(zip(traffic.groups, map(float, kept), strict=True))
-
-
-def rerouted(router: Router, output: Any, chosen: Tensor) -> Any:
-    """Return a router's output when other experts are chosen than it would choose.
-
-    Weights are those of the softmax of its own logits; where the router's own sum to 1, so do they.
-
-    Args:
-        output: of the router's module.
-        chosen: bool[tokens, experts].
-    """
-    logits = router.of(output)
-    kept = logits.masked_fill(~chosen, -torch.inf)
-    if router.tensor:  # the block around it takes the best of what is left
-        return kept
-    if router.weights is None or router.indices is None or not router.softmax:
-        raise ModelError(
-            f"router {type(router.module).__name__}: its weights are no softmax of its logits, so "
-            "what they would be for other experts is not known; record a trace and replay it"
-        )
-    best, indices = kept.topk(int(chosen.sum(-1).max()), dim=-1)
-    weights = logits.float().softmax(-1).gather(-1, indices) * best.isfinite()
-    if router.normalised:
-        weights = weights / weights.sum(-1, keepdim=True)
-    parts = list(output)
-    parts[router.weights] = weights.to(parts[router.weights].dtype)
-    parts[router.indices] = indices.to(parts[router.indices].dtype)
-    return tuple(parts)
 
 
 def _fed(layer: Layer, signal: str) -> Sequence[nn.Module]:

@@ -3,23 +3,21 @@
 The tensors of the run are compared. In every decoder layer the linear whose input is
 ``act(a) * b``, where a and b are outputs of other linears of the layer, is the MLP's down
 projection; in a plain MLP its input is ``act(a)`` alone. Of the other linears the first ones, which
-share an input, are q, k, v, and the last one is o. A module that puts out a score per expert,
-beside the experts themselves, is a router.
+share an input, are q, k, v, and the last one is o. Routers: see find_router.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dipsim.errors import ModelError, brief
-from dipsim.lm.quiet import quiet
+from dipsim.lm.find_router import find_router
+from dipsim.lm.probe import PROBES, ModuleCall, Seen, run_probe
+from dipsim.lm.routers import Router
 
-_PROBES = 8  # tokens of the run; with a single one, attention would pass its values through
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.silu,
     functional.gelu,
@@ -44,33 +42,6 @@ class Output:
     def of(self, output: Tensor) -> Tensor:
         """Return this part of the module's output, [..., units]."""
         return output[..., self.part]
-
-
-@dataclass(frozen=True)
-class Router:
-    """A module that scores experts, and the layout of its output.
-
-    ``logits``, ``weights``, ``indices`` are positions in the tuple it puts out; None where it does
-    not put them out. ``tensor`` is True if it puts out the logits alone, not in a tuple. ``k`` is
-    the number of experts per token.
-    """
-
-    module: nn.Module
-    experts: int
-    k: int
-    logits: int = 0
-    weights: int | None = None
-    indices: int | None = None
-    tensor: bool = False
-    softmax: bool = False
-    """True if the weights are softmax(logits) of the chosen experts."""
-    normalised: bool = False
-    """True if the weights of the chosen experts sum to 1."""
-
-    def of(self, output: Any) -> Tensor:
-        """Return the logits in the module's output, float[tokens, experts]."""
-        logits: Tensor = output if self.tensor else output[self.logits]
-        return logits
 
 
 @dataclass(frozen=True)
@@ -117,8 +88,13 @@ class Structure:
 
     @property
     def moe(self) -> bool:
-        """True if every layer has a router."""
-        return all(layer.router is not None for layer in self.layers)
+        """True if any layer has a router."""
+        return any(layer.router is not None for layer in self.layers)
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """Routers of the layers that have one."""
+        return tuple(layer.router for layer in self.layers if layer.router is not None)
 
 
 def find_structure(model: nn.Module) -> Structure:
@@ -131,167 +107,43 @@ def find_structure(model: nn.Module) -> Structure:
         ModelError: no decoder layers, or one without an MLP or router; the message lists the
             modules seen.
     """
-    seen, called = _probe(model)
+    seen, called = run_probe(model)
     if not seen:
         raise ModelError(
             f"{_kind(model)}: no decoder layers found (a ModuleList of blocks that run); "
             f"it has {brief(', '.join(name for name, _ in model.named_children()), 200)}"
         )
-    k = getattr(getattr(model, "config", None), "num_experts_per_tok", None)
-    layers = []
-    for i, (block, calls) in enumerate(seen):
-        layer = _layer(block, calls, k)
-        if layer.down is None and layer.router is None:
+    layers = [_layer(of_layer) for of_layer in seen]
+    routed = any(layer.router is not None for layer in layers)
+    for i, (layer, of_layer) in enumerate(zip(layers, seen, strict=True)):
+        if layer.down is None and not routed:  # some mixtures have layers of attention alone
             names = ", ".join(
-                f"{call.name} ({_kind(call.module)})" for call in calls if call.linear
+                f"{call.name} ({_kind(call.module)})" for call in of_layer.calls if call.linear
             )
             raise ModelError(
                 f"{_kind(model)}: no MLP and no router found in layer {i}: of the linears seen "
                 f"({brief(names or 'none', 300)}) none takes act(a) * b or act(a) of others"
             )
-        layers.append(layer)
-    first = seen[0][0]
+    first = seen[0].block
     holder = next(m for m in model.modules() for child in m.children() if _holds(child, first))
     by_ids = [module for module in model.modules() if module in called]
     decoder = next((m for m in reversed(by_ids) if first in {*m.modules()}), holder)
-    return Structure(tuple(layers), tuple(block for block, _ in seen), decoder)
+    return Structure(tuple(layers), tuple(each.block for each in seen), decoder)
 
 
 def _holds(blocks: nn.Module, block: nn.Module) -> bool:
     return isinstance(blocks, nn.ModuleList) and any(item is block for item in blocks)
 
 
-@dataclass(frozen=True)
-class _ModuleCall:
-    """One call of a module of a layer: its inputs and outputs, flattened to [tokens, units]."""
-
-    name: str
-    module: nn.Module
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Any, ...]
-    tensor: bool
-    """True if it put out one tensor, not a tuple."""
-
-    @property
-    def linear(self) -> bool:
-        """True if it maps vectors by a matrix, whatever its class (peft's layers, Conv1D ...)."""
-        vectors = self.tensor and self.outputs[0] is not None
-        return _linear_like(self.module) and vectors and bool(self.inputs)
-
-    @property
-    def x(self) -> Tensor:
-        return self.inputs[0]
-
-    @property
-    def y(self) -> Tensor:
-        output: Tensor = self.outputs[0]
-        return output
-
-
-def _linear_like(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2
-
-
-def _probe(
-    model: nn.Module,
-) -> tuple[list[tuple[nn.Module, list[_ModuleCall]]], set[nn.Module]]:
-    """Run the model and return its decoder layers, each with the calls of its modules.
-
-    The layers are the longest list of blocks that run. The second is the modules around them that
-    were called by token ids.
-    """
-    lists: list[nn.ModuleList] = []
-    inner: set[nn.Module] = set()
-    for module in model.modules():  # a list inside a block holds experts, not layers
-        if isinstance(module, nn.ModuleList) and module not in inner:
-            lists.append(module)
-            inner.update(module.modules())
-    calls: dict[nn.Module, list[_ModuleCall]] = {block: [] for blocks in lists for block in blocks}
-    handles = [
-        handle
-        for blocks in lists
-        for block in blocks
-        for name, module in _outermost(block)
-        for handle in [module.register_forward_hook(_noting(name, calls[block]), with_kwargs=True)]
-    ]
-    called: set[nn.Module] = set()
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("input_ids", args[0] if args else None)
-        if isinstance(given, Tensor) and not given.is_floating_point():
-            called.add(module)
-
-    handles += [
-        module.register_forward_pre_hook(note, with_kwargs=True)
-        for module in model.modules()
-        if module not in inner and any(isinstance(part, nn.ModuleList) for part in module.modules())
-    ]
-    try:
-        with quiet(), evaluating(model), torch.no_grad():
-            model(input_ids=probe_ids(model))
-    finally:
-        for handle in handles:
-            handle.remove()
-    ran = [[(block, calls[block]) for block in blocks if calls[block]] for blocks in lists]
-    return max(ran, key=len, default=[]), called
-
-
-def _outermost(block: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield all modules of a block by name, but none inside a linear: peft wraps the plain one."""
-    for name, child in block.named_children():
-        yield prefix + name, child
-        if not _linear_like(child):
-            yield from _outermost(child, f"{prefix}{name}.")
-
-
-def _noting(name: str, calls: list[_ModuleCall]) -> Callable[..., None]:
-    """Return a hook that adds every call of the module to ``calls``."""
-
-    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = tuple(_flat(value) for value in (*args, *kwargs.values()) if _tensor(value))
-        outputs = output if isinstance(output, tuple) else (output,)
-        # attention's weights [batch, heads, tokens, tokens] are no vectors of tokens
-        kept = tuple(_flat(out) if _tensor(out) and out.ndim <= 3 else None for out in outputs)
-        calls.append(_ModuleCall(name, module, given, kept, isinstance(output, Tensor)))
-
-    return hook
-
-
-def _tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0
-
-
-def _flat(value: Tensor) -> Tensor:
-    return value.detach().reshape(-1, value.shape[-1])
-
-
-def probe_ids(model: nn.Module) -> Tensor:
-    """Return a few different tokens of a model's vocabulary, int64[1, tokens]."""
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-    rows, device = embedding.weight.shape[0], embedding.weight.device
-    ids: Tensor = torch.arange(1, _PROBES + 1, device=device) * rows // (_PROBES + 1)
-    return ids[None]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, which would spoil the comparisons, while the with-block lasts."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _layer(block: nn.Module, calls: list[_ModuleCall], k: int | None) -> Layer:
+def _layer(seen: Seen) -> Layer:
     """Find the MLP or router, and the attention, of one decoder layer."""
-    router, beside = _find_router(block, calls, k)
+    calls = seen.calls
+    router, beside = find_router(seen, PROBES)
     linears = [call for call in calls if call.linear and call.x.is_floating_point()]
     outside = [call for call in linears if call.module not in beside]
     mlp = _find_mlp(outside, [call for call in calls if _may_activate(call)])
+    if router is None:
+        _refuse_hidden_experts(seen, mlp)
     taken = {*mlp.mlp_input, mlp.down}
     rest = [call for call in outside if call.module not in taken]
     attn_input = tuple(call.module for call in rest if _same(call.x, rest[0].x))
@@ -303,6 +155,20 @@ def _layer(block: nn.Module, calls: list[_ModuleCall], k: int | None) -> Layer:
     else:
         layer = replace(mlp, attn_input=attn_input, attn_output=attn_output)
     return replace(layer, units=_units(layer, {call.module: call.x.shape[-1] for call in linears}))
+
+
+def _refuse_hidden_experts(seen: Seen, mlp: Layer) -> None:
+    """Refuse an MLP that has experts which are no modules.
+
+    Raises:
+        ModelError: the module that holds the MLP's matrices chooses by topk.
+    """
+    for call in seen.topk:
+        if call.within is not seen.block and mlp.down in {*call.within.modules()}:
+            raise ModelError(
+                f"{_kind(call.within)}: chooses by topk among experts that are no modules which "
+                "are given ids and weights, so which of them are used is not seen"
+            )
 
 
 def _units(layer: Layer, widths: Mapping[nn.Module, int]) -> dict[str, int]:
@@ -328,7 +194,7 @@ def _units(layer: Layer, widths: Mapping[nn.Module, int]) -> dict[str, int]:
     return units if layer.router is None else {**units, "expert": layer.router.experts}
 
 
-def _may_activate(call: _ModuleCall) -> bool:
+def _may_activate(call: ModuleCall) -> bool:
     """Return True for a module without weights that maps a tensor to one of the same shape."""
     return (
         next(call.module.parameters(), None) is None
@@ -339,7 +205,7 @@ def _may_activate(call: _ModuleCall) -> bool:
     )
 
 
-def _find_mlp(linears: list[_ModuleCall], own: Sequence[_ModuleCall]) -> Layer:
+def _find_mlp(linears: list[ModuleCall], own: Sequence[ModuleCall]) -> Layer:
     """Return the MLP of the last linear whose input is made of the outputs of earlier ones.
 
     Args:
@@ -357,7 +223,7 @@ def _find_mlp(linears: list[_ModuleCall], own: Sequence[_ModuleCall]) -> Layer:
 
 
 def _made_of(
-    down: _ModuleCall, earlier: list[_ModuleCall], activations: Sequence[Callable[[Tensor], Tensor]]
+    down: ModuleCall, earlier: list[ModuleCall], activations: Sequence[Callable[[Tensor], Tensor]]
 ) -> Layer | None:
     """Return the MLP whose act(a) * b or act(a), of earlier outputs a and b, is nearest to h.
 
@@ -405,90 +271,6 @@ def _off(guess: Tensor, h: Tensor) -> float:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
-
-
-def _find_router(
-    block: nn.Module, calls: list[_ModuleCall], k: int | None
-) -> tuple[Router | None, set[nn.Module]]:
-    """Return the router, and all modules of the block it is in (experts, shared ones)."""
-    by_module = {call.module: call for call in calls}
-    for parent in block.modules():
-        for experts in parent.children():
-            count = _experts(experts)
-            for sibling in parent.children() if count > 1 else ():
-                call = by_module.get(sibling)
-                if sibling is not experts and call is not None:
-                    fed = by_module[experts].inputs if experts in by_module else ()
-                    router = _router(call, count, fed, k)
-                    if router is not None:
-                        return router, set(parent.modules())
-    return None, set()
-
-
-def _experts(module: nn.Module) -> int:
-    """Return the number of experts in a module: a list of them, or weights with one more axis."""
-    if isinstance(module, nn.ModuleList):
-        return len(module)
-    cubes = {
-        len(weight)
-        for part in module.modules()
-        if not isinstance(part, nn.Conv1d)  # whose third axis is that of its window
-        for weight in part.parameters(recurse=False)
-        if weight.ndim == 3
-    }
-    return cubes.pop() if len(cubes) == 1 else 0
-
-
-def _router(
-    call: _ModuleCall, experts: int, fed: tuple[Tensor, ...], k: int | None
-) -> Router | None:
-    """Return the router that was called, or None if the module is none.
-
-    ``fed`` are the inputs of the experts.
-    """
-    scores = [
-        i for i, out in enumerate(call.outputs) if _scores(out) and out.shape == (_PROBES, experts)
-    ]
-    if not scores:
-        return None
-    chosen = [i for i, out in enumerate(call.outputs) if out is not None and not _scores(out)]
-    tables = [call.outputs[i] for i in chosen] + [x for x in fed if not x.is_floating_point()]
-    used = tables[0].shape[1] if tables else k
-    if used is None or not 1 <= used <= experts:
-        return None
-    # logits have signs, probabilities beside them have none
-    logits = next((i for i in scores if (call.outputs[i] < 0).any()), scores[0])
-    weights = next(
-        (
-            i
-            for i, out in enumerate(call.outputs)
-            if i != logits and _scores(out) and out.shape[1] == used
-        ),
-        None,
-    )
-    router = Router(call.module, experts, used, logits, weights, tensor=call.tensor)
-    if not chosen or weights is None:
-        return router
-    return _weighing(router, call, chosen[0])
-
-
-def _scores(out: Any) -> bool:
-    return isinstance(out, Tensor) and out.is_floating_point()
-
-
-def _weighing(router: Router, call: _ModuleCall, indices: int) -> Router:
-    """Return the router with the rule by which it weighs the experts that it chooses."""
-    assert router.weights is not None
-    weights = call.outputs[router.weights].float()
-    taken = call.outputs[router.logits].float().softmax(-1).gather(1, call.outputs[indices])
-    sums = taken.sum(-1, keepdim=True)
-    plain, normalised = _off(taken, weights), _off(taken / sums, weights)
-    return replace(
-        router,
-        indices=indices,
-        softmax=min(plain, normalised) < 1e-2,
-        normalised=normalised <= plain,
-    )
 
 
 def _kind(module: nn.Module) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dipsim.lm.attention import Attend, attention_through, layer_of_modules, new_rows
 from dipsim.lm.layer_io import Middle, figures, find_middles, input_of, output_of
-from dipsim.lm.structure import Structure, probe_ids
+from dipsim.lm.probe import probe_ids
+from dipsim.lm.structure import Structure
 from dipsim.trace.vectors import ATTENTION_VECTORS
 
 Keep = Callable[[str, int, Tensor], None]
