@@ -97,8 +97,8 @@ def test_experts(config: str, normalised: bool) -> None:
     assert layer.down is None
     assert names(model, 1, layer.router.module) == ["mlp.gate"]
     assert (layer.router.experts, layer.router.k) == (4, 2)
-    assert (layer.router.logits, layer.router.weights, layer.router.indices) == (0, 1, 2)
-    assert layer.router.softmax
+    assert (layer.router.chooser, layer.router.output) == (layer.router.module, 0)
+    assert (layer.router.form, layer.router.function) == ("logits", "softmax")
     assert layer.router.normalised == (normalised or config == "MixtralConfig")
     assert names(model, 1, *layer.attn_input, layer.attn_output) == [*QKV, "self_attn.o_proj"]
 
@@ -130,7 +130,8 @@ def test_a_list_of_experts_and_a_router_of_its_own_kind() -> None:
         layer.mlp = Block()
     router = find_structure(model).layers[1].router
     assert router.module is model.model.layers[1].mlp.router
-    assert (router.experts, router.k, router.tensor) == (3, 2, True)
+    assert (router.experts, router.k, router.output) == (3, 2, None)
+    assert router.chooser is model.model.layers[1].mlp
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft

@@ -1,0 +1,169 @@
+"""Are the experts that are recorded those that a model uses, whatever its router's rule?
+
+The oracle, `tools.mixtures.seen_by_experts`, looks at what the experts multiply.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tools.paths import NEEDS_TORCH
+
+torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
+
+from dipsim import lm, load_trace, simulate  # noqa: E402
+from dipsim.errors import DipsimError  # noqa: E402
+from dipsim.lm.sparse import sparsify  # noqa: E402
+from dipsim.lm.structure import find_structure  # noqa: E402
+from dipsim.replay.active_sets import every_set  # noqa: E402
+from dipsim.simulate import prepare  # noqa: E402
+from dipsim.trace.encoding import unpack_sets  # noqa: E402
+from tools.mixtures import (  # noqa: E402
+    EXPERTS,
+    FAMILIES,
+    class_of,
+    discovered,
+    mixture,
+    seen_by_experts,
+)
+
+IDS = (torch.arange(40) * 37 % 125 + 3)[None]
+QUICK = ("MixtralConfig", "DeepseekV3Config", "Ernie4_5_MoeConfig", "Llama4TextConfig")
+REFUSED = {
+    "DogeConfig": "DogeCDMoE: chooses by topk among experts that are no modules",
+    "JetMoeConfig": "JetMoeDecoderLayer: 2 mixtures of experts in a layer",
+}
+"""Families that are refused, and why."""
+NO_CHOICE = {"PhimoeConfig"}
+"""Families whose choice cannot be another one: no topk makes it."""
+UNKNOWN_WEIGHTS = {"Kolibri1Config", "PhimoeConfig", "ZayaConfig"}
+"""Families whose weights do not follow from what they select by."""
+
+
+def some(*quick: str) -> list[Any]:
+    """Return all families that are recorded; all but the quick ones are slow tests."""
+    return [
+        pytest.param(family, marks=[] if family in quick else pytest.mark.slow)
+        for family in FAMILIES
+        if family not in REFUSED
+    ]
+
+
+def family(config: str, **more: Any) -> Any:
+    if not hasattr(transformers, config):
+        pytest.skip(f"this transformers has no {config}")
+    return mixture(config, **more)
+
+
+def sets_of(trace: Any, method: str) -> Any:
+    """The sets that a run of a trace uses, bool[tokens, layers, experts]."""
+    run = prepare(trace, "snapdragon8", cache_fraction=0.5, method=method)
+    (words,) = every_set(run.trace, run.method)
+    return unpack_sets(words, EXPERTS)
+
+
+def as_sets(rows: list[dict[int, float]]) -> Any:
+    sets = np.zeros((len(rows), EXPERTS), bool)
+    for row, used in zip(sets, rows, strict=True):
+        row[list(used)] = True
+    return sets
+
+
+@pytest.mark.parametrize("config", some(*QUICK))
+def test_recorded_sets_are_the_experts_used(config: str, tmp_path: Path) -> None:
+    model = family(config)
+    path = tmp_path / "t.npz"
+    recorder = lm.record(model, path, signals=["expert"])
+    with seen_by_experts(model) as seen, recorder, torch.no_grad():
+        expected = model(IDS).logits
+    assert torch.equal(model(IDS).logits, expected)
+    trace = load_trace(path)
+    layers = [i for i, layer in enumerate(find_structure(model).layers) if layer.router]
+    assert len(layers) == len(seen)
+    assert all(len(calls) == 1 for calls in seen.values())
+    true = np.zeros((40, trace.layers, EXPERTS), bool)
+    true[:, layers] = np.stack([as_sets(calls[0]) for calls in seen.values()], axis=1)
+    np.testing.assert_array_equal(sets_of(trace, "recorded"), true)
+    np.testing.assert_array_equal(sets_of(trace, "moe"), true)
+    units = trace.signals["expert"].declared.get("layer_units", [EXPERTS] * trace.layers)
+    assert [i for i, count in enumerate(units) if count] == layers
+    if "expert.weights" in trace.arrays:
+        weights, used = trace.routes("expert.weights").read(), trace.routes().read()
+        for layer, calls in zip(layers, seen.values(), strict=True):
+            for token, known in enumerate(calls[0]):
+                row = dict(zip(used[token, layer].tolist(), weights[token, layer], strict=True))
+                row.pop(65535, None)
+                assert row == pytest.approx(known, rel=2e-3, abs=1e-4)
+    result = simulate(path, "snapdragon8", cache_fraction=0.5, method="moe")
+    assert result.method == "moe"
+    assert trace.meta["router"]["function"] != "unknown" or config in UNKNOWN_WEIGHTS
+
+
+@pytest.mark.parametrize("config", some("DeepseekV3Config", "OlmoeConfig"))
+def test_a_closed_loop_reroutes_nothing_unless_a_rule_does(config: str) -> None:
+    model = family(config)
+    with torch.no_grad():
+        expected = model(IDS).logits
+        with sparsify(model, "moe", "lru", 0.5) as plain:
+            assert torch.equal(model(IDS).logits, expected)
+        routes = load_trace(lm.record_arrays(model, IDS, ["expert"])).routes().read()
+        active = plain.traffic.active[:, :, 0]
+        np.testing.assert_array_equal(active, (routes != 65535).sum(-1))
+        with sparsify(model, "moe", "lru", 1.0, routing="cache-prior:lambda=0"):
+            assert torch.equal(model(IDS).logits, expected)
+
+
+@pytest.mark.parametrize("config", some("DeepseekV3Config", "OlmoeConfig"))
+@pytest.mark.parametrize("rule", ["max-rank:top_j=1", "drop-cold:factor=1"])
+def test_a_rule_gives_the_weights_that_the_model_would(config: str, rule: str) -> None:
+    """Of a first layer, whose logits no other choice has changed yet."""
+    model = family(config)
+    plain = lm.record_arrays(model, IDS, ["expert"])
+    router = find_structure(model).routers[0]
+    if rule.startswith("drop") and not (router.fed and router.separate) or config in NO_CHOICE:
+        with pytest.raises(DipsimError, match=r"record a trace and replay it|weights of its expe"):
+            sparsify(model, "moe", "lru", 0.3, routing=rule)
+        return
+    if rule.startswith("drop") and config in UNKNOWN_WEIGHTS:
+        with pytest.raises(DipsimError, match="weights of its experts are not known"):
+            sparsify(model, "moe", "lru", 0.3, routing=rule)
+        return
+    with torch.no_grad(), sparsify(model, "moe", "lru", 0.3, routing=rule) as sparse:
+        with seen_by_experts(model) as seen:
+            model(IDS)
+    first = [i for i, layer in enumerate(find_structure(model).layers) if layer.router][0]
+    rows = next(iter(seen.values()))[0]
+    np.testing.assert_array_equal(sparse.traffic.active[:, first, 0], [len(row) for row in rows])
+    used = [set(row.tolist()) - {65535} for row in plain["expert.used"][:, first]]
+    assert any(set(row) != before for row, before in zip(rows, used, strict=True))
+    if "expert.weights" not in plain or config in UNKNOWN_WEIGHTS or not router.separate:
+        return
+    scores = plain["expert"][:, first].astype(np.float64)
+    meta = plain["meta"]
+    bias = np.array(meta["router"].get("bias", np.zeros((first + 1, EXPERTS))))[first]
+    encoded = meta.get("signals", {}).get("expert", {}).get("encoding")
+    raw = np.exp(scores) if encoded is None else np.where(np.isfinite(scores), scores - bias, 0)
+    if encoded is None and not router.normalised:
+        raw /= raw.sum(-1, keepdims=True)
+    for token, row in enumerate(rows):
+        mine = {i: raw[token, i] for i in row}
+        total = sum(mine.values()) if router.normalised else 1.0
+        scaling = 1.0 if router.scaling is None else router.scaling
+        expected = {i: weight / total * scaling for i, weight in mine.items()}
+        assert row == pytest.approx(expected, rel=2e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("config", REFUSED)
+def test_what_is_not_seen_is_refused(config: str) -> None:
+    with pytest.raises(DipsimError, match=REFUSED[config]):
+        lm.record_arrays(family(config), IDS)
+
+
+@pytest.mark.slow
+def test_every_family_is_tested() -> None:
+    if not transformers.__version__.startswith("5.24."):
+        pytest.skip("other families than those of transformers 5.24")
+    assert discovered() == {class_of(config) for config in FAMILIES}
