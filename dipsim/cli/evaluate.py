@@ -11,6 +11,7 @@ from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import load_device
 from dipsim.cli.options import (
+    BOS_HELP,
     EACH_BESIDE,
     Csv,
     Override,
@@ -101,6 +102,10 @@ def evaluate(
     window: Annotated[
         int, typer.Option(help="tokens of a sequence", metavar="NUMBER", min=2, max=2**22)
     ] = 512,
+    bos: Annotated[
+        str,
+        typer.Option(help=BOS_HELP, metavar="auto|always|never"),
+    ] = "auto",
     tokens: Annotated[
         int | None,
         typer.Option(help="judged, at most [all]", metavar="NUMBER", min=1, max=2**32),
@@ -165,7 +170,7 @@ def evaluate(
     need_torch()
     from dipsim.analysis.evaluate import calibration_of, grid
     from dipsim.lm.prepared import prepared
-    from dipsim.lm.text import judged_apart, read_ids
+    from dipsim.lm.text import judged_apart, prefix_of, read_ids
     from dipsim.model.formats import parse_by_column
     from dipsim.report import evaluate as report
 
@@ -175,7 +180,8 @@ def evaluate(
     with Progress("judging", "rows", log=True) as progress:
         loaded = prepared(model, geometry, adapter, bits)
         ids = read_ids(text, loaded.tokenizer)
-        windows, calibrate = judged_apart(ids, window, tokens, calibrate_tokens, text)
+        before = prefix_of(loaded.tokenizer, bos)
+        windows, calibrate = judged_apart(ids, window, tokens, calibrate_tokens, text, before)
         cells = grid(
             methods,
             {

@@ -1,6 +1,7 @@
 """`dipsim lora`: adapters that bring back what masks cost."""
 
 import os
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.inputs import given_only
-from dipsim.cli.options import needs, number, stays
+from dipsim.cli.options import BOS_HELP, needs, number, stays
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.errors import DipsimError
@@ -54,6 +55,10 @@ def lora(
         int, number("first tokens of the text, which judge and never train", min=1)
     ] = 8192,
     window: Annotated[int, number("tokens of a sequence")] = 512,
+    bos: Annotated[
+        str,
+        typer.Option(help=BOS_HELP, metavar="auto|always|never"),
+    ] = "auto",
     seed: Annotated[int, number("of every random draw", min=0, max=2**40)] = 0,
     fuse: Annotated[
         str | None,
@@ -77,7 +82,7 @@ def lora(
     from dipsim.lm.load import load
     from dipsim.lm.lora import check_new, load_adapter, save_model
     from dipsim.lm.lora import fuse as fused
-    from dipsim.lm.text import read_ids
+    from dipsim.lm.text import prefix_of, read_ids
     from dipsim.report import lora as report
 
     settings: dict[str, Any] = {
@@ -106,6 +111,7 @@ def lora(
     with Progress("training", "steps") as progress:
         loaded = load(model)
         ids = read_ids(text, loaded.tokenizer)
+        recipe = replace(recipe, prefix=prefix_of(loaded.tokenizer, bos))
         recovery = train_adapter(loaded, ids, out, recipe, progress)
         if fuse is not None:
             save_model(fused(load_adapter(loaded.model, out)), loaded.tokenizer, Path(fuse))

@@ -205,6 +205,8 @@ PROMPT = _annotations("prompt")
 """The prompt of a run without a trace."""
 HOW = _annotations("replay", "trace", "draws")
 """Rules of the replay, and the part of the trace."""
+BOS_HELP = "before each window, what the tokenizer puts before a text"
+"""Help of ``--bos``."""
 EACH_BESIDE: dict[str, Any] = {
     name: _several(OPTIONS[name])
     for name in concerning("beside")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dipsim.cli.app import Json, command
-from dipsim.cli.options import number
+from dipsim.cli.options import BOS_HELP, number
 from dipsim.cli.output import say
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import Compression, Encodings, Out, encodings_of, names_of, show_written
@@ -38,6 +38,10 @@ def record(
     window: Annotated[
         int | None, number("tokens of the text in a sequence [512]", min=2, max=2**22)
     ] = None,
+    bos: Annotated[
+        str | None,
+        typer.Option(help=f"{BOS_HELP} [auto]", metavar="auto|always|never"),
+    ] = None,
     tokens: Annotated[int | None, number("of the text, at most [all]", min=1, max=2**32)] = None,
     signals: Annotated[
         str | None,
@@ -63,6 +67,7 @@ def record(
                 out,
                 text=text,
                 window=window,
+                bos=bos,
                 tokens=tokens,
                 prompts=prompt or (),
                 generate=generate,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dipsim.lm.skipping import Skipping, layer_states, skip_layers
     from dipsim.lm.sparse import Sparse, sparsify
     from dipsim.lm.structure import Structure, find_structure
-    from dipsim.lm.text import read_ids, windows_of
+    from dipsim.lm.text import prefix_of, read_ids, windows_of
 
 __all__ = [
     "Evicting",
@@ -52,6 +52,7 @@ __all__ = [
     "load_adapter",
     "open_loop",
     "perplexity",
+    "prefix_of",
     "prune_tokens",
     "pruned_perplexity",
     "read_ids",
@@ -90,6 +91,7 @@ _HOMES = {
     "perplexity": "perplexity",
     "prune_tokens": "lazy",
     "pruned_perplexity": "lazy",
+    "prefix_of": "text",
     "read_ids": "text",
     "record": "record",
     "record_arrays": "record",

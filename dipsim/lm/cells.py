@@ -18,7 +18,7 @@ from dipsim.lm.lora import load_adapter, shared_copy
 from dipsim.lm.prepared import prepared
 from dipsim.lm.requantise import requantised
 from dipsim.lm.structure import find_structure
-from dipsim.lm.text import judged_apart, read_ids
+from dipsim.lm.text import judged_apart, prefix_of, read_ids
 from dipsim.model.formats import parse_by_column
 from dipsim.settings import OPTIONS
 from dipsim.sweep.inputs import Inputs
@@ -91,7 +91,11 @@ def _model(options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
         loaded = replace(loaded, model=load_adapter(shared_copy(loaded.model), adapter))
     ids = read_ids(options["text"], loaded.tokenizer)
     windows, calibrate = judged_apart(
-        ids, options["window"], options.get("text_tokens"), options.get("calibrate_tokens")
+        ids,
+        options["window"],
+        options.get("text_tokens"),
+        options.get("calibrate_tokens"),
+        prefix=prefix_of(loaded.tokenizer),
     )
     stored: Any = nullcontext()
     if bits is not None:
@@ -133,6 +137,7 @@ def _adapter(asked: str) -> str:
         settings=options["masks"],
         steps=options["lora_steps"],
         window=window,
+        prefix=prefix_of(loaded.tokenizer),
         judge_tokens=judges,
         seed=options["seed"] or 0,
     )

@@ -72,6 +72,8 @@ class Recipe:
     """Windows per step."""
     window: int = 512
     """Tokens per window."""
+    prefix: tuple[int, ...] = ()
+    """Token ids that every window begins with, of `prefix_of`."""
     judge_tokens: int = 8192
     """Tokens at the start of the text that judge; the others train."""
     seed: int = 0
@@ -106,16 +108,18 @@ def train_adapter(
             files, such as an adapter of other settings.
     """
     recipe = Recipe() if recipe is None else recipe
-    judged = windows_of(ids, recipe.window, recipe.judge_tokens, "the text that judges")
+    judged = windows_of(
+        ids, recipe.window, recipe.judge_tokens, "the text that judges", recipe.prefix
+    )
     rest = f"the text after the {recipe.judge_tokens} tokens that judge"
-    trained = windows_of(ids[recipe.judge_tokens :], recipe.window, None, rest)
+    trained = windows_of(ids[recipe.judge_tokens :], recipe.window, None, rest, recipe.prefix)
     folder = Path(folder)
     about = {
         "model": loaded.name,
         "geometry": loaded.geometry,
         "weights": lora.fingerprint(loaded.model),
         "text": sha256(ids.tobytes()).hexdigest(),
-        "recipe": asdict(recipe),
+        "recipe": {key: value for key, value in asdict(recipe).items() if value != ()},
     }
     about = json.loads(json.dumps(about))
     if finished := _finished(folder, about):

@@ -58,7 +58,10 @@ def _given(call: ModuleCall | None, tokens: int) -> tuple[Tensor, Tensor] | None
 
 
 def _experts(module: nn.Module) -> int:
-    """Return the number of experts in a module: a list of them, or weights with one more axis."""
+    """Return the number of experts in a module: a list of them, or weights with one more axis.
+
+    One that some of the weights lack is none: it hands on what it is given (zero experts).
+    """
     if isinstance(module, nn.ModuleList):
         return len(module)
     cubes = {
@@ -68,7 +71,7 @@ def _experts(module: nn.Module) -> int:
         for weight in part.parameters(recurse=False)
         if weight.ndim == 3
     }
-    return cubes.pop() if len(cubes) == 1 else 0
+    return min(cubes, default=0)
 
 
 def _router(seen: Seen, parent: nn.Module, experts: nn.Module, tokens: int) -> Router | None:
@@ -84,10 +87,10 @@ def _router(seen: Seen, parent: nn.Module, experts: nn.Module, tokens: int) -> R
     count = count or width
     ids = chosen.ids if chosen is not None else given[0]  # type: ignore[index]
     used = torch.where(ids < count, ids, -1)
-    scores = None if chosen is None else chosen.scores[:, :count]
+    scores = None if chosen is None else chosen.scores
     tensors = [*parent.parameters(), *parent.buffers()]
     places = [
-        (call.module, None if call.tensor else i, out[:, :count])
+        (call.module, None if call.tensor else i, out)
         for call in seen.calls
         for i, out in enumerate(call.outputs if call.module in inside else ())
         if _scores(out) and tuple(out.shape) == (tokens, width)
@@ -98,7 +101,10 @@ def _router(seen: Seen, parent: nn.Module, experts: nn.Module, tokens: int) -> R
     module, output, logits = found or (chosen.within, None, None)  # type: ignore[union-attr]
     weights = given[1] if given is not None else _weights(places, ids, logits)
     rule = rule_of(Choice(used, weights, scores, logits, tensors))
-    outputs = [len(call.outputs) for call in seen.calls if call.module is module]
+    if (bias := rule.get("bias")) is not None:
+        rule["bias"] = bias[:count]
+    choosing = module if chosen is None else chosen.within
+    outputs = [len(call.outputs) for call in seen.calls if call.module is choosing]
     return Router(
         module,
         count,
@@ -128,9 +134,9 @@ def _choosing(calls: Sequence[TopkCall], used: Tensor | None, count: int) -> Top
             continue
         if width < max(count, int(used.max()) + 1) or call.ids.shape != used.shape:
             continue
-        real = (call.ids < count).all(-1) if count else torch.ones(len(used), dtype=torch.bool)
-        same = call.ids.sort(-1).values[real], used.sort(-1).values[real]
-        if bool(real.any()) and torch.equal(*same):
+        same = (call.ids.sort(-1).values == used.sort(-1).values).all(-1)
+        none = (call.ids >= (count or width)).any(-1)  # ids of no expert may be changed on the way
+        if bool(same.any()) and bool((same | none).all()):
             return call
     return None
 

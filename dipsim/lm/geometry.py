@@ -99,7 +99,9 @@ def _remarks(config: Any, geometry: dict[str, Any], weights: int) -> list[str]:
 def _measured(model: nn.Module, structure: Structure, name: str) -> list[dict[str, Any]]:
     """Return the geometries that the modules which ran may have: the heads of keys are a guess."""
     config: Any = model.config
-    last, block = structure.layers[-1], structure.blocks[-1]
+    routed = [i for i, layer in enumerate(structure.layers) if layer.router is not None]
+    number = routed[-1] if routed else -1
+    last, block = structure.layers[number], structure.blocks[number]
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     widths = last.units

@@ -29,6 +29,7 @@ def record(
     *,
     text: str | os.PathLike[str] | None = None,
     window: int | None = None,
+    bos: str | None = None,
     tokens: int | None = None,
     prompts: str | Sequence[str] = (),
     generate: int | None = None,
@@ -51,6 +52,8 @@ def record(
         out: a `.npz` file, which is replaced, or a new folder of shards.
         text: a file to read, UTF-8.
         window: tokens of the text in a sequence; default: 512.
+        bos: auto, the default: sequences of the text begin with what the tokenizer puts before a
+            text, if anything; always: with its token of beginning; or never.
         tokens: of the text, at most; default: all.
         prompts: texts to go on from.
         generate: tokens after every prompt, at most; default: 64.
@@ -77,6 +80,7 @@ def record(
     check_type("text", text, (str, os.PathLike), "a path: a text or a pathlib.Path")
     for name, count in (("window", window), ("tokens", tokens), ("generate", generate)):
         check_type(name, count, Integral, "how many tokens")
+    check_type("bos", bos, str, "auto, always or never")
     check_type("temperature", temperature, Real, "a number, e.g. 0.7")
     check_type("seed", seed, Integral, "a whole number")
     check_type("chat", chat, bool, "True or False")
@@ -86,11 +90,12 @@ def record(
     if (text is None) == (not given):
         raise DipsimError("give either --prompt, or --text with a file")
     if given:
-        _refuse("text", window=window, tokens=tokens)
+        _refuse("text", window=window, bos=bos, tokens=tokens)
     else:
         _refuse("prompt", generate=generate, chat=chat or None, temperature=temperature, seed=seed)
     need_torch()
     from dipsim import lm
+    from dipsim.lm.text import prefix_of
 
     target = path_of(out)
     loaded = model if isinstance(model, lm.Loaded) else lm.load(path_of(model, "model"))
@@ -101,7 +106,10 @@ def record(
     else:
         window = 512 if window is None else window
         source = f"a text, windows of {window} tokens"
-        calls = _windows(loaded, text, window, tokens)
+        before = prefix_of(loaded.tokenizer, bos or "auto")
+        if before:
+            source += f", each behind {len(before)} of the tokenizer"
+        calls = _windows(loaded, text, window, tokens, before)
     about: dict[str, Any] = {"source": f"{loaded.name}: {source}", **(meta or {})}
     if loaded.geometry is not None:
         about.setdefault("model", loaded.geometry)
@@ -198,14 +206,18 @@ def _prompt_ids(loaded: "Loaded", prompt: str, chat: bool) -> list[int]:
 
 
 def _windows(
-    loaded: "Loaded", text: str | os.PathLike[str], window: int, tokens: int | None
+    loaded: "Loaded",
+    text: str | os.PathLike[str],
+    window: int,
+    tokens: int | None,
+    prefix: Sequence[int],
 ) -> Calls:
     """Read a text; yield the tokens done, and in all."""
     import torch
 
     from dipsim.lm.text import read_ids, windows_of
 
-    windows = windows_of(read_ids(text, loaded.tokenizer), window, tokens, str(text))
+    windows = windows_of(read_ids(text, loaded.tokenizer), window, tokens, str(text), prefix)
     loaded.check_reads(window)
     with torch.no_grad():
         for i, ids in enumerate(windows, 1):

@@ -25,9 +25,9 @@ class Choice(NamedTuple):
     weights: Tensor | None
     """float[tokens, k]."""
     scores: Tensor | None
-    """float[tokens, experts] that topk was given; None where no topk chose."""
+    """float[tokens, experts or more] that topk was given; None where no topk chose."""
     logits: Tensor | None
-    """float[tokens, experts] that the router put out."""
+    """float, of the same width, that the router put out."""
     tensors: Sequence[Tensor]
     """Parameters and buffers, one of which may be the bias."""
 
@@ -62,18 +62,19 @@ def _weighed(weights: Tensor | None, used: Tensor, values: Tensor, function: str
     if weights is None:  # not seen: taken to be as most routers weigh
         forms: dict[str, Form] = {"logits": "logits", "biased": "biased", "unknown": "unknown"}
         return {"form": forms.get(function, "prob")}
-    some = (used >= 0).all(-1)
-    ids, weights = used[some], weights[some]
-    taken = values[some].float().gather(1, ids)
+    real, ids = used >= 0, used.clamp_min(0)
+    whole = real.all(-1)
+    taken = values.float().gather(1, ids)
     ways = {function: taken}
     if function == "logits":
-        of_all = values[some].float().softmax(-1).gather(1, ids)
+        of_all = values.float().softmax(-1).gather(1, ids)
         ways = {"softmax": of_all, "sigmoid": taken.sigmoid()}
+    several = weights.shape[1] > 1 and bool(whole.any())
     for way, raw in ways.items():
-        total = _constant(weights.sum(-1), weights.dtype) if weights.shape[1] > 1 else None
-        factor = _constant((weights / raw.clamp_min(1e-30)).flatten(), weights.dtype)
-        shares = _close(_shares(weights), _shares(raw), weights.dtype)
-        if factor is None and (weights.shape[1] == 1 or not shares):
+        total = _constant(weights[whole].sum(-1), weights.dtype) if several else None
+        factor = _constant((weights / raw.clamp_min(1e-30))[real], weights.dtype)
+        shares = _close(_shares(weights[whole]), _shares(raw[whole]), weights.dtype)
+        if factor is None and not (several and shares):
             continue
         forms = {"softmax": "logits", "biased": "biased"}
         return {

@@ -17,25 +17,61 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 torch.set_num_threads(1)
 EXPERTS, PER_TOKEN = 16, 4
 _KEYS: dict[str, Any] = {
-    **{"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "ffn_hidden_size": 48},
-    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 256},
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "ffn_hidden_size": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "max_position_embeddings": 256,
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts"), EXPERTS),
     **dict.fromkeys(("moe_num_experts", "num_routed_experts"), EXPERTS),
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k"), PER_TOKEN),
     **dict.fromkeys(("top_k_experts", "moe_topk", "num_selected_experts"), PER_TOKEN),
-    **{"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
-    **{"expert_ffn_hidden_size": 24, "n_shared_experts": 1, "num_shared_experts": 1},
-    **{"moe_num_shared_experts": 1, "first_k_dense_replace": 1, "num_dense_layers": 1},
-    **{"mlp_only_layers": [], "decoder_sparse_step": 1, "moe_layer_start_index": 1},
-    **{"moe_layer_interval": 1, "moe_layer_end_index": -1, "norm_topk_prob": True},
-    **{"n_group": 4, "num_expert_group": 4, "topk_group": 2, "sliding_window": 16},
-    **{"kv_lora_rank": 8, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
-    **{"v_head_dim": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2},
-    **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_heads": 4},
-    **{"linear_head_dim": 8, "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16},
-    **{"mamba_n_groups": 1, "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8},
-    **{"n_groups": 1, "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8},
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "expert_ffn_hidden_size": 24,
+    "n_shared_experts": 1,
+    "num_shared_experts": 1,
+    "moe_num_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "num_dense_layers": 1,
+    "mlp_only_layers": [],
+    "decoder_sparse_step": 1,
+    "moe_layer_start_index": 1,
+    "moe_layer_interval": 1,
+    "moe_layer_end_index": -1,
+    "norm_topk_prob": True,
+    "n_group": 4,
+    "num_expert_group": 4,
+    "topk_group": 2,
+    "sliding_window": 16,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_heads": 4,
+    "linear_head_dim": 8,
+    "mamba_d_state": 8,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 8,
+    "n_groups": 1,
+    "vocab_size_per_layer_input": 128,
+    "hidden_size_per_layer_input": 8,
 }
 """Values of the keys that a family's config has."""
 _LATENT = {"num_key_value_heads": 4, "head_dim": None}
@@ -148,8 +184,8 @@ def mixture(config: str, **more: Any) -> Any:
             if re.search(r"(correction_bias|expert_bias|balancing_biases)$", name):
                 values.copy_(torch.randn_like(values.float()) * 0.3)
             elif values.ndim == 2 and values.shape[0] in (EXPERTS, EXPERTS + 1, EXPERTS + 4):
-                if re.search(r"(gate|router|layer|wg|classifier|proj)\.weight$", name):
-                    values.copy_(torch.randn_like(values) * 0.5)
+                scores = re.search(r"(gate|router|layer|wg|classifier|proj)\.weight$", name)
+                values.copy_(torch.randn_like(values) * 0.5 if scores else values)
     return model
 
 
