@@ -47,10 +47,31 @@ def call_of(args: Sequence[Any], given: Mapping[str, Any]) -> Call:
             f"{sequences} sequences generate at a time: give generate one at a time, so that every "
             "token has its place"
         )
-    padding = given.get("attention_mask")
-    if padding is not None and padding.dim() == 2 and not bool(padding.bool().all()):
+    if _pads(given.get("attention_mask"), 0 if follows else tokens):
         raise DipsimError("padded sequences: give sequences of one length, or one at a time")
     return Call(sequences, tokens, follows, past is not None and tokens > 1, ids)
+
+
+def _pads(mask: Any, tokens: int) -> bool:
+    """Return whether an attention mask, or one of a dictionary of them, leaves tokens out.
+
+    ``generate`` makes a mask for each kind of attention, [sequences, 1, queries, keys], for caches
+    of fixed size.
+
+    Args:
+        tokens: of sequences that begin with this call; 0 where one goes on.
+    """
+    if isinstance(mask, Mapping):
+        return any(_pads(each, tokens) for each in mask.values())
+    if not isinstance(mask, Tensor):
+        return False
+    allowed = mask.bool() if not mask.is_floating_point() or mask.dim() == 2 else mask > -1
+    if mask.dim() == 2:
+        return not bool(allowed.all())
+    if mask.dim() != 4 or tokens < 2:
+        return False
+    seen = allowed[..., 1, 0].all() and allowed[..., tokens - 1, tokens - 1].all()
+    return not bool(seen)  # the first token, to the second; the last, to itself
 
 
 class Marks:

@@ -24,7 +24,7 @@ from dipsim.simulate import prepare, simulate  # noqa: E402
 from dipsim.trace import Tokens, load_trace  # noqa: E402
 from dipsim.trace.writer import TraceWriter  # noqa: E402
 from tools.cli import invoke, refusal  # noqa: E402
-from tools.paths import ROOT  # noqa: E402
+from tools.paths import ROOT, shared  # noqa: E402
 from tools.tiny_models import saved, tiny  # noqa: E402
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
@@ -454,3 +454,32 @@ def test_the_shipped_trace_is_what_the_model_does(tmp_path: Path) -> None:
         end = len(begin) + 64
         result = simulate(path, "snapdragon8", cache_fraction=0.6, tokens=f"{len(begin)}:{end}")
         assert result.tokens == 64
+
+
+@pytest.mark.parametrize("config", ["Gemma2Config", "Gemma3TextConfig", "LlamaConfig"])
+def test_a_cache_of_fixed_size_hands_out_masks(config: str, tmp_path: Path) -> None:
+    """Of several kinds of attention they come in a dictionary."""
+    size = {} if config == "LlamaConfig" else {"head_dim": 8, "sliding_window": 8}
+    model = tiny(config, eos_token_id=None, **size)
+    ids, out = torch.arange(3, 23)[None], tmp_path / "t.npz"
+    how: dict[str, Any] = {"max_new_tokens": 5, "cache_implementation": "static"}
+    with lm.record(model, out):
+        model.generate(ids, attention_mask=torch.ones_like(ids), **how)
+    trace = load_trace(out)
+    assert (trace.tokens, int((trace.phase == 0).sum())) == (24, 20)
+    padded = torch.ones_like(ids)
+    padded[:, :4] = 0
+    with pytest.raises(DipsimError, match="padded sequences"), lm.record(model, tmp_path / "p.npz"):
+        model.generate(ids, attention_mask=padded, **how)
+
+
+def test_the_case_of_a_cache_of_fixed_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    case = str(shared("cases/f27.py"))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(case)
+    assert "recorded" in capsys.readouterr().out
+    assert load_trace(tmp_path / "f27-out.npz").tokens == 24

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tools.paths import NEEDS_TORCH
+from tools.paths import NEEDS_TORCH, shared
 
 torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
 transformers = pytest.importorskip("transformers", reason=NEEDS_TORCH)
@@ -195,3 +195,46 @@ def test_every_family_is_tested() -> None:
     if not transformers.__version__.startswith("5.24."):
         pytest.skip("other families than those of transformers 5.24")
     assert discovered() == {class_of(config) for config in FAMILIES}
+
+
+def test_choosing_by_a_table_is_recorded_and_replayed_as_recorded() -> None:
+    """DeepSeek-V4's first layers look a token's experts up: no scores choose."""
+    model = family("DeepseekV4Config", mlp_layer_types=["hash_moe", "moe"])
+    for name, table in model.named_buffers():
+        if name.endswith("tid2eid"):
+            rows = [torch.randperm(EXPERTS)[: table.shape[1]] for _ in table]
+            table.copy_(torch.stack(rows))
+    with seen_by_experts(model) as seen:
+        arrays = lm.record_arrays(model, IDS, ["expert"])
+    trace = load_trace(arrays)
+    true = np.stack([as_sets(calls[-1]) for calls in seen.values()], axis=1)
+    np.testing.assert_array_equal(sets_of(trace, "recorded"), true)
+    assert (
+        simulate(trace, "snapdragon8", cache_fraction=0.5, **geometry(trace)).method == "recorded"
+    )
+    with pytest.raises(DipsimError, match="--method recorded"):
+        sets_of(trace, "moe")
+
+
+def test_half_precision_hides_no_expert() -> None:
+    """In bfloat16 many logits tie, and which of them topk takes is its own affair."""
+    model = family("OlmoeConfig").bfloat16()
+    with seen_by_experts(model) as seen, torch.no_grad():
+        arrays = lm.record_arrays(model, IDS, ["expert"])
+    true = np.stack([as_sets(calls[-1]) for calls in seen.values()], axis=1)
+    for kind in (np.float16, np.float32):
+        trace = load_trace({**arrays, "expert": arrays["expert"].astype(kind)})
+        np.testing.assert_array_equal(sets_of(trace, "moe"), true)
+
+
+@pytest.mark.parametrize("case", ["f18", "f19"])
+def test_the_cases(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import runpy
+
+    runpy.run_path(str(shared(f"cases/{case}.py")), run_name="__main__")
+    told = capsys.readouterr().out
+    if case == "f18":
+        assert "100% of the recorded sets" in told
+    else:
+        assert "4 experts: recorded (48, 2, 4)" in told
+        assert "8 experts: recorded (48, 2, 8)" in told
