@@ -60,7 +60,8 @@ class Router:
     function: str = "unknown"
     """Function of the logits that the scores are, less the bias: softmax, sigmoid ..."""
     reads_logits: bool = False
-    """True if the scores are the module's output, not what topk is given."""
+    """True if the scores are the module's output, of which topk is given the softmax or no topk
+    chooses."""
     squashed: bool = False
     """True if topk is given logits whose sigmoid is the weight."""
     bias: Tensor | None = None
@@ -91,6 +92,8 @@ class Router:
             seen: float[..., experts or more].
         """
         scores = seen.detach().reshape(-1, seen.shape[-1])[:, : self.experts].float()
+        if self.reads_logits:  # topk is given their softmax
+            return scores.log()
         if self.squashed:
             return scores.sigmoid()
         if self.form == "prob":

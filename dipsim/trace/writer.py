@@ -145,10 +145,9 @@ class TraceWriter:
                 of ``expert`` also ints [n, layers, k], the ids of the experts used, -1 for none;
                 ``<signal>.scores`` float beside a sparse bool signal; vectors float [n, layers,
                 width], or int8 beside ``<vectors>.scale``; ``layer_mode`` [n, layers]; ``kept``
-                bool [steps that begin here, layers, positions]; ``expert.used`` and
-                ``expert.weights`` [n, layers, k] beside scores of ``expert``; ``phase``,
-                ``sequence``, ``token_id`` [n], or one value for all. Every block holds the same
-                keys.
+                bool [steps that begin here, layers, positions]; ``expert.used``,
+                ``expert.weights`` [n, layers, k]; ``phase``, ``sequence``, ``token_id`` [n], or
+                one value for all. Every block holds the same keys.
 
         Raises:
             TraceError: a finished trace, shapes or keys that change, unknown arrays, values that no

@@ -19,6 +19,7 @@ from dipsim.errors import DipsimError  # noqa: E402
 from dipsim.lm.sparse import sparsify  # noqa: E402
 from dipsim.lm.structure import find_structure  # noqa: E402
 from dipsim.replay.active_sets import every_set  # noqa: E402
+from dipsim.run import replay  # noqa: E402
 from dipsim.simulate import prepare  # noqa: E402
 from dipsim.trace.encoding import unpack_sets  # noqa: E402
 from tools.mixtures import (  # noqa: E402
@@ -161,6 +162,12 @@ def test_a_rule_gives_the_weights_that_the_model_would(config: str, rule: str) -
     rows = next(iter(seen.values()))[0]
     np.testing.assert_array_equal(sparse.traffic.active[:, first, 0], [len(row) for row in rows])
     used = [set(row.tolist()) - {65535} for row in plain["expert.used"][:, first]]
+    trace = load_trace(plain)  # open loop and closed loop choose alike in a first layer
+    options: dict[str, Any] = {"policy": "lru", "method": "moe", "routing": rule}
+    run = prepare(
+        trace, "snapdragon8", cache_fraction=router.k / EXPERTS, **options, **geometry(trace)
+    )
+    np.testing.assert_array_equal(sparse.traffic.hits[:, first, 0], replay(run).hits[:, first, 0])
     whole = {len(before) for before in used} == {router.k}  # else others are no candidates
     assert (
         not whole
