@@ -206,7 +206,9 @@ class _Layer:
         self.chooser = Chooser(self.method, 1, 0, layer)
         uses = run.profile_uses
         self.caches = [
-            ReplayedCache(
+            None  # a layer without units of the group has no cache
+            if not group.units
+            else ReplayedCache(
                 self.method,
                 form_of(run.policy, run.settings.access),
                 [(0, i)],
@@ -216,14 +218,16 @@ class _Layer:
                 draws=run.authors,
                 costs=[run.costs[layer]],
             )
-            for i in range(len(self.method.groups))
+            for i, group in enumerate(self.method.groups)
         ]
 
     def mask(self, i: int, scores: NDArray[np.float32], call: _Call) -> NDArray[np.bool_]:
         """bool[n, units] of group ``i``; books what its cache does."""
         group, n = self.method.groups[i], len(call.actions)
+        if (cache := self.caches[i]) is None:
+            return np.zeros(scores.shape, np.bool_)
         rows = slice(call.first, call.first + n)
-        data = np.ascontiguousarray(scores[:, None], np.float32)
+        data = np.ascontiguousarray(scores[:, None, : group.units], np.float32)
         count = len(self.method.groups)
         sets, given = [_NO_SETS] * count, [NO_SCORES] * count
         place = slice(None), slice(self.layer, self.layer + 1), i
@@ -247,9 +251,10 @@ class _Layer:
             norms=[None] * count,
             runs=call.runs[:, self.layer : self.layer + 1],
         )
-        (((counts,),),) = self.caches[i].feed([block], self.loop, self.admission)
+        (((counts,),),) = cache.feed([block], self.loop, self.admission)
         call.book(self.layer, counts)
-        mask: NDArray[np.bool_] = unpack_sets(sets[i][:, 0], group.units)
+        mask = np.zeros(scores.shape, np.bool_)  # as wide as the widest layer
+        mask[:, : group.units] = unpack_sets(sets[i][:, 0], group.units)
         streamed = call.actions == kernels.SKIP  # a prompt that reads whole matrices
         mask[streamed | ~call.runs[:, self.layer]] = True
         return mask
@@ -262,11 +267,13 @@ def _of_layer(method: Method, layer: int) -> Method:
     """Return the method with the thresholds, noise and biases of one layer."""
     own = slice(layer, layer + 1)
     groups = tuple(
-        replace(
+        group.at(layer)
+        if group.layer_units
+        else replace(
             group,
             thresholds=group.thresholds[own],
             noise=group.noise[own],
-            weighing=group.weighing.of_layer(layer),
+            weighing=group.weighing.in_layers([layer]),
         )
         for group in method.groups
     )

@@ -139,7 +139,11 @@ def outline(
         layers=len(structure.layers),
         signals={
             signal: SignalOutline(
-                name=signal, encoding="float32", recorded_units=units[signal], scored=True
+                name=signal,
+                encoding="float32",
+                recorded_units=units[signal],
+                scored=True,
+                recorded_layer_units=_layer_units(structure, signal),
             )
             for signal in units
         },
@@ -147,6 +151,12 @@ def outline(
         hash="",
         recorded_layers=len(structure.layers),
     )
+
+
+def _layer_units(structure: Structure, signal: str) -> tuple[int, ...]:
+    """Return the units of each layer, where some lack a signal; else nothing."""
+    counts = tuple(layer.units.get(signal, 0) for layer in structure.layers)
+    return counts if 0 in counts else ()
 
 
 def _meta(

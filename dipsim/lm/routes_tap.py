@@ -89,6 +89,8 @@ class RoutesTap:
         for i, router in enumerate(self._routers):  # topk took the best of what it was given
             wrong[:, i] &= router is not None and router.chooser is None
         scores = np.where(wrong[..., None], scores, best)
+        for i, router in enumerate(self._routers):  # what lies beyond a layer's units is 0
+            scores[:, i, 0 if router is None else router.experts :] = 0
         block = {"expert": narrowed("expert", torch.from_numpy(scores), self._stored), USED: used}
         if self._weighed:
             block[WEIGHTS] = narrowed(WEIGHTS, torch.from_numpy(weights), self._stored)

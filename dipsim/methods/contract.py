@@ -104,6 +104,7 @@ class Group:
             layer_units=(),
             thresholds=tuple(thresholds[layer] for layer in layers) if thresholds else (),
             noise=tuple(noise[layer] for layer in layers) if noise else (),
+            weighing=self.weighing.in_layers(layers),
         )
 
     def at(self, layer: int) -> "Group":

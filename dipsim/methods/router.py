@@ -10,7 +10,7 @@ scores z that it *selects by*; the weight of an expert, which is never biased, f
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dipsim.errors import TraceError, brief
@@ -31,9 +31,9 @@ class Weighing(NamedTuple):
         """Return the kind and the biases of a layer, as kernels take them."""
         return (float(self.kind), *(self.bias[layer] if self.bias else ()))
 
-    def of_layer(self, layer: int) -> "Weighing":
-        """Return the weighing of one layer alone."""
-        return self._replace(bias=self.bias[layer : layer + 1])
+    def in_layers(self, layers: Sequence[int]) -> "Weighing":
+        """Return the weighing of some layers."""
+        return self._replace(bias=tuple(self.bias[layer] for layer in layers if self.bias))
 
 
 BY_SOFTMAX = Weighing()
