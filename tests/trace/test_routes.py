@@ -15,7 +15,7 @@ from dipsim.simulate import prepare
 from dipsim.trace.convert.exporting import export
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.routes import raised
-from dipsim.trace.writer import save_trace
+from dipsim.trace.save import save_trace
 
 TOKENS, LAYERS, EXPERTS, K = 12, 3, 9, 2
 META = {"experts_per_token": K, "signals": {"expert": {"unit_bytes": 1000}}, "dense_bytes": 10}
