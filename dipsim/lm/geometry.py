@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from dipsim.errors import ModelError
 from dipsim.lm.structure import Structure, find_structure
-from dipsim.model import Model, hf_config, load_model
+from dipsim.model import Model, load_model
+from dipsim.model.families import geometry_of as read_geometry
 
 _CLOSE = 0.01
 """Share of the weights that a geometry may miss before it is called approximate."""
@@ -34,7 +35,7 @@ def geometry_of(
     weights = _matrices(model)
     named = None
     try:
-        named = hf_config.geometry_of(values, name, name)
+        named = read_geometry(values, name, name)
         if (off := _missed(named, weights)) <= _CLOSE:
             return named
     except ModelError:
