@@ -113,6 +113,8 @@ PUBLISHED: dict[str, Config] = {
         num_experts_per_tok=8,
         moe_intermediate_size=2048,
         first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
         vocab_size=163840,
         num_nextn_predict_layers=0,
     ),
@@ -644,7 +646,7 @@ PUBLISHED: dict[str, Config] = {
         num_key_value_heads=8,
         head_dim=128,
         sliding_window=4096,
-        sliding_window_pattern="LLLG",
+        sliding_window_pattern=4,
         vocab_size=102400,
     ),
     "glm-4-9b": config(
@@ -663,6 +665,7 @@ PUBLISHED: dict[str, Config] = {
     ),
     "mistral-small-3.1": {
         "model_type": "mistral3",
+        "tie_word_embeddings": False,
         "text_config": config(
             "mistral",
             40,
@@ -677,6 +680,7 @@ PUBLISHED: dict[str, Config] = {
     },
     "qwen3-vl-30b-a3b": {
         "model_type": "qwen3_vl_moe",
+        "tie_word_embeddings": False,
         "text_config": config(
             "qwen3_vl_moe_text",
             48,
@@ -708,6 +712,9 @@ PUBLISHED: dict[str, Config] = {
 """By the names they are published under."""
 
 VARIANTS: dict[str, Config] = {
+    "ernie biased": config(
+        "ernie4_5", 4, 512, 1024, 8, use_bias=True, tie_word_embeddings=False, vocab_size=999
+    ),
     "sparse step": config(
         "qwen2_moe",
         24,
@@ -744,6 +751,7 @@ VARIANTS: dict[str, Config] = {
         moe_intermediate_size=128,
         num_experts=8,
         num_experts_per_tok=2,
+        num_key_value_heads=4,
     ),
     "late windows": config(
         "qwen2",
@@ -754,6 +762,7 @@ VARIANTS: dict[str, Config] = {
         use_sliding_window=True,
         sliding_window=1024,
         max_window_layers=5,
+        num_key_value_heads=8,
     ),
     "no head_dim": config(
         "qwen3",
@@ -774,7 +783,9 @@ VARIANTS: dict[str, Config] = {
         1024,
         8,
         sliding_window=512,
+        use_sliding_window=True,
         layer_types=["full_attention", "sliding_attention", "sliding_attention"] * 2,
+        num_key_value_heads=4,
     ),
     "latent with rank": config(
         "deepseek_v2",
@@ -941,7 +952,15 @@ VARIANTS: dict[str, Config] = {
         full_attention_interval=2,
     ),
     "zamba by period": config(
-        "zamba", 12, 512, 1024, 8, attn_layer_period=4, attn_layer_offset=1, vocab_size=1000
+        "zamba",
+        12,
+        512,
+        1024,
+        8,
+        attn_layer_period=4,
+        attn_layer_offset=1,
+        vocab_size=1000,
+        num_key_value_heads=4,
     ),
     "mimo": config(
         "mimo_v2_flash",

@@ -20,16 +20,22 @@ class Built(NamedTuple):
 def build(config: Mapping[str, Any], positions: int) -> Built:
     """Build the model of a config on the meta device, and fill its static cache."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     values = {key: value for key, value in config.items() if key != "quantization_config"}
     kind = values.pop("model_type")
+    own = AutoConfig.for_model(kind, **values)
+    texts = type(own) in AutoModelForCausalLM._model_mapping
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(kind, **values),
-            dtype=torch.bfloat16,
-            attn_implementation="eager",
-        ).eval()
+        model = (
+            (AutoModelForCausalLM if texts else AutoModelForImageTextToText)
+            .from_config(
+                own,
+                dtype=torch.bfloat16,
+                attn_implementation="eager",
+            )
+            .eval()
+        )
     weights = sum(
         weight.numel()
         for name, weight in model.named_parameters()

@@ -9,7 +9,7 @@ from dipsim.errors import ModelError, brief
 from dipsim.model.families.config import HIDDEN, LAYERS, MOST_LAYERS, WIDTH, Config
 from dipsim.model.families.family import Family, Layers
 from dipsim.model.families.mixers import biases_of, heads_of, mixer_of
-from dipsim.model.families.mlps import EXPERTS, USED, mlp_of
+from dipsim.model.families.mlps import EXPERTS, mlp_of
 from dipsim.model.families.order import Mixer, Mlp, mixers, mlps
 from dipsim.model.families.stack import stacked
 from dipsim.model.families.storage import storage_of
@@ -53,7 +53,9 @@ def geometry_of(values: Mapping[str, Any], where: str, name: str) -> dict[str, A
     family = FAMILIES[kind]
     usual = {**family.usual, **_usual(kind)}
     if inner is values:  # nobody means the sizes of the class's own model
-        usual = {key: value for key, value in usual.items() if key not in _SIZES} | family.usual
+        usual = {
+            key: value for key, value in usual.items() if key not in _SIZES or key in family.usual
+        }
     config = Config(inner, usual, where)
     if family.prepare is not None:
         config = config.over(family.prepare(config))
@@ -91,9 +93,7 @@ def _text_model(values: Mapping[str, Any], where: str) -> tuple[str, Mapping[str
         return kind, inner
     if isinstance(kind, str) and f"{kind}_text" in FAMILIES:
         return f"{kind}_text", inner
-    raise UnknownFamilyError(
-        f"{where}: model_type {brief(str(kind), 40)!r} is not known (known: {', '.join(FAMILIES)})"
-    )
+    raise UnknownFamilyError(f"{where}: model_type {brief(str(kind), 40)!r} is not known")
 
 
 class UnknownFamilyError(ModelError):

@@ -43,7 +43,9 @@ def mixers(config: Config, order: str, layers: int) -> list[Mixer]:
         given = [given[i % len(given)] for i in range(layers)]
     listed = config.over({"layer_types": given}).listed("layer_types", layers=layers) or []
     found = [_named(config, each) for each in listed]
-    return ["window" if each == "full" else each for each in found] if order == "repeated" else found
+    return (
+        ["window" if each == "full" else each for each in found] if order == "repeated" else found
+    )
 
 
 def _named(config: Config, given: object) -> Mixer:

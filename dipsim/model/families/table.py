@@ -9,7 +9,7 @@ from dataclasses import replace
 from dipsim.model.families import special
 from dipsim.model.families.family import Family
 
-_GPT = {"norm_weights": 2, "gated": False, "biases": "qkvomf", "usual": {"expansion_ratio": 4}}
+_GPT = Family(norm_weights=2, gated=False, biases="qkvomf", usual={"expansion_ratio": 4})
 _USE_BIAS: Mapping[str, str] = {"use_bias": "qkvom"}
 _QKV_BY_KEY: Mapping[str, str] = {"attention_bias": "qkv"}
 
@@ -55,8 +55,8 @@ FAMILIES: dict[str, Family] = {
     "bailing_hybrid": Family(order="states", state="bailing", latent=True, gate="head"),
     "bamba": Family(order="indices", state="mamba2"),
     "bitnet": _LLAMA,
-    "bloom": Family(**_GPT, special=special.bloom),
-    "codegen": Family(**{**_GPT, "biases": "mfh"}, norms=1),
+    "bloom": replace(_GPT, special=special.bloom),
+    "codegen": replace(_GPT, biases="mfh", norms=1),
     "cohere": Family(norms=1, qk_norm="heads", qk_norm_key="use_qk_norm"),
     "cohere2": Family(order="every", norms=1, usual={"sliding_window_pattern": 4}),
     "cohere2_moe": Family(order="every", norms=1, usual={"sliding_window_pattern": 4}),
@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
     "doge": Family(qk_norm="head", prepare=special.dense),
     "dots1": Family(order="late", qk_norm="head"),
     "ernie4_5": Family(bias_keys=_USE_BIAS),
-    "ernie4_5_moe": Family(bias_keys=_USE_BIAS, biases="r"),
+    "ernie4_5_moe": Family(bias_keys={"use_bias": "qkvomh"}, biases="r"),
     "exaone": _LLAMA,
     "exaone4": _EXAONE4,
     "exaone_moe": _EXAONE4,
@@ -104,14 +104,15 @@ FAMILIES: dict[str, Family] = {
     "glm4v_moe_text": Family(bias_keys=_QKV_BY_KEY),
     "glm4_moe_lite": Family(latent=True, usual={"first_k_dense_replace": 1}),
     "glm_moe_dsa": _DEEPSEEK_INDEXED,
-    "gpt2": Family(**_GPT, positions=("n_positions", 0)),
-    "gpt_bigcode": Family(**_GPT, positions=("n_positions", 0), prepare=special.multi_query),
-    "gpt_neo": Family(
+    "gpt2": replace(_GPT, positions=("n_positions", 0)),
+    "gpt_bigcode": replace(_GPT, positions=("n_positions", 0), prepare=special.multi_query),
+    "gpt_neo": replace(
+        _GPT,
         prepare=special.gpt_neo,
-        **{**_GPT, "biases": "omf"},
+        biases="omf",
         positions=("max_position_embeddings", 0),
     ),
-    "gpt_neox": Family(**{**_GPT, "biases": "mf"}, bias_keys={"attention_bias": "qkvo"}),
+    "gpt_neox": replace(_GPT, biases="mf", bias_keys={"attention_bias": "qkvo"}),
     "gpt_oss": Family(
         order="every",
         sinks="all",
@@ -120,7 +121,7 @@ FAMILIES: dict[str, Family] = {
         usual={"sliding_window_pattern": 2},
     ),
     "granite_swa": Family(order="every first", sinks="all", usual={"sliding_window_pattern": 4}),
-    "gptj": Family(**{**_GPT, "biases": "mfh"}, norms=1),
+    "gptj": replace(_GPT, biases="mfh", norms=1),
     "granite": _LLAMA,
     "granitemoe": _LLAMA,
     "granitemoehybrid": _GRANITE_HYBRID,
@@ -180,9 +181,10 @@ FAMILIES: dict[str, Family] = {
         positions=("max_position_embeddings", 2),
         special=special.opt,
     ),
-    "persimmon": Family(**_GPT, qk_norm="head with bias", qk_norm_key="qk_layernorm"),
-    "phi": Family(
-        **{**_GPT, "biases": "qkvomfh"},
+    "persimmon": replace(_GPT, qk_norm="head with bias", qk_norm_key="qk_layernorm"),
+    "phi": replace(
+        _GPT,
+        biases="qkvomfh",
         norms=1,
         qk_norm="head with bias",
         qk_norm_key="qk_layernorm",
