@@ -21,6 +21,8 @@ MOST_LAYERS, MOST_EXPERTS = 512, 4096
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
 _MLP = ("mlp", "feed_forward", "feedforward", "ffn", "moe", "expert", "fc1", "fc2", "fc_in")
+TOWERS = ("vision", "visual", "audio", "multi_modal")
+"""What in the names of weights says that they are not of the text model."""
 Named = list[tuple[str, Tensor]]
 """Weights with their names."""
 _POSITIONS = 2**30  # windows are shorter
@@ -143,12 +145,8 @@ def _weights(module: nn.Module) -> int:
 
 def _vision(model: nn.Module) -> int:
     """Return the weights of towers that decoding does not use."""
-    marks = ("vision", "visual", "audio", "multi_modal")
-    return sum(
-        weight.numel()
-        for name, weight in model.named_parameters()
-        if any(mark in name for mark in marks)
-    )
+    named = model.named_parameters()
+    return sum(w.numel() for name, w in named if any(mark in name for mark in TOWERS))
 
 
 def _layer(own: Named, config: Any, hidden: int, kept: _Kept | None) -> dict[str, Any]:

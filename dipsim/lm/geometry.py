@@ -1,12 +1,15 @@
-"""Geometry of a model that runs: read in its config where dipsim knows it, else off its modules."""
+"""Geometry of a model that runs: by its config, as transformers builds it, or off its modules."""
 
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
+from dipsim.lm.built import TOWERS, geometry_of_config
 from dipsim.lm.structure import Structure, find_structure
-from dipsim.model import Model, load_model
+from dipsim.model import load_model
 from dipsim.model.families import geometry_of as read_geometry
 
 _CLOSE = 0.01
@@ -19,7 +22,8 @@ def geometry_of(
     """Return the geometry of a transformers model, in the form `load_model` takes.
 
     It is the config's, where dipsim knows the architecture and the weights agree; else that of the
-    modules which ran. What it cannot express, its entry ``approximate`` says.
+    same model built anew without weights; else that of the modules which ran. What it cannot
+    express, its entry ``approximate`` says.
 
     Args:
         structure: the result of `find_structure`, if it is known already.
@@ -32,14 +36,15 @@ def geometry_of(
         return None
     values = config.to_dict()
     values.pop("_name_or_path", None)  # a path of the user's machine
-    weights = _matrices(model)
-    named = None
-    try:
-        named = read_geometry(values, name, name)
-        if (off := _missed(named, weights)) <= _CLOSE:
-            return named
-    except ModelError:
-        off = 1.0
+    weights = _weights(model)
+    named, off = None, np.inf
+    for read in (read_geometry, geometry_of_config):
+        with suppress(ModelError):
+            found = read(values, name, name)
+            if (missed := _missed(found, weights)) <= _CLOSE:
+                return found
+            if missed < off:
+                named, off = found, missed
     try:
         ran = structure or find_structure(model)
         measured = min(_measured(model, ran, name), key=lambda read: _missed(read, weights))
@@ -51,33 +56,26 @@ def geometry_of(
     return {**measured, "approximate": "; ".join(remarks)} if remarks else measured
 
 
-def _matrices(module: nn.Module) -> int:
-    """Return the weights of all matrices of a module but adapters; one that is shared counts once.
-
-    Biases of stacked experts have two axes and are no matrices.
-    """
+def _weights(module: nn.Module) -> int:
+    """Return the weights of a text model without adapters; one that is shared counts once."""
     return sum(
         weight.numel()
         for name, weight in module.named_parameters()
-        if weight.ndim > 1 and not name.endswith("bias") and "lora_" not in name
+        if "lora_" not in name and not any(mark in name for mark in TOWERS)
     )
 
 
 def _missed(geometry: dict[str, Any], weights: int) -> float:
-    """Return the share of ``weights`` by which a geometry's matrices differ.
+    """Return the share of ``weights`` by which a geometry's differ.
 
     Raises:
         ModelError: it is no geometry.
     """
-    return abs(_expected(load_model(geometry)) / max(weights, 1) - 1)
-
-
-def _expected(model: Model) -> int:
-    return model.parameters - model.norm_parameters
+    return abs(load_model(geometry).parameters / max(weights, 1) - 1)
 
 
 def _counted(geometry: dict[str, Any], weights: int) -> str:
-    return f"counts {_expected(load_model(geometry))} weights in matrices, the model has {weights}"
+    return f"counts {load_model(geometry).parameters} weights, the model has {weights}"
 
 
 def _remarks(config: Any, geometry: dict[str, Any], weights: int) -> list[str]:

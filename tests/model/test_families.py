@@ -75,7 +75,7 @@ LEFT_OUT = {
 """Weights of a class's own model that its geometry does not have; below .1 % but for the last,
 whose published weights do not have them either."""
 NO_MODEL = ("deepseek_v2", "dbrx", "hunyuan_v1_dense", "hunyuan_v1_moe", "nemotron", "ministral")
-NO_MODEL += ("dots1", "lfm2_moe")
+NO_MODEL += ("dots1", "lfm2_moe", "qwen2_vl", "qwen2_5_vl")
 """Families whose config classes do not make a model by themselves."""
 
 

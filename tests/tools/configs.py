@@ -113,6 +113,7 @@ PUBLISHED: dict[str, Config] = {
         num_experts_per_tok=8,
         moe_intermediate_size=2048,
         first_k_dense_replace=1,
+        num_key_value_heads=64,
         n_group=1,
         topk_group=1,
         vocab_size=163840,

@@ -27,6 +27,8 @@ class Config:
 
     def refused(self, name: str, given: object, takes: str) -> ModelError:
         """Return the error that names a value and what it may be."""
+        if isinstance(given, list | tuple | dict):
+            given = f"of {len(given)} entries"
         return ModelError(f"{self.where}: {name} {brief(given)}: give {takes}")
 
     def value(self, *names: str) -> Any:
@@ -78,8 +80,7 @@ class Config:
         if given is None:
             return None
         if not isinstance(given, list | tuple) or len(given) != layers:
-            many = f"{len(given)} entries" if isinstance(given, list | tuple) else given
-            raise self.refused(names[0], many, f"a list of {layers}, one for each layer")
+            raise self.refused(names[0], given, f"a list of {layers}, one for each layer")
         return list(given)
 
     def per_layer(self, *names: str, layers: int) -> list[int | None]:

@@ -31,6 +31,11 @@ def falcon_norms(config: Config, layers: Layers, model: Values) -> None:
             layer["norms"] = 2
 
 
+def ungrouped(config: Config) -> Values:
+    """GPT-2 and its like: every head has keys of its own."""
+    return {"num_key_value_heads": config.need(*HEADS)}
+
+
 def multi_query(config: Config) -> Values:
     """GPT-BigCode: one head of keys."""
     return {"num_key_value_heads": 1 if config.flag("multi_query") else config.need(*HEADS)}
@@ -279,7 +284,8 @@ def topk_heads(config: Config) -> Values:
 
 def gpt_neo(config: Config) -> Values:
     """GPT-Neo: heads under a name of their own."""
-    return {"num_attention_heads": config.need("num_heads", *HEADS)}
+    heads = config.need("num_heads", *HEADS)
+    return {"num_attention_heads": heads, "num_key_value_heads": heads}
 
 
 def dense(config: Config) -> Values:

@@ -9,7 +9,13 @@ from dataclasses import replace
 from dipsim.model.families import special
 from dipsim.model.families.family import Family
 
-_GPT = Family(norm_weights=2, gated=False, biases="qkvomf", usual={"expansion_ratio": 4})
+_GPT = Family(
+    norm_weights=2,
+    gated=False,
+    biases="qkvomf",
+    prepare=special.ungrouped,
+    usual={"expansion_ratio": 4},
+)
 _USE_BIAS: Mapping[str, str] = {"use_bias": "qkvom"}
 _QKV_BY_KEY: Mapping[str, str] = {"attention_bias": "qkv"}
 
@@ -158,7 +164,7 @@ FAMILIES: dict[str, Family] = {
     "ministral3": _MISTRAL,
     "mistral": _MISTRAL,
     "mixtral": _MISTRAL,
-    "mpt": Family(gated=False),
+    "mpt": Family(gated=False, prepare=special.ungrouped),
     "nanochat": Family(gated=False, norm_weights=0, last_norm=False),
     "nemotron": Family(norm_weights=2, gated=False, biases="f"),
     "nemotron_h": Family(state="mamba2", single=True, gated=False),
@@ -179,11 +185,13 @@ FAMILIES: dict[str, Family] = {
         biases="f",
         bias_keys={"enable_bias": "qkvom"},
         positions=("max_position_embeddings", 2),
+        prepare=special.ungrouped,
         special=special.opt,
     ),
     "persimmon": replace(_GPT, qk_norm="head with bias", qk_norm_key="qk_layernorm"),
     "phi": replace(
         _GPT,
+        prepare=None,
         biases="qkvomfh",
         norms=1,
         qk_norm="head with bias",
@@ -238,7 +246,12 @@ FAMILIES: dict[str, Family] = {
     "vaultgemma": Family(order="every", usual={"sliding_window_pattern": 2}),
     "youtu": _DEEPSEEK,
     "zamba": Family(state="mamba", prepare=special.zamba_order, special=special.zamba),
-    "zamba2": Family(state="mamba2", prepare=special.zamba2_order, special=special.zamba),
+    "zamba2": Family(
+        state="mamba2",
+        prepare=special.zamba2_order,
+        special=special.zamba,
+        usual={"expansion_ratio": 4},
+    ),
 }
 """Traits by ``model_type``."""
 
