@@ -199,7 +199,7 @@ def test_only_views_load_modules_by_name() -> None:
     loading = modules_that_import("importlib.import_module") | {
         dotted(path) for path in MODULES if "import_module(" in path.read_text()
     }
-    assert loading == {"dipsim.views", "dipsim.lm", "dipsim.sweep.loop"}
+    assert loading == {"dipsim.views", "dipsim.lm", "dipsim.sweep.loop", "dipsim.model.hf_config"}
 
 
 def prints(source: str) -> bool:

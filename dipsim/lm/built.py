@@ -21,6 +21,8 @@ MOST_LAYERS, MOST_EXPERTS = 512, 4096
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
 _MLP = ("mlp", "feed_forward", "feedforward", "ffn", "moe", "expert", "fc1", "fc2", "fc_in")
+_MLP += (".up_proj", ".down_proj")
+"""What in the names of weights says that they are of an MLP."""
 TOWERS = ("vision", "visual", "audio", "multi_modal")
 """What in the names of weights says that they are not of the text model."""
 Named = list[tuple[str, Tensor]]

@@ -18,11 +18,11 @@ from dipsim.model.families.table import FAMILIES, WRAPPED
 _NESTED = 4
 """Configs inside configs that are looked into."""
 _ACTIVATIONS = (
-    "hidden_act",
-    "hidden_activation",
     "activation_function",
+    "hidden_activation",
     "mlp_hidden_act",
     "activation",
+    "hidden_act",
 )
 _CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
 _OF_LAYERS = {

@@ -36,6 +36,11 @@ def ungrouped(config: Config) -> Values:
     return {"num_key_value_heads": config.need(*HEADS)}
 
 
+def opt_width(config: Config) -> Values:
+    """OPT: a width under a name of its own."""
+    return {**ungrouped(config), "intermediate_size": config.need("ffn_dim")}
+
+
 def multi_query(config: Config) -> Values:
     """GPT-BigCode: one head of keys."""
     return {"num_key_value_heads": 1 if config.flag("multi_query") else config.need(*HEADS)}

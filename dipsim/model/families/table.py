@@ -185,7 +185,7 @@ FAMILIES: dict[str, Family] = {
         biases="f",
         bias_keys={"enable_bias": "qkvom"},
         positions=("max_position_embeddings", 2),
-        prepare=special.ungrouped,
+        prepare=special.opt_width,
         special=special.opt,
     ),
     "persimmon": replace(_GPT, qk_norm="head with bias", qk_norm_key="qk_layernorm"),
