@@ -14,13 +14,23 @@ from torch import Tensor, nn
 
 from dipsim.errors import ModelError, brief
 from dipsim.lm.quiet import quiet
-from dipsim.model.families.stack import stacked
+from dipsim.model.stacked import in_kinds
 
 MOST_LAYERS, MOST_EXPERTS = 512, 4096
 """What is built at most: modules cost memory without weights too."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
-_MLP = ("mlp", "feed_forward", "feedforward", "ffn", "moe", "expert", "fc1", "fc2", "fc_in")
+_MLP: tuple[str, ...] = (
+    "mlp",
+    "feed_forward",
+    "feedforward",
+    "ffn",
+    "moe",
+    "expert",
+    "fc1",
+    "fc2",
+    "fc_in",
+)
 _MLP += (".up_proj", ".down_proj")
 """What in the names of weights says that they are of an MLP."""
 TOWERS = ("vision", "visual", "audio", "multi_modal")
@@ -127,12 +137,11 @@ def geometry_of_modules(model: Any, where: str, name: str) -> dict[str, Any]:
     beside -= table.numel() * (1 if tied else 2)
     geometry = {
         "name": name[:80],
-        "layers": many,
         "hidden": hidden,
         "vocab": int(table.shape[0]),
         "tied_embeddings": tied,
         "other_parameters": max(beside, 0),
-        **stacked(layers),
+        **in_kinds(layers),
     }
     if table.shape[1] != hidden:
         geometry["embedding_dim"] = int(table.shape[1])

@@ -6,6 +6,9 @@ from typing import Any
 
 from dipsim.model.stack import MAIN
 
+_LONGEST = 64
+"""Longest pattern that is looked for: a search of all lengths takes the square of the layers."""
+
 
 def in_kinds(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the geometry of layers in the form `load_model` takes: the keys of the main kind, the
@@ -64,7 +67,7 @@ def _mixer(layer: Mapping[str, Any]) -> str:
 
 def _shortest(names: list[str]) -> list[str]:
     """Return the shortest list that repeats to the names."""
-    for length in range(1, len(names)):
+    for length in range(1, min(len(names), _LONGEST)):
         if all(name == names[i % length] for i, name in enumerate(names)):
             return names[:length]
     return names

@@ -222,7 +222,7 @@ def test_layers_of_one_kind_are_one_kind() -> None:
     assert set(model.kinds) == {"dense"}
     assert model.pattern == ("dense",) * 3 + ("main",) * 58
     assert model.sources["left out"] == "blocks that predict further tokens"
-    assert read(PUBLISHED["gpt-oss-20b"]).pattern == ("main", "global")
+    assert read(PUBLISHED["gpt-oss-20b"]).pattern == ("main", "full")
 
 
 # Storage -----------------------------------------------------------------------------------------

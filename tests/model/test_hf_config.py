@@ -77,7 +77,7 @@ def test_a_config_is_a_model(tmp_path: Path) -> None:
             },
             {
                 "window": 16,
-                "pattern": ("main", "global"),
+                "pattern": ("main", "full"),
                 "tied_embeddings": True,
                 "activation": "gelu",
             },

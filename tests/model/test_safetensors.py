@@ -175,6 +175,8 @@ def test_stacked_experts_in_mxfp4(tmp_path: Path) -> None:
     for layer in range(2):
         at = f"model.layers.{layer}.mlp"
         tensors |= {
+            f"model.layers.{layer}.self_attn.q_norm.weight": ("BF16", (16,)),
+            f"model.layers.{layer}.self_attn.k_norm.weight": ("BF16", (16,)),
             f"{at}.gate.weight": ("BF16", (4, 64)),
             f"{at}.experts.gate_up_proj_blocks": ("U8", (4, 64, 2, 16)),
             f"{at}.experts.gate_up_proj_scales": ("U8", (4, 64, 2)),

@@ -6,14 +6,14 @@ from typing import Any
 
 from dipsim import files
 from dipsim.errors import ModelError, brief
-from dipsim.model.families.config import HIDDEN, LAYERS, MOST_LAYERS, WIDTH, Config
+from dipsim.model.families.config import HEADS, HIDDEN, LAYERS, MOST_LAYERS, WIDTH, Config
 from dipsim.model.families.family import Family, Layers
 from dipsim.model.families.mixers import biases_of, heads_of, mixer_of
 from dipsim.model.families.mlps import EXPERTS, mlp_of
 from dipsim.model.families.order import Mixer, Mlp, mixers, mlps
-from dipsim.model.families.stack import stacked
 from dipsim.model.families.storage import storage_of
 from dipsim.model.families.table import FAMILIES, WRAPPED
+from dipsim.model.stacked import in_kinds
 
 _NESTED = 4
 """Configs inside configs that are looked into."""
@@ -63,13 +63,13 @@ def geometry_of(values: Mapping[str, Any], where: str, name: str) -> dict[str, A
     model = _model(config, family, values)
     if family.special is not None:
         family.special(config, layers, model)
-    _settle(config, family, layers, model)
+    _settle(config, layers, model)
     left = [key for key in _LEFT_OUT if key in values]
     if config.count("num_nextn_predict_layers", "num_mtp_modules"):
         left.append("blocks that predict further tokens")
     sources = {"left out": ", ".join(left)} if left else {}
     named = {"name": str(values.get("_name_or_path") or name)[:80]}
-    found = {**named, **model, **stacked(layers), **storage_of(values, inner)}
+    found = {**named, **model, **in_kinds(layers), **storage_of(values, inner)}
     return {**found, "sources": sources} if sources else found
 
 
@@ -202,7 +202,6 @@ def _model(config: Config, family: Family, outer: Mapping[str, Any]) -> dict[str
     other += hidden if "f" in biased else 0
     other += vocab if "h" in biased else 0
     found: dict[str, Any] = {
-        "layers": 0,
         "hidden": hidden,
         "vocab": vocab,
         "tied_embeddings": config.flag("tie_word_embeddings") if tied is None else bool(tied),
@@ -215,15 +214,23 @@ def _model(config: Config, family: Family, outer: Mapping[str, Any]) -> dict[str
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _settle(config: Config, family: Family, layers: Layers, model: dict[str, Any]) -> None:
-    """Complete the keys of the model by what its layers are."""
-    model["layers"] = len(layers)
-    if not any("heads" in layer for layer in layers):
-        known = config.value("num_attention_heads", "n_head", "n_heads") is not None
-        heads, kv_heads, size = heads_of(config) if known else (1, 1, model["hidden"])
-        for layer in layers:
-            layer |= {"heads": heads, "kv_heads": kv_heads, "head_dim": size}
-    # Without a last norm its weights, which every model is taken to have, are subtracted
-    model["other_parameters"] = max(model["other_parameters"], 0)
-    if not model["other_parameters"]:
+def _settle(config: Config, layers: Layers, model: dict[str, Any]) -> None:
+    """Leave out of all keys what says the usual, and give every layer the heads of others."""
+    known = [layer for layer in layers if "heads" in layer]
+    if not known:
+        named = config.value(*HEADS) is not None
+        sizes = heads_of(config) if named else (1, 1, model["hidden"])
+        known = [dict(zip(_HEADS, sizes, strict=True))]
+    heads = {key: known[0][key] for key in (*_HEADS, "value_dim") if key in known[0]}
+    for layer in layers:
+        if "heads" not in layer:  # they mean nothing to it
+            layer |= heads
+        usual = {"extra_parameters": 0, "shared_intermediate": 0, "gated": True}
+        usual["norms"] = (layer.get("attention") != "none") + (layer["intermediate"] > 0)
+        for key in [key for key, value in usual.items() if layer.get(key) == value]:
+            del layer[key]
+    if model["other_parameters"] <= 0:  # a last norm that is not there may be all that is beside
         del model["other_parameters"]
+
+
+_HEADS = ("heads", "kv_heads", "head_dim")
