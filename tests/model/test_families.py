@@ -161,6 +161,14 @@ def test_a_key_that_is_left_out_is_that_of_the_class() -> None:
     assert model.sources["left out"] == "vision_config"
 
 
+def test_the_page_lists_every_family() -> None:
+    page = (ROOT / "docs/models.md").read_text().partition("### Families")[2]
+    rows = [line for line in page.partition("Parameters are")[0].splitlines() if line[:1] == "|"]
+    listed = [name for row in rows[2:] for name in row.split("|")[2].strip().split(", ")]
+    assert sorted(listed) == sorted(FAMILIES)
+    assert f"[{len(FAMILIES)} families](#families)" in (ROOT / "docs/models.md").read_text()
+
+
 # What layers keep --------------------------------------------------------------------------------
 
 
