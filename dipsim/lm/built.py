@@ -16,7 +16,7 @@ from dipsim.errors import ModelError, brief
 from dipsim.lm.quiet import quiet
 from dipsim.model.stacked import in_kinds
 
-MOST_LAYERS, MOST_EXPERTS = 512, 4096
+MOST_LAYERS, MOST_EXPERTS = 256, 4096
 """What is built at most: modules cost memory without weights too."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")

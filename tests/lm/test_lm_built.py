@@ -74,7 +74,7 @@ def test_a_family_without_a_row_is_built(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ({"model_type": "martian"}, "neither dipsim nor the installed transformers knows it"),
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000: at most 512 are built"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000: at most 256 are built"),
         ({"num_hidden_layers": "three"}, "transformers builds no biogpt of it"),
         ({"hidden_size": 65}, "transformers builds no biogpt of it"),
         ({"hidden_size": 2**40, "intermediate_size": 2**40}, "transformers builds no biogpt"),

@@ -17,7 +17,7 @@ from tools.paths import ROOT
 
 POSITIONS = 32_768
 CONFIGS = {**PUBLISHED, **VARIANTS}
-QUICK = ("gpt-oss-20b", "deepseek-v2-lite", "qwen3-next-80b", "lfm2-1.2b", "gemma4 shared")
+QUICK = ("gpt-oss-20b", "qwen3-next-80b", "gemma4 shared")
 NOT_CACHED = {
     # A state that modules keep beside the cache: 18 layers of 3 x 2560 in 16 and 2560 in 32 bits
     "recurrentgemma-2b": 18 * (3 * 2560 * 2 + 2560 * 4),
@@ -322,6 +322,14 @@ def test_numbers_that_are_none_are_refused_or_read(name: str) -> None:
             assert len(said or "") < 400
             assert "\n" not in (said or "")
     assert refused > 50
+
+
+def test_layers_that_all_differ_are_believed_to_a_number() -> None:
+    sizes = config("qwen3", 65_536, 64, list(range(1, 65_537)), 4, num_key_value_heads=2)
+    assert refusal(sizes) == "it: more than 512 kinds of layers"
+    some = config("qwen3", 300, 64, list(range(1, 301)), 4, num_key_value_heads=2)
+    widths = [layer.intermediate for layer in read(some).stack]
+    assert widths == list(range(1, 301))
 
 
 def test_configs_inside_configs_end() -> None:

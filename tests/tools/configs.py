@@ -5,7 +5,7 @@ from typing import Any
 Config = dict[str, Any]
 
 
-def config(kind: str, layers: int, hidden: int, width: int, heads: int, **more: Any) -> Config:
+def config(kind: str, layers: int, hidden: int, width: Any, heads: int, **more: Any) -> Config:
     """Return a config with the five sizes under their usual names."""
     return {
         "model_type": kind,

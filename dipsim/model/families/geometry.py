@@ -35,6 +35,8 @@ _OF_LAYERS = {
     "num_attention_heads": "num_attention_heads",
 }
 """Keys that may hold a list with a number for each layer, and the key that it stands for."""
+MOST_KINDS = 512
+"""Kinds of layers that are believed: no model has as many layers."""
 _LEFT_OUT = ("vision_config", "audio_config", "vision_tower", "visual", "vit_config")
 
 
@@ -133,6 +135,8 @@ def _layers(config: Config, family: Family) -> Layers:
     for i, own in enumerate(_overrides(config, many, experts)):
         key = (order[i], kinds[i], tuple(sorted(own.items())))
         if key not in known:
+            if len(known) == MOST_KINDS:
+                raise ModelError(f"{config.where}: more than {MOST_KINDS} kinds of layers")
             known[key] = _layer(config.over(own), family, order[i], kinds[i])
         found.append(dict(known[key]))
     return found
