@@ -11,7 +11,8 @@ from typing import Any
 from dipsim.errors import TraceError
 from dipsim.trace.logs import Ask, Format, recognised
 from dipsim.trace.logs.convert import import_log
-from dipsim.trace.trace import SUFFIX, Trace, open_trace
+from dipsim.trace.opening import open_trace
+from dipsim.trace.trace import SUFFIX, Trace
 
 
 def load_trace(given: str | os.PathLike[str] | Mapping[str, Any] | Trace) -> Trace:

@@ -11,8 +11,8 @@ from dipsim.errors import TraceError, not_taken
 from dipsim.trace.archive import Compress, check_compress, pack
 from dipsim.trace.checks import check_written
 from dipsim.trace.npz import Array, check_names
+from dipsim.trace.opening import as_arrays, open_trace
 from dipsim.trace.signal import SIGNALS
-from dipsim.trace.trace import as_arrays, open_trace
 
 
 def save_trace(

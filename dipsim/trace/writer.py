@@ -37,10 +37,11 @@ from dipsim.trace.encoding import Encoding, Meaning
 from dipsim.trace.layer_units import refuse_listed, refuse_written
 from dipsim.trace.meta import FORMAT, VERSION, check_signals, meta_text, misplaced, plain_meta
 from dipsim.trace.npz import Array
+from dipsim.trace.opening import shard_name
 from dipsim.trace.routes import ROUTES, route_rows
 from dipsim.trace.signal import MEANINGS, SIGNALS
 from dipsim.trace.tokens import DECODE
-from dipsim.trace.trace import MAX_TOKENS, SUFFIX, shard_name
+from dipsim.trace.trace import MAX_TOKENS, SUFFIX
 from dipsim.trace.vectors import VECTORS, VectorEncoding
 
 SHARD_BYTES = 256 * 2**20

@@ -15,7 +15,7 @@ from dipsim.methods.contract import Group
 from dipsim.policies import BUILTIN
 from dipsim.simulate import simulate
 from dipsim.trace import Trace, load_trace
-from dipsim.trace.trace import shard_name
+from dipsim.trace.opening import shard_name
 from dipsim.trace.writer import TraceWriter
 from tools.cli import Dipsim, done, refused, runner
 from tools.replays import replay

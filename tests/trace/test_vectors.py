@@ -11,7 +11,7 @@ import pytest
 from dipsim.errors import TraceError
 from dipsim.trace import TraceWriter, load_trace, save_trace
 from dipsim.trace.convert import export, import_
-from dipsim.trace.trace import shard_name
+from dipsim.trace.opening import shard_name
 from dipsim.trace.vectors import VECTORS
 from tools.cli import invoke, refusal
 from tools.hostile import read_or_refused
