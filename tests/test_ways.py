@@ -109,7 +109,7 @@ NO_MODEL = {
     "trace.npz": "a trace, no model: give it first",
     "array.npy": "dipsim import makes a trace of it",
     "new.pt": "the config.json beside it",
-    "w.safetensors": "the config.json beside it",
+    "w.safetensors": "weights without a config.json beside them",
     "profile.yaml": "a profile, no model: give it as --profile",
     "result.json": "dipsim run --config",
     "table.csv": "a model is YAML, config.json or GGUF",

@@ -19,9 +19,10 @@ Subject = Literal[
 ]
 """Group of commands in ``dipsim --help``, in this order."""
 SUBJECTS: tuple[Subject, ...] = Subject.__args__  # type: ignore[attr-defined]
-OUTPUT = "Output"
+OUTPUT, OF_LOGS = "Output", "What a routing log leaves open"
 PANELS = (
     "Options",
+    OF_LOGS,
     "Device and model",
     "What a token needs",
     "What stays in DRAM",

@@ -7,6 +7,7 @@ import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
+from dipsim.cli.help import OF_LOGS
 from dipsim.cli.output import print_report, say, show
 from dipsim.cli.progress import Progress
 from dipsim.cli.trace_files import (
@@ -19,12 +20,10 @@ from dipsim.cli.trace_files import (
 )
 from dipsim.errors import DipsimError
 
-_OF_LOGS = "Of routing logs"
-
 
 def _asked(text: str, metavar: str | None = None, *flags: str) -> Any:
     """Return an option on what a routing log leaves open."""
-    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=_OF_LOGS)
+    return typer.Option(*flags, help=text, metavar=metavar, rich_help_panel=OF_LOGS)
 
 
 @command(
@@ -64,7 +63,7 @@ def import_(
     ] = None,
     layers_are: Annotated[
         Literal["model", "moe"] | None,
-        _asked("its layers count all of the model, or those with experts", None),
+        _asked("its layers are the model's, or moe: those with experts", "model|moe"),
     ] = None,
     top_k: Annotated[int | None, _asked("experts a token uses in a layer", "NUMBER")] = None,
     decode_only: Annotated[
@@ -87,7 +86,8 @@ def import_(
         _show_formats(as_json)
         return
     if source is None or out is None:
-        raise DipsimError("import: give a log or arrays, and a name for the trace; --list: formats")
+        missing = "SRC and OUT" if source is None else "OUT"
+        raise DipsimError(f"no {missing}: dipsim import LOG TRACE.npz; --list prints the formats")
     from dipsim.trace.convert import import_ as make
     from dipsim.trace.logs.usage import HISTORY, holds_uses
 

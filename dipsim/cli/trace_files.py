@@ -48,7 +48,11 @@ Encodings = Annotated[
 ]
 Compression = Annotated[
     Literal["auto", "always", "never"],
-    typer.Option("--compress", help="deflate arrays; auto: where it saves more than 30 % [auto]"),
+    typer.Option(
+        "--compress",
+        help="deflate arrays; auto: where it saves more than 30 % [auto]",
+        metavar="auto|always|never",
+    ),
 ]
 SomeSignals = Annotated[
     str | None,

@@ -87,15 +87,16 @@ def _model(options: Mapping[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the model of a cell, its windows, and the tokens that are calibrated on."""
     bits = parse_by_column(options.get("requantise"))
     loaded = _dense(options["model"], options.get("geometry"), bits)
+    tokenizer = loaded.tokenizer  # of the model that chunks share, so that it is made once
     if (adapter := options.get("adapter") or _trained(options)) is not None:
         loaded = replace(loaded, model=load_adapter(shared_copy(loaded.model), adapter))
-    ids = read_ids(options["text"], loaded.tokenizer)
+    ids = read_ids(options["text"], tokenizer)
     windows, calibrate = judged_apart(
         ids,
         options["window"],
         options.get("text_tokens"),
         options.get("calibrate_tokens"),
-        prefix=prefix_of(loaded.tokenizer),
+        prefix=prefix_of(tokenizer),
     )
     stored: Any = nullcontext()
     if bits is not None:

@@ -31,6 +31,7 @@ from dipsim.model.storage import (
     Width,
     WidthOrNone,
 )
+from dipsim.views import shortened
 
 Attention = Literal["full", "window", "latent", "state", "none"]
 """What mixes positions: attention to all or to the last ones, to a latent of keys and values (MLA),
@@ -84,6 +85,8 @@ class Layer(BaseModel):
     weights: Literal["2:4"] | None = Field(
         default=None, description="two of every four weights of an MLP are kept"
     )
+
+    __repr__ = __str__ = shortened
 
     @model_validator(mode="after")
     def _checked_layer(self) -> Self:

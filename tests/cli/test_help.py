@@ -81,6 +81,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(path)
     with (path / "mine.py").open("a") as file:
         file.write(METHOD)
+    (path / "log.jsonl").write_text('{"tok": 0, "layers": [[1, 2]]}\n')
     grid = {"policy": ["lru", "opt"], "cache_fraction": [0.5, 0.7], "name": "budgets"}
     sweep = {"trace": "smollm2-chat", "profile": "paper-a18", "tokens": "0:8", **grid}
     (path / "budgets.yaml").write_text(yaml.safe_dump(sweep))
@@ -218,7 +219,7 @@ def test_a_name_like_no_other_gets_no_suggestion(dipsim: Dipsim) -> None:
         ("eval . --text t --window -3", ["--window -3"]),
         ("eval .", ["no --text FILE"]),
         ("inspect", ["no TRACE"]),
-        ("import a.npz", ["no OUT"]),
+        ("import a.npz", ["no OUT: dipsim import LOG TRACE.npz"]),
     ],
 )
 def test_what_was_given_is_said(dipsim: Dipsim, line: str, said: list[str]) -> None:
