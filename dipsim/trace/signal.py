@@ -29,6 +29,7 @@ from dipsim.trace.layer_units import read_layer_units, refuse_beyond
 from dipsim.trace.npz import Array, Member, evenly
 from dipsim.trace.outline import SignalOutline
 from dipsim.trace.parts import DensePart, Reading, SignalPart, SparsePart
+from dipsim.views import shortened
 
 MEANINGS = ("prob", "logits")
 """Encodings that say what the floats of ``expert`` are; without one they are taken for logits."""
@@ -43,6 +44,8 @@ _BY_DTYPE: dict[str, Encoding] = {
 @dataclass(frozen=True, kw_only=True)
 class Signal(SignalOutline):
     """A vector per layer and token: scores, or sets of active units."""
+
+    __repr__ = shortened
 
     trace: str
     """Name of the trace, for error messages."""
