@@ -72,7 +72,7 @@ Kind = Literal[
     "a result",
     "a profile",
     "a model",
-    "a log of experts",
+    "a routing log",
     "a table",
     "lines of JSON",
     "a text",
@@ -80,7 +80,7 @@ Kind = Literal[
 _HEAD = 2**16
 """Bytes by which the kind of a text file is judged."""
 _TEXT_KINDS: tuple[tuple[Kind, str], ...] = (
-    ("a log of experts", r"\A# *route_trace"),
+    ("a routing log", r"\A# *route_trace"),
     ("a result", r'\A\s*\{(?s:.*)"tokens_per_second"'),
     ("a model config", r'\A\s*\{(?s:.*)"(model_type|architectures)"'),
     ("a profile", r"(?m)^(dram|flash|backends|extends)\s*:"),
@@ -179,7 +179,7 @@ def read_text(path: Path, error: type[DipsimError]) -> str:
             raise error(f"{path}: not a regular file")
         if path.stat().st_size > _TEXT_LIMIT:
             raise error(f"{path}: larger than {_TEXT_LIMIT} bytes")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as problem:
         raise error(f"{path}: cannot be read ({_reason(problem)})") from None
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dipsim.replay.active_sets import ActiveSets, every_set, uses
 from dipsim.settings import Settings
 from dipsim.trace import DECODE, PREFILL, Outline, Tokens, load_trace, recording
 from dipsim.trace.logs.usage import holds_uses, uses_for
+from dipsim.trace.signal import Signal
 from dipsim.units import BYTES
 
 _UNIT_BYTES = 2.0**-10, 2.0**40
@@ -106,22 +108,29 @@ def find_model(trace: Outline, option: Input | Model | None, settings: Settings)
     _refuse_other_bytes(trace, model, option is not None and settings.bits is None)
     for signal in trace.signals.values():
         units = int(model.layer_units(signal.name).max()) if signal.name in SIGNALS else 0
-        if units not in (0, signal.recorded_units):
+        assumed = bool(signal.declared.get("assumed")) and units > signal.recorded_units
+        if units not in (0, signal.recorded_units) and not assumed:
             raise ModelError(
                 f"model {model.name} has {units} units of {signal.name}, "
                 f"{trace.name} has {signal.recorded_units}: pass the --model the trace was "
                 "recorded from"
-                + (
-                    f", or import the log with it (dipsim import {trace.name} t.npz --model "
-                    f"{model.name}): that many are its largest id and one"
-                    if signal.declared.get("assumed") and units > signal.recorded_units
-                    else ""
-                )
             )
     _refuse_beyond_context(trace, model, settings)
     pruned = {} if weights is None else {"weights": weights}
     first = trace.first_layer
     return model.model_copy(update=pruned).recorded_by(holds, first, first + trace.layers)
+
+
+def _with_all_experts(trace: Outline, model: Model | None) -> Outline:
+    """Return the trace with as many experts as the model has, where its log did not say how many
+    there are: the last ones are never used in it."""
+    signal = trace.signals.get("expert")
+    experts = 0 if model is None else model.experts or 0
+    if not isinstance(signal, Signal) or not signal.declared.get("assumed"):
+        return trace
+    if experts <= signal.recorded_units:
+        return trace
+    return replace(trace, signals={**trace.signals, "expert": signal.with_units(experts)})
 
 
 def with_units_of(trace: Outline, model: Model | None) -> Outline:
@@ -132,6 +141,7 @@ def with_units_of(trace: Outline, model: Model | None) -> Outline:
         ModelError: it states others than the model has.
     """
     units = {}
+    trace = _with_all_experts(trace, model)
     for signal in trace.signals.values():
         if model is None or signal.name not in SIGNALS:
             continue

@@ -130,7 +130,7 @@ LOADERS: dict[str, tuple[Callable[[str], Any], dict[str, str]]] = {
             "profile.yaml": "a profile: give it as --profile",
             "z.zip": "unpack it",
             "table.csv": "np.loadtxt",
-            "lines.jsonl": "dipsim import --list shows the logs of experts that are read",
+            "lines.jsonl": "dipsim import --list shows the routing logs that are read",
         },
     ),
 }

@@ -92,6 +92,8 @@ def import_(
     from dipsim.trace.logs.usage import HISTORY, holds_uses
 
     check_out(out)
+    if format_ == HISTORY and not holds_uses(Path(source)):
+        raise DipsimError(f"{source}: is no expert history of colibri, as --format {format_} says")
     if format_ in (None, HISTORY) and holds_uses(Path(source)):
         _import_uses(Path(source), Path(out), as_json)
         return

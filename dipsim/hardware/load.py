@@ -153,7 +153,7 @@ _WAYS: Mapping[files.Kind, str] = {
     "a pickle": _YAML,
     "an archive": "unpack it; a profile is YAML",
     "a result": "dipsim run --config FILE repeats it, its profile included",
-    "a log of experts": "dipsim import makes a trace of it",
+    "a routing log": "dipsim import makes a trace of it",
     "lines of JSON": _YAML,
     "a table": "of a measured flash dipsim calibrate makes a profile",
 }

@@ -94,7 +94,7 @@ _WAYS: Mapping[files.Kind | None, str] = {
     "an archive": "unpack it, and give the config.json in it",
     "a profile": "give it as --profile",
     "a result": "dipsim run --config FILE repeats it, its model included",
-    "a log of experts": "dipsim import makes a trace of it",
+    "a routing log": "dipsim import makes a trace of it",
     "a table": "a model is YAML, config.json or GGUF",
 }
 

@@ -41,7 +41,7 @@ _ARRAYS = (".npy", ".npz", ".safetensors")
 _RECORD = "record one with dipsim record {path} t.npz --prompt TEXT"
 _TEXT = (
     "read its numbers into an array x in Python, [tokens, layers, units], and write it with "
-    "np.savez('t.npz', expert=x); dipsim import --list shows the logs of experts that are read"
+    "np.savez('t.npz', expert=x); dipsim import --list shows the routing logs that are read"
 )
 _WAYS = {
     "lines of JSON": _TEXT,
@@ -58,7 +58,7 @@ _WAYS = {
     "a model": "give it as --model, and first the trace of such a model",
     "a profile": "give it as --profile, and first a trace",
     "a result": "dipsim run --config {path} repeats it",
-    "a log of experts": "dipsim import {path} t.npz",
+    "a routing log": "dipsim import {path} t.npz",
     "a table": "of a row of scores for each token np.savez('t.npz', "
     "glu=np.loadtxt('{path}', delimiter=',')[:, None]) makes one",
 }

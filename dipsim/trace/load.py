@@ -42,7 +42,9 @@ def _open_log(path: Path, name: str, format_: Format) -> Trace:
     copy = _converted(str(path.absolute()), format_, state.st_mtime_ns, state.st_size)
     trace = open_trace(copy.path)
     notes = tuple(f"{name}: {note}" for note in copy.notes)
-    return replace(trace, name=name, paths=(path,), warnings=(*trace.warnings, *notes))
+    signals = {key: replace(signal, trace=name) for key, signal in trace.signals.items()}
+    warnings = (*trace.warnings, *notes)
+    return replace(trace, name=name, paths=(path,), signals=signals, warnings=warnings)
 
 
 class _Copy:

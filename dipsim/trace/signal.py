@@ -5,9 +5,9 @@ to what the kernels take: float32 scores, or sets as 64-bit words.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,14 @@ class Signal(SignalOutline):
         """
         listed = [part.fewest() for part in self.parts if isinstance(part, SparsePart)]
         return min(listed, default=0)
+
+    def with_units(self, units: int) -> Self:
+        """Return sparse sets with more units, of which the last are never active."""
+        parts = [
+            replace(part, shape=(*part.shape[:2], units)) if isinstance(part, SparsePart) else part
+            for part in self.parts
+        ]
+        return replace(self, recorded_units=units, parts=tuple(parts))
 
     def blocks(self, first: int, last: int, block: int, reading: Reading) -> Iterator[Array]:
         """Yield tokens first..last-1, decoded and checked, at most ``block`` at a time.

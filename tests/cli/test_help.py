@@ -16,7 +16,11 @@ from tools.cli import Dipsim, done, refused, runner
 from tools.commands import COMMANDS, flags_of, options_of, taking
 from tools.model_folder import fill
 
-PYTHON_TYPES = re.compile(r"(?<!--)\b(TEXT|INTEGER|FLOAT|LIST|BOOLEAN|str|int|float|list|None)\b|<\w")
+PYTHON_TYPES = re.compile(
+    r"(?<!--)\b(TEXT|INTEGER|FLOAT|LIST|BOOLEAN|str|int|float|list|None)\b|<\w"
+)
+    r"(?<!--)\b(TEXT|INTEGER|FLOAT|LIST|BOOLEAN|str|int|float|list|None)\b|<\w"
+)
 EXAMPLES = {name: command.epilog.splitlines() for name, command in COMMANDS.items()}
 
 

@@ -63,7 +63,7 @@ BAD = {
     "a missing token": LINE + LINE.replace('"token_idx": 0', '"token_idx": 2'),
     "a layer of many digits": LINE.replace('"layer_idx": 0', '"layer_idx": 99999999999'),
     "a row that is no object": LINE + "[1, 2]\n",
-    "half a row": LINE + LINE[:30],
+    "half a row": LINE + LINE[:30] + "\n",
     "two rows on a line": LINE + LINE.strip() + LINE,
     "no text": LINE + "\x00\xff\n",
     "weights of another length": LINE.replace("}", ', "gate_weights": [0.5]}'),

@@ -129,11 +129,14 @@ def test_layers_are_the_models_or_count_those_with_experts(tmp_path: Path) -> No
         dipsim.simulate(out, "snapdragon8", model=DENSE_FIRST)
 
 
-def test_a_log_of_fewer_experts_than_the_model_is_imported_with_it(tmp_path: Path) -> None:
+def test_a_log_of_fewer_experts_than_the_model_has_its_experts(tmp_path: Path) -> None:
     log = text(tmp_path / "l.jsonl", '{"tok": 0, "layers": [[0, 1, 2]]}')
     model = {**SMALL, "layers": 1}
-    with pytest.raises(dipsim.DipsimError, match="import the log with it"):
-        dipsim.simulate(log, "snapdragon8", model=model)
+    direct = dipsim.simulate(log, "snapdragon8", model=model, cache_fraction=0.5).to_dict()
+    through = dipsim.import_(log, tmp_path / "t.npz", model=model)
+    imported = dipsim.simulate(through, "snapdragon8", cache_fraction=0.5).to_dict()
+    assert direct["groups"][0]["units"] == imported["groups"][0]["units"] == EXPERTS
+    assert direct["groups"][0]["capacity"] == imported["groups"][0]["capacity"]
     assert dipsim.import_(log, tmp_path / "t.npz", model=model).signals["expert"].units == EXPERTS
     assert dipsim.import_(log, tmp_path / "t.npz", experts=40).signals["expert"].units == 40
 
@@ -153,8 +156,9 @@ def test_batches_without_a_token_are_asked_about(tmp_path: Path) -> None:
     twice = text(tmp_path / "e.csv", *(f"{n},{e}" for n in range(2) for e in (3, 5, 3, 4)))
     with pytest.raises(dipsim.DipsimError, match="give --top-k"):
         dipsim.import_(twice, tmp_path / "t.npz")
+    more = text(tmp_path / "f.csv", *(f"{n},{e}" for n in range(2) for e in (3, 5, 7, 4)), "0,1")
     with pytest.raises(dipsim.DipsimError, match="no multiple of 3"):
-        dipsim.import_(twice, tmp_path / "t.npz", top_k=3)
+        dipsim.import_(more, tmp_path / "t.npz", top_k=3)
 
 
 def test_the_last_layer_may_compute_the_last_token_of_a_prompt_alone(tmp_path: Path) -> None:
@@ -172,6 +176,47 @@ def test_the_last_layer_may_compute_the_last_token_of_a_prompt_alone(tmp_path: P
     sets = sets_of(dipsim.import_(log, tmp_path / "t.npz", top_k=2))
     found = [[np.flatnonzero(layer).tolist() for layer in token] for token in sets]
     assert found == [[[1, 2], []], [[3, 4], [5, 6]], [[1, 2], [3, 4]]]
+
+
+@pytest.mark.parametrize("name", ["F12-llama_cpp", "F14-kimi_pairs", "F4-colibri"])
+def test_a_prompt_after_decode_tokens_is_another_sequence(name: str, tmp_path: Path) -> None:
+    fixture = FIXTURES[NAMES.index(name)]
+    log = fixture.write(drawn(), tmp_path)
+    data = log.read_bytes()
+    again = data.removeprefix(b"layer,expert\n")
+    if name == "F4-colibri":  # calls go on being counted
+        rows = [line.split(b" ", 1) for line in data.splitlines()]
+        calls = int(rows[-1][0]) + 1
+        again = b"".join(b"%d %s\n" % (int(call) + calls, rest) for call, rest in rows)
+    log.write_bytes(data + again)
+    trace = dipsim.import_(log, tmp_path / "t.npz", **fixture.options)
+    assert trace.sequence.tolist() == [0] * 9 + [1] * 9
+    assert trace.phase.tolist() == ([0] * 4 + [1] * 5) * 2
+    alone = dipsim.import_(log, tmp_path / "t.npz", decode_only=True, **fixture.options)
+    assert alone.sequence.tolist() == [0] * 5 + [1] * 5
+
+
+def test_a_log_that_ends_within_a_row_loses_that_token(tmp_path: Path) -> None:
+    pairs = FIXTURES[NAMES.index("F12-llama_cpp")].write(drawn(prefill=0), tmp_path)
+    pairs.write_text("\n".join(pairs.read_text().splitlines()[:-1]) + "\n")
+    for options in {}, {"top_k": K}:
+        trace = dipsim.import_(pairs, tmp_path / "t.npz", **options)
+        assert trace.tokens == 8
+        assert any("the log ends within them" in note for note in trace.warnings)
+    lines = FIXTURES[NAMES.index("F7-waste")].write(drawn(), tmp_path)
+    lines.write_bytes(lines.read_bytes()[:-20])
+    trace = dipsim.import_(lines, tmp_path / "t.npz")
+    assert trace.tokens == 8
+    assert any("the last line is left out" in note for note in trace.warnings)
+
+
+def test_unknown_weights_are_no_scores_and_said(tmp_path: Path) -> None:
+    log = FIXTURES[NAMES.index("F18-route_trace")].write(drawn(), tmp_path)
+    rows = log.read_text().splitlines()
+    rows[-1] = ",".join([*rows[-1].split(",")[:6], "nan", *rows[-1].split(",")[7:]])
+    trace = dipsim.import_(text(tmp_path / "r.csv", *rows), tmp_path / "t.npz")
+    assert not trace.signals["expert"].scored
+    assert any("some weights are nan" in note for note in trace.warnings)
 
 
 def test_ranks_are_scores_where_the_user_says_so(tmp_path: Path) -> None:
@@ -205,6 +250,7 @@ def test_arrays_of_layers_first_are_told_apart_or_asked_about(tmp_path: Path) ->
         ({"layers": -1}, "--layers -1: from 1"),
         ({"experts": 10**9}, "--experts 1000000000: from 1 to 65535"),
         ({"top_k": 2}, "--top-k 2: rows of .* hold 3 experts"),
+        ({"top_k": 5}, "--top-k 5: rows of .* hold 3 experts"),
         ({"format": "nothing"}, "--format nothing: use one of route_trace"),
         ({"encodings": {"expert": "bits"}}, "--encoding is for arrays of values"),
         ({"unit_bytes": "5"}, "--unit-bytes"),
@@ -293,6 +339,22 @@ def test_a_history_of_use_pins_experts(tmp_path: Path) -> None:
         ).to_dict()
         assert result["hits"] == 4 + 4  # layer 1 holds 2 and 5, layer 2 holds 7 and 0
         assert "clairvoyant" not in result["marks"]
+
+
+@pytest.mark.parametrize("rows", [["7 3 50", "9 5 50"], ["2 3 50", "3 5 50"], ["0 0 0"]])
+def test_a_history_of_other_layers_is_refused(rows: list[str], tmp_path: Path) -> None:
+    routes = drawn()
+    log = FIXTURES[NAMES.index("F7-waste")].write(routes, tmp_path)
+    history = text(tmp_path / "u", *rows)
+    with pytest.raises(dipsim.DipsimError, match="give those of the same model"):
+        dipsim.simulate(
+            log,
+            "snapdragon8",
+            unit_bytes=10,
+            cache="90 B",
+            policy="static",
+            static_from=str(history),
+        )
 
 
 @pytest.mark.parametrize(

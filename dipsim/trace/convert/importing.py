@@ -96,6 +96,8 @@ def import_(
         kept["model"] = loaded.model_dump(mode="json", exclude_unset=True)
     path, target = path_of(source, "source"), path_of(out)
     ask = Ask(layers_are, top_k, decode_only, rank_order, experts, layers, layers_first)
+    if os.path.isfile(path) and not os.path.getsize(path):
+        raise DipsimError(f"{path}: is empty: give a routing log or arrays")
     log = _format_of(path, format, names, encodings)
     if log is None:
         if given := ask.given():

@@ -18,15 +18,15 @@ from dipsim.trace.sources import SUFFIXES, open_arrays
 from dipsim.trace.tokens import DECODE, PREFILL
 from dipsim.trace.vectors import VECTORS
 
+_FEW_LAYERS = 200
+"""Layers of a log that are believed where there are fewer tokens."""
 _BLOCK_BYTES = 8 * 2**20
 _VALUES = {*SIGNALS, *VECTORS, "layer_mode", "kept"} - {"expert"}
 """Arrays of a trace by name, which hold no ids."""
-_FEW_LAYERS = 200
-"""Layers that a model may have at most, by which axes are told apart."""
 
 
 def _recognises(head: Head) -> bool:
-    if head.path.suffix not in SUFFIXES or head.folder:
+    if head.path.suffix not in SUFFIXES or head.is_folder:
         return False
     try:
         return bool(_of_ids(open_arrays(head.path), None))
@@ -64,7 +64,11 @@ def _read(path: Path, ask: Ask) -> Log:
     prompts = [name for name, _ in parts if "prompt" in name]
     if len(parts) > 1 and not (len(parts) == 2 and len(prompts) == 1):
         raise asked(path, f"holds {brief(', '.join(found), 200)}", "the one by --map expert=NAME")
-    return Log(_rows(path, parts, ask))
+    log = Log(_rows(path, parts, ask))
+    tokens, layers = parts[0][1].shape[:2]
+    if layers > tokens and ask.layers is None and not ask.layers_first:
+        log.notes.append(f"ids {list(parts[0][1].shape)} are read as [tokens, layers, k]")
+    return log
 
 
 def _rows(path: Path, parts: list[tuple[str, Member]], ask: Ask) -> Iterator[Rows]:
@@ -118,17 +122,21 @@ def layers_first(path: Path, shape: tuple[int, ...], ask: Ask) -> bool:
     Raises:
         TraceError: it cannot be told, and the user did not say.
     """
-    if ask.layers_first:
+    tokens, layers = (shape[1], shape[0]) if ask.layers_first else shape[:2]
+    if ask.layers not in (None, layers):
+        if ask.layers != tokens or ask.layers_first:
+            raise TraceError(
+                f"{path}: its ids have shape {list(shape)}, and --layers or the model says "
+                f"{ask.layers} layers with experts"
+            )
         return True
-    if ask.layers is not None and shape[1] != ask.layers and shape[0] == ask.layers:
-        return True
-    if ask.layers is None and shape[1] > _FEW_LAYERS and shape[0] <= _FEW_LAYERS:
+    if ask.layers is None and not ask.layers_first and layers > _FEW_LAYERS >= tokens:
         raise asked(
             path,
             f"its ids have shape {list(shape)}: [tokens, layers, k], or [layers, tokens, k]?",
-            f"--layers-first, or --layers {shape[1]}",
+            f"--layers-first, or --layers {layers}",
         )
-    return False
+    return ask.layers_first
 
 
 ARRAYS = Format(

@@ -50,17 +50,20 @@ def _parsed(path: Path) -> Iterator[_Row]:
         yield _Row(number, call, row, layer, [int(expert) for expert, _ in pairs], gates)
 
 
-def _placed(path: Path) -> Iterator[tuple[int, int, _Row]]:
-    """Yield the token and the phase of every row, with the row.
+def _placed(path: Path) -> Iterator[tuple[int, int, int, _Row]]:
+    """Yield the sequence, the token and the phase of every row, with the row.
 
     A forward pass is held until it ends, since the size of its batch decides what it is.
     """
-    token = 0
+    token = sequence = 0
+    phase = PREFILL
     for rows in _passes(path):
         count = max(row.row for row in rows) + 1
+        if count > 1 and phase == DECODE:  # another prompt
+            sequence, token = sequence + 1, 0
         phase = PREFILL if count > 1 else DECODE
         for row in rows:
-            yield token + row.row, phase, row
+            yield sequence, token + row.row, phase, row
         token += count
 
 
@@ -81,15 +84,16 @@ def _passes(path: Path) -> Iterator[list[_Row]]:
         yield held
 
 
-def _rows(path: Path, held: list[tuple[int, int, _Row]]) -> Rows:
-    numbers = [row.number for _, _, row in held]
-    ids = id_array(path, [row.experts for _, _, row in held], numbers)
+def _rows(path: Path, held: list[tuple[int, int, int, _Row]]) -> Rows:
+    numbers = [row.number for *_, row in held]
+    ids = id_array(path, [row.experts for *_, row in held], numbers)
     return Rows(
-        np.array([token for token, _, _ in held], np.int64),
-        np.array([row.layer for _, _, row in held], np.int64),
+        np.array([token for _, token, _, _ in held], np.int64),
+        np.array([row.layer for *_, row in held], np.int64),
         ids,
-        weights=weight_array(path, [row.gates for _, _, row in held], ids, numbers),
-        phase=np.array([phase for _, phase, _ in held], np.uint8),
+        weights=weight_array(path, [row.gates for *_, row in held], ids, numbers),
+        phase=np.array([phase for _, _, phase, _ in held], np.uint8),
+        sequence=np.array([sequence for sequence, *_ in held], np.int64),
     )
 
 

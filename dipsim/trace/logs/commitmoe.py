@@ -26,7 +26,7 @@ def _recognises(head: Head) -> bool:
 
 
 def _files(head: Head) -> list[Path]:
-    if head.folder:
+    if head.is_folder:
         inner = head.path / "labels" if "labels" in head.names else head.path
         return [inner / name for name in Head(inner).names if name.endswith(_SUFFIX)]
     return [head.path] if head.path.suffix == _SUFFIX else []

@@ -1,4 +1,4 @@
-"""What a reader of routing logs is: how a file is recognised, and what reading it yields.
+"""The contract of a reader of routing logs: how a file is recognised, and what reading it yields.
 
 A log says which experts each token used in each layer. Whatever its form, a reader yields it as
 `Rows`, in the order of the file; `table.py` makes tokens, sequences and layers of them.
@@ -52,22 +52,22 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask:
-    """What a user may say of a log that the log does not say itself."""
+    """Options on what a log leaves open."""
 
     layers_are: LayersAre | None = None
-    """Whether its numbers of layers count all layers of the model, or those with experts."""
+    """``model`` if the log numbers all layers of the model, ``moe`` if those with experts alone."""
     top_k: int | None = None
     """Experts that a token uses in a layer."""
     decode_only: bool = False
-    """Whether tokens of prompts are left out."""
+    """True if tokens of prompts are left out."""
     rank_order: bool = False
-    """Whether its ids are in the order of the router's preference, the best first."""
+    """True if ids are in the order of the router's preference, the best first."""
     experts: int | None = None
     """Number of experts of a layer."""
     layers: int | None = None
     """Number of layers in it."""
     layers_first: bool = False
-    """Whether its arrays are [layers, tokens, k]."""
+    """True if arrays are [layers, tokens, k]."""
     names: str | None = None
     """Array of a file that is read; None: those that are recognised."""
 
@@ -103,7 +103,7 @@ class Head:
     path: Path
 
     @cached_property
-    def folder(self) -> bool:
+    def is_folder(self) -> bool:
         """True for a folder."""
         return os.path.isdir(self.path)
 
@@ -111,7 +111,7 @@ class Head:
     def names(self) -> list[str]:
         """Names in a folder, sorted; of a file none."""
         try:
-            return sorted(os.listdir(self.path)) if self.folder else []
+            return sorted(os.listdir(self.path)) if self.is_folder else []
         except OSError:
             return []
 
@@ -152,9 +152,9 @@ class Format:
     source: str
     """Programs that write it."""
     form: str
-    """What it looks like, in a few words."""
+    """Its look, in a few words."""
     recognises: Callable[[Head], bool]
-    """Whether the beginning of a file is of this format."""
+    """Returns True for the beginning of a file of this format."""
     read: Callable[[Path, Ask], Log]
     """Opens a file; raises `TraceError` for what cannot be read."""
 

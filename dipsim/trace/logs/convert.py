@@ -42,7 +42,9 @@ def import_log(
     Args:
         source: the log.
         out: a `.npz` file, or a new folder of shards.
+        format_: its format.
         ask: what the user says of it.
+        unit_bytes: bytes of an expert.
         model: what it is from: says experts, layers and experts a token where the log does not.
         meta: further entries of the trace's meta.
         compress: see `TraceWriter`.
@@ -64,12 +66,12 @@ def import_log(
     try:
         with tempfile.TemporaryDirectory(prefix=".dipsim-", dir=out.parent) as folder:
             table = collected(source, log, ask, Path(folder), experts)
-            if asked_k is not None and table.width > asked_k:
+            if asked_k is not None and table.width != asked_k:
                 raise TraceError(
-                    f"--top-k {asked_k}: rows of {source} hold {table.width} experts; drop it"
+                    f"--top-k {asked_k}: rows of {source} hold {table.width} experts: drop it"
                 )
             ordered = table.tokens()
-            notes = _notes(source, ask, model, log, table, ordered)
+            notes = _notes(ask, model, log, table, ordered)
             full = _meta(source, format_, ask, table, ordered, log, unit_bytes)
             numbers = _numbers(source, ordered.layers, ask, model)
             if numbers is not None:
@@ -132,25 +134,26 @@ def _known_experts(source: Path, ask: Ask, model: Model | None, log: Log) -> int
     return next(iter(stated.values()), None)
 
 
-def _notes(
-    source: Path, ask: Ask, model: Model | None, log: Log, table: Table, ordered: Ordered
-) -> list[str]:
+def _notes(ask: Ask, model: Model | None, log: Log, table: Table, ordered: Ordered) -> list[str]:
     """Return sentences on what was assumed of a log."""
     notes = list(dict.fromkeys(log.notes))
     if table.experts is None:
         largest = table.largest
         notes.append(
-            f"{largest + 1} experts a layer, as its largest id is {largest}; --experts says it"
+            f"{largest + 1} experts a layer, as its largest id is {largest}, unless a model or "
+            "--experts says more"
         )
+    if table.unknown:
+        notes.append("some weights are nan, which is unknown: no scores are kept")
     if table.repeated:
         notes.append(
             f"{table.repeated} steps were routed again (rejected guesses): each is a token of its "
             "own"
         )
-    if model is None and ask.layers_are is None and (first := ordered.layers)[0] != 0:
+    if model is None and ask.layers_are is None and ordered.layers[0] != 0:
         notes.append(
-            f"layers {_span(first)} hold experts, taken as the model's numbers: --layers-are moe "
-            "if they count layers with experts alone"
+            f"layers {_span(ordered.layers)} hold experts, taken as the model's numbers: "
+            "--layers-are moe if they count layers with experts alone"
         )
     return notes
 
@@ -168,7 +171,7 @@ def _written(
     experts = table.experts or table.largest + 1
     block = max(1, _BLOCK_IDS // (len(ordered.layers) * table.width))
     done, notes = 0, []
-    checked = _Decode(source)
+    checked = _DecodeCheck(source)
     with ExitStack() as stack:
         make = functools.partial(make, experts=experts)
         writers = [stack.enter_context(make(out))]
@@ -208,7 +211,7 @@ def guesses_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.guesses")
 
 
-class _Decode:
+class _DecodeCheck:
     """Checks that decode tokens have experts in every layer; the last one may be cut short."""
 
     def __init__(self, source: Path) -> None:
@@ -241,6 +244,7 @@ class _Decode:
         )
 
     def notes(self) -> list[str]:
+        """Return sentences on what was left out."""
         notes = []
         if self.dropped:
             notes.append("the last token lacks layers and is left out: the log ends within it")

@@ -20,14 +20,14 @@ _IDS, _SCORES = "indices", "scores"
 
 
 def _recognises(head: Head) -> bool:
-    if head.folder:
+    if head.is_folder:
         return any(Path(name).suffix in _SUFFIXES for name in head.names)
     return head.data[:4] == b"PAR1" or head.data[:6] == b"ARROW1"
 
 
 def _read(path: Path, ask: Ask) -> Log:
     need(f"{path}: reading it", "parquet", "pyarrow")
-    names = Head(path).names if Head(path).folder else []
+    names = Head(path).names if Head(path).is_folder else []
     files = [path / name for name in names if Path(name).suffix in _SUFFIXES] or [path]
     by_layer: dict[int, list[Path]] = {}
     for file in files:

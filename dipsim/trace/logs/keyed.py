@@ -41,10 +41,12 @@ def keyed_log(
             phase=DECODE if phase is None else _phases(path, held, phase),
         )
 
-    def read() -> Iterator[Rows]:
-        yield from batches(objects(path), make)
+    notes: list[str] = []
 
-    return Log(read())
+    def read() -> Iterator[Rows]:
+        yield from batches(objects(path, notes), make)
+
+    return Log(read(), notes=notes)
 
 
 def _is_list(value: Any) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dipsim.errors import TraceError
 from dipsim.trace.logs.contract import Ask, Format, Head, Ints, Log
-from dipsim.trace.logs.lines import opened
+from dipsim.trace.logs.lines import gzipped, opened
 from dipsim.trace.logs.stream import looks_like_pairs, stream_log
 
 _PAIR = 8
@@ -24,6 +24,8 @@ def _recognises(head: Head) -> bool:
 
 
 def _read(path: Path, ask: Ask) -> Log:
+    if gzipped(path):
+        raise TraceError(f"{path}: is gzipped: gunzip it first")
     return stream_log(path, _pairs(path), ask)
 
 

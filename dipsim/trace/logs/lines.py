@@ -25,6 +25,19 @@ _PARSED = 256  # lines that are parsed together
 _WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
+def gzipped(path: Path) -> bool:
+    """Return whether a file is gzipped.
+
+    Raises:
+        TraceError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError as problem:
+        raise TraceError(f"{path}: cannot be read ({brief(problem.strerror)})") from None
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file's bytes, inflated where it is gzipped.
@@ -35,10 +48,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     if not os.path.isfile(path):
         raise TraceError(f"{path}: not a regular file; give a log")
     try:
-        with open(path, "rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
         file: IO[bytes]
-        with cast("IO[bytes]", gzip.open(path)) if packed else open(path, "rb") as file:
+        with cast("IO[bytes]", gzip.open(path)) if gzipped(path) else open(path, "rb") as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
         raise TraceError(f"{path}: damaged ({brief(problem)}); copy it again") from None
@@ -66,7 +77,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         while data := file.readline(LONGEST_LINE):
             number += 1
             if len(data) == LONGEST_LINE:
-                raise wrong(path, number, f"longer than {LONGEST_LINE} bytes: no log of experts")
+                raise wrong(path, number, f"longer than {LONGEST_LINE} bytes: no routing log")
             if number == 1:
                 data = data.removeprefix(b"\xef\xbb\xbf")
             if not data.isspace() and data:
@@ -102,17 +113,23 @@ def parsed(path: Path, number: int | None, text: str | bytes) -> Any:
         raise wrong(path, number, f"no JSON ({reason})") from None
 
 
-def objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def objects(path: Path, notes: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the number and the contents of every line of a file of JSON objects.
+
+    Args:
+        notes: gets a sentence where the file ends within a line, which is left out.
 
     Raises:
         TraceError: names the line that is none.
     """
     for held in batches(_raw_lines(path), list, _PARSED):
-        yield from zip((number for number, _ in held), _parsed_lines(path, held), strict=True)
+        values = _parsed_lines(path, held, notes)
+        yield from zip((number for number, _ in held[: len(values)]), values, strict=True)
 
 
-def _parsed_lines(path: Path, held: list[tuple[int, bytes]]) -> list[dict[str, Any]]:
+def _parsed_lines(
+    path: Path, held: list[tuple[int, bytes]], notes: list[str]
+) -> list[dict[str, Any]]:
     """Return the objects on some lines: parsed at once, which is faster, and where that fails one
     by one, so that the line can be named."""
     try:
@@ -121,7 +138,15 @@ def _parsed_lines(path: Path, held: list[tuple[int, bytes]]) -> list[dict[str, A
         values = []
     if len(values) == len(held) and all(type(value) is dict for value in values):
         return values
-    values = [parsed(path, number, data) for number, data in held]
+    values = [parsed(path, number, data) for number, data in held[:-1]]
+    number, last = held[-1]
+    try:
+        values.append(parsed(path, number, last))
+    except TraceError:
+        if last.endswith(b"\n") or number == 1:
+            raise
+        notes.append("the last line is left out: the log ends within it")
+        held = held[:-1]
     for (number, data), value in zip(held, values, strict=True):
         if not isinstance(value, dict):
             raise wrong(path, number, f"{brief(data[:60], 40)} is no JSON object")

@@ -38,7 +38,7 @@ def _rows(path: Path, log: Log) -> Iterator[Rows]:
     """Yield the tokens of each record; a step's ranks are numbered one after the other."""
     begins: dict[tuple[int, int], int] = {}
     next_token = 0
-    for number, record in objects(path):
+    for number, record in objects(path, log.notes):
         step, layer = (whole(path, number, record.get(key), key) for key in ("step", "layer"))
         rank = whole(path, number, record.get("rank", 0), "rank")
         if record.get("block") == "mtp":

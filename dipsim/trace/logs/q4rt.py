@@ -13,7 +13,7 @@ import numpy as np
 
 from dipsim.errors import TraceError
 from dipsim.trace.logs.contract import MOST_LAYERS, MOST_PER_TOKEN, Ask, Format, Head, Log, Rows
-from dipsim.trace.logs.lines import opened
+from dipsim.trace.logs.lines import gzipped, opened
 
 _MAGIC = b"Q4RT"
 _HEADER = struct.Struct("<4sHHHHI")
@@ -35,6 +35,8 @@ def _read(path: Path, ask: Ask) -> Log:
             f"{path}: {tokens} tokens of {layers} layers, {listed} of {experts} experts listed: "
             f"not believable (version {version})"
         )
+    if gzipped(path):
+        raise TraceError(f"{path}: is gzipped: gunzip it first")
     size, wanted = os.path.getsize(path), _HEADER.size + tokens * layers * listed * 4
     if size != wanted:
         raise TraceError(f"{path}: {size} bytes, its header asks for {wanted}: copy it again")

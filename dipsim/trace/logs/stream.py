@@ -2,9 +2,9 @@
 
 A layer's experts come one after the other, and with the next layer another visit begins. While
 decoding a visit holds the k experts of one token; in a prompt those of all its tokens, token after
-token. So k must be known: it is the length of the visits where all have one length, no expert comes
-twice in one, and else it is asked for. The last layer may compute fewer tokens of a prompt: its
-rows are those of the last ones.
+token. So k must be known: it is the length of the visits, where all have one length and none holds
+an expert twice; else it is asked for. The last layer may compute fewer tokens of a prompt: its rows
+are those of the last ones. A visit that the end of the log cuts short is left out.
 """
 
 from collections.abc import Iterator
@@ -72,8 +72,9 @@ def _rows(path: Path, pairs: Iterator[Ints], ask: Ask, log: Log) -> Iterator[Row
                 break
         k = _common_length(path, held)
         log.notes.append(f"{k} experts a token, as every visit of a layer holds {k}")
-    token = 0
-    for batch in _passes(_chained(held, visits)):
+    token = sequence = 0
+    decoded = False
+    for batch in _whole_passes(_passes(_chained(held, visits)), k, log):
         sizes = [len(experts) for _, experts in batch]
         if any(size % k for size in sizes):
             layer, experts = next((n, e) for n, e in batch if len(e) % k)
@@ -84,11 +85,20 @@ def _rows(path: Path, pairs: Iterator[Ints], ask: Ask, log: Log) -> Iterator[Row
                 "the right --top-k",
             )
         count = max(sizes) // k
+        if count > 1 and decoded:  # another prompt
+            sequence, token = sequence + 1, 0
+        decoded = count == 1
         for layer, experts in batch:
             ids = experts.reshape(-1, k)
             tokens = np.arange(token + count - len(ids), token + count)
             phase = PREFILL if count > 1 else DECODE
-            yield Rows(tokens, np.full(len(ids), layer), ids, phase=phase)
+            yield Rows(
+                tokens,
+                np.full(len(ids), layer),
+                ids,
+                phase=phase,
+                sequence=np.full(len(ids), sequence),
+            )
         token += count
 
 
@@ -106,8 +116,9 @@ def _common_length(path: Path, visits: list[tuple[int, NDArray[np.int64]]]) -> i
     Raises:
         TraceError: they differ, or hold an expert twice: batches of several tokens.
     """
-    sizes = {len(experts) for _, experts in visits}
-    twice = any(len(np.unique(experts)) < len(experts) for _, experts in visits)
+    whole = visits[:-1] or visits  # the log may end within the last one
+    sizes = {len(experts) for _, experts in whole}
+    twice = any(len(np.unique(experts)) < len(experts) for _, experts in whole)
     if not sizes:
         raise TraceError(f"{path}: holds no row")
     if len(sizes) > 1 or twice:
@@ -119,6 +130,22 @@ def _common_length(path: Path, visits: list[tuple[int, NDArray[np.int64]]]) -> i
             "--top-k, the experts of one token (and --decode-only to leave prompts out)",
         )
     return sizes.pop()
+
+
+def _whole_passes(
+    passes: Iterator[list[tuple[int, Ints]]], k: int, log: Log
+) -> Iterator[list[tuple[int, Ints]]]:
+    """Yield forward passes; of the last one without a visit that is cut short."""
+    held: list[tuple[int, Ints]] = []
+    for batch in passes:
+        if held:
+            yield held
+        held = batch
+    if held and len(held[-1][1]) % k:
+        held.pop()
+        log.notes.append("the last rows are left out: the log ends within them")
+    if held:
+        yield held
 
 
 def _passes(visits: Iterator[tuple[int, Ints]]) -> Iterator[list[tuple[int, Ints]]]:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from dipsim.errors import TraceError, brief
 from dipsim.trace.logs.contract import MOST_EXPERTS, MOST_LAYERS, MOST_PER_TOKEN, Ask, Log, Rows
+from dipsim.trace.routes import NONE
 from dipsim.trace.tokens import PREFILL
 from dipsim.trace.trace import MAX_TOKENS
 
-NONE = 2**16 - 1
-"""Stands for no expert in stored ids, uint16."""
 _CHUNK = 2**16
 _MOST_BYTES = 2**38
 _MOST_NUMBER = 2**40  # of a token
@@ -105,6 +104,8 @@ class Table:
         self.width = self.guessed = 0
         self.weighed = True
         """Whether every row has weights, all of them known."""
+        self.unknown = False
+        """Whether weights are nan."""
         self.repeated = 0
         """Steps that came again after a later one: rejected guesses."""
         self._stretches: list[_Stretch] = []
@@ -172,7 +173,8 @@ class Table:
         if rows.guesses is not None:
             self.guessed = max(self.guessed, rows.guesses.shape[1])
             self.largest = max(self.largest, int(rows.guesses.max(initial=-1)))
-        self.weighed &= rows.weights is not None and not bool(np.isnan(rows.weights).any())
+        self.unknown |= rows.weights is not None and bool(np.isnan(rows.weights).any())
+        self.weighed &= rows.weights is not None and not self.unknown
 
     def _where(self, rows: Rows, row: int) -> str:
         return f"{self.path}: token {rows.token[row]}, layer {rows.layer[row]}"

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim import files
-from dipsim.errors import TraceError
+from dipsim.errors import TraceError, brief
 from dipsim.trace.archive import pack
 from dipsim.trace.logs.contract import MOST_EXPERTS, MOST_LAYERS, Head
-from dipsim.trace.logs.lines import lines, wrong
+from dipsim.trace.logs.lines import gzipped, lines, wrong
 from dipsim.trace.npz import open_npz
 from dipsim.trace.outline import Outline
 from dipsim.trace.trace import SUFFIX
@@ -86,6 +86,8 @@ def _is_int(word: str) -> bool:
 
 
 def _binary(path: Path) -> NDArray[np.int64]:
+    if gzipped(path):
+        raise TraceError(f"{path}: is gzipped: gunzip it first")
     size = os.path.getsize(path)
     try:
         header = np.fromfile(path, "<u4", 3)
@@ -158,19 +160,31 @@ def uses_for(path: Path, trace: Outline, experts: int) -> NDArray[np.int64]:
             raise TraceError(f"{path}: {_ARRAY} must be int64 [layers, experts], none below 0")
     else:
         counts = read_usage(path)
-    numbers = trace.meta.get("layer_numbers")
-    used = np.flatnonzero(counts.any(axis=1))
-    if isinstance(numbers, list) and len(numbers) == trace.recorded_layers:
-        known = [n for n in numbers if isinstance(n, int) and 0 <= n < len(counts)]
-        counts = counts[known]
-    elif len(used) == trace.recorded_layers:
-        counts = counts[used]
-    counts = counts[: trace.recorded_layers]
-    if len(counts) != trace.recorded_layers or counts.shape[1] > experts:
+    rows = _rows_of(trace, counts)
+    if rows is None or counts.shape[1] > experts:
         raise TraceError(
-            f"--static-from {path}: uses of {len(counts)} layers of {counts.shape[1]} experts; "
-            f"{trace.name} has {trace.recorded_layers} of {experts}: give those of the same model"
+            f"--static-from {path}: uses of {counts.shape[1]} experts in layers "
+            f"{brief(np.flatnonzero(counts.any(axis=1)).tolist(), 60)} of {len(counts)}; "
+            f"{trace.name} has {trace.recorded_layers} layers of {experts}: give those of the same "
+            "model"
         )
+    counts = counts[rows]
     padded = np.zeros((len(counts), experts), np.int64)
     padded[:, : counts.shape[1]] = counts
     return padded[trace.first_layer : trace.first_layer + trace.layers]
+
+
+def _rows_of(trace: Outline, counts: NDArray[np.int64]) -> list[int] | None:
+    """Return the rows of a history that are the layers of a trace; None where it cannot be told.
+
+    Rows with uses must be among them, so that none of another model is taken.
+    """
+    used, layers = np.flatnonzero(counts.any(axis=1)).tolist(), trace.recorded_layers
+    numbers = trace.meta.get("layer_numbers")
+    if isinstance(numbers, list) and len(numbers) == layers:
+        rows = [n for n in numbers if isinstance(n, int) and 0 <= n < len(counts)]
+    elif len(used) == layers:
+        rows = used
+    else:
+        rows = [*range(layers)] if len(counts) >= layers else []
+    return rows if len(rows) == layers and used and set(used) <= set(rows) else None

@@ -25,11 +25,12 @@ def _recognises(head: Head) -> bool:
 
 
 def _read(path: Path, ask: Ask) -> Log:
-    return Log(_rows(path))
+    notes: list[str] = []
+    return Log(_rows(path, notes), notes=notes)
 
 
-def _rows(path: Path) -> Iterator[Rows]:
-    yield from batches(objects(path), lambda held: _batch(path, held), _BATCH)
+def _rows(path: Path, notes: list[str]) -> Iterator[Rows]:
+    yield from batches(objects(path, notes), lambda held: _batch(path, held), _BATCH)
 
 
 def _batch(path: Path, held: list[tuple[int, Mapping[str, Any]]]) -> Rows:
