@@ -19,8 +19,6 @@ from tools.model_folder import fill
 PYTHON_TYPES = re.compile(
     r"(?<!--)\b(TEXT|INTEGER|FLOAT|LIST|BOOLEAN|str|int|float|list|None)\b|<\w"
 )
-    r"(?<!--)\b(TEXT|INTEGER|FLOAT|LIST|BOOLEAN|str|int|float|list|None)\b|<\w"
-)
 EXAMPLES = {name: command.epilog.splitlines() for name, command in COMMANDS.items()}
 
 
