@@ -26,8 +26,8 @@ Arrays = dict[str, Any]
 WEIGHTS = {"run": 12, "compare": 3, "mrc": 3, "search": 3, "inspect": 2, "export": 3, "import": 2}
 WEIGHTS |= {"profiles": 0.3, "models": 0.3, "policies": 0.1, "methods": 0.1, "validate": 0.3}
 """Likelihoods of commands, beside 1."""
-LEFT_OUT = {"record", "eval", "lora", "iobench"}
-"""Commands that need weights of a model, or read a disk."""
+LEFT_OUT = {"record", "eval", "lora", "iobench", "explore"}
+"""Commands that need weights of a model, read a disk, or serve until they are interrupted."""
 NOT_GIVEN = {"validate": {"file", "replay"}, "run": {"config"}}
 """Options that would read a disk, or that a law tries, by command."""
 USUAL = {"run": ("profile", "json"), "compare": ("profile",), "search": ("profile",)}

@@ -143,6 +143,16 @@ def test_arrays_that_make_no_trace(
     assert said in refusal(tmp_path / "a.npz", tmp_path / "t.npz", names=names)
 
 
+def test_ids_that_were_cast_to_floats_are_no_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = np.argsort(rng.random((9, 3, 16)), axis=2)[:, :, :4]
+    np.save(tmp_path / "r.npy", ids.astype(np.float16))
+    said = refusal(tmp_path / "r.npy", tmp_path / "t.npz", names={"expert": "r"})
+    assert "save them as integers" in said
+    np.save(tmp_path / "r.npy", np.round(values() * 8))  # logits that are whole by chance
+    assert import_arrays(tmp_path / "r.npy", tmp_path / "t.npz", names={"expert": "r"}) == []
+
+
 def test_hostile_files_are_refused(tmp_path: Path) -> None:
     out, names = tmp_path / "t.npz", {"glu": "a"}
     np.save(tmp_path / "a.npy", np.array([{}, None], object), allow_pickle=True)

@@ -99,6 +99,11 @@ def import_arrays(
             rows: dict[str, Any] = {}
             for stack, values in zip(stacks, parts, strict=True):
                 rows[stack.signal] = values
+                if stack.signal == "expert" and start == 0 and _are_ids(values):
+                    raise TraceError(
+                        f"{path}: {chosen['expert']} holds whole numbers, each once a row: ids of "
+                        "experts, not scores; save them as integers, x.astype(np.int16)"
+                    )
                 if stack.signal in listed and values.dtype.kind == "f" and values.min() >= 0:
                     rows |= {stack.signal: values > 0, f"{stack.signal}.scores": values}
                     continue
@@ -115,6 +120,16 @@ def import_arrays(
     if others := _left_out(arrays, chosen, stacks):
         notes.append(f"left out, as no --map names them: {brief(', '.join(others), 200)}")
     return notes
+
+
+def _are_ids(values: Array) -> bool:
+    """Return whether floats [tokens, layers, k] look like ids of experts that were used."""
+    if values.dtype.kind != "f" or values.shape[2] < 2 or not np.isfinite(values).all():
+        return False
+    ordered = np.sort(values, axis=2)
+    whole = bool((values == np.floor(values)).all() and values.min() >= 0)
+    once = bool((ordered[..., 1:] > ordered[..., :-1]).all())
+    return whole and once and bool(values.max() >= values.shape[2])
 
 
 def _left_out(

@@ -1,0 +1,119 @@
+"""Real logs of experts, and small logs that once failed, against figures worked out elsewhere."""
+
+import json
+import subprocess
+import sys
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dipsim
+from dipsim.trace import Trace, load_trace
+from dipsim.trace.encoding import unpack_sets
+from tools.paths import SHARED
+
+LOGS, CASES = SHARED / "traces", SHARED / "cases"
+KIMI, OLMOE = LOGS / "kimi-linear-300.jsonl", LOGS / "olmoe-299.jsonl"
+needs_logs = pytest.mark.skipif(not KIMI.exists(), reason="the shared logs are not here")
+needs_cases = pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not here")
+SLOTS = (201, 402, 805, 1610, 3221, 6442)
+GLOBAL = {
+    "lru": (4.1, 41.5, 57.2, 72.1, 86.4, 91.9),
+    "lfu": (29.6, 40.7, 54.5, 70.8, 87.1, 91.9),
+    "belady": (50.9, 63.6, 74.7, 84.5, 91.0, 91.9),
+}
+
+
+def hit_pct(trace: Path | Trace, policy: str, slots: int, **options: object) -> float:
+    result = dipsim.simulate(
+        trace,
+        "snapdragon8",
+        policy=policy,
+        cache=f"{slots} MB",
+        unit_bytes="1 MB",
+        **options,  # type: ignore[arg-type]
+    ).to_dict()
+    return 100 * result["hits"] / result["accesses"]
+
+
+@needs_logs
+@pytest.mark.parametrize("policy", GLOBAL)
+def test_one_cache_for_all_layers_of_kimi_linear(policy: str) -> None:
+    trace = load_trace(KIMI)
+    for slots, expected in zip(SLOTS, GLOBAL[policy], strict=True):
+        assert hit_pct(trace, policy, slots, scope="global") == pytest.approx(expected, abs=0.05001)
+
+
+@needs_logs
+@pytest.mark.parametrize("log", [KIMI, OLMOE], ids=["kimi-linear", "olmoe"])
+def test_a_real_log_counts_the_same_directly_and_imported(log: Path, tmp_path: Path) -> None:
+    imported = dipsim.import_(log, tmp_path / "t.npz")
+    rows = [json.loads(line)["layers"] for line in log.read_text().splitlines()]
+    assert (imported.tokens, imported.layers) == (len(rows), len(rows[0]))
+    (words,) = (part["expert"] for _, _, part in imported.blocks({"expert": "sets"}))
+    sets = unpack_sets(words, imported.signals["expert"].units)
+    assert [[np.flatnonzero(layer).tolist() for layer in token] for token in sets] == rows
+    for policy in ("lru", "lfu", "belady"):
+        both = [hit_pct(one, policy, 800, scope="global") for one in (log, imported)]
+        assert both[0] == both[1]
+
+
+@needs_logs
+def test_an_lru_per_layer_of_a_real_log_against_a_dictionary() -> None:
+    rows = [json.loads(line)["layers"] for line in OLMOE.read_text().splitlines()]
+    hits: Counter[str] = Counter()
+    for layer in range(len(rows[0])):
+        cache: OrderedDict[int, None] = OrderedDict()
+        for token in rows:
+            used = sorted(token[layer])
+            hits["hit"] += sum(expert in cache for expert in used)
+            hits["all"] += len(used)
+            for expert in used:  # booked as used in ascending order, then the oldest leave
+                cache.pop(expert, None)
+                cache[expert] = None
+            while len(cache) > 24:
+                cache.popitem(last=False)
+    result = dipsim.simulate(
+        OLMOE, "snapdragon8", policy="lru", cache_fraction=24 / 64, unit_bytes="1 MB"
+    ).to_dict()
+    assert (result["hits"], result["accesses"]) == (hits["hit"], hits["all"])
+
+
+# Cases --------------------------------------------------------------------------------------------
+
+
+@needs_cases
+@pytest.mark.parametrize(
+    ("name", "tokens", "layers"),
+    [
+        ("f12-ok.csv", 12, 3),
+        ("f12-dropped-column.csv", 12, 3),
+        ("f14-dense-first.csv", 12, 2),
+        ("f16-speculative.csv", 10, 3),
+    ],
+)
+def test_a_phones_log_that_failed_is_read(
+    name: str, tokens: int, layers: int, tmp_path: Path
+) -> None:
+    trace = dipsim.import_(CASES / name, tmp_path / "t.npz")
+    assert (trace.tokens, trace.layers) == (tokens, layers)
+    (words,) = (part["expert"] for _, _, part in trace.blocks({"expert": "sets"}))
+    decode = trace.phase == 1
+    assert (np.bitwise_count(words[decode]).sum(axis=-1) == 2).all()
+    assert sum(trace.meta["dense_bytes"]) == 5_400_000
+    assert dipsim.simulate(trace, "oneplus15r", cache_fraction=0.5).to_dict()["accesses"] > 0
+
+
+@needs_cases
+def test_ids_as_engines_return_them_are_sets(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, CASES / "f23.py"], cwd=tmp_path, check=True)
+    ids = np.load(tmp_path / "f23-out.npz")["routed_experts"]
+    trace = dipsim.import_(
+        tmp_path / "f23-out.npz", tmp_path / "t.npz", names={"expert": "routed_experts"}
+    )
+    (words,) = (part["expert"] for _, _, part in trace.blocks({"expert": "sets"}))
+    sets = unpack_sets(words, 16)
+    assert sets.sum() == ids.size
+    assert np.take_along_axis(sets, ids.astype(np.int64), axis=2).all()
