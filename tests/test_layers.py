@@ -194,8 +194,9 @@ def test_only_the_discrete_events_import_simpy() -> None:
     assert modules_that_import("simpy") == {"dipsim.timeline.events"}
 
 
-def test_only_views_load_modules_by_name() -> None:
-    """What the rows forbid is not to be had by another way, but for the reports of values."""
+def test_four_modules_load_others_by_name() -> None:
+    """Imports that the rows forbid are had by name for the views of values, for cells that judge a
+    model and for configs of unknown families alone."""
     loading = modules_that_import("importlib.import_module") | {
         dotted(path) for path in MODULES if "import_module(" in path.read_text()
     }

@@ -1,7 +1,7 @@
 """Geometry of a model that transformers builds without weights: for families with no row.
 
-Weights are counted, not named: what is neither a norm nor an MLP of a layer is its mixer. Keys,
-values and states are those that a static cache of transformers keeps after two tokens.
+MLPs, norms and towers are told by the names of their weights; the rest of a layer is its mixer.
+Keys, values and states are those that a static cache of transformers keeps after two tokens.
 """
 
 import inspect
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from dipsim.errors import ModelError, brief
 from dipsim.lm.quiet import quiet
+from dipsim.model.families.mlps import EXPERTS, USED
 from dipsim.model.stacked import in_kinds
 
 MOST_LAYERS, MOST_EXPERTS = 256, 4096
-"""What is built at most: modules cost memory without weights too."""
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
+"""Most that is built: modules cost memory without weights too."""
 _MLP: tuple[str, ...] = (
     "mlp",
     "feed_forward",
@@ -32,20 +31,20 @@ _MLP: tuple[str, ...] = (
     "fc_in",
 )
 _MLP += (".up_proj", ".down_proj")
-"""What in the names of weights says that they are of an MLP."""
+"""Parts of names of weights that are of an MLP."""
 TOWERS = ("vision", "visual", "audio", "multi_modal")
-"""What in the names of weights says that they are not of the text model."""
+"""Parts of names of weights that are not of the text model."""
 Named = list[tuple[str, Tensor]]
 """Weights with their names."""
 _POSITIONS = 2**30  # windows are shorter
 
 
 class _Kept(NamedTuple):
-    """What one layer of a cache keeps."""
+    """Contents of one layer of a cache."""
 
     per_position: int
     window: int | None
-    state: int
+    state_values: int
     state_bits: float
 
 
@@ -97,7 +96,7 @@ def _check_size(config: Any, where: str) -> None:
     Raises:
         ModelError: more layers or experts than any model has.
     """
-    counts = [("num_hidden_layers", MOST_LAYERS), *((key, MOST_EXPERTS) for key in _EXPERTS)]
+    counts = [("num_hidden_layers", MOST_LAYERS), *((key, MOST_EXPERTS) for key in EXPERTS)]
     for key, most in counts:
         given = getattr(config, key, None)
         if isinstance(given, int) and given > most:
@@ -123,7 +122,7 @@ def geometry_of_modules(model: Any, where: str, name: str) -> dict[str, Any]:
     table = model.get_input_embeddings().weight
     head = model.get_output_embeddings()
     tied = head is None or head.weight is table
-    hidden = _number(config, "hidden_size") or int(table.shape[1])
+    hidden = number_in(config, "hidden_size") or int(table.shape[1])
     kept = _kept(model, many)
     configs = list(getattr(config, "per_layer_config", None) or ())
     configs = configs if len(configs) == many else [config] * many
@@ -169,9 +168,9 @@ def _layer(own: Named, config: Any, hidden: int, kept: _Kept | None) -> dict[str
     fed = each * mlp.get("experts", 1) + matrices * mlp.get("shared_intermediate", 0)
     total = sum(weight.numel() for _, weight in own)
     mixer = max(total - fed - min(norms, 16) * hidden, 0)
-    heads = _number(config, "num_attention_heads") or 1
-    size = _number(config, "head_dim") or max(hidden // heads, 1)
-    keys = min(_number(config, "num_key_value_heads") or heads, heads)
+    heads = number_in(config, "num_attention_heads") or 1
+    size = number_in(config, "head_dim") or max(hidden // heads, 1)
+    keys = min(number_in(config, "num_key_value_heads") or heads, heads)
     found = {
         **mlp,
         "norms": min(norms, 16),
@@ -186,15 +185,15 @@ def _layer(own: Named, config: Any, hidden: int, kept: _Kept | None) -> dict[str
     if kept.window:
         found |= {"attention": "window", "window": kept.window}
     elif not kept.per_position:
-        found |= {"attention": "state" if kept.state else "none", "kv_values": None}
-    if kept.state:
-        found |= {"state_values": kept.state, "state_bits": kept.state_bits}
+        found |= {"attention": "state" if kept.state_values else "none", "kv_values": None}
+    if kept.state_values:
+        found |= {"state_values": kept.state_values, "state_bits": kept.state_bits}
     if found.get("attention") == "none":
         found |= {"extra_parameters": mixer, "attention_parameters": None}
     return found
 
 
-def _number(config: Any, *names: str) -> int | None:
+def number_in(config: Any, *names: str) -> int | None:
     """Return the first whole number that a config has under one of the names."""
     given = (getattr(config, name, None) for name in names)
     return next((each for each in given if type(each) is int and each > 0), None)
@@ -203,7 +202,7 @@ def _number(config: Any, *names: str) -> int | None:
 def _mlp(own: Named, config: Any, hidden: int) -> dict[str, Any]:
     """Return the keys of a layer's MLP: the width is what all its matrices share beside hidden."""
     fed = [(name, weight) for name, weight in own if any(mark in name for mark in _MLP)]
-    experts, used = _number(config, *_EXPERTS), _number(config, *_USED)
+    experts, used = number_in(config, *EXPERTS), number_in(config, *USED)
     stacks = [w[0] for _, w in fed if w.ndim == 3 and w.shape[0] == experts]
     stacks = stacks or [w for n, w in fed if w.ndim == 2 and "experts.0." in n]
     if stacks and experts and used:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
-from dipsim.lm.probe import ModuleCall, Seen, TopkCall
+from dipsim.lm.probe import LayerProbe, ModuleCall, TopkCall
 from dipsim.lm.router_rule import Choice, function_of, rule_of
 from dipsim.lm.routers import Router, ids_and_weights
 
 
-def find_router(seen: Seen, tokens: int) -> tuple[Router | None, set[nn.Module]]:
+def find_router(seen: LayerProbe, tokens: int) -> tuple[Router | None, set[nn.Module]]:
     """Return a layer's router, and the modules of the mixture it is in (experts, shared ones).
 
     Args:
@@ -20,7 +20,7 @@ def find_router(seen: Seen, tokens: int) -> tuple[Router | None, set[nn.Module]]
         tokens: number of tokens that it saw.
 
     Raises:
-        ModelError: experts of which it is not seen which are used, or several mixtures.
+        ModelError: several mixtures of experts in the layer.
     """
     routers: dict[nn.Module, Router] = {}
     beside: set[nn.Module] = set()
@@ -39,7 +39,7 @@ def find_router(seen: Seen, tokens: int) -> tuple[Router | None, set[nn.Module]]
     return next(iter(routers.values()), None), beside
 
 
-def _mixtures(seen: Seen, tokens: int) -> Iterator[tuple[nn.Module, nn.Module]]:
+def _mixtures(seen: LayerProbe, tokens: int) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Yield modules that hold experts, each with the module around it."""
     fed = {call.module for call in seen.calls if _given(call, tokens) is not None}
     for parent in seen.block.modules():
@@ -74,7 +74,7 @@ def _experts(module: nn.Module) -> int:
     return min(cubes, default=0)
 
 
-def _router(seen: Seen, parent: nn.Module, experts: nn.Module, tokens: int) -> Router | None:
+def _router(seen: LayerProbe, parent: nn.Module, experts: nn.Module, tokens: int) -> Router | None:
     """Return the router of a module of experts, or None if it has none."""
     of_experts = next((call for call in seen.calls if call.module is experts), None)
     given, inside = _given(of_experts, tokens), {*parent.modules()} - {*experts.modules()}

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dipsim.errors import ModelError
-from dipsim.lm.built import TOWERS, geometry_of_config
+from dipsim.lm.built import TOWERS, geometry_of_config, number_in
 from dipsim.lm.structure import Structure, find_structure
 from dipsim.model import load_model
 from dipsim.model.families import geometry_of as read_geometry
@@ -105,11 +105,11 @@ def _measured(model: nn.Module, structure: Structure, name: str) -> list[dict[st
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     widths = last.units
     hidden = widths.get("attn_input") or widths.get("mlp_input") or embedding.weight.shape[1]
-    heads = _number(config, "num_attention_heads") or 1
+    heads = number_in(config, "num_attention_heads") or 1
     attention = last.units.get("attn_output", hidden)
     head_dim = attention // heads if attention % heads == 0 else attention
     heads = attention // head_dim
-    named = _number(config, "num_key_value_heads", "num_kv_heads") or heads
+    named = number_in(config, "num_key_value_heads", "num_kv_heads") or heads
     geometry = {
         "name": name[:80],
         "layers": len(structure.layers),
@@ -118,7 +118,7 @@ def _measured(model: nn.Module, structure: Structure, name: str) -> list[dict[st
         "head_dim": head_dim,
         "vocab": embedding.weight.shape[0],
         "tied_embeddings": head is None or head.weight is embedding.weight,
-        "context": _number(config, "max_position_embeddings"),
+        "context": number_in(config, "max_position_embeddings"),
     }
     activation = getattr(config, "hidden_act", None)
     if isinstance(activation, str):
@@ -170,12 +170,3 @@ def _expert_shapes(block: nn.Module, experts: int) -> list[tuple[int, int]]:
     else:
         weights = [w[0] for w in block.parameters() if w.ndim == 3 and len(w) == experts]
     return [(weight.shape[0], weight.shape[1]) for weight in weights]
-
-
-def _number(config: Any, *names: str) -> int | None:
-    """Return the first whole number that a config has under one of the names."""
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None

@@ -33,12 +33,12 @@ class ModuleCall:
         return _linear_like(self.module) and vectors and bool(self.inputs)
 
     @property
-    def x(self) -> Tensor:
+    def input(self) -> Tensor:
         """First input, [tokens, units]."""
         return self.inputs[0]
 
     @property
-    def y(self) -> Tensor:
+    def output(self) -> Tensor:
         """First output, [tokens, units]."""
         output: Tensor = self.outputs[0]
         return output
@@ -58,12 +58,12 @@ class TopkCall(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was seen of one layer."""
+class LayerProbe:
+    """Calls of one layer in the run: of its modules, and of topk."""
 
     block: nn.Module
     calls: list[ModuleCall] = field(default_factory=list)
-    """Of all its modules, in the order in which they ended."""
+    """Calls of all its modules, in the order in which they ended."""
     topk: list[TopkCall] = field(default_factory=list)
 
 
@@ -72,11 +72,18 @@ def _linear_like(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2
 
 
-def run_probe(model: nn.Module) -> tuple[list[Seen], set[nn.Module]]:
-    """Run the model and return what was seen of its decoder layers.
+def run_probe(model: nn.Module) -> tuple[list[LayerProbe], set[nn.Module]]:
+    """Run the model on a few tokens and keep the calls of its decoder layers.
 
-    The layers are the longest list of blocks that run. The second is the modules around them that
-    were called by token ids.
+    Args:
+        model: called as ``model(input_ids=int64[1, 8])``, without dropout or gradients.
+
+    Returns:
+        The layers, in order: the longest list of blocks that run; empty where none does. And the
+        modules around them that were called by token ids.
+
+    Raises:
+        Exception: whatever the model raises; all hooks are removed first.
     """
     lists: list[nn.ModuleList] = []
     inner: set[nn.Module] = set()
@@ -84,7 +91,7 @@ def run_probe(model: nn.Module) -> tuple[list[Seen], set[nn.Module]]:
         if isinstance(module, nn.ModuleList) and module not in inner:
             lists.append(module)
             inner.update(module.modules())
-    seen = {block: Seen(block) for blocks in lists for block in blocks}
+    seen = {block: LayerProbe(block) for blocks in lists for block in blocks}
     running = _Running(seen)
     handles = [handle for block in seen for handle in running.hooks(block)]
     called: set[nn.Module] = set()
@@ -112,7 +119,7 @@ def run_probe(model: nn.Module) -> tuple[list[Seen], set[nn.Module]]:
 class _Running:
     """Modules that run, the outermost first, each with the calls of topk in it so far."""
 
-    def __init__(self, seen: dict[nn.Module, Seen]) -> None:
+    def __init__(self, seen: dict[nn.Module, LayerProbe]) -> None:
         self._seen = seen
         self._stack: list[tuple[nn.Module, list[TopkCall]]] = []
 

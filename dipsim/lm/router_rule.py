@@ -18,7 +18,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Choice(NamedTuple):
-    """What a probe saw of one choice; rows are tokens."""
+    """One choice, as a probe saw it; rows are tokens."""
 
     used: Tensor
     """int64[tokens, k], -1 where no expert was used."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 Form = Literal["logits", "prob", "biased", "unknown"]
-"""What the scores that a trace holds are: logits whose softmax are the weights; weights, up to a
-factor; weights plus a bias; or scores whose weights are not known."""
+"""Kind of scores that a trace holds: logits whose softmax are the weights; weights, up to a factor;
+weights plus a bias; or scores whose weights are not known."""
 _TOPK = (torch.topk, Tensor.topk)
 
 
@@ -45,6 +45,7 @@ class Router:
     module: nn.Module
     """Module that scores the experts."""
     experts: int
+    """Number of experts that it scores."""
     k: int
     """Most experts that a token uses."""
     output: int | None = None
@@ -57,11 +58,12 @@ class Router:
     fed: nn.Module | None = None
     """Module that is given the ids of the chosen experts and their weights; None where none is."""
     form: Form = "logits"
+    """Kind of scores that a trace holds of it."""
     function: str = "unknown"
     """Function of the logits that the scores are, less the bias: softmax, sigmoid ..."""
     reads_logits: bool = False
-    """True if the scores are the module's output, of which topk is given the softmax or no topk
-    chooses."""
+    """True if the scores are taken from the module's output: topk is given their softmax, or there
+    is no topk."""
     squashed: bool = False
     """True if topk is given logits whose sigmoid is the weight."""
     bias: Tensor | None = None
@@ -69,7 +71,7 @@ class Router:
     normalised: bool = False
     """True if the weights of a token's experts have the same sum for all tokens."""
     scaling: float | None = None
-    """That sum; or else what the score's function is multiplied by; None where it is neither."""
+    """Sum of a token's weights where `normalised`, else their factor; None where neither."""
     selects: bool = True
     """True if the experts used are those with the best scores."""
     separate: bool = True

@@ -17,7 +17,7 @@ _LARGEST_HALF = float(torch.finfo(torch.float16).max)
 
 
 class _Rows(NamedTuple):
-    """What one layer's router did in a call; rows are tokens."""
+    """Scores and choice of one layer's router in a call; rows are tokens."""
 
     scores: Tensor
     used: Tensor

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dipsim.errors import ModelError, brief
 from dipsim.lm.find_router import find_router
-from dipsim.lm.probe import PROBES, ModuleCall, Seen, run_probe
+from dipsim.lm.probe import PROBES, LayerProbe, ModuleCall, run_probe
 from dipsim.lm.routers import Router
 
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -135,18 +135,18 @@ def _holds(blocks: nn.Module, block: nn.Module) -> bool:
     return isinstance(blocks, nn.ModuleList) and any(item is block for item in blocks)
 
 
-def _layer(seen: Seen) -> Layer:
+def _layer(seen: LayerProbe) -> Layer:
     """Find the MLP or router, and the attention, of one decoder layer."""
     calls = seen.calls
     router, beside = find_router(seen, PROBES)
-    linears = [call for call in calls if call.linear and call.x.is_floating_point()]
+    linears = [call for call in calls if call.linear and call.input.is_floating_point()]
     outside = [call for call in linears if call.module not in beside]
     mlp = _find_mlp(outside, [call for call in calls if _may_activate(call)])
     if router is None:
         _refuse_hidden_experts(seen, mlp)
     taken = {*mlp.mlp_input, mlp.down}
     rest = [call for call in outside if call.module not in taken]
-    attn_input = tuple(call.module for call in rest if _same(call.x, rest[0].x))
+    attn_input = tuple(call.module for call in rest if _same(call.input, rest[0].input))
     attn_output = rest[-1].module if rest and rest[-1].module not in attn_input else None
     if (
         router is not None
@@ -154,10 +154,12 @@ def _layer(seen: Seen) -> Layer:
         layer = Layer(attn_input=attn_input, attn_output=attn_output, router=router)
     else:
         layer = replace(mlp, attn_input=attn_input, attn_output=attn_output)
-    return replace(layer, units=_units(layer, {call.module: call.x.shape[-1] for call in linears}))
+    return replace(
+        layer, units=_units(layer, {call.module: call.input.shape[-1] for call in linears})
+    )
 
 
-def _refuse_hidden_experts(seen: Seen, mlp: Layer) -> None:
+def _refuse_hidden_experts(seen: LayerProbe, mlp: Layer) -> None:
     """Refuse an MLP that has experts which are no modules.
 
     Raises:
@@ -201,7 +203,7 @@ def _may_activate(call: ModuleCall) -> bool:
         and call.tensor
         and call.outputs[0] is not None
         and len(call.inputs) == 1
-        and call.x.shape == call.y.shape
+        and call.input.shape == call.output.shape
     )
 
 
@@ -214,8 +216,8 @@ def _find_mlp(linears: list[ModuleCall], own: Sequence[ModuleCall]) -> Layer:
     """
     for exact in (True, False):  # the model's own activations first: they are exact
         for i in range(len(linears) - 1, 0, -1):
-            width = linears[i].x.shape[-1]
-            modules = [call.module for call in own if call.x.shape[-1] == width]
+            width = linears[i].input.shape[-1]
+            modules = [call.module for call in own if call.input.shape[-1] == width]
             mlp = _made_of(linears[i], linears[:i], modules if exact else _ACTIVATIONS)
             if mlp is not None:
                 return mlp
@@ -229,21 +231,21 @@ def _made_of(
 
     h is the input of ``down``; None if nothing comes near enough.
     """
-    h = down.x
+    h = down.input
     best, least = None, 1e-4 if h.dtype == torch.float32 else 2e-2
-    parts = [(call, part) for call in earlier for part in _parts(call.y, h)]
+    parts = [(call, part) for call in earlier for part in _parts(call.output, h)]
     with torch.no_grad():
         for call, part in parts:
-            a = call.y[..., part]
+            a = call.output[..., part]
             for act in activations:
                 active = act(a)
                 if (off := _off(active, h)) < least and _off(active, a) > 0:
                     best, least = Layer((call.module,), down.module, act=act), off
                 for other, its in parts:
                     same = other is call and its == part
-                    if same or not _same(other.x, call.x):
+                    if same or not _same(other.input, call.input):
                         continue
-                    if (off := _off(active * other.y[..., its], h)) < least:
+                    if (off := _off(active * other.output[..., its], h)) < least:
                         gate, up = Output(call.module, part), Output(other.module, its)
                         fed = tuple(dict.fromkeys((call.module, other.module)))
                         best, least = Layer(fed, down.module, gate, up, act), off

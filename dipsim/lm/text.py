@@ -11,7 +11,7 @@ from dipsim.errors import DipsimError, brief
 from dipsim.texts import read_text
 
 BOS = ("auto", "always", "never")
-"""Whether windows begin with what a tokenizer puts before a text."""
+"""Choices of ``bos``: when windows begin with what a tokenizer puts before a text."""
 
 
 def read_ids(path: str | os.PathLike[str], tokenizer: Callable[..., Any]) -> NDArray[np.int64]:

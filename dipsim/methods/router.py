@@ -21,7 +21,7 @@ SOFTMAX, BIASED, UNKNOWN = 0, 1, 2
 
 
 class Weighing(NamedTuple):
-    """How the weights of experts follow from the scores that a router selects by."""
+    """The rule by which weights of experts follow from the scores that a router selects by."""
 
     kind: int = SOFTMAX
     bias: tuple[tuple[float, ...], ...] = ()

@@ -34,8 +34,8 @@ from dipsim.model.storage import (
 from dipsim.views import shortened
 
 Attention = Literal["full", "window", "latent", "state", "none"]
-"""What mixes positions: attention to all or to the last ones, to a latent of keys and values (MLA),
-a state of fixed size (linear attention, state-space), or nothing."""
+"""Kind of mixer: attention to all positions or to the last ones, to a latent of keys and values
+(MLA), a state of fixed size (linear attention, state-space), or nothing."""
 
 
 SIGNALS = ("mlp_input", "gate", "up", "glu", "expert", "attn_input", "attn_output")
@@ -83,7 +83,8 @@ class Layer(BaseModel):
     quant: Quant | None = None
     parts: Mapping[Part, Storage] = {}
     weights: Literal["2:4"] | None = Field(
-        default=None, description="two of every four weights of an MLP are kept"
+        default=None,
+        description="pattern of pruning: 2:4 keeps two of every four weights of an MLP",
     )
 
     __repr__ = __str__ = shortened
@@ -114,7 +115,7 @@ class Layer(BaseModel):
 
     @property
     def mixer(self) -> Attention:
-        """What mixes positions, worked out from ``window`` where ``attention`` is not given."""
+        """Kind of mixer, from ``window`` where ``attention`` is not given."""
         return self.attention or ("full" if self.window is None else "window")
 
     @property

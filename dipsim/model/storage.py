@@ -1,4 +1,4 @@
-"""How weights are stored: the parts of a model that may be stored differently, and its slices."""
+"""Storage of weights: the parts of a model that may be stored differently, and its slices."""
 
 from typing import Annotated, Literal, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What families of models differ in, beside the numbers in their configs."""
+"""Traits in which families of models differ, beside the numbers in their configs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +22,9 @@ class Family:
         biases: parts that have a bias, of ``q k v o``, ``m`` the MLP, ``h`` lm_head, ``r`` the
             router and ``f`` the last norm.
         bias_keys: keys of the config that give parts a bias when true.
-        qk_norm: norms of queries and keys: ``head`` one weight per channel of a head, ``heads``
-            of every head, ``width`` the same under another name, ``""`` none.
+        qk_norm: norms of queries and keys: ``head`` one weight per channel of a head, ``head
+            with bias`` a bias beside it, ``heads`` one weight per channel of every head, ``width``
+            the same under another name, ``""`` none.
         qk_norm_key: key of the config that turns them on.
         norms: norms of a layer with a mixer and an MLP.
         norm_weights: weights of a norm per channel: 2 with a bias, 0 without weights.

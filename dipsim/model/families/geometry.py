@@ -129,7 +129,7 @@ def _layers(config: Config, family: Family) -> Layers:
     experts = config.per_layer(*EXPERTS, layers=many)
     kinds = mlps(config, experts, many)
     if family.single:
-        order, kinds = _single(config, order, given)
+        kinds = _single_mlps(given, many)
     known: dict[Any, dict[str, Any]] = {}
     found = []
     for i, own in enumerate(_overrides(config, many, experts)):
@@ -142,14 +142,16 @@ def _layers(config: Config, family: Family) -> Layers:
     return found
 
 
-def _single(config: Config, order: list[Mixer], given: Any) -> tuple[list[Mixer], list[Mlp]]:
-    """Return mixers and MLPs of layers that have one of them, as the config lists them."""
+def _single_mlps(given: Any, many: int) -> list[Mlp]:
+    """Return the MLPs of layers that have either a mixer or an MLP.
+
+    Args:
+        given: the config's list of layers, or a string of a letter each.
+        many: number of layers.
+    """
     names: dict[Any, Mlp] = {"E": "experts", "moe": "experts", "-": "dense", "mlp": "dense"}
-    blocks = list(given or ())[: len(order)]
-    kinds: list[Mlp] = [
-        names.get(block, "none") if isinstance(block, str) else "none" for block in blocks
-    ]
-    return order, kinds
+    blocks = list(given or ())[:many]
+    return [names.get(block, "none") if isinstance(block, str) else "none" for block in blocks]
 
 
 def _overrides(config: Config, many: int, experts: list[int | None]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which layer does what: the mixer of positions and the MLP of every layer, in order."""
+"""Mixer and MLP of every layer, in order."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,9 +18,9 @@ _MIXERS: dict[str, Mixer] = {
     "hybrid": "both",
     **dict.fromkeys(("mlp", "moe", "dense", "dummy"), "none"),
 }
-"""What ``layer_types`` and its kin call them."""
+"""Mixers by their names in ``layer_types`` and its kin."""
 _LETTERS: dict[str, Mixer] = {"M": "state", "*": "full", "-": "none", "E": "none"}
-"""What a ``hybrid_override_pattern`` calls them."""
+"""Mixers by their letters in a ``hybrid_override_pattern``."""
 _LISTS = ("layer_types", "layers_block_type", "hybrid_override_pattern", "block_types")
 _EVERY = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
 

@@ -1,4 +1,4 @@
-"""What some families have that no trait says.
+"""Peculiarities of families that no trait states.
 
 A ``prepare`` function returns values that replace those of the config; a ``special`` one changes
 the keys of layers and those of the model. Sources: the modelling files of transformers.

@@ -1,4 +1,4 @@
-"""How weights are stored, by the ``quantization_config`` of a config.
+"""Storage of weights by the ``quantization_config`` of a config.
 
 Sources: the quantization configs of transformers, and the formats of GPTQ, AWQ, bitsandbytes (4-bit
 blocks of 64 with a scale in 32 bits, itself in 8 where quantised again), OCP MXFP4 (32 weights with
@@ -19,7 +19,7 @@ _MARKS = {
     "mamba": "attention",
     "shared_expert": "shared",
 }
-"""What in the name of a module that is left whole stands for which part."""
+"""Part of a model by what stands in the name of a module that is left whole."""
 Storage = float | dict[str, Any]
 
 

@@ -12,7 +12,7 @@ class Windows(NamedTuple):
     """The layers with a window: of every ``period`` all but the last, or all but the first."""
 
     period: int | None = None
-    """None: every layer."""
+    """Layers in one period; None: all have the window."""
     full_first: bool = False
     usual: int | None = None
     """Positions where the file names none."""
@@ -48,4 +48,4 @@ ARCHITECTURES: Mapping[str, Windows] = {
     "llama4": Windows(4, usual=8192),
     "smallthinker": Windows(4, full_first=True),
 }
-"""By ``general.architecture``: where layers have a window, if the file gives one."""
+"""Layers with a window, if the file gives one, by ``general.architecture``."""

@@ -1,4 +1,4 @@
-"""Which part of a model each tensor of a GGUF file is, and what every layer holds of each part."""
+"""Tensors of a GGUF file as parts of a model, and the weights of each part in every layer."""
 
 import re
 from collections import defaultdict
@@ -30,7 +30,7 @@ _MIXER = re.compile(
 
 @dataclass
 class Stored:
-    """Weights of one part: their number, bytes, and bytes by type."""
+    """Weights of one part: their number, bytes, and types."""
 
     weights: int = 0
     bytes: float = 0.0
@@ -44,7 +44,7 @@ class Stored:
 
 
 class Parts(defaultdict[Part, Stored]):
-    """What is stored of each part."""
+    """Weights stored of each part."""
 
     def __init__(self) -> None:
         super().__init__(Stored)
@@ -69,7 +69,7 @@ class LayerTensors:
     """The tensors of one layer."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """By name, without ``.weight``."""
+    """Shapes by name, without ``.weight``."""
     parts: Parts = field(default_factory=Parts)
     norms: int = 0
     """Norms of as many weights as the model is wide."""

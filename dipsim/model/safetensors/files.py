@@ -54,7 +54,7 @@ class Tensor(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """Count of the numbers it holds."""
         count = 1
         for length in self.shape:
             count *= length

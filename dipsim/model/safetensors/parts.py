@@ -1,4 +1,4 @@
-"""Which part of a model a tensor of a Hugging Face checkpoint is, by its name.
+"""Parts of a model that tensors of a Hugging Face checkpoint are, by their names.
 
 Scales, zero points and indices of packed weights stand beside them under the same module, so they
 count with them.

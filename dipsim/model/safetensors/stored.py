@@ -94,7 +94,7 @@ def _stored(
 
 
 class Held:
-    """What files hold of each part of a model: bytes, numbers, and their types."""
+    """Contents of files by part of a model: bytes, numbers, and their types."""
 
     def __init__(self, layers: int, tensors: Mapping[str, Tensor]) -> None:
         self.bytes: Counter[Part] = Counter()
