@@ -66,7 +66,7 @@ class Group:
     layer_units: tuple[int, ...] = ()
     """Units of each layer, where layers differ; empty where all have ``units``."""
     weighing: Weighing = BY_SOFTMAX
-    """How weights of experts follow from their scores."""
+    """The rule by which weights of experts follow from their scores."""
 
     __repr__ = shortened
 

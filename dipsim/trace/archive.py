@@ -21,7 +21,7 @@ from dipsim.errors import DipsimError, brief
 from dipsim.trace.npz import Array, is_bomb
 
 Compress = Literal["auto", "always", "never"]
-"""Which arrays are deflated: those of which that saves enough, all, or none."""
+"""Arrays that are deflated: those of which that saves enough, all, or none."""
 
 _COPY = 2**20
 _SAMPLES, _SAMPLE = 8, 32 * 2**10  # of an array, in bytes

@@ -17,6 +17,17 @@ from typing import Any
 import numpy as np
 
 EXPERTS, K = 16, 3
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "hidden": 8,
+    "intermediate": 4,
+    "heads": 1,
+    "kv_heads": 1,
+    "vocab": 16,
+    "experts": EXPERTS,
+    "experts_per_token": K,
+}
+"""Geometry of a model of such routes, without its layers."""
 
 
 @dataclass

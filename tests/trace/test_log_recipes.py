@@ -17,20 +17,10 @@ import pytest
 import dipsim
 from page_examples import blocks
 from tools.paths import DOCS
-from tools.routing_logs import EXPERTS, FIXTURES, NAMES, K, Routes, drawn, expected
+from tools.routing_logs import EXPERTS, FIXTURES, NAMES, SMALL, K, Routes, drawn, expected
 
 PAGE = DOCS / "routing-logs.md"
-MODEL: dict[str, Any] = {
-    "name": "small",
-    "layers": 3,
-    "hidden": 8,
-    "intermediate": 4,
-    "heads": 1,
-    "kv_heads": 1,
-    "vocab": 16,
-    "experts": EXPERTS,
-    "experts_per_token": K,
-}
+MODEL: dict[str, Any] = {**SMALL, "layers": 3}
 
 
 def recipe(title: str) -> str:

@@ -11,7 +11,7 @@ from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
 from dipsim.trace.logs import FORMATS, recognised
 from dipsim.trace.logs.usage import import_uses
-from tools.routing_logs import EXPERTS, FIXTURES, NAMES, Fixture, K, Routes, drawn, expected
+from tools.routing_logs import EXPERTS, FIXTURES, NAMES, SMALL, Fixture, K, Routes, drawn, expected
 
 ODD = (1, 2, 4)
 """Layers with experts of a model whose others are dense."""
@@ -79,16 +79,6 @@ def test_every_format_has_a_fixture() -> None:
 
 # What a log leaves open ---------------------------------------------------------------------------
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "hidden": 8,
-    "intermediate": 4,
-    "heads": 1,
-    "kv_heads": 1,
-    "vocab": 16,
-    "experts": EXPERTS,
-    "experts_per_token": K,
-}
 DENSE_FIRST = {
     **SMALL,
     "layers": 4,

@@ -81,26 +81,18 @@ def import_(
         check_text("names", name, "the name of an array")
     check_pairs("encodings", encodings, '{"glu": "log8"}')
     check_type("format", format, str, "the name of a format of routing logs")
-    check_type("layers_are", layers_are, str, "model or moe")
-    if layers_are not in (None, "model", "moe"):
-        raise DipsimError(f"layers_are {brief(layers_are, 40)}: model or moe")
-    flags = {"decode_only": decode_only, "rank_order": rank_order, "layers_first": layers_first}
-    for name, flag in flags.items():
-        check_type(name, flag, bool, "True or False")
-    for name, number in {"top_k": top_k, "experts": experts, "layers": layers}.items():
-        check_type(name, number, int, "a number")
-    check_type("unit_bytes", unit_bytes, (str, Real), "a size such as '1MB'")
+    ask = Ask(layers_are, top_k, decode_only, rank_order, experts, layers, layers_first)
+    _check_types(ask, unit_bytes)
     kept = plain_meta({} if meta is None else meta)
     loaded = None if model is None else load_model(model)
     if loaded is not None:
         kept["model"] = loaded.model_dump(mode="json", exclude_unset=True)
     path, target = path_of(source, "source"), path_of(out)
-    ask = Ask(layers_are, top_k, decode_only, rank_order, experts, layers, layers_first)
     if os.path.isfile(path) and not os.path.getsize(path):
         raise DipsimError(f"{path}: is empty: give a routing log or arrays")
     log = _format_of(path, format, names, encodings)
     if log is None:
-        if given := ask.given():
+        if given := ask.given() or ("--unit-bytes" if unit_bytes is not None else None):
             raise DipsimError(f"{path}: {given} is for routing logs, and this is none: drop it")
         notes = import_arrays(
             path,
@@ -128,6 +120,22 @@ def import_(
         )
     written = load_trace(Path(target))
     return replace(written, warnings=(*written.warnings, *notes))
+
+
+def _check_types(ask: Ask, unit_bytes: str | float | None) -> None:
+    """Refuse options of types that they cannot have.
+
+    Raises:
+        DipsimError: names the option.
+    """
+    check_type("layers_are", ask.layers_are, str, "model or moe")
+    if ask.layers_are not in (None, "model", "moe"):
+        raise DipsimError(f"layers_are {brief(ask.layers_are, 40)}: model or moe")
+    for name in ("decode_only", "rank_order", "layers_first"):
+        check_type(name, getattr(ask, name), bool, "True or False")
+    for name in ("top_k", "experts", "layers"):
+        check_type(name, getattr(ask, name), int, "a number")
+    check_type("unit_bytes", unit_bytes, (str, Real), "a size such as '1MB'")
 
 
 def _format_of(

@@ -103,9 +103,9 @@ class Table:
         self.layers: set[int] = set()
         self.width = self.guessed = 0
         self.weighed = True
-        """Whether every row has weights, all of them known."""
+        """True if every row has weights, all of them known."""
         self.unknown = False
-        """Whether weights are nan."""
+        """True if some weights are nan."""
         self.repeated = 0
         """Steps that came again after a later one: rejected guesses."""
         self._stretches: list[_Stretch] = []
