@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dipsim.errors import ModelError
 from dipsim.lm.structure import Structure
+from dipsim.model import MATRICES
 
 BITS, GROUP = 4, 32
 
@@ -63,10 +64,13 @@ def requantised(
 
 
 def stored_by_column(geometry: Mapping[str, Any], bits: int, group: int) -> dict[str, Any]:
-    """Return the geometry of a model with all weights stored as `requantised` stores the MLP's."""
+    """Return the geometry of a model whose weights are stored as `requantised` stores the MLP's, but
+    for parts beside the MLP that have a storage of their own."""
     geometry_alone = {
         name: value for name, value in geometry.items() if name not in ("bits", "quant")
     }
+    if parts := geometry.get("parts"):
+        geometry_alone["parts"] = {part: parts[part] for part in parts if part not in MATRICES}
     quant = {"format": "by-column", "bits": float(bits), "group": group, "axis": "out"}
     return {**geometry_alone, "quant": {**quant, "scale_bytes": 2.0, "zero_bytes": 2.0}}
 

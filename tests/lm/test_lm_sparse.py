@@ -241,6 +241,14 @@ def test_weights_by_column() -> None:
     assert torch.equal(by_column(constant, 4, 32), constant)
 
 
+def test_parts_beside_the_mlp_keep_the_storage_of_their_own() -> None:
+    own = {"head": 8.5, "gate": 6.0, "down": 6.0}
+    stored = stored_by_column({"bits": 4.5, "parts": own}, 3, 32)
+    assert stored["parts"] == {"head": 8.5}
+    assert stored["quant"]["bits"] == 3
+    assert "bits" not in stored
+
+
 def test_scales_of_what_is_stored_by_column_travel_with_a_column(llama) -> None:
     rows = {**(geometry_of(llama) or {}), "quant": {"format": "x", "bits": 4.0, "zero_bytes": 2.0}}
     budgets = []
