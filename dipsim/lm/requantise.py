@@ -64,8 +64,8 @@ def requantised(
 
 
 def stored_by_column(geometry: Mapping[str, Any], bits: int, group: int) -> dict[str, Any]:
-    """Return the geometry of a model whose weights are stored as `requantised` stores the MLP's, but
-    for parts beside the MLP that have a storage of their own."""
+    """Return the geometry of a model whose weights are stored as `requantised` stores the MLP's;
+    parts beside the MLP that have a storage of their own keep it."""
     geometry_alone = {
         name: value for name, value in geometry.items() if name not in ("bits", "quant")
     }
