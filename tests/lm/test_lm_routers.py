@@ -32,7 +32,7 @@ from tools.mixtures import (  # noqa: E402
 )
 
 IDS = (torch.arange(40) * 37 % 125 + 3)[None]
-QUICK = ("MixtralConfig", "DeepseekV3Config", "Ernie4_5_MoeConfig", "Llama4TextConfig")
+QUICK = ("MixtralConfig", "DeepseekV3Config")
 REFUSED = {
     "DogeConfig": "DogeCDMoE: chooses by topk among experts that are no modules",
     "JetMoeConfig": "JetMoeDecoderLayer: 2 mixtures of experts in a layer",
@@ -124,7 +124,7 @@ def loop(model: Any, config: str, capacity: float, **more: Any) -> Any:
     return sparsify(model, "moe", "lru", capacity, **known, **more)
 
 
-@pytest.mark.parametrize("config", some("DeepseekV3Config", "OlmoeConfig"))
+@pytest.mark.parametrize("config", some("DeepseekV3Config"))
 def test_a_closed_loop_reroutes_nothing_unless_a_rule_does(config: str) -> None:
     model = family(config)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_a_closed_loop_reroutes_nothing_unless_a_rule_does(config: str) -> None:
                 assert torch.equal(model(IDS).logits, expected)
 
 
-@pytest.mark.parametrize("config", some("DeepseekV3Config", "OlmoeConfig"))
+@pytest.mark.parametrize("config", some("OlmoeConfig"))
 @pytest.mark.parametrize("rule", ["max-rank:top_j=0,max_rank=16", "drop-cold:factor=1"])
 def test_a_rule_gives_the_weights_that_the_model_would(config: str, rule: str) -> None:
     """Of a first layer, whose logits no other choice has changed yet."""

@@ -422,6 +422,7 @@ def test_a_model_without_an_embedding_is_refused(tmp_path: Path) -> None:
     assert "has no embedding" in cli_refusal("models", path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["deepseek2", "granitehybrid", "gemma4"])
 def test_damaged_headers_are_refused_or_read(arch: str, tmp_path: Path) -> None:
     more = {"attention__head_count_kv": [0, 2], "expert_used_count": 2, "expert_count": 8, **STATE}

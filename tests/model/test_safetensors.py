@@ -277,6 +277,7 @@ def test_a_header_that_claims_too_much(length: int, tmp_path: Path) -> None:
     assert "cut short, or no safetensors" in refusal(tmp_path)
 
 
+@pytest.mark.slow
 def test_damaged_headers_are_refused_or_read(tmp_path: Path) -> None:
     folder(tmp_path, weights())
     head = file_of(weights())
