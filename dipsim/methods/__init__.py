@@ -271,6 +271,7 @@ def numbers_of(group: Group, layer: int) -> tuple[float, ...]:
     """Return a group's rule in a layer as its method's `choosers_of` read it; nothing without."""
     if group.rule is None:
         return ()
+    own = group.at(layer)  # shares of its units are of those that the layer has
     if group.of_experts:
-        return (*routing.numbers_of(group), *group.weighing.numbers(layer))
-    return masking.numbers_of(group)
+        return (*routing.numbers_of(own), *group.weighing.numbers(layer))
+    return masking.numbers_of(own)
