@@ -1,7 +1,7 @@
 """`dipsim import`: traces out of routing logs and arrays of other programs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def import_(
         str | None, _asked("one of --list [told by the contents]", "NAME", "--format")
     ] = None,
     layers_are: Annotated[
-        Literal["model", "moe"] | None,
+        str | None,
         _asked("its layers are the model's, or moe: those with experts", "model|moe"),
     ] = None,
     top_k: Annotated[int | None, _asked("experts a token uses in a layer", "NUMBER")] = None,

@@ -1,7 +1,7 @@
 """Options of the commands that read or write trace files, and what they print of a new one."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from dipsim.errors import DipsimError
 
 if TYPE_CHECKING:
     from dipsim.trace import Trace
+    from dipsim.trace.archive import Compress
+else:
+    Compress = str  # older versions of typer know no literals
 
 
 def check_out(out: str) -> str:
@@ -47,7 +50,7 @@ Encodings = Annotated[
     ),
 ]
 Compression = Annotated[
-    Literal["auto", "always", "never"],
+    Compress,
     typer.Option(
         "--compress",
         help="deflate arrays; auto: where it saves more than 30 % [auto]",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dipsim.errors import DipsimError, brief, check_pairs, check_text, check_type
 from dipsim.files import path_of
@@ -31,7 +31,7 @@ def import_(
     names: Mapping[str, str] | None = None,
     encodings: Mapping[str, Encoding | VectorEncoding] | None = None,
     model: str | os.PathLike[str] | Mapping[str, Any] | Model | None = None,
-    layers_are: LayersAre | None = None,
+    layers_are: str | None = None,
     top_k: int | None = None,
     decode_only: bool = False,
     rank_order: bool = False,
@@ -81,7 +81,15 @@ def import_(
         check_text("names", name, "the name of an array")
     check_pairs("encodings", encodings, '{"glu": "log8"}')
     check_type("format", format, str, "the name of a format of routing logs")
-    ask = Ask(layers_are, top_k, decode_only, rank_order, experts, layers, layers_first)
+    ask = Ask(
+        cast("LayersAre | None", layers_are),
+        top_k,
+        decode_only,
+        rank_order,
+        experts,
+        layers,
+        layers_first,
+    )
     _check_types(ask, unit_bytes)
     kept = plain_meta({} if meta is None else meta)
     loaded = None if model is None else load_model(model)
