@@ -138,7 +138,7 @@ def _check_types(ask: Ask, unit_bytes: str | float | None) -> None:
     """
     check_type("layers_are", ask.layers_are, str, "model or moe")
     if ask.layers_are not in (None, "model", "moe"):
-        raise DipsimError(f"layers_are {brief(ask.layers_are, 40)}: model or moe")
+        raise DipsimError(f"--layers-are {brief(ask.layers_are, 40)}: model or moe")
     for name in ("decode_only", "rank_order", "layers_first"):
         check_type(name, getattr(ask, name), bool, "True or False")
     for name in ("top_k", "experts", "layers"):
