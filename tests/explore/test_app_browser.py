@@ -189,7 +189,9 @@ def test_runs_are_gathered_copied_and_downloaded(
     shown = opened(permissions=["clipboard-read", "clipboard-write"])
     page = shown.page
     page.locator("#copy").press("Enter")
-    page.wait_for_selector("#copy:has-text('copied')")
+    page.wait_for_function(  # not for the button's word, which stays a moment alone
+        "async () => await navigator.clipboard.readText() === command.textContent"
+    )
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied == page.text_content("#command")
     shown.add(1)
