@@ -43,6 +43,7 @@ ROWS = (
     ("simulate",),
     ("sweep",),
     ("analysis", "validate", "disk"),
+    ("calibrate", "plan"),
     ("lm",),
     ("report",),
     ("explore",),
