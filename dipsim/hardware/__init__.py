@@ -21,7 +21,14 @@ from dipsim.hardware.profile import (
     Source,
     profile_schema,
 )
-from dipsim.hardware.uncertainty import RULES, SPREADS, is_known_share, spread_of, spreads_of
+from dipsim.hardware.uncertainty import (
+    RULES,
+    SPREADS,
+    is_known_share,
+    measured_rules,
+    spread_of,
+    spreads_of,
+)
 
 __all__ = [
     "FIXED_COSTS",
@@ -40,6 +47,7 @@ __all__ = [
     "Source",
     "is_known_share",
     "load_profile",
+    "measured_rules",
     "override_pairs",
     "override_texts",
     "profile_names",

@@ -56,7 +56,7 @@ def load_profile(
         data, where = _read(given, ()), str(given)
     else:
         raise ProfileError(not_taken("profile", given, "a shipped name, a YAML file or a mapping"))
-    data = _one_backend(data)
+    data = _one_backend(_first_backend(data))
     for text in override_texts(overrides):
         data = _override(data, text)
     data = _without_sync(data, where)
@@ -160,6 +160,21 @@ _WAYS: Mapping[files.Kind, str] = {
 """Advice on a file that is no profile, by its kind."""
 
 
+def _first_backend(data: dict[str, Any]) -> dict[str, Any]:
+    """Put the backend that ``first:`` names before all others, so that it is the default."""
+    if "first" not in data:
+        return data
+    data = dict(data)
+    name, backends = data.pop("first"), data.get("backends")
+    if not isinstance(backends, Mapping) or name not in backends:
+        known = ", ".join(map(str, backends)) if isinstance(backends, Mapping) else "none"
+        raise ProfileError(
+            f"profile {data.get('name', '')}: first names the backend {brief(str(name))}: there "
+            f"are {known}"
+        )
+    return {**data, "backends": {name: backends[name], **backends}}
+
+
 def _one_backend(data: dict[str, Any]) -> dict[str, Any]:
     """Expand ``compute:`` at the top, short for a single backend ``default`` with that rate."""
     if "compute" not in data:
@@ -216,6 +231,8 @@ def _extended(
         return data
     if not isinstance(base, str):
         raise ProfileError(f"profile {where}: extends takes one profile's name, given {base!r}")
+    if "first" in data:  # why the base's own comes first says nothing of it
+        data = {"default": "", **data}
     parent, data = _taken_away(_resourced(_read(base, seen, beside), data), data)
     changed = _changed(parent, data)
     return _sourced(_merged(_without_rivals(parent, data), data), changed, where)

@@ -28,7 +28,7 @@ from dipsim.views import shortened
 Kind = Literal["measured", "vendor", "fitted", "estimate"]
 STATED = "stated by "
 """Beginning of the source of a number that came without one; what stated it follows."""
-TEXTS = ("name", "summary", "default", "sources", "extends")
+TEXTS = ("name", "summary", "default", "first", "sources", "extends")
 """Keys of a profile that are no numbers."""
 FIXED_COSTS = ("per_layer", "per_mask", "per_score")
 """Keys of a backend that are costs however many bytes it uses."""
@@ -379,10 +379,15 @@ class Profile(_Section):
 
 
 def profile_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a profile file: `Profile`, ``extends``, the short ``compute``."""
+    """Return the JSON Schema of a profile file: `Profile`, ``extends``, ``first``, the short
+    ``compute``."""
     schema = Profile.model_json_schema(by_alias=True)
     schema["$defs"]["Dram"]["required"].remove("available")
     schema["properties"]["extends"] = {"type": "string", "description": "start from this profile"}
+    schema["properties"]["first"] = {
+        "type": "string",
+        "description": "the backend to use unless asked",
+    }
     schema["properties"]["compute"] = {
         **schema["$defs"]["Backend"]["properties"]["compute"],
         "description": "short for one backend with this compute rate",

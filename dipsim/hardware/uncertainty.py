@@ -4,6 +4,7 @@ The constants are a judgement that measurements calibrate (docs/validation.md); 
 here.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 from dipsim.hardware.profile import Kind, Profile, Source
@@ -15,6 +16,25 @@ is a peak, a fitted one is of other models on the device, an estimate has the ri
 RULES = 0.25
 """Spread of the rules that make a rate of the numbers: two runs of one configuration differ by 6 %
 on a phone, up to 33 % elsewhere."""
+
+
+LEAST_RULES = 0.1
+"""Least spread of the rules for an engine that was measured on the device: two runs of one
+configuration differ by 6 % on a phone."""
+_NINE_OF_TEN = 2.44
+"""Quotient of the error below which nine of ten lie and the median of all, of normal ones."""
+
+
+def measured_rules(profile: Profile, key: str) -> float | None:
+    """Return the spread of the rules that make a rate of an engine's number ``key``, where it was
+    measured on the device; None where it was not.
+
+    It is how far off models were that were left out of the measurement, at least `LEAST_RULES`.
+    """
+    source = profile.source(key)
+    if source is None or source.kind != "measured" or source.left_out is None:
+        return None
+    return max(LEAST_RULES, math.expm1(_NINE_OF_TEN * math.log1p(source.left_out)))
 
 
 def spread_of(profile: Profile, key: str) -> float:

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.hardware import FIXED_COSTS, RULES, is_known_share, spread_of, spreads_of
+from dipsim.hardware import (
+    FIXED_COSTS,
+    RULES,
+    is_known_share,
+    measured_rules,
+    spread_of,
+    spreads_of,
+)
 from dipsim.kernels.drawn import Scales, Sums, Taken, drawn_seconds
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run
@@ -92,7 +99,7 @@ def rate_interval(run: Run, traffic: Traffic, timing: Timing | Rated) -> RateInt
     """
     if is_paper(run.settings.overlap) or not np.isfinite(timing.rate):
         return None
-    drawn = _draw(run)
+    drawn = _draw(run, traffic)
     seconds = _seconds(run, traffic, drawn.numbers)
     if not seconds[-1] > 0:
         return None
@@ -121,7 +128,8 @@ def prompt_range(run: Run, traffic: Traffic) -> tuple[float, float]:
     flash, peak, efficiency, compute, per_layer = (
         _factors(spread)[:DRAWS][rng.permutation(DRAWS)] for spread in spreads.values()
     )
-    rules = _factors(RULES)[:DRAWS][rng.permutation(DRAWS)]
+    known = None if np.any(prompt.read) else measured_rules(device, f"{backend}.compute")
+    rules = _factors(RULES if known is None else known)[:DRAWS][rng.permutation(DRAWS)]
     dram = np.sum(prompt.dram / rate.dram) / (peak * efficiency)
     drawn = np.sum(prompt.read) / flash + prompt.fixed * np.size(prompt.read) * per_layer
     drawn = drawn + np.maximum(dram, np.sum(prompt.flops / rate.flops) / compute)
@@ -165,7 +173,7 @@ class _Drawn(NamedTuple):
     """[draws] factors on the rate."""
 
 
-def _draw(run: Run) -> _Drawn:
+def _draw(run: Run, traffic: Traffic) -> _Drawn:
     """Draw the numbers that the rate of a run rests on, each through all its `_LEVELS`."""
     rng, device = np.random.default_rng(run.settings.seed), run.device
     spreads = spreads_of(device, _keys(run))
@@ -180,7 +188,16 @@ def _draw(run: Run) -> _Drawn:
         columns[:DRAWS] = drawn[rng.permutation(DRAWS)]
         columns[DRAWS + 2 * place :][:2] = drawn[DRAWS:]
         numbers[key] = columns
-    return _Drawn(numbers, _factors(RULES)[rng.permutation(DRAWS)])
+    rules = _factors(_rules(run, traffic))
+    return _Drawn(numbers, rules[rng.permutation(DRAWS)])
+
+
+def _rules(run: Run, traffic: Traffic) -> float:
+    """Return the spread of the rules: narrower than `RULES` only for runs as those that an engine
+    was measured with, all weights in DRAM and nothing left out."""
+    resident = not traffic.flash_seconds[traffic.measured].any()
+    known = measured_rules(run.device, rates(run).used[-1])
+    return RULES if known is None or not resident or _unmeasured(run) else known
 
 
 def _keys(run: Run) -> list[str]:

@@ -1,0 +1,218 @@
+"""Fit of a backend's numbers to measured rates, and what is known of each afterwards.
+
+The time of a run is linear in the costs of a backend and in the inverses of its rates
+(`dipsim.validate.fit.terms_of`). What was believed of a number before counts as one more
+measurement of it, as good as its spread says. So a number that the rates do not tell stays as it
+was, and several that they tell only together share what was measured. The spread that a number
+has afterwards follows from the curvature of the fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dipsim.calibrate.evidence import NOISE, Evidence, by_model, median_error
+from dipsim.hardware import FIXED_COSTS, Profile, spread_of
+from dipsim.validate.fit import tells, terms_of, value_of, with_number
+
+INVENTED = 20.0
+"""Spread of a starting value that nobody stated: any order of magnitude."""
+LEAST_SPREAD = 0.02
+"""Spread below which no number is claimed to be known."""
+_TOLD = 0.7
+"""Share of the spread before that is left of a number of which the rates tell something."""
+_LEAST_MODELS = 3
+"""Models of which each may be left out in turn."""
+_SIGMAS = NormalDist().inv_cdf(0.95)
+"""Standard deviations within which nine of ten lie."""
+_MOST_OFF = 1.5
+"""Standard deviations of an error from which on its weight in the fit falls."""
+_ROUNDS, _STEP = 60, 0.5
+Floats = NDArray[np.float64]
+
+
+class Fitted(NamedTuple):
+    """A number of a backend after the fit."""
+
+    key: str
+    """E.g. ``gemv.q4_0``, ``per_layer``."""
+    value: float
+    spread: float
+    """Nine of ten such numbers lie within a factor of 1 + spread."""
+    told: bool
+    """True if the rates told it; else it is as it was."""
+
+
+@dataclass(frozen=True)
+class BackendFit:
+    """A backend's numbers, fitted to rates."""
+
+    numbers: tuple[Fitted, ...]
+    errors: tuple[float, ...]
+    """Logarithm of predicted / measured time of each rate."""
+    median: float
+    """Median of the relative errors of the times that were fitted."""
+    left_out: float | None
+    """Median error of the times of models that were left out of the fit in turn; None for fewer
+    than three models."""
+    device: Profile
+    """The device with the numbers."""
+
+    def left_out_of(self, key: str) -> float | None:
+        """Return the error of models left out, for a number that was told."""
+        told = {number.key for number in self.numbers if number.told}
+        return self.left_out if key in told else None
+
+
+class _Problem(NamedTuple):
+    """The linearised fit: seconds of each rate are ``rest`` + ``terms`` @ scales."""
+
+    terms: Floats
+    """float64[rates, numbers] seconds in proportion to each number, or to a rate's inverse."""
+    rest: Floats
+    took: Floats
+    noise: Floats
+    """float64[rates] standard deviations of logarithms."""
+    prior: Floats
+    """float64[numbers] standard deviations of the logarithms that were believed before."""
+
+    def part(self, rows: Sequence[int]) -> "_Problem":
+        """Return the problem of some of the rates."""
+        pick = list(rows)
+        return self._replace(
+            terms=self.terms[pick],
+            rest=self.rest[pick],
+            took=self.took[pick],
+            noise=self.noise[pick],
+        )
+
+
+def fit_backend(
+    device: Profile, backend: str, keys: Mapping[str, float], evidence: Sequence[Evidence]
+) -> BackendFit:
+    """Fit numbers of a backend to rates.
+
+    Args:
+        device: states each number, as a start.
+        keys: the numbers that may be fitted, with the spread of what was believed of each.
+        evidence: at least one rate; each is a run on ``device``.
+    """
+    names = list(keys)
+    pairs = [terms_of(device, backend, names, each.run) for each in evidence]
+    terms = np.array([[_matters(seconds, told[key]) for key in names] for seconds, told in pairs])
+    rest = np.array([seconds for seconds, _ in pairs]) - terms.sum(axis=1)
+    took = np.array([each.took for each in evidence])
+    prior = np.log1p(np.array([*keys.values()])) / _SIGMAS
+    noise = np.array([each.noise for each in evidence])
+    problem = _Problem(terms, rest, took, noise, prior)
+    _, deviations = _fitted(problem)
+    ends = deviations * _sigmas(len(evidence) - 1)
+    spreads = np.maximum(np.expm1(ends), LEAST_SPREAD)
+    told = terms.any(axis=0) & (spreads < _TOLD * np.array([*keys.values()]))
+    scales = np.ones(len(names))
+    if told.any():  # once more, with the numbers that were not told as they were
+        left = rest + terms[:, ~told].sum(axis=1)
+        logs, _ = _fitted(_Problem(terms[:, told], left, took, noise, prior[told]))
+        scales[told] = np.exp(logs)
+    fitted = []
+    for place, key in enumerate(names):
+        value, scale = value_of(device, backend, key), float(scales[place])
+        value = value * scale if key in FIXED_COSTS else value / scale
+        device = with_number(device, backend, key, value)
+        spread = float(spreads[place]) if told[place] else keys[key]
+        fitted.append(Fitted(key, value, spread, bool(told[place])))
+    errors = np.log((rest + terms @ scales) / took)
+    return BackendFit(
+        numbers=tuple(fitted),
+        errors=tuple(errors.tolist()),
+        median=median_error(errors.tolist()),
+        left_out=_left_out(problem, evidence),
+        device=device,
+    )
+
+
+def _sigmas(freedom: int) -> float:
+    """Return within how many standard deviations nine of ten lie, when these are estimated with so
+    many degrees of freedom: the quantile of Student's t (Cornish and Fisher's expansion)."""
+    z, n = _SIGMAS, max(1, freedom)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return float(z + first / n + second / n**2 + third / n**3)
+
+
+def _matters(seconds: float, term: float) -> float:
+    """Return a part of a rate's seconds; 0 where it is too small to tell anything."""
+    return term if tells(seconds, term) else 0.0
+
+
+def _left_out(problem: _Problem, evidence: Sequence[Evidence]) -> float | None:
+    """Return the median error of the times of each model, fitted to all others."""
+    if len(by_model(evidence)) < _LEAST_MODELS:
+        return None
+    errors: list[float] = []
+    for model in by_model(evidence):
+        own = [place for place, each in enumerate(evidence) if each.model == model]
+        others = [place for place in range(len(evidence)) if place not in own]
+        logs, _ = _fitted(problem.part(others))
+        left = problem.part(own)
+        errors += np.log((left.rest + left.terms @ np.exp(logs)) / left.took).tolist()
+    return median_error(errors)
+
+
+def _fitted(problem: _Problem) -> tuple[Floats, Floats]:
+    """Return the logarithms of the scales that fit best, float64[numbers], and their standard
+    deviations.
+
+    The noise of all rates is raised until the errors that are left are no larger than it says: a
+    rule that does not hold of a device is worth no more than it gets right there.
+    """
+    logs = _descend(problem)
+    errors = _errors(problem, logs)
+    free = max(1, len(errors) - int((problem.terms.any(axis=0)).sum()))
+    usual = 1.4826 * float(np.median(np.abs(errors))) * np.sqrt(len(errors) / free)
+    noise = np.maximum(problem.noise, max(usual, NOISE))
+    raised = problem._replace(noise=noise)
+    logs = _descend(raised)
+    return logs, np.sqrt(np.diag(np.linalg.inv(_curvature(raised, logs)[0])))
+
+
+def _errors(problem: _Problem, logs: Floats) -> Floats:
+    """Return the logarithms of predicted / measured time, float64[rates]."""
+    return np.log((problem.rest + problem.terms @ np.exp(logs)) / problem.took)
+
+
+def _curvature(problem: _Problem, logs: Floats) -> tuple[Floats, Floats]:
+    """Return the matrix of the normal equations, float64[numbers, numbers], and the slopes of the
+    errors, float64[rates, numbers], each weighted."""
+    predicted = problem.rest + problem.terms @ np.exp(logs)
+    slopes = problem.terms * np.exp(logs) / predicted[:, None]
+    off = np.abs(_errors(problem, logs)) / problem.noise
+    weights = np.minimum(1.0, _MOST_OFF / np.maximum(off, 1e-12)) / problem.noise**2
+    weighted = weights[:, None] * slopes
+    return slopes.T @ weighted + np.diag(1 / problem.prior**2), weighted
+
+
+def _descend(problem: _Problem) -> Floats:
+    """Return the logarithms of scales at the least of the weighted squares of the errors, of which
+    large ones weigh less (Huber), and of the distance from what was believed."""
+    logs = np.zeros(problem.terms.shape[1])
+    for _ in range(_ROUNDS):
+        matrix, weighted = _curvature(problem, logs)
+        gradient = weighted.T @ _errors(problem, logs) + logs / problem.prior**2
+        change = np.clip(-np.linalg.solve(matrix, gradient), -_STEP, _STEP)
+        logs = logs + change
+        if np.abs(change).max() < 1e-10:
+            break
+    return logs
+
+
+def prior_spread(device: Profile, backend: str, key: str) -> float:
+    """Return the spread of a number that the profile states; `INVENTED` for one it does not."""
+    path = f"backends.{backend}.{key}"
+    stated = {number for number, _ in device.numbers()}
+    return spread_of(device, path) if path in stated else INVENTED

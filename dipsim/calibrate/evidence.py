@@ -1,0 +1,146 @@
+"""Rates as runs: what each took, what dipsim says it takes, and which number it tells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Any
+
+import numpy as np
+
+from dipsim.calibrate.geometry import Geometries
+from dipsim.calibrate.measured import Rate
+from dipsim.hardware import Profile
+from dipsim.model import Layer, Model
+from dipsim.validate.cases import Case
+from dipsim.validate.runs import CaseRun, run_of
+
+NOISE = 0.03
+"""Least standard deviation of a rate's logarithm: what a phone repeats even in one sitting."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A rate of a model, as a run of dipsim."""
+
+    rate: Rate
+    model: str
+    """Label of the model: equal for one shape, whatever it is called."""
+    run: CaseRun
+    noise: float
+    """Standard deviation of the logarithm of the rate."""
+
+    @property
+    def took(self) -> float:
+        """Measured seconds of a token."""
+        return 1 / self.rate.value
+
+    @property
+    def is_prompt(self) -> bool:
+        """True for the rate of a prompt."""
+        return self.rate.case.kind == "prefill"
+
+
+def as_evidence(
+    rate: Rate, device: Profile, backend: str, geometries: Geometries
+) -> Evidence | str:
+    """Return a rate as a run on a device, or a sentence why it is none.
+
+    Raises:
+        DipsimError: a model that cannot be loaded.
+    """
+    model = geometries.of(rate)
+    if isinstance(model, str):
+        return model
+    if rate.kv_bits != 16:
+        return f"{rate.case.model}: KV of {rate.kv_bits:g} bits; measure with f16"
+    if model.experts is not None and rate.case.kind != "decode":
+        return f"{rate.case.model}: which experts a prompt used is not known"
+    case = _case(rate.case, model, backend)
+    run = run_of(case, device, {})
+    if isinstance(run, str):
+        return f"{rate.case.model}: {run}"
+    deviation = 0.0 if rate.deviation is None else rate.deviation / rate.value
+    label = f"{model.layers} x {model.hidden} x {model.intermediate}, {model.kv_heads} KV heads"
+    return Evidence(rate, label, run, max(NOISE, deviation))
+
+
+def _case(case: Case, model: Model, backend: str) -> Case:
+    """Return the case with its geometry, and with the bits of a weight where its bytes are told."""
+    bits = case.bits
+    if case.model_bytes is not None:
+        bits = 8 * case.model_bytes / model.parameters
+    geometry: dict[str, Any] = _as_read(model).model_dump(mode="json", exclude_none=True)
+    changes = {"model": geometry, "backend": backend, "engine": "", "profile": None}
+    return case.model_copy(update={**changes, "bits": bits, "model_bytes": None})
+
+
+def _as_read(model: Model) -> Model:
+    """Return a mixture in memory as the dense model that reads as much: each MLP is as wide as the
+    experts of a token together."""
+    layers = dict(zip(model.kind_names, model.stack, strict=True))
+    kinds = {
+        name: {**changes, **(_dense(layers[name]) if name in layers else {})}
+        for name, changes in model.kinds.items()
+    }
+    return model.model_copy(update={**_dense(model), "kinds": kinds})
+
+
+def _dense(layer: Layer) -> dict[str, Any]:
+    if layer.experts is None:
+        return {}
+    wide = layer.intermediate * (layer.experts_per_token or 1) + layer.shared_intermediate
+    alone = {"experts": None, "experts_per_token": None, "shared_intermediate": 0}
+    return {"intermediate": wide, **alone}
+
+
+def best_threads(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
+    """Return the rates with the best number of threads of each engine, and a sentence for each
+    engine of which others were left out.
+
+    The best number is that with the highest mean of the decode rates that were measured with all
+    numbers of threads.
+    """
+    kept: list[Rate] = []
+    left_out = []
+    engines: dict[tuple[str, str], list[Rate]] = {}
+    for rate in rates:
+        engines.setdefault((rate.case.backend, rate.case.engine), []).append(rate)
+    for (_, engine), some in engines.items():
+        tried = sorted({rate.threads for rate in some if rate.threads is not None})
+        if len(tried) < 2:
+            kept += some
+            continue
+        best = max(tried, key=_mean_of(some, tried))
+        kept += [rate for rate in some if rate.threads in (best, None)]
+        others = ", ".join(str(each) for each in tried if each != best)
+        left_out.append(f"{engine}: {best} threads are the fastest; left out are {others}")
+    return kept, left_out
+
+
+def _mean_of(rates: Sequence[Rate], tried: Sequence[int | None]) -> Callable[[int | None], float]:
+    """Return the mean rate of a number of threads, over the work measured with all of ``tried``."""
+    table: dict[str, dict[int | None, float]] = {}
+    for rate in rates:
+        if rate.case.kind == "decode":
+            work = f"{rate.case.model} {rate.case.weight_format} {rate.case.depth}"
+            table.setdefault(work, {})[rate.threads] = rate.value
+    shared = [row for row in table.values() if all(each in row for each in tried)]
+
+    def mean(threads: int | None) -> float:
+        rows = shared or [row for row in table.values() if threads in row]
+        return geometric_mean(row[threads] for row in rows) if rows else 0.0
+
+    return mean
+
+
+def by_model(evidence: Sequence[Evidence]) -> Mapping[str, list[Evidence]]:
+    """Return the evidence of each model."""
+    models: dict[str, list[Evidence]] = {}
+    for each in evidence:
+        models.setdefault(each.model, []).append(each)
+    return models
+
+
+def median_error(errors: Sequence[float]) -> float:
+    """Return the median of the absolute relative errors of times, from their logarithms."""
+    return float(np.median(np.abs(np.expm1(errors))))

@@ -1,0 +1,125 @@
+"""The flash section of a profile, from reads and writes."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from dipsim.calibrate.measured import Reads, Writes
+from dipsim.calibrate.number import Number, measured_by, text_before
+from dipsim.disk.fit import LEAST_TO_FIT, Calibrated, Measured, calibrated
+from dipsim.errors import DipsimError, brief
+from dipsim.hardware import Profile
+from dipsim.units import BANDWIDTH
+
+LEAST_SPREAD = 0.1
+"""Spread below which no flash of a phone is known: repeated runs differ by as much."""
+_NINE_OF_TEN = 1.645
+"""Standard deviations within which nine of ten lie."""
+_KEYS = ("reads", "fit", "lanes", "align")
+
+
+class FlashNumbers(NamedTuple):
+    """What reads and writes told of flash."""
+
+    numbers: tuple[Number, ...]
+    curve: Calibrated | None
+    """Points or formula, with their errors; None where reads tell no curve."""
+    refused: tuple[str, ...]
+    """Why reads or writes were left out: a sentence each."""
+
+
+def measure_flash(
+    reads: Sequence[Reads],
+    writes: Sequence[Writes],
+    before: Profile | None,
+    *,
+    fit: bool = False,
+    lanes: int | None = None,
+) -> FlashNumbers:
+    """Make a flash section of reads at random offsets, or in order where there are no others.
+
+    Args:
+        before: the profile that is changed, if any.
+        fit: a formula instead of the points.
+        lanes: reads that the runtime keeps in flight; default: the most that were measured.
+
+    Raises:
+        DipsimError: too few points for a formula, or impossible lanes.
+    """
+    numbers: list[Number] = []
+    refused: list[str] = []
+    kept = [each for each in reads if not each.in_order] or [*reads]
+    points = _points(kept)
+    curve = None
+    if reads and len({point.size for point in points}) < 2:
+        refused.append(
+            f"{reads[0].origin.file}: reads of one size are no curve; measure at least two sizes"
+        )
+    elif points:
+        if fit and len(points) < LEAST_TO_FIT:
+            raise DipsimError(
+                f"{brief(reads[0].origin.file)}: {len(points)} points; --fit needs "
+                f"{LEAST_TO_FIT}: measure more, or drop --fit"
+            )
+        curve = calibrated(points, all(each.direct for each in kept), fit, lanes)
+        numbers += _curve_numbers(curve, kept, before)
+    direct = [each for each in writes if each.direct]
+    if direct:
+        rate = BANDWIDTH.exact(float(f"{median(each.bandwidth for each in direct):.4g}"))
+        origin = measured_by([each.origin for each in direct], f"{len(direct)} writes in order")
+        source = {"kind": "measured", "from": brief(origin, 300), "spread": LEAST_SPREAD}
+        numbers.append(Number("flash.write", _before(before, "flash.write"), rate, source))
+    return FlashNumbers(tuple(numbers), curve, tuple(refused))
+
+
+def _points(reads: Sequence[Reads]) -> list[Measured]:
+    """Return the median bandwidth of each size and number of lanes, by lanes, then by size."""
+    rates: dict[tuple[int, float], list[float]] = {}
+    for each in reads:
+        rates.setdefault((each.point.lanes, each.point.size), []).append(each.point.bandwidth)
+    return [Measured(size, lanes, median(some)) for (lanes, size), some in sorted(rates.items())]
+
+
+def _curve_numbers(
+    curve: Calibrated, reads: Sequence[Reads], before: Profile | None
+) -> list[Number]:
+    order = "in order" if reads[0].in_order else "at random offsets"
+    what = f"{len(curve.points)} points of reads {order}"
+    if not curve.direct:
+        what += ", through the page cache"
+    origin = brief(measured_by([each.origin for each in reads], what), 300)
+    kind = "measured" if curve.direct else "estimate"
+    source: dict[str, Any] = {"kind": kind, "from": origin}
+    if curve.direct:
+        off = curve.left_out or curve.errors
+        rms = 0.0 if off is None else off.rms
+        source["spread"] = float(f"{max(LEAST_SPREAD, _NINE_OF_TEN * rms):.2g}")
+    error = None if curve.errors is None else curve.errors.rms
+    left_out = None if curve.left_out is None else curve.left_out.rms
+    numbers = []
+    for key in _KEYS:
+        if key not in curve.flash:
+            continue
+        path = f"flash.{key}"
+        if key in ("reads", "fit"):
+            told = Number(path, _curve_before(before), curve.flash[key], source, error, left_out)
+        else:
+            text = "reads in flight" if key == "lanes" else "direct reads are of whole pages"
+            own = {"kind": kind, "from": f"dipsim calibrate: {text}"}
+            told = Number(path, _before(before, path), curve.flash[key], own)
+        numbers.append(told)
+    return numbers
+
+
+def _before(profile: Profile | None, key: str) -> str | None:
+    return None if profile is None else text_before(profile, key)
+
+
+def _curve_before(profile: Profile | None) -> str | None:
+    """Return how many points a profile had, or its formula or bandwidth, in words."""
+    if profile is None:
+        return None
+    flash = profile.flash
+    if flash.reads:
+        return f"{len(flash.reads)} points"
+    return "a formula" if flash.fit is not None else BANDWIDTH.exact(flash.bandwidth or 0.0)
