@@ -35,7 +35,11 @@ class Rate(NamedTuple):
     parameters: float | None = None
     """Weights of the model, where they are stated."""
     kv_bits: float = 16.0
-    """Bits of an element of the keys and values."""
+    """Bits of an element of the keys and values, the mean of both."""
+    settings: str = ""
+    """Other options of the run that are not the program's defaults, e.g. ``fa 1, ub 128``."""
+    model_file: str = ""
+    """Name of the model's file, where it is stated."""
 
 
 class Reads(NamedTuple):
@@ -52,12 +56,18 @@ class Reads(NamedTuple):
 
 
 class Writes(NamedTuple):
-    """Sequential writes of flash."""
+    """Writes of flash."""
 
     bandwidth: float
-    """Bytes per second."""
+    """Bytes per second of all together."""
     origin: Origin
     direct: bool = True
+    size: float | None = None
+    """Bytes of a write, where they are stated."""
+    lanes: int = 1
+    """Writes in flight."""
+    in_order: bool = True
+    """True for sequential writes."""
 
 
 class Transfer(NamedTuple):
@@ -68,6 +78,8 @@ class Transfer(NamedTuple):
     kind: Literal["read", "copy"]
     threads: int | None
     origin: Origin
+    test: str = ""
+    """Name of the program's test, e.g. ``Triad``."""
 
 
 class Memory(NamedTuple):

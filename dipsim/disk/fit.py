@@ -354,14 +354,25 @@ def _point(row: dict[str, Any], where: str) -> Measured:
     lanes = str(row["lanes"]).strip()
     if not (lanes.isascii() and lanes.isdecimal() and len(lanes) < 4 and 1 <= int(lanes) <= 256):
         raise DipsimError(f"{where}: lanes {brief(lanes, 20)!r}: reads in flight, from 1 to 256")
-    seconds = size * int(lanes) / bandwidth
-    if not _FASTEST_READ <= seconds <= _SLOWEST_READ:
+    point = Measured(size, int(lanes), bandwidth)
+    problem = implausible(point)
+    if problem:
         raise DipsimError(
-            f"{where}: bandwidth {brief(row['bandwidth'], 20)}: a read of {BYTES.show(size)}, "
-            f"{lanes} in flight, would take {TIME.show(seconds)}; no disk takes less than "
-            f"{TIME.exact(_FASTEST_READ)} or more than {TIME.exact(_SLOWEST_READ)}: check the units"
+            f"{where}: bandwidth {brief(row['bandwidth'], 20)}: {problem}: check the units"
         )
-    return Measured(size, int(lanes), bandwidth)
+    return point
+
+
+def implausible(point: Measured) -> str | None:
+    """Return words on reads that no disk makes, for the time that each would take; else None."""
+    seconds = point.size * point.lanes / point.bandwidth
+    if _FASTEST_READ <= seconds <= _SLOWEST_READ:
+        return None
+    return (
+        f"a read of {BYTES.show(point.size)}, {point.lanes} in flight, would take "
+        f"{TIME.show(seconds)}; no disk takes less than {TIME.exact(_FASTEST_READ)} or more than "
+        f"{TIME.exact(_SLOWEST_READ)}"
+    )
 
 
 def _quantity(dimension: Dimension, given: Any, what: str) -> float:

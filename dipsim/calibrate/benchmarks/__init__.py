@@ -1,1 +1,56 @@
-"""Readers of what benchmarks print: one file per program, and the table of all."""
+"""Readers of the benchmarks that people run: of files of any of their formats, measurements."""
+
+from collections.abc import Sequence
+
+from dipsim.calibrate.agreement import agreeing
+from dipsim.calibrate.benchmarks.formats import FORMATS, recognised
+from dipsim.calibrate.benchmarks.source import Source, sources
+from dipsim.calibrate.measured import Measurements, together
+from dipsim.errors import DipsimError, printable
+
+
+def read_benchmarks(paths: Sequence[str]) -> Measurements:
+    """Read files, folders and archives of benchmarks; formats are recognised by content.
+
+    In a folder or an archive, files that are unknown or damaged become sentences of ``refused``.
+
+    Args:
+        paths: each a file, a folder (with the folders in it), or a tar archive; gzipped or not.
+
+    Returns:
+        All measurements, without those that contradict each other.
+
+    Raises:
+        DipsimError: a file that is unknown, damaged, or of several devices, or nothing that tells
+            anything, in one line.
+    """
+    parts = [part for path in paths for part in _of_path(path)]
+    found = agreeing(together(parts))
+    if not found:
+        first, *others = found.refused or ("no files are given",)
+        more = f" (and {len(others)} more)" if others else ""
+        raise DipsimError(first + more)
+    return found
+
+
+def _of_path(path: str) -> list[Measurements]:
+    listed, alone = sources(path)
+    parts = []
+    for source in listed:
+        try:
+            parts.append(_of_source(source))
+        except DipsimError as problem:
+            if alone:
+                raise
+            parts.append(Measurements(refused=(str(problem),)))
+    if not parts:
+        raise DipsimError(f"{printable(path)}: no files in it")
+    return parts
+
+
+def _of_source(source: Source) -> Measurements:
+    format_ = recognised(source)
+    if format_ is None:
+        known = "; ".join(format_.name for format_ in FORMATS)
+        raise DipsimError(f"{source.name}: no output of a benchmark that is read: {known}")
+    return format_.read(source)
