@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dipsim.calibrate.dram import measure_dram, measure_efficiency
 from dipsim.calibrate.engines import EngineNumbers, measure_engines
 from dipsim.calibrate.evidence import Evidence
@@ -11,7 +13,9 @@ from dipsim.calibrate.flash import FlashNumbers, measure_flash
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Measurements
 from dipsim.calibrate.number import Number, nested, text_before
+from dipsim.disk.fit import Calibrated, Measured
 from dipsim.errors import DipsimError, brief
+from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Overrides, Profile, load_profile, override_pairs, override_texts
 from dipsim.run import replay
 from dipsim.simulate import prepare
@@ -56,6 +60,8 @@ class DeviceNumbers:
     """Measurements that were left out: a sentence each."""
     estimates: tuple[str, ...]
     """Keys of the numbers of the measured backends that are estimates still."""
+    reads: tuple[tuple[Measured, float], ...]
+    """Each measured point, and the bandwidth that the profile said before; without one, none."""
     next: tuple[str, ...]
     """Keys of the numbers that widen the rates most, the widest first."""
 
@@ -127,6 +133,7 @@ def calibrate_device(
         kept=tuple(text for engine in engines for text in engine.kept),
         refused=tuple(refused),
         estimates=() if profile is None else _estimates(profile, engines),
+        reads=() if before is None or flash.curve is None else _reads(flash.curve, before),
         next=() if profile is None else next_to_measure(profile, engines),
     )
 
@@ -234,6 +241,16 @@ def _compared(
                 )
             )
     return tuple(rows)
+
+
+def _reads(curve: Calibrated, before: Profile) -> tuple[tuple[Measured, float], ...]:
+    """Return each point of a curve, and the bandwidth that a profile says."""
+    pairs = []
+    for point in curve.points:
+        flash = before.flash.model_copy(update={"lanes": point.lanes})
+        seconds = float(speed_of(flash).seconds(np.array([point.size]), point.lanes)[0])
+        pairs.append((point, point.size / seconds))
+    return tuple(pairs)
 
 
 def label_of(each: Evidence, backend: str) -> str:

@@ -38,13 +38,13 @@ class Geometries:
 
     def of(self, rate: Rate) -> Model | str:
         """Return the model of a rate; or a sentence why it is not known."""
-        text = str(rate.case.model)
+        text = f"{rate.case.model} {rate.model_file}".strip()
         for part, model in self._told.items():
             if part.lower() in text.lower():
                 self._used.add(part)
                 return model
-        if text in self._stated:
-            return load_model(dict(self._stated[text]))
+        if str(rate.case.model) in self._stated:
+            return load_model(dict(self._stated[str(rate.case.model)]))
         named = known_model(text)
         if named is not None:
             given: Any = shipped().models.get(named)

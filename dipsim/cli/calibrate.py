@@ -1,24 +1,33 @@
-"""`dipsim calibrate`: measured reads become the flash of a profile."""
+"""`dipsim calibrate`: benchmarks of a device become a profile."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
-from dipsim.cli.output import print_json, print_report, say
+from dipsim.cli.options import Override
+from dipsim.cli.output import print_json, print_report, say, show
+from dipsim.errors import DipsimError
 
 
 @command(
     "Measure and validate",
     "dipsim calibrate reads.csv --extends snapdragon8 --out mine.yaml",
+    "dipsim calibrate llama-bench.json fio.json -s dram.capacity=12GB --out mine.yaml",
 )
 def calibrate(
-    csv: Annotated[
-        str, typer.Argument(help="a table of size, lanes, bandwidth; see iobench", metavar="CSV")
-    ],
-    fit: Annotated[bool, typer.Option("--fit", help="a formula instead of the points")] = False,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="outputs of llama-bench, fio, iozone, mbw, STREAM, iobench; folders; .tar",
+            metavar="[FILE]...",
+        ),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="a formula for the flash instead of the points")
+    ] = False,
     lanes: Annotated[
         int | None,
         typer.Option(
@@ -28,10 +37,31 @@ def calibrate(
     extends: Annotated[
         str | None,
         typer.Option(
-            help="the profile that --out takes the rest from",
+            help="the profile that the rest is taken from",
             metavar="NAME|FILE",
             autocompletion=completion.profiles,
         ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="'llama 1B=FILE': what a benchmark ran, as it says, and its GGUF, config.json or "
+            "preset; repeat it for each",
+            metavar="TEXT=MODEL",
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="of the profile, that the rates are of [by engine]", metavar="NAME"),
+    ] = None,
+    override: Override = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="compare the profile that --extends names; no file")
+    ] = False,
+    script: Annotated[
+        str | None,
+        typer.Option(help="print a script that measures a phone: android", metavar="NAME"),
     ] = None,
     out: Annotated[
         str | None,
@@ -39,21 +69,52 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make measured reads the flash section of a profile, and say how far off it is."""
-    from pathlib import Path
-
-    from dipsim.disk import fit as flash_fit
+    """Make the benchmarks of a device a profile, and say how far off it is."""
+    if script is not None:
+        _print_script(script, [files, extends, models, backend, override, out])
+        return
+    if not files:
+        raise DipsimError("no FILE: give what benchmarks printed, or --script android")
     from dipsim.report import calibrate as report
 
     target = report.check_out(out, extends)
-    calibrated, origin = flash_fit.calibrate(csv, fit, lanes), Path(csv).name
-    if not calibrated.direct:
+    if check and (extends is None or target is not None):
+        raise DipsimError("--check compares the profile that --extends names, and writes nothing")
+    from dipsim.calibrate.benchmarks import read_benchmarks
+    from dipsim.calibrate.device import calibrate_device
+
+    found: Any = calibrate_device(
+        read_benchmarks(files),
+        extends,
+        overrides=override or (),
+        models=models or (),
+        backend=backend,
+        lanes=lanes,
+        fit=fit,
+    )
+    curve = found.flash.curve
+    if curve is not None and not curve.direct:
         say("warning: not all of these were direct reads: the source is marked estimate")
     if target is not None:
-        report.write(target, calibrated, origin, str(extends))
-        for line in report.lines(calibrated):
-            say(line)
+        report.write(target, found, extends)
     if as_json:
-        print_report(calibrated.to_dict(), units=report.UNITS)
-    elif target is None:
-        print_json(report.text(calibrated, origin).rstrip("\n"))
+        print_report(found.to_dict(), units=report.UNITS)
+    elif check:
+        show(report.render_check(found, str(extends)))
+    elif target is not None:
+        show(report.render(found, str(target)))
+    else:
+        print_json(report.text(found).rstrip("\n"))
+
+
+def _print_script(name: str, others: list[Any]) -> None:
+    """Print the script that measures a phone.
+
+    Raises:
+        DipsimError: no such script, or anything else was asked.
+    """
+    if any(others):
+        raise DipsimError("--script prints a script and nothing else: give it alone")
+    from dipsim.calibrate.script import phone_script
+
+    print_json(phone_script(name).rstrip("\n"))

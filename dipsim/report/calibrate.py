@@ -1,19 +1,49 @@
-"""Report of `dipsim calibrate`: flash as YAML of a profile, with its errors in comments."""
+"""Report of `dipsim calibrate`: the profile as YAML, and what measurements told of each number."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import yaml
+from rich.console import Group, RenderableType
 
+from dipsim.calibrate.device import Compared, DeviceNumbers
+from dipsim.calibrate.number import Number
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
 from dipsim.hardware import load_profile
 from dipsim.report.files import check_text, write_text
-from dipsim.units import BYTES
+from dipsim.report.tables import Table, line
+from dipsim.units import BANDWIDTH, BYTES, show_number
+from dipsim.validate.runs import Prediction
 
-UNITS = {"points": "points", "rms": "log error", "worst": "share"}
+UNITS = {
+    "points": "points",
+    "rms": "log error",
+    "worst": "share",
+    "spread": "share",
+    **dict.fromkeys(("fit_error", "left_out_error"), "share"),
+    **dict.fromkeys(("measured", "value", "low", "high"), "tokens/s"),
+    **dict.fromkeys(("before", "after"), "as a profile states it"),
+}
 """Units of figures that `dipsim.report.envelope` does not know."""
+_ADVICE = (
+    ("flash.fault", "time a model that is mapped and cold; it matters with --io mmap"),
+    ("flash.write", "fio --rw=write --direct=1"),
+    ("flash", "fio --rw=randread --direct=1, several block sizes and depths, or dipsim iobench"),
+    ("dram.bandwidth", "mbw or STREAM"),
+    ("page_cache", "fio --direct=0 on a file that was just read; no reader takes it yet"),
+    (".overlap_factor", "no benchmark tells it: a runtime's tokens/s with and without overlap"),
+    (".per_mask", "no benchmark tells it: time an engine's choice of units"),
+    (".per_score", "no benchmark tells it: time an engine's choice of units"),
+    (".cache_copy", "no benchmark tells it: time an engine's copies into its cache"),
+    (".per_layer", "llama-bench with a small and a large model in one format"),
+    (".compute", "llama-bench -p 512"),
+    (".dram_efficiency", "llama-bench -d 0,4096, or mbw"),
+    (".gemv", "llama-bench with more models in this format"),
+)
+"""What to run for a number, by a part of its key."""
 
 
 def check_out(path: str | None, extends: str | None) -> Path | None:
@@ -21,36 +51,63 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
 
     Args:
         path: file to write.
-        extends: the profile that the rest is taken from.
+        extends: the profile that the rest is taken from, if any.
 
     Raises:
-        DipsimError: no profile to extend, no file to write, another suffix, no such folder.
+        DipsimError: another suffix, no such folder, or the profile it extends.
     """
     if path is None:
-        if extends is not None:
-            raise DipsimError(f"--extends {extends} goes with --out FILE.yaml: add it, or drop it")
         return None
-    if extends is None:
-        raise DipsimError(
-            f"--out {path}: a profile needs more than flash: name the one it --extends"
-        )
     target = check_text("--out", path, ".yaml")
-    if os.path.realpath(path) == os.path.realpath(extends):
+    if extends is not None and os.path.realpath(path) == os.path.realpath(extends):
         raise DipsimError(f"--out {path}: is the profile it --extends; give another name")
     return target
 
 
-def text(calibrated: Calibrated, origin: str, head: Mapping[str, str] | None = None) -> str:
-    """Return YAML, with the calibration's errors in comments above it.
+# The file -----------------------------------------------------------------------------------------
+
+
+def text(found: DeviceNumbers, head: dict[str, Any] | None = None) -> str:
+    """Return YAML, with what was fitted in comments above it.
 
     Args:
-        calibrated: points or formula, and their errors.
-        origin: name of the table of measurements.
         head: keys of a profile that come first.
     """
-    keys = {**(head or {}), **calibrated.section(origin)}
-    body = yaml.safe_dump(keys, sort_keys=False, width=1000, default_flow_style=None)
-    return "".join(f"# {line}\n" for line in lines(calibrated)) + body
+    data = {key: value for key, value in found.data.items() if key not in ("name", *(head or ()))}
+    if head is None:
+        data.pop("extends", None)
+    body = yaml.safe_dump(
+        {**(head or {}), **data}, sort_keys=False, width=1000, default_flow_style=None
+    )
+    return "".join(f"# {printable(remark)}\n" for remark in remarks(found)) + body
+
+
+def remarks(found: DeviceNumbers) -> list[str]:
+    """Return how many measurements there are, how far off what was fitted is, and what was not."""
+    texts = [] if found.flash.curve is None else lines(found.flash.curve)
+    if found.compared:
+        texts.append(f"{len(found.compared)} rates: {_errors_of(found)}")
+    return [*texts, *found.kept, *(f"left out: {each}" for each in found.refused)]
+
+
+def write(path: Path, found: DeviceNumbers, extends: str | None) -> None:
+    """Write a profile, once it is known to be valid.
+
+    Raises:
+        DipsimError: the profile would not be valid, or the file cannot be written.
+    """
+    head: dict[str, Any] = {"name": path.stem}
+    if extends is not None:
+        known = os.path.isfile(extends)
+        head["extends"] = str(Path(extends).resolve()) if known else extends
+    tools = dict.fromkeys(str(n.source["from"]).split(" (")[0] for n in _measured(found))
+    head["summary"] = f"{extends or 'a device'} as measured: {', '.join(tools)}"[:200]
+    if "first" in found.data:
+        head["first"] = found.data["first"]
+        head["default"] = "measured on this device"
+    load_profile({**found.data, **head})
+    head = {key: printable(str(value)) for key, value in head.items()}
+    write_text("--out", path, text(found, head))
 
 
 def lines(calibrated: Calibrated) -> list[str]:
@@ -74,15 +131,151 @@ def _errors(errors: Errors) -> str:
     return f"rms log error {errors.rms:.1%}, worst {errors.worst:+.1%} ({where})"
 
 
-def write(path: Path, calibrated: Calibrated, origin: str, extends: str) -> None:
-    """Write a profile, once it is known to be valid.
+# The table ----------------------------------------------------------------------------------------
 
-    Raises:
-        DipsimError: the profile would not be valid, or the file cannot be written.
+
+def render(found: DeviceNumbers, written: str) -> RenderableType:
+    """Return what became of each number, the rates before and after, and what to measure next.
+
+    Args:
+        written: name of the file that was written.
     """
-    parent = Path(extends)
-    base = str(parent.resolve()) if os.path.isfile(parent) else extends
-    head = {"name": path.stem, "extends": base, "summary": f"{extends} with flash of {origin}"}
-    load_profile({**head, **calibrated.section(origin)})
-    head = {key: printable(value) for key, value in head.items()}
-    write_text("--out", path, text(calibrated, origin, head))
+    measured = _measured(found)
+    parts: list[RenderableType] = [
+        line(f"{written}: {_count(len(measured), 'number')} measured", style="bold"),
+        _numbers(measured),
+    ]
+    if found.compared:
+        parts += [line(), _rates(found.compared, after=True), line(_errors_of(found))]
+    return Group(*parts, line(), *_remains(found))
+
+
+def render_check(found: DeviceNumbers, name: str) -> RenderableType:
+    """Return what a profile says beside what was measured; nothing was written.
+
+    Args:
+        name: of the profile.
+    """
+    parts: list[RenderableType] = []
+    if found.compared:
+        inside = sum(_holds(each.before, each.measured) for each in found.compared)
+        errors = [abs(each.measured / each.before.value - 1) for each in found.compared]
+        title = (
+            f"{name}: {inside} of {_count(len(errors), 'rate')} within the 90 % interval, median "
+            f"error of time {median(errors):.0%}"
+        )
+        parts += [line(title, style="bold"), _rates(found.compared, after=False)]
+    if found.reads:
+        off = [abs(said / point.bandwidth - 1) for point, said in found.reads]
+        title = f"{name}: median error of {_count(len(off), 'read')} {median(off):.0%}"
+        parts += [line(), line(title, style="bold"), _reads(found)]
+    if not parts:
+        parts.append(line(f"{name}: numbers that were measured, beside its own", style="bold"))
+    rest = [n for n in _measured(found) if n.before is not None and not _is_curve(n)]
+    if rest:
+        parts += [line(), _numbers(rest)]
+    return Group(*parts, *(line(f"left out  {each}") for each in found.refused))
+
+
+def _measured(found: DeviceNumbers) -> list[Number]:
+    return [number for number in found.numbers if number.source["kind"] == "measured"]
+
+
+def _is_curve(number: Number) -> bool:
+    return number.key in ("flash.reads", "flash.fit", "flash.lanes", "flash.align")
+
+
+def _count(many: int, what: str) -> str:
+    return f"{many} {what}{'s' * (many != 1)}"
+
+
+def _numbers(numbers: list[Number]) -> Table:
+    table = Table(
+        "number", "before", "after", "within", "fit error", "left out", right=(3, 4, 5), whole=(0,)
+    )
+    for number in numbers:
+        spread = number.source.get("spread")
+        table.add_row(
+            number.key.removeprefix("backends."),
+            number.before or "-",
+            _after(number),
+            "-" if spread is None else f"±{spread:.0%}",
+            _share(number.error),
+            _share(number.left_out),
+        )
+    return table
+
+
+def _after(number: Number) -> str:
+    if number.key == "flash.reads":
+        return _count(len(number.after), "point")
+    return "a formula" if number.key == "flash.fit" else str(number.after)
+
+
+def _share(error: float | None) -> str:
+    return "-" if error is None else f"{error:.1%}"
+
+
+def _rates(compared: tuple[Compared, ...], after: bool) -> Table:
+    heads = ["tokens/s", "measured", "before", *(["after", "error of time"] if after else [])]
+    table = Table(*heads, right=(1, 4) if after else (1,), whole=(2, 3) if after else (2,))
+    for each in compared:
+        cells = [each.label, show_number(each.measured, 3), _interval(each.before)]
+        if after:
+            cells += [_interval(each.after), f"{each.error:+.1%}"]
+        table.add_row(*cells)
+    return table
+
+
+def _interval(predicted: Prediction) -> str:
+    ends = f"{show_number(predicted.low, 3)} to {show_number(predicted.high, 3)}"
+    return f"{show_number(predicted.value, 3)} ({ends})"
+
+
+def _holds(predicted: Prediction, measured: float) -> bool:
+    return predicted.low <= measured <= predicted.high
+
+
+def _errors_of(found: DeviceNumbers) -> str:
+    errors = [abs(each.error) for each in found.compared]
+    inside = sum(_holds(each.after, each.measured) for each in found.compared)
+    return (
+        f"median error of time {median(errors):.1%} where fitted; {inside} of {len(errors)} "
+        "within the 90 % interval"
+    )
+
+
+def _reads(found: DeviceNumbers) -> Table:
+    table = Table("reads", "in flight", "measured", "profile", "error", right=(1, 2, 3, 4))
+    for point, said in found.reads:
+        table.add_row(
+            BYTES.exact(point.size),
+            str(point.lanes),
+            BANDWIDTH.show(point.bandwidth),
+            BANDWIDTH.show(said),
+            f"{said / point.bandwidth - 1:+.1%}",
+        )
+    return table
+
+
+def _remains(found: DeviceNumbers) -> list[RenderableType]:
+    """Return what stays as it was, what was left out, what is estimated still, what is next."""
+    rows = Table("", "", whole=(0,))
+    for text_ in found.kept:
+        rows.add_row("kept", text_.removeprefix("backends."))
+    for text_ in found.refused:
+        rows.add_row("left out", text_)
+    if found.estimates:
+        some = ", ".join(key.removeprefix("backends.") for key in found.estimates)
+        rows.add_row("estimates", some)
+    for key in found.next:
+        rows.add_row("next", f"{key.removeprefix('backends.')}: {advice(key)}")
+    return [rows]
+
+
+def advice(key: str) -> str:
+    """Return what to run to measure a number of a profile."""
+    for part, told in _ADVICE:
+        if key.startswith(part) or (part.startswith(".") and part in key):
+            return told
+    return "see docs/measuring-a-phone.md"
