@@ -112,7 +112,10 @@ def fit_backend(
     _, deviations = _fitted(problem)
     ends = deviations * _sigmas(len(evidence) - 1)
     spreads = np.maximum(np.expm1(ends), LEAST_SPREAD)
-    told = terms.any(axis=0) & (spreads < _TOLD * np.array([*keys.values()]))
+    left = np.where(terms.any(axis=0), spreads / np.array([*keys.values()]), 1.0)
+    told = left < _TOLD
+    if not told.any():  # several numbers that the rates tell only together: the one they tell best
+        told = (left == left.min()) & (left < 1)
     scales = np.ones(len(names))
     if told.any():  # once more, with the numbers that were not told as they were
         left = rest + terms[:, ~told].sum(axis=1)

@@ -123,7 +123,8 @@ def calibrate_device(
         profile = load_profile(_data(extends, numbers, engines))
     refused = [*dict.fromkeys([*measured.refused, *flash.refused, *refused])]
     if not any(number.source["kind"] == "measured" for number in numbers) and not flash.curve:
-        raise DipsimError(brief(f"nothing to calibrate with: {'; '.join(refused)}", 500))
+        why = [*refused, *(text for engine in engines for text in engine.kept)]
+        raise DipsimError(brief(f"nothing to calibrate with: {'; '.join(why)}", 500))
     return DeviceNumbers(
         data=_data(extends, numbers, engines),
         profile=profile,
