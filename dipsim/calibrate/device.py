@@ -27,7 +27,11 @@ from dipsim.validate.runs import Prediction, with_all_dram
 class Compared(NamedTuple):
     """A measured rate beside those that profiles say, in tokens per second."""
 
-    label: str
+    backend: str
+    model: str
+    """As the benchmark calls it."""
+    test: str
+    """What was timed, in words."""
     measured: float
     before: Prediction
     after: Prediction
@@ -40,7 +44,8 @@ class Compared(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         both = {"before": self.before._asdict(), "after": self.after._asdict()}
-        return {"label": self.label, "measured": self.measured, **both}
+        what = {"backend": self.backend, "model": self.model, "test": self.test}
+        return {**what, "measured": self.measured, **both}
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,10 @@ def _start(
             f"a profile of its own lacks {lacks}: measure it, state it with -s KEY=VALUE, or name "
             "a profile to --extends"
         )
-    units = dict.fromkeys(rate.case.backend or "cpu" for rate in measured.rates)
-    backends: dict[str, Any] = {unit: {} for unit in units}
+    backends: dict[str, Any] = {}
+    for rate in measured.rates:
+        engine = {"engine": rate.case.engine} if rate.case.engine else {}
+        backends.setdefault(rate.case.backend or "cpu", engine)
     return load_profile({"name": "measured", **data, "backends": backends}, overrides)
 
 
@@ -235,7 +242,9 @@ def _compared(
             old = each.run.on(before) if known and before is not None else each.run
             rows.append(
                 Compared(
-                    label_of(each, engine.backend),
+                    engine.backend,
+                    brief(str(each.rate.case.model), 40),
+                    timed(each),
                     each.rate.value,
                     old.predict(),
                     each.run.on(profile).predict(),
@@ -254,12 +263,10 @@ def _reads(curve: Calibrated, before: Profile) -> tuple[tuple[Measured, float], 
     return tuple(pairs)
 
 
-def label_of(each: Evidence, backend: str) -> str:
-    """Return what was run, in words."""
+def timed(each: Evidence) -> str:
+    """Return what was timed, in words."""
     case = each.rate.case
-    where = f"prompt of {case.prompt}" if each.is_prompt else f"at {case.depth}"
-    form = f", {case.stored_as}" if case.stored_as else ""
-    return f"{backend}: {brief(str(each.rate.case.model), 40)}{form}, {where}"
+    return f"prompt of {case.prompt}" if each.is_prompt else f"decode at {case.depth}"
 
 
 def _estimates(profile: Profile, engines: Sequence[EngineNumbers]) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def remarks(found: DeviceNumbers) -> list[str]:
     """Return how many measurements there are, how far off what was fitted is, and what was not."""
     texts = [] if found.flash.curve is None else lines(found.flash.curve)
     if found.compared:
-        texts.append(f"{len(found.compared)} rates: {_errors_of(found)}")
+        texts.append(f"{_count(len(found.compared), 'rate')}: {_errors_of(found)}")
     return [*texts, *found.kept, *(f"left out: {each}" for each in found.refused)]
 
 
@@ -100,8 +100,9 @@ def write(path: Path, found: DeviceNumbers, extends: str | None) -> None:
     if extends is not None:
         known = os.path.isfile(extends)
         head["extends"] = str(Path(extends).resolve()) if known else extends
-    tools = dict.fromkeys(str(n.source["from"]).split(" (")[0] for n in _measured(found))
-    head["summary"] = f"{extends or 'a device'} as measured: {', '.join(tools)}"[:200]
+    told = [str(number.source["from"]) for number in _measured(found)]
+    tools = dict.fromkeys(text.partition(" (")[0] for text in told if " (" in text)
+    head["summary"] = f"{extends or 'a device'}, measured by {', '.join(tools)}"[:200]
     if "first" in found.data:
         head["first"] = found.data["first"]
         head["default"] = "measured on this device"
@@ -217,10 +218,21 @@ def _share(error: float | None) -> str:
 
 
 def _rates(compared: tuple[Compared, ...], after: bool) -> Table:
-    heads = ["tokens/s", "measured", "before", *(["after", "error of time"] if after else [])]
-    table = Table(*heads, right=(1, 4) if after else (1,), whole=(2, 3) if after else (2,))
+    """Return measured rates beside predicted ones, in tokens/s, with 90 % intervals."""
+    backends = {each.backend for each in compared}
+    several = ["backend"] if len(backends) > 1 else []
+    heads = [
+        "model",
+        *several,
+        "test",
+        "measured",
+        "before",
+        *(["after", "error"] if after else []),
+    ]
+    table = Table(*heads, right=range(2 + len(several), len(heads)))
     for each in compared:
-        cells = [each.label, show_number(each.measured, 3), _interval(each.before)]
+        cells = [each.model.removesuffix(".gguf"), *([each.backend] if several else [])]
+        cells += [each.test, show_number(each.measured, 3), _interval(each.before)]
         if after:
             cells += [_interval(each.after), f"{each.error:+.1%}"]
         table.add_row(*cells)
@@ -228,7 +240,7 @@ def _rates(compared: tuple[Compared, ...], after: bool) -> Table:
 
 
 def _interval(predicted: Prediction) -> str:
-    ends = f"{show_number(predicted.low, 3)} to {show_number(predicted.high, 3)}"
+    ends = f"{show_number(predicted.low, 3)} - {show_number(predicted.high, 3)}"
     return f"{show_number(predicted.value, 3)} ({ends})"
 
 

@@ -70,7 +70,8 @@ def halves(device: str, folder: Path, every: bool) -> list[tuple[float, bool]]:
         try:
             answers += predicted(rates, set(some), base)
         except DipsimError as refused:  # models that contradict each other
-            assert every and "tell" in str(refused), refused
+            if not every or "do not tell it" not in str(refused):
+                raise
     assert len(answers) >= 0.9 * len(splits) * len(rates) / 2
     return answers
 
