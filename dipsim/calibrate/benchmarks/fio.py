@@ -184,8 +184,9 @@ def _entry(job: Mapping[str, Any], shared: Mapping[str, Any], in_group: int) -> 
 def _check_alone(job: Mapping[str, Any], told: Mapping[str, Any], threads: int) -> None:
     """Refuse a group whose entry holds more threads than its first job has."""
     total, longest = job.get("job_runtime"), told.get("runtime")
-    both = isinstance(total, int | float) and isinstance(longest, int | float)
-    if both and longest > 0 and total > (threads + 0.7) * longest:
+    if not isinstance(total, int | float) or not isinstance(longest, int | float):
+        return
+    if longest > 0 and total > (threads + 0.7) * longest:
         raise ValueError(
             "several jobs ran at the same time under one report: put --stonewall between them"
         )
