@@ -311,9 +311,16 @@ def read_points(path: str) -> tuple[list[Measured], bool]:
     """
     if not os.path.exists(path):
         raise DipsimError(f"{printable(path)}: no such file; dipsim iobench FILE --csv writes one")
-    text = files.read_text(Path(path), DipsimError).removeprefix(
-        "\ufeff"
-    )  # spreadsheets write a byte order mark
+    return points_of(files.read_text(Path(path), DipsimError), path)
+
+
+def points_of(text: str, path: str) -> tuple[list[Measured], bool]:
+    """Return what `read_points` does, of the text of a CSV.
+
+    Raises:
+        DipsimError: it is no such table, in one line that begins with ``path``.
+    """
+    text = text.removeprefix("\ufeff")  # spreadsheets write a byte order mark
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""))
         columns = reader.fieldnames or []

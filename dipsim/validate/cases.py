@@ -198,8 +198,17 @@ def load_cases(given: str | os.PathLike[str] | None = None) -> Cases:
     path = shipped_cases() if given is None else Path(given)
     as_json = path.suffix.lower() == ".json"
     data = files.read_json(path, DipsimError) if as_json else files.read_yaml(path, DipsimError)
+    return cases_of(data, str(path))
+
+
+def cases_of(data: Mapping[str, Any], path: str) -> Cases:
+    """Return the cases of a file's contents.
+
+    Raises:
+        DipsimError: as `load_cases`, in one line that begins with ``path``.
+    """
     if data.get("format") == earlier.FORMAT:
-        data = earlier.modern(data, str(path))
+        data = earlier.modern(data, path)
     listed, curves = data.get("cases"), data.get("falling", [])
     if not isinstance(listed, list) or not isinstance(curves, list) or not listed:
         raise DipsimError(f"{path}: no cases: give cases: [{{id, device, model, value, ...}}, ...]")

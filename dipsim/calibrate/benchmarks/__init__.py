@@ -1,6 +1,7 @@
 """Readers of the benchmarks that people run: of files of any of their formats, measurements."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dipsim.calibrate.agreement import agreeing
 from dipsim.calibrate.benchmarks.formats import FORMATS, recognised
@@ -25,7 +26,7 @@ def read_benchmarks(paths: Sequence[str]) -> Measurements:
             anything, in one line.
     """
     parts = [part for path in paths for part in _of_path(path)]
-    found = agreeing(together(parts))
+    found = _numbered(agreeing(together(parts)))
     if not found:
         first, *others = found.refused or ("no files are given",)
         more = f" (and {len(others)} more)" if others else ""
@@ -33,12 +34,25 @@ def read_benchmarks(paths: Sequence[str]) -> Measurements:
     return found
 
 
+def _numbered(found: Measurements) -> Measurements:
+    """Return measurements whose cases differ by their ids, as files may have one name."""
+    taken: set[str] = set()
+    rates = []
+    for at, rate in enumerate(found.rates):
+        own = rate.case.id
+        if own in taken:
+            rate = rate._replace(case=rate.case.model_copy(update={"id": f"{own[:70]}~{at}"}))
+        taken.add(rate.case.id)
+        rates.append(rate)
+    return replace(found, rates=tuple(rates))
+
+
 def _of_path(path: str) -> list[Measurements]:
     listed, alone = sources(path)
     parts = []
     for source in listed:
         try:
-            parts.append(_of_source(source))
+            parts.append(_of_source(source, alone))
         except DipsimError as problem:
             if alone:
                 raise
@@ -48,8 +62,10 @@ def _of_path(path: str) -> list[Measurements]:
     return parts
 
 
-def _of_source(source: Source) -> Measurements:
+def _of_source(source: Source, alone: bool) -> Measurements:
     format_ = recognised(source)
+    if format_ is None and not alone:
+        raise DipsimError(f"{source.name}: no output of a benchmark that is known")
     if format_ is None:
         known = "; ".join(format_.name for format_ in FORMATS)
         raise DipsimError(f"{source.name}: no output of a benchmark that is read: {known}")

@@ -10,27 +10,23 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from dipsim.calibrate.benchmarks.points import Points
 from dipsim.calibrate.benchmarks.reading import (
     BANDWIDTHS,
     Format,
-    Refusals,
+    documents,
     number,
     one_device,
-    parsed,
+    shown,
     whole,
     words,
 )
 from dipsim.calibrate.benchmarks.source import Source
-from dipsim.calibrate.measured import Measurements, Origin, Reads, Writes
-from dipsim.disk.fit import Measured, implausible
+from dipsim.calibrate.measured import Measurements, Origin
 from dipsim.errors import DipsimError, brief
 
 MOST_JOBS = 10_000
-MOST_LANES = 256
-"""Reads in flight of a point of a profile."""
-BUFFERED = (
-    "through the page cache, whose bandwidth tells nothing of the flash: measure with --direct=1"
-)
+_START = re.compile(r"(?m)^\{")
 _QUEUED = {
     *("libaio", "io_uring", "io_uring_cmd", "posixaio", "windowsaio", "solarisaio"),
     *("sg", "libblkio", "xnvme"),
@@ -63,51 +59,28 @@ def read(source: Source) -> Measurements:
     Raises:
         DipsimError: damaged as a whole, no jobs, or jobs of several hosts.
     """
-    data = _whole(source)
-    origin = _origin(data, source.name)
+    points = Points(source.name)
     hosts: dict[str, None] = {}
-    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for job in _jobs(data, source.name):
-        host = words(job.get("hostname"))
-        if host:
-            hosts[host] = None
-        group = job.get("groupid")
-        groups.setdefault((host, group if isinstance(group, int) else 0), []).append(job)
-    refusals = Refusals(source.name)
-    reads: list[Reads] = []
-    writes: list[Writes] = []
-    shared = data.get("global options")
-    for jobs in groups.values():
-        place = f"job {words(jobs[0].get('jobname'), 40) or '?'}"
-        try:
-            point = _point(jobs, shared if isinstance(shared, dict) else {}, origin)
-        except ValueError as problem:
-            refusals.add(place, str(problem))
-            continue
-        if not point.direct:
-            refusals.add(place, BUFFERED)
-        if isinstance(point, Reads):
-            reads.append(point)
-        else:
-            writes.append(point)
-    return Measurements(
-        reads=tuple(point for point in reads if point.direct),
-        writes=tuple(point for point in writes if point.direct),
-        devices=one_device(hosts, origin),
-        refused=refusals.sentences(),
-    )
-
-
-def _whole(source: Source) -> Mapping[str, Any]:
-    """Return the JSON of a file; notes that fio prints around it are passed over."""
-    text = source.text
-    start, end = re.search(r"(?m)^\{", text), text.rfind("\n}")
-    data = parsed(
-        text[start.start() if start else 0 : end + 2 if end > 0 else len(text)], source.name
-    )
-    if not isinstance(data, dict):
-        raise DipsimError(f"{source.name}: expected a JSON object of fio")
-    return data
+    origin = Origin(source.name, "fio")
+    for data in documents(source.text, source.name, _START):
+        if not isinstance(data, dict):
+            raise DipsimError(f"{source.name}: expected a JSON object of fio")
+        origin = _origin(data, source.name)
+        shared = data.get("global options")
+        groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+        for job in _jobs(data, source.name):
+            host = words(job.get("hostname"))
+            if host:
+                hosts[host] = None
+            group = job.get("groupid")
+            groups.setdefault((host, group if isinstance(group, int) else 0), []).append(job)
+        for jobs in groups.values():
+            place = f"job {words(jobs[0].get('jobname'), 40) or '?'}"
+            try:
+                _add(points, place, jobs, shared if isinstance(shared, dict) else {}, origin)
+            except ValueError as problem:
+                points.refuse(place, str(problem))
+    return points.measurements(one_device(hosts, origin))
 
 
 def _jobs(data: Mapping[str, Any], file: str) -> Iterator[Mapping[str, Any]]:
@@ -118,7 +91,7 @@ def _jobs(data: Mapping[str, Any], file: str) -> Iterator[Mapping[str, Any]]:
         raise DipsimError(f"{file}: more than {MOST_JOBS} jobs")
     for job in jobs:
         if not isinstance(job, dict):
-            raise DipsimError(f"{file}: a job must be an object, given {brief(repr(job), 40)}")
+            raise DipsimError(f"{file}: a job must be an object, given {shown(job)}")
         if job.get("jobname") != "All clients":
             yield job
 
@@ -134,10 +107,14 @@ def _origin(data: Mapping[str, Any], file: str) -> Origin:
 # A group ------------------------------------------------------------------------------------------
 
 
-def _point(
-    jobs: list[Mapping[str, Any]], shared: Mapping[str, Any], origin: Origin
-) -> Reads | Writes:
-    """Return what the jobs of a group reach together.
+def _add(
+    points: Points,
+    place: str,
+    jobs: list[Mapping[str, Any]],
+    shared: Mapping[str, Any],
+    origin: Origin,
+) -> None:
+    """Add what the jobs of a group reach together.
 
     Raises:
         ValueError: they tell no bandwidth, in a sentence.
@@ -146,27 +123,30 @@ def _point(
     work = entries[0].work
     if any(entry.work != work for entry in entries):
         raise ValueError("jobs of several kinds ran at the same time: put --stonewall between them")
-    lanes = work.depth * sum(entry.threads for entry in entries)
-    bandwidth = math.fsum(_bandwidth(entry.told) for entry in entries)
-    in_order = not work.way.startswith("rand")
-    if work.way.endswith("write"):
-        return Writes(bandwidth, origin, work.direct, float(work.size), lanes, in_order)
-    if lanes > MOST_LANES:
-        raise ValueError(f"{lanes} reads in flight; a curve has at most {MOST_LANES}")
-    point = Measured(float(work.size), lanes, bandwidth)
-    problem = implausible(point)
-    if problem and work.direct:
-        raise ValueError(problem)
-    return Reads(point, origin, work.direct, in_order, _deviation(entries))
+    points.add(
+        place,
+        origin,
+        size=work.size,
+        lanes=work.depth * sum(entry.threads for entry in entries),
+        bandwidth=math.fsum(_bandwidth(entry.told) for entry in entries),
+        direct=work.direct,
+        in_order=not work.way.startswith("rand"),
+        written=work.way.endswith("write"),
+        deviation=_deviation(entries),
+    )
 
 
 def _entry(job: Mapping[str, Any], shared: Mapping[str, Any], in_group: int) -> _Entry:
     own = job.get("job options")
     if not isinstance(own, dict):
         raise ValueError("no job options, so no block size is known: use a fio of 2018 or later")
-    options = {str(key): str(value) for key, value in {**shared, **own}.items()}
+    options = {
+        key: str(value)
+        for key, value in {**shared, **own}.items()
+        if isinstance(value, str | int | float)
+    }
     if job.get("error") not in (0, None):
-        raise ValueError(f"fio reports error {brief(repr(job['error']), 20)}")
+        raise ValueError(f"fio reports error {shown(job['error'])}")
     way = options.get("rw", options.get("readwrite", "read")).partition(":")[0]
     if way not in ("read", "randread", "write", "randwrite"):
         raise ValueError(f"rw={brief(way, 20)}: reads and writes in turn tell the speed of neither")
@@ -184,8 +164,9 @@ def _entry(job: Mapping[str, Any], shared: Mapping[str, Any], in_group: int) -> 
 def _check_alone(job: Mapping[str, Any], told: Mapping[str, Any], threads: int) -> None:
     """Refuse a group whose entry holds more threads than its first job has."""
     total, longest = job.get("job_runtime"), told.get("runtime")
-    both = isinstance(total, int | float) and isinstance(longest, int | float)
-    if both and longest > 0 and total > (threads + 0.7) * longest:
+    if not isinstance(total, int | float) or not isinstance(longest, int | float):
+        return
+    if longest > 0 and total > (threads + 0.7) * longest:
         raise ValueError(
             "several jobs ran at the same time under one report: put --stonewall between them"
         )

@@ -19,10 +19,12 @@ from dipsim.calibrate.benchmarks.reading import (
     Format,
     Refusals,
     day,
+    documents,
     number,
     one_device,
     parsed,
     plain,
+    shown,
     whole,
     words,
 )
@@ -101,18 +103,18 @@ def read(source: Source) -> Measurements:
 
 def _recognises(head: str) -> bool:
     stated = '"model_type"' in head and '"n_gen"' in head and '"build_commit"' in head
-    return bool(stated or _CSV.search(head) or _SQL.search(head) or has_table(head))
+    return bool(stated or _csv_start(head) or _SQL.search(head) or has_table(head))
 
 
-_CSV = re.compile(r"(?m)^build_commit,.*\bmodel_type,.*\bavg_ts\b")
+_CSV = re.compile(r"(?m)^build_commit,.*$")
 _SQL = re.compile(r"(?m)^INSERT INTO (?:test|llama_bench) \(build_commit,")
 
 
 def _rows(source: Source) -> Iterator[_Row]:
     """Yield the rows of a file in any form; lines around them are passed over."""
     text = source.text
-    if _CSV.search(text):
-        yield from _of_csv(text, source.name)
+    if start := _csv_start(text):
+        yield from _of_csv(text, start, source.name)
     elif _SQL.search(text):
         yield from _of_sql(text)
     elif has_table(text):
@@ -120,17 +122,18 @@ def _rows(source: Source) -> Iterator[_Row]:
     elif re.search(r"(?m)^\{.*\}\s*$", text):
         yield from _of_lines(text, source.name)
     else:
-        listed = parsed(_json_part(text), source.name)
-        if not isinstance(listed, list):
-            raise DipsimError(f"{source.name}: expected a JSON list of tests")
-        yield from (_Row(f"row {at}", _object(row)) for at, row in enumerate(listed, 1))
+        yield from _of_lists(text, source.name)
 
 
-def _json_part(text: str) -> str:
-    """Return a text from the line on that begins a list of objects, to the list's end."""
-    start = re.search(r"(?m)^\[\s*(?:\{|$|\])", text)
-    end = text.rfind("\n]")
-    return text[start.start() if start else 0 : end + 2 if end > 0 else len(text)]
+_LIST = re.compile(r"(?m)^\[\s*(?:\{|\]|$)")
+
+
+def _of_lists(text: str, file: str) -> Iterator[_Row]:
+    at = 0
+    for listed in documents(text, file, _LIST):
+        for row in listed:
+            at += 1
+            yield _Row(f"row {at}", _object(row))
 
 
 def _object(row: Any) -> Mapping[str, Any]:
@@ -148,9 +151,15 @@ def _of_lines(text: str, file: str) -> Iterator[_Row]:
         yield _Row(f"line {at}", row)
 
 
-def _of_csv(text: str, file: str) -> Iterator[_Row]:
-    lines = text[_CSV.search(text).start() :].split("\n")  # type: ignore[union-attr]
-    first = text.count("\n") - len(lines) + 2
+def _csv_start(text: str) -> re.Match[str] | None:
+    """Return the head of a CSV."""
+    match = _CSV.search(text)
+    return match if match and "model_type" in match[0] and "avg_ts" in match[0] else None
+
+
+def _of_csv(text: str, start: re.Match[str], file: str) -> Iterator[_Row]:
+    first = text.count("\n", 0, start.start()) + 1
+    lines = text[start.start() :].split("\n")
     keys = next(csv.reader(lines[:1]))
     for at, line in enumerate(lines[1:], first + 1):
         if not line.startswith('"'):
@@ -219,7 +228,7 @@ def _rate(row: Mapping[str, Any], file: str, at: int) -> Rate:
         depth=min(depth + written // 2, MOST_TOKENS),
         source=f"llama-bench, {brief(file, 100)}",
     )
-    build = " ".join(str(words(str(row.get(key, "")), 40)) for key in ("build_commit",))
+    build = words(row.get("build_commit"), 40)
     spread = row.get("stddev_ts")
     return Rate(
         case,
@@ -255,15 +264,15 @@ def _model(row: Mapping[str, Any]) -> tuple[str, str]:
 def _kv_bits(row: Mapping[str, Any]) -> float:
     kinds = [row.get(key) or "f16" for key in ("type_k", "type_v")]
     for kind in kinds:
-        if kind not in _KV_BITS:
-            raise ValueError(f"keys and values of type {brief(repr(kind), 40)}")
+        if not isinstance(kind, str) or kind not in _KV_BITS:
+            raise ValueError(f"keys and values of type {shown(kind)}")
     return sum(_KV_BITS[kind] for kind in kinds) / 2
 
 
 def _settings(row: Mapping[str, Any]) -> str:
     others = ((short, row.get(key), usual) for key, (short, usual) in _SETTINGS.items())
     told = (
-        f"{short} {int(value) if isinstance(value, bool) else brief(value, 20)}"
+        f"{short} {int(value) if isinstance(value, bool) else shown(value)}"
         for short, value, usual in others
         if value is not None and value not in usual
     )

@@ -7,7 +7,7 @@ from typing import Any
 from dipsim.calibrate.benchmarks.reading import plain
 
 _HEAD = re.compile(r"(?m)^[^|\n]{0,40}(\|\s*model\s*\|.*\|\s*test\s*\|\s*t/s\s*\|)")
-_BUILD = re.compile(r"(?m)^\W*build: ([0-9a-f]{6,40}) \(\d+\)")
+_BUILD = re.compile(r"(?m)^[^\w\n]*build: ([0-9a-f]{6,40}) \(\d+\)")
 _TEST = re.compile(r"(?:pp ?(\d+))?(?:\+?tg ?(\d+))?(?: @ d ?(\d+))?", re.ASCII)
 _RATE = re.compile(r"(-?[\d.]+(?:e[-+]?\d+)?)(?:\s*[^\d\s.]{1,4}\s*([\d.]+))?", re.ASCII)
 _KEYS = {

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +67,15 @@ def number(given: Any, what: str, bounds: tuple[float, float]) -> float:
     plain = isinstance(given, int | float) and not isinstance(given, bool)
     if not plain or not bounds[0] <= given <= bounds[1]:
         low, high = (f"{bound:.12g}" for bound in bounds)
-        raise ValueError(f"{what} is {brief(repr(given), 40)}, not a number from {low} to {high}")
+        raise ValueError(f"{what} is {shown(given)}, not a number from {low} to {high}")
     return float(given)
+
+
+def shown(given: Any) -> str:
+    """Return a value out of a file, short and printable; of a list or an object its kind."""
+    if isinstance(given, list | dict):
+        return "a list" if isinstance(given, list) else "an object"
+    return brief(repr(given), 40)
 
 
 def whole(given: Any, what: str, least: int, most: int) -> int:
@@ -105,6 +112,25 @@ def parsed(text: str, file: str) -> Any:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
         raise DipsimError(f"{file}: not readable as JSON ({brief(problem)})") from None
+
+
+def documents(text: str, file: str, start: re.Pattern[str]) -> Iterator[Any]:
+    """Yield the JSON values of a text, each of which begins where ``start`` matches; lines around
+    them are passed over.
+
+    Raises:
+        DipsimError: one is damaged, or there is none.
+    """
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    at = 0
+    while match := start.search(text, at):
+        try:
+            value, at = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError) as problem:
+            raise DipsimError(f"{file}: not readable as JSON ({brief(problem)})") from None
+        yield value
+    if at == 0:
+        raise DipsimError(f"{file}: no JSON that begins a line")
 
 
 def _no_constant(name: str) -> None:

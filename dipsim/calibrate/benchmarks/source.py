@@ -17,7 +17,7 @@ from typing import IO
 
 from dipsim.errors import DipsimError, brief, printable
 
-MOST_TEXT = 2**24
+MOST_TEXT = 2**23
 """Bytes of a file that is read whole: far above the output of any benchmark."""
 MOST_INFLATED = 2**28
 """Bytes of an archive, or of a gzipped file, once inflated."""
@@ -127,7 +127,9 @@ def sources(path: str) -> tuple[Iterator[Source], bool]:
 
 
 def _of_folder(folder: Path) -> Iterator[Source]:
-    found = sorted(path for form in ("*", "*/*") for path in folder.glob(form) if path.is_file())
+    found = sorted(
+        path for form in ("*", "*/*") for path in folder.glob(form) if os.path.isfile(path)
+    )
     if len(found) > MOST_FILES:
         raise DipsimError(f"{printable(str(folder))}: {len(found)} files; at most {MOST_FILES}")
     for path in found:
