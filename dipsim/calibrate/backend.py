@@ -110,8 +110,7 @@ def fit_backend(
     noise = np.array([each.noise for each in evidence])
     problem = _Problem(terms, rest, took, noise, prior)
     _, deviations = _fitted(problem)
-    ends = deviations * _sigmas(len(evidence) - 1)
-    spreads = np.maximum(np.expm1(ends), LEAST_SPREAD)
+    spreads = np.maximum(np.expm1(deviations * _SIGMAS), LEAST_SPREAD)
     left = np.where(terms.any(axis=0), spreads / np.array([*keys.values()]), 1.0)
     told = left < _TOLD
     if not told.any():  # several numbers that the rates tell only together: the one they tell best
@@ -171,17 +170,18 @@ def _fitted(problem: _Problem) -> tuple[Floats, Floats]:
     """Return the logarithms of the scales that fit best, float64[numbers], and their standard
     deviations.
 
-    The noise of all rates is raised until the errors that are left are no larger than it says: a
-    rule that does not hold of a device is worth no more than it gets right there.
+    The noise of all rates is raised to that of the errors that are left: a rule that does not hold
+    of a device is worth no more than it gets right there. For the deviations it is raised once
+    more, as few rates tell their noise badly.
     """
     logs = _descend(problem)
     errors = _errors(problem, logs)
     free = max(1, len(errors) - int((problem.terms.any(axis=0)).sum()))
     usual = 1.4826 * float(np.median(np.abs(errors))) * np.sqrt(len(errors) / free)
     noise = np.maximum(problem.noise, max(usual, NOISE))
-    raised = problem._replace(noise=noise)
-    logs = _descend(raised)
-    return logs, np.sqrt(np.diag(np.linalg.inv(_curvature(raised, logs)[0])))
+    logs = _descend(problem._replace(noise=noise))
+    unsure = problem._replace(noise=noise * _sigmas(len(errors) - 1) / _SIGMAS)
+    return logs, np.sqrt(np.diag(np.linalg.inv(_curvature(unsure, logs)[0])))
 
 
 def _errors(problem: _Problem, logs: Floats) -> Floats:

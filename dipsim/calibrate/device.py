@@ -219,14 +219,17 @@ def _data(
     """Return the profile with all numbers, as a file states it."""
     data = {"name": "measured", **nested(numbers)}
     for engine in engines:
-        section = data["backends"][engine.backend]
+        section = data.get("backends", {}).get(engine.backend)
+        if section is None:  # nothing was told of it
+            continue
         name = engine.device.backends[engine.backend].engine
         if name is not None:
             data["backends"][engine.backend] = {"engine": name, **section}
     if extends is not None:
         data["extends"] = extends
-        if engines:
-            data["first"] = engines[0].backend
+        measured = [each.backend for each in engines if each.backend in data.get("backends", {})]
+        if measured:
+            data["first"] = measured[0]
     return data
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from dipsim.calibrate.backend import INVENTED, BackendFit, Fitted, fit_backend, prior_spread
-from dipsim.calibrate.evidence import Evidence, as_evidence, best_threads, by_model
+from dipsim.calibrate.evidence import Evidence, as_evidence, best_setup, by_model
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Rate
 from dipsim.calibrate.number import Number, measured_by, text_before
@@ -55,7 +55,7 @@ def measure_engines(
     """
     if backend is not None:
         device.backend(backend)
-    kept, left_out = best_threads(rates)
+    kept, left_out = best_setup(rates)
     of_backend: dict[str, list[Rate]] = {}
     for rate in kept:
         of_backend.setdefault(backend or _name_of(rate, device), []).append(rate)

@@ -55,6 +55,8 @@ def as_evidence(
         return f"{rate.case.model}: KV of {rate.kv_bits:g} bits; measure with f16"
     if model.experts is not None and rate.case.kind != "decode":
         return f"{rate.case.model}: which experts a prompt used is not known"
+    if (rate.case.model_bytes or 0.0) > device.dram.capacity:
+        return f"{rate.case.model}: its weights do not fit in the DRAM of the device"
     case = _case(rate.case, model, backend)
     run = run_of(case, device, {})
     if isinstance(run, str):
@@ -93,12 +95,12 @@ def _dense(layer: Layer) -> dict[str, Any]:
     return {"intermediate": wide, **alone}
 
 
-def best_threads(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
-    """Return the rates with the best number of threads of each engine, and a sentence for each
+def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
+    """Return the rates with the best threads and options of each engine, and a sentence for each
     engine of which others were left out.
 
-    The best number is that with the highest mean of the decode rates that were measured with all
-    numbers of threads.
+    The best are those with the highest mean of the decode rates that were measured with all of
+    them; of an engine that decoded nothing, of the prompts.
     """
     kept: list[Rate] = []
     left_out = []
@@ -106,29 +108,36 @@ def best_threads(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
     for rate in rates:
         engines.setdefault((rate.case.backend, rate.case.engine), []).append(rate)
     for (_, engine), some in engines.items():
-        tried = sorted({rate.threads for rate in some if rate.threads is not None})
-        if len(tried) < 2:
-            kept += some
-            continue
-        best = max(tried, key=_mean_of(some, tried))
-        kept += [rate for rate in some if rate.threads in (best, None)]
-        others = ", ".join(str(each) for each in tried if each != best)
-        left_out.append(f"{engine}: {best} threads are the fastest; left out are {others}")
+        tried = list(dict.fromkeys(setup_of(rate) for rate in some))
+        best = tried[0] if len(tried) == 1 else max(tried, key=_mean_of(some, tried))
+        kept += [rate for rate in some if setup_of(rate) == best]
+        others = ", ".join(each for each in tried if each != best)
+        if others:
+            left_out.append(f"{engine}: {best or 'the defaults'}: the fastest; left out: {others}")
     return kept, left_out
 
 
-def _mean_of(rates: Sequence[Rate], tried: Sequence[int | None]) -> Callable[[int | None], float]:
-    """Return the mean rate of a number of threads, over the work measured with all of ``tried``."""
-    table: dict[str, dict[int | None, float]] = {}
+def setup_of(rate: Rate) -> str:
+    """Return the threads and options of a rate, in words."""
+    threads = [] if rate.threads is None else [f"{rate.threads} threads"]
+    return ", ".join([*threads, *([rate.settings] if rate.settings else [])])
+
+
+def _mean_of(rates: Sequence[Rate], tried: Sequence[str]) -> Callable[[str], float]:
+    """Return the mean rate of a setup, over the work that was measured with all of ``tried``."""
+    kinds = {rate.case.kind for rate in rates}
+    kind = "decode" if "decode" in kinds else "prefill"
+    table: dict[str, dict[str, float]] = {}
     for rate in rates:
-        if rate.case.kind == "decode":
-            work = f"{rate.case.model} {rate.case.weight_format} {rate.case.depth}"
-            table.setdefault(work, {})[rate.threads] = rate.value
+        case = rate.case
+        if case.kind == kind:
+            work = f"{case.model} {case.weight_format} {case.depth} {case.prompt}"
+            table.setdefault(work, {})[setup_of(rate)] = rate.value
     shared = [row for row in table.values() if all(each in row for each in tried)]
 
-    def mean(threads: int | None) -> float:
-        rows = shared or [row for row in table.values() if threads in row]
-        return geometric_mean(row[threads] for row in rows) if rows else 0.0
+    def mean(setup: str) -> float:
+        rows = shared or [row for row in table.values() if setup in row]
+        return geometric_mean(row[setup] for row in rows) if rows else 0.0
 
     return mean
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dipsim.calibrate.device import DeviceNumbers, calibrate_device
-from dipsim.calibrate.evidence import best_threads
+from dipsim.calibrate.evidence import best_setup
 from dipsim.calibrate.measured import (
     MeasuredReads,
     Measurements,
@@ -122,13 +122,15 @@ def test_a_backend_may_be_named() -> None:
 def test_a_model_is_known_by_its_weights_by_name_or_told() -> None:
     unknown = rate()._replace(parameters=1.1e9)
     unknown = unknown._replace(case=unknown.case.model_copy(update={"model": "mystery 1B Q4_0"}))
-    with pytest.raises(DipsimError, match="the layers of mystery 1B Q4_0 of 1.1 B weights are not"):
+    with pytest.raises(
+        DipsimError, match=r"the layers of mystery 1B Q4_0 of 1.1 B weights are not"
+    ):
         calibrate_device(Measurements(rates=(unknown,)), PHONE)
     told = {"models": ["mystery 1B=llama-3.2-1b"]}
     assert calibrate_device(Measurements(rates=(unknown,)), PHONE, **told).compared
     by_weights = unknown._replace(parameters=load_model("llama-3.2-1b").parameters)
     assert calibrate_device(Measurements(rates=(by_weights,)), PHONE).compared
-    with pytest.raises(DipsimError, match="--model other: no benchmark ran a model"):
+    with pytest.raises(DipsimError, match=r"--model other: no benchmark ran a model"):
         calibrate_device(Measurements(rates=(rate(),)), PHONE, models=["other=llama-3-8b"])
     with pytest.raises(DipsimError, match="write TEXT=MODEL"):
         calibrate_device(Measurements(rates=(rate(),)), PHONE, models=["llama-3-8b"])
@@ -146,11 +148,15 @@ def test_a_mixture_reads_the_experts_of_a_token() -> None:
     assert gemv == pytest.approx(2.0 * read * 4.5 / 8, rel=0.05)
 
 
-def test_the_best_number_of_threads_counts() -> None:
+def test_the_best_threads_and_options_count() -> None:
     rates = [rate(value=value, threads=n) for n, value in ((2, 20.0), (4, 31.0), (8, 25.0))]
-    kept, left_out = best_threads(rates)
+    kept, left_out = best_setup(rates)
     assert [each.threads for each in kept] == [4]
-    assert left_out == ["llama.cpp: 4 threads are the fastest; left out are 2, 8"]
+    assert left_out == ["llama.cpp: 4 threads: the fastest; left out: 2 threads, 8 threads"]
+    gpu = [rate(value=v, unit="gpu", settings=text) for text, v in (("", 20.0), ("fa 1", 31.0))]
+    kept, left_out = best_setup(rates[:1] + gpu)
+    assert [each.settings for each in kept] == ["", "fa 1"]
+    assert len(left_out) == 1
 
 
 def test_rates_that_cannot_be_used_are_said() -> None:
@@ -277,6 +283,6 @@ def test_wrong_options_are_one_line(
 def test_check_writes_nothing_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text(TABLE)
-    out = invoke("calibrate", "t.csv", "--extends", "snapdragon8", "--check").out
+    out = invoke("calibrate", "t.csv", "--extends", "snapdragon8", "--check").output
     assert "snapdragon8: median error of 3 reads" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
