@@ -31,7 +31,7 @@ class Compared(NamedTuple):
     model: str
     """As the benchmark calls it."""
     test: str
-    """What was timed, in words."""
+    """What was timed, e.g. ``pp512`` for a prompt, ``tg @ 64`` for tokens at a mean depth."""
     measured: float
     before: Prediction
     after: Prediction
@@ -267,9 +267,9 @@ def _reads(curve: Calibrated, before: Profile) -> tuple[tuple[Measured, float], 
 
 
 def timed(each: Evidence) -> str:
-    """Return what was timed, in words."""
+    """Return what was timed, as llama-bench names it: a prompt, or tokens at a mean depth."""
     case = each.rate.case
-    return f"prompt of {case.prompt}" if each.is_prompt else f"decode at {case.depth}"
+    return f"pp{case.prompt}" if each.is_prompt else f"tg @ {case.depth}"
 
 
 def _estimates(profile: Profile, engines: Sequence[EngineNumbers]) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ NOISE = 0.03
 """Least standard deviation of a rate's logarithm: what a phone repeats even in one sitting."""
 
 
+_DEFAULTS = "the defaults"
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A rate of a model, as a run of dipsim."""
@@ -111,9 +114,9 @@ def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
         tried = list(dict.fromkeys(setup_of(rate) for rate in some))
         best = tried[0] if len(tried) == 1 else max(tried, key=_mean_of(some, tried))
         kept += [rate for rate in some if setup_of(rate) == best]
-        others = ", ".join(each for each in tried if each != best)
+        others = ", ".join(each or _DEFAULTS for each in tried if each != best)
         if others:
-            left_out.append(f"{engine}: {best or 'the defaults'}: the fastest; left out: {others}")
+            left_out.append(f"{engine}: {best or _DEFAULTS}: the fastest; left out: {others}")
     return kept, left_out
 
 

@@ -192,7 +192,14 @@ def _count(many: int, what: str) -> str:
 
 def _numbers(numbers: list[Number]) -> Table:
     table = Table(
-        "number", "before", "after", "within", "fit error", "left out", right=(3, 4, 5), whole=(0,)
+        "number",
+        "before",
+        "after",
+        "within",
+        "fit error",
+        "left out",
+        right=(3, 4, 5),
+        whole=(0, 1, 2),
     )
     for number in numbers:
         spread = number.source.get("spread")
@@ -229,7 +236,8 @@ def _rates(compared: tuple[Compared, ...], after: bool) -> Table:
         "before",
         *(["after", "error"] if after else []),
     ]
-    table = Table(*heads, right=range(2 + len(several), len(heads)))
+    test = 1 + len(several)
+    table = Table(*heads, right=range(test + 1, len(heads)), whole=(test,))
     for each in compared:
         cells = [each.model.removesuffix(".gguf"), *([each.backend] if several else [])]
         cells += [each.test, show_number(each.measured, 3), _interval(each.before)]

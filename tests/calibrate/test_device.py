@@ -156,7 +156,7 @@ def test_the_best_threads_and_options_count() -> None:
     gpu = [rate(value=v, unit="gpu", settings=text) for text, v in (("", 20.0), ("fa 1", 31.0))]
     kept, left_out = best_setup(rates[:1] + gpu)
     assert [each.settings for each in kept] == ["", "fa 1"]
-    assert len(left_out) == 1
+    assert left_out == ["llama.cpp: fa 1: the fastest; left out: the defaults"]
 
 
 def test_rates_that_cannot_be_used_are_said() -> None:
