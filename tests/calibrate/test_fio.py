@@ -116,7 +116,7 @@ def test_the_default_block_and_another_base(tmp_path: Path) -> None:
         ({"bs": "9" * 12 + "t"}, "bs is"),
         ({"iodepth": "-1"}, "iodepth is"),
         ({"numjobs": "nan"}, "numjobs is"),
-        ({"iodepth": "512"}, "512 reads in flight; a curve has at most 256"),
+        ({"iodepth": "512"}, "512 requests in flight; a curve has at most 256"),
     ],
 )
 def test_jobs_that_tell_nothing_are_refused_and_others_kept(

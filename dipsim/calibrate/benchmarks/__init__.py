@@ -69,4 +69,6 @@ def _of_source(source: Source, alone: bool) -> Measurements:
     if format_ is None:
         known = "; ".join(format_.name for format_ in FORMATS)
         raise DipsimError(f"{source.name}: no output of a benchmark that is read: {known}")
-    return format_.read(source)
+    found = format_.read(source)
+    told = f"{source.name}: output of {format_.name} that states no figure"
+    return found if found or found.refused else Measurements(refused=(told,))

@@ -15,12 +15,15 @@ from dipsim.calibrate.benchmarks.source import Source
 from dipsim.calibrate.measured import Measurements, Origin
 
 _RATE = re.compile(
-    r"(?im)^[^\w\n]*(seq|rand)\w*\.?[ -]*(read|write)s?\b(.*\d\s*(?:[KMG]i?B/s|[KMG]i?Bps|IOPS)\b.*)$"
+    r"(?im)^[^\w\n]*(seq|rand)\w*\.?[ -]*(read|write)s?\b"
+    r"(.*\d\s*(?:[KMG]i?B/s|[KMG]i?Bps|IOPS)\b.*)$"
 )
 _SPEED = re.compile(r"([\d.,]*\d)\s*([KMG])(i?)B(?:/s|ps)", re.IGNORECASE)
 _IOPS = re.compile(r"([\d.,]*\d)\s*IOPS", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![\d.])(\d{1,6})\s*([KM])i?B\b(?!/s|ps)", re.IGNORECASE)
-_THREADS = re.compile(r"(\d{1,3})\s*(?:threads|jobs)\b|\b(?:threads?|jobs)\W{0,3}(\d{1,3})", re.I)
+_THREADS = re.compile(
+    r"(\d{1,3})[ \t]*(?:threads?|jobs?)\b|\b(?:threads?|jobs?)[ \t]*[:=]?[ \t]*(\d{1,3})", re.I
+)
 _BUFFERED = re.compile(r"\b(?:buffered|cached|with cache|page cache)\b", re.IGNORECASE)
 _LONGEST = 400
 """Characters of a line that is read; longer ones state no rate."""

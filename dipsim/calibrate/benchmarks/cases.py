@@ -66,12 +66,13 @@ def _rate(case: Case, figure: float, origin: Origin) -> Rate:
         )
     if case.not_predicted:
         raise ValueError(case.not_predicted)
-    tokens = 1
-    if case.kind == "prefill" and not case.is_rate:
-        if case.prompt is None:
+    value = figure
+    if not case.is_rate:
+        tokens = 1 if case.kind == "decode" else case.prompt
+        if tokens is None:
             raise ValueError("a time without the number of tokens of the prompt")
-        tokens = case.prompt
-    value = number(tokens / case.seconds_of(figure), "the rate", RATES)
+        value = tokens / case.seconds_of(figure)
+    number(value, "the rate", RATES)
     return Rate(case.model_copy(update={"unit": "tokens/s"}), value, origin)
 
 

@@ -10,6 +10,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,7 @@ class Source:
         Raises:
             DipsimError: too large, damaged, or no text.
         """
-        with self._reading() as file:
+        with self.reading() as file:
             data = file.read(MOST_TEXT + 1)
         if len(data) > MOST_TEXT:
             raise DipsimError(f"{self.name}: larger than {MOST_TEXT} bytes: no benchmark's output")
@@ -69,37 +70,25 @@ class Source:
         Raises:
             DipsimError: damaged, or lines that are too long.
         """
-        with self._reading() as file:
+        with self.reading() as file:
             while line := file.readline(_LONGEST_LINE):
                 if len(line) == _LONGEST_LINE:
                     raise DipsimError(f"{self.name}: a line longer than {_LONGEST_LINE} bytes")
                 yield line.decode("utf-8", "replace").strip("\ufeff\r\n")
 
-    def _reading(self) -> "_Reading":
-        return _Reading(self)
+    @contextmanager
+    def reading(self) -> Iterator[IO[bytes]]:
+        """Open it for a while.
 
-
-class _Reading:
-    """An open source whose errors are of one line."""
-
-    def __init__(self, source: Source) -> None:
-        self.name, self.opened = source.name, source.opened
-
-    def __enter__(self) -> IO[bytes]:
+        Raises:
+            DipsimError: it is damaged, or cannot be read, in one line.
+        """
         try:
-            self.file = self.opened()
+            with self.opened() as file:
+                yield file
         except _BAD as problem:
-            raise self._told(problem) from None
-        return self.file
-
-    def __exit__(self, kind: object, problem: object, trace: object) -> None:
-        self.file.close()
-        if isinstance(problem, _BAD):
-            raise self._told(problem) from None
-
-    def _told(self, problem: BaseException) -> DipsimError:
-        reason = getattr(problem, "strerror", None) or problem
-        return DipsimError(f"{self.name}: cannot be read ({brief(reason)})")
+            reason = getattr(problem, "strerror", None) or problem
+            raise DipsimError(f"{self.name}: cannot be read ({brief(reason)})") from None
 
 
 def sources(path: str) -> tuple[Iterator[Source], bool]:
@@ -111,18 +100,15 @@ def sources(path: str) -> tuple[Iterator[Source], bool]:
         DipsimError: there is nothing; while iterated, an archive that is damaged or too large.
     """
     shown = printable(path)
-    try:
-        if os.path.isdir(path):
-            return _of_folder(Path(path)), False
-        if not os.path.exists(path):
-            raise DipsimError(f"{shown}: no such file")
-        if not os.path.isfile(path):
-            raise DipsimError(f"{shown}: not a regular file")
-        source = Source(printable(os.path.basename(path)), lambda: _inflated(path))
-        with source._reading() as file:
-            packed = file.read(512)[257:262] == b"ustar"
-    except ValueError:  # a zero byte in the name
-        raise DipsimError(f"{shown}: no name that a file can have") from None
+    if os.path.isdir(path):
+        return _of_folder(Path(path)), False
+    if not os.path.exists(path):
+        raise DipsimError(f"{shown}: no such file")
+    if not os.path.isfile(path):
+        raise DipsimError(f"{shown}: not a regular file")
+    source = Source(printable(os.path.basename(path)), lambda: _inflated(path))
+    with source.reading() as file:
+        packed = file.read(512)[257:262] == b"ustar"
     return (_of_archive(path, source.name), False) if packed else (iter([source]), True)
 
 
@@ -145,7 +131,7 @@ def _of_archive(path: str, name: str) -> Iterator[Source]:
                     raise DipsimError(f"{name}: more than {MOST_FILES} members")
                 data = archive.extractfile(member) if member.isreg() and not member.sparse else None
                 if data is not None:
-                    held = data.read(MOST_INFLATED)
+                    held = data.read()  # no more than the archive holds, once inflated
                     inner = printable(PurePosixPath(member.name).name) or "?"
                     yield Source(inner, lambda held=held: io.BytesIO(held))  # type: ignore[misc]
     except _BAD as problem:
