@@ -15,8 +15,10 @@ STUBS = {
     "date": 'case $1 in +%s) cat "$STUB/clock" ;; *) echo 2026-01-02T03:04:05Z ;; esac',
     "sleep": 'pass "$1"; echo "sleep $1" >>"$STUB/calls"',
     "sync": ":",
-    "df": 'echo "Filesystem blocks used free of mounted"\necho "/dev/f 9 9 $(cat "$STUB/free") 1% /d"',
-    "dd": 'echo "dd $*" >>"$STUB/calls"; for a; do case $a in of=*) echo x >"${a#of=}";; esac; done',
+    "df": 'echo "Filesystem blocks used free of mounted"\n'
+    'echo "/dev/f 9 9 $(cat "$STUB/free") 1% /d"',
+    "dd": 'echo "dd $*" >>"$STUB/calls"\n'
+    'for a; do case $a in of=*) echo x >"${a#of=}";; esac; done',
     "getprop": 'echo "stub of $1"',
     # timeout -k 5 LIMIT COMMAND...: what hangs is stopped when the limit has passed
     "timeout": '[ "$1" != -k ] || shift 2\nlimit=$1; shift\n'
@@ -65,7 +67,7 @@ class StubPhone:
             (self.models / name).write_bytes(b"GGUF")
 
     def program(self, name: str, body: str) -> None:
-        """Put a program on the PATH, a file of its own: no link, through which another is written."""
+        """Put a program on the PATH, as a file of its own: no link is written through."""
         (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text(f"#!/bin/sh\n{PASS}{body}\n")
         (self.bin / name).chmod(0o755)
