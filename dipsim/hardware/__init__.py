@@ -16,12 +16,20 @@ from dipsim.hardware.profile import (
     Fault,
     Fit,
     Flash,
+    Kind,
     Profile,
     Read,
     Source,
     profile_schema,
 )
-from dipsim.hardware.uncertainty import RULES, SPREADS, is_known_share, spread_of, spreads_of
+from dipsim.hardware.uncertainty import (
+    RULES,
+    SPREADS,
+    is_known_share,
+    kinds_of,
+    spread_of,
+    spreads_of,
+)
 
 __all__ = [
     "FIXED_COSTS",
@@ -34,11 +42,13 @@ __all__ = [
     "Fault",
     "Fit",
     "Flash",
+    "Kind",
     "Overrides",
     "Profile",
     "Read",
     "Source",
     "is_known_share",
+    "kinds_of",
     "load_profile",
     "override_pairs",
     "override_texts",
