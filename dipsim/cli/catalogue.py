@@ -20,27 +20,64 @@ def _one(names: Callable[[str], list[str]]) -> Any:
 
 @command(
     "Look up what there is",
-    "dipsim profiles",
+    "dipsim profiles --where dram>=8GB,backend=npu --sort measured",
     "dipsim profiles snapdragon8",
+    "dipsim profiles --check mine.yaml",
 )
 def profiles(
     name: Annotated[str | None, _one(completion.profiles)] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="a figure, e.g. dram, available, bandwidth, flash, iops, measured, engine, name",
+            metavar="KEY",
+            autocompletion=completion.profile_keys,
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="only those with e.g. 'dram>=8GB' or backend=npu; several with commas",
+            metavar="CONDITION",
+        ),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="test a profile, and run models on it",
+            metavar="FILE|NAME",
+            autocompletion=completion.profiles,
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="JSON Schema of a profile")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the shipped devices, or show one (or a file) with the source of every number."""
+    """List the devices, show one (or a file) with the source of every number, or test one."""
+    from dipsim.analysis.profile_list import select
     from dipsim.hardware import profile_names, profile_schema
     from dipsim.report import catalogue
 
+    asked = {"NAME": name, "--check": check, "--schema": schema, "--sort, --where": sort or where}
+    several = [option for option, given in asked.items() if given]
+    if len(several) > 1:
+        raise DipsimError(f"{' and '.join(several)} ask for several things: give one of them")
     if schema:
         print_json(profile_schema())
-        return
-    known = [load_device(each, None) for each in ([name] if name else profile_names())]
-    if as_json:
-        dumps = [p.model_dump(mode="json", by_alias=True, exclude_none=True) for p in known]
-        print_json(dumps[0] if name else {p["name"]: p for p in dumps})
+    elif check is not None:
+        _check_profile(check, as_json)
+    elif name is not None:
+        device = load_device(name, None)
+        if as_json:
+            print_json(catalogue.profile_dict(device))
+        else:
+            show(catalogue.profile(device))
     else:
-        show(catalogue.profile(known[0]) if name else catalogue.profiles(known))
+        known = [load_device(each, None) for each in profile_names()]
+        chosen = select(known, where or (), sort)
+        if as_json:
+            print_json(catalogue.profiles_dict(chosen))
+        else:
+            show(catalogue.profiles(chosen))
 
 
 @command(
@@ -132,6 +169,25 @@ def systems(as_json: Json = False) -> None:
         print_report(catalogue.systems_dict())
     else:
         show(catalogue.systems())
+
+
+def _check_profile(given: str, as_json: bool) -> None:
+    """Test a profile, run models of reference on it; exit code 2 if a number is impossible."""
+    from dipsim.analysis.profile_laws import LAWS, check_profile
+    from dipsim.analysis.reference import compare_to_nearest
+    from dipsim.report import profile_check
+
+    if as_json:
+        raise DipsimError("--json lists the profiles, --check tests one: drop one of them")
+    device = load_device(given, None)
+    findings = check_profile(device)
+    show(profile_check.findings(device, findings, len(LAWS)))
+    with Progress(f"running models on {device.name}"):
+        compared = compare_to_nearest(device)
+    show(profile_check.runs(compared))
+    if any(finding.certain for finding in findings):
+        say(profile_check.refusal(device, findings))
+        raise typer.Exit(2)
 
 
 def _check(

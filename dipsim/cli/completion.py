@@ -27,6 +27,13 @@ def profiles(incomplete: str) -> list[str]:
     return _beginning(profile_names(), incomplete)
 
 
+def profile_keys(incomplete: str) -> list[str]:
+    """Return the figures to sort profiles by that begin so."""
+    from dipsim.analysis.profile_list import KEYS
+
+    return _beginning(KEYS, incomplete)
+
+
 def models(incomplete: str) -> list[str]:
     """Return the model presets that begin so."""
     from dipsim.model import model_names

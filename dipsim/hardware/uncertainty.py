@@ -56,6 +56,16 @@ def spreads_of(profile: Profile, keys: Iterable[str]) -> dict[str, float]:
     }
 
 
+def kinds_of(profile: Profile) -> dict[Kind, int]:
+    """Return how many of a profile's numbers are of each kind; one without a source is an
+    estimate."""
+    counts: dict[Kind, int] = dict.fromkeys(SPREADS, 0)
+    for key, _ in profile.numbers():
+        source = profile.source(key)
+        counts["estimate" if source is None else source.kind] += 1
+    return counts
+
+
 def is_known_share(profile: Profile, key: str) -> bool:
     """Return whether anything is known of a share; if not, it may be any from 0 to 1."""
     source = profile.source(key)

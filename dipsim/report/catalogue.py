@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from dipsim.hardware import Profile, Source
+from dipsim.analysis.profile_list import kind_share
+from dipsim.hardware import Profile, Source, kinds_of
 from dipsim.methods import BUILTIN as METHODS
 from dipsim.model import Layer, Model, Quant
 from dipsim.policies import BUILTIN as POLICIES
@@ -14,17 +15,35 @@ from dipsim.systems.catalogue import SYSTEMS
 from dipsim.units import BANDWIDTH, BYTES, show_number
 
 
-def profiles(known: list[Profile]) -> Table:
-    """Return a line for each profile."""
-    rows = Table("profile", "DRAM", "bandwidth", "summary")
+def profiles(known: list[Profile]) -> RenderableType:
+    """Return a line for each profile, with the shares of its numbers that are measured or fitted to
+    runs; a sentence where there is none."""
+    if not known:
+        return line("no shipped profile meets all conditions of --where")
+    rows = Table("profile", "DRAM", "bandwidth", "measured", "fitted", "summary", right=(3, 4))
     for profile in known:
         rows.add_row(
             profile.name,
             BYTES.show(profile.dram.capacity),
             BANDWIDTH.show(profile.dram.bandwidth),
+            f"{kind_share(profile, 'measured'):.0%}",
+            f"{kind_share(profile, 'fitted'):.0%}",
             profile.summary,
         )
     return rows
+
+
+def profiles_dict(known: list[Profile]) -> dict[str, Any]:
+    """Return the profiles by name; under ``kinds``, how many numbers of each are of which kind."""
+    return {
+        **{profile.name: profile_dict(profile) for profile in known},
+        "kinds": {profile.name: kinds_of(profile) for profile in known},
+    }
+
+
+def profile_dict(shown: Profile) -> dict[str, Any]:
+    """Return a profile as a file holds it."""
+    return shown.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def profile(shown: Profile) -> RenderableType:
@@ -50,6 +69,9 @@ def profile(shown: Profile) -> RenderableType:
             text += f"; the default: {shown.default}"
         if text != f"backend {name}":
             head.append(line(text))
+    counts = kinds_of(shown)
+    kinds = ", ".join(f"{many} {kind}" for kind, many in counts.items() if many)
+    head.append(line(f"its {sum(counts.values())} numbers: {kinds}"))
     return Group(*head, rows)
 
 
