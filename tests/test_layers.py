@@ -43,7 +43,7 @@ ROWS = (
     ("simulate",),
     ("sweep",),
     ("analysis", "validate", "disk"),
-    ("calibrate", "plan"),
+    ("calibrate", "planning"),
     ("lm",),
     ("report",),
     ("explore",),

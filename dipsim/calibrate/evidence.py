@@ -10,7 +10,7 @@ import numpy as np
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Rate
 from dipsim.hardware import Profile
-from dipsim.model import Layer, Model
+from dipsim.model import Model
 from dipsim.validate.cases import Case
 from dipsim.validate.runs import CaseRun, run_of
 
@@ -74,28 +74,9 @@ def _case(case: Case, model: Model, backend: str) -> Case:
     bits = case.bits
     if case.model_bytes is not None:
         bits = 8 * case.model_bytes / model.parameters
-    geometry: dict[str, Any] = _as_read(model).model_dump(mode="json", exclude_none=True)
+    geometry: dict[str, Any] = model.as_read().model_dump(mode="json", exclude_none=True)
     changes = {"model": geometry, "backend": backend, "engine": "", "profile": None}
     return case.model_copy(update={**changes, "bits": bits, "model_bytes": None})
-
-
-def _as_read(model: Model) -> Model:
-    """Return a mixture in memory as the dense model that reads as much: each MLP is as wide as the
-    experts of a token together."""
-    layers = dict(zip(model.kind_names, model.stack, strict=True))
-    kinds = {
-        name: {**changes, **(_dense(layers[name]) if name in layers else {})}
-        for name, changes in model.kinds.items()
-    }
-    return model.model_copy(update={**_dense(model), "kinds": kinds})
-
-
-def _dense(layer: Layer) -> dict[str, Any]:
-    if layer.experts is None:
-        return {}
-    wide = layer.intermediate * (layer.experts_per_token or 1) + layer.shared_intermediate
-    alone = {"experts": None, "experts_per_token": None, "shared_intermediate": 0}
-    return {"intermediate": wide, **alone}
 
 
 def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:

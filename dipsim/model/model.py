@@ -84,6 +84,16 @@ class Model(Stack):
         whole = {"bits": bits, "quant": None, "parts": {}, "kinds": kinds}
         return self.model_copy(update={**whole, "weight_format": weight_format})
 
+    def as_read(self) -> "Model":
+        """Return the dense model that reads as much a token: each MLP of a mixture is as wide as
+        the experts of a token together. A dense model is itself."""
+        layers = dict(zip(self.kind_names, self.stack, strict=True))
+        kinds = {
+            name: {**changes, **(_of_used_experts(layers[name]) if name in layers else {})}
+            for name, changes in self.kinds.items()
+        }
+        return self.model_copy(update={**_of_used_experts(self), "kinds": kinds})
+
     # Parameters
 
     @property
@@ -303,3 +313,12 @@ def without_parts(model: Mapping[str, Any]) -> dict[str, Any]:
             for name, kind in kinds.items()
         }
     return kept
+
+
+def _of_used_experts(layer: Layer) -> dict[str, Any]:
+    """Return what makes a layer with experts a dense one that reads as much a token."""
+    if layer.experts is None:
+        return {}
+    wide = layer.intermediate * (layer.experts_per_token or 1) + layer.shared_intermediate
+    alone = {"experts": None, "experts_per_token": None, "shared_intermediate": 0}
+    return {"intermediate": wide, **alone}

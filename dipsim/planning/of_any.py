@@ -1,0 +1,135 @@
+"""Ways that any model has: fewer bits, less KV, mapped files, other engines, smaller models."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dipsim.errors import DipsimError
+from dipsim.model import FORMAT_BITS, Model, load_model, model_names
+from dipsim.planning.question import Question, figures_of
+from dipsim.planning.way import Way
+from dipsim.result import Result
+
+NOT_KNOWN = "not known"
+KV_BITS = (8, 4)
+SHORTER = (2, 4)
+"""Parts of the context that are tried."""
+_NARROWER = 0.95
+"""Share of the model's bits below which a format is narrower."""
+_LEAST_GAIN = 1.02
+"""Gain of rate below which a change is no way."""
+
+
+def fewer_bits(question: Question) -> Iterator[Way]:
+    """Yield the model in each narrower format, on each engine that has a rate for it."""
+    for name, form, bits in narrower(question):
+        options = {"weight_format": form, "bits": bits, "backend": name}
+        why = narrower_why(question, bits)
+        yield from _way(question, f"{form} on {name}", why, options, NOT_KNOWN)
+
+
+def narrower(question: Question) -> Iterator[tuple[str, str, float]]:
+    """Yield each backend, format that it has a rate for, and bits, narrower than the model's."""
+    own = bits_of(question.model)
+    for name, engine in question.device.backends.items():
+        for form in engine.gemv:
+            bits = FORMAT_BITS.get(form, own)
+            if bits < _NARROWER * own:
+                yield name, form, bits
+
+
+def bits_of(model: Model) -> float:
+    """Return the mean bits of a weight."""
+    return 8 * model.total_bytes / model.parameters
+
+
+def narrower_why(question: Question, bits: float) -> str:
+    """Return what a narrower format changes, in words."""
+    return f"{bits:g} bits a weight for {bits_of(question.model):.3g}"
+
+
+def less_kv(question: Question, plain: Result) -> Iterator[Way]:
+    """Yield runs with fewer KV bits and shorter contexts, where these are faster."""
+    for bits in KV_BITS:
+        yield from _if_faster(
+            plain,
+            _way(
+                question,
+                f"KV of {bits} bits",
+                "less KV to hold and read",
+                {"kv_bits": bits},
+                NOT_KNOWN,
+            ),
+        )
+    for part in SHORTER:
+        context = question.context // part
+        why = f"KV of {context:,} positions for {question.context:,}"
+        way = _way(question, f"context {context}", why, {"context": context}, "none")
+        yield from _if_faster(plain, way)
+
+
+def _if_faster(plain: Result, ways: Iterator[Way]) -> Iterator[Way]:
+    for way in ways:
+        if way.figures.rate.value > _LEAST_GAIN * plain.tokens_per_second:
+            yield way
+
+
+def mapped(question: Question) -> Iterator[Way]:
+    """Yield the model mapped into memory, whose pages come in by faults."""
+    why = "the system loads pages when they are touched, and keeps what DRAM holds"
+    yield from _way(question, "mmap", why, {"io": "mmap"}, "none")
+
+
+def other_engines(question: Question, plain: Result | None) -> Iterator[Way]:
+    """Yield plain runs on the device's other backends, where these are faster."""
+    own, _ = question.device.backend(question.options.get("backend"))
+    for name, engine in question.device.backends.items():
+        if name != own:
+            why = f"{engine.engine or 'another unit'} instead of {own}"
+            way = _way(question, f"backend {name}", why, {"backend": name}, "none")
+            yield from way if plain is None else _if_faster(plain, way)
+
+
+def smaller_models(question: Question) -> Iterator[Way]:
+    """Yield plain runs of the smaller presets of the same family, at as many bits a weight."""
+    model = question.model
+    bits = bits_of(model)
+    for name in model_names():
+        other: Model = load_model(name)
+        same = family_of(name) == family_of(model.name) != ""
+        if same and other.experts is None and other.parameters < 0.9 * model.parameters:
+            why = f"{other.parameters / 1e9:.3g} B weights for {model.parameters / 1e9:.3g} B"
+            stored = other.stored_at(bits, model.weight_format)
+            yield from _way(question, name, why, {"model": name}, "another model", model=stored)
+
+
+def family_of(name: str) -> str:
+    """Return the letters that a model's name begins with: ``llama`` of ``Llama-3.2-1B``."""
+    begins = re.match(r"[a-z]+", name.lower())
+    return "" if begins is None else begins[0]
+
+
+def _way(
+    question: Question,
+    name: str,
+    why: str,
+    options: Mapping[str, Any],
+    loss: str,
+    *,
+    model: Model | None = None,
+) -> Iterator[Way]:
+    """Yield a way, unless it cannot be run.
+
+    Args:
+        model: that is run; default: the question's, at the bits of the options.
+    """
+    changes = dict(options)
+    form, bits = changes.pop("weight_format", None), changes.pop("bits", None)
+    changes["model"] = model or question.model
+    if bits is not None:
+        changes["model"] = question.model.stored_at(bits, form)
+    try:
+        result = question.run(**changes)
+    except DipsimError:
+        return
+    yield Way(name, why, options, figures_of(result), loss)

@@ -1,0 +1,170 @@
+"""Ways of mixtures of experts: how many are cached, by which policy, with how many lanes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dipsim.errors import DipsimError
+from dipsim.model import Model
+from dipsim.planning.of_any import NOT_KNOWN, narrower, narrower_why
+from dipsim.planning.question import Figures, Question, Span, figures_of
+from dipsim.planning.room import Room
+from dipsim.planning.way import Way
+from dipsim.timeline.interval import rate_interval
+from dipsim.timeline.timing import rate_tokens
+from dipsim.units import BYTES
+from dipsim.validate.cases import Case
+from dipsim.validate.runs import run_of
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the room for experts that are tried, and beyond it `BEYOND`."""
+BEYOND = 1.25
+POLICIES = ("lru", "lfu")
+LANES = (1, 2, 4, 8)
+
+
+def cached(question: Question, room: Room) -> list[Way]:
+    """Return the model with caches of experts of several sizes, each with the faster policy, and
+    the best of them with other numbers of lanes.
+
+    The largest cache takes more than the system leaves, so that it shows what paging costs.
+    """
+    assert question.trace is not None, "checked by who asks"
+    plain = question.run(question.trace)
+    left = room.available - (plain.budget.static.total + room.kv + room.overhead)
+    ways = []
+    for share in (*SHARES, BEYOND):
+        size = min(share * left, plain.budget.units_bytes)
+        if size <= 0:
+            continue
+        tried = [way for policy in POLICIES for way in _cached(question, size, policy)]
+        if tried:
+            ways.append(max(tried, key=_rate))
+    if ways:
+        best = max(ways, key=_rate)
+        ways += [way for lanes in LANES for way in _with_lanes(question, best, lanes)]
+    return ways
+
+
+def _rate(way: Way) -> float:
+    return way.figures.rate.value
+
+
+def _cached(question: Question, size: float, policy: str) -> Iterator[Way]:
+    options = {"cache": f"{size / 2**20:.0f}MiB", "policy": policy, "scope": "global"}
+    try:
+        result = question.run(question.trace, **options)
+    except DipsimError:
+        return
+    slots, experts = result.budget.capacity.sum(), result.layer_units.sum()
+    yield Way(
+        name=f"{BYTES.show(size)} of experts, {policy}",
+        why=f"{slots:.0f} of {experts:.0f} experts in DRAM hit {result.hit_rate:.0%}",
+        options=options,
+        figures=figures_of(result),
+    )
+
+
+def _with_lanes(question: Question, best: Way, lanes: int) -> Iterator[Way]:
+    flash = question.device.flash
+    if lanes == flash.lanes:
+        return
+    device = question.device.model_copy(update={"flash": flash.model_copy(update={"lanes": lanes})})
+    result = question.run(question.trace, device=device, **best.options)
+    figures = figures_of(result)
+    if figures.rate.value > best.figures.rate.value * 1.01:
+        yield Way(
+            name=f"{best.name}, {lanes} lanes",
+            why=f"{lanes} reads in flight for {flash.lanes}",
+            options={**best.options, "s": f"flash.lanes={lanes}"},
+            figures=figures,
+        )
+
+
+# Without routes -----------------------------------------------------------------------------------
+
+
+def unrouted(question: Question, room: Room, share: float | None = None) -> Figures:
+    """Return the figures of a mixture whose routes are not known.
+
+    Experts are taken to be used all alike, so that as large a share of them hits as is in DRAM:
+    real routes use some more than others, and hit more.
+
+    Args:
+        share: of the experts in DRAM; default: as many as fit.
+
+    Raises:
+        DipsimError: it cannot be run so.
+    """
+    model, device = question.model, question.device
+    share = share_of_experts(question, room) if share is None else share
+    used = float(model.mlp_bytes) * (model.experts_per_token or 0) * _layers_of_experts(model)
+    flash = used * (1 - share)
+    geometry = model if flash else model.as_read()
+    case = Case(
+        id="plan",
+        model=geometry.model_dump(mode="json", exclude_none=True),
+        depth=question.context,
+        kind="streaming" if flash else "decode",
+        flash_bytes=flash or None,
+        cache_bytes=share * _experts(model),
+        backend=device.backend(question.options.get("backend"))[0],
+        bits=None if flash else 8 * model.total_bytes / model.parameters,
+    )
+    ready = run_of(case, device, {})
+    if isinstance(ready, str):
+        raise DipsimError(f"{model.name}: {ready}")
+    timing = rate_tokens(ready.run, ready.traffic)
+    interval = rate_interval(ready.run, ready.traffic, timing)
+    low, high = (timing.rate, timing.rate) if interval is None else (interval.low, interval.high)
+    keys = () if interval is None else tuple(each.key for each in interval.first_to_measure)
+    dram = min(room.taken - (1 - share) * _experts(model), room.available)
+    return Figures(Span(timing.rate, low, high), None, None, dram, flash, keys, ("uniform-routes",))
+
+
+def share_of_experts(question: Question, room: Room) -> float:
+    """Return the share of a mixture's experts that fits in DRAM beside all else."""
+    experts = _experts(question.model)
+    beside = room.taken - experts
+    return min(1.0, max(0.0, (room.available - beside) / experts))
+
+
+def _experts(model: Model) -> float:
+    """Return the bytes of all experts of a mixture."""
+    return float(model.mlp_bytes) * (model.experts or 0) * _layers_of_experts(model)
+
+
+def _layers_of_experts(model: Model) -> int:
+    return sum(layer.experts is not None for layer in model.stack)
+
+
+def bounds(question: Question, room: Room) -> tuple[float, float] | None:
+    """Return the rates of a mixture with no expert in DRAM, and with all of them, on a device
+    whose DRAM held them; None where it cannot be run so."""
+    roomy = question.on(capacity=max(room.taken * 2, question.device.dram.capacity))
+    try:
+        none = unrouted(question, room, 0.0)
+        every = unrouted(roomy, room, 1.0)
+    except DipsimError:
+        return None
+    return none.rate.value, every.rate.value
+
+
+def narrower_unrouted(question: Question, room: Room) -> Iterator[Way]:
+    """Yield a mixture whose routes are not known in each narrower format."""
+    for name, form, bits in narrower(question):
+        stored = question.model.stored_at(bits, form)
+        options = {**question.options, "backend": name}
+        asked = replace(question, model=stored, options=options)
+        own = replace(room, weights=stored.total_bytes - stored.embedding_bytes)
+        try:
+            figures = unrouted(asked, own)
+        except DipsimError:
+            continue
+        yield Way(
+            name=f"{form} on {name}",
+            why=f"{narrower_why(question, bits)}; {share_of_experts(asked, own):.0%} of experts fit",
+            options={"weight_format": form, "bits": bits, "backend": name},
+            figures=figures,
+            loss=NOT_KNOWN,
+            assumed="experts used all alike",
+        )

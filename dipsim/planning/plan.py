@@ -1,0 +1,298 @@
+"""`dipsim.plan`: a model, a device, and how to run the one on the other."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dipsim.analysis.calibration import Calibration, load_calibration
+from dipsim.errors import BudgetError, DipsimError
+from dipsim.hardware import Overrides, Profile, load_profile
+from dipsim.model import FORMAT_BITS, Model, load_model
+from dipsim.planning.of_any import fewer_bits, less_kv, mapped, other_engines, smaller_models
+from dipsim.planning.of_experts import (
+    bounds,
+    cached,
+    narrower_unrouted,
+    share_of_experts,
+    unrouted,
+)
+from dipsim.planning.of_pruning import pruned
+from dipsim.planning.question import Figures, Question, figures_of
+from dipsim.planning.room import Room, room_of
+from dipsim.planning.way import Way
+from dipsim.result import Result
+from dipsim.trace import Trace, load_trace
+from dipsim.trace.synth import synth
+from dipsim.units import BYTES
+from dipsim.views import Viewed
+
+CONTEXT, PROMPT = 4096, 128
+"""Positions and tokens of a prompt unless said."""
+SYNTHETIC_TOKENS = 24
+"""Tokens that are drawn after another trace: enough to rank ways, few enough for seconds."""
+
+
+@dataclass(frozen=True)
+class Plan(Viewed):
+    """What a model does on a device, and the ways to run it."""
+
+    report: ClassVar[str] = "plan"
+    question: Question
+    room: Room
+    plain: Figures | None
+    """A plain run; None where nothing tells it."""
+    why_not: str
+    """Why there is no plain run; empty where there is."""
+    ways: tuple[Way, ...]
+    """Ways that are faster or fit, the fastest first; none where the model fits and is as fast as
+    wanted."""
+    warnings: tuple[str, ...]
+
+    @property
+    def meets(self) -> bool:
+        """True if the plain run is as fast as wanted."""
+        target = self.question.target
+        fast = self.plain is not None and (target is None or self.plain.rate.value >= target)
+        return self.room.fits and fast
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        question = self.question
+        return {
+            "model": question.model.name,
+            "profile": question.device.name,
+            "context": question.context,
+            "prompt": question.prompt,
+            "target_rate": question.target,
+            "room": self.room.to_dict(),
+            "plain": None if self.plain is None else self.plain.to_dict(),
+            "why_not": self.why_not,
+            "meets": self.meets,
+            "ways": [way.to_dict() for way in self.ways],
+            "warnings": [*self.warnings],
+        }
+
+
+def plan(
+    model: str | os.PathLike[str] | Mapping[str, Any] | Model,
+    profile: str | os.PathLike[str] | Mapping[str, Any] | Profile,
+    *,
+    trace: Any = None,
+    like: str | None = None,
+    context: int = CONTEXT,
+    prompt: int = PROMPT,
+    target_rate: float | None = None,
+    max_loss: float | None = None,
+    calibration: str | os.PathLike[str] | Calibration | None = None,
+    backend: str | None = None,
+    kv_bits: float | None = None,
+    weight_format: str | None = None,
+    bits: float | None = None,
+    dram: float | None = None,
+    overrides: Overrides = (),
+) -> Plan:
+    """Plan how to run a model on a device.
+
+    Args:
+        model: preset, GGUF, config.json, YAML file, geometry or `Model`.
+        profile: path, name of a shipped profile, mapping, or a `Profile`.
+        trace: scores or routes of the model: path, name, or a `Trace`.
+        like: a trace of another model, after which one of this model is drawn.
+        context: positions of keys and values.
+        prompt: tokens of the prompt before the first token.
+        target_rate: tokens per second that are wanted.
+        max_loss: most that leaving weights out may lose, as of `dipsim.search`.
+        calibration: perplexities of methods, a file or `Calibration`.
+        backend: of the profile; default: the first.
+        kv_bits: bits of an element of keys and values; default: 16.
+        weight_format: format that the weights are stored in; default: the model's.
+        bits: bits a weight; default: the model's, or those of the format.
+        dram: bytes that the system leaves to an app; default: the profile's.
+        overrides: of the profile, as ``-s`` on the command line.
+
+    Raises:
+        DipsimError: anything wrong with the input, in one line.
+    """
+    _check(context, prompt, target_rate, max_loss, trace, like)
+    device = load_profile(profile, overrides)
+    device.backend(backend)
+    geometry = _stored(load_model(model), weight_format, bits)
+    options = {"backend": backend, "kv_bits": kv_bits}
+    question = Question(
+        model=geometry,
+        device=device,
+        trace=None,
+        context=context,
+        prompt=prompt,
+        target=target_rate,
+        max_loss=max_loss,
+        calibration=_calibration(calibration),
+        options={key: value for key, value in options.items() if value is not None},
+    )
+    if dram is not None:
+        question = _with_dram(question, dram)
+    if trace is not None:
+        return _answer(_with_trace(question, load_trace(trace)))
+    if like is None:
+        return _answer(question)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = synth(Path(folder) / "drawn.npz", like, model=geometry, tokens=SYNTHETIC_TOKENS)
+        return _answer(replace(question, trace=drawn.kept(), like=str(like)))
+
+
+def _check(
+    context: int,
+    prompt: int,
+    target: float | None,
+    max_loss: float | None,
+    trace: Any,
+    like: str | None,
+) -> None:
+    """Refuse numbers that make no sense, and options that ask for a trace without one.
+
+    Raises:
+        DipsimError: one of them.
+    """
+    if not 1 <= prompt <= context <= 2**24:
+        raise DipsimError(
+            f"--context {context}, --prompt {prompt}: 1 to {2**24} positions, a prompt within them"
+        )
+    if target is not None and not 0 < target < 1e9:
+        raise DipsimError(f"--target-rate {target:g}: tokens per second, above 0")
+    if max_loss is not None and not 0 <= max_loss < 1e9:
+        raise DipsimError(f"--max-loss {max_loss:g}: a share of the energy, or perplexity, from 0")
+    if trace is not None and like is not None:
+        raise DipsimError("--trace and --like: one of them; --like is for a trace of another model")
+    if max_loss is not None and trace is None and like is None:
+        raise DipsimError(
+            "--max-loss is for leaving weights out, which needs a --trace of the model, or --like"
+        )
+
+
+def _calibration(given: str | os.PathLike[str] | Calibration | None) -> Calibration | None:
+    return given if given is None or isinstance(given, Calibration) else load_calibration(given)
+
+
+def _stored(model: Model, form: str | None, bits: float | None) -> Model:
+    """Return the model as it is to be stored."""
+    if form is None and bits is None:
+        return model
+    known = FORMAT_BITS.get(form or "")
+    width = bits or known
+    if width is None:
+        raise DipsimError(f"--weight-format {form}: its bits are not known: add --bits NUMBER")
+    return model.stored_at(width, form or model.weight_format)
+
+
+def _with_dram(question: Question, dram: float) -> Question:
+    """Return the question for a device whose system leaves so much.
+
+    Raises:
+        DipsimError: more than the device has.
+    """
+    capacity = question.device.dram.capacity
+    if not 0 < dram <= capacity:
+        raise DipsimError(
+            f"--dram {BYTES.show(dram)}: what the system leaves to an app, at most the "
+            f"{BYTES.show(capacity)} of {question.device.name}"
+        )
+    return question.on(available=dram)
+
+
+def _with_trace(question: Question, trace: Trace) -> Question:
+    """Return the question with a trace of its model.
+
+    Raises:
+        DipsimError: the trace has other layers, or is of another model.
+    """
+    layers, name = question.model.layers, question.model.name
+    has = trace.layers
+    named = trace.model
+    if named is not None and str(named) != name and has != layers:
+        raise DipsimError(
+            f"{trace.name} is of {named}, not {name}: give a trace of the model, or --like"
+        )
+    return replace(question, trace=trace.kept())
+
+
+def _answer(question: Question) -> Plan:
+    """Return the plan: the plain run, and the ways where it does not do."""
+    result, plain, why_not, warnings = _plain(question)
+    staging = 0.0 if result is None else result.budget.staging
+    room = room_of(question, staging)
+    if question.of_experts and question.trace is None:
+        plain, why_not = _unrouted(question, room, warnings)
+    answer = Plan(question, room, plain, why_not, (), tuple(warnings))
+    if answer.meets:
+        return answer
+    ways = [*_ways(question, room, result)]
+    warnings += _largest(question, ways)
+    ranked = sorted(
+        ways, key=lambda way: (not way.reaches(question.target), -way.figures.rate.value)
+    )
+    return replace(answer, ways=tuple(ranked), warnings=tuple(warnings))
+
+
+def _plain(question: Question) -> tuple[Result | None, Figures | None, str, list[str]]:
+    """Return a plain run: of a mixture with its routes, else of the dense model."""
+    if question.of_experts and question.trace is None:
+        return None, None, "", []
+    trace = question.trace if question.of_experts else None
+    try:
+        result = question.run(trace)
+    except BudgetError as refused:
+        return None, None, str(refused), []
+    return result, figures_of(result), "", []
+
+
+def _unrouted(question: Question, room: Room, warnings: list[str]) -> tuple[Figures | None, str]:
+    """Return the plain figures of a mixture whose routes are not known, or why there are none."""
+    share = share_of_experts(question, room)
+    try:
+        figures = unrouted(question, room)
+    except DipsimError as refused:
+        return None, str(refused)
+    if share < 1:
+        ends = bounds(question, room)
+        between = (
+            "" if ends is None else f"; {ends[0]:.3g} tok/s if none hits, {ends[1]:.3g} if all"
+        )
+        warnings.append(
+            f"routes are not known: {share:.0%} of the experts fit, and as many are taken to hit"
+            f"{between}; a routing log of the model tells (--trace)"
+        )
+    return figures, ""
+
+
+def _ways(question: Question, room: Room, plain: Result | None) -> list[Way]:
+    """Return the ways to run the model that a question leaves."""
+    if question.of_experts and question.trace is None:
+        return [*narrower_unrouted(question, room)]
+    if question.of_experts:
+        return cached(question, room)
+    ways = [*fewer_bits(question)]
+    if plain is not None:
+        ways += less_kv(question, plain)
+    if not room.fits:
+        ways += mapped(question)
+    if question.trace is not None:
+        ways += pruned(question)
+    return [*ways, *other_engines(question, plain), *smaller_models(question)]
+
+
+def _largest(question: Question, ways: Sequence[Way]) -> list[str]:
+    """Return a warning where the largest cache of experts is not the fastest."""
+    sized = [way for way in ways if "cache" in way.options and "s" not in way.options]
+    if len(sized) < 2:
+        return []
+    best = max(sized, key=lambda way: way.figures.rate.value)
+    largest = max(sized, key=lambda way: way.figures.dram)
+    if best is largest:
+        return []
+    return [
+        f"the largest cache is not the fastest: {largest.name} does "
+        f"{largest.figures.rate.value:.3g} tok/s, {best.name} {best.figures.rate.value:.3g}"
+    ]

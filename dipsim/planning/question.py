@@ -1,0 +1,141 @@
+"""What a plan is asked, and runs of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from dipsim.hardware import Profile
+from dipsim.model import Model
+from dipsim.result import Result
+from dipsim.simulate import simulate
+from dipsim.timeline.interval import prompt_range
+from dipsim.trace import Trace
+
+
+@dataclass(frozen=True)
+class Question:
+    """A model on a device, with what a run of it is to be."""
+
+    model: Model
+    device: Profile
+    trace: Trace | None
+    """Scores or routes; None: nothing is known of which units a token needs."""
+    context: int
+    """Positions of keys and values that are held, and read by a token."""
+    prompt: int
+    """Tokens of the prompt that the first token waits for."""
+    target: float | None = None
+    """Tokens per second that are wanted."""
+    max_loss: float | None = None
+    """Most that a way may lose, as of ``dipsim search``."""
+    calibration: Any = None
+    """A `dipsim.analysis.calibration.Calibration`; None without one."""
+    like: str | None = None
+    """Name of the trace that ``trace`` was drawn after; None for a recorded one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of every run."""
+
+    @property
+    def of_experts(self) -> bool:
+        """True for a mixture of experts."""
+        return self.model.experts is not None
+
+    def run(self, trace: Trace | None = None, **changes: Any) -> Result:
+        """Return a run of the model, dense without a trace.
+
+        Raises:
+            DipsimError: it cannot be run so; e.g. keys and values alone exceed DRAM.
+        """
+        options = {**self.options, "prompt": self.prompt, "context": self.context, **changes}
+        model = options.pop("model", self.model)
+        device = options.pop("device", self.device)
+        if trace is None:
+            options = {"method": "dense", "depth": options.pop("context"), **options}
+        elif self.of_experts:
+            options.pop("prompt")  # that of the routes
+        return simulate(trace, device, model=model, **options)
+
+    def on(self, **dram: Any) -> "Question":
+        """Return the question for a device with other numbers of DRAM."""
+        device = self.device
+        changed = device.model_copy(update={"dram": device.dram.model_copy(update=dram)})
+        return replace(self, device=changed)
+
+
+class Span(NamedTuple):
+    """A figure with the ends of its 90 % interval; equal ends are none."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Figures(NamedTuple):
+    """What a run does."""
+
+    rate: Span
+    """Tokens per second."""
+    ttft: Span | None
+    """Seconds to the first token; None without a prompt."""
+    energy: Span | None
+    """Joules a token; None where the profile states none."""
+    dram: float
+    """Bytes of DRAM that the run takes."""
+    flash: float
+    """Bytes read from flash a token."""
+    first: tuple[str, ...]
+    """Keys of the numbers that widen the rate most."""
+    marks: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        spans = {"rate": self.rate, "ttft": self.ttft, "energy": self.energy}
+        plain = {key: None if span is None else span._asdict() for key, span in spans.items()}
+        rest = {"dram": self.dram, "flash_bytes_per_token": self.flash, "marks": [*self.marks]}
+        return {**plain, **rest}
+
+
+def figures_of(result: Result) -> Figures:
+    """Return the figures of a run."""
+    rate, interval = result.tokens_per_second, result.interval
+    low, high = (rate, rate) if interval is None else (interval.low, interval.high)
+    measured = () if interval is None else interval.first_to_measure
+    return Figures(
+        rate=Span(rate, low, high),
+        ttft=_first_token(result, low, high),
+        energy=_energy(result),
+        dram=taken(result),
+        flash=result.flash_bytes_per_token,
+        first=tuple(number.key for number in measured),
+        marks=result.marks,
+    )
+
+
+def taken(result: Result) -> float:
+    """Return the bytes of DRAM that a run takes: what its budget holds, and what is beside it."""
+    budget = result.budget
+    if budget.fits:  # no more than there is to hold
+        held = budget.static.total + budget.units_bytes + budget.kv_in_all + budget.buffer
+        return held + max(budget.beside, budget.overhead + budget.staging)
+    return budget.total + budget.beside
+
+
+def _first_token(result: Result, low: float, high: float) -> Span | None:
+    """Return the seconds to the first token: the prompt, then a token, each within its interval."""
+    ttft, prefill = result.timing.ttft, result.timing.prefill
+    if ttft is None or prefill is None:
+        return None
+    short, long = prompt_range(result.run, result.traffic)
+    prompt = min(prefill.seconds, ttft)
+    token = ttft - prompt
+    rate = result.tokens_per_second
+    fast, slow = rate / high, rate / low
+    return Span(ttft, prompt * short + token * fast, prompt * long + token * slow)
+
+
+def _energy(result: Result) -> Span | None:
+    energy = result.to_dict()["energy_mj_per_token"]
+    if energy is None:
+        return None
+    low, high = energy["low"] / 1e3, energy["high"] / 1e3
+    return Span((low * high) ** 0.5, low, high)

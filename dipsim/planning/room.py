@@ -1,0 +1,58 @@
+"""Whether a model fits the DRAM that a device leaves to an app, part by part."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dipsim.planning.question import Question
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of DRAM that a model takes with everything in it, and what there is."""
+
+    weights: float
+    kv: float
+    """Of all positions of the context."""
+    overhead: float
+    """Of the runtime."""
+    staging: float
+    """Of the buffer that reads go through."""
+    available: float
+    """What the system leaves."""
+
+    @property
+    def taken(self) -> float:
+        """All that the model takes."""
+        return self.weights + self.kv + self.overhead + self.staging
+
+    @property
+    def margin(self) -> float:
+        """What is left; below 0 where the model does not fit."""
+        return self.available - self.taken
+
+    @property
+    def fits(self) -> bool:
+        """True if all of it stays in DRAM."""
+        return self.margin >= 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        parts = ("weights", "kv", "overhead", "staging", "available", "margin", "fits")
+        return {part: getattr(self, part) for part in parts}
+
+
+def room_of(question: Question, staging: float) -> Room:
+    """Return what a model takes with everything in DRAM; rows of an embedding that is no head, of
+    which a token reads one, stay in flash.
+
+    Args:
+        staging: bytes of the buffer of a run.
+    """
+    model, device = question.model, question.device
+    return Room(
+        weights=model.total_bytes - model.embedding_bytes,
+        kv=float(model.kv_bytes(question.context, question.options.get("kv_bits", 16))),
+        overhead=device.runtime_overhead,
+        staging=staging,
+        available=device.dram.available,
+    )
