@@ -38,12 +38,13 @@ def _numbered(found: Measurements) -> Measurements:
     """Return measurements whose cases differ by their ids, as files may have one name."""
     taken: set[str] = set()
     rates = []
-    for at, rate in enumerate(found.rates):
-        own = rate.case.id
-        if own in taken:
-            rate = rate._replace(case=rate.case.model_copy(update={"id": f"{own[:70]}~{at}"}))
-        taken.add(rate.case.id)
-        rates.append(rate)
+    for rate in found.rates:
+        name, again = rate.case.id, 1
+        while name in taken:
+            again += 1
+            name = f"{rate.case.id[:70]}~{again}"
+        taken.add(name)
+        rates.append(rate._replace(case=rate.case.model_copy(update={"id": name})))
     return replace(found, rates=tuple(rates))
 
 
