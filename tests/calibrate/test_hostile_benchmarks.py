@@ -167,7 +167,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     assert "a?b: no such file" in refusal("a\0b")
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pipe")
-    assert "no files are given" in refusal()
+    assert "no figure in what is given" in refusal()
 
 
 def test_a_hundred_megabytes_of_other_text_are_refused_at_once(tmp_path: Path) -> None:
