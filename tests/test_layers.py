@@ -56,7 +56,13 @@ ROW_OF = {district: row for row, districts in enumerate(ROWS) for district in di
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 TESTS = ROOT / "tests"
 TEST_FILES = sorted(TESTS.rglob("test_*.py"))
-TWINS = sorted({*TESTS.glob("naive/*.py"), TESTS / "tools/count_golden.py"} - {*TEST_FILES})
+TWINS = sorted(
+    {
+        *TESTS.glob("naive/*.py"),
+        *(TESTS / f"tools/{name}.py" for name in ("benchmarks", "count_golden")),
+    }
+    - {*TEST_FILES}
+)
 
 
 class Import(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from dipsim.calibrate.measured import Measurements, Origin, Rate, Reads, Transfer, Writes
+from dipsim.calibrate.measured import Measurements, Rate, Reads, Transfer, Writes
 
 AGREE = 1.5
 """Factor within which two measurements of the same work agree."""
@@ -71,18 +71,13 @@ def _kept(
         low, high = min(group, key=figure), max(group, key=figure)
         if figure(high) > AGREE * figure(low):
             dropped.add(key)
+            where = dict.fromkeys(point.origin.file for point in (low, high))
             refused.append(
-                _sentence(_what(low), low.origin, high.origin, figure(low), figure(high), unit)
+                f"{' and '.join(where)}: {_what(low)} measured {len(group)} times, from "
+                f"{figure(low):.4g} to {figure(high):.4g} {unit}: they contradict each other, and "
+                "none is kept"
             )
     return tuple(point for point in listed if work(point) not in dropped)
-
-
-def _sentence(what: str, one: Origin, other: Origin, low: float, high: float, unit: str) -> str:
-    where = one.file if one.file == other.file else f"{one.file} and {other.file}"
-    return (
-        f"{where}: {what} measured twice, {low:.4g} and {high:.4g} {unit}: they contradict each "
-        "other, and neither is kept"
-    )
 
 
 def _what(point: Rate | Reads | Writes | Transfer) -> str:
@@ -91,5 +86,5 @@ def _what(point: Rate | Reads | Writes | Transfer) -> str:
     if isinstance(point, Reads):
         return f"reads of {point.point.size:.0f} B, {point.point.lanes} in flight,"
     if isinstance(point, Writes):
-        return "writes"
-    return f"{point.test or point.kind}"
+        return f"writes, {point.lanes} in flight,"
+    return point.test or point.kind

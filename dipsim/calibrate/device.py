@@ -148,17 +148,16 @@ def check_one_device(measured: Measurements) -> None:
     """Refuse measurements of several devices.
 
     Raises:
-        DipsimError: two files name different devices.
+        DipsimError: two files of one program name different devices.
     """
-    names: dict[str, str] = {}
-    for name, origin in measured.devices:
-        names.setdefault(name, origin.file)
-    if len(names) > 1:
-        (one, first), (two, second) = [*names.items()][:2]
-        raise DipsimError(
-            f"two devices: {brief(one, 60)} in {first}, {brief(two, 60)} in {second}: "
-            "calibrate one at a time"
-        )
+    names: dict[str, tuple[str, str]] = {}
+    for name, origin in measured.devices:  # one program names a processor, another a host
+        one, first = names.setdefault(origin.tool, (name, origin.file))
+        if one != name:
+            raise DipsimError(
+                f"two devices: {brief(one, 60)} in {first}, {brief(name, 60)} in {origin.file}: "
+                "calibrate one at a time"
+            )
 
 
 def _start(

@@ -63,7 +63,7 @@ def measure_flash(
             )
         curve = calibrated(points, all(each.direct for each in kept), fit, lanes)
         numbers += _curve_numbers(curve, kept, before)
-    direct = [each for each in writes if each.direct]
+    direct = [each for each in writes if each.direct and each.in_order]
     if direct:
         rate = BANDWIDTH.exact(float(f"{median(each.bandwidth for each in direct):.4g}"))
         origin = measured_by([each.origin for each in direct], f"{len(direct)} writes in order")

@@ -112,6 +112,7 @@ def test_the_default_block_and_another_base(tmp_path: Path) -> None:
         ({"rw": "trim"}, "rw=trim"),
         ({"bssplit": "4k/50:64k/50"}, "requests of several sizes"),
         ({"bsrange": "4k-64k"}, "requests of several sizes"),
+        ({"rate_iops": "100"}, "rate_iops: its requests were held back"),
         ({"bs": "much"}, "bs=much: no block size"),
         ({"bs": "9" * 12 + "t"}, "bs is"),
         ({"iodepth": "-1"}, "iodepth is"),
@@ -198,7 +199,7 @@ def test_reads_that_contradict_each_other(tmp_path: Path) -> None:
     found = read(tmp_path, fio_json(points, noise=0.01, random=random))
     assert [reads.point.size for reads in found.reads] == [8192, 8192]
     (sentence,) = found.refused
-    assert "reads of 4096 B, 1 in flight, measured twice" in sentence
+    assert "reads of 4096 B, 1 in flight, measured 2 times" in sentence
 
 
 # The program itself -------------------------------------------------------------------------------

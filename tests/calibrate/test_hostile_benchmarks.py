@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dipsim.calibrate.benchmarks import read_benchmarks
 from dipsim.calibrate.benchmarks import source as sources
 from dipsim.errors import DipsimError
 from tools.benchmarks import fio_json, llama_bench
-from tools.hostile import read_or_refused
+from tools.hostile import one_line, read_or_refused
 
 MODEL = {"model_type": "llama 1B Q4_0", "model_size": 2**30, "model_n_params": 10**9}
 LLAMA = llama_bench([{**MODEL, "n_gen": 128, "rate": 40.0}])
@@ -80,6 +81,30 @@ def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, name: str
     read_or_refused(lambda path: read_benchmarks([str(path)]), path, FORMS[name].encode(), 120)
 
 
+ODD = (None, True, -1, 10**30, "1", [[]], {"a": []})
+
+
+def swapped(value: Any) -> Iterator[Any]:
+    """Yield a JSON value once for each of its parts and each odd value in its place."""
+    yield from ODD
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            for part in swapped(value[key]):
+                copy = value.copy()
+                copy[key] = part
+                yield copy
+
+
+@pytest.mark.parametrize("name", ["llama.json", "fio.json", "cases.json"])
+def test_every_value_may_be_another(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "odd.json"
+    sound = 0
+    for value in swapped(json.loads(FORMS[name])):
+        path.write_text(json.dumps(value, indent=1))
+        sound += one_line(lambda path: read_benchmarks([str(path)]), path)
+    assert sound > 0
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_line_ends_marks_and_gzip_change_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / "renamed.bin"
@@ -107,6 +132,8 @@ def test_line_ends_marks_and_gzip_change_nothing(tmp_path: Path, name: str) -> N
          "avg_ts is -40.0"),
         ("[" + "{}," * 12_000 + LLAMA[1:], "more than 10000 rows"),
         (FIO.replace('"jobs": [', '"jobs": [' + "{}," * 12_000), "more than 10000 jobs"),
+        (FORMS["llama.csv"].replace(",", "\r,"), "no output of a benchmark"),
+        (FORMS["llama.csv"].replace("Made-up", '"' * 3 + "x" * 200_000), "0 values under"),
         ('{"results": [{"tool": "hyperfine", "mean": 3.1}]}', "no output of a benchmark"),
         ("", "no output of a benchmark"),
         (LLAMA + "\0", "no output of a benchmark"),
@@ -140,7 +167,7 @@ def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     assert "a?b: no such file" in refusal("a\0b")
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in refusal(tmp_path / "pipe")
-    assert "no files are given" in refusal()
+    assert "no figure in what is given" in refusal()
 
 
 def test_a_hundred_megabytes_of_other_text_are_refused_at_once(tmp_path: Path) -> None:
@@ -169,7 +196,7 @@ def test_a_benchmark_that_never_ends_is_refused(tmp_path: Path) -> None:
 def test_a_line_without_end_in_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(FORMS["log.csv"] + "1" * 200_000)
-    assert "a line longer than 65536 bytes" in refusal(path)
+    assert "a line longer than 65536 characters" in refusal(path)
 
 
 # Folders and archives -----------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_a_test_run_twice_must_agree(tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text(_STREAM)
     found = read_benchmarks([str(tmp_path / "first.txt"), str(other)])
     assert {way.test for way in found.transfers} == {"Scale", "Add"}
-    assert "Copy measured twice" in found.refused[0]
+    assert "Copy measured 2 times" in found.refused[0]
 
 
 def test_sizes_of_memory(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def read_benchmarks(paths: Sequence[str]) -> Measurements:
     parts = [part for path in paths for part in _of_path(path)]
     found = _numbered(agreeing(together(parts)))
     if not found:
-        first, *others = found.refused or ("no files are given",)
+        first, *others = found.refused or ("no figure in what is given",)
         more = f" (and {len(others)} more)" if others else ""
         raise DipsimError(first + more)
     return found
@@ -38,12 +38,13 @@ def _numbered(found: Measurements) -> Measurements:
     """Return measurements whose cases differ by their ids, as files may have one name."""
     taken: set[str] = set()
     rates = []
-    for at, rate in enumerate(found.rates):
-        own = rate.case.id
-        if own in taken:
-            rate = rate._replace(case=rate.case.model_copy(update={"id": f"{own[:70]}~{at}"}))
-        taken.add(rate.case.id)
-        rates.append(rate)
+    for rate in found.rates:
+        name, again = rate.case.id, 1
+        while name in taken:
+            again += 1
+            name = f"{rate.case.id[:70]}~{again}"
+        taken.add(name)
+        rates.append(rate._replace(case=rate.case.model_copy(update={"id": name})))
     return replace(found, rates=tuple(rates))
 
 
@@ -67,8 +68,8 @@ def _of_source(source: Source, alone: bool) -> Measurements:
     if format_ is None and not alone:
         raise DipsimError(f"{source.name}: no output of a benchmark that is known")
     if format_ is None:
-        known = "; ".join(format_.name for format_ in FORMATS)
+        known = "; ".join(format_.name for format_ in FORMATS if not format_.beside)
         raise DipsimError(f"{source.name}: no output of a benchmark that is read: {known}")
     found = format_.read(source)
     told = f"{source.name}: output of {format_.name} that states no figure"
-    return found if found or found.refused else Measurements(refused=(told,))
+    return found if found or found.refused or format_.beside else Measurements(refused=(told,))

@@ -191,6 +191,9 @@ def _is_direct(options: Mapping[str, str]) -> bool:
 
 def _block(options: Mapping[str, str], way: str) -> int:
     """Return the bytes of a request, of which all have as many."""
+    for slowed in ("rate", "rate_iops", "thinktime"):
+        if slowed in options:
+            raise ValueError(f"{slowed}: its requests were held back")
     for mixed in ("bssplit", "bsrange", "blocksize_range", "bs_unaligned"):
         if mixed in options:
             raise ValueError(f"{mixed}: requests of several sizes")
@@ -219,7 +222,7 @@ def _deviation(entries: list[_Entry]) -> float | None:
         if not isinstance(samples, int) or samples < 2:
             return None
         squares += (number(deviation, "bw_dev", (0, BANDWIDTHS[1])) * 1024) ** 2
-    return math.sqrt(squares)
+    return math.sqrt(squares) or None
 
 
 FIO = Format("fio (--output-format=json)", lambda head: '"fio version"' in head, read)

@@ -9,6 +9,7 @@ from dipsim.calibrate.benchmarks.iozone import IOZONE
 from dipsim.calibrate.benchmarks.llama_bench import LLAMA_BENCH
 from dipsim.calibrate.benchmarks.meminfo import MEMINFO
 from dipsim.calibrate.benchmarks.memory import MBW, STREAM
+from dipsim.calibrate.benchmarks.phone_kit import DEVICE, STEPS
 from dipsim.calibrate.benchmarks.reading import Format
 from dipsim.calibrate.benchmarks.source import Source
 
@@ -19,6 +20,8 @@ FORMATS: tuple[Format, ...] = (
     IO_LOG,
     IOBENCH,
     IOZONE,
+    DEVICE,
+    STEPS,
     MBW,
     STREAM,
     MEMINFO,

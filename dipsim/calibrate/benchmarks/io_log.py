@@ -5,7 +5,7 @@ lanes x bytes of a read / median of its latency.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,7 +23,8 @@ _PER_OCTAVE = 4
 """Buckets between a size and twice that."""
 _PER_FOLD = 200
 """Steps between a latency and e times that, by which its median is found."""
-_LARGEST = 2**32
+_LARGEST, _LONGEST = 2**32, 2**60
+"""Bytes of a read, and nanoseconds, that are believed."""
 _SETUP_NS, _BYTES_PER_NS = 5e3, 10.0
 """A read that took less than 5 us and a transfer at 10 GB/s was answered by the page cache."""
 
@@ -67,7 +68,7 @@ def read(source: Source) -> Measurements:
     Raises:
         DipsimError: it cannot be read, or half of its lines are damaged.
     """
-    buckets: dict[int, _Bucket] = {}
+    buckets: defaultdict[int, _Bucket] = defaultdict(_Bucket)
     cached = damaged = total = 0
     for row in _rows(source):
         total += 1
@@ -76,8 +77,7 @@ def read(source: Source) -> Measurements:
         elif row.size == 0 or row.latency < _SETUP_NS + row.size / _BYTES_PER_NS:
             cached += 1
         else:
-            step = round(math.log2(row.size) * _PER_OCTAVE)
-            buckets.setdefault(step, _Bucket()).add(row)
+            buckets[round(math.log2(row.size) * _PER_OCTAVE)].add(row)
     if 2 * damaged > total:
         raise DipsimError(f"{source.name}: {damaged} of {total} lines are damaged")
     points = Points(source.name)
@@ -129,8 +129,7 @@ def _rows(source: Source) -> Iterator[_Read | None]:
         except ValueError:
             yield None
             continue
-        sound = 0 <= row.size <= _LARGEST and 0 <= row.latency < 2**60 and row.lane
-        yield row if sound else None
+        yield row if 0 <= row.size <= _LARGEST and 0 <= row.latency < _LONGEST else None
 
 
 def _recognises(head: str) -> bool:

@@ -5,7 +5,6 @@ Each form becomes rows with the keys of the JSON; a row is a test: a prompt of `
 """
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
@@ -114,7 +113,7 @@ def _rows(source: Source) -> Iterator[_Row]:
     """Yield the rows of a file in any form; lines around them are passed over."""
     text = source.text
     if start := _csv_start(text):
-        yield from _of_csv(text, start, source.name)
+        yield from _of_csv(text, start)
     elif _SQL.search(text):
         yield from _of_sql(text)
     elif has_table(text):
@@ -157,28 +156,28 @@ def _csv_start(text: str) -> re.Match[str] | None:
     return match if match and "model_type" in match[0] and "avg_ts" in match[0] else None
 
 
-def _of_csv(text: str, start: re.Match[str], file: str) -> Iterator[_Row]:
+def _of_csv(text: str, start: re.Match[str]) -> Iterator[_Row]:
     first = text.count("\n", 0, start.start()) + 1
     lines = text[start.start() :].split("\n")
-    keys = next(csv.reader(lines[:1]))
+    keys = _cells(lines[0])
     for at, line in enumerate(lines[1:], first + 1):
-        if not line.startswith('"'):
-            continue
-        try:
-            values = next(csv.reader([line]))
-        except (csv.Error, StopIteration) as problem:
-            raise DipsimError(
-                f"{file}, line {at}: not readable as CSV ({brief(problem)})"
-            ) from None
-        yield _Row(f"line {at}", _zipped(keys, values))
+        if line.startswith('"'):
+            yield _Row(f"line {at}", _zipped(keys, _cells(line)))
 
 
 def _of_sql(text: str) -> Iterator[_Row]:
     form = re.compile(r"INSERT INTO \w+ \(([^()]*)\) VALUES \((.*)\);?\s*$")
     for at, line in enumerate(text.split("\n"), 1):
         if match := form.match(line):
-            quoted = csv.reader(io.StringIO(match[2]), quotechar="'", skipinitialspace=True)
-            yield _Row(f"line {at}", _zipped(match[1].split(","), next(quoted, [])))
+            yield _Row(f"line {at}", _zipped(match[1].split(","), _cells(match[2], "'")))
+
+
+def _cells(line: str, quote: str = '"') -> list[str]:
+    """Return the values of a line; none of one that is damaged."""
+    try:
+        return next(csv.reader([line], quotechar=quote, skipinitialspace=True), [])
+    except csv.Error:
+        return []
 
 
 def _zipped(keys: list[str], values: list[str]) -> Mapping[str, Any]:
@@ -234,7 +233,7 @@ def _rate(row: Mapping[str, Any], file: str, at: int) -> Rate:
         case,
         value,
         Origin(file, "llama-bench", day(row.get("test_time")), f"build {build}" if build else ""),
-        deviation=number(spread, "stddev_ts", (0, RATES[1])) if spread is not None else None,
+        deviation=number(spread, "stddev_ts", (0, RATES[1])) if spread else None,
         threads=whole(row["n_threads"], "n_threads", 1, 4096) if _has_threads(row, ran) else None,
         parameters=parameters,
         kv_bits=_kv_bits(row),

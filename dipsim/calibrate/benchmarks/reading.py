@@ -33,6 +33,8 @@ class Format:
     """Returns True for the first 64 KiB of a file of this format."""
     read: Callable[[Source], Measurements]
     """Reads a file; raises `DipsimError` for what is damaged as a whole."""
+    beside: bool = False
+    """True for what states no figure, but belongs to files that do."""
 
 
 @dataclass

@@ -59,7 +59,7 @@ class Source:
             data = file.read(MOST_TEXT + 1)
         if len(data) > MOST_TEXT:
             raise DipsimError(f"{self.name}: larger than {MOST_TEXT} bytes: no benchmark's output")
-        text = _text(data).replace("\r\n", "\n")
+        text = _text(data).replace("\r\n", "\n").replace("\r", "\n")
         if not text:
             raise DipsimError(f"{self.name}: empty, or no text")
         return text
@@ -71,10 +71,11 @@ class Source:
             DipsimError: damaged, or lines that are too long.
         """
         with self.reading() as file:
-            while line := file.readline(_LONGEST_LINE):
+            text = io.TextIOWrapper(file, "utf-8-sig", "replace")
+            while line := text.readline(_LONGEST_LINE):
                 if len(line) == _LONGEST_LINE:
-                    raise DipsimError(f"{self.name}: a line longer than {_LONGEST_LINE} bytes")
-                yield line.decode("utf-8", "replace").strip("\ufeff\r\n")
+                    raise DipsimError(f"{self.name}: a line longer than {_LONGEST_LINE} characters")
+                yield line.rstrip("\n")
 
     @contextmanager
     def reading(self) -> Iterator[IO[bytes]]:
