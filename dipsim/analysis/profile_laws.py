@@ -49,13 +49,13 @@ def numbers_have_sources(profile: Profile) -> Iterator[Finding]:
 
 
 def sources_say_something(profile: Profile) -> Iterator[Finding]:
-    """A source names what can be looked up."""
+    """A source names what can be looked up; one that several numbers share is named once."""
+    shared: dict[Source, list[str]] = {}
     for key, source in profile.sources.items():
-        if source.origin.startswith(STATED):
-            continue
-        fault = _silent(source)
-        if fault:
-            yield doubt(f"sources.{key}", fault)
+        shared.setdefault(source, []).append(key)
+    for source, keys in shared.items():
+        if not source.origin.startswith(STATED) and (fault := _silent(source)):
+            yield doubt(f"sources.{min(keys, key=len)}", fault)
 
 
 def _silent(source: Source) -> str:
