@@ -69,7 +69,7 @@ def _silent(source: Source) -> str:
         return ""
     if len(source.origin) < _SHORTEST or len(words) < 2:
         return f"{quoted} says nothing; usual is the page, paper or tool, and the device"
-    if source.kind == "measured" and not re.search(r"[A-Z0-9/]", source.origin):
+    if source.kind == "measured" and not re.search(r"[A-Z0-9/:]", source.origin):
         return f"{quoted} does not say where it was measured; usual is a device, a tool, a date"
     return ""
 
