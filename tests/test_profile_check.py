@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dipsim.analysis.flash_laws import bus_of
@@ -283,8 +284,32 @@ def test_doubts_alone_are_no_failure(dipsim: Dipsim) -> None:
 def test_a_model_that_does_not_fit_is_said(dipsim: Dipsim, folder: Path) -> None:
     (folder / "small.yaml").write_text("extends: snapdragon7gen3\nname: small\n")
     out = " ".join(done(dipsim("profiles --check small.yaml")).out.split())
-    assert "llama-3-8b does not fit" in out
-    assert "smollm2-135m 22" in out
+    assert "llama-3-8b does not fit: " in out
+    assert "smollm2-135m does not fit" not in out
+
+
+def test_a_device_without_dram_is_judged_too(dipsim: Dipsim, folder: Path) -> None:
+    (folder / "none.yaml").write_text(
+        "extends: paper-a18\nname: none\ndram: {capacity: 0 B, available: 0 B}\n"
+    )
+    outcome = dipsim("profiles --check none.yaml")
+    assert outcome.code == 2
+    assert outcome.out.count("does not fit") >= len(MODELS)
+
+
+@pytest.mark.parametrize("what", ["size", "lanes"])
+def test_the_largest_fall_is_told_as_of_all_pairs(what: str) -> None:
+    """Against every pair, on random curves."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        size, lanes = ((2**i, 4) for i in range(12, 20)), ((2**20, i) for i in range(1, 9))
+        places = size if what == "size" else lanes
+        points = [(f"{s} B", n, f"{rng.uniform(1, 2):.3f} GB/s") for s, n in places]
+        profile = changed(flash__iops=None, flash__write=None, flash__reads=reads(*points))
+        rates = [read.bandwidth for read in profile.flash.reads]
+        worst = max((1 - b / a for i, a in enumerate(rates) for b in rates[i:]), default=0)
+        told = [f.fault for f in check_profile(profile) if f"with {what}" in f.fault]
+        assert [text.split(" ")[2] for text in told] == [f"{worst:.0%}"] * (worst > 0.1)
 
 
 @pytest.mark.parametrize(

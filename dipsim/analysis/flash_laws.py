@@ -113,13 +113,15 @@ def larger_is_no_slower(profile: Profile) -> Iterator[Finding]:
 
 
 def _falls(reads: tuple[Read, ...], what: str, alike: str) -> Iterator[tuple[float, Read, Read]]:
-    """Yield by which share the bandwidth of a read falls below that of a smaller one."""
-    for fast in reads:
-        for slow in reads:
-            if getattr(fast, alike) == getattr(slow, alike) and getattr(slow, what) > getattr(
-                fast, what
-            ):
-                yield 1 - slow.bandwidth / fast.bandwidth, fast, slow
+    """Yield by which share each bandwidth falls below the best of smaller reads (or of fewer in
+    flight), with that read and its own; of as many in flight (or of the same size)."""
+    best: dict[float, Read] = {}
+    for read in sorted(reads, key=lambda read: float(getattr(read, what))):
+        fastest = best.setdefault(getattr(read, alike), read)
+        if read.bandwidth < fastest.bandwidth:
+            yield 1 - read.bandwidth / fastest.bandwidth, fastest, read
+        else:
+            best[getattr(read, alike)] = read
 
 
 def _point(read: Read) -> str:

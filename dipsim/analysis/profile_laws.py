@@ -83,7 +83,7 @@ def dram_is_plausible(profile: Profile) -> Iterator[Finding]:
         yield error("dram.bandwidth", f"{BANDWIDTH.show(dram.bandwidth)}; usual is 17 to 550 GB/s")
     elif not 2e9 <= dram.bandwidth <= 1.2e12:
         yield doubt("dram.bandwidth", f"{BANDWIDTH.show(dram.bandwidth)}; usual is 17 to 550 GB/s")
-    share = dram.available / dram.capacity
+    share = dram.available / max(dram.capacity, 1.0)
     if share > _MOST_AVAILABLE:
         yield doubt(
             "dram.available",
