@@ -13,7 +13,7 @@ _BEST = 0.95
 _LEAST = 0.05
 _COMPUTE: Mapping[str, tuple[float, float, str]] = {
     "cpu": (10e9, 5e12, "0.1 to 2 TFLOP/s"),
-    "gpu": (50e9, 60e12, "1 to 20 TFLOP/s"),
+    "gpu": (50e9, 100e12, "1 to 20 TFLOP/s"),
     "npu": (100e9, 100e12, "1 to 40 TFLOP/s"),
     "ane": (100e9, 100e12, "1 to 40 TFLOP/s"),
 }

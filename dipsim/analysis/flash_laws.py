@@ -40,7 +40,7 @@ _BUSES = (
     (r"\bUFS\s*3", Bus("UFS 3", 2.332e9, "2 lanes of 11.66 Gb/s in 8b/10b", "1.2 to 2.1 GB/s")),
     (r"\bUFS\s*4", Bus("UFS 4", 4.664e9, "2 lanes of 23.32 Gb/s in 8b/10b", "2 to 4.2 GB/s")),
     (r"\beMMC", Bus("eMMC", 0.4e9, "8 bits at 400 MT/s", "0.15 to 0.3 GB/s")),
-    (r"\bNVMe", Bus("NVMe", 4 * _PCIE[5], "PCIe 5.0 x4 is the fastest", "0.7 to 7 GB/s")),
+    (r"\bNVMe", Bus("NVMe", _WIDEST * _PCIE[5], "PCIe 5.0 x4 is the fastest", "0.7 to 7 GB/s")),
 )
 _LANES = re.compile(r"\b(?:PCIe|Gen)\s*([1-5])(?:\.0)?(?:\s*x\s*(1|2|4)\b)?", re.IGNORECASE)
 
@@ -80,16 +80,16 @@ def bus_carries_it(profile: Profile) -> Iterator[Finding]:
     bus = bus_of(profile)
     if peak >= dram:
         yield error(key, f"{shown} is as fast as DRAM ({BANDWIDTH.show(dram)}); usual is 1 to 10 %")
-    if bus is not None and peak > _ROUNDED * bus.limit:
+    elif bus is not None and peak > _ROUNDED * bus.limit:
         yield error(
             key,
             f"{shown} is more than {bus.name} carries, {BANDWIDTH.show(bus.limit)} ({bus.why}); "
             f"usual is {bus.usual}",
         )
-    if bus is None and peak > 4 * _PCIE[5]:
-        limit = BANDWIDTH.show(4 * _PCIE[5])
+    elif bus is None and peak > _WIDEST * _PCIE[5]:
+        limit = BANDWIDTH.show(_WIDEST * _PCIE[5])
         yield doubt(key, f"{shown} is more than a drive on PCIe 5.0 x4 has, {limit}")
-    if peak < 10e6:
+    elif peak < 10e6:
         yield doubt(
             key, f"{shown} is slower than a memory card; usual are GB/s: is the unit right?"
         )
@@ -113,13 +113,15 @@ def larger_is_no_slower(profile: Profile) -> Iterator[Finding]:
 
 
 def _falls(reads: tuple[Read, ...], what: str, alike: str) -> Iterator[tuple[float, Read, Read]]:
-    """Yield by which share the bandwidth of a read falls below that of a smaller one."""
-    for fast in reads:
-        for slow in reads:
-            if getattr(fast, alike) == getattr(slow, alike) and getattr(slow, what) > getattr(
-                fast, what
-            ):
-                yield 1 - slow.bandwidth / fast.bandwidth, fast, slow
+    """Yield by which share each bandwidth falls below the best of smaller reads (or of fewer in
+    flight), with that read and its own; of as many in flight (or of the same size)."""
+    best: dict[float, Read] = {}
+    for read in sorted(reads, key=lambda read: float(getattr(read, what))):
+        fastest = best.setdefault(getattr(read, alike), read)
+        if read.bandwidth < fastest.bandwidth:
+            yield 1 - read.bandwidth / fastest.bandwidth, fastest, read
+        else:
+            best[getattr(read, alike)] = read
 
 
 def _point(read: Read) -> str:

@@ -49,13 +49,13 @@ def numbers_have_sources(profile: Profile) -> Iterator[Finding]:
 
 
 def sources_say_something(profile: Profile) -> Iterator[Finding]:
-    """A source names what can be looked up."""
+    """A source names what can be looked up; one that several numbers share is named once."""
+    shared: dict[Source, list[str]] = {}
     for key, source in profile.sources.items():
-        if source.origin.startswith(STATED):
-            continue
-        fault = _silent(source)
-        if fault:
-            yield doubt(f"sources.{key}", fault)
+        shared.setdefault(source, []).append(key)
+    for source, keys in shared.items():
+        if not source.origin.startswith(STATED) and (fault := _silent(source)):
+            yield doubt(f"sources.{min(keys, key=len)}", fault)
 
 
 def _silent(source: Source) -> str:
@@ -69,7 +69,7 @@ def _silent(source: Source) -> str:
         return ""
     if len(source.origin) < _SHORTEST or len(words) < 2:
         return f"{quoted} says nothing; usual is the page, paper or tool, and the device"
-    if source.kind == "measured" and not re.search(r"[A-Z0-9/]", source.origin):
+    if source.kind == "measured" and not re.search(r"[A-Z0-9/:]", source.origin):
         return f"{quoted} does not say where it was measured; usual is a device, a tool, a date"
     return ""
 
@@ -83,7 +83,7 @@ def dram_is_plausible(profile: Profile) -> Iterator[Finding]:
         yield error("dram.bandwidth", f"{BANDWIDTH.show(dram.bandwidth)}; usual is 17 to 550 GB/s")
     elif not 2e9 <= dram.bandwidth <= 1.2e12:
         yield doubt("dram.bandwidth", f"{BANDWIDTH.show(dram.bandwidth)}; usual is 17 to 550 GB/s")
-    share = dram.available / dram.capacity
+    share = dram.available / max(dram.capacity, 1.0)
     if share > _MOST_AVAILABLE:
         yield doubt(
             "dram.available",

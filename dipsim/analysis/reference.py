@@ -36,7 +36,8 @@ class Compared(NamedTuple):
 def sizes_of(profile: Profile) -> tuple[float, float, float]:
     """Return the figures by which devices are near to each other: size and bandwidth of DRAM, and
     bandwidth of flash, in base units."""
-    return profile.dram.capacity, profile.dram.bandwidth, flash_bandwidth(profile)
+    capacity = max(profile.dram.capacity, 1.0)  # a file may state 0 B
+    return capacity, profile.dram.bandwidth, flash_bandwidth(profile)
 
 
 def distance(one: Profile, other: Profile) -> float:

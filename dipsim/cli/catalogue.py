@@ -20,7 +20,7 @@ def _one(names: Callable[[str], list[str]]) -> Any:
 
 @command(
     "Look up what there is",
-    "dipsim profiles --where dram>=8GB,backend=npu --sort measured",
+    "dipsim profiles --where 'dram>=8GB,backend=npu' --sort measured",
     "dipsim profiles snapdragon8",
     "dipsim profiles --check mine.yaml",
 )

@@ -29,10 +29,9 @@ def findings(profile: Profile, found: Sequence[Finding], laws: int) -> Renderabl
 def refusal(profile: Profile, found: Sequence[Finding]) -> str:
     """Return the line on a profile that has errors."""
     errors = sum(finding.certain for finding in found)
-    return (
-        f"profile {profile.name}: {errors} error{'s' * (errors > 1)} and {len(found) - errors} "
-        "doubts: mend the errors, and look at the doubts again"
-    )
+    counts = {"error": errors, "doubt": len(found) - errors}
+    shown = [f"{many} {kind}{'s' * (many > 1)}" for kind, many in counts.items() if many]
+    return f"profile {profile.name}: {' and '.join(shown)}: mend what is an error"
 
 
 def runs(compared: Compared) -> RenderableType:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dipsim.calibrate.benchmarks import read_benchmarks
 from dipsim.calibrate.script import phone_script, script_targets
 from dipsim.errors import DipsimError
 from tools.stub_phone import StubPhone
@@ -302,6 +303,31 @@ def test_other_shells_do_the_same(tmp_path: Path, shell: str) -> None:
         assert (program.returncode, err) == (0, ""), out
         lists.append(out)
     assert lists[0] == lists[1]
+
+
+@slow
+@pytest.mark.skipif(not os.environ.get("CI") and shutil.which("fio") is None, reason="needs fio")
+def test_what_it_packs_is_read(tmp_path: Path) -> None:
+    """With the real fio, on the disk of the tests: one read of every size and number in flight."""
+    (tmp_path / "script.sh").write_text(phone_script("android"))
+    options = {"FILE_MB": "8", "SPARE_MB": "8", "READ_SECONDS": "1", "REST": "0", "COOL": "999",
+               "HOT": "9999", "LLAMA_BENCH": "none", "STREAM": "none"}  # fmt: skip
+    subprocess.run(
+        ["sh", "script.sh"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], **options},
+        check=True,
+        capture_output=True,
+    )
+    texts = unpacked(tmp_path / "dipsim-phone.tar")
+    if not os.environ.get("CI") and "O_DIRECT" in texts["steps.txt"]:
+        pytest.skip("needs a file system with direct reads")
+    found = read_benchmarks([str(tmp_path / "dipsim-phone.tar")])
+    points = {(reads.point.size, reads.point.lanes) for reads in found.reads}
+    sizes = [2.0**power for power in (12, 14, 16, 17, 18, 19, 20, 22)]
+    assert points == {(size, int(depth)) for size in sizes for depth in DEPTHS}
+    assert all(reads.direct and not reads.in_order for reads in found.reads)
+    assert len(found.memory) == 1
 
 
 @slow

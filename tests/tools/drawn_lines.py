@@ -9,6 +9,7 @@ from inspect import Parameter, signature
 from random import Random
 from typing import Any, NamedTuple, get_args, get_origin
 
+from dipsim.analysis.profile_list import KEYS
 from dipsim.analysis.study import STUDIES
 from dipsim.cli import app
 from dipsim.hardware import profile_names
@@ -80,6 +81,9 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "profile": (*["phone.yaml"] * 20, *["paper-a18"] * 6, *profile_names()),
     "extends": tuple(profile_names()),
     "profiles name": tuple(profile_names()),
+    "profiles check": ("phone.yaml", *profile_names()),
+    "profiles sort": tuple(KEYS),
+    "profiles where": ("dram>=8GB", "backend=npu,measured>5%", "name=snap", "iops<1kIOPS", "flash"),
     "models name": ("model.yaml", *model_names()),
     "study name": tuple(STUDIES),
     "model": ("model.yaml", "model.yaml", "smollm2-135m"),
