@@ -15,8 +15,8 @@ from dipsim.hardware import Profile, load_profile
 from dipsim.validate import Cases, GroupResult, Judged, Validation, judge, load_cases
 from dipsim.validate.cases import Case
 from dipsim.validate.devices import shipped
+from dipsim.validate.evidence import evidence_of
 from dipsim.validate.fit import Evidence, Fitted, fitted_numbers, refit, terms_of, value_of
-from dipsim.validate.judge import evidence_of
 from dipsim.validate.predictors import Bytes, bytes_of, trivial
 from dipsim.validate.runs import CaseRun, Prediction, run_of
 from tools.cli import Dipsim, done
