@@ -3,11 +3,12 @@
 ``facts/`` holds what is known of a device beside the cases of `dipsim validate`, each number once,
 with its kind and source. A number of a backend is, the first that there is: a fact that is measured
 or a vendor's; fitted to the cases of that device, unit and engine; an estimate among the facts;
-borrowed from another device, rates in proportion to DRAM. docs/growing.md tells how to add one.
+borrowed from another device, rates in proportion to DRAM. docs/CONTRIBUTING.md: how to add one.
 """
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from dipsim.model import DEFAULT_BITS, FORMAT_BITS
 from dipsim.units import BANDWIDTH, COMPUTE
 from dipsim.validate.cases import Case, Cases
 from dipsim.validate.devices import backend_of, label_of, named
-from dipsim.validate.evidence import errors_left_out, fit_anew, median_left_out
+from dipsim.validate.evidence import errors_left_out, evidence_of, fit_anew, median_left_out
 from dipsim.validate.fit import value_of
 
 KINDS = ("measured", "vendor", "fitted", "estimate")
@@ -29,17 +30,21 @@ ABOUT_DEVICES = (
     *("like", "chip", "cases", "backends"),
 )
 """Keys of a device's facts that are no numbers."""
-ABOUT_BACKENDS = ("engine", "kit", "borrow", "together", "without", "spreads")
+ABOUT_BACKENDS = ("engine", "kit", "borrow", "together", "without", "spreads", "notes")
 """Keys of a backend's facts that are no numbers."""
 ORDER = (
     *("dram_efficiency", "compute", "per_layer", "per_mask", "per_score"),
     *("overlap_factor", "cache_copy", "active_power"),
 )
 """Order of a backend's numbers, behind its rates."""
+PROMPTS = ("prefill", "ttft")
+"""Kinds of cases whose figure is of a prompt."""
 MODELS_OF_LAYERS = 4
 """Fewest models that tell the fixed cost of a layer from the rates of bytes."""
 NAMED_CASES = 2
 """Most cases that the source of a fitted number quotes; more are counted."""
+_PAGE = 60
+"""Most characters of a page that a source names."""
 _START = {"dram_efficiency": 0.5, "compute": "1 TFLOP/s", "per_layer": "0.3 ms"}
 """Numbers that a fit starts from; rates start from half of the DRAM's. It does not matter which."""
 _SKELETON: Mapping[str, Any] = {
@@ -253,31 +258,44 @@ class Devices:
         told = self._told(self._cases_of(name, backend), together="together" in own)
         better = {key for key, number in stated.items() if number.kind in FACTS}
         told = {key: ids for key, ids in told.items() if key not in better}
-        if not told:
-            return {}
-        start = {
-            key: Number(
-                _START.get(key, _shown(key, self._dram(name) / 2)),
-                "fitted",
-                self._quoted(ids),
-                {"cases": list(ids)},
-            )
+        profile = self._profile(name, backend, numbers | self._start(name, told))
+        runs = {case.id for case in evidence_of(profile, backend, self._cases)}
+        told = {key: tuple(each for each in ids if each in runs) for key, ids in told.items()}
+        start = self._start(name, {key: ids for key, ids in told.items() if ids})
+        profile = self._profile(name, backend, numbers | start)
+        profile, missing = fit_anew(profile, backend, self._cases)
+        errors = errors_left_out(profile, backend, self._cases)
+        return {
+            key: self._fit(key, value_of(profile, backend, key), told[key], errors[key], own)
+            for key in start
+            if key not in missing
+        }
+
+    def _start(self, name: str, told: Mapping[str, tuple[str, ...]]) -> Numbers:
+        """Return numbers that a fit starts from, with the cases that tell them."""
+        rate = _shown("gemv", self._dram(name) / 2)
+        return {
+            key: Number(_START.get(key, rate), "fitted", "to be fitted", {"cases": list(ids)})
             for key, ids in told.items()
         }
-        profile = self._profile(name, backend, numbers | start)
-        profile = fit_anew(profile, backend, self._cases)
-        errors = errors_left_out(profile, backend, self._cases)
-        fitted = {}
-        for key, number in start.items():
-            more = {
-                **number.more,
-                "left_out": median_left_out(errors[key]),
-                "spread": own.get("spreads", {}).get(key),
-            }
-            more = {name: value for name, value in more.items() if value is not None}
-            value = _shown(key, value_of(profile, backend, key))
-            fitted[key] = Number(value, "fitted", number.origin, more)
-        return fitted
+
+    def _fit(
+        self, key: str, value: float, ids: Sequence[str], errors: Sequence[float], own: Any
+    ) -> Number:
+        """Return a fitted number.
+
+        Args:
+            errors: of `errors_left_out`.
+            own: facts of its backend.
+        """
+        more = {
+            "cases": list(ids),
+            "left_out": median_left_out(errors),
+            "spread": own.get("spreads", {}).get(key),
+        }
+        more = {about: stated for about, stated in more.items() if stated is not None}
+        quoted = self._quoted(ids, own.get("notes", {}).get(key, ""))
+        return Number(_shown(key, value), "fitted", quoted, more)
 
     def _profile(self, name: str, backend: str, numbers: Numbers) -> Profile:
         """Return the profile that a backend's numbers are fitted in."""
@@ -336,27 +354,41 @@ class Devices:
         dense = [case for case in tokens if case.kind == "decode"]
         if len({label_of(case, self._cases.models) for case in dense}) >= MODELS_OF_LAYERS:
             told["per_layer"] = dense
-        prompts = [case for case in cases if case.kind in ("prefill", "ttft")]
+        prompts = [case for case in cases if case.kind in PROMPTS]
         told |= {"compute": prompts} if prompts else {}
         return {key: tuple(case.id for case in some) for key, some in told.items()}
 
-    def _quoted(self, ids: tuple[str, ...]) -> str:
-        """Return the sentence that says what a number was fitted to."""
+    def _quoted(self, ids: Sequence[str], note: str) -> str:
+        """Return the sentence that says what a number was fitted to.
+
+        Args:
+            note: what else a reader must know; may be empty.
+        """
         cases = [case for case in self._cases.facts if case.id in ids]
         if len(cases) > NAMED_CASES:
             models = {label_of(case, self._cases.models) for case in cases}
-            devices = dict.fromkeys(_device(case) for case in cases)
-            return f"{len(cases)} runs of {len(models)} models on {', '.join(devices)}"
-        return "; ".join(
-            f"{'prompt of ' if case.kind in ('prefill', 'ttft') else ''}{case.model} at "
-            f"{self._cases.measured[case.id]:.4g} {case.unit} on {_device(case)}"
-            for case in cases
-        )
+            devices, pages = (dict.fromkeys(map(each, cases)) for each in (_device, _page))
+            told = f"{len(cases)} runs of {len(models)} models on {', '.join(devices)}"
+            quoted = f"{told} ({', '.join(pages)})"
+        else:
+            quoted = "; ".join(
+                f"{'prompt of ' if case.kind in PROMPTS else ''}{case.model} at "
+                f"{self._cases.measured[case.id]:.4g} {case.unit} on {_device(case)} "
+                f"({_page(case)})"
+                for case in cases
+            )
+        return f"{quoted}; {note}" if note else quoted
 
 
 def _device(case: Case) -> str:
-    """Return the device of a case in at most 60 characters."""
-    return textwrap.shorten(case.device, 60, placeholder=" ...")
+    """Return the device of a case, up to a bracket or a comma."""
+    return re.split(r" ?[(,;]", case.device)[0]
+
+
+def _page(case: Case) -> str:
+    """Return the beginning of a case's source."""
+    first = re.split(r"; | and ", case.source)[0]
+    return textwrap.shorten(first, _PAGE, placeholder="", break_on_hyphens=False).rstrip(",")
 
 
 def _scales(key: str) -> bool:

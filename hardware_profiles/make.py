@@ -90,23 +90,27 @@ def _lines(section: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: {_flow(value)}"
 
 
-def _flow(value: Any) -> str:
-    """Return a value on one line; texts of sources stand in quotes."""
+def _flow(value: Any, inside: bool = False) -> str:
+    """Return a value on one line; texts of sources, and others that need it, stand in quotes.
+
+    Args:
+        inside: it stands in brackets, where a comma ends it.
+    """
     if isinstance(value, Mapping):
         entries = (
-            f"{key}: {_quoted(each) if key == 'from' else _flow(each)}"
+            f"{key}: {_quoted(each) if key == 'from' else _flow(each, inside=True)}"
             for key, each in value.items()
         )
         return f"{{{', '.join(entries)}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
+        return f"[{', '.join(_flow(each, inside=True) for each in value)}]"
     if not isinstance(value, str):
         return str(value)
     try:
-        plain = yaml.safe_load(f"[{value}]") == [value]
+        read = yaml.safe_load(f"[{value}]" if inside else f"- {value}")
+        return value if read == [value] else _quoted(value)
     except yaml.YAMLError:
-        plain = False
-    return value if plain else _quoted(value)
+        return _quoted(value)
 
 
 def _quoted(text: str) -> str:

@@ -47,20 +47,24 @@ def device_of(case: Case) -> str:
     return re.sub(r"(\s+\d+ gb|\s+class)\s*$", "", name.strip())
 
 
-def fit_anew(profile: Profile, backend: str, cases: Cases | None = None) -> Profile:
-    """Return the profile with a backend's fitted numbers as their cases give them.
+def fit_anew(
+    profile: Profile, backend: str, cases: Cases | None = None
+) -> tuple[Profile, tuple[str, ...]]:
+    """Return the profile with a backend's fitted numbers as their cases give them, and the keys of
+    those that no case tells.
 
     A case's time is not quite in proportion to a number (a product takes the longer of its
     operations and its bytes), so fits follow one another until the numbers stay.
     """
     numbers = fitted_numbers(profile, backend)
+    missing = tuple(number.key for number in numbers)
     for _ in range(_MOST_FITS):
         before = [value_of(profile, backend, number.key) for number in numbers]
-        profile, _missing = refit(profile, backend, numbers, evidence_of(profile, backend, cases))
+        profile, missing = refit(profile, backend, numbers, evidence_of(profile, backend, cases))
         after = [value_of(profile, backend, number.key) for number in numbers]
         if all(abs(new / old - 1) < _SETTLED for new, old in zip(after, before, strict=True)):
             break
-    return profile
+    return profile, missing
 
 
 def errors_left_out(
