@@ -258,6 +258,8 @@ class Devices:
         told = self._told(self._cases_of(name, backend), together="together" in own)
         better = {key for key, number in stated.items() if number.kind in FACTS}
         told = {key: ids for key, ids in told.items() if key not in better}
+        if not told:
+            return {}
         profile = self._profile(name, backend, numbers | self._start(name, told))
         runs = {case.id for case in evidence_of(profile, backend, self._cases)}
         told = {key: tuple(each for each in ids if each in runs) for key, ids in told.items()}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from device_numbers import Devices, Numbers, nested
 
+from device_numbers import Devices, Numbers, nested
 from dipsim import files
 from dipsim.errors import ProfileError
 from dipsim.validate.cases import Cases, load_cases
