@@ -22,7 +22,7 @@ from dipsim.validate.runs import CaseRun, Prediction, run_of
 from tools.cli import Dipsim, done
 from tools.validating import case, geometry, streamed, written
 
-judging = importlib.import_module("dipsim.validate.judge")
+judging, reading = (importlib.import_module(f"dipsim.validate.{n}") for n in ("judge", "evidence"))
 
 
 def made_of(entry: dict[str, Any], device: Profile) -> CaseRun:
@@ -219,7 +219,8 @@ def shipping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             made = made_of(entry, truth)
             facts.append(made.case)
             measured[made.case.id] = 1 / made.seconds() / slower.get(made.case.id, 1.0)
-        monkeypatch.setattr(judging, "shipped", lambda: Cases(tuple(facts), measured, {}))
+        for module in (judging, reading):
+            monkeypatch.setattr(module, "shipped", lambda: Cases(tuple(facts), measured, {}))
         judging._shipped_labels.cache_clear()
 
     yield ship
