@@ -1,7 +1,7 @@
 """The profile, the backend and the model that a published run is predicted with."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,14 +12,16 @@ from dipsim.validate.cases import Case, Cases, load_cases
 
 _LEAST_NAME = 5
 """Fewest characters of a model's name that is looked for in a text."""
+_VARIANTS = "pro|max|ultra|plus|elite|fe|gen"
+"""Words behind a device's name that make it another device."""
 
 
 def profile_of(case: Case) -> Profile | None:
     """Return the profile of a case, None for none.
 
     It is the one that the case names (null: none). Where it says nothing of a profile, it is the
-    shipped one whose name begins the text of its device (spaces and case apart), else that of a
-    shipped case with the very same text.
+    shipped one whose name begins the text of its device (see `named`), else that of a shipped case
+    with the very same text.
 
     Raises:
         DipsimError: a profile that does not exist, or is wrong.
@@ -27,7 +29,7 @@ def profile_of(case: Case) -> Profile | None:
     if isinstance(case.profile, Mapping):
         return load_profile(dict(case.profile))
     unstated = "profile" not in case.model_fields_set
-    name = _named(case.device) or _of_same_text(case.device) if unstated else case.profile
+    name = _shipped(case.device) or _of_same_text(case.device) if unstated else case.profile
     if name is None:
         return None
     try:
@@ -48,10 +50,22 @@ def _plain(text: str) -> str:
 
 
 @cache
-def _named(device: str) -> str | None:
-    """Return the longest shipped profile whose name a device's text begins with; None for none."""
-    text = _plain(device)
-    known = [name for name in profile_names() if text.startswith(_plain(name))]
+def _shipped(device: str) -> str | None:
+    """Return the shipped profile that a device's text names; None for none."""
+    return named(device, profile_names())
+
+
+def named(device: str, profiles: Iterable[str]) -> str | None:
+    """Return the longest of some profiles whose name a device's text begins with; None for none.
+
+    Spaces and case do not matter. The name ends a word, and no word behind it makes it another
+    device: an M1 Ultra is no M1.
+    """
+    known = []
+    for name in profiles:
+        parts = r"[\W_]*".join(re.findall(r"[a-z0-9]", name.lower()))
+        if re.match(rf"[\W_]*{parts}(?![a-z0-9])(?![\W_]*({_VARIANTS})\b)", device.lower()):
+            known.append(name)
     return max(known, key=len, default=None)
 
 

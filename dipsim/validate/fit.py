@@ -48,6 +48,8 @@ class Evidence(NamedTuple):
     terms: Mapping[str, float]
     """Part of ``seconds`` that is in proportion to each number, by its key; if it is a rate, to its
     inverse."""
+    id: str = ""
+    """The case's."""
 
 
 def fitted_numbers(profile: Profile, backend: str) -> list[Fitted]:
@@ -145,7 +147,8 @@ def _least_errors(
     """Return scales s > 0 that minimise the sum of |log((rest + terms s) / took)|.
 
     Each round solves the least squares of the linearised problem, weighted by the inverses of the
-    errors, for the logarithms of the scales.
+    errors, for the logarithms of the scales. The first ones have equal weights: between two cases
+    that contradict each other every value is as good, and this is their geometric mean.
 
     Args:
         terms: float64[cases, keys] seconds that are in proportion to a number.
@@ -156,14 +159,15 @@ def _least_errors(
         float64[keys] factors on costs and on the inverses of rates.
     """
     scales = np.ones(terms.shape[1])
-    for _ in range(_ROUNDS):
-        predicted = rest + terms @ scales
-        errors = np.log(predicted / took)
-        slopes = terms * scales / predicted[:, None]
-        weights = 1 / np.maximum(np.abs(errors), _FLOOR)
-        normal = slopes.T @ (weights[:, None] * slopes) + 1e-9 * np.eye(len(scales))
-        change = np.linalg.solve(normal, -slopes.T @ (weights * errors))
-        scales = scales * np.exp(np.clip(change, -_STEP, _STEP))
-        if np.abs(change).max() < 1e-9:
-            break
+    for squares in (True, False):
+        for _ in range(_ROUNDS):
+            predicted = rest + terms @ scales
+            errors = np.log(predicted / took)
+            slopes = terms * scales / predicted[:, None]
+            weights = np.ones_like(errors) if squares else 1 / np.maximum(np.abs(errors), _FLOOR)
+            normal = slopes.T @ (weights[:, None] * slopes) + 1e-9 * np.eye(len(scales))
+            change = np.linalg.solve(normal, -slopes.T @ (weights * errors))
+            scales = scales * np.exp(np.clip(change, -_STEP, _STEP))
+            if np.abs(change).max() < 1e-9:
+                break
     return scales

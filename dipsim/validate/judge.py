@@ -6,7 +6,6 @@ where nothing is left to fit them to, it is told and not counted.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -18,6 +17,7 @@ from dipsim.hardware import Profile
 from dipsim.replay.replay import Progress
 from dipsim.validate.cases import Case, Cases
 from dipsim.validate.devices import label_of, profile_of, shipped
+from dipsim.validate.evidence import device_of, evidence_of
 from dipsim.validate.fit import (
     Evidence,
     fitted_numbers,
@@ -326,7 +326,7 @@ class _Predictor:
         Args:
             told: the fitted numbers that its time rests on.
         """
-        device, evidence = _device(ready.case), self._of(profile, judged.backend)
+        device, evidence = device_of(ready.case), self._of(profile, judged.backend)
         if not any(case.device == device and told & _told_by(case) for case in evidence):
             return None
         others = [case for case in evidence if case.device != device]
@@ -374,21 +374,6 @@ def _told_by(case: Evidence) -> set[str]:
     return {key for key, term in case.terms.items() if tells(case.seconds, term)}
 
 
-def evidence_of(profile: Profile, backend: str) -> list[Evidence]:
-    """Return the shipped cases that the numbers of a backend were fitted to."""
-    numbers, known = fitted_numbers(profile, backend), shipped()
-    wanted = {name for number in numbers for name in number.cases}
-    evidence = []
-    for case in known.facts:
-        ready = run_of(case, profile, known.models) if case.id in wanted else ""
-        if isinstance(ready, str):
-            continue
-        seconds, terms = terms_of(profile, backend, [number.key for number in numbers], ready)
-        took = case.seconds_of(known.measured[case.id])
-        evidence.append(Evidence(_shipped_labels()[case.id], _device(case), took, seconds, terms))
-    return evidence
-
-
 def _rests_on(cases: Iterable[str], model: str) -> bool:
     """Return whether one of the shipped cases of these ids is of a model."""
     return any(_shipped_labels().get(name) == model for name in cases)
@@ -427,10 +412,3 @@ def _with_trivial(judged: Sequence[Judged]) -> list[Judged]:
             figures = {name: case.case.figure_of(time) for name, time in times.items()}
         result.append(replace(case, trivial=figures))
     return result
-
-
-def _device(case: Case) -> str:
-    """Return the name that a case's device goes by, up to a bracket or a comma, without its memory
-    and the word class."""
-    name = re.split(r"[(,;]", case.device.lower())[0]
-    return re.sub(r"(\s+\d+ gb|\s+class)\s*$", "", name.strip())

@@ -15,14 +15,14 @@ from dipsim.hardware import Profile, load_profile
 from dipsim.validate import Cases, GroupResult, Judged, Validation, judge, load_cases
 from dipsim.validate.cases import Case
 from dipsim.validate.devices import shipped
+from dipsim.validate.evidence import evidence_of
 from dipsim.validate.fit import Evidence, Fitted, fitted_numbers, refit, terms_of, value_of
-from dipsim.validate.judge import evidence_of
 from dipsim.validate.predictors import Bytes, bytes_of, trivial
 from dipsim.validate.runs import CaseRun, Prediction, run_of
 from tools.cli import Dipsim, done
 from tools.validating import case, geometry, streamed, written
 
-judging = importlib.import_module("dipsim.validate.judge")
+judging, reading = (importlib.import_module(f"dipsim.validate.{n}") for n in ("judge", "evidence"))
 
 
 def made_of(entry: dict[str, Any], device: Profile) -> CaseRun:
@@ -219,7 +219,8 @@ def shipping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             made = made_of(entry, truth)
             facts.append(made.case)
             measured[made.case.id] = 1 / made.seconds() / slower.get(made.case.id, 1.0)
-        monkeypatch.setattr(judging, "shipped", lambda: Cases(tuple(facts), measured, {}))
+        for module in (judging, reading):
+            monkeypatch.setattr(module, "shipped", lambda: Cases(tuple(facts), measured, {}))
         judging._shipped_labels.cache_clear()
 
     yield ship

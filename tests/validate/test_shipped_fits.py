@@ -8,8 +8,8 @@ import pytest
 from dipsim.hardware import load_profile, profile_names
 from dipsim.validate import Cases, Validation, judge, load_cases
 from dipsim.validate.devices import shipped
+from dipsim.validate.evidence import evidence_of
 from dipsim.validate.fit import fitted_numbers, refit, value_of
-from dipsim.validate.judge import evidence_of
 from tools.paths import shared
 from tools.validating import judged_as_shipped
 
