@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dipsim.lm.recording import record
     from dipsim.methods import PruningMethod, UnitGroup
     from dipsim.model import Model, load_model
+    from dipsim.planning.plan import Plan, plan
     from dipsim.policies import Policy, load_policy
     from dipsim.result import Result
     from dipsim.simulate import simulate
@@ -44,6 +45,7 @@ __all__ = [
     "LayerRule",
     "Least",
     "Model",
+    "Plan",
     "Policy",
     "Profile",
     "PruningMethod",
@@ -62,6 +64,7 @@ __all__ = [
     "load_profile",
     "load_trace",
     "mrc",
+    "plan",
     "record",
     "results",
     "save_trace",
@@ -82,6 +85,7 @@ _HOMES = {
     "LayerRule": "layers",
     "Least": "analysis.least",
     "Model": "model",
+    "Plan": "planning.plan",
     "Policy": "policies",
     "Profile": "hardware",
     "PruningMethod": "methods",
@@ -100,6 +104,7 @@ _HOMES = {
     "load_profile": "hardware",
     "load_trace": "trace",
     "mrc": "analysis.mrc",
+    "plan": "planning.plan",
     "record": "lm.recording",
     "results": "analysis.results",
     "save_trace": "trace",

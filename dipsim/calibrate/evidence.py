@@ -74,7 +74,8 @@ def _case(case: Case, model: Model, backend: str) -> Case:
     bits = case.bits
     if case.model_bytes is not None:
         bits = 8 * case.model_bytes / model.parameters
-    geometry: dict[str, Any] = model.as_read().model_dump(mode="json", exclude_none=True)
+    plain = model.as_read().stored_at(16.0, None)  # what it is stored in, the case says
+    geometry: dict[str, Any] = plain.model_dump(mode="json", exclude_none=True)
     changes = {"model": geometry, "backend": backend, "engine": "", "profile": None}
     return case.model_copy(update={**changes, "bits": bits, "model_bytes": None})
 

@@ -14,7 +14,7 @@ from dipsim.errors import DipsimError, brief
 
 # One module for each question; the help lists their commands in this order.
 # isort: off
-from dipsim.cli import run, compare, mrc, search, study, sweep, results, report, explore  # noqa: F401
+from dipsim.cli import run, plan, compare, mrc, search, study, sweep, results, report, explore  # noqa: F401
 from dipsim.cli import iobench, calibrate, validate  # noqa: F401
 from dipsim.cli import inspect, importing, exporting, synth  # noqa: F401
 from dipsim.cli import record, evaluate, lora  # noqa: F401

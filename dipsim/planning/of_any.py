@@ -10,12 +10,15 @@ from dipsim.planning.question import Question, figures_of
 from dipsim.planning.way import Way
 from dipsim.result import Result
 
-NOT_KNOWN = "not known"
+NOT_KNOWN, ANOTHER = "not known", "another model"
+"""Losses that are no figures."""
 KV_BITS = (8, 4)
 SHORTER = (2, 4)
 """Parts of the context that are tried."""
 _NARROWER = 0.95
 """Share of the model's bits below which a format is narrower."""
+_ALIKE = 0.01
+"""Share by which bits differ that are taken for the same."""
 _LEAST_GAIN = 1.02
 """Gain of rate below which a change is no way."""
 
@@ -48,7 +51,7 @@ def narrower_why(question: Question, bits: float) -> str:
     return f"{bits:g} bits a weight for {bits_of(question.model):.3g}"
 
 
-def less_kv(question: Question, plain: Result) -> Iterator[Way]:
+def less_kv(question: Question, plain: Result | None) -> Iterator[Way]:
     """Yield runs with fewer KV bits and shorter contexts, where these are faster."""
     for bits in KV_BITS:
         yield from _if_faster(
@@ -63,14 +66,16 @@ def less_kv(question: Question, plain: Result) -> Iterator[Way]:
         )
     for part in SHORTER:
         context = question.context // part
+        if context <= question.prompt:
+            continue
         why = f"KV of {context:,} positions for {question.context:,}"
         way = _way(question, f"context {context}", why, {"context": context}, "none")
         yield from _if_faster(plain, way)
 
 
-def _if_faster(plain: Result, ways: Iterator[Way]) -> Iterator[Way]:
+def _if_faster(plain: Result | None, ways: Iterator[Way]) -> Iterator[Way]:
     for way in ways:
-        if way.figures.rate.value > _LEAST_GAIN * plain.tokens_per_second:
+        if plain is None or way.figures.rate.value > _LEAST_GAIN * plain.tokens_per_second:
             yield way
 
 
@@ -87,7 +92,7 @@ def other_engines(question: Question, plain: Result | None) -> Iterator[Way]:
         if name != own:
             why = f"{engine.engine or 'another unit'} instead of {own}"
             way = _way(question, f"backend {name}", why, {"backend": name}, "none")
-            yield from way if plain is None else _if_faster(plain, way)
+            yield from _if_faster(plain, way)
 
 
 def smaller_models(question: Question) -> Iterator[Way]:
@@ -99,8 +104,17 @@ def smaller_models(question: Question) -> Iterator[Way]:
         same = family_of(name) == family_of(model.name) != ""
         if same and other.experts is None and other.parameters < 0.9 * model.parameters:
             why = f"{other.parameters / 1e9:.3g} B weights for {model.parameters / 1e9:.3g} B"
-            stored = other.stored_at(bits, model.weight_format)
-            yield from _way(question, name, why, {"model": name}, "another model", model=stored)
+            stored: Model = other
+            options: dict[str, Any] = {"model": name}
+            if (
+                abs(bits_of(other) / bits - 1) > _ALIKE
+                or other.weight_format != model.weight_format
+            ):
+                stored = other.stored_at(bits, model.weight_format)
+                options["bits"] = bits
+                if model.weight_format is not None:
+                    options["weight_format"] = model.weight_format
+            yield from _way(question, name, why, options, ANOTHER, model=stored)
 
 
 def family_of(name: str) -> str:
@@ -126,7 +140,7 @@ def _way(
     changes = dict(options)
     form, bits = changes.pop("weight_format", None), changes.pop("bits", None)
     changes["model"] = model or question.model
-    if bits is not None:
+    if model is None and bits is not None:
         changes["model"] = question.model.stored_at(bits, form)
     try:
         result = question.run(**changes)

@@ -13,7 +13,7 @@ from dipsim.timeline.interval import rate_interval
 from dipsim.timeline.timing import rate_tokens
 from dipsim.units import BYTES
 from dipsim.validate.cases import Case
-from dipsim.validate.runs import run_of
+from dipsim.validate.streaming import streamed_run
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the room for experts that are tried, and beyond it `BEYOND`."""
@@ -30,7 +30,8 @@ def cached(question: Question, room: Room) -> list[Way]:
     """
     assert question.trace is not None, "checked by who asks"
     plain = question.run(question.trace)
-    left = room.available - (plain.budget.static.total + room.kv + room.overhead)
+    beside = plain.budget.static.total + room.kv + room.overhead + room.staging
+    left = room.available - beside
     ways = []
     for share in (*SHARES, BEYOND):
         size = min(share * left, plain.budget.units_bytes)
@@ -57,8 +58,8 @@ def _cached(question: Question, size: float, policy: str) -> Iterator[Way]:
         return
     slots, experts = result.budget.capacity.sum(), result.layer_units.sum()
     yield Way(
-        name=f"{BYTES.show(size)} of experts, {policy}",
-        why=f"{slots:.0f} of {experts:.0f} experts in DRAM hit {result.hit_rate:.0%}",
+        name=f"{BYTES.show(size)}, {policy}",
+        why=f"{slots:.0f} of {experts:.0f} experts in DRAM: {result.hit_rate:.0%} of the bytes hit",
         options=options,
         figures=figures_of(result),
     )
@@ -97,28 +98,25 @@ def unrouted(question: Question, room: Room, share: float | None = None) -> Figu
     """
     model, device = question.model, question.device
     share = share_of_experts(question, room) if share is None else share
+    if share == 1:
+        result = question.run(model=model.as_read(), cache_fraction=1.0)
+        return figures_of(result)._replace(ttft=None, prompt=0, energy=None, dram=room.taken)
     used = float(model.mlp_bytes) * (model.experts_per_token or 0) * _layers_of_experts(model)
     flash = used * (1 - share)
-    geometry = model if flash else model.as_read()
-    case = Case(
-        id="plan",
-        model=geometry.model_dump(mode="json", exclude_none=True),
-        depth=question.context,
-        kind="streaming" if flash else "decode",
-        flash_bytes=flash or None,
-        cache_bytes=share * _experts(model),
-        backend=device.backend(question.options.get("backend"))[0],
-        bits=None if flash else 8 * model.total_bytes / model.parameters,
-    )
-    ready = run_of(case, device, {})
+    cached = share * _experts(model)
+    case = Case(id="plan", depth=question.context, flash_bytes=flash, cache_bytes=cached)
+    backend, _ = device.backend(question.options.get("backend"))
+    ready = streamed_run(case, device, backend, model)
     if isinstance(ready, str):
         raise DipsimError(f"{model.name}: {ready}")
-    timing = rate_tokens(ready.run, ready.traffic)
-    interval = rate_interval(ready.run, ready.traffic, timing)
+    run, traffic = ready
+    timing = rate_tokens(run, traffic)
+    interval = rate_interval(run, traffic, timing)
     low, high = (timing.rate, timing.rate) if interval is None else (interval.low, interval.high)
     keys = () if interval is None else tuple(each.key for each in interval.first_to_measure)
-    dram = min(room.taken - (1 - share) * _experts(model), room.available)
-    return Figures(Span(timing.rate, low, high), None, None, dram, flash, keys, ("uniform-routes",))
+    dram = min(room.taken - _experts(model) + cached, room.available)
+    rate = Span(timing.rate, low, high)
+    return Figures(rate, None, 0, None, dram, flash, keys, ("uniform-routes",))
 
 
 def share_of_experts(question: Question, room: Room) -> float:
@@ -140,7 +138,8 @@ def _layers_of_experts(model: Model) -> int:
 def bounds(question: Question, room: Room) -> tuple[float, float] | None:
     """Return the rates of a mixture with no expert in DRAM, and with all of them, on a device
     whose DRAM held them; None where it cannot be run so."""
-    roomy = question.on(capacity=max(room.taken * 2, question.device.dram.capacity))
+    large = 2 * max(room.taken, question.device.dram.capacity)
+    roomy = question.on(capacity=large, available=large)
     try:
         none = unrouted(question, room, 0.0)
         every = unrouted(roomy, room, 1.0)
@@ -160,9 +159,10 @@ def narrower_unrouted(question: Question, room: Room) -> Iterator[Way]:
             figures = unrouted(asked, own)
         except DipsimError:
             continue
+        share = share_of_experts(asked, own)
         yield Way(
             name=f"{form} on {name}",
-            why=f"{narrower_why(question, bits)}; {share_of_experts(asked, own):.0%} of experts fit",
+            why=f"{narrower_why(question, bits)}: {share:.0%} of the experts fit",
             options={"weight_format": form, "bits": bits, "backend": name},
             figures=figures,
             loss=NOT_KNOWN,

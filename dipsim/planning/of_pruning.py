@@ -1,6 +1,5 @@
 """Ways that leave weights out: DIP and DIP-CA on recorded or synthetic scores."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from dipsim.analysis.loss import energy_of
@@ -14,18 +13,30 @@ DENSITIES = (0.7, 0.5)
 METHODS = ("dip", "dip-ca")
 
 
-def pruned(question: Question) -> Iterator[Way]:
-    """Yield runs of DIP and DIP-CA: at some densities, or the fastest within the loss allowed."""
-    assert question.trace is not None, "checked by who asks"
+def pruned(question: Question) -> tuple[list[Way], list[str]]:
+    """Return runs of DIP and DIP-CA: at some densities, or the fastest within the loss allowed; and
+    the fastest of them with units that are used together side by side in flash.
+
+    Returns:
+        The ways, and sentences on methods that cannot be run.
+    """
+    ways, refused = [], []
     for method in METHODS:
-        densities = DENSITIES if question.max_loss is None else _allowed(question, method)
-        for density in densities:
-            for layout in ("interleaved", "permuted"):
-                yield from _pruned(question, method, density, layout)
+        try:
+            tried = [{"density": each} for each in DENSITIES]
+            if question.max_loss is not None:
+                tried = _allowed(question, method)
+            ways += [_pruned(question, method=method, **each) for each in tried]
+        except DipsimError as problem:
+            refused.append(f"{method}: {problem}")
+    if ways:
+        best = max(ways, key=lambda way: way.figures.rate.value)
+        ways.append(_pruned(question, **best.options, layout="permuted"))
+    return ways, refused
 
 
-def _allowed(question: Question, method: str) -> tuple[float, ...]:
-    """Return the density of the fastest run of a method that loses no more than is allowed."""
+def _allowed(question: Question, method: str) -> list[dict[str, Any]]:
+    """Return the options of the fastest run of a method that loses no more than is allowed."""
     assert question.trace is not None, "checked by who asks"
     found: Any = search(
         question.trace,
@@ -36,7 +47,11 @@ def _allowed(question: Question, method: str) -> tuple[float, ...]:
         model=question.model,
         **_searched(question),
     )
-    return () if found.best is None else (float(found.best.place["density"]),)
+    if found.best is None:
+        return []
+    place = found.best.place
+    gamma = {"gamma": dict(place["gamma"])} if place["gamma"] else {}
+    return [{"density": float(place["density"]), **gamma}]
 
 
 def _searched(question: Question) -> dict[str, Any]:
@@ -44,15 +59,17 @@ def _searched(question: Question) -> dict[str, Any]:
     return {key: value for key, value in question.options.items() if key in kept}
 
 
-def _pruned(question: Question, method: str, density: float, layout: str) -> Iterator[Way]:
-    options = {"method": method, "density": density, "layout": layout}
-    try:
-        result = question.run(question.trace, **options)
-    except DipsimError:
-        return
-    yield Way(
-        name=f"{method}, density {density:g}, {layout}",
-        why=f"{density:.0%} of the MLP is used; {result.hit_rate:.0%} of that hits",
+def _pruned(question: Question, **options: Any) -> Way:
+    """Return a run of a method.
+
+    Raises:
+        DipsimError: it cannot be run so.
+    """
+    result = question.run(question.trace, **options)
+    layout = f" {options['layout']}" if "layout" in options else ""
+    return Way(
+        name=f"{options['method']} {options['density']:g}{layout}",
+        why=f"{options['density']:.0%} of the MLP is used, {result.hit_rate:.0%} of that hits",
         options=options,
         figures=figures_of(result),
         loss=_loss(question, result),

@@ -31,7 +31,7 @@ from dipsim.views import Viewed
 
 CONTEXT, PROMPT = 4096, 128
 """Positions and tokens of a prompt unless said."""
-SYNTHETIC_TOKENS = 24
+SYNTHETIC_TOKENS = 16
 """Tokens that are drawn after another trace: enough to rank ways, few enough for seconds."""
 
 
@@ -82,7 +82,7 @@ def plan(
     *,
     trace: Any = None,
     like: str | None = None,
-    context: int = CONTEXT,
+    context: int | None = None,
     prompt: int = PROMPT,
     target_rate: float | None = None,
     max_loss: float | None = None,
@@ -101,7 +101,7 @@ def plan(
         profile: path, name of a shipped profile, mapping, or a `Profile`.
         trace: scores or routes of the model: path, name, or a `Trace`.
         like: a trace of another model, after which one of this model is drawn.
-        context: positions of keys and values.
+        context: positions of keys and values; default: 4096, or as many as the model reads.
         prompt: tokens of the prompt before the first token.
         target_rate: tokens per second that are wanted.
         max_loss: most that leaving weights out may lose, as of `dipsim.search`.
@@ -116,10 +116,12 @@ def plan(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
-    _check(context, prompt, target_rate, max_loss, trace, like)
     device = load_profile(profile, overrides)
     device.backend(backend)
     geometry = _stored(load_model(model), weight_format, bits)
+    if context is None:
+        context = min(CONTEXT, geometry.context or CONTEXT)
+    _check(context, prompt, target_rate, max_loss, trace, like)
     options = {"backend": backend, "kv_bits": kv_bits}
     question = Question(
         model=geometry,
@@ -210,10 +212,12 @@ def _with_trace(question: Question, trace: Trace) -> Question:
     """
     layers, name = question.model.layers, question.model.name
     has = trace.layers
-    named = trace.model
-    if named is not None and str(named) != name and has != layers:
+    if has != layers and not question.of_experts:
+        known = trace.model
+        named = known.get("name") if isinstance(known, Mapping) else known
         raise DipsimError(
-            f"{trace.name} is of {named}, not {name}: give a trace of the model, or --like"
+            f"{trace.name} is of {named or 'another model'}, of {has} layers, not of {name}, of "
+            f"{layers}: give a trace of the model, or --like"
         )
     return replace(question, trace=trace.kept())
 
@@ -228,7 +232,7 @@ def _answer(question: Question) -> Plan:
     answer = Plan(question, room, plain, why_not, (), tuple(warnings))
     if answer.meets:
         return answer
-    ways = [*_ways(question, room, result)]
+    ways = _ways(question, room, result, warnings)
     warnings += _largest(question, ways)
     ranked = sorted(
         ways, key=lambda way: (not way.reaches(question.target), -way.figures.rate.value)
@@ -267,19 +271,19 @@ def _unrouted(question: Question, room: Room, warnings: list[str]) -> tuple[Figu
     return figures, ""
 
 
-def _ways(question: Question, room: Room, plain: Result | None) -> list[Way]:
+def _ways(question: Question, room: Room, plain: Result | None, warnings: list[str]) -> list[Way]:
     """Return the ways to run the model that a question leaves."""
     if question.of_experts and question.trace is None:
         return [*narrower_unrouted(question, room)]
     if question.of_experts:
         return cached(question, room)
-    ways = [*fewer_bits(question)]
-    if plain is not None:
-        ways += less_kv(question, plain)
+    ways = [*fewer_bits(question), *less_kv(question, plain)]
     if not room.fits:
         ways += mapped(question)
     if question.trace is not None:
-        ways += pruned(question)
+        some, refused = pruned(question)
+        ways += some
+        warnings += refused
     return [*ways, *other_engines(question, plain), *smaller_models(question)]
 
 

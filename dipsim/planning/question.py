@@ -50,7 +50,8 @@ class Question:
         model = options.pop("model", self.model)
         device = options.pop("device", self.device)
         if trace is None:
-            options = {"method": "dense", "depth": options.pop("context"), **options}
+            depth = depth_of(options.pop("context"), self.prompt)
+            options = {"method": "dense", "depth": depth, **options}
         elif self.of_experts:
             options.pop("prompt")  # that of the routes
         return simulate(trace, device, model=model, **options)
@@ -60,6 +61,11 @@ class Question:
         device = self.device
         changed = device.model_copy(update={"dram": device.dram.model_copy(update=dram)})
         return replace(self, device=changed)
+
+
+def depth_of(context: int, prompt: int) -> int:
+    """Return the positions behind a prompt at which a token fills the context."""
+    return max(0, context - prompt - 1)
 
 
 class Span(NamedTuple):
@@ -77,6 +83,8 @@ class Figures(NamedTuple):
     """Tokens per second."""
     ttft: Span | None
     """Seconds to the first token; None without a prompt."""
+    prompt: int
+    """Tokens of the prompt before it."""
     energy: Span | None
     """Joules a token; None where the profile states none."""
     dram: float
@@ -91,7 +99,12 @@ class Figures(NamedTuple):
         """Return plain values."""
         spans = {"rate": self.rate, "ttft": self.ttft, "energy": self.energy}
         plain = {key: None if span is None else span._asdict() for key, span in spans.items()}
-        rest = {"dram": self.dram, "flash_bytes_per_token": self.flash, "marks": [*self.marks]}
+        rest = {
+            "prompt": self.prompt,
+            "dram": self.dram,
+            "flash_bytes_per_token": self.flash,
+            "marks": [*self.marks],
+        }
         return {**plain, **rest}
 
 
@@ -103,6 +116,7 @@ def figures_of(result: Result) -> Figures:
     return Figures(
         rate=Span(rate, low, high),
         ttft=_first_token(result, low, high),
+        prompt=0 if result.timing.prefill is None else result.timing.prefill.tokens,
         energy=_energy(result),
         dram=taken(result),
         flash=result.flash_bytes_per_token,

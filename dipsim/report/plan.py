@@ -1,0 +1,183 @@
+"""Report of `dipsim plan`: whether a model fits, what a plain run does, and ranked ways."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from dipsim.planning import Plan
+from dipsim.planning.of_any import ANOTHER, NOT_KNOWN
+from dipsim.planning.question import Figures, Span, depth_of
+from dipsim.planning.way import Way
+from dipsim.report.calibrate import advice
+from dipsim.report.pictures import COLOURS, FAINT, Sheet, picture, set_heading, short
+from dipsim.report.tables import Table, line
+from dipsim.units import BYTES, TIME, show_number
+
+UNITS = {
+    **dict.fromkeys(("value", "low", "high"), "of the figure"),
+    **dict.fromkeys(("weights", "kv", "overhead", "staging", "available", "margin"), "B"),
+    "dram": "B",
+    "flash_bytes_per_token": "B/token",
+    "target_rate": "tokens/s",
+    **dict.fromkeys(("context", "prompt"), "tokens"),
+}
+"""Units of figures that `dipsim.report.envelope` does not know."""
+MOST_WAYS = 5
+"""Ways that are shown; all are in ``--json``."""
+
+
+def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableType:
+    """Return the answer in a sentence, DRAM part by part, the plain run, and the ways.
+
+    Args:
+        trace: name of the trace that was given, if any.
+        words: what else was given, as ``dipsim run`` takes it.
+    """
+    parts: list[RenderableType] = [line(title(plan), style="bold"), _facts(plan)]
+    if plan.ways:
+        parts.append(_ways(plan.ways[:MOST_WAYS]))
+        left = len(plan.ways) - MOST_WAYS
+        if left > 0:
+            parts.append(line(f"{left} more: --json", style="dim"))
+    last = Table("", "", whole=(0,))
+    for warning in plan.warnings:
+        last.add_row("note", warning)
+    best = plan.ways[0] if plan.ways else None
+    if plan.plain is not None and plan.plain.first:
+        key = plan.plain.first[0]
+        last.add_row("measure", f"{key.removeprefix('backends.')}: {advice(key)}")
+    last.add_row("run", command(plan, best, trace, words))
+    return Group(*parts, last)
+
+
+def title(plan: Plan) -> str:
+    """Return in a sentence whether the model fits, and is as fast as wanted."""
+    question, room = plan.question, plan.room
+    bits = 8 * question.model.total_bytes / question.model.parameters
+    what = f"{question.model.name}, {bits:.3g} bits, on {question.device.name}"
+    available = f"the {BYTES.show(room.available)} for an app"
+    if room.fits:
+        text = f"{what}: fits: {BYTES.show(room.margin)} left of {available}"
+    else:
+        text = f"{what}: does not fit: {BYTES.show(-room.margin)} over {available}"
+    target = question.target
+    if target is None or plan.plain is None:
+        return text
+    verb = "reaches" if plan.plain.rate.value >= target else "misses"
+    return f"{text}; {verb} {show_number(target, 3)} tok/s"
+
+
+def _facts(plan: Plan) -> Table:
+    room, question = plan.room, plan.question
+    table = Table("", "", whole=(0,))
+    parts = [
+        f"{BYTES.show(room.weights)} weights",
+        f"{BYTES.show(room.kv)} KV ({question.context:,})",
+        f"{BYTES.show(room.overhead)} runtime",
+        f"{BYTES.show(room.staging)} staging",
+    ]
+    table.add_row("DRAM", " + ".join(parts))
+    if plan.plain is None:
+        table.add_row("plainly", f"not at all: {plan.why_not}")
+        return table
+    table.add_row("plainly", _plainly(plan.plain))
+    return table
+
+
+def _plainly(plain: Figures) -> str:
+    texts = [f"{_span(plain.rate)} tok/s"]
+    if plain.ttft is not None:
+        ttft = plain.ttft
+        ends = f"{TIME.show(ttft.low)} - {TIME.show(ttft.high)}"
+        texts.append(f"first token ({plain.prompt} before it) {TIME.show(ttft.value)} ({ends})")
+    if plain.energy is not None:
+        texts.append(f"{_span(plain.energy)} J a token")
+    if plain.flash:
+        texts.append(f"{BYTES.show(plain.flash)} a token from flash")
+    return "; ".join(texts)
+
+
+def _span(span: Span) -> str:
+    if span.low == span.high:
+        return show_number(span.value, 3)
+    ends = f"{show_number(span.low, 3)} - {show_number(span.high, 3)}"
+    return f"{show_number(span.value, 3)} ({ends})"
+
+
+def _ways(ways: Sequence[Way]) -> Table:
+    table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
+    for way in ways:
+        figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
+        flash = BYTES.show(figures.flash) if figures.flash else "-"
+        why = "; ".join(text for text in (way.why, costs, way.assumed) if text)
+        table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)
+    return table
+
+
+_COSTS = {"none": "", NOT_KNOWN: "loss not known", ANOTHER: "another model"}
+"""What a way costs in accuracy, in words."""
+
+
+def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]) -> str:
+    """Return the command that runs a way, or the model plainly.
+
+    Args:
+        trace: name of the trace that was given, if any.
+        words: what else was given, as ``dipsim run`` takes it.
+    """
+    question = plan.question
+    options: dict[str, Any] = {**question.options, **({} if way is None else way.options)}
+    traced = question.trace is not None and (question.of_experts or "density" in options)
+    said = [*([trace] if traced and trace is not None else []), *words]
+    if question.of_experts and question.trace is None:
+        return "needs the model's routes: dipsim run ROUTES --model ..."
+    if question.like is not None and traced:
+        return f"needs scores of the model: dipsim synth OUT --like {question.like} --model ..."
+    if not traced:
+        options = {
+            "method": "dense",
+            "prompt": question.prompt,
+            "depth": question.context,
+        } | options
+        options["depth"] = options.pop("context", options["depth"])
+    for name, value in options.items():
+        if name == "model":
+            said = _replaced(said, "--model", str(value))
+        elif name == "s":
+            said += ["-s", str(value)]
+        else:
+            said += [f"--{name.replace('_', '-')}", _text(value)]
+    return shlex.join(["dipsim", "run", *said])
+
+
+def _replaced(words: Sequence[str], option: str, value: str) -> list[str]:
+    """Return words in which an option has another value."""
+    place = words.index(option)
+    return [*words[: place + 1], value, *words[place + 2 :]]
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plot(plan: Plan, sheet: Sheet) -> None:
+    """Draw the rates of the plain run and of the ways with their intervals, and the target."""
+    rows: list[tuple[str, Span]] = []
+    if plan.plain is not None:
+        rows.append(("plainly", plan.plain.rate))
+    rows += [(way.name, way.figures.rate) for way in plan.ways[:12]]
+    with picture(sheet, 7.0, 1.6 + 0.32 * max(2, len(rows))) as figure:
+        axes = figure.add_subplot()
+        for place, (name, span) in enumerate(reversed(rows)):
+            colour = FAINT if name == "plainly" else COLOURS[0]
+            axes.plot([span.low, span.high], [place, place], color=colour, lw=3, alpha=0.5)
+            axes.plot([span.value], [place], "o", color=colour)
+        axes.set_yticks(range(len(rows)), [short(name, 34) for name, _ in reversed(rows)])
+        if plan.question.target is not None:
+            axes.axvline(plan.question.target, color=COLOURS[1], lw=1, ls="--", label="wanted")
+            axes.legend(loc="lower right", frameon=False)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("tokens per second, with 90 % intervals")
+        set_heading(figure, title(plan))

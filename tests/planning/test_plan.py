@@ -1,0 +1,249 @@
+"""Plans: what fits, what a plain run does, and ways whose figures are those of runs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dipsim
+from dipsim.errors import DipsimError
+from dipsim.hardware import load_profile
+from dipsim.model import load_model
+from dipsim.planning.of_any import family_of
+from dipsim.planning.plan import Plan, plan
+from tools.cli import invoke, refusal
+from tools.paths import shared
+
+PHONE = "snapdragon8gen3"
+
+
+def small(**more: Any) -> Plan:
+    """SmolLM2-135M in less DRAM than it takes."""
+    return plan("smollm2-135m", PHONE, dram=250e6, context=512, **more)
+
+
+def test_a_model_that_fits_has_no_other_ways() -> None:
+    answer = plan("llama-3.2-1b", PHONE)
+    assert answer.room.fits
+    assert answer.meets
+    assert answer.ways == ()
+    assert answer.plain is not None
+    result = dipsim.simulate(
+        None, PHONE, model="llama-3.2-1b", method="dense", prompt=128, depth=4096 - 129
+    )
+    assert answer.plain.rate.value == result.tokens_per_second
+    interval = result.interval
+    assert interval is not None
+    assert (answer.plain.rate.low, answer.plain.rate.high) == (interval.low, interval.high)
+    ttft = answer.plain.ttft
+    assert ttft is not None
+    assert ttft.value == result.timing.ttft
+    assert ttft.low < ttft.value < ttft.high
+
+
+def test_the_margin_is_what_the_parts_leave() -> None:
+    room = plan("llama-3.2-1b", PHONE, context=8192).room
+    # By hand: 16 layers, 8 heads of 64, keys and values of 16 bits.
+    assert room.kv == 2 * 16 * 8 * 64 * 2 * 8192
+    assert room.weights == pytest.approx(1_235_814_400 * 4.5 / 8, rel=1e-3)
+    assert room.margin == room.available - room.weights - room.kv - room.overhead - room.staging
+    assert plan("llama-3.2-1b", PHONE, context=8192, kv_bits=8).room.kv == room.kv / 2
+
+
+def test_ways_are_ranked_and_repeat() -> None:
+    answer = small(trace="smollm2-chat")
+    assert not answer.room.fits
+    rates = [way.figures.rate.value for way in answer.ways]
+    assert rates == sorted(rates, reverse=True)
+    names = [way.name for way in answer.ways]
+    assert {"mmap", "KV of 8 bits", "dip 0.5", "dip-ca 0.5"} <= set(names)
+    for way in answer.ways:
+        options = dict(way.options)
+        form, bits = options.pop("weight_format", None), options.pop("bits", None)
+        model = load_model(options.pop("model", "smollm2-135m"))
+        if bits is not None:
+            model = model.stored_at(bits, form)
+        traced = "density" in options
+        usual: dict[str, Any] = {"prompt": 128, "context": 512}
+        if not traced:
+            depth = int(options.pop("context", 512)) - 129
+            usual = {"prompt": 128, "depth": depth, "method": "dense"}
+        again = dipsim.simulate(
+            "smollm2-chat" if traced else None,
+            load_profile(PHONE, ["dram.available=250MB"]),
+            model=model,
+            **{**usual, **options},
+        )
+        assert way.figures.rate.value == again.tokens_per_second, way.name
+        assert way.figures.flash == again.flash_bytes_per_token, way.name
+
+
+def test_more_dram_never_makes_a_plain_run_slower() -> None:
+    rates = []
+    for dram in (230e6, 260e6, 300e6, 400e6):
+        answer = plan("smollm2-135m", PHONE, dram=dram, context=512)
+        assert answer.plain is not None
+        rates.append(answer.plain.rate.value)
+    assert rates == sorted(rates)
+
+
+def test_a_target_that_is_missed_asks_for_ways() -> None:
+    answer = plan("llama-3.2-1b", PHONE, target_rate=1000)
+    assert answer.room.fits
+    assert not answer.meets
+    assert any(way.name.startswith("backend") for way in answer.ways)
+    assert not any(way.name == "mmap" for way in answer.ways)
+    assert plan("llama-3.2-1b", PHONE, target_rate=1).ways == ()
+
+
+def test_a_narrower_format_is_tried_on_each_engine_that_has_it() -> None:
+    names = [way.name for way in plan("llama-3-8b", PHONE, dram=4e9).ways]
+    assert "w2 on cpu-tmac" in names
+    assert [name for name in names if name.startswith("llama")] == ["llama-3.2-1b", "llama-3.2-3b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("Llama-3.2-1B", "llama"), ("qwen3-30b-a3b", "qwen"), ("7b", ""), ("phi-3-mini", "phi")],
+)
+def test_the_family_of_a_model(name: str, family: str) -> None:
+    assert family_of(name) == family
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_allowed_bounds_the_density() -> None:
+    most = 0.01
+    pruned = [w for w in small(trace="smollm2-chat", max_loss=most).ways if "density" in w.options]
+    assert pruned
+    loose = [w for w in small(trace="smollm2-chat").ways if "density" in w.options]
+    densities = [float(way.options["density"]) for way in pruned]
+    assert min(densities) > min(float(way.options["density"]) for way in loose)
+
+
+def test_a_drawn_trace_is_said() -> None:
+    answer = small(like="smollm2-chat")
+    drawn = [way for way in answer.ways if "density" in way.options]
+    assert drawn
+    assert {way.assumed for way in drawn} == {"scores drawn like smollm2-chat"}
+
+
+# Mixtures -----------------------------------------------------------------------------------------
+
+
+def test_the_cache_that_the_phones_author_found() -> None:
+    """They run a global LRU of 4000 MiB, of 6.15 GB that the system leaves: the largest that is
+    safe. The plan counts 0.4 GB of KV and 0.2 GB of runtime, and comes to 10 % more."""
+    answer = plan("qwen3-30b-a3b", "oneplus15r", trace=str(shared("validation/qwen.route.csv")))
+    best = answer.ways[0]
+    assert best.options["policy"] == "lru"
+    assert best.options["scope"] == "global"
+    assert float(str(best.options["cache"]).removesuffix("MiB")) == pytest.approx(4000, rel=0.15)
+    assert "the largest cache is not the fastest" in answer.warnings[0]
+    paged = min(answer.ways, key=lambda way: way.figures.rate.value)
+    assert "paged" in paged.figures.marks
+
+
+def test_a_mixture_without_routes_says_what_it_assumes() -> None:
+    answer = plan("qwen3-30b-a3b", "oneplus15r")
+    assert answer.plain is not None
+    assert answer.plain.marks == ("uniform-routes",)
+    assert answer.plain.ttft is None
+    none, every = map(float, re.findall(r"([\d.]+)(?: tok/s)? if", answer.warnings[0]))
+    assert none < answer.plain.rate.value < every
+
+
+def test_more_dram_hits_more_of_a_mixture() -> None:
+    rates = []
+    for available in ("3GB", "6GB", "9GB", "12GB"):
+        answer = plan("qwen3-30b-a3b", "oneplus15r", overrides=[f"dram.available={available}"])
+        assert answer.plain is not None
+        rates.append(answer.plain.rate.value)
+    assert rates == sorted(rates)
+
+
+def test_a_mixture_that_fits_reads_nothing() -> None:
+    answer = plan("olmoe-1b-7b", "m1max")
+    assert answer.meets
+    assert answer.plain is not None
+    assert answer.plain.flash < 1e5  # a row of the embedding
+
+
+# What is wrong ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target_rate": 0}, "--target-rate 0"),
+        ({"target_rate": float("nan")}, "--target-rate nan"),
+        ({"max_loss": 0.1}, "--max-loss is for leaving weights out"),
+        ({"max_loss": -1, "trace": "smollm2-chat"}, "--max-loss -1"),
+        ({"context": 0}, "--context 0"),
+        ({"prompt": 5000}, "--prompt 5000"),
+        ({"dram": 1e12}, "at most the 16 GB"),
+        ({"backend": "tpu"}, "no backend 'tpu'"),
+        ({"weight_format": "q3_x"}, "--weight-format q3_x"),
+        ({"trace": "smollm2-chat", "like": "smollm2-chat"}, "--trace and --like"),
+        (
+            {"trace": "smollm2-chat", "model": "llama-3-8b"},
+            "of smollm2-135m, of 30 layers, not of llama-3-8b",
+        ),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(DipsimError) as refused:
+        plan(options.pop("model", "smollm2-135m"), PHONE, **options)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_config_that_nobody_knows(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "nobody-knows", "hidden_size": 64}))
+    assert "nobody-knows" in refusal("plan", path, "-p", PHONE)
+
+
+def test_kv_that_does_not_fit_at_all_still_has_ways() -> None:
+    answer = plan("llama-3-8b", PHONE, dram=1.2e9, context=8192)
+    assert answer.plain is None
+    assert "cannot hold KV" in answer.why_not
+    assert any("context" in way.options for way in answer.ways)
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "llama-3.2-1b -p snapdragon8gen3",
+        "llama-3-8b -p snapdragon8gen3 --dram 4GB",
+        "qwen3-30b-a3b -p oneplus15r",
+        "llama-3-8b -p snapdragon8gen3 --dram 4GB --target-rate 5",
+    ],
+)
+def test_an_answer_takes_at_most_25_lines(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = invoke("plan", *words.split()).output
+    assert len(out.splitlines()) <= 25, out
+
+
+def test_the_command_that_is_printed_gives_the_rate_of_the_best_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    out = invoke("plan", *["llama-3-8b", "-p", "snapdragon8gen3", "--dram", "4GB"]).output
+    command = next(line for line in out.splitlines() if line.startswith("run "))
+    words = command.split()[2:]
+    figures = json.loads(invoke(*words, "--json").stdout)
+    best = plan("llama-3-8b", PHONE, dram=4e9).ways[0]
+    assert figures["tokens_per_second"] == pytest.approx(best.figures.rate.value, rel=1e-9)
+
+
+def test_a_picture_of_the_ways(tmp_path: Path) -> None:
+    words = f"llama-3-8b -p {PHONE} --dram 4GB --target-rate 5 --plot {tmp_path}/plan.svg"
+    invoke("plan", *words.split())
+    assert "llama-3.2-1b" in (tmp_path / "plan.svg").read_text()
