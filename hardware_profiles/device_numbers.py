@@ -7,7 +7,6 @@ borrowed from another device, rates in proportion to DRAM. docs/CONTRIBUTING.md:
 """
 
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,8 +42,6 @@ MODELS_OF_LAYERS = 4
 """Fewest models that tell the fixed cost of a layer from the rates of bytes."""
 NAMED_CASES = 2
 """Most cases that the source of a fitted number quotes; more are counted."""
-_PAGE = 60
-"""Most characters of a page that a source names."""
 _START = {"dram_efficiency": 0.5, "compute": "1 TFLOP/s", "per_layer": "0.3 ms"}
 """Numbers that a fit starts from; rates start from half of the DRAM's. It does not matter which."""
 _SKELETON: Mapping[str, Any] = {
@@ -388,9 +385,9 @@ def _device(case: Case) -> str:
 
 
 def _page(case: Case) -> str:
-    """Return the beginning of a case's source."""
-    first = re.split(r"; | and ", case.source)[0]
-    return textwrap.shorten(first, _PAGE, placeholder="", break_on_hyphens=False).rstrip(",")
+    """Return the name of the repository, or of the page, that a case's source begins with."""
+    words = case.source.split() or ["no source"]
+    return words[0].partition("@")[0].split("/")[-1] if "/" in words[0] else " ".join(words[:2])
 
 
 def _scales(key: str) -> bool:
