@@ -136,12 +136,8 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
     if question.like is not None and traced:
         return f"needs scores of the model: dipsim synth OUT --like {question.like} --model ..."
     if not traced:
-        options = {
-            "method": "dense",
-            "prompt": question.prompt,
-            "depth": question.context,
-        } | options
-        options["depth"] = options.pop("context", options["depth"])
+        depth = depth_of(options.pop("context", question.context), question.prompt)
+        options = {"method": "dense", "prompt": question.prompt, "depth": depth, **options}
     for name, value in options.items():
         if name == "model":
             said = _replaced(said, "--model", str(value))
