@@ -100,7 +100,7 @@ def calibrate_device(
         extends: name or path of the profile that is changed; None makes one of the measurements
             alone, if they and ``overrides`` say enough.
         overrides: ``key=value`` texts: what nothing measured, and the user knows.
-        models: ``TEXT=MODEL`` texts, see `Geometries`.
+        models: ``NAME=FILE`` texts, see `Geometries`.
         backend: the one that all rates are of; default: found by unit and engine.
         lanes: reads that the runtime keeps in flight.
         fit: a formula for the flash instead of the points.

@@ -23,7 +23,7 @@ class Geometries:
     """Geometries of benchmarked models, found once each.
 
     Args:
-        told: ``TEXT=MODEL`` texts: MODEL (a preset, GGUF, config.json or YAML) is what benchmarks
+        told: ``NAME=FILE`` texts: FILE (a preset, GGUF, config.json or YAML) is what benchmarks
             call TEXT, or a part of it.
         stated: geometries that the measurements state, by name.
 
@@ -77,7 +77,7 @@ def _told(text: str) -> tuple[str, Model]:
     name, equals, given = (part.strip() for part in text.rpartition("="))
     if not (name and equals and given):
         raise DipsimError(
-            f"--model {brief(text)}: write TEXT=MODEL, e.g. 'llama 1B=llama-3.2-1b': what the "
+            f"--model {brief(text)}: write NAME=FILE, e.g. 'llama 1B=llama-3.2-1b': what the "
             "benchmark calls it, and a preset, GGUF or config.json"
         )
     return name, load_model(given)

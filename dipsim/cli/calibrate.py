@@ -15,7 +15,7 @@ from dipsim.errors import DipsimError
 @command(
     "Measure and validate",
     "dipsim calibrate reads.csv --extends snapdragon8 --out mine.yaml",
-    "dipsim calibrate llama-bench.json fio.json -s dram.capacity=12GB --out mine.yaml",
+    "dipsim calibrate --script android",
 )
 def calibrate(
     files: Annotated[
@@ -46,9 +46,9 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--model",
-            help="'llama 1B=FILE': what a benchmark ran, as it says, and its GGUF, config.json or "
-            "preset; repeat it for each",
-            metavar="TEXT=MODEL",
+            help="what a benchmark ran: 'llama 1B=FILE', as it calls it, and a GGUF, config.json or "
+            "preset",
+            metavar="NAME=FILE",
         ),
     ] = None,
     backend: Annotated[
@@ -96,6 +96,10 @@ def calibrate(
     if curve is not None and not curve.direct:
         say("warning: not all of these were direct reads: the source is marked estimate")
     if target is not None:
+        if found.profile is None:
+            raise DipsimError(
+                f"--out {out}: a profile needs more than flash: name the one it --extends"
+            )
         report.write(target, found, extends)
     if as_json:
         print_report(found.to_dict(), units=report.UNITS)

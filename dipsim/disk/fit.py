@@ -4,23 +4,18 @@ The section holds either the points themselves or the formula of flash/read_time
 Errors are those of the logarithm of the bandwidth, computed by the class that a run uses.
 """
 
-import csv
-import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim import files
-from dipsim.errors import DipsimError, brief, printable
+from dipsim.errors import DipsimError
 from dipsim.flash.read_time import speed_of
 from dipsim.hardware import Flash
-from dipsim.units import BANDWIDTH, BYTES, RATE, TIME, Dimension
+from dipsim.units import BANDWIDTH, BYTES, RATE, TIME
 
 LEAST_TO_FIT = 6
 """Least number of points for the four or five numbers of the formula."""
@@ -100,27 +95,6 @@ class Calibrated:
             for key, text in reasons.items()
         }
         return {"flash": self.flash, "sources": sources}
-
-
-def calibrate(path: str, fit: bool = False, lanes: int | None = None) -> Calibrated:
-    """Make a flash section from a table of reads.
-
-    Args:
-        path: a CSV with the columns size, lanes and bandwidth (others are ignored); sizes and
-            bandwidths have their unit, as in a profile; for each number of lanes the sizes ascend.
-        fit: fit the formula instead of keeping the points.
-        lanes: reads that the runtime keeps in flight; default: the most that were measured.
-
-    Raises:
-        DipsimError: a file that is no such table, or too few points, in one line.
-    """
-    points, direct = read_points(path)
-    if fit and len(points) < LEAST_TO_FIT:
-        raise DipsimError(
-            f"{printable(path)}: {len(points)} points; --fit needs {LEAST_TO_FIT}: measure more, "
-            "or drop --fit"
-        )
-    return calibrated(points, direct, fit, lanes)
 
 
 def calibrated(
@@ -300,76 +274,6 @@ def _residual(
     return np.log(sizes / rates) - seconds, slope
 
 
-# The table ----------------------------------------------------------------------------------------
-
-
-def read_points(path: str) -> tuple[list[Measured], bool]:
-    """Return the points of a CSV by lanes, then by size, and True if all reads were direct.
-
-    Raises:
-        DipsimError: a file that is no such table, in one line.
-    """
-    if not os.path.exists(path):
-        raise DipsimError(f"{printable(path)}: no such file; dipsim iobench FILE --csv writes one")
-    return points_of(files.read_text(Path(path), DipsimError), path)
-
-
-def points_of(text: str, path: str) -> tuple[list[Measured], bool]:
-    """Return what `read_points` does, of the text of a CSV.
-
-    Raises:
-        DipsimError: it is no such table, in one line that begins with ``path``.
-    """
-    text = text.removeprefix("\ufeff")  # spreadsheets write a byte order mark
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        columns = reader.fieldnames or []
-        missing = [name for name in Measured._fields if name not in columns]
-        if missing:
-            raise DipsimError(
-                f"{printable(path)}: no column {missing[0]}: the first line names size, lanes and "
-                "bandwidth"
-            )
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as problem:
-        raise DipsimError(f"{printable(path)}: not readable as CSV ({brief(problem)})") from None
-    if not 2 <= len(rows) <= MOST_POINTS:
-        raise DipsimError(
-            f"{printable(path)}: {len(rows)} point{'s' * (len(rows) != 1)}; a curve needs 2, and "
-            f"{MOST_POINTS} are the most"
-        )
-    points: dict[int, list[Measured]] = {}
-    for line, row in rows:
-        where = f"{printable(path)}, line {line}"
-        point = _point(row, where)
-        before = points.setdefault(point.lanes, [])
-        if before and before[-1].size >= point.size:
-            raise DipsimError(
-                f"{where}: size {BYTES.exact(point.size)} after {BYTES.exact(before[-1].size)} "
-                f"with {point.lanes} lanes: sizes must ascend, each once"
-            )
-        before.append(point)
-    if len({point.size for group in points.values() for point in group}) < 2:
-        raise DipsimError(f"{printable(path)}: one size only: a curve needs two")
-    ordered = [point for lanes in sorted(points) for point in points[lanes]]
-    return ordered, all(row.get("direct") != "False" for _, row in rows)
-
-
-def _point(row: dict[str, Any], where: str) -> Measured:
-    size = _quantity(BYTES, row["size"], f"{where}: size")
-    bandwidth = _quantity(BANDWIDTH, row["bandwidth"], f"{where}: bandwidth")
-    lanes = str(row["lanes"]).strip()
-    if not (lanes.isascii() and lanes.isdecimal() and len(lanes) < 4 and 1 <= int(lanes) <= 256):
-        raise DipsimError(f"{where}: lanes {brief(lanes, 20)!r}: reads in flight, from 1 to 256")
-    point = Measured(size, int(lanes), bandwidth)
-    problem = implausible(point)
-    if problem:
-        raise DipsimError(
-            f"{where}: bandwidth {brief(row['bandwidth'], 20)}: {problem}: check the units"
-        )
-    return point
-
-
 def implausible(point: Measured) -> str | None:
     """Return words on reads that no disk makes, for the time that each would take; else None."""
     seconds = point.size * point.lanes / point.bandwidth
@@ -380,16 +284,3 @@ def implausible(point: Measured) -> str | None:
         f"{TIME.show(seconds)}; no disk takes less than {TIME.exact(_FASTEST_READ)} or more than "
         f"{TIME.exact(_SLOWEST_READ)}"
     )
-
-
-def _quantity(dimension: Dimension, given: Any, what: str) -> float:
-    """Read a text with its unit as a positive number in base units."""
-    text = str(given or "").strip()
-    try:
-        value = dimension.parse(text)
-    except ValueError as problem:
-        raise DipsimError(f"{what} {brief(problem, 120)}") from None
-    if value == 0:
-        least, most = dimension.range
-        raise DipsimError(f"{what} {brief(text, 20)}: a {dimension.name} from {least} to {most}")
-    return value

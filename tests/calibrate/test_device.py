@@ -132,7 +132,7 @@ def test_a_model_is_known_by_its_weights_by_name_or_told() -> None:
     assert calibrate_device(Measurements(rates=(by_weights,)), PHONE).compared
     with pytest.raises(DipsimError, match=r"--model other: no benchmark ran a model"):
         calibrate_device(Measurements(rates=(rate(),)), PHONE, models=["other=llama-3-8b"])
-    with pytest.raises(DipsimError, match="write TEXT=MODEL"):
+    with pytest.raises(DipsimError, match="write NAME=FILE"):
         calibrate_device(Measurements(rates=(rate(),)), PHONE, models=["llama-3-8b"])
 
 

@@ -222,7 +222,7 @@ def test_the_real_program(tmp_path: Path) -> None:
     for form in ("json", "json+"):
         done = subprocess.run(
             [program, *shared, f"--output-format={form}", *jobs],
-            capture_output=True, text=True, timeout=60, cwd=tmp_path,
+            capture_output=True, text=True, cwd=tmp_path,
         )  # fmt: skip
         if done.returncode and "O_DIRECT" in done.stdout + done.stderr:
             assert not IN_CI, "give tests a file system with direct reads"

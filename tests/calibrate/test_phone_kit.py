@@ -28,7 +28,7 @@ def test_what_the_script_packs_is_read(tmp_path: Path) -> None:
     phone.program("fio", 'cat "$STUB/fio.json"')
     phone.program("llama-bench", 'cat "$STUB/bench.jsonl"')
     phone.without("mbw")
-    out, err = phone.start(phone_script("android")).communicate(timeout=600)
+    out, err = phone.start(phone_script("android")).communicate()
     found = read_benchmarks([str(phone.home / "dipsim-phone.tar")])
     assert (len(found.reads), len(found.rates), len(found.memory)) == (24, 12, 1), out + err
     assert {name for name, _ in found.devices} == {

@@ -30,7 +30,7 @@ def run(phone: StubPhone) -> Run:
     def call(**options: object) -> dict[str, str]:
         """Run the script to its end; return the texts of the archive by name."""
         program = phone.start(phone_script("android"), **options)
-        out, err = program.communicate(timeout=600)
+        out, err = program.communicate()
         assert (program.returncode, err) == (0, ""), out
         return unpacked(phone.home / "dipsim-phone.tar")
 
@@ -257,7 +257,7 @@ def test_options_reach_the_programs(phone: StubPhone, run: Run) -> None:
 )
 def test_wrong_options_are_refused(phone: StubPhone, options: dict[str, str], said: str) -> None:
     program = phone.start(phone_script("android"), **options)
-    out, err = program.communicate(timeout=600)
+    out, err = program.communicate()
     assert (program.returncode, out, phone.calls, phone.left) == (2, "", [], [])
     assert said in err.splitlines()[-1]
 
@@ -265,7 +265,7 @@ def test_wrong_options_are_refused(phone: StubPhone, options: dict[str, str], sa
 def test_without_timeout_nothing_runs(phone: StubPhone) -> None:
     phone.without("timeout")
     program = phone.start(phone_script("android"))
-    _, err = program.communicate(timeout=600)
+    _, err = program.communicate()
     assert (program.returncode, phone.calls, phone.left) == (2, [], [])
     assert "no timeout" in err
 
@@ -278,7 +278,7 @@ def test_a_signal_ends_all_and_packs_what_there_is(phone: StubPhone, kind: signa
     program = phone.start(phone_script("android"))
     (phone.stub / "gate").read_text()  # waits until fio runs
     program.send_signal(kind)
-    program.communicate(timeout=600)
+    program.communicate()
     assert program.returncode == 130
     assert phone.left == ["dipsim-phone.tar"]
     texts = unpacked(phone.home / "dipsim-phone.tar")
@@ -299,7 +299,7 @@ def test_other_shells_do_the_same(tmp_path: Path, shell: str) -> None:
         (tmp_path / name).mkdir()
         phone = StubPhone(tmp_path / name, name)
         program = phone.start(phone_script("android"), THREADS="4")
-        out, err = program.communicate(timeout=600)
+        out, err = program.communicate()
         assert (program.returncode, err) == (0, ""), out
         lists.append(out)
     assert lists[0] == lists[1]

@@ -80,7 +80,7 @@ def test_an_empty_part_is_refused(dipsim: Dipsim) -> None:
     refused(dipsim("mrc t.npz --cache-fraction .5,"), "--cache-fraction ''")
 
 
-VERBATIM = {"--prompt", "-s", "--set", "--map", "--check", "--gamma", "--encoding"}
+VERBATIM = {"--model", "--prompt", "-s", "--set", "--map", "--check", "--gamma", "--encoding"}
 """Options whose values may hold commas of their own, or are pairs."""
 
 
