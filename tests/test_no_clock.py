@@ -23,6 +23,7 @@ MEASURING = {
     "bench/bench_traces.py": "likewise",
     "bench/history.py": "a record has a date",
     "bench/turns.py": "what measures for the other benchmarks",
+    "tools/stub_phone.py": "a stub of the program timeout, which keeps no time",
     "tools/fuzz.py": "goes on for --seconds when it is run by hand",
 }
 CLOCKS = {

@@ -24,7 +24,7 @@ class Geometries:
 
     Args:
         told: ``NAME=FILE`` texts: FILE (a preset, GGUF, config.json or YAML) is what benchmarks
-            call TEXT, or a part of it.
+            call NAME, or a part of it.
         stated: geometries that the measurements state, by name.
 
     Raises:
