@@ -18,22 +18,22 @@ def agreeing(found: Measurements) -> Measurements:
     rates = _kept(found.rates, _work_of_rate, lambda rate: rate.value, "tokens/s", refused)
     reads = _kept(
         found.reads,
-        lambda reads: ("reads", reads.point.size, reads.point.lanes, reads.direct, reads.in_order),
+        lambda reads: ("reads", reads.point.size, reads.point.lanes, reads.in_order),
         lambda reads: reads.point.bandwidth,
         "B/s",
         refused,
     )
     writes = _kept(
         found.writes,
-        lambda writes: ("writes", writes.size, writes.lanes, writes.direct, writes.in_order),
+        lambda writes: ("writes", writes.size, writes.lanes, writes.in_order),
         lambda writes: writes.bandwidth,
         "B/s",
         refused,
     )
     transfers = _kept(
         found.transfers,
-        lambda way: ("transfers", way.origin.tool, way.test, way.kind, way.threads),
-        lambda way: way.bandwidth,
+        lambda transfer: ("transfers", transfer.origin.tool, transfer.test, transfer.threads),
+        lambda transfer: transfer.bandwidth,
         "B/s",
         refused,
     )
@@ -87,4 +87,4 @@ def _what(point: Rate | Reads | Writes | Transfer) -> str:
         return f"reads of {point.point.size:.0f} B, {point.point.lanes} in flight,"
     if isinstance(point, Writes):
         return f"writes, {point.lanes} in flight,"
-    return point.test or point.kind
+    return point.test

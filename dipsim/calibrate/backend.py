@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dipsim.calibrate.evidence import NOISE, Evidence, by_model, median_error
+from dipsim.calibrate.evidence import NOISE, TimedRate, by_model, median_error
 from dipsim.hardware import FIXED_COSTS, Profile, spread_of
 from dipsim.validate.fit import tells, terms_of, value_of, with_number
 
@@ -23,19 +23,23 @@ INVENTED = 20.0
 """Spread of a starting value that nobody stated: any order of magnitude."""
 LEAST_SPREAD = 0.02
 """Spread below which no number is claimed to be known."""
-_TOLD = 0.7
-"""Share of the spread before that is left of a number of which the rates tell something."""
+_TOLD, _TOLD_BEST = 0.7, 0.95
+"""A number counts as told if its spread falls below the first share of that before; if none does,
+the one that the rates tell best, if its spread falls below the second."""
 _LEAST_MODELS = 3
 """Models of which each may be left out in turn."""
 _SIGMAS = NormalDist().inv_cdf(0.95)
 """Standard deviations within which nine of ten lie."""
-_MOST_OFF = 1.5
+_HUBER_KNEE = 1.5
 """Standard deviations of an error from which on its weight in the fit falls."""
+_NORMAL = 1.4826
+"""Standard deviation of normal errors, by the median of their absolute values."""
 _ROUNDS, _STEP = 60, 0.5
+"""Most rounds of a fit, and the largest change of a logarithm in one."""
 Floats = NDArray[np.float64]
 
 
-class Fitted(NamedTuple):
+class FittedNumber(NamedTuple):
     """A number of a backend after the fit."""
 
     key: str
@@ -51,9 +55,7 @@ class Fitted(NamedTuple):
 class BackendFit:
     """A backend's numbers, fitted to rates."""
 
-    numbers: tuple[Fitted, ...]
-    errors: tuple[float, ...]
-    """Logarithm of predicted / measured time of each rate."""
+    numbers: tuple[FittedNumber, ...]
     median: float
     """Median of the relative errors of the times that were fitted."""
     left_out: float | None
@@ -61,11 +63,6 @@ class BackendFit:
     than three models."""
     device: Profile
     """The device with the numbers."""
-
-    def left_out_of(self, key: str) -> float | None:
-        """Return the error of models left out, for a number that was told."""
-        told = {number.key for number in self.numbers if number.told}
-        return self.left_out if key in told else None
 
 
 class _Problem(NamedTuple):
@@ -92,7 +89,7 @@ class _Problem(NamedTuple):
 
 
 def fit_backend(
-    device: Profile, backend: str, keys: Mapping[str, float], evidence: Sequence[Evidence]
+    device: Profile, backend: str, keys: Mapping[str, float], evidence: Sequence[TimedRate]
 ) -> BackendFit:
     """Fit numbers of a backend to rates.
 
@@ -111,14 +108,14 @@ def fit_backend(
     problem = _Problem(terms, rest, took, noise, prior)
     _, deviations = _fitted(problem)
     spreads = np.maximum(np.expm1(deviations * _SIGMAS), LEAST_SPREAD)
-    left = np.where(terms.any(axis=0), spreads / np.array([*keys.values()]), 1.0)
-    told = left < _TOLD
+    remaining = np.where(terms.any(axis=0), spreads / np.array([*keys.values()]), 1.0)
+    told = remaining < _TOLD
     if not told.any():  # several numbers that the rates tell only together: the one they tell best
-        told = (left == left.min()) & (left < 1)
+        told = (remaining == remaining.min()) & (remaining < _TOLD_BEST)
     scales = np.ones(len(names))
     if told.any():  # once more, with the numbers that were not told as they were
-        left = rest + terms[:, ~told].sum(axis=1)
-        logs, _ = _fitted(_Problem(terms[:, told], left, took, noise, prior[told]))
+        fixed = rest + terms[:, ~told].sum(axis=1)
+        logs, _ = _fitted(_Problem(terms[:, told], fixed, took, noise, prior[told]))
         scales[told] = np.exp(logs)
     fitted = []
     for place, key in enumerate(names):
@@ -126,11 +123,10 @@ def fit_backend(
         value = value * scale if key in FIXED_COSTS else value / scale
         device = with_number(device, backend, key, value)
         spread = float(spreads[place]) if told[place] else keys[key]
-        fitted.append(Fitted(key, value, spread, bool(told[place])))
+        fitted.append(FittedNumber(key, value, spread, bool(told[place])))
     errors = np.log((rest + terms @ scales) / took)
     return BackendFit(
         numbers=tuple(fitted),
-        errors=tuple(errors.tolist()),
         median=median_error(errors.tolist()),
         left_out=_left_out(problem, evidence),
         device=device,
@@ -152,7 +148,7 @@ def _matters(seconds: float, term: float) -> float:
     return term if tells(seconds, term) else 0.0
 
 
-def _left_out(problem: _Problem, evidence: Sequence[Evidence]) -> float | None:
+def _left_out(problem: _Problem, evidence: Sequence[TimedRate]) -> float | None:
     """Return the median error of the times of each model, fitted to all others."""
     if len(by_model(evidence)) < _LEAST_MODELS:
         return None
@@ -161,8 +157,8 @@ def _left_out(problem: _Problem, evidence: Sequence[Evidence]) -> float | None:
         own = [place for place, each in enumerate(evidence) if each.model == model]
         others = [place for place in range(len(evidence)) if place not in own]
         logs, _ = _fitted(problem.part(others))
-        left = problem.part(own)
-        errors += np.log((left.rest + left.terms @ np.exp(logs)) / left.took).tolist()
+        alone = problem.part(own)
+        errors += np.log((alone.rest + alone.terms @ np.exp(logs)) / alone.took).tolist()
     return median_error(errors)
 
 
@@ -177,7 +173,7 @@ def _fitted(problem: _Problem) -> tuple[Floats, Floats]:
     logs = _descend(problem)
     errors = _errors(problem, logs)
     free = max(1, len(errors) - int((problem.terms.any(axis=0)).sum()))
-    usual = 1.4826 * float(np.median(np.abs(errors))) * np.sqrt(len(errors) / free)
+    usual = _NORMAL * float(np.median(np.abs(errors))) * np.sqrt(len(errors) / free)
     noise = np.maximum(problem.noise, max(usual, NOISE))
     logs = _descend(problem._replace(noise=noise))
     unsure = problem._replace(noise=noise * _sigmas(len(errors) - 1) / _SIGMAS)
@@ -195,7 +191,7 @@ def _curvature(problem: _Problem, logs: Floats) -> tuple[Floats, Floats]:
     predicted = problem.rest + problem.terms @ np.exp(logs)
     slopes = problem.terms * np.exp(logs) / predicted[:, None]
     off = np.abs(_errors(problem, logs)) / problem.noise
-    weights = np.minimum(1.0, _MOST_OFF / np.maximum(off, 1e-12)) / problem.noise**2
+    weights = np.minimum(1.0, _HUBER_KNEE / np.maximum(off, 1e-12)) / problem.noise**2
     weighted = weights[:, None] * slopes
     return slopes.T @ weighted + np.diag(1 / problem.prior**2), weighted
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from dipsim.calibrate.dram import measure_dram, measure_efficiency
 from dipsim.calibrate.engines import EngineNumbers, measure_engines
-from dipsim.calibrate.evidence import Evidence
+from dipsim.calibrate.evidence import TimedRate
 from dipsim.calibrate.flash import FlashNumbers, measure_flash
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Measurements
-from dipsim.calibrate.number import Number, nested, text_before
+from dipsim.calibrate.number import NumberChange, nested, text_before
 from dipsim.disk.fit import Calibrated, Measured
 from dipsim.errors import DipsimError, brief
 from dipsim.flash.read_time import speed_of
@@ -24,7 +24,7 @@ from dipsim.timeline.timing import rate_tokens
 from dipsim.validate.runs import Prediction, with_all_dram
 
 
-class Compared(NamedTuple):
+class ComparedRate(NamedTuple):
     """A measured rate beside those that profiles say, in tokens per second."""
 
     backend: str
@@ -49,16 +49,16 @@ class Compared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DeviceNumbers:
+class CalibratedDevice:
     """What benchmarks told of a device."""
 
     data: dict[str, Any]
     """The new numbers as sections of a profile, with their sources."""
     profile: Profile | None
     """With the new numbers; None where there was no profile, and the numbers alone are none."""
-    numbers: tuple[Number, ...]
+    numbers: tuple[NumberChange, ...]
     flash: FlashNumbers
-    compared: tuple[Compared, ...]
+    compared: tuple[ComparedRate, ...]
     kept: tuple[str, ...]
     """Numbers that stay as they were: a sentence each."""
     refused: tuple[str, ...]
@@ -93,7 +93,7 @@ def calibrate_device(
     backend: str | None = None,
     lanes: int | None = None,
     fit: bool = False,
-) -> DeviceNumbers:
+) -> CalibratedDevice:
     """Make a profile's numbers of measurements.
 
     Args:
@@ -119,8 +119,8 @@ def calibrate_device(
     if start is not None:
         numbers += _overridden(start, before, overrides)
         geometries = Geometries(models, measured.models)
-        _, engines, left_out = measure_engines(start, measured.rates, geometries, backend)
-        refused += left_out
+        engines, unused = measure_engines(start, measured.rates, geometries, backend)
+        refused += unused
         known = [number for engine in engines for number in engine.numbers]
         efficiency = _efficiency(measured, start, known)
         replaced = {number.key for number in efficiency}
@@ -130,7 +130,7 @@ def calibrate_device(
     if not any(number.source["kind"] == "measured" for number in numbers) and not flash.curve:
         why = [*refused, *(text for engine in engines for text in engine.kept)]
         raise DipsimError(brief(f"nothing to calibrate with: {'; '.join(why)}", 500))
-    return DeviceNumbers(
+    return CalibratedDevice(
         data=_data(extends, numbers, engines),
         profile=profile,
         numbers=tuple(numbers),
@@ -161,7 +161,10 @@ def check_one_device(measured: Measurements) -> None:
 
 
 def _start(
-    extends: str | None, numbers: Sequence[Number], overrides: Overrides, measured: Measurements
+    extends: str | None,
+    numbers: Sequence[NumberChange],
+    overrides: Overrides,
+    measured: Measurements,
 ) -> Profile | None:
     """Return the profile that engines are measured on; None where there is none to extend, and
     flash alone was measured.
@@ -191,18 +194,21 @@ def _start(
     return load_profile({"name": "measured", **data, "backends": backends}, overrides)
 
 
-def _overridden(profile: Profile, before: Profile | None, overrides: Overrides) -> list[Number]:
+def _overridden(
+    profile: Profile, before: Profile | None, overrides: Overrides
+) -> list[NumberChange]:
     """Return the numbers that the user states, as the profile spells them."""
     stated = dict(profile.numbers())
     numbers = []
     for key, value in override_pairs(overrides).items():
         source = {"kind": "estimate", "from": f"stated to dipsim calibrate: {brief(value)}"}
-        old = None if before is None else text_before(before, key)
-        numbers.append(Number(key, old, stated.get(key, value), source))
+        numbers.append(NumberChange(key, text_before(before, key), stated.get(key, value), source))
     return numbers
 
 
-def _efficiency(measured: Measurements, device: Profile, known: Sequence[Number]) -> list[Number]:
+def _efficiency(
+    measured: Measurements, device: Profile, known: Sequence[NumberChange]
+) -> list[NumberChange]:
     """Return the share of the peak that the CPU reaches by memory benchmarks, for its backends of
     which no rate told it."""
     told = {number.key for number in known if number.source["kind"] == "measured"}
@@ -213,7 +219,7 @@ def _efficiency(measured: Measurements, device: Profile, known: Sequence[Number]
 
 
 def _data(
-    extends: str | None, numbers: Sequence[Number], engines: Sequence[EngineNumbers]
+    extends: str | None, numbers: Sequence[NumberChange], engines: Sequence[EngineNumbers]
 ) -> dict[str, Any]:
     """Return the profile with all numbers, as a file states it."""
     data = {"name": "measured", **nested(numbers)}
@@ -234,7 +240,7 @@ def _data(
 
 def _compared(
     engines: Sequence[EngineNumbers], before: Profile | None, profile: Profile
-) -> tuple[Compared, ...]:
+) -> tuple[ComparedRate, ...]:
     """Return each rate beside those that the profile says before and after."""
     rows = []
     profile, before = with_all_dram(profile), before and with_all_dram(before)
@@ -243,7 +249,7 @@ def _compared(
         for each in engine.evidence:
             old = each.run.on(before) if known and before is not None else each.run
             rows.append(
-                Compared(
+                ComparedRate(
                     engine.backend,
                     brief(str(each.rate.case.model), 40),
                     timed(each),
@@ -265,7 +271,7 @@ def _reads(curve: Calibrated, before: Profile) -> tuple[tuple[Measured, float], 
     return tuple(pairs)
 
 
-def timed(each: Evidence) -> str:
+def timed(each: TimedRate) -> str:
     """Return what was timed, as llama-bench names it: a prompt, or tokens at a mean depth."""
     case = each.rate.case
     return f"pp{case.prompt}" if each.is_prompt else f"tg @ {case.depth}"

@@ -1,33 +1,37 @@
 """Sizes and bandwidth of DRAM, from what the system and memory benchmarks say."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from dipsim.calibrate.measured import Measurements, Memory, Transfer
-from dipsim.calibrate.number import Number, measured_by, text_before
-from dipsim.errors import brief
+from dipsim.calibrate.number import NumberChange, measured_source, rounded, text_before
 from dipsim.hardware import Profile
 from dipsim.units import BANDWIDTH, BYTES
 
 _SIZE_SPREAD, _BANDWIDTH_SPREAD = 0.05, 0.1
 
 
-def measure_dram(measured: Measurements, before: Profile | None) -> tuple[list[Number], list[str]]:
+def measure_dram(
+    measured: Measurements, before: Profile | None
+) -> tuple[list[NumberChange], list[str]]:
     """Return the numbers of DRAM that were measured, and sentences on what was left out.
 
     A profile that knows the peak keeps it, as programs reach a share of it; without a profile, the
     highest bandwidth that was reached stands for the peak.
     """
-    numbers: list[Number] = []
+    numbers: list[NumberChange] = []
     if measured.memory:
         numbers += _sizes(measured.memory[-1], before)
     best = fastest(measured.transfers)
     if best is None:
         return numbers, []
     if before is None:
-        source = _source([best], f"the highest of {len(measured.transfers)}; the peak is higher")
-        rate = BANDWIDTH.exact(float(f"{best.bandwidth:.4g}"))
-        return [*numbers, Number("dram.bandwidth", None, rate, source)], []
+        source = measured_source(
+            [best.origin],
+            f"the highest of {len(measured.transfers)}; the peak is higher",
+            _BANDWIDTH_SPREAD,
+        )
+        rate = BANDWIDTH.exact(rounded(best.bandwidth))
+        return [*numbers, NumberChange("dram.bandwidth", None, rate, source)], []
     peak = before.dram.bandwidth
     if best.bandwidth > peak:
         return numbers, [
@@ -39,7 +43,7 @@ def measure_dram(measured: Measurements, before: Profile | None) -> tuple[list[N
 
 def measure_efficiency(
     transfers: Sequence[Transfer], device: Profile, backends: Sequence[str]
-) -> list[Number]:
+) -> list[NumberChange]:
     """Return the shares of the peak bandwidth that CPU backends reach, as memory benchmarks say.
 
     Args:
@@ -48,12 +52,13 @@ def measure_efficiency(
     best = fastest(transfers)
     if best is None or best.bandwidth > device.dram.bandwidth:
         return []
-    share = float(f"{best.bandwidth / device.dram.bandwidth:.3g}")
-    source = _source([best], f"{BANDWIDTH.show(best.bandwidth)} of the peak")
+    share = rounded(best.bandwidth / device.dram.bandwidth, 3)
+    what = f"{BANDWIDTH.show(best.bandwidth)} of the peak"
+    source = measured_source([best.origin], what, _BANDWIDTH_SPREAD)
     numbers = []
     for backend in backends:
         key = f"backends.{backend}.dram_efficiency"
-        numbers.append(Number(key, text_before(device, key), share, source))
+        numbers.append(NumberChange(key, text_before(device, key), share, source))
     return numbers
 
 
@@ -62,19 +67,13 @@ def fastest(transfers: Sequence[Transfer]) -> Transfer | None:
     return max(transfers, key=lambda each: each.bandwidth, default=None)
 
 
-def _source(transfers: Sequence[Transfer], what: str) -> dict[str, Any]:
-    text = measured_by([each.origin for each in transfers], what)
-    return {"kind": "measured", "from": brief(text, 300), "spread": _BANDWIDTH_SPREAD}
-
-
-def _sizes(memory: Memory, before: Profile | None) -> list[Number]:
-    told = {"dram.capacity": memory.capacity, "dram.available": memory.available}
+def _sizes(memory: Memory, before: Profile | None) -> list[NumberChange]:
+    sizes = {"dram.capacity": memory.capacity, "dram.available": memory.available}
     numbers = []
-    for key, size in told.items():
+    for key, size in sizes.items():
         if size is None:
             continue
-        old = None if before is None else text_before(before, key)
-        text = measured_by([memory.origin], "as the system states it")
-        source = {"kind": "measured", "from": brief(text, 300), "spread": _SIZE_SPREAD}
-        numbers.append(Number(key, old, BYTES.exact(float(f"{size:.4g}")), source))
+        source = measured_source([memory.origin], "as the system states it", _SIZE_SPREAD)
+        text = BYTES.exact(rounded(size))
+        numbers.append(NumberChange(key, text_before(before, key), text, source))
     return numbers

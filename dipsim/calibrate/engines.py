@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from dipsim.calibrate.backend import INVENTED, BackendFit, Fitted, fit_backend, prior_spread
-from dipsim.calibrate.evidence import Evidence, as_evidence, best_setup, by_model
+from dipsim.calibrate.backend import INVENTED, BackendFit, FittedNumber, fit_backend, prior_spread
+from dipsim.calibrate.evidence import TimedRate, as_evidence, best_setup, by_model
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Rate
-from dipsim.calibrate.number import Number, measured_by, text_before
-from dipsim.errors import brief
+from dipsim.calibrate.number import (
+    NumberChange,
+    counted,
+    measured_source,
+    rounded,
+    text_before,
+)
 from dipsim.hardware import Backend, Profile, Source
 from dipsim.units import BANDWIDTH, COMPUTE, TIME
 from dipsim.validate.devices import backend_of
+from dipsim.validate.runs import with_all_dram
 
 EFFICIENCY, EFFICIENCY_SPREAD = 0.55, 0.6
 """Share of peak bandwidth that engines reach: the median of 37 published runs is 0.56, all lie
@@ -33,31 +39,32 @@ class EngineNumbers:
     backend: str
     device: Profile
     """The device with the numbers."""
-    numbers: tuple[Number, ...]
+    numbers: tuple[NumberChange, ...]
     kept: tuple[str, ...]
     """Numbers that stay as they were: a sentence each."""
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[TimedRate, ...]
 
 
 def measure_engines(
     device: Profile, rates: Sequence[Rate], geometries: Geometries, backend: str | None = None
-) -> tuple[Profile, list[EngineNumbers], list[str]]:
+) -> tuple[list[EngineNumbers], list[str]]:
     """Fit the numbers of every engine that rates were measured with.
 
     Args:
         backend: the one that all rates are of; default: found by unit and engine, or new.
 
     Returns:
-        The device with the numbers, what was told of each engine, and why rates were left out.
+        What was told of each engine, and why rates were refused.
 
     Raises:
         DipsimError: no such backend; a model that cannot be loaded.
     """
     if backend is not None:
         device.backend(backend)
-    kept, left_out = best_setup(rates)
+    used, refused = best_setup(rates)
+    device = with_all_dram(device)  # all rates were measured with the model in memory
     of_backend: dict[str, list[Rate]] = {}
-    for rate in kept:
+    for rate in used:
         of_backend.setdefault(backend or _name_of(rate, device), []).append(rate)
     engines = []
     for name, some in of_backend.items():
@@ -66,14 +73,14 @@ def measure_engines(
         for rate in some:
             ready = as_evidence(rate, start, name, geometries)
             if isinstance(ready, str):
-                left_out.append(f"{rate.origin.file}: {ready}")
+                refused.append(f"{rate.origin.file}: {ready}")
             else:
                 evidence.append(ready)
         if evidence:
             engines.append(_measured(start, name, priors, starting, evidence, device))
             device = engines[-1].device
     geometries.check_used()
-    return device, engines, list(dict.fromkeys(left_out))
+    return engines, list(dict.fromkeys(refused))
 
 
 def _name_of(rate: Rate, device: Profile) -> str:
@@ -92,7 +99,7 @@ def _name_of(rate: Rate, device: Profile) -> str:
 
 def _start(
     device: Profile, name: str, rates: Sequence[Rate]
-) -> tuple[Profile, dict[str, float], dict[str, Number]]:
+) -> tuple[Profile, dict[str, float], dict[str, NumberChange]]:
     """Return the device with a starting value of every number that rates may tell, the spread of
     each, and those numbers that it did not state before.
 
@@ -107,7 +114,7 @@ def _start(
     )
     stated = {key for key, _ in device.numbers()}
     own = f"backends.{name}."
-    new: dict[str, Number] = {}
+    new: dict[str, NumberChange] = {}
     peak = device.dram.bandwidth
     gemv = dict(section.gemv)
     efficiency = section.dram_efficiency
@@ -116,7 +123,7 @@ def _start(
         new["dram_efficiency"] = _estimate(f"{own}dram_efficiency", efficiency, EFFICIENCY_SPREAD)
     for each in sorted({rate.case.stored_as or "" for rate in rates} - {*gemv, ""}):
         gemv[each] = efficiency * peak
-        text = BANDWIDTH.exact(_short(gemv[each]))
+        text = BANDWIDTH.exact(rounded(gemv[each]))
         new[f"gemv.{each}"] = _estimate(f"{own}gemv.{each}", text, EFFICIENCY_SPREAD)
     per_layer = section.per_layer
     if f"{own}per_layer" not in stated or per_layer < _PER_LAYER_LEAST:
@@ -137,15 +144,15 @@ def _start(
     return started, priors, new
 
 
-def _estimate(key: str, value: Any, spread: float) -> Number:
-    return Number(key, None, value, {"kind": "estimate", "from": _USUAL, "spread": spread})
+def _estimate(key: str, value: Any, spread: float) -> NumberChange:
+    return NumberChange(key, None, value, {"kind": "estimate", "from": _USUAL, "spread": spread})
 
 
 _BORROWED = ("per_mask", "per_score", "overlap_factor", "cache_copy", "active_power")
 """Numbers of a backend that benchmarks do not tell."""
 
 
-def _borrowed(device: Profile, near: str, name: str) -> dict[str, Number]:
+def _borrowed(device: Profile, near: str, name: str) -> dict[str, NumberChange]:
     """Return the numbers that a new backend takes from another, which no rate tells."""
     stated = dict(device.numbers())
     numbers = {}
@@ -158,7 +165,7 @@ def _borrowed(device: Profile, near: str, name: str) -> dict[str, Number]:
         if source is not None:
             told["from"] = f"that of {near}: {source.origin}"
             told |= {} if source.spread is None else {"spread": source.spread}
-        numbers[key] = Number(f"backends.{name}.{key}", None, stated[path], told)
+        numbers[key] = NumberChange(f"backends.{name}.{key}", None, stated[path], told)
     return numbers
 
 
@@ -169,7 +176,7 @@ def _start_compute(rates: Sequence[Rate], section: Backend) -> float:
 
 
 def _with_backend(
-    device: Profile, name: str, section: Backend, new: Mapping[str, Number]
+    device: Profile, name: str, section: Backend, new: Mapping[str, NumberChange]
 ) -> Profile:
     sources = {number.key: Source.model_validate(dict(number.source)) for number in new.values()}
     return device.model_copy(
@@ -184,8 +191,8 @@ def _measured(
     start: Profile,
     name: str,
     priors: Mapping[str, float],
-    new: Mapping[str, Number],
-    evidence: Sequence[Evidence],
+    new: Mapping[str, NumberChange],
+    evidence: Sequence[TimedRate],
     before: Profile,
 ) -> EngineNumbers:
     """Return the numbers of a backend, fitted to its rates: decoding first, then prompts."""
@@ -214,23 +221,18 @@ def _measured(
 
 
 def _number(
-    key: str, fitted: Fitted, fit: BackendFit, evidence: Sequence[Evidence], before: Profile
-) -> Number:
+    key: str, fitted: FittedNumber, fit: BackendFit, evidence: Sequence[TimedRate], before: Profile
+) -> NumberChange:
     models = len(by_model(evidence))
-    rates = f"{len(evidence)} rate{'s' * (len(evidence) > 1)}"
-    what = f"{rates} of {models} model{'s' * (models > 1)}"
-    source: dict[str, Any] = {
-        "kind": "measured",
-        "from": brief(measured_by([each.rate.origin for each in evidence], what), 300),
-        "spread": _short(fitted.spread, 2),
-    }
+    what = f"{counted(len(evidence), 'rate')} of {counted(models, 'model')}"
+    source = measured_source([each.rate.origin for each in evidence], what, fitted.spread)
     if fit.left_out is not None:
-        source["left_out"] = _short(fit.left_out, 2)
+        source["left_out"] = rounded(fit.left_out, 2)
     after = spelled(fitted.key, fitted.value)
-    return Number(key, text_before(before, key), after, source, fit.median, fit.left_out)
+    return NumberChange(key, text_before(before, key), after, source, fit.median, fit.left_out)
 
 
-def _kept(key: str, fitted: Fitted, device: Profile) -> str:
+def _kept(key: str, fitted: FittedNumber, device: Profile) -> str:
     source = device.source(key)
     kind = "estimate" if source is None else source.kind
     return f"{key} stays {spelled(fitted.key, fitted.value)} ({kind}): these rates do not tell it"
@@ -239,13 +241,9 @@ def _kept(key: str, fitted: Fitted, device: Profile) -> str:
 def spelled(key: str, value: float) -> Any:
     """Return a number of a backend as a profile states it, to four digits."""
     if key == "dram_efficiency":
-        return _short(value)
+        return rounded(value)
     dimension = BANDWIDTH if key.startswith("gemv.") else COMPUTE if key == "compute" else TIME
-    return dimension.exact(_short(value))
-
-
-def _short(value: float, digits: int = 4) -> float:
-    return float(f"{value:.{digits}g}")
+    return dimension.exact(rounded(value))
 
 
 def _with_sources(device: Profile, numbers: Any) -> Profile:

@@ -22,7 +22,7 @@ _DEFAULTS = "the defaults"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TimedRate:
     """A rate of a model, as a run of dipsim."""
 
     rate: Rate
@@ -45,7 +45,7 @@ class Evidence:
 
 def as_evidence(
     rate: Rate, device: Profile, backend: str, geometries: Geometries
-) -> Evidence | str:
+) -> TimedRate | str:
     """Return a rate as a run on a device, or a sentence why it is none.
 
     Raises:
@@ -66,7 +66,7 @@ def as_evidence(
         return f"{rate.case.model}: {run}"
     deviation = 0.0 if rate.deviation is None else rate.deviation / rate.value
     label = f"{model.layers} x {model.hidden} x {model.intermediate}, {model.kv_heads} KV heads"
-    return Evidence(rate, label, run, max(NOISE, deviation))
+    return TimedRate(rate, label, run, max(NOISE, deviation))
 
 
 def _case(case: Case, model: Model, backend: str) -> Case:
@@ -82,24 +82,24 @@ def _case(case: Case, model: Model, backend: str) -> Case:
 
 def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
     """Return the rates with the best threads and options of each engine, and a sentence for each
-    engine of which others were left out.
+    engine of which others are refused.
 
     The best are those with the highest mean of the decode rates that were measured with all of
     them; of an engine that decoded nothing, of the prompts.
     """
-    kept: list[Rate] = []
-    left_out = []
+    used: list[Rate] = []
+    refused = []
     engines: dict[tuple[str, str], list[Rate]] = {}
     for rate in rates:
         engines.setdefault((rate.case.backend, rate.case.engine), []).append(rate)
     for (_, engine), some in engines.items():
         tried = list(dict.fromkeys(setup_of(rate) for rate in some))
         best = tried[0] if len(tried) == 1 else max(tried, key=_mean_of(some, tried))
-        kept += [rate for rate in some if setup_of(rate) == best]
+        used += [rate for rate in some if setup_of(rate) == best]
         others = ", ".join(each or _DEFAULTS for each in tried if each != best)
         if others:
-            left_out.append(f"{engine}: {best or _DEFAULTS}: the fastest; left out: {others}")
-    return kept, left_out
+            refused.append(f"{engine}: {best or _DEFAULTS}: the fastest; left out: {others}")
+    return used, refused
 
 
 def setup_of(rate: Rate) -> str:
@@ -127,9 +127,9 @@ def _mean_of(rates: Sequence[Rate], tried: Sequence[str]) -> Callable[[str], flo
     return mean
 
 
-def by_model(evidence: Sequence[Evidence]) -> Mapping[str, list[Evidence]]:
+def by_model(evidence: Sequence[TimedRate]) -> Mapping[str, list[TimedRate]]:
     """Return the evidence of each model."""
-    models: dict[str, list[Evidence]] = {}
+    models: dict[str, list[TimedRate]] = {}
     for each in evidence:
         models.setdefault(each.model, []).append(each)
     return models

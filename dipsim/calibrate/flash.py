@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dipsim.calibrate.measured import Reads, Writes
-from dipsim.calibrate.number import Number, measured_by, text_before
+from dipsim.calibrate.number import (
+    NumberChange,
+    counted,
+    measured_source,
+    rounded,
+    text_before,
+)
 from dipsim.disk.fit import LEAST_TO_FIT, Calibrated, Measured, calibrated
 from dipsim.errors import DipsimError, brief
 from dipsim.hardware import Profile
@@ -21,7 +27,7 @@ _KEYS = ("reads", "fit", "lanes", "align")
 class FlashNumbers(NamedTuple):
     """What reads and writes told of flash."""
 
-    numbers: tuple[Number, ...]
+    numbers: tuple[NumberChange, ...]
     curve: Calibrated | None
     """Points or formula, with their errors; None where reads tell no curve."""
     refused: tuple[str, ...]
@@ -46,7 +52,7 @@ def measure_flash(
     Raises:
         DipsimError: too few points for a formula, or impossible lanes.
     """
-    numbers: list[Number] = []
+    numbers: list[NumberChange] = []
     refused: list[str] = []
     kept = [each for each in reads if not each.in_order] or [*reads]
     points = _points(kept)
@@ -61,14 +67,15 @@ def measure_flash(
                 f"{brief(reads[0].origin.file)}: {len(points)} points; --fit needs "
                 f"{LEAST_TO_FIT}: measure more, or drop --fit"
             )
-        curve = calibrated(points, all(each.direct for each in kept), fit, lanes)
+        curve = calibrated(points, True, fit, lanes)
         numbers += _curve_numbers(curve, kept, before)
-    direct = [each for each in writes if each.direct and each.in_order]
-    if direct:
-        rate = BANDWIDTH.exact(float(f"{median(each.bandwidth for each in direct):.4g}"))
-        origin = measured_by([each.origin for each in direct], f"{len(direct)} writes in order")
-        source = {"kind": "measured", "from": brief(origin, 300), "spread": LEAST_SPREAD}
-        numbers.append(Number("flash.write", _before(before, "flash.write"), rate, source))
+    in_order = [each for each in writes if each.in_order]
+    if in_order:
+        rate = BANDWIDTH.exact(rounded(median(each.bandwidth for each in in_order)))
+        what = f"{counted(len(in_order), 'write')} in order"
+        source = measured_source([each.origin for each in in_order], what, LEAST_SPREAD)
+        before_it = text_before(before, "flash.write")
+        numbers.append(NumberChange("flash.write", before_it, rate, source))
     return FlashNumbers(tuple(numbers), curve, tuple(refused))
 
 
@@ -82,18 +89,12 @@ def _points(reads: Sequence[Reads]) -> list[Measured]:
 
 def _curve_numbers(
     curve: Calibrated, reads: Sequence[Reads], before: Profile | None
-) -> list[Number]:
+) -> list[NumberChange]:
     order = "in order" if reads[0].in_order else "at random offsets"
-    what = f"{len(curve.points)} points of reads {order}"
-    if not curve.direct:
-        what += ", through the page cache"
-    origin = brief(measured_by([each.origin for each in reads], what), 300)
-    kind = "measured" if curve.direct else "estimate"
-    source: dict[str, Any] = {"kind": kind, "from": origin}
-    if curve.direct:
-        off = curve.left_out or curve.errors
-        rms = 0.0 if off is None else off.rms
-        source["spread"] = float(f"{max(LEAST_SPREAD, _NINE_OF_TEN * rms):.2g}")
+    what = f"{counted(len(curve.points), 'point')} of reads {order}"
+    off = curve.left_out or curve.errors
+    spread = max(LEAST_SPREAD, 0.0 if off is None else _NINE_OF_TEN * off.rms)
+    source = measured_source([each.origin for each in reads], what, spread)
     error = None if curve.errors is None else curve.errors.rms
     left_out = None if curve.left_out is None else curve.left_out.rms
     numbers = []
@@ -102,17 +103,15 @@ def _curve_numbers(
             continue
         path = f"flash.{key}"
         if key in ("reads", "fit"):
-            told = Number(path, _curve_before(before), curve.flash[key], source, error, left_out)
+            told = NumberChange(
+                path, _curve_before(before), curve.flash[key], source, error, left_out
+            )
         else:
             text = "reads in flight" if key == "lanes" else "direct reads are of whole pages"
-            own = {"kind": kind, "from": f"dipsim calibrate: {text}"}
-            told = Number(path, _before(before, path), curve.flash[key], own)
+            own = {"kind": "measured", "from": f"dipsim calibrate: {text}"}
+            told = NumberChange(path, text_before(before, path), curve.flash[key], own)
         numbers.append(told)
     return numbers
-
-
-def _before(profile: Profile | None, key: str) -> str | None:
-    return None if profile is None else text_before(profile, key)
 
 
 def _curve_before(profile: Profile | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from dipsim.disk.fit import Measured as MeasuredReads
 from dipsim.validate.cases import Case
@@ -43,25 +43,20 @@ class Rate(NamedTuple):
 
 
 class Reads(NamedTuple):
-    """Reads of flash: a size, reads in flight, and the bandwidth of all together."""
+    """Direct reads of flash: a size, reads in flight, and the bandwidth of all together."""
 
     point: MeasuredReads
     origin: Origin
-    direct: bool = True
-    """False for reads through the page cache, which tell nothing of the flash."""
     in_order: bool = False
     """True for sequential reads."""
-    deviation: float | None = None
-    """Standard deviation of the bandwidth, bytes per second."""
 
 
 class Writes(NamedTuple):
-    """Writes of flash."""
+    """Direct writes of flash."""
 
     bandwidth: float
     """Bytes per second of all together."""
     origin: Origin
-    direct: bool = True
     size: float | None = None
     """Bytes of a write, where they are stated."""
     lanes: int = 1
@@ -75,7 +70,6 @@ class Transfer(NamedTuple):
 
     bandwidth: float
     """Bytes per second that crossed the bus: a copy reads and writes, and counts twice."""
-    kind: Literal["read", "copy"]
     threads: int | None
     origin: Origin
     test: str = ""

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dipsim.calibrate.measured import Origin
+from dipsim.errors import brief
 from dipsim.hardware import Profile
 
+_LONGEST = 300
+"""Characters of the origin of a number."""
 
-class Number(NamedTuple):
+
+class NumberChange(NamedTuple):
     """A number of a profile, before and after."""
 
     key: str
@@ -30,18 +34,35 @@ class Number(NamedTuple):
         return {"key": self.key, "before": self.before, "after": self.after, **kept, **errors}
 
 
-def text_before(profile: Profile, key: str) -> str | None:
-    """Return a number as a profile states it; None if it does not."""
-    stated = dict(profile.numbers())
+def text_before(profile: Profile | None, key: str) -> str | None:
+    """Return a number as a profile states it; None if it does not, or there is none."""
+    stated = {} if profile is None else dict(profile.numbers())
     return str(stated[key]) if key in stated else None
 
 
-def measured_by(origins: Iterable[Origin], what: str) -> str:
-    """Return the origin of a number in words: program, files, days, commands, and what they tell.
+def rounded(value: float, digits: int = 4) -> float:
+    """Return a value to so many significant digits: four are more than a device repeats."""
+    return float(f"{value:.{digits}g}")
+
+
+def measured_source(origins: Iterable[Origin], what: str, spread: float) -> dict[str, Any]:
+    """Return the source of a measured number, as a profile has it.
 
     Args:
-        what: e.g. ``6 rates of 3 models``.
+        what: what was measured, e.g. ``6 rates of 3 models``.
+        spread: nine of ten such numbers lie within a factor of 1 + spread.
     """
+    origin = brief(_measured_by(origins, what), _LONGEST)
+    return {"kind": "measured", "from": origin, "spread": rounded(spread, 2)}
+
+
+def counted(many: int, what: str) -> str:
+    """Return a number and its noun: ``1 rate``, ``2 rates``."""
+    return f"{many} {what}{'s' * (many != 1)}"
+
+
+def _measured_by(origins: Iterable[Origin], what: str) -> str:
+    """Return program, files, days, commands, and what was measured, in words."""
     some = list(dict.fromkeys(origins))
     tools = _joined(origin.tool for origin in some)
     files = _joined(origin.file for origin in some)
@@ -59,7 +80,7 @@ def _joined(texts: Iterable[str], most: int = 3) -> str:
     return ", ".join(some[:most]) + more
 
 
-def nested(numbers: Sequence[Number]) -> dict[str, Any]:
+def nested(numbers: Sequence[NumberChange]) -> dict[str, Any]:
     """Return numbers as the sections of a profile, with their sources."""
     data: dict[str, Any] = {}
     for number in numbers:

@@ -8,7 +8,7 @@ from dipsim.cli import completion
 from dipsim.cli.app import Json, command
 from dipsim.cli.help import OUTPUT
 from dipsim.cli.options import Override
-from dipsim.cli.output import print_json, print_report, say, show
+from dipsim.cli.output import print_json, print_report, show
 from dipsim.errors import DipsimError
 
 
@@ -46,8 +46,8 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--model",
-            help="what a benchmark ran: 'llama 1B=FILE', as it calls it, and a GGUF, config.json or "
-            "preset",
+            help="what a benchmark ran: 'llama 1B=FILE', as it calls it, and a GGUF, config.json "
+            "or preset",
             metavar="NAME=FILE",
         ),
     ] = None,
@@ -71,7 +71,8 @@ def calibrate(
 ) -> None:
     """Make the benchmarks of a device a profile, and say how far off it is."""
     if script is not None:
-        _print_script(script, [files, extends, models, backend, override, out])
+        rest = [fit, lanes, check, as_json, files, extends, models, backend, override, out]
+        _print_script(script, rest)
         return
     if not files:
         raise DipsimError("no FILE: give what benchmarks printed, or --script android")
@@ -92,9 +93,6 @@ def calibrate(
         lanes=lanes,
         fit=fit,
     )
-    curve = found.flash.curve
-    if curve is not None and not curve.direct:
-        say("warning: not all of these were direct reads: the source is marked estimate")
     if target is not None:
         if found.profile is None:
             raise DipsimError(

@@ -1,7 +1,7 @@
 """Spreads of a profile's numbers: how far from the truth one of its kind may be.
 
-The constants are a judgement that measurements calibrate (docs/validation.md); all of them stand
-here.
+The constants are a judgement that measurements calibrate (docs/validation.md). Those of kinds stand
+here, those of measured numbers with what measures them.
 """
 
 import math

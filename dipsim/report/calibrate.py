@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from rich.console import Group, RenderableType
 
-from dipsim.calibrate.device import Compared, DeviceNumbers
-from dipsim.calibrate.number import Number
+from dipsim.calibrate.device import CalibratedDevice, ComparedRate
+from dipsim.calibrate.number import NumberChange, counted
 from dipsim.disk.fit import Calibrated, Errors
 from dipsim.errors import DipsimError, printable
 from dipsim.hardware import load_profile
@@ -67,7 +67,7 @@ def check_out(path: str | None, extends: str | None) -> Path | None:
 # The file -----------------------------------------------------------------------------------------
 
 
-def text(found: DeviceNumbers, head: dict[str, Any] | None = None) -> str:
+def text(found: CalibratedDevice, head: dict[str, Any] | None = None) -> str:
     """Return YAML, with what was fitted in comments above it.
 
     Args:
@@ -82,15 +82,15 @@ def text(found: DeviceNumbers, head: dict[str, Any] | None = None) -> str:
     return "".join(f"# {printable(remark)}\n" for remark in remarks(found)) + body
 
 
-def remarks(found: DeviceNumbers) -> list[str]:
+def remarks(found: CalibratedDevice) -> list[str]:
     """Return how many measurements there are, how far off what was fitted is, and what was not."""
     texts = [] if found.flash.curve is None else lines(found.flash.curve)
     if found.compared:
-        texts.append(f"{_count(len(found.compared), 'rate')}: {_errors_of(found)}")
+        texts.append(f"{counted(len(found.compared), 'rate')}: {_errors_of(found)}")
     return [*texts, *found.kept, *(f"left out: {each}" for each in found.refused)]
 
 
-def write(path: Path, found: DeviceNumbers, extends: str | None) -> None:
+def write(path: Path, found: CalibratedDevice, extends: str | None) -> None:
     """Write a profile, once it is known to be valid.
 
     Raises:
@@ -135,7 +135,7 @@ def _errors(errors: Errors) -> str:
 # The table ----------------------------------------------------------------------------------------
 
 
-def render(found: DeviceNumbers, written: str) -> RenderableType:
+def render(found: CalibratedDevice, written: str) -> RenderableType:
     """Return what became of each number, the rates before and after, and what to measure next.
 
     Args:
@@ -143,7 +143,7 @@ def render(found: DeviceNumbers, written: str) -> RenderableType:
     """
     measured = _measured(found)
     parts: list[RenderableType] = [
-        line(f"{written}: {_count(len(measured), 'number')} measured", style="bold"),
+        line(f"{written}: {counted(len(measured), 'number')} measured", style="bold"),
         _numbers(measured),
     ]
     if found.compared:
@@ -151,7 +151,7 @@ def render(found: DeviceNumbers, written: str) -> RenderableType:
     return Group(*parts, line(), *_remains(found))
 
 
-def render_check(found: DeviceNumbers, name: str) -> RenderableType:
+def render_check(found: CalibratedDevice, name: str) -> RenderableType:
     """Return what a profile says beside what was measured; nothing was written.
 
     Args:
@@ -162,13 +162,13 @@ def render_check(found: DeviceNumbers, name: str) -> RenderableType:
         inside = sum(_holds(each.before, each.measured) for each in found.compared)
         errors = [abs(each.measured / each.before.value - 1) for each in found.compared]
         title = (
-            f"{name}: {inside} of {_count(len(errors), 'rate')} within the 90 % interval, median "
+            f"{name}: {inside} of {counted(len(errors), 'rate')} within the 90 % interval, median "
             f"error of time {median(errors):.0%}"
         )
         parts += [line(title, style="bold"), _rates(found.compared, after=False)]
     if found.reads:
         off = [abs(said / point.bandwidth - 1) for point, said in found.reads]
-        title = f"{name}: median error of {_count(len(off), 'read')} {median(off):.0%}"
+        title = f"{name}: median error of {counted(len(off), 'read')} {median(off):.0%}"
         parts += [line(), line(title, style="bold"), _reads(found)]
     if not parts:
         parts.append(line(f"{name}: numbers that were measured, beside its own", style="bold"))
@@ -178,19 +178,15 @@ def render_check(found: DeviceNumbers, name: str) -> RenderableType:
     return Group(*parts, *(line(f"left out  {each}") for each in found.refused))
 
 
-def _measured(found: DeviceNumbers) -> list[Number]:
+def _measured(found: CalibratedDevice) -> list[NumberChange]:
     return [number for number in found.numbers if number.source["kind"] == "measured"]
 
 
-def _is_curve(number: Number) -> bool:
+def _is_curve(number: NumberChange) -> bool:
     return number.key in ("flash.reads", "flash.fit", "flash.lanes", "flash.align")
 
 
-def _count(many: int, what: str) -> str:
-    return f"{many} {what}{'s' * (many != 1)}"
-
-
-def _numbers(numbers: list[Number]) -> Table:
+def _numbers(numbers: list[NumberChange]) -> Table:
     table = Table(
         "number",
         "before",
@@ -214,9 +210,9 @@ def _numbers(numbers: list[Number]) -> Table:
     return table
 
 
-def _after(number: Number) -> str:
+def _after(number: NumberChange) -> str:
     if number.key == "flash.reads":
-        return _count(len(number.after), "point")
+        return counted(len(number.after), "point")
     return "a formula" if number.key == "flash.fit" else str(number.after)
 
 
@@ -224,7 +220,7 @@ def _share(error: float | None) -> str:
     return "-" if error is None else f"{error:.1%}"
 
 
-def _rates(compared: tuple[Compared, ...], after: bool) -> Table:
+def _rates(compared: tuple[ComparedRate, ...], after: bool) -> Table:
     """Return measured rates beside predicted ones, in tokens/s, with 90 % intervals."""
     backends = {each.backend for each in compared}
     several = ["backend"] if len(backends) > 1 else []
@@ -256,7 +252,7 @@ def _holds(predicted: Prediction, measured: float) -> bool:
     return predicted.low <= measured <= predicted.high
 
 
-def _errors_of(found: DeviceNumbers) -> str:
+def _errors_of(found: CalibratedDevice) -> str:
     errors = [abs(each.error) for each in found.compared]
     inside = sum(_holds(each.after, each.measured) for each in found.compared)
     return (
@@ -265,7 +261,7 @@ def _errors_of(found: DeviceNumbers) -> str:
     )
 
 
-def _reads(found: DeviceNumbers) -> Table:
+def _reads(found: CalibratedDevice) -> Table:
     table = Table("reads", "in flight", "measured", "profile", "error", right=(1, 2, 3, 4))
     for point, said in found.reads:
         table.add_row(
@@ -278,7 +274,7 @@ def _reads(found: DeviceNumbers) -> Table:
     return table
 
 
-def _remains(found: DeviceNumbers) -> list[RenderableType]:
+def _remains(found: CalibratedDevice) -> list[RenderableType]:
     """Return what stays as it was, what was left out, what is estimated still, what is next."""
     rows = Table("", "", whole=(0,))
     for text_ in found.kept:

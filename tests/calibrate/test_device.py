@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dipsim.calibrate.device import DeviceNumbers, calibrate_device
+from dipsim.calibrate.device import CalibratedDevice, calibrate_device
 from dipsim.calibrate.evidence import best_setup
 from dipsim.calibrate.measured import (
     MeasuredReads,
@@ -64,7 +64,7 @@ def reads(*points: tuple[int, int, float], **more: Any) -> tuple[Reads, ...]:
     )
 
 
-def of(found: DeviceNumbers, key: str) -> Any:
+def of(found: CalibratedDevice, key: str) -> Any:
     """A number after the calibration; None if nothing told it."""
     return next((n for n in found.numbers if n.key == key), None)
 
@@ -175,7 +175,7 @@ def test_flash_writes_and_memory() -> None:
         reads=reads((4096, 1, 40e6), (2**20, 1, 1e9), (2**20, 1, 1.2e9), (2**20, 8, 2e9)),
         writes=(Writes(0.5e9, Origin("fio.json", "fio")),),
         memory=(Memory(11.37e9, 6.15e9, Origin("meminfo", "meminfo")),),
-        transfers=(Transfer(40e9, "copy", 4, Origin("mbw.txt", "mbw")),),
+        transfers=(Transfer(40e9, 4, Origin("mbw.txt", "mbw")),),
     )
     found = calibrate_device(measured, PHONE)
     assert found.profile is not None
@@ -204,7 +204,7 @@ def test_in_order_reads_serve_where_there_are_no_others() -> None:
 
 
 def test_a_bandwidth_above_the_peak_is_said_and_not_used() -> None:
-    transfers = (Transfer(90e9, "copy", 4, Origin("mbw.txt", "mbw")),)
+    transfers = (Transfer(90e9, 4, Origin("mbw.txt", "mbw")),)
     found = calibrate_device(Measurements(rates=(rate(),), transfers=transfers), PHONE)
     assert "90 GB/s was reached, above the 76.8 GB/s" in found.refused[0]
     assert of(found, "backends.cpu.dram_efficiency") is None

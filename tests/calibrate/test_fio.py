@@ -53,13 +53,6 @@ def test_a_mix_of_jobs(tmp_path: Path, how: str, grouped: bool) -> None:
     assert origin[:] == ("fio.json", "fio", "2026-03-14", "fio-3.33")
 
 
-def test_the_spread_over_the_run_is_that_of_all_threads(tmp_path: Path) -> None:
-    one = read(tmp_path, fio_json([point()])).reads[0]
-    assert one.deviation == pytest.approx(2e8 / 50, rel=1e-6)
-    four = read(tmp_path, fio_json([point(jobs=4)], grouped=False)).reads[0]
-    assert four.deviation == pytest.approx(2e8 / 4 / 50 * 2, rel=1e-6)  # independent threads
-
-
 def test_notes_above_and_below_are_passed_over(tmp_path: Path) -> None:
     notes = "note: both iodepth >= 1 and synchronous I/O engine are selected\nfio: {terse}\n"
     text = "\ufeff" + notes + fio_json([point()]) + "\nbye\n"

@@ -37,10 +37,9 @@ def table(points: list[Measured], path: Path) -> str:
     return str(path)
 
 
-def points_of(path: Path) -> tuple[list[tuple[float, int, float]], bool]:
-    """Return the points that are read, and whether all were direct."""
-    reads = read_benchmarks([str(path)]).reads
-    return [tuple(each.point) for each in reads], all(each.direct for each in reads)
+def points_of(path: Path) -> list[tuple[float, int, float]]:
+    """Return the points that are read."""
+    return [tuple(each.point) for each in read_benchmarks([str(path)]).reads]
 
 
 def test_quantities_have_their_unit(tmp_path: Path) -> None:
@@ -50,9 +49,10 @@ def test_quantities_have_their_unit(tmp_path: Path) -> None:
         "2,8 KiB,x,1 GB/s,True\n2,16384 B,y,2e9 B/s,True\n1,4KiB,,500MB/s,True\n"
     )
     expected = [(4096, 1, 5e8), (8192, 2, 1e9), (16384, 2, 2e9)]
-    assert points_of(path) == (expected, True)
+    assert points_of(path) == expected
     path.write_text(path.read_text().replace("2e9 B/s,True", "2e9 B/s,False"))
-    assert points_of(path) == (expected, False)
+    with pytest.raises(DipsimError, match="not all reads were direct"):
+        points_of(path)
 
 
 @pytest.mark.parametrize("fit", [[], ["--fit"]])
@@ -91,12 +91,11 @@ def test_json_has_the_errors(tmp_path: Path) -> None:
     assert set(shown["curve"]["flash"]) == {"lanes", "align", "fit"}
 
 
-def test_reads_through_the_page_cache_are_estimates(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["False", "no", "0"])
+def test_reads_through_the_page_cache_are_no_curve(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.csv"
-    path.write_text("size,lanes,bandwidth,direct\n4 KiB,1,1 GB/s,False\n8 KiB,1,1 GB/s,False\n")
-    done = invoke("calibrate", path)
-    assert yaml.safe_load(done.stdout)["sources"]["flash.reads"]["kind"] == "estimate"
-    assert "warning: not all of these were direct reads" in done.stderr
+    path.write_text(f"size,lanes,bandwidth,direct\n4 KiB,1,1 GB/s,{text}\n8 KiB,1,1 GB/s,{text}\n")
+    assert "not all reads were direct" in refusal("calibrate", path)
 
 
 HEAD = "size,lanes,bandwidth\n"
@@ -170,7 +169,7 @@ def test_a_table_out_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
     path.write_text(
         "\ufeffsize,lanes,bandwidth\n4 KiB,1,0.1 GB/s\n8 KiB,1,150 MB/s\n", encoding="utf-8"
     )
-    assert [size for size, _, _ in points_of(path)[0]] == [4096, 8192]
+    assert [size for size, _, _ in points_of(path)] == [4096, 8192]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from dipsim.calibrate.benchmarks.iobench import points_of
 from dipsim.disk import direct_io
 from dipsim.disk.bench import Bench, BenchCell, iobench
 from dipsim.disk.direct_io import PAGE, Done, Readers, made_file, open_file
-from dipsim.disk.fit import read_points
 from dipsim.errors import DipsimError
 from dipsim.report.iobench import render
 from dipsim.units import BANDWIDTH
@@ -112,7 +112,7 @@ def test_the_table_and_the_csv(disk: str, tmp_path: Path) -> None:
     assert [BANDWIDTH.parse(row["bandwidth"]) for row in rows] == [
         at["bandwidth"] for at in shown["cells"]
     ]
-    assert read_points(str(out))[1] == shown["direct"]
+    assert points_of(out.read_text(), "iobench.csv")[1] == shown["direct"]
     assert list(rows[0])[:3] == ["size", "lanes", "bandwidth"]
 
 

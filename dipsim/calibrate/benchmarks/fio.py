@@ -132,7 +132,6 @@ def _add(
         direct=work.direct,
         in_order=not work.way.startswith("rand"),
         written=work.way.endswith("write"),
-        deviation=_deviation(entries),
     )
 
 
@@ -212,17 +211,6 @@ def _bandwidth(told: Mapping[str, Any]) -> float:
     if "bw_bytes" in told:
         return number(told["bw_bytes"], "bw_bytes", BANDWIDTHS)
     return number(told.get("bw"), "bw", (1, BANDWIDTHS[1] / 1024)) * 1024
-
-
-def _deviation(entries: list[_Entry]) -> float | None:
-    """Return the standard deviation of the bandwidth over the run, which fio samples."""
-    squares = 0.0
-    for entry in entries:
-        samples, deviation = entry.told.get("bw_samples", 0), entry.told.get("bw_dev")
-        if not isinstance(samples, int) or samples < 2:
-            return None
-        squares += (number(deviation, "bw_dev", (0, BANDWIDTHS[1])) * 1024) ** 2
-    return math.sqrt(squares) or None
 
 
 FIO = Format("fio (--output-format=json)", lambda head: '"fio version"' in head, read)

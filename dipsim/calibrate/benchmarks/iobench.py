@@ -4,6 +4,7 @@ import csv
 import io
 from typing import Any
 
+from dipsim.calibrate.benchmarks.points import BUFFERED
 from dipsim.calibrate.benchmarks.reading import Format
 from dipsim.calibrate.benchmarks.source import Source
 from dipsim.calibrate.measured import Measurements, Origin, Reads
@@ -13,14 +14,16 @@ from dipsim.units import BANDWIDTH, BYTES, Dimension
 
 
 def read(source: Source) -> Measurements:
-    """Read the bandwidths of a device; not all were direct where a row says so.
+    """Read the bandwidths of a device.
 
     Raises:
         DipsimError: it is no such table.
     """
     points, direct = points_of(source.text, source.name)
     origin = Origin(source.name, "dipsim iobench")
-    return Measurements(reads=tuple(Reads(point, origin, direct) for point in points))
+    if not direct:
+        return Measurements(refused=(f"{source.name}: not all reads were direct: {BUFFERED}",))
+    return Measurements(reads=tuple(Reads(point, origin) for point in points))
 
 
 def _recognises(head: str) -> bool:
@@ -66,7 +69,7 @@ def points_of(text: str, path: str) -> tuple[list[Measured], bool]:
     if len({point.size for group in points.values() for point in group}) < 2:
         raise DipsimError(f"{printable(path)}: one size only: a curve needs two")
     ordered = [point for lanes in sorted(points) for point in points[lanes]]
-    return ordered, all(row.get("direct") != "False" for _, row in rows)
+    return ordered, all(_is_true(row.get("direct")) for _, row in rows)
 
 
 def _point(row: dict[str, Any], where: str) -> Measured:
@@ -82,6 +85,11 @@ def _point(row: dict[str, Any], where: str) -> Measured:
             f"{where}: bandwidth {brief(row['bandwidth'], 20)}: {problem}: check the units"
         )
     return point
+
+
+def _is_true(text: str | None) -> bool:
+    """Return False for a text that says no; a column that is not there says yes."""
+    return text is None or text.strip().lower() not in ("false", "no", "0", "")
 
 
 def _quantity(dimension: Dimension, given: Any, what: str) -> float:

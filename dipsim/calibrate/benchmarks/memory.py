@@ -33,7 +33,7 @@ def read_mbw(source: Source) -> Measurements:
         except ValueError as problem:
             refusals.add(method, str(problem))
         else:
-            found.append(Transfer(2 * copied * _MIB, "copy", 1, origin, method))
+            found.append(Transfer(2 * copied * _MIB, 1, origin, method))
     if not found and not refusals.places:
         refusals.add("the output", "no averages: run mbw to its end, without -q 0")
     return Measurements(transfers=tuple(found), refused=refusals.sentences())
@@ -61,7 +61,7 @@ def read_stream(source: Source) -> Measurements:
             refusals.add(test, str(problem))
         else:
             threads = int(counted[1]) if counted else None
-            found.append(Transfer(bandwidth, "copy", threads, origin, test))
+            found.append(Transfer(bandwidth, threads, origin, test))
     if not found and not refusals.places:
         refusals.add("the output", "no rates of Copy, Scale, Add or Triad: run STREAM to its end")
     return Measurements(transfers=tuple(found), refused=refusals.sentences())

@@ -36,7 +36,6 @@ class Points:
         direct: bool,
         in_order: bool,
         written: bool = False,
-        deviation: float | None = None,
     ) -> None:
         """Keep a point, or refuse it where it tells nothing.
 
@@ -49,7 +48,6 @@ class Points:
             direct: False for what went through the page cache.
             in_order: True for sequential requests.
             written: True for writes.
-            deviation: standard deviation of the bandwidth.
         """
         try:
             whole(size, "the size of a request", *_BLOCKS)
@@ -66,9 +64,9 @@ class Points:
             self.refuse(place, str(problem))
             return
         if written:
-            self.writes.append(Writes(rate, origin, True, float(size), lanes, in_order))
+            self.writes.append(Writes(rate, origin, float(size), lanes, in_order))
         else:
-            self.reads.append(Reads(point, origin, True, in_order, deviation))
+            self.reads.append(Reads(point, origin, in_order))
 
     def measurements(self, devices: tuple[tuple[str, Origin], ...] = ()) -> Measurements:
         """Return what was kept."""
