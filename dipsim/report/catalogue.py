@@ -56,7 +56,7 @@ def profile(shown: Profile) -> RenderableType:
         for i, text in enumerate(_texts(value)):
             repeated = i or origin == previous
             rows.add_row(
-                "" if i else key.removeprefix("backends."),  # cpu.sync says enough
+                "" if i else key.removeprefix("backends."),  # cpu.per_layer says enough
                 text,
                 "" if i else kind,
                 "" if repeated else origin,

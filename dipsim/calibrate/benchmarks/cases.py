@@ -12,7 +12,7 @@ from dipsim.errors import DipsimError
 from dipsim.validate.cases import Case, cases_of
 
 MOST_YAML = 2**22
-"""Bytes of YAML that is read, which takes long."""
+"""Characters of YAML that are read at most, as reading it takes long."""
 
 
 def read(source: Source) -> Measurements:

@@ -57,11 +57,11 @@ left_out() {  # left_out WHAT WHY
 
 # Temperature of the battery, in tenths of a degree ------------------------------------------------
 
-tenths() {  # of degrees, tenths or thousandths; nothing for what is no temperature
+tenths() {  # of a temperature in tenths (a battery's), or of degrees or thousandths of them
     case $1 in '' | *[!0-9]* | ???????*) return ;; esac
     if [ "$1" -gt 1000 ]; then
         echo $(($1 / 100))
-    elif [ "$1" -gt 100 ]; then
+    elif [ "${2:-}" = tenths ] || [ "$1" -gt 100 ]; then
         echo "$1"
     else
         echo $(($1 * 10))
@@ -70,9 +70,9 @@ tenths() {  # of degrees, tenths or thousandths; nothing for what is no temperat
 
 temperature() {  # by $thermometer; nothing where it tells nothing
     case $thermometer in
-    battery) tenths "$(cat "$SYS/class/power_supply/battery/temp" 2>/dev/null)" ;;
+    battery) tenths "$(cat "$SYS/class/power_supply/battery/temp" 2>/dev/null)" tenths ;;
     dumpsys) tenths "$(timeout 5 dumpsys battery 2>/dev/null </dev/null |
-        sed -n 's/^ *temperature: *\([0-9]*\).*/\1/p' | head -n 1)" ;;
+        sed -n 's/^ *temperature: *\([0-9]*\).*/\1/p' | head -n 1)" tenths ;;
     termux) tenths "$(timeout 5 termux-battery-status 2>/dev/null </dev/null |
         sed -n 's/.*"temperature": *\([0-9]*\).*/\1/p' | head -n 1)" ;;
     zone)
