@@ -160,11 +160,12 @@ def narrower_unrouted(question: Question, room: Room) -> Iterator[Way]:
         except DipsimError:
             continue
         share = share_of_experts(asked, own)
+        fit = "all" if share == 1 else f"{share:.0%} of the"
         yield Way(
             name=f"{form} on {name}",
-            why=f"{narrower_why(question, bits)}: {share:.0%} of the experts fit",
+            why=f"{narrower_why(question, bits)}: {fit} experts fit",
             options={"weight_format": form, "bits": bits, "backend": name},
             figures=figures,
             loss=NOT_KNOWN,
-            assumed="experts used all alike",
+            assumed="" if share == 1 else "experts used all alike",
         )

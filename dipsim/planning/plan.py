@@ -122,6 +122,10 @@ def plan(
     if context is None:
         context = min(CONTEXT, geometry.context or CONTEXT)
     _check(context, prompt, target_rate, max_loss, trace, like)
+    if context > (geometry.context or context):
+        raise DipsimError(
+            f"--context {context}: model {geometry.name} reads {geometry.context}: give less"
+        )
     options = {"backend": backend, "kv_bits": kv_bits}
     question = Question(
         model=geometry,
@@ -233,7 +237,7 @@ def _answer(question: Question) -> Plan:
     if answer.meets:
         return answer
     ways = _ways(question, room, result, warnings)
-    warnings += _largest(question, ways)
+    warnings += [*_largest(question, ways), *_missed(question, plain, ways)]
     ranked = sorted(
         ways, key=lambda way: (not way.reaches(question.target), -way.figures.rate.value)
     )
@@ -262,7 +266,7 @@ def _unrouted(question: Question, room: Room, warnings: list[str]) -> tuple[Figu
     if share < 1:
         ends = bounds(question, room)
         between = (
-            "" if ends is None else f"; {ends[0]:.3g} tok/s if none hits, {ends[1]:.3g} if all"
+            "" if ends is None else f"; {ends[0]:.3g} tok/s with no cache, {ends[1]:.3g} if all hit"
         )
         warnings.append(
             f"routes are not known: {share:.0%} of the experts fit, and as many are taken to hit"
@@ -285,6 +289,17 @@ def _ways(question: Question, room: Room, plain: Result | None, warnings: list[s
         ways += some
         warnings += refused
     return [*ways, *other_engines(question, plain), *smaller_models(question)]
+
+
+def _missed(question: Question, plain: Figures | None, ways: Sequence[Way]) -> list[str]:
+    """Return a warning where no run is known, or none is as fast as wanted."""
+    target = question.target
+    known = [*([] if plain is None else [plain]), *(way.figures for way in ways)]
+    if not known:
+        return ["no way to run it is known"]
+    if target is None or any(figures.rate.value >= target for figures in known):
+        return []
+    return [f"no way reaches {target:g} tok/s"]
 
 
 def _largest(question: Question, ways: Sequence[Way]) -> list[str]:

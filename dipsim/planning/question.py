@@ -46,26 +46,27 @@ class Question:
         Raises:
             DipsimError: it cannot be run so; e.g. keys and values alone exceed DRAM.
         """
-        options = {**self.options, "prompt": self.prompt, "context": self.context, **changes}
+        options = self.options_of(trace, **changes)
         model = options.pop("model", self.model)
         device = options.pop("device", self.device)
-        if trace is None:
-            depth = depth_of(options.pop("context"), self.prompt)
-            options = {"method": "dense", "depth": depth, **options}
-        elif self.of_experts:
-            options.pop("prompt")  # that of the routes
         return simulate(trace, device, model=model, **options)
+
+    def options_of(self, trace: Trace | None = None, **changes: Any) -> dict[str, Any]:
+        """Return the options of a run, whose last token fills the context."""
+        options = {**self.options, "prompt": self.prompt, "context": self.context, **changes}
+        if trace is None:
+            depth = max(0, options.pop("context") - self.prompt - 1)
+            return {"method": "dense", "depth": depth, **options}
+        if self.of_experts:
+            options.pop("prompt")  # that of the routes
+        longest = int(trace.position.max()) + 1
+        return {**options, "depth": max(0, options["context"] - longest)}
 
     def on(self, **dram: Any) -> "Question":
         """Return the question for a device with other numbers of DRAM."""
         device = self.device
         changed = device.model_copy(update={"dram": device.dram.model_copy(update=dram)})
         return replace(self, device=changed)
-
-
-def depth_of(context: int, prompt: int) -> int:
-    """Return the positions behind a prompt at which a token fills the context."""
-    return max(0, context - prompt - 1)
 
 
 class Span(NamedTuple):

@@ -1,6 +1,7 @@
 """Report of `dipsim plan`: whether a model fits, what a plain run does, and ranked ways."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.planning import Plan
 from dipsim.planning.of_any import ANOTHER, NOT_KNOWN
-from dipsim.planning.question import Figures, Span, depth_of
+from dipsim.planning.question import Figures, Span
 from dipsim.planning.way import Way
 from dipsim.report.calibrate import advice
 from dipsim.report.pictures import COLOURS, FAINT, Sheet, picture, set_heading, short
@@ -16,16 +17,19 @@ from dipsim.report.tables import Table, line
 from dipsim.units import BYTES, TIME, show_number
 
 UNITS = {
-    **dict.fromkeys(("value", "low", "high"), "of the figure"),
-    **dict.fromkeys(("weights", "kv", "overhead", "staging", "available", "margin"), "B"),
-    "dram": "B",
-    "flash_bytes_per_token": "B/token",
+    **dict.fromkeys(("room", "dram"), "B"),
     "target_rate": "tokens/s",
+    "ttft": "s",
+    "energy": "J/token",
     **dict.fromkeys(("context", "prompt"), "tokens"),
 }
 """Units of figures that `dipsim.report.envelope` does not know."""
-MOST_WAYS = 5
-"""Ways that are shown; all are in ``--json``."""
+MOST_WAYS, MOST_OF_A_KIND = 6, 2
+"""Ways that are shown, and of these, ways of a kind before other kinds; all are in ``--json``."""
+KINDS = ("density", "model", "weight_format", "kv_bits", "context", "backend", "io", "cache")
+"""Options that tell what kind a way is of: the first that it has."""
+A_FEW_ROWS = 100e3
+"""Bytes from flash a token that are rows of an embedding, not worth a word."""
 
 
 def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableType:
@@ -36,20 +40,56 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
         words: what else was given, as ``dipsim run`` takes it.
     """
     parts: list[RenderableType] = [line(title(plan), style="bold"), _facts(plan)]
-    if plan.ways:
-        parts.append(_ways(plan.ways[:MOST_WAYS]))
-        left = len(plan.ways) - MOST_WAYS
+    good = useful(plan)
+    if good:
+        parts.append(_ways(shown(good)))
+        left = len(good) - MOST_WAYS
         if left > 0:
             parts.append(line(f"{left} more: --json", style="dim"))
     last = Table("", "", whole=(0,))
     for warning in plan.warnings:
         last.add_row("note", warning)
-    best = plan.ways[0] if plan.ways else None
+    kinds = {kind_of(way): way.name for way in reversed(plan.ways) if way not in good}
+    kinds.pop("cache", None)  # a warning tells
+    if kinds:
+        last.add_row("note", f"no faster than plainly: {', '.join(reversed(kinds.values()))}")
+    best = next((way for way in good if plan.plain is None or _faster(way, plan.plain)), None)
     if plan.plain is not None and plan.plain.first:
         key = plan.plain.first[0]
         last.add_row("measure", f"{key.removeprefix('backends.')}: {advice(key)}")
-    last.add_row("run", command(plan, best, trace, words))
+    if plan.plain is not None or best is not None:
+        last.add_row("run", command(plan, best, trace, words))
     return Group(*parts, last)
+
+
+def useful(plan: Plan) -> list[Way]:
+    """Return the ways that are faster than a plain run, or take less DRAM."""
+    plain = plan.plain
+    if plain is None:
+        return [*plan.ways]
+    return [way for way in plan.ways if _faster(way, plain) or way.figures.dram < plain.dram]
+
+
+def _faster(way: Way, plain: Figures) -> bool:
+    return way.figures.rate.value > plain.rate.value
+
+
+def kind_of(way: Way) -> str:
+    """Return what kind a way is of: the first of `KINDS` that it changes."""
+    return next((name for name in KINDS if name in way.options), "")
+
+
+def shown(ways: Sequence[Way]) -> list[Way]:
+    """Return the ways that a report shows, in their order: the fastest, of as many kinds as there
+    are."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for way in ways:
+        kind = kind_of(way)
+        turns.append(seen[kind] // MOST_OF_A_KIND)
+        seen[kind] += 1
+    first = sorted(range(len(ways)), key=turns.__getitem__)[:MOST_WAYS]
+    return [ways[place] for place in sorted(first)]
 
 
 def title(plan: Plan) -> str:
@@ -75,9 +115,9 @@ def _facts(plan: Plan) -> Table:
     parts = [
         f"{BYTES.show(room.weights)} weights",
         f"{BYTES.show(room.kv)} KV ({question.context:,})",
-        f"{BYTES.show(room.overhead)} runtime",
-        f"{BYTES.show(room.staging)} staging",
     ]
+    small = {"runtime": room.overhead, "staging": room.staging}
+    parts += [f"{BYTES.show(size)} {name}" for name, size in small.items() if size]
     table.add_row("DRAM", " + ".join(parts))
     if plan.plain is None:
         table.add_row("plainly", f"not at all: {plan.why_not}")
@@ -91,10 +131,11 @@ def _plainly(plain: Figures) -> str:
     if plain.ttft is not None:
         ttft = plain.ttft
         ends = f"{TIME.show(ttft.low)} - {TIME.show(ttft.high)}"
-        texts.append(f"first token ({plain.prompt} before it) {TIME.show(ttft.value)} ({ends})")
+        after = f"after a prompt of {plain.prompt:,}"
+        texts.append(f"first token {TIME.show(ttft.value)} ({ends}) {after}")
     if plain.energy is not None:
         texts.append(f"{_span(plain.energy)} J a token")
-    if plain.flash:
+    if plain.flash > A_FEW_ROWS:
         texts.append(f"{BYTES.show(plain.flash)} a token from flash")
     return "; ".join(texts)
 
@@ -110,7 +151,7 @@ def _ways(ways: Sequence[Way]) -> Table:
     table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
-        flash = BYTES.show(figures.flash) if figures.flash else "-"
+        flash = BYTES.show(figures.flash) if figures.flash > A_FEW_ROWS else "-"
         why = "; ".join(text for text in (way.why, costs, way.assumed) if text)
         table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)
     return table
@@ -128,16 +169,14 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
         words: what else was given, as ``dipsim run`` takes it.
     """
     question = plan.question
-    options: dict[str, Any] = {**question.options, **({} if way is None else way.options)}
-    traced = question.trace is not None and (question.of_experts or "density" in options)
+    changes: dict[str, Any] = {} if way is None else {**way.options}
+    traced = question.trace is not None and (question.of_experts or "density" in changes)
     said = [*([trace] if traced and trace is not None else []), *words]
     if question.of_experts and question.trace is None:
         return "needs the model's routes: dipsim run ROUTES --model ..."
     if question.like is not None and traced:
         return f"needs scores of the model: dipsim synth OUT --like {question.like} --model ..."
-    if not traced:
-        depth = depth_of(options.pop("context", question.context), question.prompt)
-        options = {"method": "dense", "prompt": question.prompt, "depth": depth, **options}
+    options = question.options_of(question.trace if traced else None, **changes)
     for name, value in options.items():
         if name == "model":
             said = _replaced(said, "--model", str(value))

@@ -13,10 +13,13 @@ from dipsim.hardware import load_profile
 from dipsim.model import load_model
 from dipsim.planning.of_any import family_of
 from dipsim.planning.plan import Plan, plan
+from dipsim.report.plan import MOST_WAYS, kind_of, shown, useful
 from tools.cli import invoke, refusal
 from tools.paths import shared
 
 PHONE = "snapdragon8gen3"
+LONGEST = 64
+"""Tokens of a sequence of the shipped trace."""
 
 
 def small(**more: Any) -> Plan:
@@ -66,7 +69,7 @@ def test_ways_are_ranked_and_repeat() -> None:
         if bits is not None:
             model = model.stored_at(bits, form)
         traced = "density" in options
-        usual: dict[str, Any] = {"prompt": 128, "context": 512}
+        usual: dict[str, Any] = {"prompt": 128, "context": 512, "depth": 512 - LONGEST}
         if not traced:
             depth = int(options.pop("context", 512)) - 129
             usual = {"prompt": 128, "depth": depth, "method": "dense"}
@@ -122,6 +125,13 @@ def test_a_loss_that_is_allowed_bounds_the_density() -> None:
     assert min(densities) > min(float(way.options["density"]) for way in loose)
 
 
+def test_a_trace_too_short_to_learn_an_order_from_is_no_end() -> None:
+    short = dipsim.load_trace("smollm2-chat").window(0, 4)
+    answer = small(trace=short)
+    assert any("permuted" in warning for warning in answer.warnings)
+    assert any("density" in way.options for way in answer.ways)
+
+
 def test_a_drawn_trace_is_said() -> None:
     answer = small(like="smollm2-chat")
     drawn = [way for way in answer.ways if "density" in way.options]
@@ -150,7 +160,7 @@ def test_a_mixture_without_routes_says_what_it_assumes() -> None:
     assert answer.plain is not None
     assert answer.plain.marks == ("uniform-routes",)
     assert answer.plain.ttft is None
-    none, every = map(float, re.findall(r"([\d.]+)(?: tok/s)? if", answer.warnings[0]))
+    none, every = map(float, re.findall(r"([\d.]+)(?: tok/s with no| if all)", answer.warnings[0]))
     assert none < answer.plain.rate.value < every
 
 
@@ -182,6 +192,7 @@ def test_a_mixture_that_fits_reads_nothing() -> None:
         ({"max_loss": -1, "trace": "smollm2-chat"}, "--max-loss -1"),
         ({"context": 0}, "--context 0"),
         ({"prompt": 5000}, "--prompt 5000"),
+        ({"context": 10000}, "--context 10000: model smollm2-135m reads 8192"),
         ({"dram": 1e12}, "at most the 16 GB"),
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"weight_format": "q3_x"}, "--weight-format q3_x"),
@@ -204,6 +215,38 @@ def test_a_config_that_nobody_knows(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "nobody-knows", "hidden_size": 64}))
     assert "nobody-knows" in refusal("plan", path, "-p", PHONE)
+
+
+def test_where_nothing_runs_no_command_is_printed() -> None:
+    words = f"smollm2-135m -p {PHONE} --dram 70MB --context 512"
+    out = invoke("plan", *words.split()).output
+    assert "not at all" in out
+    assert "no way to run it is known" in out
+    assert "dipsim run" not in out
+
+
+def test_a_target_that_no_way_reaches_is_said() -> None:
+    assert "no way reaches 1000 tok/s" in plan("llama-3.2-1b", PHONE, target_rate=1000).warnings
+
+
+def test_a_longer_prompt_waits_longer() -> None:
+    words = f"llama-3.2-1b -p {PHONE} --json --prompt".split()
+    short, long = (json.loads(invoke("plan", *words, n).stdout)["plain"] for n in ("64", "512"))
+    assert (short["prompt"], long["prompt"]) == (64, 512)
+    assert short["ttft"]["value"] < long["ttft"]["value"]
+
+
+def test_ways_of_many_kinds_are_shown() -> None:
+    answer = small(trace="smollm2-chat")
+    ways = shown(useful(answer))
+    assert len(ways) == MOST_WAYS
+    kinds = [kind_of(way) for way in ways]
+    assert {"weight_format", "backend", "kv_bits", "context"} <= set(kinds)
+    assert kinds.count("backend") == 2
+    assert answer.plain is not None
+    assert all(way.figures.rate.value > answer.plain.rate.value for way in ways)
+    rates = [way.figures.rate.value for way in ways]
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_kv_that_does_not_fit_at_all_still_has_ways() -> None:
@@ -231,16 +274,28 @@ def test_an_answer_takes_at_most_25_lines(words: str, monkeypatch: pytest.Monkey
     assert len(out.splitlines()) <= 25, out
 
 
-def test_the_command_that_is_printed_gives_the_rate_of_the_best_way(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "words",
+    [
+        "llama-3-8b -p snapdragon8gen3 --dram 4GB",
+        "llama-3.2-1b -p snapdragon8gen3 --kv-bits 8 --context 1000 --prompt 64 --bits 4",
+        "smollm2-135m -p paper-a18 --dram 60MB --context 512 --trace smollm2-chat",
+        "qwen3-30b-a3b -p oneplus15r --trace ROUTES",
+    ],
+)
+def test_the_command_that_is_printed_gives_the_rate_of_the_way(
+    words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    out = invoke("plan", *["llama-3-8b", "-p", "snapdragon8gen3", "--dram", "4GB"]).output
+    if "ROUTES" in words:
+        words = words.replace("ROUTES", str(shared("validation/qwen.route.csv")))
+    given = words.split()
+    out = invoke("plan", *given).output
     command = next(line for line in out.splitlines() if line.startswith("run "))
-    words = command.split()[2:]
-    figures = json.loads(invoke(*words, "--json").stdout)
-    best = plan("llama-3-8b", PHONE, dram=4e9).ways[0]
-    assert figures["tokens_per_second"] == pytest.approx(best.figures.rate.value, rel=1e-9)
+    again = json.loads(invoke(*command.split()[2:], "--json").stdout)
+    answer = json.loads(invoke("plan", *given, "--json").stdout)
+    best = (answer["ways"] or [answer["plain"]])[0]
+    assert again["tokens_per_second"] == pytest.approx(best["rate"]["value"], rel=1e-5)
 
 
 def test_a_picture_of_the_ways(tmp_path: Path) -> None:
