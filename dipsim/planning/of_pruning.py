@@ -67,7 +67,7 @@ def _pruned(question: Question, **options: Any) -> Way:
     layout = f" {options['layout']}" if "layout" in options else ""
     return Way(
         name=f"{options['method']} {options['density']:g}{layout}",
-        why=f"{options['density']:.0%} of the MLP is used, {result.hit_rate:.0%} of that hits",
+        why=f"{options['density']:.0%} of MLP, {result.hit_rate:.0%} hits",
         options=options,
         figures=figures_of(result),
         loss=_loss(question, result),
@@ -83,4 +83,4 @@ def _loss(question: Question, result: Result) -> str:
         if bounds is not None and bounds.high is not None:
             return f"perplexity {bounds.low:.4g} to {bounds.high:.4g}"
     lost = max((1 - kept for kept in energy.values()), default=0.0)
-    return f"{lost:.1%} of the energy"
+    return f"{lost:.1%} of energy"

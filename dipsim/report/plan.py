@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from dipsim.planning import Plan
-from dipsim.planning.of_any import ANOTHER, NOT_KNOWN
+from dipsim.planning.of_any import ANOTHER, NOT_KNOWN, bits_of
+from dipsim.planning.plan import SYNTHETIC_TOKENS
 from dipsim.planning.question import Figures, Span
 from dipsim.planning.way import Way
 from dipsim.report.calibrate import advice
@@ -24,10 +25,12 @@ UNITS = {
     **dict.fromkeys(("context", "prompt"), "tokens"),
 }
 """Units of figures that `dipsim.report.envelope` does not know."""
-MOST_WAYS, MOST_OF_A_KIND = 6, 2
+MOST_WAYS, MOST_OF_A_KIND = 5, 2
 """Ways that are shown, and of these, ways of a kind before other kinds; all are in ``--json``."""
 KINDS = ("density", "model", "weight_format", "kv_bits", "context", "backend", "io", "cache")
 """Options that tell what kind a way is of: the first that it has."""
+DRAWN = "drawn.npz"
+"""Name of a trace that is drawn after another."""
 A_FEW_ROWS = 100e3
 """Bytes from flash a token that are rows of an embedding, not worth a word."""
 
@@ -47,8 +50,9 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
         if left > 0:
             parts.append(line(f"{left} more: --json", style="dim"))
     last = Table("", "", whole=(0,))
-    for warning in plan.warnings:
-        last.add_row("note", warning)
+    assumed = {way.assumed for way in shown(good) if way.assumed}
+    for note in (*plan.warnings, *sorted(assumed)):
+        last.add_row("note", note)
     kinds = {kind_of(way): way.name for way in reversed(plan.ways) if way not in good}
     kinds.pop("cache", None)  # a warning tells
     if kinds:
@@ -95,8 +99,7 @@ def shown(ways: Sequence[Way]) -> list[Way]:
 def title(plan: Plan) -> str:
     """Return in a sentence whether the model fits, and is as fast as wanted."""
     question, room = plan.question, plan.room
-    bits = 8 * question.model.total_bytes / question.model.parameters
-    what = f"{question.model.name}, {bits:.3g} bits, on {question.device.name}"
+    what = f"{question.model.name} on {question.device.name}"
     available = f"the {BYTES.show(room.available)} for an app"
     if room.fits:
         text = f"{what}: fits: {BYTES.show(room.margin)} left of {available}"
@@ -113,7 +116,7 @@ def _facts(plan: Plan) -> Table:
     room, question = plan.room, plan.question
     table = Table("", "", whole=(0,))
     parts = [
-        f"{BYTES.show(room.weights)} weights",
+        f"{BYTES.show(room.weights)} weights of {bits_of(question.model):.3g} bits",
         f"{BYTES.show(room.kv)} KV ({question.context:,})",
     ]
     small = {"runtime": room.overhead, "staging": room.staging}
@@ -152,7 +155,7 @@ def _ways(ways: Sequence[Way]) -> Table:
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
         flash = BYTES.show(figures.flash) if figures.flash > A_FEW_ROWS else "-"
-        why = "; ".join(text for text in (way.why, costs, way.assumed) if text)
+        why = "; ".join(text for text in (way.why, costs) if text)
         table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)
     return table
 
@@ -166,16 +169,19 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
 
     Args:
         trace: name of the trace that was given, if any.
-        words: what else was given, as ``dipsim run`` takes it.
+        words: what else was given, as ``dipsim run`` takes it; the model comes first.
     """
     question = plan.question
     changes: dict[str, Any] = {} if way is None else {**way.options}
     traced = question.trace is not None and (question.of_experts or "density" in changes)
-    said = [*([trace] if traced and trace is not None else []), *words]
     if question.of_experts and question.trace is None:
-        return "needs the model's routes: dipsim run ROUTES --model ..."
-    if question.like is not None and traced:
-        return f"needs scores of the model: dipsim synth OUT --like {question.like} --model ..."
+        return f"with the model's routes: {shlex.join(['dipsim', 'run', 'ROUTES', *words])}"
+    said, before = [*words], ""
+    if traced:
+        if question.like is not None:
+            drawn = ["dipsim", "synth", DRAWN, "--like", question.like, *words[:2]]
+            before = f"{shlex.join([*drawn, '--tokens', str(SYNTHETIC_TOKENS)])} && "
+        said = [DRAWN if trace is None else trace, *words]
     options = question.options_of(question.trace if traced else None, **changes)
     for name, value in options.items():
         if name == "model":
@@ -184,7 +190,7 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
             said += ["-s", str(value)]
         else:
             said += [f"--{name.replace('_', '-')}", _text(value)]
-    return shlex.join(["dipsim", "run", *said])
+    return before + shlex.join(["dipsim", "run", *said])
 
 
 def _replaced(words: Sequence[str], option: str, value: str) -> list[str]:
@@ -215,4 +221,4 @@ def plot(plan: Plan, sheet: Sheet) -> None:
             axes.legend(loc="lower right", frameon=False)
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens per second, with 90 % intervals")
-        set_heading(figure, title(plan))
+        set_heading(figure, f"{plan.question.model.name} on {plan.question.device.name}")

@@ -266,6 +266,8 @@ def test_kv_that_does_not_fit_at_all_still_has_ways() -> None:
         "llama-3-8b -p snapdragon8gen3 --dram 4GB",
         "qwen3-30b-a3b -p oneplus15r",
         "llama-3-8b -p snapdragon8gen3 --dram 4GB --target-rate 5",
+        "smollm2-135m -p paper-a18 --dram 60MB --context 512 --like smollm2-chat --target-rate 999",
+        "smollm2-135m -p snapdragon8gen3 --dram 250MB --context 512 --trace smollm2-chat",
     ],
 )
 def test_an_answer_takes_at_most_25_lines(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +297,31 @@ def test_the_command_that_is_printed_gives_the_rate_of_the_way(
     again = json.loads(invoke(*command.split()[2:], "--json").stdout)
     answer = json.loads(invoke("plan", *given, "--json").stdout)
     best = (answer["ways"] or [answer["plain"]])[0]
+    assert again["tokens_per_second"] == pytest.approx(best["rate"]["value"], rel=1e-5)
+
+
+def test_a_drawn_trace_is_drawn_again_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    given = [
+        "smollm2-135m",
+        "-p",
+        "paper-a18",
+        "--dram",
+        "60MB",
+        "--context",
+        "512",
+        "--like",
+        "smollm2-chat",
+    ]
+    out = invoke("plan", *given).output
+    command = next(line for line in out.splitlines() if line.startswith("run "))
+    draws, runs = command.removeprefix("run").strip().split(" && ")
+    invoke(*draws.split()[1:])
+    again = json.loads(invoke(*runs.split()[1:], "--json").stdout)
+    best = json.loads(invoke("plan", *given, "--json").stdout)["ways"][0]
     assert again["tokens_per_second"] == pytest.approx(best["rate"]["value"], rel=1e-5)
 
 
