@@ -14,7 +14,7 @@ from dipsim.errors import DipsimError
 from dipsim.option import Concern, Option
 from dipsim.settings import OPTIONS, concerning
 
-DEVICE, NEEDS, STAYS, REPLAYED, TIME = PANELS[1:6]
+DEVICE, NEEDS, STAYS, REPLAYED, TIME = PANELS[2:7]
 _PANELS: dict[Concern, str] = {
     "method": NEEDS,
     "pruning": NEEDS,
