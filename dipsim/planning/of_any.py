@@ -24,31 +24,25 @@ _LEAST_GAIN = 1.05
 
 
 def fewer_bits(question: Question) -> Iterator[Way]:
-    """Yield the model in each narrower format, on each engine that has a rate for it."""
-    for name, form, bits in narrower(question):
-        options = {"weight_format": form, "bits": bits, "backend": name}
-        why = narrower_why(question, bits)
-        yield from _way(question, f"{form} on {name}", why, options, NOT_KNOWN)
-
-
-def narrower(question: Question) -> Iterator[tuple[str, str, float]]:
-    """Yield each backend, format that it has a rate for, and bits, narrower than the model's."""
+    """Yield the model in each narrower format, on the fastest of the engines that have a rate for
+    it."""
     own = bits_of(question.model)
+    tried: dict[str, list[Way]] = {}
     for name, engine in question.device.backends.items():
         for form in engine.gemv:
             bits = FORMAT_BITS.get(form, own)
             if bits < _NARROWER * own:
-                yield name, form, bits
+                options = {"weight_format": form, "bits": bits, "backend": name}
+                why = f"{bits:g} bits for {own:.3g}"
+                ways = _way(question, f"{form} on {name}", why, options, NOT_KNOWN)
+                tried.setdefault(form, []).extend(ways)
+    for of_format in filter(None, tried.values()):
+        yield max(of_format, key=lambda way: way.figures.rate.value)
 
 
 def bits_of(model: Model) -> float:
     """Return the mean bits of a weight."""
     return 8 * model.total_bytes / model.parameters
-
-
-def narrower_why(question: Question, bits: float) -> str:
-    """Return what a narrower format changes, in words."""
-    return f"{bits:g} bits a weight for {bits_of(question.model):.3g}"
 
 
 def less_kv(question: Question, plain: Figures | None) -> Iterator[Way]:
@@ -81,7 +75,7 @@ def _if_faster(plain: Figures | None, ways: Iterator[Way]) -> Iterator[Way]:
 
 def mapped(question: Question) -> Iterator[Way]:
     """Yield the model mapped into memory, whose pages come in by faults."""
-    why = "the system loads pages when they are touched, and keeps what DRAM holds"
+    why = "pages are loaded when they are touched"
     yield from _way(question, "mmap", why, {"io": "mmap"}, "none")
 
 
@@ -104,7 +98,7 @@ def other_engines(question: Question, plain: Figures | None) -> Iterator[Way]:
 def smaller_models(question: Question) -> Iterator[Way]:
     """Yield plain runs of the smaller presets of the same family, at as many bits a weight."""
     model = question.model
-    bits = bits_of(model)
+    bits = round(bits_of(model), 3)
     for name in model_names():
         other: Model = load_model(name)
         same = family_of(name) == family_of(model.name) != ""

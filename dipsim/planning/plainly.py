@@ -5,7 +5,7 @@ from typing import Any
 from dipsim.planning.question import Figures, Question, figures_of
 from dipsim.planning.room import Room, room_of
 
-RESIDENT = "all experts stay in DRAM, and no cache is kept"
+RESIDENT = "all experts in DRAM"
 
 
 def plainly(question: Question, **options: Any) -> Figures:

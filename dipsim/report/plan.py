@@ -118,7 +118,7 @@ def _ways(ways: Sequence[Way], known: str) -> Table:
     Args:
         known: assumption of the plain run, which stands there.
     """
-    table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
+    table = Table("way", "tok/s", "DRAM", "flash", "why, and its cost", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
         flash = BYTES.show(figures.flash) if figures.flash else "-"
@@ -141,11 +141,12 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
     """
     question = plan.question
     options: dict[str, Any] = {**question.options, **({} if way is None else way.options)}
-    traced = question.trace is not None and (question.of_experts or "density" in options)
+    routed = question.of_experts and "model" not in options  # other models are dense
+    traced = question.trace is not None and (routed or "density" in options)
     said = [*([trace] if traced and trace is not None else []), *words]
-    if question.warmup:
+    if traced and question.warmup:
         return "needs the model's routes: dipsim run ROUTES --model ..."
-    if question.like is not None and traced:
+    if traced and question.like is not None:
         return f"needs a trace of the model: dipsim synth OUT --like {question.like} --model ..."
     if not traced:
         depth = depth_of(options.pop("context", question.context), question.prompt)
