@@ -156,6 +156,7 @@ def test_the_cache_that_the_phones_author_found() -> None:
     assert "paged" in paged.figures.marks
 
 
+@pytest.mark.slow
 def test_ways_of_a_mixture_repeat() -> None:
     routes = str(shared("validation/qwen.route.csv"))
     answer = plan("qwen3-30b-a3b", PHONE, trace=routes, target_rate=15)
@@ -225,6 +226,7 @@ def test_experts_copied_for_few_hits_are_better_not_kept() -> None:
     assert way.figures.rate.value > answer.plain.rate.value
 
 
+@pytest.mark.slow
 def test_more_dram_hits_more_of_a_mixture() -> None:
     rates = []
     for available in ("3GB", "9GB", "12GB"):
@@ -312,7 +314,7 @@ def test_an_answer_takes_at_most_25_lines(words: str, monkeypatch: pytest.Monkey
         (f"llama-3-8b -p {PHONE} --dram 4GB", "llama-3.2-1b"),
         ("qwen3-30b-a3b -p tensor-g4", "qwen2.5-7b"),
         (f"llama-3-8b -p {PHONE} --bits 8.5 --target-rate 9", "llama-3.2-1b"),
-        ("qwen3-30b-a3b -p oneplus15r --trace ROUTES", "lru"),
+        pytest.param("qwen3-30b-a3b -p oneplus15r --trace ROUTES", "lru", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_that_is_printed_gives_the_rate_of_the_best_way(
