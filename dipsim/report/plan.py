@@ -118,7 +118,7 @@ def _ways(ways: Sequence[Way], known: str) -> Table:
     Args:
         known: assumption of the plain run, which stands there.
     """
-    table = Table("way", "tok/s", "DRAM", "flash", "why, and its cost", right=(1, 2, 3))
+    table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
         flash = BYTES.show(figures.flash) if figures.flash else "-"
