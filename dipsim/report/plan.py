@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.planning import Plan
 from dipsim.planning.of_any import ANOTHER, NOT_KNOWN
+from dipsim.planning.plainly import RESIDENT
 from dipsim.planning.question import Figures, Span, depth_of
 from dipsim.planning.way import Way
 from dipsim.report.calibrate import advice
@@ -37,7 +38,8 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
     """
     parts: list[RenderableType] = [line(title(plan), style="bold"), _facts(plan)]
     if plan.ways:
-        parts.append(_ways(plan.ways[:MOST_WAYS]))
+        known = "" if plan.plain is None else plan.plain.assumed
+        parts.append(_ways(plan.ways[:MOST_WAYS], known))
         left = len(plan.ways) - MOST_WAYS
         if left > 0:
             parts.append(line(f"{left} more: --json", style="dim"))
@@ -48,7 +50,9 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
     if plan.plain is not None and plan.plain.first:
         key = plan.plain.first[0]
         last.add_row("measure", f"{key.removeprefix('backends.')}: {advice(key)}")
-    last.add_row("run", command(plan, best, trace, words))
+    figures = plan.plain if best is None else best.figures
+    if figures is None or figures.assumed != RESIDENT:  # which a run with a cache is not
+        last.add_row("run", command(plan, best, trace, words))
     return Group(*parts, last)
 
 
@@ -96,6 +100,8 @@ def _plainly(plain: Figures) -> str:
         texts.append(f"{_span(plain.energy)} J a token")
     if plain.flash:
         texts.append(f"{BYTES.show(plain.flash)} a token from flash")
+    if plain.assumed:
+        texts.append(plain.assumed)
     return "; ".join(texts)
 
 
@@ -106,12 +112,18 @@ def _span(span: Span) -> str:
     return f"{show_number(span.value, 3)} ({ends})"
 
 
-def _ways(ways: Sequence[Way]) -> Table:
+def _ways(ways: Sequence[Way], known: str) -> Table:
+    """Return the table of ways.
+
+    Args:
+        known: assumption of the plain run, which stands there.
+    """
     table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
         flash = BYTES.show(figures.flash) if figures.flash else "-"
-        why = "; ".join(text for text in (way.why, costs, way.assumed) if text)
+        assumed = "" if figures.assumed == known else figures.assumed
+        why = "; ".join(text for text in (way.why, costs, assumed) if text)
         table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)
     return table
 
@@ -129,12 +141,13 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
     """
     question = plan.question
     options: dict[str, Any] = {**question.options, **({} if way is None else way.options)}
-    traced = question.trace is not None and (question.of_experts or "density" in options)
+    routed = question.of_experts and "model" not in options  # other models are dense
+    traced = question.trace is not None and (routed or "density" in options)
     said = [*([trace] if traced and trace is not None else []), *words]
-    if question.of_experts and question.trace is None:
+    if traced and question.warmup:
         return "needs the model's routes: dipsim run ROUTES --model ..."
-    if question.like is not None and traced:
-        return f"needs scores of the model: dipsim synth OUT --like {question.like} --model ..."
+    if traced and question.like is not None:
+        return f"needs a trace of the model: dipsim synth OUT --like {question.like} --model ..."
     if not traced:
         depth = depth_of(options.pop("context", question.context), question.prompt)
         options = {"method": "dense", "prompt": question.prompt, "depth": depth, **options}
