@@ -77,7 +77,11 @@ def _kept(
                 f"{figure(low):.4g} to {figure(high):.4g} {unit}: they contradict each other, and "
                 "none is kept"
             )
-    return tuple(point for point in listed if work(point) not in dropped)
+    agree = [point for point in listed if work(point) not in dropped]
+    once: dict[Hashable, _Point] = {}
+    for point in agree:  # a figure that stands there twice was measured once
+        once.setdefault((work(point), figure(point), point.origin.date), point)
+    return tuple(once.values())
 
 
 def _what(point: Rate | Reads | Writes | Transfer) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from dipsim.run import replay
 from dipsim.simulate import prepare
 from dipsim.timeline.interval import rate_interval
 from dipsim.timeline.timing import rate_tokens
+from dipsim.validate.predictors import bytes_of
 from dipsim.validate.runs import Prediction, with_all_dram
 
 
@@ -119,7 +121,8 @@ def calibrate_device(
     if start is not None:
         numbers += _overridden(start, before, overrides)
         geometries = Geometries(models, measured.models)
-        engines, unused = measure_engines(start, measured.rates, geometries, backend)
+        stated = override_pairs(overrides)
+        engines, unused = measure_engines(start, measured.rates, geometries, backend, stated)
         refused += unused
         known = [number for engine in engines for number in engine.numbers]
         efficiency = _efficiency(measured, start, known)
@@ -174,7 +177,7 @@ def _start(
     """
     data = nested(numbers)
     if extends is not None:
-        return load_profile({"name": "measured", **data, "extends": extends}, overrides)
+        return load_profile({"name": extends, **data, "extends": extends}, overrides)
     if not measured.rates and not override_texts(overrides):
         return None
     stated = {number.key for number in numbers} | {*override_pairs(overrides)}
@@ -232,10 +235,18 @@ def _data(
             data["backends"][engine.backend] = {"engine": name, **section}
     if extends is not None:
         data["extends"] = extends
-        measured = [each.backend for each in engines if each.backend in data.get("backends", {})]
+        measured = [each for each in engines if each.backend in data.get("backends", {})]
         if measured:
-            data["first"] = measured[0]
+            data["first"] = max(measured, key=fastest_of).backend
     return data
+
+
+def fastest_of(engine: EngineNumbers) -> float:
+    """Return the bytes per second that an engine reaches with the median of its decode rates; of
+    prompts alone, 0."""
+    decode = [each for each in engine.evidence if not each.is_prompt]
+    reached = [bytes_of(each.run).size * each.rate.value for each in decode]
+    return median(reached) if reached else 0.0
 
 
 def _compared(

@@ -1,7 +1,7 @@
 """The numbers of engines, from the rates of models: which backend they are of, and its fit."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -46,12 +46,17 @@ class EngineNumbers:
 
 
 def measure_engines(
-    device: Profile, rates: Sequence[Rate], geometries: Geometries, backend: str | None = None
+    device: Profile,
+    rates: Sequence[Rate],
+    geometries: Geometries,
+    backend: str | None = None,
+    fixed: Collection[str] = (),
 ) -> tuple[list[EngineNumbers], list[str]]:
     """Fit the numbers of every engine that rates were measured with.
 
     Args:
         backend: the one that all rates are of; default: found by unit and engine, or new.
+        fixed: dotted keys of numbers that the user states, which are not fitted.
 
     Returns:
         What was told of each engine, and why rates were refused.
@@ -77,6 +82,8 @@ def measure_engines(
             else:
                 evidence.append(ready)
         if evidence:
+            held = {key.removeprefix(f"backends.{name}.") for key in fixed}
+            priors = {key: spread for key, spread in priors.items() if key not in held}
             engines.append(_measured(start, name, priors, starting, evidence, device))
             device = engines[-1].device
     geometries.check_used()
@@ -141,7 +148,17 @@ def _start(
         key: float(new[key].source["spread"]) if key in new else prior_spread(device, name, key)
         for key in (*(f"gemv.{each}" for each in gemv), "per_layer", "dram_efficiency")
     }
-    return started, priors, new
+    for key in priors:
+        source = device.source(f"{own}{key}")
+        if source is not None and source.origin.startswith(_files_of(rates)):  # the same rates
+            priors[key] = PER_LAYER_SPREAD if key == "per_layer" else EFFICIENCY_SPREAD
+    return started, {**priors, "compute": INVENTED}, new
+
+
+def _files_of(rates: Sequence[Rate]) -> str:
+    """Return the beginning of the origin of what was fitted to rates of these files."""
+    origin = str(measured_source([rate.origin for rate in rates], "", 0.0)["from"])
+    return origin.partition(": ")[0]
 
 
 def _estimate(key: str, value: Any, spread: float) -> NumberChange:
@@ -200,13 +217,18 @@ def _measured(
     decode = [each for each in evidence if not each.is_prompt]
     prompts = [each for each in evidence if each.is_prompt]
     used = {each.rate.case.stored_as for each in decode}
-    keys = {k: s for k, s in priors.items() if not k.startswith("gemv.") or k[5:] in used}
+    formats = {f"gemv.{each}" for each in used}
+    keys = {
+        key: spread
+        for key, spread in priors.items()
+        if key in formats or key in ("per_layer", "dram_efficiency")
+    }
     fits = []
-    if decode:
+    if decode and keys:
         fits.append((fit_backend(device, name, keys, decode), decode))
         device = fits[-1][0].device
-    if prompts:
-        compute = {"compute": INVENTED}
+    if prompts and "compute" in priors:
+        compute = {"compute": priors["compute"]}
         fits.append((fit_backend(device, name, compute, prompts), prompts))
         device = fits[-1][0].device
     for fit, some in fits:
@@ -215,7 +237,7 @@ def _measured(
             if fitted.told:
                 numbers[fitted.key] = _number(key, fitted, fit, some, before)
             else:
-                kept.append(_kept(key, fitted, start))
+                kept.append(_kept(key, fitted.key, before if fitted.key == "compute" else start))
     device = _with_sources(device, numbers.values())
     return EngineNumbers(name, device, tuple(numbers.values()), tuple(kept), tuple(evidence))
 
@@ -232,10 +254,12 @@ def _number(
     return NumberChange(key, text_before(before, key), after, source, fit.median, fit.left_out)
 
 
-def _kept(key: str, fitted: FittedNumber, device: Profile) -> str:
-    source = device.source(key)
+def _kept(path: str, key: str, device: Profile) -> str:
+    """Return that a number stays as a device states it."""
+    source = device.source(path)
     kind = "estimate" if source is None else source.kind
-    return f"{key} stays {spelled(fitted.key, fitted.value)} ({kind}): these rates do not tell it"
+    value = text_before(device, path) or "unlimited"
+    return f"{path} stays {value} ({kind}): these rates do not tell it"
 
 
 def spelled(key: str, value: float) -> Any:

@@ -9,15 +9,22 @@ import numpy as np
 
 from dipsim.calibrate.geometry import Geometries
 from dipsim.calibrate.measured import Rate
+from dipsim.calibrate.number import counted
+from dipsim.errors import DipsimError
 from dipsim.hardware import Profile
 from dipsim.model import Model
+from dipsim.units import BANDWIDTH
 from dipsim.validate.cases import Case
+from dipsim.validate.predictors import bytes_of
 from dipsim.validate.runs import CaseRun, run_of
 
 NOISE = 0.03
 """Least standard deviation of a rate's logarithm: what a phone repeats even in one sitting."""
 
 
+LEAST_PROMPT = 32
+"""Tokens of the shortest prompt that tells FLOP/s rather than bytes/s."""
+_MOST_BITS = 32.0
 _DEFAULTS = "the defaults"
 
 
@@ -60,10 +67,23 @@ def as_evidence(
         return f"{rate.case.model}: which experts a prompt used is not known"
     if (rate.case.model_bytes or 0.0) > device.dram.capacity:
         return f"{rate.case.model}: its weights do not fit in the DRAM of the device"
-    case = _case(rate.case, model, backend)
-    run = run_of(case, device, {})
+    if rate.case.kind == "decode" and rate.case.stored_as is None:
+        return f"{rate.case.model}: its weight format is not known"
+    if rate.case.kind == "prefill" and (rate.case.prompt or LEAST_PROMPT) < LEAST_PROMPT:
+        return f"{rate.case.model}: a prompt of {rate.case.prompt} is too short to tell compute"
+    try:
+        run = run_of(_case(rate.case, model, backend), device, {})
+    except DipsimError as problem:
+        return f"{rate.case.model}, {rate.value:.4g} tok/s: {problem}"
     if isinstance(run, str):
         return f"{rate.case.model}: {run}"
+    peak = device.dram.bandwidth
+    reached = bytes_of(run).size * rate.value
+    if rate.case.kind == "decode" and reached > peak:
+        return (
+            f"{rate.case.model}: {rate.value:.4g} tok/s read {BANDWIDTH.show(reached)}, more than "
+            f"dram.bandwidth, {BANDWIDTH.show(peak)}: correct that one with -s, or leave it out"
+        )
     deviation = 0.0 if rate.deviation is None else rate.deviation / rate.value
     label = f"{model.layers} x {model.hidden} x {model.intermediate}, {model.kv_heads} KV heads"
     return TimedRate(rate, label, run, max(NOISE, deviation))
@@ -73,7 +93,7 @@ def _case(case: Case, model: Model, backend: str) -> Case:
     """Return the case with its geometry, and with the bits of a weight where its bytes are told."""
     bits = case.bits
     if case.model_bytes is not None:
-        bits = 8 * case.model_bytes / model.parameters
+        bits = min(_MOST_BITS, 8 * case.model_bytes / model.parameters)
     plain = model.as_read().stored_at(16.0, None)  # what it is stored in, the case says
     geometry: dict[str, Any] = plain.model_dump(mode="json", exclude_none=True)
     changes = {"model": geometry, "backend": backend, "engine": "", "profile": None}
@@ -85,7 +105,8 @@ def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
     engine of which others are refused.
 
     The best are those with the highest mean of the decode rates that were measured with all of
-    them; of an engine that decoded nothing, of the prompts.
+    them; of an engine that decoded nothing, of the prompts. Work that was not measured with the
+    best is used as it was.
     """
     used: list[Rate] = []
     refused = []
@@ -95,10 +116,13 @@ def best_setup(rates: Sequence[Rate]) -> tuple[list[Rate], list[str]]:
     for (_, engine), some in engines.items():
         tried = list(dict.fromkeys(setup_of(rate) for rate in some))
         best = tried[0] if len(tried) == 1 else max(tried, key=_mean_of(some, tried))
-        used += [rate for rate in some if setup_of(rate) == best]
-        others = ", ".join(each or _DEFAULTS for each in tried if each != best)
+        have_best = {work_of(rate) for rate in some if setup_of(rate) == best}
+        used += [r for r in some if setup_of(r) == best or work_of(r) not in have_best]
+        others = [r for r in some if setup_of(r) != best and work_of(r) in have_best]
         if others:
-            refused.append(f"{engine}: {best or _DEFAULTS}: the fastest; left out: {others}")
+            setups = ", ".join(dict.fromkeys(setup_of(rate) or _DEFAULTS for rate in others))
+            many = counted(len(others), "rate")
+            refused.append(f"{engine}: {many} with {setups}: slower than with {best or _DEFAULTS}")
     return used, refused
 
 
@@ -108,16 +132,20 @@ def setup_of(rate: Rate) -> str:
     return ", ".join([*threads, *([rate.settings] if rate.settings else [])])
 
 
+def work_of(rate: Rate) -> str:
+    """Return what was timed, whatever the setup."""
+    case = rate.case
+    return f"{case.kind} {case.model} {case.weight_format} {case.depth} {case.prompt}"
+
+
 def _mean_of(rates: Sequence[Rate], tried: Sequence[str]) -> Callable[[str], float]:
     """Return the mean rate of a setup, over the work that was measured with all of ``tried``."""
     kinds = {rate.case.kind for rate in rates}
     kind = "decode" if "decode" in kinds else "prefill"
     table: dict[str, dict[str, float]] = {}
     for rate in rates:
-        case = rate.case
-        if case.kind == kind:
-            work = f"{case.model} {case.weight_format} {case.depth} {case.prompt}"
-            table.setdefault(work, {})[setup_of(rate)] = rate.value
+        if rate.case.kind == kind:
+            table.setdefault(work_of(rate), {})[setup_of(rate)] = rate.value
     shared = [row for row in table.values() if all(each in row for each in tried)]
 
     def mean(setup: str) -> float:

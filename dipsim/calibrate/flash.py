@@ -42,7 +42,8 @@ def measure_flash(
     fit: bool = False,
     lanes: int | None = None,
 ) -> FlashNumbers:
-    """Make a flash section of reads at random offsets, or in order where there are no others.
+    """Make a flash section of reads at random offsets, and in order where there are no others of
+    the size.
 
     Args:
         before: the profile that is changed, if any.
@@ -54,10 +55,16 @@ def measure_flash(
     """
     numbers: list[NumberChange] = []
     refused: list[str] = []
-    kept = [each for each in reads if not each.in_order] or [*reads]
+    random = {each.point.size for each in reads if not each.in_order}
+    kept = [each for each in reads if not each.in_order or each.point.size not in random]
+    fast = [] if before is None else [r for r in kept if r.point.bandwidth > before.dram.bandwidth]
+    kept = [each for each in kept if each not in fast]
+    if fast:
+        rate = BANDWIDTH.show(max(each.point.bandwidth for each in fast))
+        refused.append(f"{fast[0].origin.file}: {rate} is faster than DRAM: that is no flash")
     points = _points(kept)
     curve = None
-    if reads and len({point.size for point in points}) < 2:
+    if kept and len({point.size for point in points}) < 2:
         refused.append(
             f"{reads[0].origin.file}: reads of one size are no curve; measure at least two sizes"
         )
@@ -90,7 +97,10 @@ def _points(reads: Sequence[Reads]) -> list[Measured]:
 def _curve_numbers(
     curve: Calibrated, reads: Sequence[Reads], before: Profile | None
 ) -> list[NumberChange]:
-    order = "in order" if reads[0].in_order else "at random offsets"
+    orders = {each.in_order for each in reads}
+    order = "in order" if orders == {True} else "at random offsets"
+    if len(orders) > 1:
+        order += ", some in order"
     what = f"{counted(len(curve.points), 'point')} of reads {order}"
     off = curve.left_out or curve.errors
     spread = max(LEAST_SPREAD, 0.0 if off is None else _NINE_OF_TEN * off.rms)

@@ -112,9 +112,6 @@ def plan(
     words = ["--model", model, "-p", str(profile)]
     for text in override or ():
         words += ["-s", text]
-    stored = {"--weight-format": weight_format, "--bits": bits}
-    for option, value in stored.items():
-        words += [] if value is None else [option, str(value)]
     words += [] if dram is None else ["-s", f"dram.available={dram}"]
     show(report.render(answer, trace, words))
 

@@ -166,7 +166,7 @@ def _first_backend(data: dict[str, Any]) -> dict[str, Any]:
         return data
     data = dict(data)
     name, backends = data.pop("first"), data.get("backends")
-    if not isinstance(backends, Mapping) or name not in backends:
+    if not (isinstance(backends, Mapping) and isinstance(name, str) and name in backends):
         known = ", ".join(map(str, backends)) if isinstance(backends, Mapping) else "none"
         raise ProfileError(
             f"profile {data.get('name', '')}: first names the backend {brief(str(name))}: there "

@@ -6,9 +6,9 @@ from typing import Any
 
 from dipsim.errors import DipsimError
 from dipsim.model import FORMAT_BITS, Model, load_model, model_names
-from dipsim.planning.question import Question, figures_of
+from dipsim.planning.plainly import plainly
+from dipsim.planning.question import Figures, Question
 from dipsim.planning.way import Way
-from dipsim.result import Result
 
 NOT_KNOWN, ANOTHER = "not known", "another model"
 """Losses that are no figures."""
@@ -19,26 +19,25 @@ _NARROWER = 0.95
 """Share of the model's bits below which a format is narrower."""
 _ALIKE = 0.01
 """Share by which bits differ that are taken for the same."""
-_LEAST_GAIN = 1.02
+_LEAST_GAIN = 1.05
 """Gain of rate below which a change is no way."""
 
 
 def fewer_bits(question: Question) -> Iterator[Way]:
-    """Yield the model in each narrower format, on each engine that has a rate for it."""
-    for name, form, bits in narrower(question):
-        options = {"weight_format": form, "bits": bits, "backend": name}
-        why = narrower_why(question, bits)
-        yield from _way(question, f"{form} on {name}", why, options, NOT_KNOWN)
-
-
-def narrower(question: Question) -> Iterator[tuple[str, str, float]]:
-    """Yield each backend, format that it has a rate for, and bits, narrower than the model's."""
+    """Yield the model in each narrower format, on the fastest of the engines that have a rate for
+    it."""
     own = bits_of(question.model)
+    tried: dict[str, list[Way]] = {}
     for name, engine in question.device.backends.items():
         for form in engine.gemv:
             bits = FORMAT_BITS.get(form, own)
             if bits < _NARROWER * own:
-                yield name, form, bits
+                options = {"weight_format": form, "bits": bits, "backend": name}
+                why = f"{bits:g} bits for {own:.3g}"
+                ways = _way(question, f"{form} on {name}", why, options, NOT_KNOWN)
+                tried.setdefault(form, []).extend(ways)
+    for of_format in filter(None, tried.values()):
+        yield max(of_format, key=lambda way: way.figures.rate.value)
 
 
 def bits_of(model: Model) -> float:
@@ -46,12 +45,7 @@ def bits_of(model: Model) -> float:
     return 8 * model.total_bytes / model.parameters
 
 
-def narrower_why(question: Question, bits: float) -> str:
-    """Return what a narrower format changes, in words."""
-    return f"{bits:g} bits a weight for {bits_of(question.model):.3g}"
-
-
-def less_kv(question: Question, plain: Result | None) -> Iterator[Way]:
+def less_kv(question: Question, plain: Figures | None) -> Iterator[Way]:
     """Yield runs with fewer KV bits and shorter contexts, where these are faster."""
     for bits in KV_BITS:
         yield from _if_faster(
@@ -73,19 +67,25 @@ def less_kv(question: Question, plain: Result | None) -> Iterator[Way]:
         yield from _if_faster(plain, way)
 
 
-def _if_faster(plain: Result | None, ways: Iterator[Way]) -> Iterator[Way]:
+def _if_faster(plain: Figures | None, ways: Iterator[Way]) -> Iterator[Way]:
     for way in ways:
-        if plain is None or way.figures.rate.value > _LEAST_GAIN * plain.tokens_per_second:
+        if plain is None or way.figures.rate.value > _LEAST_GAIN * plain.rate.value:
             yield way
 
 
 def mapped(question: Question) -> Iterator[Way]:
     """Yield the model mapped into memory, whose pages come in by faults."""
-    why = "the system loads pages when they are touched, and keeps what DRAM holds"
+    why = "pages are loaded when they are touched"
     yield from _way(question, "mmap", why, {"io": "mmap"}, "none")
 
 
-def other_engines(question: Question, plain: Result | None) -> Iterator[Way]:
+def without_cache(question: Question, plain: Figures | None) -> Iterator[Way]:
+    """Yield a mixture none of whose experts is kept, where this is faster: nothing is copied."""
+    why = "experts are read whenever they are used: no copy into a cache"
+    yield from _if_faster(plain, _way(question, "no cache", why, {"policy": "none"}, "none"))
+
+
+def other_engines(question: Question, plain: Figures | None) -> Iterator[Way]:
     """Yield plain runs on the device's other backends, where these are faster."""
     own, _ = question.device.backend(question.options.get("backend"))
     for name, engine in question.device.backends.items():
@@ -98,7 +98,7 @@ def other_engines(question: Question, plain: Result | None) -> Iterator[Way]:
 def smaller_models(question: Question) -> Iterator[Way]:
     """Yield plain runs of the smaller presets of the same family, at as many bits a weight."""
     model = question.model
-    bits = bits_of(model)
+    bits = round(bits_of(model), 3)
     for name in model_names():
         other: Model = load_model(name)
         same = family_of(name) == family_of(model.name) != ""
@@ -137,13 +137,9 @@ def _way(
     Args:
         model: that is run; default: the question's, at the bits of the options.
     """
-    changes = dict(options)
-    form, bits = changes.pop("weight_format", None), changes.pop("bits", None)
-    changes["model"] = model or question.model
-    if model is None and bits is not None:
-        changes["model"] = question.model.stored_at(bits, form)
+    changes = options if model is None else {**options, "model": model}
     try:
-        result = question.run(**changes)
+        figures = plainly(question, **changes)
     except DipsimError:
         return
-    yield Way(name, why, options, figures_of(result), loss)
+    yield Way(name, why, options, figures, loss)

@@ -69,9 +69,8 @@ def _pruned(question: Question, **options: Any) -> Way:
         name=f"{options['method']} {options['density']:g}{layout}",
         why=f"{options['density']:.0%} of MLP, {result.hit_rate:.0%} hits",
         options=options,
-        figures=figures_of(result),
+        figures=figures_of(result)._replace(assumed=question.assumed),
         loss=_loss(question, result),
-        assumed="" if question.like is None else f"scores drawn like {question.like}",
     )
 
 

@@ -11,19 +11,21 @@ from dipsim.analysis.calibration import Calibration, load_calibration
 from dipsim.errors import BudgetError, DipsimError
 from dipsim.hardware import Overrides, Profile, load_profile
 from dipsim.model import FORMAT_BITS, Model, load_model
-from dipsim.planning.of_any import fewer_bits, less_kv, mapped, other_engines, smaller_models
-from dipsim.planning.of_experts import (
-    bounds,
-    cached,
-    narrower_unrouted,
-    share_of_experts,
-    unrouted,
+from dipsim.planning.of_any import (
+    fewer_bits,
+    less_kv,
+    mapped,
+    other_engines,
+    smaller_models,
+    without_cache,
 )
+from dipsim.planning.of_experts import cached
 from dipsim.planning.of_pruning import pruned
-from dipsim.planning.question import Figures, Question, figures_of
+from dipsim.planning.plainly import measured
+from dipsim.planning.question import Figures, Question
 from dipsim.planning.room import Room, room_of
+from dipsim.planning.uniform import bounds, routed_alike
 from dipsim.planning.way import Way
-from dipsim.result import Result
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import synth
 from dipsim.units import BYTES
@@ -126,7 +128,7 @@ def plan(
         raise DipsimError(
             f"--context {context}: model {geometry.name} reads {geometry.context}: give less"
         )
-    options = {"backend": backend, "kv_bits": kv_bits}
+    options = {"backend": backend, "kv_bits": kv_bits, "weight_format": weight_format, "bits": bits}
     question = Question(
         model=geometry,
         device=device,
@@ -140,13 +142,17 @@ def plan(
     )
     if dram is not None:
         question = _with_dram(question, dram)
+    if max_loss is not None and question.of_experts:
+        raise DipsimError(
+            f"--max-loss is for leaving weights out, and {geometry.name} is a mixture of experts, "
+            "all of which are read that a token uses: drop it"
+        )
     if trace is not None:
         return _answer(_with_trace(question, load_trace(trace)))
     if like is None:
-        return _answer(question)
+        return _answer(routed_alike(question) if question.of_experts else question)
     with tempfile.TemporaryDirectory() as folder:
-        drawn = synth(Path(folder) / "drawn.npz", like, model=geometry, tokens=SYNTHETIC_TOKENS)
-        return _answer(replace(question, trace=drawn.kept(), like=str(like)))
+        return _answer(_drawn(question, like, Path(folder)))
 
 
 def _check(
@@ -226,69 +232,77 @@ def _with_trace(question: Question, trace: Trace) -> Question:
     return replace(question, trace=trace.kept())
 
 
+def _drawn(question: Question, like: str, folder: Path) -> Question:
+    """Return the question with a trace drawn after another.
+
+    Raises:
+        DipsimError: the other has no routes for a mixture, or routes for a dense model.
+    """
+    source, model = load_trace(like), question.model
+    routes = "expert" in source.signals
+    if routes != question.of_experts:
+        has, needs = ("routes", "scores") if routes else ("scores", "routes of experts")
+        raise DipsimError(
+            f"--like {like} has {has}, and {model.name} needs {needs}: give a trace that has them"
+        )
+    tokens = source.tokens if routes else SYNTHETIC_TOKENS  # routes take no time
+    signals = ["expert"] if routes else None
+    drawn = synth(folder / "drawn.npz", source, model=model, tokens=tokens, signals=signals)
+    named = replace(drawn, name=f"a trace drawn like {like}")
+    assumed = f"{'routes' if routes else 'scores'} drawn like {like}"
+    return replace(question, trace=named.kept(), like=str(like), assumed=assumed)
+
+
 def _answer(question: Question) -> Plan:
     """Return the plan: the plain run, and the ways where it does not do."""
-    result, plain, why_not, warnings = _plain(question)
-    staging = 0.0 if result is None else result.budget.staging
-    room = room_of(question, staging)
-    if question.of_experts and question.trace is None:
-        plain, why_not = _unrouted(question, room, warnings)
-    answer = Plan(question, room, plain, why_not, (), tuple(warnings))
+    plain, why_not = None, ""
+    try:
+        room, plain = measured(question)
+    except BudgetError as refused:
+        room, why_not = room_of(question, 0.0), str(refused)
+    answer = Plan(question, room, plain, why_not, (), tuple(_of_routes(question, room)))
     if answer.meets:
         return answer
-    ways = _ways(question, room, result, warnings)
-    warnings += [*_largest(question, ways), *_missed(question, plain, ways)]
+    ways, refusals = _ways(question, room, plain)
     ranked = sorted(
         ways, key=lambda way: (not way.reaches(question.target), -way.figures.rate.value)
     )
-    return replace(answer, ways=tuple(ranked), warnings=tuple(warnings))
+    warnings = (
+        *answer.warnings,
+        *refusals,
+        *_largest(question, ways),
+        *_missed(question, plain, ways),
+    )
+    return replace(answer, ways=tuple(ranked), warnings=warnings)
 
 
-def _plain(question: Question) -> tuple[Result | None, Figures | None, str, list[str]]:
-    """Return a plain run: of a mixture with its routes, else of the dense model."""
-    if question.of_experts and question.trace is None:
-        return None, None, "", []
-    trace = question.trace if question.of_experts else None
-    try:
-        result = question.run(trace)
-    except BudgetError as refused:
-        return None, None, str(refused), []
-    return result, figures_of(result), "", []
+def _of_routes(question: Question, room: Room) -> list[str]:
+    """Return what to say of a mixture whose routes are not known, where they matter."""
+    if not question.warmup or room.fits:
+        return []
+    ends = bounds(question, room)
+    between = (
+        "" if ends is None else f"; {ends[0]:.3g} tok/s with no cache, {ends[1]:.3g} if all hit"
+    )
+    return [
+        f"routes are not known, and experts are used unevenly, which hits more{between}; a routing "
+        "log of the model tells (--trace)"
+    ]
 
 
-def _unrouted(question: Question, room: Room, warnings: list[str]) -> tuple[Figures | None, str]:
-    """Return the plain figures of a mixture whose routes are not known, or why there are none."""
-    share = share_of_experts(question, room)
-    try:
-        figures = unrouted(question, room)
-    except DipsimError as refused:
-        return None, str(refused)
-    if share < 1:
-        ends = bounds(question, room)
-        between = (
-            "" if ends is None else f"; {ends[0]:.3g} tok/s with no cache, {ends[1]:.3g} if all hit"
-        )
-        warnings.append(
-            f"routes are not known: {share:.0%} of the experts fit, and as many are taken to hit"
-            f"{between}; a routing log of the model tells (--trace)"
-        )
-    return figures, ""
-
-
-def _ways(question: Question, room: Room, plain: Result | None, warnings: list[str]) -> list[Way]:
-    """Return the ways to run the model that a question leaves."""
-    if question.of_experts and question.trace is None:
-        return [*narrower_unrouted(question, room)]
-    if question.of_experts:
-        return cached(question, room)
+def _ways(question: Question, room: Room, plain: Figures | None) -> tuple[list[Way], list[str]]:
+    """Return the ways to run the model that a question leaves, and why others cannot be run."""
+    refusals: list[str] = []
     ways = [*fewer_bits(question), *less_kv(question, plain)]
     if not room.fits:
         ways += mapped(question)
-    if question.trace is not None:
-        some, refused = pruned(question)
+    if question.of_experts:
+        ways += [] if room.fits else without_cache(question, plain)
+        ways += [] if room.fits or question.warmup else cached(question, room)
+    elif question.trace is not None:
+        some, refusals = pruned(question)
         ways += some
-        warnings += refused
-    return [*ways, *other_engines(question, plain), *smaller_models(question)]
+    return [*ways, *other_engines(question, plain), *smaller_models(question)], refusals
 
 
 def _missed(question: Question, plain: Figures | None, ways: Sequence[Way]) -> list[str]:

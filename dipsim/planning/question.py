@@ -32,6 +32,10 @@ class Question:
     """A `dipsim.analysis.calibration.Calibration`; None without one."""
     like: str | None = None
     """Name of the trace that ``trace`` was drawn after; None for a recorded one."""
+    assumed: str = ""
+    """What runs of ``trace`` rest on; empty for a recorded one."""
+    warmup: int = 0
+    """First tokens of routes that were drawn, which fill the caches and are not timed."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of every run."""
 
@@ -59,8 +63,18 @@ class Question:
             return {"method": "dense", "depth": depth, **options}
         if self.of_experts:
             options.pop("prompt")  # that of the routes
+        if self.warmup:
+            options["warmup"] = self.warmup
         longest = int(trace.position.max()) + 1
         return {**options, "depth": max(0, options["context"] - longest)}
+
+    def changed(self, **options: Any) -> "Question":
+        """Return the question with other options of every run; ``model`` is a `Model`."""
+        changes = dict(options)
+        model, context = changes.pop("model", self.model), changes.pop("context", self.context)
+        if "bits" in changes:
+            model = model.stored_at(changes["bits"], changes.get("weight_format"))
+        return replace(self, model=model, context=context, options={**self.options, **changes})
 
     def on(self, **dram: Any) -> "Question":
         """Return the question for a device with other numbers of DRAM."""
@@ -95,6 +109,8 @@ class Figures(NamedTuple):
     first: tuple[str, ...]
     """Keys of the numbers that widen the rate most."""
     marks: tuple[str, ...]
+    assumed: str = ""
+    """What they rest on beside the profile; empty for nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -105,6 +121,7 @@ class Figures(NamedTuple):
             "dram": self.dram,
             "flash_bytes_per_token": self.flash,
             "marks": [*self.marks],
+            "assumed": self.assumed,
         }
         return {**plain, **rest}
 

@@ -20,8 +20,6 @@ class Way:
     figures: Figures
     loss: str = "none"
     """What it costs in accuracy, as far as that is known."""
-    assumed: str = ""
-    """What the figures rest on beside the profile; empty for nothing."""
 
     def reaches(self, target: float | None) -> bool:
         """Return whether its rate is as wanted."""
@@ -29,7 +27,7 @@ class Way:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        words = {"name": self.name, "why": self.why, "loss": self.loss, "assumed": self.assumed}
+        words = {"name": self.name, "why": self.why, "loss": self.loss}
         options = {key: _plain(value) for key, value in self.options.items()}
         return {**words, "options": options, **self.figures.to_dict()}
 

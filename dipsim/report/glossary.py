@@ -51,7 +51,6 @@ WORDS = _entries(
      "plain"),
     ("way", "of plan: a change to a run, with what comes of it and what it costs", "ways"),
     ("margin", "of plan: what the system leaves to an app, less all that the model takes"),
-    ("uniform-routes", "of plan: the experts used are not known: as many are taken to hit as fit"),
     ("backend", "an engine of a device that computes, e.g. cpu"),
     ("model", "the geometry of a network and how its weights are stored; turns units into bytes"),
     ("trace", "what a model did, token by token: scores or active sets of signals"),

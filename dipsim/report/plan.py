@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from dipsim.planning import Plan
 from dipsim.planning.of_any import ANOTHER, NOT_KNOWN, bits_of
-from dipsim.planning.plan import SYNTHETIC_TOKENS
+from dipsim.planning.plainly import RESIDENT
 from dipsim.planning.question import Figures, Span
 from dipsim.planning.way import Way
 from dipsim.report.calibrate import advice
@@ -44,14 +44,16 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
     """
     parts: list[RenderableType] = [line(title(plan), style="bold"), _facts(plan)]
     good = useful(plan)
+    assumed = plan.question.assumed  # in a note, unless it stands with the plain run
     if good:
-        parts.append(_ways(shown(good)))
+        parts.append(_ways(shown(good), assumed))
         left = len(good) - MOST_WAYS
         if left > 0:
             parts.append(line(f"{left} more: --json", style="dim"))
     last = Table("", "", whole=(0,))
-    assumed = {way.assumed for way in shown(good) if way.assumed}
-    for note in (*plan.warnings, *sorted(assumed)):
+    plainly = plan.plain is not None and plan.plain.assumed == assumed
+    drawn = not plainly and any(way.figures.assumed == assumed for way in shown(good))
+    for note in (*plan.warnings, *([assumed] if assumed and drawn else [])):
         last.add_row("note", note)
     kinds = {kind_of(way): way.name for way in reversed(plan.ways) if way not in good}
     kinds.pop("cache", None)  # a warning tells
@@ -61,7 +63,8 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
     if plan.plain is not None and plan.plain.first:
         key = plan.plain.first[0]
         last.add_row("measure", f"{key.removeprefix('backends.')}: {advice(key)}")
-    if plan.plain is not None or best is not None:
+    figures = plan.plain if best is None else best.figures
+    if figures is not None and figures.assumed != RESIDENT:  # which a run with a cache is not
         last.add_row("run", command(plan, best, trace, words))
     return Group(*parts, last)
 
@@ -140,6 +143,8 @@ def _plainly(plain: Figures) -> str:
         texts.append(f"{_span(plain.energy)} J a token")
     if plain.flash > A_FEW_ROWS:
         texts.append(f"{BYTES.show(plain.flash)} a token from flash")
+    if plain.assumed:
+        texts.append(plain.assumed)
     return "; ".join(texts)
 
 
@@ -150,12 +155,18 @@ def _span(span: Span) -> str:
     return f"{show_number(span.value, 3)} ({ends})"
 
 
-def _ways(ways: Sequence[Way]) -> Table:
+def _ways(ways: Sequence[Way], noted: str) -> Table:
+    """Return the table of ways.
+
+    Args:
+        noted: an assumption that stands elsewhere.
+    """
     table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
         flash = BYTES.show(figures.flash) if figures.flash > A_FEW_ROWS else "-"
-        why = "; ".join(text for text in (way.why, costs) if text)
+        own = "" if figures.assumed == noted else figures.assumed
+        why = "; ".join(text for text in (way.why, costs, own) if text)
         table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)
     return table
 
@@ -173,16 +184,18 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
     """
     question = plan.question
     changes: dict[str, Any] = {} if way is None else {**way.options}
-    traced = question.trace is not None and (question.of_experts or "density" in changes)
-    if question.of_experts and question.trace is None:
-        return f"with the model's routes: {shlex.join(['dipsim', 'run', 'ROUTES', *words])}"
+    routed = question.of_experts and "model" not in changes  # other models are dense
+    trace_of = question.trace if routed or "density" in changes else None
     said, before = [*words], ""
-    if traced:
+    if trace_of is not None:
+        if question.warmup:
+            return f"with the model's routes: {shlex.join(['dipsim', 'run', 'ROUTES', *words])}"
         if question.like is not None:
             drawn = ["dipsim", "synth", DRAWN, "--like", question.like, *words[:2]]
-            before = f"{shlex.join([*drawn, '--tokens', str(SYNTHETIC_TOKENS)])} && "
+            drawn += ["--tokens", str(trace_of.tokens), *(["--signals", "expert"] * routed)]
+            before = f"{shlex.join(drawn)} && "
         said = [DRAWN if trace is None else trace, *words]
-    options = question.options_of(question.trace if traced else None, **changes)
+    options = question.options_of(trace_of, **changes)
     for name, value in options.items():
         if name == "model":
             said = _replaced(said, "--model", str(value))

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from dipsim.calibrate.benchmarks import read_benchmarks
 from dipsim.calibrate.device import CalibratedDevice, calibrate_device
 from dipsim.calibrate.evidence import best_setup
 from dipsim.calibrate.measured import (
@@ -23,6 +25,7 @@ from dipsim.hardware import load_profile
 from dipsim.model import load_model
 from dipsim.report import calibrate as report
 from dipsim.validate.cases import Case
+from tools.benchmarks import llama_bench
 from tools.cli import invoke, refusal
 
 HERE = Origin("bench.json", "llama-bench", "2026-03-14", "build 1")
@@ -152,11 +155,11 @@ def test_the_best_threads_and_options_count() -> None:
     rates = [rate(value=value, threads=n) for n, value in ((2, 20.0), (4, 31.0), (8, 25.0))]
     kept, left_out = best_setup(rates)
     assert [each.threads for each in kept] == [4]
-    assert left_out == ["llama.cpp: 4 threads: the fastest; left out: 2 threads, 8 threads"]
+    assert left_out == ["llama.cpp: 2 rates with 2 threads, 8 threads: slower than with 4 threads"]
     gpu = [rate(value=v, unit="gpu", settings=text) for text, v in (("", 20.0), ("fa 1", 31.0))]
     kept, left_out = best_setup(rates[:1] + gpu)
     assert [each.settings for each in kept] == ["", "fa 1"]
-    assert left_out == ["llama.cpp: fa 1: the fastest; left out: the defaults"]
+    assert left_out == ["llama.cpp: 1 rate with the defaults: slower than with fa 1"]
 
 
 def test_rates_that_cannot_be_used_are_said() -> None:
@@ -198,7 +201,9 @@ def test_in_order_reads_serve_where_there_are_no_others() -> None:
     order = reads((2**17, 1, 1e9), (2**20, 1, 2e9), in_order=True)
     random = reads((4096, 1, 40e6), (2**20, 1, 1.5e9))
     both = calibrate_device(Measurements(reads=order + random), PHONE)
-    assert [r.size for r in both.profile.flash.reads] == [4096, 2**20]  # type: ignore[union-attr]
+    points = {r.size: r.bandwidth for r in both.profile.flash.reads}  # type: ignore[union-attr]
+    assert points == {4096: 40e6, 2**17: 1e9, 2**20: 1.5e9}
+    assert "some in order" in str(of(both, "flash.reads").source["from"])
     alone = calibrate_device(Measurements(reads=order), PHONE)
     assert "in order" in str(of(alone, "flash.reads").source["from"])
 
@@ -230,6 +235,92 @@ def test_two_devices_are_refused() -> None:
     devices = (("Chip A", HERE), ("Chip A", other), ("Chip B", other))
     with pytest.raises(DipsimError, match=r"two devices: Chip A in bench.json, Chip B in other"):
         calibrate_device(Measurements(rates=(rate(),), devices=devices), PHONE)
+
+
+def test_work_that_was_not_measured_with_the_best_options_is_used_as_it_was() -> None:
+    fast = rate(value=31.0, settings="fa 1")
+    rates = [rate(value=20.0), fast, rate("llama-3.2-3b", 9.0), rate(value=100.0, prompt=512)]
+    kept, _ = best_setup(rates)
+    assert kept == [fast, *rates[2:]]
+
+
+def test_a_rate_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    row = {"model_filename": "llama-3.2-1b-q4_0.gguf", "model_type": "llama 1B Q4_0"}
+    row |= {"model_size": 695_000_000, "model_n_params": 1_235_814_400, "n_gen": 128, "rate": 30.0}
+    (tmp_path / "a.json").write_text(llama_bench([row], "json", 0.05, random))
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text())
+    paths = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    assert len(read_benchmarks(paths).rates) == 1
+    once, twice = (
+        calibrate_device(read_benchmarks(some), PHONE).numbers for some in (paths[:1], paths)
+    )
+    assert [n.source["spread"] for n in once] == [n.source["spread"] for n in twice]
+
+
+def test_calibrating_again_with_the_same_file_tells_nothing_new(tmp_path: Path) -> None:
+    rates = tuple(rate(n, v) for n, v in (("llama-3.2-1b", 25.0), ("llama-3.2-3b", 11.0)))
+    spreads, base = [], PHONE
+    for step in range(3):
+        found = calibrate_device(Measurements(rates=rates), base)
+        spreads.append(of(found, CPU + "gemv.q4_0").source["spread"])
+        base = str(tmp_path / f"{step}.yaml")
+        report.write(Path(base), found, PHONE if step == 0 else str(tmp_path / f"{step - 1}.yaml"))
+    assert spreads[1:] == pytest.approx(spreads[:-1], rel=0.1)
+
+
+@pytest.mark.parametrize("value", [5000.0, 0.002])
+def test_a_rate_that_no_engine_reaches_is_no_measurement(value: float) -> None:
+    with pytest.raises(DipsimError, match="nothing to calibrate with"):
+        calibrate_device(Measurements(rates=(rate(value=value),)), PHONE)
+
+
+def test_models_that_contradict_each_other_tell_nothing() -> None:
+    names = ("llama-3.2-1b", "llama-3.2-3b", "llama-3-8b")
+    read = [load_model(name).parameters * 4.5 / 8 for name in names]
+    speeds = (4e9, 60e9, 12e9)
+    rates = tuple(rate(n, b / r) for n, b, r in zip(names, speeds, read, strict=True))
+    with pytest.raises(DipsimError, match="do not tell it"):
+        calibrate_device(Measurements(rates=rates), PHONE)
+
+
+def test_one_bad_row_does_not_end_the_others() -> None:
+    deep = rate("llama-3-8b", 3.0, depth=9000)
+    unknown = rate(value=8.0, form="tq9_7")
+    short = rate(value=20.0, prompt=1)
+    found = calibrate_device(Measurements(rates=(rate(), deep, unknown, short)), PHONE)
+    assert len(found.compared) == 1
+    told = " ".join(found.refused)
+    for reason in ("reads 8192", "weight format is not known", "too short to tell compute"):
+        assert reason in told
+
+
+def test_a_number_that_the_user_states_is_not_fitted() -> None:
+    rates = tuple(rate(n, v) for n, v in (("llama-3.2-1b", 33.0), ("llama-3.2-3b", 14.0)))
+    stated = [f"{CPU}gemv.q4_0=30GB/s"]
+    found = calibrate_device(Measurements(rates=rates), PHONE, overrides=stated)
+    gemv = [n for n in found.numbers if n.key == CPU + "gemv.q4_0"]
+    assert [(n.after, n.source["kind"]) for n in gemv] == [("30 GB/s", "estimate")]
+
+
+def test_the_faster_engine_comes_first_whatever_the_order() -> None:
+    names = ("llama-3.2-1b", "llama-3.2-3b")
+    cpu = tuple(rate(n, v) for n, v in zip(names, (20.0, 9.0), strict=True))
+    gpu = tuple(
+        rate(n, v, unit="gpu", engine="llama.cpp OpenCL")
+        for n, v in zip(names, (35.0, 14.0), strict=True)
+    )
+    for rates in (cpu + gpu, gpu + cpu):
+        found = calibrate_device(Measurements(rates=rates), PHONE)
+        assert found.profile is not None
+        assert found.profile.backend()[0] == "gpu"
+
+
+def test_a_flash_faster_than_dram_is_none() -> None:
+    measured = Measurements(rates=(rate(),), reads=reads((4096, 1, 1e11), (2**20, 1, 2e12)))
+    found = calibrate_device(measured, PHONE)
+    assert of(found, "flash.reads") is None
+    assert any("faster than DRAM" in text for text in found.refused)
 
 
 def test_more_rates_narrow_the_spread() -> None:

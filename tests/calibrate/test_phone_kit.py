@@ -30,7 +30,9 @@ def test_what_the_script_packs_is_read(tmp_path: Path) -> None:
     phone.without("mbw")
     out, err = phone.start(phone_script("android")).communicate()
     found = read_benchmarks([str(phone.home / "dipsim-phone.tar")])
-    assert (len(found.reads), len(found.rates), len(found.memory)) == (24, 12, 1), out + err
+    # Every run of a stub prints the same figure, which counts once.
+    assert (len(found.reads), len(found.rates), len(found.memory)) == (1, 1, 1), out + err
+    assert (out.count("reads of "), out.count("depth ")) == (24, 12)
     assert {name for name, _ in found.devices} == {
         "Oryon",
         "stub of ro.product.manufacturer stub of ro.product.model",

@@ -180,6 +180,10 @@ def _count(text: str) -> int | str:
     return int(text) if re.fullmatch(r"\d{1,9}", text, re.ASCII) else text
 
 
+_NO_DISK = ("null", "cpuio", "exec", "filecreate", "filestat", "filedelete", "net", "rdma")
+"""Engines of fio that read no disk."""
+
+
 def _is_direct(options: Mapping[str, str]) -> bool:
     if options.get("ioengine") == "mmap":
         return False
@@ -190,6 +194,8 @@ def _is_direct(options: Mapping[str, str]) -> bool:
 
 def _block(options: Mapping[str, str], way: str) -> int:
     """Return the bytes of a request, of which all have as many."""
+    if options.get("ioengine") in _NO_DISK:
+        raise ValueError(f"ioengine {options['ioengine']} reads no disk")
     for slowed in ("rate", "rate_iops", "thinktime"):
         if slowed in options:
             raise ValueError(f"{slowed}: its requests were held back")

@@ -118,7 +118,7 @@ def _rows(source: Source) -> Iterator[_Row]:
         yield from _of_sql(text)
     elif has_table(text):
         yield from (_Row(*row) for row in table_rows(text))
-    elif re.search(r"(?m)^\{.*\}\s*$", text):
+    elif not _LIST.search(text) and re.search(r"(?m)^\{.*\}\s*$", text):
         yield from _of_lines(text, source.name)
     else:
         yield from _of_lists(text, source.name)

@@ -132,7 +132,7 @@ def _of_archive(path: str, name: str) -> Iterator[Source]:
                     raise DipsimError(f"{name}: more than {MOST_FILES} members")
                 data = archive.extractfile(member) if member.isreg() and not member.sparse else None
                 if data is not None:
-                    held = data.read()  # no more than the archive holds, once inflated
+                    held = data.read(MOST_TEXT + 1)  # one that is larger is refused when it is read
                     inner = printable(PurePosixPath(member.name).name) or "?"
                     yield Source(inner, lambda held=held: io.BytesIO(held))  # type: ignore[misc]
     except _BAD as problem:
