@@ -50,6 +50,7 @@ LONG = (
     "docs/kv-eviction.md",
     "docs/methods.md",
     "docs/models.md",
+    "docs/planning.md",
     "docs/policies.md",
     "docs/profiles.md",
     "docs/recording.md",

@@ -6,7 +6,7 @@ import typer
 
 from dipsim.cli import completion
 from dipsim.cli.app import Json, command
-from dipsim.cli.inputs import load_device
+from dipsim.cli.inputs import given_only, load_device, open_trace
 from dipsim.cli.options import CalibrationOption, Override, ProfileOption, draws
 from dipsim.cli.output import print_report, show
 from dipsim.cli.progress import Progress
@@ -61,7 +61,7 @@ def plan(
         float | None,
         typer.Option(
             help="most that leaving weights out may lose: .02 of the energy; of perplexity with "
-            "--calibration",
+            "--calibration; takes some seconds more",
             metavar="NUMBER",
         ),
     ] = None,
@@ -85,8 +85,7 @@ def plan(
 ) -> None:
     """Say whether MODEL fits a device, what it does there, and how else to run it."""
     device = load_device(profile, override)
-    given = {
-        "trace": trace,
+    given: dict[str, Any] = {
         "like": like,
         "context": context,
         "prompt": prompt,
@@ -103,11 +102,12 @@ def plan(
         from dipsim.planning import plan as make
         from dipsim.report import plan as report
 
-        answer = make(model, device, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        opened = None if trace is None else open_trace(trace)
+        answer = make(model, device, trace=opened, **given_only(given))
         if picture is not None:
             report.plot(answer, picture)
     if as_json:
-        print_report(answer.to_dict(), profiles=[device], units=report.UNITS)
+        print_report(answer.to_dict(), trace=opened, profiles=[device], units=report.UNITS)
         return
     words = ["--model", model, "-p", str(profile)]
     for text in override or ():

@@ -5,6 +5,7 @@ from typing import Any
 from dipsim.analysis.loss import energy_of
 from dipsim.analysis.search import search
 from dipsim.errors import DipsimError
+from dipsim.methods.masking import DEFAULT_GAMMA
 from dipsim.planning.question import Question, figures_of
 from dipsim.planning.way import Way
 from dipsim.result import Result
@@ -31,13 +32,17 @@ def pruned(question: Question) -> tuple[list[Way], list[str]]:
             refused.append(f"{method}: {problem}")
     if ways:
         best = max(ways, key=lambda way: way.figures.rate.value)
-        ways.append(_pruned(question, **best.options, layout="permuted"))
+        try:
+            ways.append(_pruned(question, **best.options, layout="permuted"))
+        except DipsimError as problem:  # too few tokens to learn an order from
+            refused.append(str(problem))
     return ways, refused
 
 
 def _allowed(question: Question, method: str) -> list[dict[str, Any]]:
     """Return the options of the fastest run of a method that loses no more than is allowed."""
     assert question.trace is not None, "checked by who asks"
+    usual = {"gamma": DEFAULT_GAMMA} if method == "dip-ca" else {}  # not all pairs: seconds
     found: Any = search(
         question.trace,
         question.device,
@@ -45,18 +50,11 @@ def _allowed(question: Question, method: str) -> list[dict[str, Any]]:
         calibration=question.calibration,
         methods=[method],
         model=question.model,
-        **_searched(question),
+        **{**question.options, "context": question.context, **usual},
     )
     if found.best is None:
         return []
-    place = found.best.place
-    gamma = {"gamma": dict(place["gamma"])} if place["gamma"] else {}
-    return [{"density": float(place["density"]), **gamma}]
-
-
-def _searched(question: Question) -> dict[str, Any]:
-    kept = ("backend", "kv_bits")
-    return {key: value for key, value in question.options.items() if key in kept}
+    return [{"density": float(found.best.place["density"])}]
 
 
 def _pruned(question: Question, **options: Any) -> Way:

@@ -124,6 +124,10 @@ def plan(
     if context is None:
         context = min(CONTEXT, geometry.context or CONTEXT)
     _check(context, prompt, target_rate, max_loss, trace, like)
+    if context > (geometry.context or context):
+        raise DipsimError(
+            f"--context {context}: model {geometry.name} reads {geometry.context}: give less"
+        )
     options = {"backend": backend, "kv_bits": kv_bits, "weight_format": weight_format, "bits": bits}
     question = Question(
         model=geometry,
@@ -263,7 +267,8 @@ def _answer(question: Question) -> Plan:
     ranked = sorted(
         ways, key=lambda way: (not way.reaches(question.target), -way.figures.rate.value)
     )
-    warnings = (*answer.warnings, *refusals, *_largest(question, ways))
+    more = [*_largest(question, ways), *_missed(question, plain, ways)]
+    warnings = (*answer.warnings, *refusals, *more)
     return replace(answer, ways=tuple(ranked), warnings=warnings)
 
 
@@ -292,6 +297,17 @@ def _ways(question: Question, room: Room, plain: Figures | None) -> tuple[list[W
         some, refusals = pruned(question)
         ways += some
     return [*ways, *other_engines(question, plain), *smaller_models(question)], refusals
+
+
+def _missed(question: Question, plain: Figures | None, ways: Sequence[Way]) -> list[str]:
+    """Return a warning where no run is known, or none is as fast as wanted."""
+    target = question.target
+    known = [*([] if plain is None else [plain]), *(way.figures for way in ways)]
+    if not known:
+        return ["no way to run it is known"]
+    if target is None or any(figures.rate.value >= target for figures in known):
+        return []
+    return [f"no way reaches {target:g} tok/s"]
 
 
 def _largest(question: Question, ways: Sequence[Way]) -> list[str]:

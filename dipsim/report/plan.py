@@ -1,6 +1,7 @@
 """Report of `dipsim plan`: whether a model fits, what a plain run does, and ranked ways."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +18,19 @@ from dipsim.report.tables import Table, line
 from dipsim.units import BYTES, TIME, show_number
 
 UNITS = {
-    **dict.fromkeys(("value", "low", "high"), "of the figure"),
-    **dict.fromkeys(("weights", "kv", "overhead", "staging", "available", "margin"), "B"),
-    "dram": "B",
-    "flash_bytes_per_token": "B/token",
+    **dict.fromkeys(("room", "dram"), "B"),
     "target_rate": "tokens/s",
+    "ttft": "s",
+    "energy": "J/token",
     **dict.fromkeys(("context", "prompt"), "tokens"),
 }
 """Units of figures that `dipsim.report.envelope` does not know."""
-MOST_WAYS = 5
-"""Ways that are shown; all are in ``--json``."""
+MOST_WAYS, MOST_OF_A_KIND = 6, 2
+"""Ways that are shown, and of these, ways of a kind before other kinds; all are in ``--json``."""
+KINDS = ("density", "model", "weight_format", "kv_bits", "context", "backend", "io", "cache")
+"""Options that tell what kind a way is of: the first that it has."""
+A_FEW_ROWS = 100e3
+"""Bytes from flash a token that are rows of an embedding, not worth a word."""
 
 
 def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableType:
@@ -37,23 +41,58 @@ def render(plan: Plan, trace: str | None, words: Sequence[str]) -> RenderableTyp
         words: what else was given, as ``dipsim run`` takes it.
     """
     parts: list[RenderableType] = [line(title(plan), style="bold"), _facts(plan)]
-    if plan.ways:
+    good = useful(plan)
+    if good:
         known = "" if plan.plain is None else plan.plain.assumed
-        parts.append(_ways(plan.ways[:MOST_WAYS], known))
-        left = len(plan.ways) - MOST_WAYS
+        parts.append(_ways(shown(good), known))
+        left = len(good) - MOST_WAYS
         if left > 0:
             parts.append(line(f"{left} more: --json", style="dim"))
     last = Table("", "", whole=(0,))
     for warning in plan.warnings:
         last.add_row("note", warning)
-    best = plan.ways[0] if plan.ways else None
+    kinds = {kind_of(way): way.name for way in reversed(plan.ways) if way not in good}
+    kinds.pop("cache", None)  # a warning tells
+    if kinds:
+        last.add_row("note", f"no faster than plainly: {', '.join(reversed(kinds.values()))}")
+    best = next((way for way in good if plan.plain is None or _faster(way, plan.plain)), None)
     if plan.plain is not None and plan.plain.first:
         key = plan.plain.first[0]
         last.add_row("measure", f"{key.removeprefix('backends.')}: {advice(key)}")
     figures = plan.plain if best is None else best.figures
-    if figures is None or figures.assumed != RESIDENT:  # which a run with a cache is not
+    if figures is not None and figures.assumed != RESIDENT:  # which a run with a cache is not
         last.add_row("run", command(plan, best, trace, words))
     return Group(*parts, last)
+
+
+def useful(plan: Plan) -> list[Way]:
+    """Return the ways that are faster than a plain run, or take less DRAM."""
+    plain = plan.plain
+    if plain is None:
+        return [*plan.ways]
+    return [way for way in plan.ways if _faster(way, plain) or way.figures.dram < plain.dram]
+
+
+def _faster(way: Way, plain: Figures) -> bool:
+    return way.figures.rate.value > plain.rate.value
+
+
+def kind_of(way: Way) -> str:
+    """Return what kind a way is of: the first of `KINDS` that it changes."""
+    return next((name for name in KINDS if name in way.options), "")
+
+
+def shown(ways: Sequence[Way]) -> list[Way]:
+    """Return the ways that a report shows, in their order: the fastest, of as many kinds as there
+    are."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for way in ways:
+        kind = kind_of(way)
+        turns.append(seen[kind] // MOST_OF_A_KIND)
+        seen[kind] += 1
+    first = sorted(range(len(ways)), key=turns.__getitem__)[:MOST_WAYS]
+    return [ways[place] for place in sorted(first)]
 
 
 def title(plan: Plan) -> str:
@@ -79,9 +118,9 @@ def _facts(plan: Plan) -> Table:
     parts = [
         f"{BYTES.show(room.weights)} weights",
         f"{BYTES.show(room.kv)} KV ({question.context:,})",
-        f"{BYTES.show(room.overhead)} runtime",
-        f"{BYTES.show(room.staging)} staging",
     ]
+    small = {"runtime": room.overhead, "staging": room.staging}
+    parts += [f"{BYTES.show(size)} {name}" for name, size in small.items() if size]
     table.add_row("DRAM", " + ".join(parts))
     if plan.plain is None:
         table.add_row("plainly", f"not at all: {plan.why_not}")
@@ -95,10 +134,11 @@ def _plainly(plain: Figures) -> str:
     if plain.ttft is not None:
         ttft = plain.ttft
         ends = f"{TIME.show(ttft.low)} - {TIME.show(ttft.high)}"
-        texts.append(f"first token ({plain.prompt} before it) {TIME.show(ttft.value)} ({ends})")
+        after = f"after a prompt of {plain.prompt:,}"
+        texts.append(f"first token {TIME.show(ttft.value)} ({ends}) {after}")
     if plain.energy is not None:
         texts.append(f"{_span(plain.energy)} J a token")
-    if plain.flash:
+    if plain.flash > A_FEW_ROWS:
         texts.append(f"{BYTES.show(plain.flash)} a token from flash")
     if plain.assumed:
         texts.append(plain.assumed)
@@ -121,7 +161,7 @@ def _ways(ways: Sequence[Way], known: str) -> Table:
     table = Table("way", "tok/s", "DRAM", "flash", "why, and what it costs", right=(1, 2, 3))
     for way in ways:
         figures, costs = way.figures, _COSTS.get(way.loss, f"loses {way.loss}")
-        flash = BYTES.show(figures.flash) if figures.flash else "-"
+        flash = BYTES.show(figures.flash) if figures.flash > A_FEW_ROWS else "-"
         assumed = "" if figures.assumed == known else figures.assumed
         why = "; ".join(text for text in (way.why, costs, assumed) if text)
         table.add_row(way.name, _span(figures.rate), BYTES.show(figures.dram), flash, why)

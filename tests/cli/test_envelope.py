@@ -48,6 +48,8 @@ LINES = [
             "ttft",
         )
     ),
+    "plan smollm2-135m -p paper-a18 --dram 60MB --context 512",
+    "plan model.yaml --trace t.npz -p phone.yaml --context 64 --prompt 8 --target-rate 1e8",
     "inspect marked.npz",
     "export t.npz small.npz --tokens 0:4",
     "import glu.npz other.npz",
