@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -25,7 +25,7 @@ UNITS = {
     **dict.fromkeys(("context", "prompt"), "tokens"),
 }
 """Units of figures that `dipsim.report.envelope` does not know."""
-MOST_WAYS, MOST_OF_A_KIND = 6, 2
+MOST_WAYS, MOST_OF_A_KIND = 5, 2
 """Ways that are shown, and of these, ways of a kind before other kinds; all are in ``--json``."""
 KINDS = ("density", "model", "weight_format", "kv_bits", "context", "backend", "io", "cache")
 """Options that tell what kind a way is of: the first that it has."""
@@ -173,7 +173,7 @@ _COSTS = {"none": "", NOT_KNOWN: "loss not known", ANOTHER: "another model"}
 
 
 def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]) -> str:
-    """Return the command that runs a way, or the model plainly.
+    """Return the command that runs a way, or the model plainly; or what it needs first.
 
     Args:
         trace: name of the trace that was given, if any.
@@ -188,7 +188,10 @@ def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]
         return "needs the model's routes: dipsim run ROUTES --model ..."
     if traced and question.like is not None:
         return f"needs a trace of the model: dipsim synth OUT --like {question.like} --model ..."
-    if not traced:
+    if traced:
+        usual = {} if question.of_experts else {"prompt": question.prompt}
+        options = {**usual, "context": question.context, **options}
+    else:
         depth = depth_of(options.pop("context", question.context), question.prompt)
         options = {"method": "dense", "prompt": question.prompt, "depth": depth, **options}
     for name, value in options.items():
@@ -208,7 +211,10 @@ def _replaced(words: Sequence[str], option: str, value: str) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return the value of an option as the command line spells it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_text(each)}" for key, each in value.items())
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def plot(plan: Plan, sheet: Sheet) -> None:

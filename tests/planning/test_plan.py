@@ -315,6 +315,11 @@ def test_an_answer_takes_at_most_25_lines(words: str, monkeypatch: pytest.Monkey
         ("qwen3-30b-a3b -p tensor-g4", "qwen2.5-7b"),
         (f"llama-3-8b -p {PHONE} --bits 8.5 --target-rate 9", "llama-3.2-1b"),
         pytest.param("qwen3-30b-a3b -p oneplus15r --trace ROUTES", "lru", marks=pytest.mark.slow),
+        pytest.param(
+            "smollm2-135m -p paper-a18 --dram 60MB --context 512 --trace smollm2-chat",
+            "dip-ca 0.5 permuted",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_command_that_is_printed_gives_the_rate_of_the_best_way(
