@@ -33,6 +33,7 @@ from dipsim.views import Viewed
 
 CONTEXT, PROMPT = 4096, 128
 """Positions and tokens of a prompt unless said."""
+_MOST_BITS = 32
 SYNTHETIC_TOKENS = 16
 """Tokens that are drawn after another trace: enough to rank ways, few enough for seconds."""
 
@@ -49,13 +50,13 @@ class Plan(Viewed):
     why_not: str
     """Why there is no plain run; empty where there is."""
     ways: tuple[Way, ...]
-    """Ways that are faster or fit, the fastest first; none where the model fits and is as fast as
-    wanted."""
+    """Ways that were tried, those that are as fast as wanted first, then the fastest; none where
+    the model fits and is as fast as wanted."""
     warnings: tuple[str, ...]
 
     @property
     def meets(self) -> bool:
-        """True if the plain run is as fast as wanted."""
+        """True if all of it fits in DRAM and the plain run is as fast as wanted."""
         target = self.question.target
         fast = self.plain is not None and (target is None or self.plain.rate.value >= target)
         return self.room.fits and fast
@@ -173,7 +174,7 @@ def _check(
             f"--context {context}, --prompt {prompt}: 1 to {2**24} positions, a prompt within them"
         )
     if target is not None and not 0 < target < 1e9:
-        raise DipsimError(f"--target-rate {target:g}: tokens per second, above 0")
+        raise DipsimError(f"--target-rate {target:g}: tokens per second, above 0, below 1e9")
     if max_loss is not None and not 0 <= max_loss < 1e9:
         raise DipsimError(f"--max-loss {max_loss:g}: a share of the energy, or perplexity, from 0")
     if trace is not None and like is not None:
@@ -193,7 +194,9 @@ def _stored(model: Model, form: str | None, bits: float | None) -> Model:
     if form is None and bits is None:
         return model
     known = FORMAT_BITS.get(form or "")
-    width = bits or known
+    width = known if bits is None else bits
+    if width is not None and not 0 < width <= _MOST_BITS:
+        raise DipsimError(f"--bits {width:g}: bits a weight, above 0 and at most {_MOST_BITS}")
     if width is None:
         raise DipsimError(f"--weight-format {form}: its bits are not known: add --bits NUMBER")
     return model.stored_at(width, form or model.weight_format)

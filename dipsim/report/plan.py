@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -176,7 +176,7 @@ _COSTS = {"none": "", NOT_KNOWN: "loss not known", ANOTHER: "another model"}
 
 
 def command(plan: Plan, way: Way | None, trace: str | None, words: Sequence[str]) -> str:
-    """Return the command that runs a way, or the model plainly.
+    """Return the command that runs a way, or the model plainly; or what it needs first.
 
     Args:
         trace: name of the trace that was given, if any.
@@ -213,7 +213,10 @@ def _replaced(words: Sequence[str], option: str, value: str) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """Return the value of an option as the command line spells it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={_text(each)}" for key, each in value.items())
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def plot(plan: Plan, sheet: Sheet) -> None:
