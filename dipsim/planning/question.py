@@ -50,7 +50,7 @@ class Question:
         Raises:
             DipsimError: it cannot be run so; e.g. keys and values alone exceed DRAM.
         """
-        options = {**self.options, "prompt": self.prompt, "context": self.context, **changes}
+        options = self.options_of(trace, **changes)
         model = options.pop("model", self.model)
         device = options.pop("device", self.device)
         return simulate(trace, device, model=model, **options)
@@ -81,11 +81,6 @@ class Question:
         device = self.device
         changed = device.model_copy(update={"dram": device.dram.model_copy(update=dram)})
         return replace(self, device=changed)
-
-
-def depth_of(context: int, prompt: int) -> int:
-    """Return the positions behind a prompt at which a token fills the context."""
-    return max(0, context - prompt - 1)
 
 
 class Span(NamedTuple):

@@ -20,6 +20,8 @@ from tools.cli import invoke, refusal
 from tools.paths import shared
 
 PHONE = "snapdragon8gen3"
+LONGEST = 64
+"""Tokens of a sequence of the shipped trace."""
 
 
 def small(**more: Any) -> Plan:
@@ -69,7 +71,7 @@ def test_ways_are_ranked_and_repeat() -> None:
         if bits is not None:
             model = model.stored_at(bits, form)
         traced = "density" in options
-        usual: dict[str, Any] = {"prompt": 128, "context": 512}
+        usual: dict[str, Any] = {"prompt": 128, "context": 512, "depth": 512 - LONGEST}
         if not traced:
             depth = int(options.pop("context", 512)) - 129
             usual = {"prompt": 128, "depth": depth, "method": "dense"}
@@ -132,6 +134,13 @@ def test_a_loss_that_is_allowed_bounds_the_density() -> None:
     loose = [w for w in small(trace="smollm2-chat").ways if "density" in w.options]
     densities = [float(way.options["density"]) for way in pruned]
     assert min(densities) > min(float(way.options["density"]) for way in loose)
+
+
+def test_a_trace_too_short_to_learn_an_order_from_is_no_end() -> None:
+    short = dipsim.load_trace("smollm2-chat").window(0, 4)
+    answer = small(trace=short)
+    assert any("permuted" in warning for warning in answer.warnings)
+    assert any("density" in way.options for way in answer.ways)
 
 
 def test_a_drawn_trace_is_said() -> None:
@@ -197,7 +206,7 @@ def test_a_mixture_without_routes_says_what_it_assumes() -> None:
     assert answer.plain is not None
     assert answer.plain.assumed == "experts used all alike"
     assert answer.plain.ttft is None
-    none, every = map(float, re.findall(r"([\d.]+)(?: tok/s)? if", answer.warnings[0]))
+    none, every = map(float, re.findall(r"([\d.]+)(?: tok/s with no| if all)", answer.warnings[0]))
     assert none < answer.plain.rate.value < every
 
 
@@ -260,6 +269,7 @@ def test_routes_drawn_after_those_of_another_mixture() -> None:
         ({"like": "smollm2-chat", "model": "olmoe-1b-7b"}, "olmoe-1b-7b needs routes of experts"),
         ({"context": 0}, "--context 0"),
         ({"prompt": 5000}, "--prompt 5000"),
+        ({"context": 10000}, "--context 10000: model smollm2-135m reads 8192"),
         ({"dram": 1e12}, "at most the 16 GB"),
         ({"backend": "tpu"}, "no backend 'tpu'"),
         ({"weight_format": "q3_x"}, "--weight-format q3_x"),
@@ -283,6 +293,38 @@ def test_a_config_that_nobody_knows(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"model_type": "nobody-knows", "hidden_size": 64}))
     assert "nobody-knows" in refusal("plan", path, "-p", PHONE)
+
+
+def test_where_nothing_runs_no_command_is_printed() -> None:
+    words = f"smollm2-135m -p {PHONE} --dram 70MB --context 512"
+    out = invoke("plan", *words.split()).output
+    assert "not at all" in out
+    assert "no way to run it is known" in out
+    assert "dipsim run" not in out
+
+
+def test_a_target_that_no_way_reaches_is_said() -> None:
+    assert "no way reaches 1000 tok/s" in plan("llama-3.2-1b", PHONE, target_rate=1000).warnings
+
+
+def test_a_longer_prompt_waits_longer() -> None:
+    words = f"llama-3.2-1b -p {PHONE} --json --prompt".split()
+    short, long = (json.loads(invoke("plan", *words, n).stdout)["plain"] for n in ("64", "512"))
+    assert (short["prompt"], long["prompt"]) == (64, 512)
+    assert short["ttft"]["value"] < long["ttft"]["value"]
+
+
+def test_ways_of_many_kinds_are_shown() -> None:
+    answer = small(trace="smollm2-chat")
+    ways = shown(useful(answer))
+    assert len(ways) == MOST_WAYS
+    kinds = [kind_of(way) for way in ways]
+    assert {"weight_format", "backend", "kv_bits", "context"} <= set(kinds)
+    assert kinds.count("backend") == 2
+    assert answer.plain is not None
+    assert all(way.figures.rate.value > answer.plain.rate.value for way in ways)
+    rates = [way.figures.rate.value for way in ways]
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_kv_that_does_not_fit_at_all_still_has_ways() -> None:
