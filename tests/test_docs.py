@@ -89,7 +89,7 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_every_fence_is_of_a_known_kind() -> None:
     for page in PAGES:
         kinds = {block.language for block in blocks(page)}
-        assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh", "html"}, page
+        assert kinds <= {"python", "py", "cpp", "yaml", "csv", "console", "sh", "html", "md"}, page
 
 
 def test_the_page_on_python_has_every_public_name() -> None:
