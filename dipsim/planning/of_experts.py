@@ -1,6 +1,7 @@
 """Ways of mixtures of experts: how many are cached, by which policy, with how many lanes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dipsim.errors import DipsimError
 from dipsim.planning.question import Question, figures_of
@@ -55,7 +56,7 @@ def _cached(question: Question, size: float, policy: str) -> Iterator[Way]:
         name=f"{BYTES.show(size)}, {policy}",
         why=f"{slots:.0f} of {experts:.0f} experts in DRAM: {result.hit_rate:.0%} of the bytes hit",
         options=options,
-        figures=figures_of(result)._replace(assumed=question.assumed),
+        figures=replace(figures_of(result), assumed=question.assumed),
     )
 
 
@@ -65,7 +66,7 @@ def _with_lanes(question: Question, best: Way, lanes: int) -> Iterator[Way]:
         return
     device = question.device.model_copy(update={"flash": flash.model_copy(update={"lanes": lanes})})
     result = question.run(question.trace, device=device, **best.options)
-    figures = figures_of(result)._replace(assumed=question.assumed)
+    figures = replace(figures_of(result), assumed=question.assumed)
     if figures.rate.value > best.figures.rate.value * _LEAST_GAIN:
         yield Way(
             name=f"{best.name}, {lanes} lanes",

@@ -1,5 +1,6 @@
 """Ways that leave weights out: DIP and DIP-CA on recorded or synthetic scores."""
 
+from dataclasses import replace
 from typing import Any
 
 from dipsim.analysis.loss import energy_of
@@ -69,7 +70,7 @@ def _pruned(question: Question, **options: Any) -> Way:
         name=f"{options['method']} {options['density']:g}{layout}",
         why=f"{options['density']:.0%} of MLP, {result.hit_rate:.0%} hits",
         options=options,
-        figures=figures_of(result)._replace(assumed=question.assumed),
+        figures=replace(figures_of(result), assumed=question.assumed),
         loss=_loss(question, result),
     )
 

@@ -1,5 +1,6 @@
 """A plain run: everything in DRAM where that fits; where a mixture does not, experts are cached."""
 
+from dataclasses import replace
 from typing import Any
 
 from dipsim.planning.question import Figures, Question, figures_of
@@ -30,7 +31,7 @@ def measured(question: Question) -> tuple[Room, Figures]:
         return room, figures_of(result)
     if room.fits:
         return room, resident(question, room)
-    return room, figures_of(result)._replace(assumed=question.assumed)
+    return room, replace(figures_of(result), assumed=question.assumed)
 
 
 def resident(question: Question, room: Room) -> Figures:
@@ -39,4 +40,4 @@ def resident(question: Question, room: Room) -> Figures:
     There are none of the first token: a prompt uses more experts than a token.
     """
     result = question.run(model=question.model.as_read())
-    return figures_of(result)._replace(ttft=None, prompt=0, dram=room.taken, assumed=RESIDENT)
+    return replace(figures_of(result), ttft=None, prompt=0, dram=room.taken, assumed=RESIDENT)

@@ -4,11 +4,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 from dipsim.analysis.calibration import Calibration, load_calibration
-from dipsim.errors import BudgetError, DipsimError
+from dipsim.errors import BudgetError, DipsimError, check_type
 from dipsim.hardware import Overrides, Profile, load_profile
 from dipsim.model import FORMAT_BITS, Model, load_model
 from dipsim.planning.of_any import (
@@ -29,7 +30,7 @@ from dipsim.planning.way import Way
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.synth import synth
 from dipsim.units import BYTES
-from dipsim.views import Viewed
+from dipsim.views import Viewed, shortened
 
 CONTEXT, PROMPT = 4096, 128
 """Positions and tokens of a prompt unless said."""
@@ -53,6 +54,8 @@ class Plan(Viewed):
     """Ways that were tried, those that are as fast as wanted first, then the fastest; none where
     the model fits and is as fast as wanted."""
     warnings: tuple[str, ...]
+
+    __repr__ = __str__ = shortened
 
     @property
     def meets(self) -> bool:
@@ -119,6 +122,9 @@ def plan(
     Raises:
         DipsimError: anything wrong with the input, in one line.
     """
+    _check_types(context=context, prompt=prompt, target_rate=target_rate, max_loss=max_loss)
+    _check_types(kv_bits=kv_bits, bits=bits, dram=dram, backend=backend, like=like)
+    _check_types(weight_format=weight_format, calibration=calibration)
     device = load_profile(profile, overrides)
     device.backend(backend)
     geometry = _stored(load_model(model), weight_format, bits)
@@ -154,6 +160,28 @@ def plan(
         return _answer(routed_alike(question) if question.of_experts else question)
     with tempfile.TemporaryDirectory() as folder:
         return _answer(_drawn(question, like, Path(folder)))
+
+
+_COUNT, _NUMBER = (Integral, "a whole number"), (Real, "a number")
+_TEXT, _FILE = (str, "a text"), ((str, os.PathLike), "a path or a name")
+_TAKES: Mapping[str, tuple[Any, str]] = {
+    **dict.fromkeys(("context", "prompt"), _COUNT),
+    **dict.fromkeys(("target_rate", "max_loss", "kv_bits", "bits", "dram"), _NUMBER),
+    **dict.fromkeys(("backend", "weight_format"), _TEXT),
+    "like": _FILE,
+    "calibration": ((str, os.PathLike, Calibration), "a path or a `Calibration`"),
+}
+"""Types that arguments may have, and what they are in words."""
+
+
+def _check_types(**given: Any) -> None:
+    """Refuse arguments of a wrong type.
+
+    Raises:
+        DipsimError: one of them.
+    """
+    for name, value in given.items():
+        check_type(name, value, *_TAKES[name])
 
 
 def _check(

@@ -10,6 +10,7 @@ from dipsim.result import Result
 from dipsim.simulate import simulate
 from dipsim.timeline.interval import prompt_range
 from dipsim.trace import Trace
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Question:
     """First tokens of routes that were drawn, which fill the caches and are not timed."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of every run."""
+
+    __repr__ = __str__ = shortened
 
     @property
     def of_experts(self) -> bool:
@@ -91,7 +94,8 @@ class Span(NamedTuple):
     high: float
 
 
-class Figures(NamedTuple):
+@dataclass(frozen=True)
+class Figures:
     """What a run does."""
 
     rate: Span
@@ -111,6 +115,8 @@ class Figures(NamedTuple):
     marks: tuple[str, ...]
     assumed: str = ""
     """What they rest on beside the profile; empty for nothing."""
+
+    __repr__ = __str__ = shortened
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dipsim.planning.question import Question
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Room:
     """Of the buffer that reads go through."""
     available: float
     """What the system leaves."""
+
+    __repr__ = __str__ = shortened
 
     @property
     def taken(self) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dipsim.planning.question import Figures
+from dipsim.views import shortened
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Way:
     """A way to run a model."""
 
     name: str
-    """In a few words, e.g. ``dip-ca, density 0.5``."""
+    """In a few words, e.g. ``dip-ca 0.5``."""
     why: str
     """What it changes, in a sentence."""
     options: Mapping[str, Any]
@@ -20,6 +21,8 @@ class Way:
     figures: Figures
     loss: str = "none"
     """What it costs in accuracy, as far as that is known."""
+
+    __repr__ = __str__ = shortened
 
     def reaches(self, target: float | None) -> bool:
         """Return whether its rate is as wanted."""

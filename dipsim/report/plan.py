@@ -238,3 +238,23 @@ def plot(plan: Plan, sheet: Sheet) -> None:
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens per second, with 90 % intervals")
         set_heading(figure, f"{plan.question.model.name} on {plan.question.device.name}")
+
+
+def records(plan: Plan) -> list[dict[str, Any]]:
+    """Return a row for the plain run and for each way: rates in tokens/s, sizes in bytes."""
+    rows = [] if plan.plain is None else [_record("plainly", plan.plain, "none", "")]
+    return rows + [_record(way.name, way.figures, way.loss, way.why) for way in plan.ways]
+
+
+def _record(name: str, figures: Figures, loss: str, why: str) -> dict[str, Any]:
+    rate = figures.rate
+    return {
+        "way": name,
+        "tokens_per_second": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+        "dram_bytes": figures.dram,
+        "flash_bytes_per_token": figures.flash,
+        "loss": loss,
+        "why": why,
+    }

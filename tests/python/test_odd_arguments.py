@@ -53,6 +53,7 @@ def usual(name: str, folder: Path) -> list[dict[str, Any]]:
         "load_profile": [{"given": READS}],
         "load_trace": [{"given": arrays()}],
         "mrc": [{"trace": arrays(), "policies": "lru", "cache_fraction": 0.5}],
+        "plan": [{"model": "smollm2-135m", "profile": "snapdragon8", "context": 64, "prompt": 8}],
         "record": [{"model": folder, "out": out, "text": source}],
         "results": [{"store": folder / "s.db"}],
         "save_trace": [{"path": out, "arrays": arrays()}],

@@ -21,6 +21,7 @@ from tools.answers import LAYERS, READS, TOKENS, answers, arrays
 NAMES = (
     *("simulate", "mrc", "search max_loss", "search target_rate", "search axes", "study"),
     "inspect",
+    "plan",
     "compare",
 )
 WIDEST = 200

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+import dipsim
 from dipsim import load_trace
 from dipsim.analysis.contours import contours
 from dipsim.analysis.evaluate import Evaluation, judged
@@ -25,6 +26,7 @@ from dipsim.errors import DipsimError
 from dipsim.report import evaluate as of_evaluation
 from dipsim.report import inspect as of_inspection
 from dipsim.report import mrc as of_curves
+from dipsim.report import plan as of_a_plan
 from dipsim.report import run as of_run
 from dipsim.report import search as of_search
 from dipsim.report import study as of_study
@@ -128,6 +130,13 @@ def of_validation(_: Any) -> Draw:
     return lambda sheet: of_measurements.plot(Validation(tuple(cases)), sheet)
 
 
+def of_plan(_: Any) -> Draw:
+    model = {**dipsim.load_model("smollm2-135m").model_dump(exclude_none=True), "name": LONG}
+    device = dipsim.load_profile("snapdragon8").model_copy(update={"name": LONG})
+    found = dipsim.plan(model, device, context=256, dram=240e6, target_rate=50.0)
+    return lambda sheet: of_a_plan.plot(found, sheet)
+
+
 PICTURES: dict[str, Callable[[Any], Draw]] = {
     "run": of_a_run,
     "mrc": of_policies,
@@ -138,6 +147,7 @@ PICTURES: dict[str, Callable[[Any], Draw]] = {
     "eval on a device": of_methods,
     "eval": of_untimed,
     "validate": of_validation,
+    "plan": of_plan,
     **{f"study {name}": of_study_named(name) for name in ("density", "policies", "split")},
 }
 

@@ -46,4 +46,5 @@ def answers() -> dict[str, Any]:
         "search axes": dipsim.search(trace, READS, axes=("dram", "iops"), points=2),
         "study": dipsim.study("split", trace, READS, **half),
         "inspect": dipsim.inspect(trace),
+        "plan": dipsim.plan("smollm2-135m", "snapdragon8", context=64, prompt=8, target_rate=1e6),
     }
