@@ -20,12 +20,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from naive.draws import hash64
 from naive.policies import QUEUES, Queue
 
 NEVER = 2**62
 """The next use of a unit that is not used again."""
-
-MASK64 = 2**64 - 1
 
 ADMISSION = {
     "none": "never",
@@ -40,6 +39,10 @@ ADMISSION = {
     "lfu-resident": "forced",
     "lfu-decay": "ranked",
     "lru-k": "forced",
+    "lfru": "forced",
+    "least-stale": "forced",
+    "lru-heat": "forced",
+    "lru-throttled": "ranked",
     **dict.fromkeys(QUEUES, "forced"),
 }
 """Every policy known here, with its own admission."""
@@ -52,6 +55,10 @@ ATOMIC_ONLY = ("random", "opt", "window")
 RANK_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "lfu-decay": {"half_life": 32.0},
     "lru-k": {"k": 2},
+    "lfru": {"power": 1.0, "ticks": 1},
+    "least-stale": {"ticks": 1},
+    "lru-heat": {"uses": 2, "window": 32},
+    "lru-throttled": {"misses": 2, "window": 32},
 }
 """Parameters of the policies that rank, with their defaults; those of queues are in QUEUES."""
 
@@ -92,22 +99,6 @@ def top_k(
 # ---------------------------------------------------------------------------------------- policies
 
 
-def splitmix64(x: int) -> int:
-    """Return the standard splitmix64 hash of x, both in 0..2**64-1."""
-    z = (x + 0x9E3779B97F4A7C15) & MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
-    return z ^ (z >> 31)
-
-
-def hash64(*values: int) -> int:
-    """Return one 64-bit hash of several integers >= 0: splitmix64 chained over them."""
-    h = 0
-    for value in values:
-        h = splitmix64(h ^ value)
-    return h
-
-
 @dataclass
 class History:
     """What the policies remember of each unit since the last reset."""
@@ -120,6 +111,9 @@ class History:
     uses_since_miss: dict[int, int] = field(default_factory=dict)  # the miss counts too
     heat: dict[int, float] = field(default_factory=dict)  # uses, fading, as of the last use
     half_life: float = 32.0  # of the heat, in stamps
+    given: Mapping[str, float] = field(default_factory=dict)  # parameters of the policy
+    missed: dict[int, list[int]] = field(default_factory=dict)  # stamps of all misses
+    hit: dict[int, bool] = field(default_factory=dict)  # whether the latest use was one
 
     def heat_at(self, unit: int, t: int) -> float:
         """Return what is left at batch t of a used unit's heat."""
@@ -133,7 +127,9 @@ class History:
         self.stamps.setdefault(unit, []).append(t)
         self.last_use[unit] = t
         self.uses[unit] = self.uses.get(unit, 0) + 1
+        self.hit[unit] = hit
         if not hit:
+            self.missed.setdefault(unit, []).append(t)
             self.arrival[unit] = self.arrivals
             self.arrivals += 1
 
@@ -182,9 +178,37 @@ def rank(
         return stamps[-k] if len(stamps) >= k else -1
     if policy == "random":
         return hash64(*stream, t, unit) >> 1
+    if policy == "lfru":
+        return lfru_score(history.uses[unit], t - history.last_use[unit], **history.given)
+    if policy == "least-stale":
+        ahead, cycle = 1, int(history.given["ticks"])
+        while (t + ahead) % cycle != history.last_use[unit] % cycle:
+            ahead += 1
+        return -ahead, history.last_use[unit]
+    if policy == "lru-heat":
+        lately = [at for at in history.stamps[unit] if at > t - history.given["window"]]
+        return int(len(lately) >= history.given["uses"]), history.last_use[unit]
+    if policy == "lru-throttled":
+        return throttled_rank(unit, history)
     if policy in NEEDS_FUTURE:
         return -next_use(unit, coming)
     raise ValueError(f"{policy!r} has no rank")
+
+
+def lfru_score(uses: float, age: float, power: float, ticks: float) -> float:
+    """Return count over age in tokens, of an age in stamps."""
+    score: float = uses / (1.0 + age / ticks) ** power
+    return score
+
+
+def throttled_rank(unit: int, history: History) -> tuple[int, int]:
+    """Return the rank of a unit that enters at its n-th miss within a window."""
+    last = history.last_use[unit]
+    if history.hit[unit]:
+        return 1, 2 * last + 1
+    window = last - history.given["window"]
+    enough = len([at for at in history.missed[unit] if at > window]) >= history.given["misses"]
+    return (1, 2 * last) if enough else (0, last)
 
 
 # Of each unit that is resident or active: (rank, last use, unit). The smallest leaves first.
@@ -262,7 +286,7 @@ class RankedQueue(Queue):
 
 def new_history(parameters: Mapping[str, float]) -> History:
     """Return the empty history of a policy that ranks."""
-    return History(half_life=parameters.get("half_life", 32.0))
+    return History(half_life=parameters.get("half_life", 32.0), given=parameters)
 
 
 def drop(queue: Queue, resident: set[int], victim: int) -> None:
@@ -436,7 +460,7 @@ def replay(
     def empty_policy(start: int) -> Queue:
         """Return the policy without a history, as from row `start` on."""
         if policy in QUEUES:
-            return QUEUES[policy](capacity, **parameters)
+            return QUEUES[policy](capacity, **parameters).drawing_from(stream)
         end = min((r for r in resets if r > start), default=len(rows))
         ahead = [(stamp, later) for stamp, later in batches if start <= stamp < end]
         return RankedQueue(policy, known_parameters(policy, parameters), ahead)
@@ -537,7 +561,8 @@ def replay_global(
     queue: Queue
     if policy in QUEUES:
         typical = total(sizes) / len(sizes)
-        queue = QUEUES[policy](int(capacity / typical), **parameters)
+        made = QUEUES[policy](int(capacity / typical), **parameters)
+        queue = made.drawing_from((seed, 0, 0))
     else:
         stamped = list(enumerate(batches))
         queue = RankedQueue(policy, known_parameters(policy, parameters), stamped)

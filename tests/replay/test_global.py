@@ -134,7 +134,15 @@ class Example:
 
     def twin(self, policy: str) -> list[naive.Row]:
         # What is in tokens, the twin counts in batches.
-        batches = {"lfu-decay": {"half_life": 32.0}, "window": {"window": 5.0}}.get(policy, {})
+        batches = {
+            "lfu-decay": {"half_life": 32.0},
+            "window": {"window": 5.0},
+            "lru-heat": {"window": 32},
+            "lru-throttled": {"window": 32},
+            "lfru": {"ticks": 1},
+            "lfru-sampled": {"ticks": 1},
+            "least-stale": {"ticks": 1},
+        }.get(policy, {})
         parameters = {name: value * len(self.places) for name, value in batches.items()}
         return naive.replay_global(
             self.batches(),
