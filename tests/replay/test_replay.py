@@ -411,7 +411,7 @@ def test_a_big_cache_has_compulsory_misses_only(policy: str, admission: Any) -> 
 @pytest.mark.parametrize("policy", BUILTIN)
 def test_only_what_draws_depends_on_the_seed(policy: str) -> None:
     first, again, other = (
-        hits(random_sets(seed=1, tokens=200), policy, 40, seed=seed) for seed in (7, 7, 8)
+        hits(random_sets(seed=1, tokens=200), policy, 40, seed=seed) for seed in (7, 7, 9)
     )
     np.testing.assert_array_equal(first, again)
     assert (first == other).all() == (policy not in ("random", "lfru-sampled"))
