@@ -25,6 +25,7 @@ from dipsim.policies.lru_throttled import LRU_THROTTLED
 from dipsim.policies.mru import MRU
 from dipsim.policies.none import NONE
 from dipsim.policies.opt import OPT
+from dipsim.policies.pinned import PINNED
 from dipsim.policies.random import RANDOM
 from dipsim.policies.s3fifo import S3FIFO
 from dipsim.policies.sieve import SIEVE
@@ -35,7 +36,7 @@ from dipsim.policies.w_tinylfu import W_TINYLFU
 from dipsim.policies.window import WINDOW
 
 _RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, LRU_K)
-_OF_EXPERTS = (LFRU, LEAST_STALE, LRU_HEAT, LRU_THROTTLED)
+_OF_EXPERTS = (LFRU, LEAST_STALE, LRU_HEAT, LRU_THROTTLED, PINNED)
 _QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS, LFRU_SAMPLED)
 BUILTIN = {policy.name: policy for policy in (*_RANKING, *_OF_EXPERTS, *_QUEUES, BELADY, OPT)}
 

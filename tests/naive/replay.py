@@ -43,6 +43,7 @@ ADMISSION = {
     "least-stale": "forced",
     "lru-heat": "forced",
     "lru-throttled": "ranked",
+    "pinned": "ranked",
     **dict.fromkeys(QUEUES, "forced"),
 }
 """Every policy known here, with its own admission."""
@@ -59,6 +60,7 @@ RANK_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "least-stale": {"ticks": 1},
     "lru-heat": {"uses": 2, "window": 32},
     "lru-throttled": {"misses": 2, "window": 32},
+    "pinned": {"share": 0.5},
 }
 """Parameters of the policies that rank, with their defaults; those of queues are in QUEUES."""
 
@@ -105,8 +107,8 @@ class History:
 
     last_use: dict[int, int] = field(default_factory=dict)  # stamp of the latest use
     uses: dict[int, int] = field(default_factory=dict)  # how many uses so far
-    arrival: dict[int, int] = field(default_factory=dict)  # place in the queue of all misses
-    arrivals: int = 0  # how many misses so far
+    arrival: dict[int, tuple[int, int]] = field(default_factory=dict)  # (stamp, unit) of a miss
+    before: dict[int, int] = field(default_factory=dict)  # order of what the cache starts with
     stamps: dict[int, list[int]] = field(default_factory=dict)  # of all uses
     uses_since_miss: dict[int, int] = field(default_factory=dict)  # the miss counts too
     heat: dict[int, float] = field(default_factory=dict)  # uses, fading, as of the last use
@@ -130,8 +132,11 @@ class History:
         self.hit[unit] = hit
         if not hit:
             self.missed.setdefault(unit, []).append(t)
-            self.arrival[unit] = self.arrivals
-            self.arrivals += 1
+            self.arrival[unit] = t, unit
+
+    def latest(self, unit: int) -> int:
+        """Return the last use, by which ties are broken: of what is only loaded, its order."""
+        return self.last_use[unit] if self.last_use[unit] >= 0 else self.before[unit]
 
 
 def next_use(unit: int, coming: Iterable[tuple[int, AbstractSet[int]]]) -> int:
@@ -164,7 +169,7 @@ def rank(
     if policy == "lru":
         return history.last_use[unit]
     if policy == "fifo":
-        return history.arrival[unit]  # as (stamp, unit) of the last miss: no ties, hits move none
+        return history.arrival[unit]  # no ties, and hits move none
     if policy == "lfu":
         return history.uses[unit]
     if policy == "mru":
@@ -188,6 +193,9 @@ def rank(
     if policy == "lru-heat":
         lately = [at for at in history.stamps[unit] if at > t - history.given["window"]]
         return int(len(lately) >= history.given["uses"]), history.last_use[unit]
+    if policy == "pinned":
+        held = history.stamps[unit][0] < 0
+        return int(held), 2 * history.last_use[unit] + history.hit[unit]
     if policy == "lru-throttled":
         return throttled_rank(unit, history)
     if policy in NEEDS_FUTURE:
@@ -267,13 +275,13 @@ class RankedQueue(Queue):
             for stamp, active in self.batches
             if stamp >= t
         ]
-        last_use = self.history.last_use
+        history = self.history
 
         def order(other: int) -> tuple[Any, int, int]:
             own = rank(self.policy, other, t, self.history, coming, (0, 0, 0), self.k)
             if self.policy in NEEDS_FUTURE:  # of one batch's units the higher is requested later
                 return own, -other, other
-            return own, last_use[other], other
+            return own, history.latest(other), other
 
         return min(evictable, key=order)
 
@@ -428,7 +436,8 @@ def replay(
     seed: int = 0,
     layer: int = 0,
     group: int = 0,
-    pinned: Collection[int] = (),
+    pinned: Sequence[int] = (),
+    warm: Sequence[int] = (),
     access: str = "atomic",
     parameters: Mapping[str, float] = {},
     choose: Choose | None = None,
@@ -442,7 +451,8 @@ def replay(
     actions : per row "commit" (the row ends its batch; the default, a decode token), "join" (the
         batch goes on) or "skip" (not replayed). A batch's stamp t is the index of its commit row
     resets : row indices before which contents and history are emptied; they bound the next use
-    pinned : what `static` holds, always
+    pinned : what `static` holds, always; `pinned` the first of these that its share has room for
+    warm : what the cache starts with, most used first
     access : "atomic", a batch is requested at once, or "sequential", unit by unit, ascending
     parameters : of the policy, by name; the others keep their defaults
     fill : which misses are let in first, "ascending" or "random"; of forced policies that rank
@@ -454,8 +464,15 @@ def replay(
         raise ValueError(f"unknown fill {fill!r}")
     actions = ["commit"] * len(rows) if actions is None else actions
     batches = planned_batches(rows, actions) if policy in NEEDS_FUTURE else []
-    first_load = set(pinned) if policy == "static" else set()
+    first_load = list(pinned) if policy == "static" else list(warm)
+    if policy == "pinned":
+        share = known_parameters(policy, parameters)["share"]
+        first_load = list(pinned)[: int(share * capacity + 1e-9)]
     stream = (seed, layer, group)
+
+    def fresh_policy(start: int) -> Queue:
+        """Return the policy as from row `start` on: it knows what the cache starts with."""
+        return told(empty_policy(start), first_load)
 
     def empty_policy(start: int) -> Queue:
         """Return the policy without a history, as from row `start` on."""
@@ -466,7 +483,7 @@ def replay(
         return RankedQueue(policy, known_parameters(policy, parameters), ahead)
 
     resident = set(first_load)
-    queue = empty_policy(0)
+    queue = fresh_policy(0)
     memory = Memory()
     batch: set[int] = set()
     result = []
@@ -475,7 +492,7 @@ def replay(
             if batch:
                 raise ValueError(f"row {t}: a reset inside a batch")
             resident = set(first_load)
-            queue = empty_policy(t)
+            queue = fresh_policy(t)
             memory = Memory()
         memory.row = t
         if action == "skip":
@@ -518,6 +535,19 @@ def replay(
     return result
 
 
+def told(queue: Queue, loaded: Sequence[int], stamps: Mapping[int, int] = {}) -> Queue:
+    """Return a policy that takes these units, most used first, for misses before the first row.
+
+    stamps : of the batch of each; -1 where it has none
+    """
+    for unit in reversed(loaded):
+        queue.touch(unit, stamps.get(unit, -1), hit=False)
+        queue.insert(unit, stamps.get(unit, -1))
+    if isinstance(queue, RankedQueue):
+        queue.history.before = {unit: -1 - i for i, unit in enumerate(loaded)}
+    return queue
+
+
 def shuffled(units: Sequence[int], t: int, stream: tuple[int, int, int]) -> list[int]:
     """Return units in an order that depends on nothing but the batch and the cache."""
     return sorted(units, key=lambda unit: (hash64(*stream, t, unit) >> 1, unit))
@@ -531,7 +561,7 @@ def order_of(
     order = {}
     for unit in units:
         own = rank(queue.policy, unit, t, queue.history, coming, stream, queue.k)
-        order[unit] = (own, queue.history.last_use[unit], unit)
+        order[unit] = (own, queue.history.latest(unit), unit)
     return order
 
 
@@ -544,15 +574,17 @@ def replay_global(
     admission: str | None = None,
     parameters: Mapping[str, float] = {},
     seed: int = 0,
+    warm: Mapping[int, int] = {},
 ) -> list[Row]:
     """Replay one cache of `capacity` bytes over all layers and groups and say what each batch did.
 
     batches : the active set of each, in order; unit ids are unique over all layers and groups
     sizes : bytes of every unit
+    warm : what the cache starts with, most used first, and the stamp, below 0, of its batch
     """
     admission = check_policy(policy, admission, "atomic", parameters)
-    if policy == "static":
-        raise ValueError("static has no global scope here")
+    if policy in ("static", "pinned"):
+        raise ValueError(f"{policy} has no global scope here")
 
     def total(units: Collection[int]) -> float:
         """Return the bytes of some units."""
@@ -567,7 +599,8 @@ def replay_global(
         stamped = list(enumerate(batches))
         queue = RankedQueue(policy, known_parameters(policy, parameters), stamped)
 
-    resident: set[int] = set()
+    queue = told(queue, list(warm), warm)
+    resident = set(warm)
     result = []
     for t, active in enumerate(batches):
         hits, missed = active & resident, sorted(active - resident)

@@ -12,7 +12,7 @@ from naive import replay as naive
 
 POLICIES = sorted(naive.ADMISSION)
 SEQUENTIAL = sorted(set(naive.ADMISSION) - set(naive.ATOMIC_ONLY))
-GLOBAL = sorted(set(naive.ADMISSION) - {"static"})
+GLOBAL = sorted(set(naive.ADMISSION) - {"static", "pinned"})
 
 
 def sets(case: str) -> list[set[int]]:
@@ -125,6 +125,21 @@ def test_lru_throttled_lets_in_at_the_second_miss() -> None:
     assert missed("lru-throttled", 2, "01 0 1 2 2 2 0") == "01 - - 2 2 - 0"
     assert missed("lru-throttled", 2, "01 0 1 2 2 2 0", window=1) == "01 - - 2 2 2 -"
     assert missed("lru", 2, "01 0 1 2 2 2 0") == "01 - - 2 - - 0"
+
+
+def test_pinned_never_leaves() -> None:
+    # 7 is pinned in a cache of two; the other place is an lru of one. At 02 the hit stays; of the
+    # misses 1 and 2 the higher.
+    rows = naive.replay(sets("0 1 0 7 02 0 12 7"), 10, 2, "pinned", pinned=[7, 5])
+    assert written(rows) == "0 1 0 - 2 - 12 -"
+    assert [row.kept for row in rows] == [1, 1, 1, 0, 0, 0, 1, 0]
+
+
+def test_a_warm_start() -> None:
+    # The less used of the two, which stands second, leaves first.
+    for policy in ("lru", "lfu", "lfru", "arc"):
+        assert written(naive.replay(sets("0 4"), 10, 2, policy, warm=[4, 3])) == "0 -"
+        assert written(naive.replay(sets("0 4"), 10, 2, policy, warm=[3, 4])) == "0 4"
 
 
 # ----------------------------------------------------------------------------- policies with queues
@@ -308,7 +323,7 @@ FEW = settings(max_examples=20)
 @FEW
 @given(batches=BATCHES, capacity=CAPACITY)
 def test_atomic_counts_add_up(policy: str, batches: list[set[int]], capacity: int) -> None:
-    held = range(capacity)
+    held = list(range(capacity))
     check_sums(naive.replay(batches, UNITS, capacity, policy, pinned=held), batches)
     everything = set(range(UNITS))  # its hits are all that is resident
     asked = naive.replay([*batches, everything], UNITS, capacity, policy, pinned=held)

@@ -375,6 +375,7 @@ OUT_OF_RANGE = [
     "lfru:power=-1",
     "lfru-sampled:sample=0",
     "lfru-sampled:power=9",
+    "pinned:share=1.1",
     "lru-heat:uses=0",
     "lru-heat:window=0",
     "lru-throttled:misses=65",

@@ -25,7 +25,7 @@ from tools.replays import replay, replay_all
 
 SIGNALS = ("mlp_input", "glu")
 CLOSED = [name for name in BUILTIN if name != "opt"]  # those that have a global scope
-TWINNED = [name for name in CLOSED if name != "static"]
+TWINNED = [name for name in CLOSED if not BUILTIN[name].preload]
 RANKING = [name for name in TWINNED if BUILTIN[name].ranks and BUILTIN[name].admit != "never"]
 MIB = 2**20
 
@@ -245,7 +245,7 @@ def test_static_holds_the_most_used_that_fit(case: Case) -> None:
     assert counts(example.replay("static")) == expected
 
 
-@pytest.mark.parametrize("policy", [name for name in CLOSED if name not in ("random", "static")])
+@pytest.mark.parametrize("policy", [name for name in TWINNED if name != "random"])
 @settings(max_examples=5)
 @given(seed=SEEDS, capacity=st.integers(0, 400))
 def test_a_reset_forgets_everything(policy: str, seed: int, capacity: int) -> None:

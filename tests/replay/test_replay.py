@@ -27,7 +27,8 @@ from tools.replays import replay
 SIGNALS = ("mlp_input", "glu")
 CACHING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
 RANKING = [name for name in CACHING if BUILTIN[name].ranks]
-ALWAYS_FULL = [name for name in CACHING if name != "window"]  # it lets go although there is room
+EMPTY = [name for name in CACHING if not BUILTIN[name].preload]  # at the start
+ALWAYS_FULL = [name for name in EMPTY if name != "window"]  # it lets go although there is room
 FORCED = [name for name in ALWAYS_FULL if BUILTIN[name].admit == "forced"]
 ONE_BY_ONE = [name for name, policy in BUILTIN.items() if not policy.atomic_only]
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)

@@ -8,6 +8,7 @@ PARAMETERS: dict[str, Any] = {
     "lfru": {"power": 2.0},
     "lfru-sampled": {"sample": 3, "power": 0.0},
     "lru-heat": {"uses": 3, "window": 4},
+    "pinned": {"share": 0.3},
     "lru-throttled": {"misses": 3, "window": 5},
     "window": {"window": 2},
     "slru": {"segments": 2},
