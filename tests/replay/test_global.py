@@ -26,7 +26,7 @@ from tools.replays import replay, replay_all
 SIGNALS = ("mlp_input", "glu")
 CLOSED = [name for name in BUILTIN if name != "opt"]  # those that have a global scope
 TWINNED = [name for name in CLOSED if not BUILTIN[name].preload]
-RANKING = [name for name in TWINNED if BUILTIN[name].ranks and BUILTIN[name].admit != "never"]
+RANKING = [name for name in CLOSED if BUILTIN[name].ranks and BUILTIN[name].admit != "never"]
 MIB = 2**20
 
 

@@ -400,7 +400,8 @@ def test_forced_policies_agree_when_no_set_fits(seed: int, short: int) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "admission"),
-    [(p, None) for p in ALWAYS_FULL] + [(p, a) for p in RANKING for a in ("forced", "ranked")],
+    [(p, None) for p in ALWAYS_FULL]
+    + [(p, a) for p in RANKING if p in EMPTY for a in ("forced", "ranked")],
 )
 def test_a_big_cache_has_compulsory_misses_only(policy: str, admission: Any) -> None:
     sets = random_sets(seed=1)
