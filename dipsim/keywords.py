@@ -68,6 +68,7 @@ class DeviceOptions(TypedDict, total=False):
     weights: Literal["2:4"] | None
     compat: Literal["authors"] | None
     static_from: File | None
+    warm_from: File | None
     bits: float | None
     weight_format: str | None
     unit_bytes: Size | None

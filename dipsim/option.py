@@ -13,7 +13,7 @@ Concern = Literal[
     "experts",  # its routing
     "units",  # what is loaded as one
     "policy",  # which policy
-    "pins",  # what the policy static holds
+    "pins",  # what the policy static holds, and what caches start with
     "replay",  # rules of the replay
     "trace",  # which part of the trace is replayed
     "draws",  # random numbers

@@ -172,6 +172,9 @@ class Settings(BaseModel):
     static_from: str | None = option(
         None, "trace whose most used units static pins", "pins", of="policy"
     )
+    warm_from: str | None = option(
+        None, "counts or trace whose most used units the caches start with", "pins"
+    )
     dram: str | None = option(
         None, "for weights and KV: 3.5GB, or 50% of the model", "budget", family="budget"
     )

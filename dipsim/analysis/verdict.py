@@ -229,7 +229,7 @@ def judge(result: Result, beside: Sequence[Traffic], rates: Sequence[float]) -> 
         unavoidable=best,
         admission=_other_admission(run),
         admission_misses=others[0] if others else None,
-        starts_full=run.policy.preload,
+        starts_full=run.loads,
         rate=result.timing.rate,
         optimum_rate=optimum_rate,
         admission_rate=admission_rate,

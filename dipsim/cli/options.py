@@ -54,6 +54,7 @@ _METAVARS = {
     "layers": "A:B",
     "sequence": "A:B",
     "static_from": "TRACE",
+    "warm_from": "TRACE",
     "dram": "BYTES|SHARE",
     "cache": "BYTES",
     "bits": "BITS",
@@ -162,6 +163,7 @@ NAMES = {
     "method": completion.methods,
     "policy": completion.policies,
     "static_from": completion.traces,
+    "warm_from": completion.traces,
 }
 """Names that a shell completes for the settings that name something shipped."""
 

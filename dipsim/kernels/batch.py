@@ -24,7 +24,7 @@ def reset(parts: Any, cache: Any, functions: Any) -> None:
     # Plain loops: numba takes seconds to compile a copy of one array to another.
     resident, preload, sizes, of_word = cache.resident, cache.preload, parts.size, parts.of_word
     pending, evictable, last = cache.pending, cache.evictable, cache.last
-    state, fresh = cache.state, cache.fresh
+    state, fresh, before = cache.state, cache.fresh, cache.before
     for c in range(cache.filled.shape[0]):
         filled = 0.0
         for w in range(pending.shape[0]):
@@ -35,7 +35,7 @@ def reset(parts: Any, cache: Any, functions: Any) -> None:
     for i in range(state.shape[0]):
         state[i] = fresh[i]
     for u in range(last.shape[0]):
-        last[u] = -1
+        last[u] = before[u]
         evictable[u] = (resident[0, u >> 6] >> np.uint64(u & 63)) & np.uint64(1)
     if functions.forget != 0:
         call(functions.forget, cache)

@@ -84,6 +84,7 @@ class Cache(NamedTuple):
     numbers: NDArray[np.int64]  # [4] FAULT, VICTIM, DRAWS, SEED
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
+    before: NDArray[np.int64]  # [ids] last use after a reset, below 0
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
     choosing: Any  # a `Choosing`, framed; of no units where masks are given
     cuts: NDArray[np.int64]  # [capacities] rank of the last unit that left, where to look next
@@ -166,6 +167,7 @@ def new_cache(
     capacity: NDArray[np.float64],
     fresh: NDArray[Any],
     preload: NDArray[np.uint64],
+    before: NDArray[np.int64],
     choosing: Choosing | None,
 ) -> Cache:
     """Return a cache that holds nothing; its first block must empty it, which loads ``preload``.
@@ -174,6 +176,8 @@ def new_cache(
         capacity: float64[capacities], in the units of `Parts.size`.
         fresh: the policy's state at the start.
         preload: uint64[capacities, words], resident at the start.
+        before: int64[ids], last use of each unit at the start: -1 for none, lower for one that
+            leaves earlier than others of its rank.
         choosing: memory of the rule by which masks are chosen; None where they are given.
     """
     words = int(parts.word[-1])
@@ -189,6 +193,7 @@ def new_cache(
         numbers=np.zeros(4, np.int64),
         fresh=fresh,
         preload=preload,
+        before=before,
         evictable=np.zeros(ids, np.bool_),
         choosing=framed(choosing or _no_choosing()),
         cuts=np.zeros(len(capacity), np.int64),

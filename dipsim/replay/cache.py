@@ -24,6 +24,7 @@ from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
 from dipsim.replay.price import Reads, price
 from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets
+from dipsim.replay.warm import most_used, note_loaded
 
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
@@ -95,7 +96,8 @@ class ReplayedCache:
         capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
         seed: of the policy's draws.
         unit_bytes: float64[layers, groups] of a cache that counts in bytes (global scope).
-        uses: per group int64[layers, units], by which a preloaded policy ranks its units.
+        uses: per group int64[layers, units]; the caches start with the most used, and each of them
+            has one capacity, unless the policy notes no uses. None for caches that start empty.
         draws: misses are kept at random, not the first ones, where not all fit beside the hits.
         capacity_of_row: float64[tokens], of a cache of one capacity that changes.
         costs: per layer and group what reads cost; None leaves costs out.
@@ -136,11 +138,16 @@ class ReplayedCache:
         mean = rounded / parts.units.sum()
         fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
         preload = np.zeros((len(capacity), words), np.uint64)
-        if policy.preload and uses is not None:
+        before = np.full(64 * words, -1, np.int64)
+        if uses is not None:
+            share = policy.loaded_share
             for c in range(len(capacity)):
-                preload[c] = self._pinned(uses, float(capacity[c]))
+                loaded = most_used(parts, places, uses, share * float(capacity[c]))
+                note_loaded(policy, fresh, parts, loaded)
+                preload[c] = _as_words(loaded, words)
+                before[loaded] = -1 - np.arange(len(loaded))
         self.choosing = self._choosing()
-        self.cache = kernels.new_cache(parts, capacity, fresh, preload, self.choosing)
+        self.cache = kernels.new_cache(parts, capacity, fresh, preload, before, self.choosing)
         self._replay: kernels.Replay | None = None
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
@@ -161,25 +168,6 @@ class ReplayedCache:
             seed = self.seed if parts == 1 else seed_of(self.seed, layer, group)
             states += states_of(own.custom, own.units, own.kept, own.signal, [seed])
         return kernels.new_choosing(words, parts, states)
-
-    def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
-        """Return the most used units that fit, ties to the lower id."""
-        parts = self.parts
-        ids = np.concatenate(
-            [64 * parts.word[p] + np.arange(parts.units[p]) for p in range(len(self.places))]
-        )
-        counts = np.concatenate(
-            [
-                uses[group][layer][:units]
-                for (layer, group), units in zip(self.places, parts.units, strict=True)
-            ]
-        )
-        sizes = np.repeat(parts.size, parts.units)
-        order = np.argsort(-counts, kind="stable")
-        fitting = int((np.cumsum(sizes[order]) <= capacity + 1e-6).sum())
-        pinned = np.zeros(64 * int(parts.word[-1]), np.bool_)
-        pinned[ids[order[:fitting]]] = True
-        return np.packbits(pinned, bitorder="little").view(np.uint64)
 
     def feed(
         self,
@@ -436,6 +424,13 @@ def _own(
         return known[:, place[0]]
     sizes: NDArray[np.int32] = np.bitwise_count(chosen).sum(axis=1, dtype=np.int32)
     return sizes
+
+
+def _as_words(units: NDArray[np.int64], words: int) -> NDArray[np.uint64]:
+    """Return a set of units as uint64[words]."""
+    held = np.zeros(64 * words, np.bool_)
+    held[units] = True
+    return np.packbits(held, bitorder="little").view(np.uint64)
 
 
 def is_builtin(policy: Policy) -> bool:

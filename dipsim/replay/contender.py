@@ -60,8 +60,9 @@ class Contender:
     costs: Costs | None = None
     """Per layer and group, what reads cost; None books no costs."""
     profile_uses: Sequence[NDArray[np.int64]] | None = None
-    """Per group int64[layers, units], uses a preloaded policy ranks units by; None takes those of
-    the warm-up tokens, or without warm-up of the whole trace."""
+    """Per group int64[layers, units], uses of which caches start with the most used. None takes
+    for a preloaded policy those of the warm-up tokens, or without warm-up of the whole trace; for
+    any other, caches start empty."""
     warmup: int = 0
     """Decode tokens that such a profile may look at; 0 for all."""
     guesses: Guesses | None = None
@@ -101,6 +102,11 @@ class Contender:
     def needs_profile(self) -> bool:
         """True if uses must be counted before its first row."""
         return self.policy.preload and self.profile_uses is None
+
+    @property
+    def loaded(self) -> Sequence[NDArray[np.int64]] | None:
+        """Uses of which the caches start with the most used; None where they start empty."""
+        return self.profile_uses if self.policy.preload or self.settings.warm_from else None
 
     @property
     def waits(self) -> bool:
@@ -154,7 +160,23 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
             "cache: there is no policy-independent optimum; use dip, or an online policy"
         )
+    if contender.loaded is not None:
+        _check_loaded(policy)
     _ = contender.admission
+
+
+def _check_loaded(policy: Policy) -> None:
+    """Refuse what cannot start with units that nothing has used yet."""
+    if policy.future:
+        raise PolicyError(
+            f"--warm-from with policy {policy.name}: it knows the next use of nothing that was not "
+            "used before; use an online policy, or drop --warm-from"
+        )
+    if policy.admit == "never" and not policy.preload:
+        raise PolicyError(
+            f"--warm-from with policy {policy.name}: nothing would ever leave; use static, with "
+            "--static-from"
+        )
 
 
 def _check_changing(policy: Policy, access: Access) -> None:
@@ -171,7 +193,7 @@ def _check_changing(policy: Policy, access: Access) -> None:
         )
     if policy.preload:
         raise PolicyError(
-            f"--kv grow with policy {policy.name}: what it pins could leave but never come back; "
+            f"--kv grow with policy {policy.name}: what it pins could leave and not come back; "
             "use a policy that loads what is missed, e.g. lfu, or --kv fixed"
         )
 

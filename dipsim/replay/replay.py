@@ -297,6 +297,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     form, capacities = form_of(policy, settings.access), contender.capacities
     changing = contender.changing
     together = policy.blind and settings.access == "atomic" and not method.cache_aware
+    together = together and contender.loaded is None
     budgets = list(range(len(capacities)))
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
     units_in = method.units_in(layers)
@@ -304,7 +305,8 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access)
     purpose = f"the replay of {method.name} with {policy.name}"
-    simple = not in_bytes and not changing and nothing_leaves(form, method, settings.access)
+    simple = not in_bytes and not changing and contender.loaded is None
+    simple = simple and nothing_leaves(form, method, settings.access)
     feeds = []
 
     def feed(kind: type[ReplayedCache], some: Sequence[int], places: list[tuple[int, int]]) -> None:
@@ -320,7 +322,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
             [_most(capacities[budget], place) for budget in some],
             seed_of(settings.seed, *(place or (0, 0))),
             unit_bytes=contender.unit_bytes if in_bytes else None,
-            uses=contender.profile_uses,
+            uses=contender.loaded,
             draws=settings.compat == "authors",
             capacity_of_row=capacity_of_row,
             costs=contender.costs,

@@ -152,13 +152,14 @@ def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
     """
     sets, settings, sizes = _sets_key(run), run.settings, _sizes_key(run)
     order = settings.layout, settings.order_from
+    profiles = settings.static_from, settings.warm_from
     places = known.setdefault(("places", sets, order), run.placement.places)
     return replace(
         run,
         placement=replace(run.placement, places=places),
         costs=known.setdefault(("costs", sets, order, sizes, run.flash.flash), run.costs),
         guesses=known.setdefault(("guesses", sets, settings.prefetch), run.guesses),
-        profile_uses=known.setdefault(("uses", sets, settings.static_from), run.profile_uses),
+        profile_uses=known.setdefault(("uses", sets, *profiles), run.profile_uses),
     )
 
 
@@ -174,7 +175,7 @@ def _plain_key(run: Run) -> Any:
 def _seen(run: Run) -> Any:
     """Return what the caches of a run see, but for its sets, its policy and its capacity."""
     settings = run.settings
-    learned = settings.order_from, settings.static_from, settings.prefetch
+    learned = settings.order_from, settings.static_from, settings.warm_from, settings.prefetch
     return _sizes_key(run), settings.layout, settings.io, learned
 
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from naive.replay import MASK64, splitmix64
+from naive.draws import MASK64, splitmix64
 
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 DMA, USE, COPY = range(3)

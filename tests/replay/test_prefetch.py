@@ -17,6 +17,7 @@ from dipsim.hardware import load_profile
 from dipsim.settings import make_settings
 from naive import replay as naive
 from naive import time as naive_time
+from naive.draws import hash64
 from tools.cli import Dipsim, done, refused
 from tools.three_layers import DEVICE, HIDDEN, LAYERS, MODEL, POINTS, UNIT_BYTES, UNITS, scores
 
@@ -92,7 +93,7 @@ class Twin:
             below = layer > 0 and self.name == "mlp_input"
             return set(self.masks[layer - 1][row]) if below else set()
         share = float(how.partition("=")[2])
-        seed = naive.hash64(0, layer, self.i)
+        seed = hash64(0, layer, self.i)
         needed = set(self.masks[layer][row])
         return naive_time.draw_guesses(needed, UNITS[self.name], share, seed, row)
 

@@ -1,6 +1,7 @@
 """Real logs of experts, and small logs that once failed, against figures worked out elsewhere."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -12,13 +13,15 @@ import pytest
 import dipsim
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
-from tools.paths import SHARED
+from tools.paths import ROOT, SHARED, VALIDATION
 
 LOGS, CASES = SHARED / "traces", SHARED / "cases"
 KIMI, OLMOE = LOGS / "kimi-linear-300.jsonl", LOGS / "olmoe-299.jsonl"
 needs_logs = pytest.mark.skipif(not KIMI.exists(), reason="the shared logs are not here")
 needs_cases = pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not here")
 SLOTS = (201, 402, 805, 1610, 3221, 6442)
+PUBLISHED = (29.4, 40.6, 54.9, 71.9)
+"""Hits per hundred of the engine warp's own simulation, at the first four of these."""
 GLOBAL = {
     "lru": (4.1, 41.5, 57.2, 72.1, 86.4, 91.9),
     "lfu": (29.6, 40.7, 54.5, 70.8, 87.1, 91.9),
@@ -44,6 +47,36 @@ def test_one_cache_for_all_layers_of_kimi_linear(policy: str) -> None:
     trace = load_trace(KIMI)
     for slots, expected in zip(SLOTS, GLOBAL[policy], strict=True):
         assert hit_pct(trace, policy, slots, scope="global") == pytest.approx(expected, abs=0.05001)
+
+
+@needs_logs
+@pytest.mark.slow
+def test_sampled_lfru_meets_what_an_engine_publishes_and_count_over_age_does_not() -> None:
+    trace = load_trace(KIMI)
+    for slots, expected in zip(SLOTS, PUBLISHED, strict=False):
+        sampled = [
+            hit_pct(trace, "lfru-sampled:power=0", slots, scope="global", seed=seed)
+            for seed in range(20)
+        ]
+        assert np.mean(sampled) == pytest.approx(expected, abs=0.25)
+        assert hit_pct(trace, "lfru", slots, scope="global") > expected + 1.5
+
+
+@needs_logs
+@pytest.mark.slow
+def test_the_table_of_policies_is_what_the_script_counts() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "tables" / "policies.py"))
+    page = (ROOT / "docs/policies.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    (head,) = [row for row in rows if row[:2] == ["log", "cache"]]
+    assert [cell.strip("`") for cell in head[2:]] == [*script["POLICIES"]]
+    logs = {"Kimi-Linear": KIMI, "OLMoE": OLMOE, "Qwen3-30B-A3B": VALIDATION / "qwen.route.csv"}
+    for name, path in logs.items():
+        trace = load_trace(path)
+        (row,) = [row for row in rows if row[:2] == [name, "10%"]]
+        for policy, shown in zip(script["POLICIES"], row[2:], strict=True):
+            if not policy.startswith("lfru-sampled"):  # twenty runs each
+                assert f"{script['hit_pct'](trace, policy, 0.1):.1f}" == shown
 
 
 @needs_logs
