@@ -327,13 +327,15 @@ class Result(Viewed):
 
     @property
     def prefetch(self) -> dict[str, int] | None:
-        """Units read ahead: issued = used + wasted; None when nothing was."""
+        """Units read ahead: issued = used + wasted, and where they enter the caches those that
+        were evicted for them; None when nothing was."""
         ahead = self.traffic.ahead
         if ahead is None:
             return None
-        counts = (ahead.issued, ahead.used, ahead.wasted)
-        totals = (int(count[self._rows].sum(dtype=np.int64)) for count in counts)
-        return dict(zip(("issued", "used", "wasted"), totals, strict=True))
+        counts = {"issued": ahead.issued, "used": ahead.used, "wasted": ahead.wasted}
+        if ahead.evicted is not None:
+            counts["evicted"] = ahead.evicted
+        return {name: int(count[self._rows].sum(dtype=np.int64)) for name, count in counts.items()}
 
     @property
     def time_share(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.flash.cost import Costs
+from dipsim.methods import Method
 from dipsim.policies import Admission, Policy
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.prefetch import Guesses
@@ -77,6 +78,11 @@ class Contender:
         return any(isinstance(capacity, CapacityByRow) for capacity in self.capacities)
 
     @property
+    def guesses_enter(self) -> bool:
+        """True if guesses enter the caches."""
+        return self.guesses is not None and self.guesses.guard is not None
+
+    @property
     def admission(self) -> int:
         """Admission of misses: kernels.FORCED, RANKED or NEVER.
 
@@ -139,10 +145,12 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
         )
-    if contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
+    if contender.guesses_enter:
+        _check_entering(contender, method)
+    elif contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
         raise MethodError(
             "--overlap prefetch guesses the set of a layer's group: use --access atomic and "
-            "--scope layer"
+            "--scope layer; or --prefetch-into cache, which knows --scope global"
         )
     if settings.compat == "authors" and policy.name not in _OF_THE_AUTHORS:
         raise PolicyError(
@@ -155,6 +163,30 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             "cache: there is no policy-independent optimum; use dip, or an online policy"
         )
     _ = contender.admission
+
+
+def _check_entering(contender: Contender, method: Method) -> None:
+    """Refuse caches that guesses cannot enter."""
+    policy = contender.policy
+    if contender.settings.access != "atomic":
+        raise MethodError(
+            "--prefetch-into cache guesses the set of a layer's group: use --access atomic"
+        )
+    if method.cache_aware:
+        raise MethodError(
+            f"--prefetch-into cache with method {method.name}: what it chooses depends on what the "
+            "cache holds, which depends on the guesses; use --prefetch-into buffer"
+        )
+    if policy.future:
+        raise PolicyError(
+            f"--prefetch-into cache with policy {policy.name}, which knows what comes: guesses are "
+            "for a policy that does not, e.g. lru; or use --prefetch-into buffer"
+        )
+    if contender.admission == kernels.NEVER:
+        raise PolicyError(
+            f"--prefetch-into cache with policy {policy.name}, which lets nothing enter: use a "
+            "policy that loads what is missed, e.g. lfu, or --prefetch-into buffer"
+        )
 
 
 def _check_changing(policy: Policy, access: Access) -> None:
