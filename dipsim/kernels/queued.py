@@ -60,12 +60,14 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
             reset(parts, cache, functions)
         if block.actions[r] == SKIP:
             continue
-        if send != 0 and block.actions[r] >= COMMIT:
-            t = stamp(first + r, count, 0)
-            if call(send, block, parts, cache, r, 0, t) < 0:
-                return
+        t = 2 * stamp(first + r, count, 0)
+        sends = send != 0 and block.actions[r] >= COMMIT
+        if sends and call(send, block, parts, cache, r, 0, t) < 0:
+            return
         for p in range(count):
             t = stamp(first + r, count, p)
+            if send != 0:  # guesses enter between two batches, at ticks of their own
+                t = 2 * t + 1
             if functions.choose != 0:
                 call(functions.choose, block, parts, cache, r, layer, p, t)
             active = gather(block, parts, cache, r, layer, p)
@@ -89,7 +91,7 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
                     return
             next_use += active
             book(block, 0, r, p, active, hits, kept)
-            if send != 0 and call(send, block, parts, cache, r, p + 1, t) < 0:
+            if send != 0 and call(send, block, parts, cache, r, p + 1, t + 1) < 0:
                 return
             close(parts, cache, p, functions)
 

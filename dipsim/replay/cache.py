@@ -137,13 +137,16 @@ class ReplayedCache:
             self.capacity_of_row = as_rounded(capacity_of_row)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
         mean = rounded / parts.units.sum()
-        fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
+        self._enter = guesses is not None and guesses.guard is not None
+        # To a queue, whose lists note at which tick none of their units could leave, guesses enter
+        # at ticks of their own
+        ticks = 2 * len(places) if self._enter and not policy.ranks else len(places)
+        fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, ticks)
         preload = np.zeros((len(capacity), words), np.uint64)
         if policy.preload and uses is not None:
             for c in range(len(capacity)):
                 preload[c] = self._pinned(uses, float(capacity[c]))
         self.choosing = self._choosing()
-        self._enter = guesses is not None and guesses.guard is not None
         until, guard = np.zeros(len(places) + 1, np.int64), 0.0
         if guesses is not None and guesses.guard is not None:
             until, guard = guesses.until(places), guesses.guard
