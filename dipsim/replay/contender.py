@@ -182,11 +182,6 @@ def _check_entering(contender: Contender, method: Method) -> None:
             f"--prefetch-into cache with policy {policy.name}, which knows what comes: guesses are "
             "for a policy that does not, e.g. lru; or use --prefetch-into buffer"
         )
-    if contender.admission == kernels.NEVER:
-        raise PolicyError(
-            f"--prefetch-into cache with policy {policy.name}, which lets nothing enter: use a "
-            "policy that loads what is missed, e.g. lfu, or --prefetch-into buffer"
-        )
 
 
 def _check_changing(policy: Policy, access: Access) -> None:

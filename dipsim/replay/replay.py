@@ -310,7 +310,9 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     purpose = f"the replay of {method.name} with {policy.name}"
     simple = not in_bytes and not changing and not contender.guesses_enter
     simple = simple and nothing_leaves(form, method, settings.access)
-    feeds = []
+    feeds, guesses = [], contender.guesses
+    if guesses is not None and contender.admission == kernels.NEVER and contender.guesses_enter:
+        guesses = guesses._replace(guard=0.0)  # a policy that lets nothing enter lets no guess
 
     def feed(kind: type[ReplayedCache], some: Sequence[int], places: list[tuple[int, int]]) -> None:
         place = None if in_bytes else places[0]
@@ -329,7 +331,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
             draws=settings.compat == "authors",
             capacity_of_row=capacity_of_row,
             costs=contender.costs,
-            guesses=contender.guesses,
+            guesses=guesses,
         )
         to = [traffics[budget] for budget in some]
         feeds.append(_Feed(make, loop, contender.admission, purpose, to))

@@ -35,6 +35,11 @@ class Ahead:
     go into a buffer."""
 
     @property
+    def enters(self) -> bool:
+        """True if issued units enter the caches."""
+        return self.evicted is not None
+
+    @property
     def wasted(self) -> NDArray[np.int32]:
         """Issued units that were not needed."""
         return self.issued - self.used
