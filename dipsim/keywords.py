@@ -94,6 +94,10 @@ class DeviceOptions(TypedDict, total=False):
     io: Literal["direct", "buffered", "mmap"] | None
     overlap: Overlap | None
     prefetch: File | None
+    prefetch_into: Literal["buffer", "cache"] | None
+    prefetch_guard: float | None
+    prefetch_depth: int | None
+    prefetch_cut: float | None
     engine: Literal["auto", "closed", "events"] | None
     thermal: Literal["cold", "sustained"] | None
     backend: str | None

@@ -30,7 +30,7 @@ Concern = Literal[
     "time",  # how reads and arithmetic overlap, and how they are timed
 ]
 """Subject of an option; a command takes options by it."""
-Parent = Literal["method", "policy", "layout", "kv_policy"]
+Parent = Literal["method", "policy", "layout", "kv_policy", "prefetch"]
 Family = Literal["budget", "density", "threshold", "overlap", "kv_format", "steps"]
 
 

@@ -171,6 +171,8 @@ def no_optimum(run: Run) -> str | None:
         return "it is defined for atomic access"
     if settings.compat == "authors":
         return "the authors' simulator does not have it"
+    if settings.prefetch_into == "cache":
+        return "it is that of reads on demand, and guesses enter the caches"
     return None
 
 

@@ -71,6 +71,8 @@ _METAVARS = {
     "partial_bits": "BITS",
     "speculate": "KEY=VALUE,...",
     "prefetch": "NAME|TRACE",
+    "prefetch_guard": "SHARE",
+    "prefetch_cut": "SHARE",
 }
 """Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""
 

@@ -24,6 +24,10 @@ again) for all units in use so far, before anything else is called.
 Where the cache starts with some units (``preload``, or a run's ``--warm-from``), each of them is
 touched once before, as a miss at a negative token, and enters a queue; the least used comes first.
 
+A guess that enters the cache ahead of its use (``--prefetch-into cache``) is to a queue policy a
+request that missed, at a ``token`` of its own between two batches; a policy that ranks is not told,
+and touches the guess with ``hit`` = 0 when it is first used.
+
 In global scope one cache serves all layers and groups. ``unit`` then counts through all of them,
 ``token`` counts batches, and ``capacity`` is that of units of the mean size.
 """
@@ -65,7 +69,8 @@ class Policy:
             once per cache and again at a reset; ``seed`` differs between caches. Further arguments
             with a default are parameters that a user may set (``name:key=value``). An argument
             named ``ticks`` receives by how much ``token`` grows from one token to the next: 1, or
-            in global scope the number of batches of a token.
+            in global scope the number of batches of a token; to a queue policy twice as many where
+            guesses enter.
         touch: called for every active unit; the text of this module describes all hooks.
         rank: the rank of a unit; the lowest leaves first. Excludes ``evict`` and ``insert``.
         evict: the unit that leaves a full cache.

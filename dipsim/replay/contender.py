@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.flash.cost import Costs
+from dipsim.methods import Method
 from dipsim.policies import Admission, Policy
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.prefetch import Guesses
@@ -76,6 +77,11 @@ class Contender:
     def changing(self) -> bool:
         """True if a capacity changes from row to row."""
         return any(isinstance(capacity, CapacityByRow) for capacity in self.capacities)
+
+    @property
+    def guesses_enter(self) -> bool:
+        """True if guesses enter the caches."""
+        return self.guesses is not None and self.guesses.guard is not None
 
     @property
     def admission(self) -> int:
@@ -145,10 +151,12 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
         )
-    if contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
+    if contender.guesses_enter:
+        _check_entering(contender, method)
+    elif contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
         raise MethodError(
             "--overlap prefetch guesses the set of a layer's group: use --access atomic and "
-            "--scope layer"
+            "--scope layer; or --prefetch-into cache, which knows --scope global"
         )
     if settings.compat == "authors" and policy.name not in _OF_THE_AUTHORS:
         raise PolicyError(
@@ -176,6 +184,25 @@ def _check_loaded(policy: Policy) -> None:
         raise PolicyError(
             f"--warm-from with policy {policy.name}: nothing would ever leave; use static, with "
             "--static-from"
+        )
+
+
+def _check_entering(contender: Contender, method: Method) -> None:
+    """Refuse caches that guesses cannot enter."""
+    policy = contender.policy
+    if contender.settings.access != "atomic":
+        raise MethodError(
+            "--prefetch-into cache guesses the set of a layer's group: use --access atomic"
+        )
+    if method.cache_aware:
+        raise MethodError(
+            f"--prefetch-into cache with method {method.name}: what it chooses depends on what the "
+            "cache holds, which depends on the guesses; use --prefetch-into buffer"
+        )
+    if policy.future:
+        raise PolicyError(
+            f"--prefetch-into cache with policy {policy.name}, which knows what comes: guesses are "
+            "for a policy that does not, e.g. lru; or use --prefetch-into buffer"
         )
 
 

@@ -425,6 +425,8 @@ def test_profiles_that_make_no_sense(dipsim: Dipsim, change: str, said: str) -> 
     [
         "--prefetch previous",
         "--prefetch right=.5 --seed 3",
+        "--prefetch right=.5 --prefetch-into cache --prefetch-guard .4 --prefetch-depth 2",
+        "--prefetch t.npz --prefetch-cut .6",
         "--overlap prefetch",
         "--prefetch t.npz --tokens 2:9",
         "--thermal sustained -s thermal.after=1ms -s thermal.flash=.5",

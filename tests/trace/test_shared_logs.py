@@ -150,3 +150,65 @@ def test_ids_as_engines_return_them_are_sets(tmp_path: Path) -> None:
     sets = unpack_sets(words, 16)
     assert sets.sum() == ids.size
     assert np.take_along_axis(sets, ids.astype(np.int64), axis=2).all()
+
+
+# Guesses that stay (docs/time.md) ----------------------------------------------------------------
+
+LOOK_AHEAD = {
+    # slots: hits in percent, MB a token and tokens/s without guesses, and at .3, .6 and .9
+    156: ((0.0, 208.7, 9.2), (25.0, 365.2, 8.8), (62.5, 287.0, 12.1), (87.5, 234.8, 14.8)),
+    402: ((41.5, 122.1, 13.7), (55.8, 272.7, 11.9), (77.9, 197.3, 16.0), (92.5, 147.2, 20.6)),
+}
+
+
+def with_guesses(trace: Path | Trace, slots: int, **options: object) -> dipsim.Result:
+    """Run one LRU of all layers."""
+    return dipsim.simulate(
+        trace,
+        "snapdragon8",
+        policy="lru",
+        cache=f"{slots} MB",
+        unit_bytes="1 MB",
+        scope="global",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@needs_logs
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", LOOK_AHEAD)
+def test_look_ahead_on_kimi_linear(slots: int) -> None:
+    trace = load_trace(KIMI)
+    for right, expected in zip((None, 0.3, 0.6, 0.9), LOOK_AHEAD[slots], strict=True):
+        ahead = {"prefetch": f"right={right}", "prefetch_into": "cache"}
+        found = with_guesses(trace, slots, **({} if right is None else ahead))
+        megabytes = found.flash_bytes_per_token / 1e6
+        figures = 100 * found.unit_hit_rate, megabytes, found.tokens_per_second
+        assert figures == pytest.approx(expected, abs=0.05001)
+
+
+@needs_logs
+@pytest.mark.slow
+@pytest.mark.parametrize("recall", [0.25, 0.625, 0.875])
+def test_guesses_that_a_log_holds_do_as_drawn_ones(recall: float, tmp_path: Path) -> None:
+    """A log with guesses, made of the real one, of which as many of 8 are right."""
+    rng, lines = np.random.default_rng(0), []
+    weights = " ".join(["0.125"] * 8)
+    for row in KIMI.read_text().splitlines():
+        token = json.loads(row)
+        for layer, ids in enumerate(token["layers"]):
+            right = rng.permutation(ids)[: round(8 * recall)].tolist()
+            wrong = rng.permutation(sorted({*range(256)} - {*ids}))[: 8 - len(right)].tolist()
+            numbers = [token["tok"], layer, *ids]
+            lines.append(" ".join(map(str, [*numbers, weights, *right, *wrong])))
+    (tmp_path / "dump.txt").write_text("\n".join(lines) + "\n")
+    trace = dipsim.import_(tmp_path / "dump.txt", tmp_path / "t.npz")
+    guesses = str(tmp_path / "t.guesses.npz")
+    for slots in LOOK_AHEAD:
+        how = {"prefetch_into": "cache"}
+        held = with_guesses(trace, slots, prefetch=guesses, **how)
+        drawn = with_guesses(trace, slots, prefetch=f"right={recall}", **how)
+        assert held.unit_hit_rate == pytest.approx(drawn.unit_hit_rate, abs=0.005)
+        assert held.prefetch is not None
+        assert drawn.prefetch is not None
+        assert held.prefetch["issued"] == pytest.approx(drawn.prefetch["issued"], rel=0.01)
