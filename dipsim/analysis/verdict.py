@@ -199,7 +199,8 @@ def contenders(run: Run, *, optional: bool = False) -> list[Contender]:
     if admission is None:
         return [best, first_uses]
     settings = run.settings.model_copy(update={"admission": admission})
-    return [best, first_uses, replace(counted, settings=settings)]
+    other = replace(counted, settings=settings, profile_uses=run.profile_uses)
+    return [best, first_uses, other]
 
 
 def rivals_of(beside: Sequence[Traffic]) -> Sequence[Traffic]:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import dipsim
+from dipsim.analysis.verdict import contenders
 from dipsim.errors import DipsimError
 from dipsim.methods import build_method
 from dipsim.policies import BUILTIN, Policy
 from dipsim.replay.replay import replay_policy
 from dipsim.settings import Settings
+from dipsim.simulate import prepare
 from dipsim.trace import load_trace
 from naive import replay as naive
 from tools.replays import replay
@@ -175,3 +177,17 @@ def test_a_warm_start_is_marked(folder: Path) -> None:
     assert "clairvoyant" not in warm["marks"]
     assert {"preloaded", "clairvoyant"} <= set(known["marks"])
     assert warm["config"]["settings"]["warm_from"] == str(folder / "other.npz")
+
+
+def test_the_other_admission_starts_alike_and_the_optimum_empty(folder: Path) -> None:
+    run = prepare(
+        folder / "own.npz",
+        "snapdragon8",
+        cache_fraction=0.5,
+        policy="lru",
+        warm_from=str(folder / "other.npz"),
+    )
+    best, first_uses, other = contenders(run)
+    assert best.loaded is None
+    assert first_uses.loaded is None
+    assert other.loaded is not None
