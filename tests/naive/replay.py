@@ -136,7 +136,8 @@ class History:
 
     def latest(self, unit: int) -> int:
         """Return the last use, by which ties are broken: of what is only loaded, its order."""
-        return self.last_use[unit] if self.last_use[unit] >= 0 else self.before[unit]
+        last = self.last_use[unit]
+        return last if last >= 0 else self.before.get(unit, -1)
 
 
 def next_use(unit: int, coming: Iterable[tuple[int, AbstractSet[int]]]) -> int:
