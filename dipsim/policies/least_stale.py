@@ -9,8 +9,10 @@ the batch that is served (1 for the next, as many as a token has for the one bei
 farthest leaves first, and of units that come up together the longest unused. A cache of one layer
 and group has nothing ahead but itself, so there the policy is `lru`.
 
-After Least-Stale of SpecMD (arXiv 2602.03921), whose text speaks of stale units of passes before
-and of current ones; the order in full is dipsim's own.
+Named after Least-Stale of SpecMD (arXiv 2602.03921), which also goes by the order of layers. The
+order here is dipsim's own, and was not checked against a program of that paper's authors.
+
+A miss evicts from its own layer first, so each layer keeps the share it had when the cache filled.
 """
 
 from typing import Any

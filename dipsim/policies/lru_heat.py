@@ -2,7 +2,7 @@
 
 A unit is hot while its last ``window`` tokens hold at least ``uses`` uses of it, this token's
 among them. The least recently used that is not hot leaves first; when all are hot, the least
-recently used of them. Expert caches of streaming engines protect their hot experts so.
+recently used of them. A protected segment, as that of `slru`, which units leave by time.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def rank(state: NDArray[np.int64], unit: int, token: int) -> Any:
 LRU_HEAT = Policy(
     "lru-heat",
     "evicts the least recently used that is not hot",
-    "engines that stream experts",
+    "dipsim; compare slru",
     state=state,
     touch=touch,
     rank=rank,
