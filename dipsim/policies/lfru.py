@@ -3,7 +3,7 @@
 The score of a unit is ``uses / (1 + age) ** power``: its uses so far, streamed misses and those
 before it last left among them, over the tokens since its last use. With ``power=1``, the default,
 that is count over age; a higher one acts more like recency. ``power=0`` is the count alone, and of
-units used as often the longest unused leaves. Engines that stream experts from disk rank them so.
+units used as often the longest unused leaves.
 
 `lfru` looks at every unit that may leave. `lfru-sampled` draws ``sample`` of them by the run's
 seed, with replacement, and the lowest of these leaves, as in Redis (redis.io, key eviction): what
@@ -50,7 +50,7 @@ def rank(state: NDArray[np.float64], unit: int, token: int) -> Any:
 LFRU = Policy(
     "lfru",
     "evicts the lowest count / age of its last use",
-    "engines that stream experts, e.g. warp",
+    "named as that of the engine warp",
     state=state,
     touch=touch,
     rank=rank,

@@ -1,8 +1,8 @@
 """Pinned and LRU: the most used units of a profile never leave, the rest of the cache is an LRU.
 
 ``share`` of the cache is pinned. What a token uses and does not fit beside the pinned units is
-streamed through, hits staying before misses. As runtimes do that keep hot experts resident and
-cache the others.
+streamed through, hits staying before misses. With
+``share=1`` it is `static`.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ def rank(state: NDArray[np.int64], unit: int, token: int) -> Any:
 PINNED = Policy(
     "pinned",
     "pins the most used units of a profile; the rest is lru",
-    "runtimes that keep hot experts resident",
+    "as PowerInfer, arXiv 2312.12456, beside lru",
     state=state,
     touch=touch,
     rank=rank,
