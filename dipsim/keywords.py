@@ -68,6 +68,7 @@ class DeviceOptions(TypedDict, total=False):
     weights: Literal["2:4"] | None
     compat: Literal["authors"] | None
     static_from: File | None
+    warm_from: File | None
     bits: float | None
     weight_format: str | None
     unit_bytes: Size | None
@@ -93,6 +94,10 @@ class DeviceOptions(TypedDict, total=False):
     io: Literal["direct", "buffered", "mmap"] | None
     overlap: Overlap | None
     prefetch: File | None
+    prefetch_into: Literal["buffer", "cache"] | None
+    prefetch_guard: float | None
+    prefetch_depth: int | None
+    prefetch_cut: float | None
     engine: Literal["auto", "closed", "events"] | None
     thermal: Literal["cold", "sustained"] | None
     backend: str | None

@@ -59,9 +59,9 @@ def marks(
         "estimate": bool(estimated),
         "extrapolated": bool(traffic.outside[traffic.measured].any()) or timing.extrapolated,
         "clairvoyant": policy.future
-        or (policy.preload and not _profiled(run))
+        or (run.loads and not _profiled(run))
         or (run.kv is not None and run.kv.clairvoyant),
-        "preloaded": policy.preload,
+        "preloaded": run.loads,
         "stand-ins": run.steps is not None,
         "free-drafts": drafts and not run.draft_seconds,
         "no-model": run.model is None,
@@ -130,10 +130,9 @@ def _span(sizes: NDArray[np.float64]) -> str:
 
 
 def _profiled(run: Run) -> bool:
-    """Return whether `static` was profiled on something else than what it is measured on."""
+    """Return whether what is loaded was chosen by something else than what it is measured on."""
     settings = run.settings
-    if settings.static_from is not None and holds_uses(Path(settings.static_from)):
-        return True
-    if settings.static_from is not None:
-        return load_trace(settings.static_from).hash != run.trace.hash
+    profile = settings.static_from or settings.warm_from
+    if profile is not None:
+        return holds_uses(Path(profile)) or load_trace(profile).hash != run.trace.hash
     return settings.warmup > 0 or settings.allocate == "optimal"

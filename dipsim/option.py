@@ -13,7 +13,7 @@ Concern = Literal[
     "experts",  # its routing
     "units",  # what is loaded as one
     "policy",  # which policy
-    "pins",  # what the policy static holds
+    "pins",  # what the policy static holds, and what caches start with
     "replay",  # rules of the replay
     "trace",  # which part of the trace is replayed
     "draws",  # random numbers
@@ -30,7 +30,7 @@ Concern = Literal[
     "time",  # how reads and arithmetic overlap, and how they are timed
 ]
 """Subject of an option; a command takes options by it."""
-Parent = Literal["method", "policy", "layout", "kv_policy"]
+Parent = Literal["method", "policy", "layout", "kv_policy", "prefetch"]
 Family = Literal["budget", "density", "threshold", "overlap", "kv_format", "steps"]
 
 

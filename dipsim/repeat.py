@@ -87,8 +87,8 @@ def make_config(run: Run) -> dict[str, Any]:
     Files are named by their full path, so that a run can be repeated from another folder.
     """
     saved = run.settings.model_dump(mode="json", exclude_none=True)
-    if "static_from" in saved:
-        saved["static_from"] = full_path(saved["static_from"])
+    for what in {"static_from", "warm_from"} & saved.keys():
+        saved[what] = full_path(saved[what])
     if saved.get("prefetch", "previous") not in ("previous", "next-layer"):
         saved["prefetch"] = full_path(saved["prefetch"])
     for what in ("policy", "method"):

@@ -304,26 +304,36 @@ def find_flash(device: Profile, io: str) -> Flash:
 def count_profile(
     sets: ActiveSets, model: Model | None, policy: Policy
 ) -> list[NDArray[np.int64]] | None:
-    """Per group int64[layers, units]: uses on the trace of ``--static-from``, when there is one.
+    """Per group int64[layers, units]: uses on the trace of ``--static-from`` or ``--warm-from``,
+    when there is one.
 
     Raises:
         TraceError: the policy has no use for it, or that trace is of another shape.
     """
     settings, trace = sets.settings, sets.trace
-    if settings.static_from is None:
+    if settings.static_from is not None and not policy.preload:
+        raise TraceError(
+            f"--static-from is for policies static and pinned, not for {policy.name}: drop it, or "
+            "use --warm-from"
+        )
+    if settings.warm_from is not None and policy.preload:
+        raise TraceError(
+            f"--warm-from with policy {policy.name}: it starts from --static-from: use that"
+        )
+    option = "--warm-from" if settings.static_from is None else "--static-from"
+    profile = settings.static_from or settings.warm_from
+    if profile is None:
         return None
-    if not policy.preload:
-        raise TraceError(f"--static-from is for policy static, not for {policy.name}: drop it")
-    if holds_uses(path := Path(settings.static_from)):
+    if holds_uses(path := Path(profile)):
         if not all(group.of_experts for group in sets.method.groups) or settings.cluster > 1:
-            raise TraceError(f"--static-from {path}: holds uses of experts, and the run has none")
-        return [uses_for(path, trace, group.units) for group in sets.method.groups]
-    other = load_trace(settings.static_from).clustered(settings.cluster)
+            raise TraceError(f"{option} {path}: holds uses of experts, and the run has none")
+        return [uses_for(option, path, trace, group.units) for group in sets.method.groups]
+    other = load_trace(profile).clustered(settings.cluster)
     method = build_method(other, settings, model, sets.method.custom)
     units = [[group.units for group in each.groups] for each in (method, sets.method)]
     if other.layers != trace.layers or units[0] != units[1]:
         raise TraceError(
-            f"--static-from {other.name}: not the layers and units of the run ({trace.name}): "
+            f"{option} {other.name}: not the layers and units of the run ({trace.name}): "
             "give a trace of the same model"
         )
     return uses(other, method)

@@ -219,8 +219,12 @@ class Result(Viewed):
 
     @property
     def flash_useful_bytes_per_token(self) -> float:
-        """Bytes of the missed units, those apart that a page cache held."""
+        """Bytes of the missed units, those apart that a page cache held, and of guesses that
+        entered the caches and were needed."""
         copied, useful = self.traffic.copied, self._active_bytes - self._hit_bytes
+        ahead = self.traffic.ahead
+        if ahead is not None and ahead.enters:
+            useful += self.run.unit_bytes_of(ahead.used, self._rows)
         if copied is not None:
             useful -= float((copied[self._rows].sum(axis=0) * self.unit_bytes).sum())
         return useful / self.tokens
@@ -327,13 +331,15 @@ class Result(Viewed):
 
     @property
     def prefetch(self) -> dict[str, int] | None:
-        """Units read ahead: issued = used + wasted; None when nothing was."""
+        """Units read ahead: issued = used + wasted, and where they enter the caches those that
+        were evicted for them; None when nothing was."""
         ahead = self.traffic.ahead
         if ahead is None:
             return None
-        counts = (ahead.issued, ahead.used, ahead.wasted)
-        totals = (int(count[self._rows].sum(dtype=np.int64)) for count in counts)
-        return dict(zip(("issued", "used", "wasted"), totals, strict=True))
+        counts = {"issued": ahead.issued, "used": ahead.used, "wasted": ahead.wasted}
+        if ahead.evicted is not None:
+            counts["evicted"] = ahead.evicted
+        return {name: int(count[self._rows].sum(dtype=np.int64)) for name, count in counts.items()}
 
     @property
     def time_share(self) -> dict[str, float]:
@@ -546,7 +552,10 @@ class Result(Viewed):
         """True if everything fits in DRAM that an app may use, and nothing was loaded twice."""
         units = int(self.layer_units.sum())
         whole = self.budget.fits and "paged" not in self.marks
-        return whole and int(self.traffic.misses.sum(dtype=np.int64)) <= units
+        loaded, ahead = int(self.traffic.misses.sum(dtype=np.int64)), self.traffic.ahead
+        if ahead is not None and ahead.enters:
+            loaded += int(ahead.issued.sum(dtype=np.int64))
+        return whole and loaded <= units
 
     @property
     def verdict(self) -> str:

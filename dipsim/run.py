@@ -61,7 +61,7 @@ class Run:
     guesses: Guesses | None
     """Guesses that are read ahead; None for nothing."""
     profile_uses: Sequence[NDArray[np.int64]] | None
-    """Uses on the trace of ``--static-from``, see `Contender`."""
+    """Uses on the trace of ``--static-from`` or ``--warm-from``, see `Contender`."""
     budget: Budget
     context: int
     """Tokens the budget holds KV for."""
@@ -223,13 +223,19 @@ class Run:
         )
 
     @property
+    def loads(self) -> bool:
+        """True if the caches start with units that were used elsewhere."""
+        return self.policy.preload or self.settings.warm_from is not None
+
+    @property
     def first_content(self) -> float:
-        """Bytes in the caches before the first token: of policies that start full."""
-        if not self.policy.preload:
+        """Bytes in the caches before the first token."""
+        if not self.loads:
             return 0.0
+        share = self.policy.loaded_share
         if self.settings.scope == "global":
-            return self.budget.cache
-        return float((self.budget.capacity * self.unit_bytes).sum())
+            return share * self.budget.cache
+        return float((np.floor(share * self.budget.capacity + 1e-9) * self.unit_bytes).sum())
 
     def contender(self, keep_missed: bool = False) -> Contender:
         """Return what takes part in a replay: the run's policy and caches."""

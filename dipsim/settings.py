@@ -41,8 +41,14 @@ REFINES = (
     ("kv_when", "kv_policy", "tova"),
     ("skip_kv", "skip_layers", "unified"),
     ("partial_bits", "skip_layers", "similarity:share=.1,partial=.2"),
+    ("prefetch_into", "prefetch", "previous"),
+    ("prefetch_guard", "prefetch_into", "cache"),
+    ("prefetch_depth", "prefetch", "previous"),
+    ("prefetch_cut", "prefetch", "predictions.npz"),
 )
 """Options that mean something beside another one only: (option, the other, an example of it)."""
+PREFETCHES = ("prefetch", "prefetch_into", "prefetch_guard", "prefetch_depth", "prefetch_cut")
+"""Options that together say what is read ahead, when, and where to."""
 Count = Annotated[int, Field(ge=0, le=2**40)]
 Overlap = Literal["paper-serial", "paper-concurrent", "serial", "pipelined", "prefetch"]
 Layout = Literal["column", "bundle", "expert", "row", "permuted"]
@@ -172,6 +178,9 @@ class Settings(BaseModel):
     static_from: str | None = option(
         None, "trace whose most used units static pins", "pins", of="policy"
     )
+    warm_from: str | None = option(
+        None, "counts or trace whose most used units the caches start with", "pins"
+    )
     dram: str | None = option(
         None, "for weights and KV: 3.5GB, or 50% of the model", "budget", family="budget"
     )
@@ -270,6 +279,28 @@ class Settings(BaseModel):
         "guesses: previous, next-layer, right=SHARE, a trace of predictions",
         "time",
         family="overlap",
+    )
+    prefetch_into: Literal["buffer", "cache"] | None = option(
+        None, "where guesses go: a buffer, or the caches [buffer]", "time", of="prefetch"
+    )
+    prefetch_guard: float | None = option(
+        None,
+        "the most that guesses to come take of a cache [.25]",
+        "time",
+        of="prefetch",
+        ge=0,
+        le=1,
+    )
+    prefetch_depth: int | None = option(
+        None, "layers ahead that guesses go out, 1 to 4 [1]", "time", of="prefetch", ge=1, le=4
+    )
+    prefetch_cut: float | None = option(
+        None,
+        "leave out guesses less sure than this share of the surest [0]",
+        "time",
+        of="prefetch",
+        ge=0,
+        le=1,
     )
     engine: Literal["auto", "closed", "events"] = option(
         "auto", "of time: auto, closed or events [auto]", "time"
@@ -393,6 +424,11 @@ class Settings(BaseModel):
             if getattr(self, name) is not None and getattr(self, of) is None:
                 given = f"{flag(name)} {getattr(self, name)}"
                 raise ValueError(f"{given} is for a {flag(of)}: add one, e.g. {example}")
+        if self.prefetch_guard is not None and self.prefetch_into != "cache":
+            raise ValueError(
+                f"--prefetch-guard {self.prefetch_guard:g} and --prefetch-into buffer: a buffer "
+                "takes no room that a guard would keep; drop one of them"
+            )
         if self.kv_quant is not None and self.kv_bits != 16:
             raise ValueError(
                 f"--kv-quant {self.kv_quant} and --kv-bits {self.kv_bits:g}: give one of them"
@@ -538,9 +574,9 @@ def concerning(*concerns: Concern) -> tuple[str, ...]:
 def discarded(given: Collection[str]) -> set[str]:
     """Return the options whose saved values are discarded when the named ones are given anew."""
     families = {entry.family for entry in OPTIONS.values() if entry.name in given} - {None}
-    return {
-        entry.name for entry in OPTIONS.values() if entry.of in given or entry.family in families
-    }
+    together = {entry.name for entry in OPTIONS.values() if entry.family in families}
+    parents = {*given, *together}
+    return together | {entry.name for entry in OPTIONS.values() if entry.of in parents}
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:

@@ -41,7 +41,13 @@ DISCARDS = (
     ({"policy"}, {"static_from", "admission"}),
     ({"selection", "calibrate_tokens"}, {"selection", "calibrate_tokens"}),
     ({"layout"}, {"order_from"}),
-    ({"overlap", "prefetch"}, {"overlap", "prefetch"}),
+    (
+        {"overlap", "prefetch"},
+        {
+            *("overlap", "prefetch", "prefetch_into", "prefetch_guard", "prefetch_depth"),
+            "prefetch_cut",
+        },
+    ),
     ({"kv_policy"}, {"kv_budget", "kv_when"}),
     ({"kv_quant", "kv_bits"}, {"kv_quant", "kv_bits"}),
     ({"batch", "speculate"}, {"batch", "speculate"}),
@@ -124,9 +130,12 @@ def test_the_command_line_reads_numbers_texts_and_pairs() -> None:
     kinds = {
         int: {
             *("top_k", "predictor_rank", "cluster", "warmup", "seed"),
-            *("context", "depth", "prompt", "batch"),
+            *("context", "depth", "prompt", "batch", "prefetch_depth"),
         },
-        float: {"density", "recall", "cache_fraction", "bits", "kv_bits", "partial_bits"},
+        float: {
+            *("density", "recall", "cache_fraction", "bits", "kv_bits", "partial_bits"),
+            *("prefetch_guard", "prefetch_cut"),
+        },
         dict: {"group_density", "gamma"},
     }
     for kind, names in kinds.items():

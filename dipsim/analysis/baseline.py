@@ -180,7 +180,7 @@ def _stand(result: Result, judged: Sequence[Traffic], empty: Traffic | None) -> 
         trials.append(Trial(f"--admission {verdict.admission}", verdict.admission_rate))
     if dense is not None:
         trials.append(Trial(DENSE, dense.rate))
-    bound = not run.policy.preload and run.policy.name != "opt"
+    bound = not run.loads and run.policy.name != "opt"
     return Standing(
         own=own,
         verdict=verdict,

@@ -25,6 +25,8 @@ def policies_that_apply(
         policy = BUILTIN[name]
         if policy.future and (aware or (policy.atomic_only and settings.scope == "global")):
             continue
+        if policy.future and settings.prefetch_into == "cache":
+            continue
         if settings.access == "sequential" and (policy.atomic_only or policy.admit == "ranked"):
             continue
         if settings.admission is not None and policy.admit == "never":

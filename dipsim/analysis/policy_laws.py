@@ -128,7 +128,7 @@ def _state_is_fresh(policy: Policy) -> Iterator[str]:
 
 def _compulsory(policy: Policy) -> Iterator[str]:
     """A cache that holds everything misses each unit once."""
-    if policy.admit == "never" or policy.expel is not None:
+    if policy.admit == "never" or policy.preload or policy.expel is not None:
         return
     sets = _sets()
     expected = int(sets.any(axis=0).sum())
@@ -143,7 +143,7 @@ def _compulsory(policy: Policy) -> Iterator[str]:
 
 def _small_caches_agree(policy: Policy) -> Iterator[str]:
     """Under forced admission, a cache no larger than any set leaves no choice of hits."""
-    if policy.admit == "never" or policy.expel is not None:
+    if policy.admit == "never" or policy.preload or policy.expel is not None:
         return
     sets = _sets()
     capacity = int(sets.sum(axis=2).min())

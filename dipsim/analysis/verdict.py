@@ -171,6 +171,8 @@ def no_optimum(run: Run) -> str | None:
         return "it is defined for atomic access"
     if settings.compat == "authors":
         return "the authors' simulator does not have it"
+    if settings.prefetch_into == "cache":
+        return "it is that of reads on demand, and guesses enter the caches"
     return None
 
 
@@ -197,7 +199,8 @@ def contenders(run: Run, *, optional: bool = False) -> list[Contender]:
     if admission is None:
         return [best, first_uses]
     settings = run.settings.model_copy(update={"admission": admission})
-    return [best, first_uses, replace(counted, settings=settings)]
+    other = replace(counted, settings=settings, profile_uses=run.profile_uses)
+    return [best, first_uses, other]
 
 
 def rivals_of(beside: Sequence[Traffic]) -> Sequence[Traffic]:
@@ -229,7 +232,7 @@ def judge(result: Result, beside: Sequence[Traffic], rates: Sequence[float]) -> 
         unavoidable=best,
         admission=_other_admission(run),
         admission_misses=others[0] if others else None,
-        starts_full=run.policy.preload,
+        starts_full=run.loads,
         rate=result.timing.rate,
         optimum_rate=optimum_rate,
         admission_rate=admission_rate,

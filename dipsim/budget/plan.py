@@ -295,12 +295,16 @@ def _beside(budget: Budget, sets: ActiveSets, device: Profile, placement: Placem
 
 
 def _buffer(sets: ActiveSets, placement: Placement, guesses: Guesses | None) -> float:
-    """Return bytes for reads ahead: one layer's units, as many as a token needs or is guessed."""
-    if sets.settings.overlap != "prefetch":
+    """Return bytes for reads ahead: units of the layers that are guessed at a time, as many as a
+    token needs or is guessed; 0 where guesses enter the caches."""
+    if sets.settings.overlap != "prefetch" or sets.settings.prefetch_into == "cache":
         return 0.0
+    layers = min(sets.settings.prefetch_depth or 1, sets.trace.layers)
     largest = largest_active(sets) * placement.unit_bytes
     needed = float(largest.sum(axis=1).max())
-    return needed if guesses is None else max(needed, guesses.room(placement.unit_bytes))
+    if guesses is not None:
+        needed = max(needed, guesses.room(placement.unit_bytes))
+    return layers * needed
 
 
 def grown(budget: Budget, sets: ActiveSets, placement: Placement, beside: Beside) -> Budget:

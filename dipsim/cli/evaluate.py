@@ -82,6 +82,10 @@ def evaluate(
             "NAME[:KEY=VALUE,...]",
         ),
     ] = None,
+    top_k: Annotated[
+        list[str] | None,
+        needs("of moe: experts a token uses, fewer than the model's, with commas"),
+    ] = None,
     policy: Annotated[
         list[str] | None,
         stays(
@@ -192,6 +196,7 @@ def evaluate(
                 "masking": split_names(masking or ()),
                 "recall": [] if recall is None else [recall],
                 "routing": split_names(routing or ()),
+                "top_k": split_numbers(top_k or (), "--top-k"),
                 "policy": split_names(policy or ()),
                 "cache_fraction": split_numbers(cache_fraction or (), "--cache-fraction")
                 or ([] if dram or device else [0.5]),

@@ -54,6 +54,7 @@ _METAVARS = {
     "layers": "A:B",
     "sequence": "A:B",
     "static_from": "TRACE",
+    "warm_from": "TRACE",
     "dram": "BYTES|SHARE",
     "cache": "BYTES",
     "bits": "BITS",
@@ -70,6 +71,8 @@ _METAVARS = {
     "partial_bits": "BITS",
     "speculate": "KEY=VALUE,...",
     "prefetch": "NAME|TRACE",
+    "prefetch_guard": "SHARE",
+    "prefetch_cut": "SHARE",
 }
 """Word behind an option in its help; of others ``NUMBER`` or ``NAME``, by their type."""
 
@@ -162,6 +165,7 @@ NAMES = {
     "method": completion.methods,
     "policy": completion.policies,
     "static_from": completion.traces,
+    "warm_from": completion.traces,
 }
 """Names that a shell completes for the settings that name something shipped."""
 

@@ -24,18 +24,19 @@ def reset(parts: Any, cache: Any, functions: Any) -> None:
     # Plain loops: numba takes seconds to compile a copy of one array to another.
     resident, preload, sizes, of_word = cache.resident, cache.preload, parts.size, parts.of_word
     pending, evictable, last = cache.pending, cache.evictable, cache.last
-    state, fresh = cache.state, cache.fresh
+    state, fresh, before = cache.state, cache.fresh, cache.before
+    unseen = cache.unseen
     for c in range(cache.filled.shape[0]):
         filled = 0.0
         for w in range(pending.shape[0]):
             resident[c, w] = preload[c, w]
             filled += ones(preload[c, w]) * sizes[of_word[w]]
-            pending[w] = 0
+            pending[w] = unseen[w] = 0
         cache.filled[c] = filled
     for i in range(state.shape[0]):
         state[i] = fresh[i]
     for u in range(last.shape[0]):
-        last[u] = -1
+        last[u] = before[u]
         evictable[u] = (resident[0, u >> 6] >> np.uint64(u & 63)) & np.uint64(1)
     if functions.forget != 0:
         call(functions.forget, cache)
@@ -58,8 +59,9 @@ def use(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: int) -> in
     Compiled for each policy, whose `touch` is bound as a global.
     """
     state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
+    unseen = cache.unseen
     for w in range(parts.word[p], parts.word[p + 1]):
-        word, here, base = pending[w], resident[0, w], w * 64
+        word, here, base = pending[w], resident[0, w] & ~unseen[w], w * 64
         while word:
             b = lowest_bit(word)
             touch(state, base + b, t, np.int64((here >> np.uint64(b)) & np.uint64(1)))
@@ -78,10 +80,11 @@ def use_at_once(block: Any, parts: Any, cache: Any, p: int, t: int, next_use: in
         IndexError: the state has no place for some unit, which nothing checks one by one.
     """
     state, last, pending, resident = cache.state, cache.last, cache.pending, cache.resident
+    unseen = cache.unseen
     if reached and state.shape[0] < 64 * parts.word[p] + parts.units[p]:
         raise IndexError("index is out of bounds: the state has fewer places than there are units")
     for w in range(parts.word[p], parts.word[p + 1]):
-        word, here, base = pending[w], resident[0, w], w * 64
+        word, here, base = pending[w], resident[0, w] & ~unseen[w], w * 64
         for b in range(64):
             if (word >> np.uint64(b)) & np.uint64(1) != 0:
                 hit = np.int64((here >> np.uint64(b)) & np.uint64(1))

@@ -24,6 +24,7 @@ from dipsim.kernels.cache import DRAWS, Block, Cache, Parts
 from dipsim.kernels.elementwise import places_reached
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.frames import address_of, framed
+from dipsim.kernels.guesses import send_ranked
 from dipsim.kernels.queued import replay_queued
 from dipsim.kernels.ranked import draw_misses, fit, replay_ranked, share_ranks
 from dipsim.kernels.stored import stored
@@ -39,9 +40,12 @@ _INTEGERS = {
     "use": 3,
     "rank": 3,
     "turn": 5,
+    "send": 5,
+    "send one by one": 3,
 }
 """Number of integers that each kind of function takes behind block, parts and cache. A ``turn`` is
-what a batch does to the cache of a queue; it stands in ``use``."""
+what a batch does to the cache of a queue, and stands in ``use``; what sends guesses into it one by
+one stands in ``send``."""
 
 
 class Functions(NamedTuple):
@@ -64,6 +68,8 @@ class Functions(NamedTuple):
     """Ranks them once for several capacities."""
     draw: int = 0
     """Draws which misses become resident."""
+    send: int = 0
+    """Lets guesses enter."""
 
 
 def _insert_nothing(state, unit, token):
@@ -128,7 +134,8 @@ class Loop:
             bound |= {"make_room": queued.make_room, "let_go": queued.let_go, "use": use}
             for role in ("victim", "make_room", "let_go", "use"):
                 bound[role] = register_jitable(_with_globals(bound[role], bound, of))
-            templates = {"turn": queued.request_units if sequential else queued.take_batch}
+            turn = queued.request_units if sequential else queued.take_batch
+            templates = {"turn": turn, "send one by one": queued.send_queued}
         self._functions = {role: _with_globals(each, bound, of) for role, each in templates.items()}
         self._kept_alive: list[Any] = []
         self._addresses: dict[Any, Functions] = {}
@@ -146,7 +153,7 @@ class Loop:
 
         def replay(block: Block, layer: int, first: int, admission: int) -> None:
             rows = framed(block)
-            given = len(block.codes) > 0, len(block.uses) > 0
+            given = len(block.codes) > 0, len(block.uses) > 0, len(block.guessed) > 0
             with self._compiling:
                 functions = self._addresses_for(rows, places, plain, own, (*options, *given))
             arguments = rows, layer, first, admission, places, plain, functions
@@ -165,10 +172,10 @@ class Loop:
         Args:
             cache: the cache as the loop sees it.
             own: the cache as the policy sees it.
-            options: whether there are several capacities, misses are drawn, scores are codes, and
-                next uses are known.
+            options: whether there are several capacities, misses are drawn, scores are codes,
+                next uses are known, and guesses enter.
         """
-        several, draws, coded, foresees = options
+        several, draws, coded, foresees, sends = options
         key = options, None if config.DISABLE_JIT else own._numba_type_
         if key in self._addresses:
             return self._addresses[key]
@@ -185,9 +192,13 @@ class Loop:
             at["foresee"] = _address(batch.foresee, "foresee", block, parts, own)
         if draws:
             at["draw"] = _address(draw_misses, "draw", block, parts, cache)
+        if sends and self._ranked:
+            at["send"] = _address(send_ranked, "send", block, parts, cache)
+        names = {"turn": "use", "send one by one": "send"}
         for role, function in self._functions.items():
-            name = "use" if role == "turn" else role
-            at[name] = self._compiled(function, role, block, parts, own)
+            name = names.get(role, role)
+            if name != "send" or sends:
+                at[name] = self._compiled(function, role, block, parts, own)
         self._addresses[key] = Functions(**at)
         return self._addresses[key]
 

@@ -84,9 +84,14 @@ class Cache(NamedTuple):
     numbers: NDArray[np.int64]  # [4] FAULT, VICTIM, DRAWS, SEED
     fresh: NDArray[Any]  # state after a reset
     preload: NDArray[np.uint64]  # [capacities, words] resident after a reset
+    before: NDArray[np.int64]  # [ids] last use after a reset, below 0
     evictable: NDArray[np.bool_]  # [ids] of queue policies: resident and not in use
     choosing: Any  # a `Choosing`, framed; of no units where masks are given
     cuts: NDArray[np.int64]  # [capacities] rank of the last unit that left, where to look next
+    awaited: NDArray[np.uint64]  # [words] guessed for steps to come: they may not leave
+    unseen: NDArray[np.uint64]  # [words] of capacity 0: guesses that a `rank` was not told of
+    until: NDArray[np.int64]  # [parts + 1] see `new_cache`
+    guard: NDArray[np.float64]  # [1] share of the capacity that awaited guesses may take
     candidates: NDArray[np.uint64]  # [2, words] scratch, as all below
     keys: NDArray[np.int64]  # [2, ids + 64]
 
@@ -104,6 +109,9 @@ class Block(NamedTuple):
     shares: NDArray[np.float32]  # out [n, parts, 2]: share of score and of energy kept
     missed: NDArray[np.uint64]  # out [capacities, n, words], or empty to leave it out
     before: NDArray[np.uint64]  # out, the same of what was resident before each row
+    guessed: NDArray[np.uint64]  # [n, words] guesses that may enter, or empty
+    issued: NDArray[np.uint64]  # out [capacities, n, words] of them, those that entered
+    displaced: NDArray[np.int32]  # out [capacities, n, parts] units that left to make room
     capacity: NDArray[np.float64]  # [n] of every row, where it changes from row to row; else empty
 
 
@@ -166,7 +174,10 @@ def new_cache(
     capacity: NDArray[np.float64],
     fresh: NDArray[Any],
     preload: NDArray[np.uint64],
+    before: NDArray[np.int64],
     choosing: Choosing | None,
+    until: NDArray[np.int64],
+    guard: float,
 ) -> Cache:
     """Return a cache that holds nothing; its first block must empty it, which loads ``preload``.
 
@@ -174,7 +185,12 @@ def new_cache(
         capacity: float64[capacities], in the units of `Parts.size`.
         fresh: the policy's state at the start.
         preload: uint64[capacities, words], resident at the start.
+        before: int64[ids], last use of each unit at the start: -1 for none, lower for one that
+            leaves earlier than others of its rank.
         choosing: memory of the rule by which masks are chosen; None where they are given.
+        until: int64[parts + 1]; guesses for the parts before number ``until[0]`` enter as a row
+            begins, those for the parts before ``until[p + 1]`` behind the batch of part p.
+        guard: share of the capacity that awaited guesses may take.
     """
     words = int(parts.word[-1])
     ids = 64 * words
@@ -189,9 +205,14 @@ def new_cache(
         numbers=np.zeros(4, np.int64),
         fresh=fresh,
         preload=preload,
+        before=before,
         evictable=np.zeros(ids, np.bool_),
         choosing=framed(choosing or _no_choosing()),
         cuts=np.zeros(len(capacity), np.int64),
+        awaited=np.zeros(words, np.uint64),
+        unseen=np.zeros(words, np.uint64),
+        until=until,
+        guard=np.array([guard]),
         candidates=np.empty((2, words), np.uint64),
         keys=np.empty((2, ids + 64), np.int64),
     )

@@ -15,12 +15,28 @@ from dipsim.kernels.batch import (
     reset,
     room_for,
 )
-from dipsim.kernels.bits import COMMIT, SKIP, bit, lowest_bit, stamp, without_lowest
+from dipsim.kernels.bits import (
+    COMMIT,
+    SKIP,
+    bit,
+    first_units,
+    lowest_bit,
+    ones,
+    stamp,
+    without_lowest,
+)
 from dipsim.kernels.cache import FAULT, NEVER, SLACK, VICTIM
 from dipsim.kernels.eviction import order
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.flags import INDEX, write_flags
 from dipsim.kernels.frames import call
+from dipsim.kernels.guesses import (
+    arrive,
+    await_guesses,
+    awaited_size,
+    count_units,
+    fitting_guesses,
+)
 from dipsim.kernels.stored import stored
 
 
@@ -38,14 +54,20 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
         sequential: 1 where units are requested one at a time, else 0.
     """
     sizes, capacity = parts.size, cache.capacity[0]
-    next_use, count = 0, sizes.shape[0]
+    next_use, count, send = 0, sizes.shape[0], functions.send
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
             reset(parts, cache, functions)
         if block.actions[r] == SKIP:
             continue
+        t = 2 * stamp(first + r, count, 0)
+        sends = send != 0 and block.actions[r] >= COMMIT
+        if sends and call(send, block, parts, cache, r, 0, t) < 0:
+            return
         for p in range(count):
             t = stamp(first + r, count, p)
+            if send != 0:  # guesses enter between two batches, at ticks of their own
+                t = 2 * t + 1
             if functions.choose != 0:
                 call(functions.choose, block, parts, cache, r, layer, p, t)
             active = gather(block, parts, cache, r, layer, p)
@@ -60,12 +82,17 @@ def replay_queued(block, layer, first, admission, parts, cache, functions, seque
             else:
                 if functions.foresee != 0:
                     call(functions.foresee, block, parts, cache, p, t, next_use)
-                hits = note_misses(block, parts, cache, 0, r, p)
-                kept = room_for(active - hits, hits, sizes[p], capacity)
+                hits, room = note_misses(block, parts, cache, 0, r, p), capacity
+                if send != 0:
+                    arrive(parts, cache, p)
+                    room -= awaited_size(parts, cache, 0)
+                kept = room_for(active - hits, hits, sizes[p], room)
                 if call(functions.use, block, parts, cache, p, t, next_use, r, kept) < 0:
                     return
             next_use += active
             book(block, 0, r, p, active, hits, kept)
+            if send != 0 and call(send, block, parts, cache, r, p + 1, t + 1) < 0:
+                return
             close(parts, cache, p, functions)
 
 
@@ -96,6 +123,45 @@ def take_batch(block, parts, cache, p, t, next_use, r, kept):
     if filled < 0:
         return -1
     _hold(cache, parts, p, True)
+    cache.filled[0] = filled
+    return 0
+
+
+def send_queued(block, parts, cache, r, i, t):
+    """Let the guesses enter that go out at moment ``i`` of a row, the lowest ids first: to the
+    policy each is a request that missed; -1 after a fault."""
+    state, resident, awaited, issued = cache.state, cache.resident, cache.awaited, block.issued
+    evictable, guessed, filled = cache.evictable, block.guessed, cache.filled[0]
+    first, end = await_guesses(block, parts, cache, r, i)
+    for w in range(parts.word[first], parts.word[end]):
+        write_flags(resident[0, w] & ~awaited[w], evictable, w * 64)
+    if i > 0:
+        _hold(cache, parts, i - 1, False)
+    for q in range(first, end):
+        left, size = fitting_guesses(block, parts, cache, 0, r, q), parts.size[q]
+        for w in range(parts.word[q], parts.word[q + 1]):
+            word = guessed[r, w] & ~resident[0, w]
+            if ones(word) > left:
+                word = first_units(word, left)
+            left -= ones(word)
+            issued[0, r, w] = word
+            while word and filled >= 0:
+                unit = (w * 64 + lowest_bit(word)) & INDEX
+                word = without_lowest(word)
+                touch(state, unit, t, 0)
+                filled = let_go(parts, cache, filled, t)
+                if filled < 0:
+                    return -1
+                before = count_units(resident[0])
+                filled = make_room(parts, cache, filled, cache.capacity[0] - size, unit, t)
+                if filled < 0:
+                    return -1
+                block.displaced[0, r, q] += before - count_units(resident[0])
+                insert(state, unit, t)
+                resident[0, w] |= bit(unit)
+                filled += size
+    if i > 0:
+        _hold(cache, parts, i - 1, True)
     cache.filled[0] = filled
     return 0
 

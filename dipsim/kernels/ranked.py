@@ -10,6 +10,7 @@ from dipsim.kernels.draws import splitmix64
 from dipsim.kernels.eviction import leave_lowest
 from dipsim.kernels.fingerprint import fingerprint
 from dipsim.kernels.frames import call
+from dipsim.kernels.guesses import arrive, awaited_size, settle
 from dipsim.kernels.stored import stored
 
 
@@ -23,6 +24,7 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
         functions: addresses, of `Functions`.
     """
     count, rank, share = parts.units.shape[0], functions.rank, functions.share
+    send = functions.send
     next_use = 0
     for r in range(block.actions.shape[0]):
         if block.resets[r]:
@@ -35,6 +37,9 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
             if cache.filled[0] - cache.capacity[0] > SLACK:
                 t = stamp(first + r, count, 0)
                 call(functions.fit, block, parts, cache, rank, share, 0, 0, t, FORCED, 0)
+        if send != 0 and block.actions[r] >= COMMIT:
+            t = stamp(first + r, count, 0)
+            call(send, block, parts, cache, rank, functions.fit, r, 0, t)
         for p in range(count):
             t = stamp(first + r, count, p)
             if functions.choose != 0:
@@ -42,6 +47,8 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
             active = gather(block, parts, cache, r, layer, p)
             if block.actions[r] < COMMIT:
                 continue
+            if send != 0:
+                arrive(parts, cache, p)
             if functions.foresee != 0:
                 call(functions.foresee, block, parts, cache, p, t, next_use)
             # Hits are those of the state before the batch, and touching does not change it.
@@ -52,7 +59,10 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
                 hits = note_misses(block, parts, cache, c, r, p)
                 missed, kept = active - hits, active - hits
                 if admission == FORCED:
-                    kept = room_for(missed, hits, parts.size[p], cache.capacity[c])
+                    room = cache.capacity[c]
+                    if send != 0:
+                        room -= awaited_size(parts, cache, c)
+                    kept = room_for(missed, hits, parts.size[p], room)
                 elif admission == NEVER:
                     kept = 0
                 cache.filled[c] += kept * parts.size[p]
@@ -66,6 +76,9 @@ def replay_ranked(block, layer, first, admission, parts, cache, functions):
                 if admission == RANKED:
                     kept = _entered(parts, cache, c, p)
                 book(block, c, r, p, active, hits, kept)
+            if send != 0:
+                settle(parts, cache, p)
+                call(send, block, parts, cache, rank, functions.fit, r, p + 1, t)
             close(parts, cache, p, functions)
 
 
@@ -175,7 +188,7 @@ def _bytes_of(parts, words):
 @register_jitable
 def _may_leave(parts, cache, c, p, admission, w):
     """Return the units of a word that may leave."""
-    word = cache.resident[c, w]
+    word = cache.resident[c, w] & ~cache.awaited[w]
     if admission == FORCED and parts.word[p] <= w < parts.word[p + 1]:
         word &= ~cache.pending[w]
     return word

@@ -126,7 +126,7 @@ def check_takes(router: Router, drops: bool) -> None:
     if drops and (router.fed is None or not router.separate):
         raise ModelError(
             f"router {type(router.module).__name__}: what its weights would be for fewer experts "
-            "is not known, which --routing drop-cold needs; record a trace and replay it"
+            "is not known, which --routing drop-cold and --top-k need; record a trace and replay it"
         )
 
 

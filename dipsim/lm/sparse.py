@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dipsim.budget.divide import Budget
-from dipsim.errors import BudgetError, DipsimError, MethodError
+from dipsim.errors import BudgetError, DipsimError, MethodError, ModelError
 from dipsim.hardware import Profile
 from dipsim.layers.contract import whole_modes
 from dipsim.lm.calls import Marks, call_of
@@ -315,19 +315,25 @@ class Sparse:
         return hook
 
     def _route(self, number: int, i: int, router: Router | None) -> None:
-        """Book what a layer's router chooses, or let the rule choose for it.
+        """Book what a layer's router chooses; or let the rule choose for it, or fewer of its best,
+        over which a router that normalises its weights does so anew.
 
         Raises:
-            ModelError: a router that cannot be told what to choose.
+            ModelError: a router that cannot be told what to choose, or not so many.
         """
         if router is None:  # a dense layer among others
             units = self.live.method.groups[i].units
             hook = self._booked(number, i, np.full(units, -np.inf, np.float32))
             self._hooks.append(self.structure.decoder.register_forward_hook(hook))
             return
-        rule = self.live.method.groups[i].rule
-        if rule is not None:
-            check_takes(router, drops=rule.name == "drop-cold")
+        rule, asked = self.live.method.groups[i].rule, self.live.run.settings.top_k
+        fewer = asked is not None and asked < router.k
+        if asked is not None and asked > router.k:
+            raise ModelError(
+                f"--top-k {asked}: the model uses {router.k} experts a token: give as many or fewer"
+            )
+        if rule is not None or fewer:
+            check_takes(router, drops=fewer or (rule is not None and rule.name == "drop-cold"))
 
         def mask(scores: Tensor, used: Tensor) -> Tensor:
             return self._chosen(number, i, logits_of(router, scores, used, self._rounding))
@@ -335,8 +341,10 @@ class Sparse:
         def note(scores: Tensor, used: Tensor, weights: Tensor | None) -> None:
             mask(scores, used)
 
-        choose = None if rule is None else mask
-        self._hooks.append(RouterHooks(router, note if rule is None else None, choose))
+        chooses = rule is not None or fewer
+        self._hooks.append(
+            RouterHooks(router, None if chooses else note, mask if chooses else None)
+        )
 
     def _chosen(self, number: int, i: int, scores: Tensor) -> Tensor:
         """bool[n, units] on the model's device."""

@@ -12,15 +12,20 @@ from dipsim.policies.belady import BELADY
 from dipsim.policies.clock import CLOCK
 from dipsim.policies.contract import Admission, Policy
 from dipsim.policies.fifo import FIFO
+from dipsim.policies.least_stale import LEAST_STALE
+from dipsim.policies.lfru import LFRU, LFRU_SAMPLED
 from dipsim.policies.lfu import LFU
 from dipsim.policies.lfu_decay import LFU_DECAY
 from dipsim.policies.lfu_resident import LFU_RESIDENT
 from dipsim.policies.lirs import LIRS
 from dipsim.policies.lru import LRU
+from dipsim.policies.lru_heat import LRU_HEAT
 from dipsim.policies.lru_k import LRU_K
+from dipsim.policies.lru_throttled import LRU_THROTTLED
 from dipsim.policies.mru import MRU
 from dipsim.policies.none import NONE
 from dipsim.policies.opt import OPT
+from dipsim.policies.pinned import PINNED
 from dipsim.policies.random import RANDOM
 from dipsim.policies.s3fifo import S3FIFO
 from dipsim.policies.sieve import SIEVE
@@ -31,8 +36,9 @@ from dipsim.policies.w_tinylfu import W_TINYLFU
 from dipsim.policies.window import WINDOW
 
 _RANKING = (NONE, STATIC, RANDOM, FIFO, LRU, MRU, LFU, LFU_RESIDENT, LFU_DECAY, LRU_K)
-_QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS)
-BUILTIN = {policy.name: policy for policy in (*_RANKING, *_QUEUES, BELADY, OPT)}
+_OF_EXPERTS = (LFRU, LEAST_STALE, LRU_HEAT, LRU_THROTTLED, PINNED)
+_QUEUES = (WINDOW, SLRU, TWO_Q, ARC, CLOCK, SIEVE, S3FIFO, W_TINYLFU, LIRS, LFRU_SAMPLED)
+BUILTIN = {policy.name: policy for policy in (*_RANKING, *_OF_EXPERTS, *_QUEUES, BELADY, OPT)}
 
 _KIND = plugins.Kind("policy", Policy, PolicyError, BUILTIN, "lfu-decay:half_life=32")
 

@@ -21,6 +21,13 @@ any resident unit may leave, also one that the same token has used.
 With ``future`` the engine keeps ``state[unit]`` = the next token that uses ``unit`` (2**62: never
 again) for all units in use so far, before anything else is called.
 
+Where the cache starts with some units (``preload``, or a run's ``--warm-from``), each of them is
+touched once before, as a miss at a negative token, and enters a queue; the least used comes first.
+
+A guess that enters the cache ahead of its use (``--prefetch-into cache``) is to a queue policy a
+request that missed, at a ``token`` of its own between two batches; a policy that ranks is not told,
+and touches the guess with ``hit`` = 0 when it is first used.
+
 In global scope one cache serves all layers and groups. ``unit`` then counts through all of them,
 ``token`` counts batches, and ``capacity`` is that of units of the mean size.
 """
@@ -62,7 +69,8 @@ class Policy:
             once per cache and again at a reset; ``seed`` differs between caches. Further arguments
             with a default are parameters that a user may set (``name:key=value``). An argument
             named ``ticks`` receives by how much ``token`` grows from one token to the next: 1, or
-            in global scope the number of batches of a token.
+            in global scope the number of batches of a token; to a queue policy twice as many where
+            guesses enter.
         touch: called for every active unit; the text of this module describes all hooks.
         rank: the rank of a unit; the lowest leaves first. Excludes ``evict`` and ``insert``.
         evict: the unit that leaves a full cache.
@@ -72,7 +80,8 @@ class Policy:
         admit: ``forced`` (a miss enters if there is room beside the set in use), ``ranked`` (the
             best of resident and active units stay), ``never`` (nothing enters).
         future: the engine keeps the next use of each unit in ``state[:units]``.
-        preload: the cache starts with the units used most in a profile (policy `static`).
+        preload: the cache starts with the units used most in a profile (policies `static` and
+            `pinned`); a parameter named ``share`` says how much of it they may fill.
         blind: ``touch`` does not look at ``hit``, so one state serves caches of several sizes.
         sequential: the same policy in a form that is fast where units are requested one at a time.
             Without it a policy that ranks looks at every resident unit to choose one.
@@ -129,6 +138,11 @@ class Policy:
         arguments = inspect.signature(self.state).parameters
         defaults = {k: a.default for k, a in list(arguments.items())[3:] if k not in _GIVEN}
         return {**defaults, **dict(self.given)}
+
+    @property
+    def loaded_share(self) -> float:
+        """Share of the cache that is loaded before the first token, where any is."""
+        return self.parameters.get("share", 1.0) if self.preload else 1.0
 
     @property
     def label(self) -> str:

@@ -166,3 +166,12 @@ def remember(state: State, ghosts: int, unit: int, most: int) -> int:
         unlink(state, ghosts, forgotten)
     push(state, ghosts, unit)
     return forgotten
+
+
+@register_jitable(forceinline=True)
+def note_time(state: State, newest: int, count: int, token: int) -> None:
+    """Put a token before the ``count`` times, newest first, that begin at ``state[newest]``; the
+    oldest is forgotten."""
+    for i in range(newest + count - 1, newest, -1):
+        state[i] = state[i - 1]
+    state[newest] = token

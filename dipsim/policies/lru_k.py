@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dipsim.policies.contract import Policy, within
+from dipsim.policies.lists import note_time
 
 
 def state(units: int, capacity: int, seed: int, k: int = 2) -> NDArray[np.int64]:
@@ -18,10 +19,7 @@ def state(units: int, capacity: int, seed: int, k: int = 2) -> NDArray[np.int64]
 
 def touch(state: NDArray[np.int64], unit: int, token: int, hit: int) -> None:
     """Record the use as the newest of the last k."""
-    k = state[-1]
-    for i in range(unit * k + k - 1, unit * k, -1):
-        state[i] = state[i - 1]
-    state[unit * k] = token
+    note_time(state, unit * state[-1], state[-1], token)
 
 
 def rank(state: NDArray[np.int64], unit: int, token: int) -> np.int64:

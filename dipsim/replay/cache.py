@@ -24,9 +24,11 @@ from dipsim.replay.choose import plain_scores
 from dipsim.replay.prefetch import Guesses
 from dipsim.replay.price import Reads, price
 from dipsim.replay.sets import NO_CODES, NO_SCORES, Sets
+from dipsim.replay.warm import most_used, note_loaded
 
 _NO_USES = np.empty(0, np.int64)
 _NO_MISSES = np.empty((0, 0, 0), np.uint64)
+_NO_GUESSES = np.empty((0, 0), np.uint64)
 _SAME_SIZE = np.empty(0, np.float64)
 _GRAIN = 2.0**-10  # bytes
 
@@ -60,7 +62,9 @@ class ReadAhead(NamedTuple):
 
     issued: NDArray[np.int32]
     used: NDArray[np.int32]
-    reads: Reads
+    evicted: NDArray[np.int32] | None
+    """Units that left a cache to make room for them; None where they enter none."""
+    reads: Reads | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class ReplayedCache:
         capacities: float64[n] in units, or with ``unit_bytes`` in bytes.
         seed: of the policy's draws.
         unit_bytes: float64[layers, groups] of a cache that counts in bytes (global scope).
-        uses: per group int64[layers, units], by which a preloaded policy ranks its units.
+        uses: per group int64[layers, units]; the caches start with the most used, and each of them
+            has one capacity, unless the policy notes no uses. None for caches that start empty.
         draws: misses are kept at random, not the first ones, where not all fit beside the hits.
         capacity_of_row: float64[tokens], of a cache of one capacity that changes.
         costs: per layer and group what reads cost; None leaves costs out.
@@ -134,13 +139,27 @@ class ReplayedCache:
             self.capacity_of_row = as_rounded(capacity_of_row)
         units = 64 * words if len(places) > 1 else int(parts.units[0])
         mean = rounded / parts.units.sum()
-        fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, len(places))
+        self._enter = guesses is not None and guesses.guard is not None
+        # To a queue, whose lists note at which tick none of their units could leave, guesses enter
+        # at ticks of their own
+        ticks = 2 * len(places) if self._enter and not policy.ranks else len(places)
+        fresh = policy.new_state(units, int(capacity[0] / mean + 1e-9), seed, ticks)
         preload = np.zeros((len(capacity), words), np.uint64)
-        if policy.preload and uses is not None:
+        before = np.full(64 * words, -1, np.int64)
+        if uses is not None:
+            share = policy.loaded_share
             for c in range(len(capacity)):
-                preload[c] = self._pinned(uses, float(capacity[c]))
+                loaded = most_used(parts, places, uses, share * float(capacity[c]))
+                note_loaded(policy, fresh, parts, loaded)
+                preload[c] = _as_words(loaded, words)
+                before[loaded] = -1 - np.arange(len(loaded))
         self.choosing = self._choosing()
-        self.cache = kernels.new_cache(parts, capacity, fresh, preload, self.choosing)
+        until, guard = np.zeros(len(places) + 1, np.int64), 0.0
+        if guesses is not None and guesses.guard is not None:
+            until, guard = guesses.until(places), guesses.guard
+        self.cache = kernels.new_cache(
+            parts, capacity, fresh, preload, before, self.choosing, until, guard
+        )
         self._replay: kernels.Replay | None = None
         self.cache.numbers[kernels.DRAWS] = draws
         self.cache.numbers[kernels.SEED] = seed
@@ -161,25 +180,6 @@ class ReplayedCache:
             seed = self.seed if parts == 1 else seed_of(self.seed, layer, group)
             states += states_of(own.custom, own.units, own.kept, own.signal, [seed])
         return kernels.new_choosing(words, parts, states)
-
-    def _pinned(self, uses: Sequence[NDArray[np.int64]], capacity: float) -> NDArray[np.uint64]:
-        """Return the most used units that fit, ties to the lower id."""
-        parts = self.parts
-        ids = np.concatenate(
-            [64 * parts.word[p] + np.arange(parts.units[p]) for p in range(len(self.places))]
-        )
-        counts = np.concatenate(
-            [
-                uses[group][layer][:units]
-                for (layer, group), units in zip(self.places, parts.units, strict=True)
-            ]
-        )
-        sizes = np.repeat(parts.size, parts.units)
-        order = np.argsort(-counts, kind="stable")
-        fitting = int((np.cumsum(sizes[order]) <= capacity + 1e-6).sum())
-        pinned = np.zeros(64 * int(parts.word[-1]), np.bool_)
-        pinned[ids[order[:fitting]]] = True
-        return np.packbits(pinned, bitorder="little").view(np.uint64)
 
     def feed(
         self,
@@ -211,7 +211,7 @@ class ReplayedCache:
             else:
                 sets, scores, codes, layer = *joined[i], NO_CODES, 0
             next_uses = self._next_uses(sets, layer, block, behind[i]) if behind else _NO_USES
-            rows = self._rows(block, sets, scores, codes, next_uses, watched)
+            rows = self._rows(block, sets, scores, codes, next_uses, layer, watched)
             self._run(loop, rows, layer, block.start, admission)
             counts = []
             for c in range(len(self.cache.capacity)):
@@ -228,13 +228,15 @@ class ReplayedCache:
         scores: NDArray[np.float32],
         codes: NDArray[np.uint8],
         next_uses: NDArray[np.int64],
+        layer: int,
         watched: bool,
     ) -> kernels.Block:
-        """Lay out what the loop reads and writes for one block."""
+        """Lay out what the loop reads and writes for one block; ``layer``: of its inputs."""
         rows, parts = block.stop - block.start, len(self.places)
         several = len(self.cache.capacity), rows
         words = int(self.parts.word[-1])
         missed = np.zeros((*several, words), np.uint64) if watched else _NO_MISSES
+        enter, before = self._enter, self.guesses is not None and not self._enter
         resets = block.resets
         if self._empty_before_the_first_row:
             resets = resets.copy()
@@ -250,7 +252,10 @@ class ReplayedCache:
             shares=np.ones((rows, parts, 2), np.float32),
             missed=missed,
             capacity=self.capacity_of_row[block.start : block.stop],
-            before=_NO_MISSES if self.guesses is None else np.zeros_like(missed),
+            before=np.zeros_like(missed) if before else _NO_MISSES,
+            guessed=self._every_guess(block, sets, layer) if enter else _NO_GUESSES,
+            issued=np.zeros((*several, words), np.uint64) if enter else _NO_MISSES,
+            displaced=np.zeros((*several, parts if enter else 0), np.int32),
         )
 
     def _actions(self, block: Sets) -> NDArray[np.uint8]:
@@ -292,9 +297,12 @@ class ReplayedCache:
         counts = rows.counts[c, :, p]
         missed = rows.missed[c][:, words] if len(rows.missed) else None
         reads = ahead = None
-        if self.guesses is not None and missed is not None:
-            guessed = self._guessed(block, rows, layer, group)
-            ahead = self._read_ahead(guessed, rows.before[c], missed)
+        needed = rows.sets[:, column, words]
+        if self._enter:
+            ahead = self._read_ahead(rows.issued[c][:, words], needed, p, rows.displaced[c, :, p])
+        elif self.guesses is not None and missed is not None:
+            guessed = self._guessed(block, needed, p)
+            ahead = self._read_ahead(guessed & ~rows.before[c], missed, p)
             missed = missed & ~guessed
         if self.costs is not None and missed is not None:
             reads = self._price(missed, p)
@@ -310,7 +318,7 @@ class ReplayedCache:
             ahead=ahead,
             kept_shares=rows.shares[:, p] if aware else None,
             error=self._error(block, rows, column, p) if aware else None,
-            own=_own(block, self.places[p], rows.sets[:, column, words]),
+            own=_own(block, self.places[p], needed),
         )
 
     def _price(self, misses: NDArray[np.uint64], p: int) -> Reads:
@@ -319,31 +327,43 @@ class ReplayedCache:
         layer, group = self.places[p]
         return price(misses, int(self.parts.units[p]), self.costs[layer][group])
 
-    def _guessed(
-        self, block: Sets, rows: kernels.Block, layer: int, group: int
-    ) -> NDArray[np.uint64]:
-        """Return uint64[rows, words], the units that were guessed for each decode token."""
+    def _every_guess(self, block: Sets, sets: NDArray[np.uint64], layer: int) -> NDArray[np.uint64]:
+        """Return uint64[rows, words], what was guessed of all parts; ``layer``: of ``sets``."""
+        words = self.parts.word
+        guessed = [
+            self._guessed(block, sets[:, layer, words[p] : words[p + 1]], p)
+            for p in range(len(self.places))
+        ]
+        return np.concatenate(guessed, axis=1)
+
+    def _guessed(self, block: Sets, needed: NDArray[np.uint64], p: int) -> NDArray[np.uint64]:
+        """Return uint64[rows, words], the units of part ``p`` that were guessed for each decode
+        token; ``needed`` are the masks."""
         assert self.guesses is not None
-        needed = rows.sets[:, layer, : len(self._last_mask)]
+        layer, group = self.places[p]
+        before = self._last_mask[self.parts.word[p] : self.parts.word[p + 1]]
         of_the_row_before = self.guesses.previous and self.method.groups[group].choice != "all"
         follows = block.follows if of_the_row_before else np.ones(len(needed), np.bool_)
         own = self.method.groups[group].at(layer)
-        guessed = self.guesses.of(block, own, group, layer, needed, self._last_mask, self.seed)
+        seed = self.seed if len(self.places) == 1 else seed_of(self.seed, layer, group)
+        guessed = self.guesses.of(block, own, group, layer, needed, before, seed)
         decode = (self._actions(block) == kernels.DECODE) & follows
         return np.where(decode[:, None], guessed, np.uint64(0))
 
     def _read_ahead(
         self,
-        guessed: NDArray[np.uint64],
-        resident: NDArray[np.uint64],
-        missed: NDArray[np.uint64],
+        issued: NDArray[np.uint64],
+        needed: NDArray[np.uint64],
+        p: int,
+        evicted: NDArray[np.int32] | None = None,
     ) -> ReadAhead:
-        """Return what was read before it was known to be needed; arrays are uint64[rows, words]."""
-        issued = guessed & ~resident
+        """Return what was read of part ``p`` before it was known to be needed; arrays are
+        uint64[rows, words]."""
         return ReadAhead(
             issued=np.bitwise_count(issued).sum(axis=1, dtype=np.int32),
-            used=np.bitwise_count(issued & missed).sum(axis=1, dtype=np.int32),
-            reads=self._price(issued, 0),
+            used=np.bitwise_count(issued & needed).sum(axis=1, dtype=np.int32),
+            evicted=evicted,
+            reads=None if self.costs is None else self._price(issued, p),
         )
 
     def _error(
@@ -436,6 +456,13 @@ def _own(
         return known[:, place[0]]
     sizes: NDArray[np.int32] = np.bitwise_count(chosen).sum(axis=1, dtype=np.int32)
     return sizes
+
+
+def _as_words(units: NDArray[np.int64], words: int) -> NDArray[np.uint64]:
+    """Return a set of units as uint64[words]."""
+    held = np.zeros(64 * words, np.bool_)
+    held[units] = True
+    return np.packbits(held, bitorder="little").view(np.uint64)
 
 
 def is_builtin(policy: Policy) -> bool:

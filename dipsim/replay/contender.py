@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dipsim import kernels
 from dipsim.errors import MethodError, PolicyError, TraceError
 from dipsim.flash.cost import Costs
+from dipsim.methods import Method
 from dipsim.policies import Admission, Policy
 from dipsim.replay.active_sets import ActiveSets
 from dipsim.replay.prefetch import Guesses
@@ -60,8 +61,9 @@ class Contender:
     costs: Costs | None = None
     """Per layer and group, what reads cost; None books no costs."""
     profile_uses: Sequence[NDArray[np.int64]] | None = None
-    """Per group int64[layers, units], uses a preloaded policy ranks units by; None takes those of
-    the warm-up tokens, or without warm-up of the whole trace."""
+    """Per group int64[layers, units], uses of which caches start with the most used. None takes
+    for a preloaded policy those of the warm-up tokens, or without warm-up of the whole trace; for
+    any other, caches start empty."""
     warmup: int = 0
     """Decode tokens that such a profile may look at; 0 for all."""
     guesses: Guesses | None = None
@@ -75,6 +77,11 @@ class Contender:
     def changing(self) -> bool:
         """True if a capacity changes from row to row."""
         return any(isinstance(capacity, CapacityByRow) for capacity in self.capacities)
+
+    @property
+    def guesses_enter(self) -> bool:
+        """True if guesses enter the caches."""
+        return self.guesses is not None and self.guesses.guard is not None
 
     @property
     def admission(self) -> int:
@@ -101,6 +108,11 @@ class Contender:
     def needs_profile(self) -> bool:
         """True if uses must be counted before its first row."""
         return self.policy.preload and self.profile_uses is None
+
+    @property
+    def loaded(self) -> Sequence[NDArray[np.int64]] | None:
+        """Uses of which the caches start with the most used; None where they start empty."""
+        return self.profile_uses if self.policy.preload or self.settings.warm_from else None
 
     @property
     def waits(self) -> bool:
@@ -139,10 +151,12 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             f"method {method.name} chooses a batch of prefill on one state, which a global cache "
             "does not have: use --prefill stream, or --scope layer"
         )
-    if contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
+    if contender.guesses_enter:
+        _check_entering(contender, method)
+    elif contender.guesses is not None and (settings.access, settings.scope) != ("atomic", "layer"):
         raise MethodError(
             "--overlap prefetch guesses the set of a layer's group: use --access atomic and "
-            "--scope layer"
+            "--scope layer; or --prefetch-into cache, which knows --scope global"
         )
     if settings.compat == "authors" and policy.name not in _OF_THE_AUTHORS:
         raise PolicyError(
@@ -154,7 +168,42 @@ def check_contender(sets: ActiveSets, contender: Contender) -> None:
             f"policy {policy.name} must know future sets, but those of {method.name} depend on the "
             "cache: there is no policy-independent optimum; use dip, or an online policy"
         )
+    if contender.loaded is not None:
+        _check_loaded(policy)
     _ = contender.admission
+
+
+def _check_loaded(policy: Policy) -> None:
+    """Refuse what cannot start with units that nothing has used yet."""
+    if policy.future:
+        raise PolicyError(
+            f"--warm-from with policy {policy.name}: it knows the next use of nothing that was not "
+            "used before; use an online policy, or drop --warm-from"
+        )
+    if policy.admit == "never" and not policy.preload:
+        raise PolicyError(
+            f"--warm-from with policy {policy.name}: nothing would ever leave; use static, with "
+            "--static-from"
+        )
+
+
+def _check_entering(contender: Contender, method: Method) -> None:
+    """Refuse caches that guesses cannot enter."""
+    policy = contender.policy
+    if contender.settings.access != "atomic":
+        raise MethodError(
+            "--prefetch-into cache guesses the set of a layer's group: use --access atomic"
+        )
+    if method.cache_aware:
+        raise MethodError(
+            f"--prefetch-into cache with method {method.name}: what it chooses depends on what the "
+            "cache holds, which depends on the guesses; use --prefetch-into buffer"
+        )
+    if policy.future:
+        raise PolicyError(
+            f"--prefetch-into cache with policy {policy.name}, which knows what comes: guesses are "
+            "for a policy that does not, e.g. lru; or use --prefetch-into buffer"
+        )
 
 
 def _check_changing(policy: Policy, access: Access) -> None:
@@ -171,7 +220,7 @@ def _check_changing(policy: Policy, access: Access) -> None:
         )
     if policy.preload:
         raise PolicyError(
-            f"--kv grow with policy {policy.name}: what it pins could leave but never come back; "
+            f"--kv grow with policy {policy.name}: what it pins could leave and not come back; "
             "use a policy that loads what is missed, e.g. lfu, or --kv fixed"
         )
 

@@ -225,6 +225,9 @@ def book(traffic: Traffic, rows: slice, counts: Counts) -> None:
         assert traffic.ahead is not None, "a traffic of a run that reads ahead"
         traffic.ahead.issued[place] = counts.ahead.issued
         traffic.ahead.used[place] = counts.ahead.used
+        if counts.ahead.evicted is not None:
+            assert traffic.ahead.evicted is not None, "a traffic of guesses that enter"
+            traffic.ahead.evicted[place] = counts.ahead.evicted
         early = counts.ahead.reads
         if early is not None:
             traffic.ahead.reads[place] = early.requests
@@ -248,6 +251,7 @@ def _nothing_counted(
             contender.measured,
             shares.copy() if sets.method.cache_aware else shares,
             reads_ahead=contender.guesses is not None,
+            guesses_enter=contender.guesses_enter,
             keeps_missed=contender.keep_missed,
             in_steps=sets.steps is not None,
         )
@@ -297,6 +301,7 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     form, capacities = form_of(policy, settings.access), contender.capacities
     changing = contender.changing
     together = policy.blind and settings.access == "atomic" and not method.cache_aware
+    together = together and contender.loaded is None
     budgets = list(range(len(capacities)))
     shared = [budgets] if together and not changing else [[budget] for budget in budgets]
     units_in = method.units_in(layers)
@@ -304,8 +309,12 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
     in_bytes = settings.scope == "global"
     loop = loop_for(method, policy, settings.access)
     purpose = f"the replay of {method.name} with {policy.name}"
-    simple = not in_bytes and not changing and nothing_leaves(form, method, settings.access)
-    feeds = []
+    plain = contender.loaded is None and not contender.guesses_enter
+    simple = not in_bytes and not changing and plain
+    simple = simple and nothing_leaves(form, method, settings.access)
+    feeds, guesses = [], contender.guesses
+    if guesses is not None and contender.admission == kernels.NEVER and contender.guesses_enter:
+        guesses = guesses._replace(guard=0.0)  # a policy that lets nothing enter lets no guess
 
     def feed(kind: type[ReplayedCache], some: Sequence[int], places: list[tuple[int, int]]) -> None:
         place = None if in_bytes else places[0]
@@ -320,11 +329,11 @@ def _feeds(sets: ActiveSets, contender: Contender, traffics: Sequence[Traffic]) 
             [_most(capacities[budget], place) for budget in some],
             seed_of(settings.seed, *(place or (0, 0))),
             unit_bytes=contender.unit_bytes if in_bytes else None,
-            uses=contender.profile_uses,
+            uses=contender.loaded,
             draws=settings.compat == "authors",
             capacity_of_row=capacity_of_row,
             costs=contender.costs,
-            guesses=contender.guesses,
+            guesses=guesses,
         )
         to = [traffics[budget] for budget in some]
         feeds.append(_Feed(make, loop, contender.admission, purpose, to))

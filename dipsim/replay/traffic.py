@@ -30,6 +30,14 @@ class Ahead:
     moved: NDArray[np.float64]
     """Bytes the flash device moves."""
     flash_seconds: NDArray[np.float64]
+    evicted: NDArray[np.int32] | None = None
+    """Units that left a cache to make room for issued ones, which enter it; None where reads ahead
+    go into a buffer."""
+
+    @property
+    def enters(self) -> bool:
+        """True if issued units enter the caches."""
+        return self.evicted is not None
 
     @property
     def wasted(self) -> NDArray[np.int32]:
@@ -133,6 +141,7 @@ def empty_traffic(
     shares: NDArray[np.float32],
     *,
     reads_ahead: bool = False,
+    guesses_enter: bool = False,
     keeps_missed: bool = False,
     in_steps: bool = False,
 ) -> Traffic:
@@ -141,6 +150,7 @@ def empty_traffic(
     Args:
         shares: float32[tokens, layers, groups, 3] of mass, energy, error; kept, not copied.
         reads_ahead: whether there will be reads ahead.
+        guesses_enter: whether they enter the caches.
         keeps_missed: whether it also keeps which units were missed.
         in_steps: whether there are decode steps of several tokens.
     """
@@ -154,6 +164,7 @@ def empty_traffic(
             reads=np.zeros(shape, np.int32),
             moved=np.zeros(shape),
             flash_seconds=np.zeros(shape),
+            evicted=np.zeros(shape, np.int32) if guesses_enter else None,
         )
     words = layers * sum(words_for(group.units) for group in groups)
     return Traffic(

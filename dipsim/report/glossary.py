@@ -103,6 +103,7 @@ WORDS = _entries(
      "of a token's units that the token before used too"),
     ("prefetch", "reads that go out before it is known what is needed; their counts",
      "read ahead", "issued", "used", "wasted"),
+    ("evicted", "units that left a cache to make room for guesses (--prefetch-into cache)"),
     ("warm-up", "decode tokens that are replayed and not measured"),
     ("measured", "the decode tokens that the figures cover, the method, the policy"),
     ("traffic", "the outcome of a replay: counts and bytes"),

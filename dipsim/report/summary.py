@@ -66,7 +66,11 @@ def _counts(result: Result) -> Rows:
         issued, used = result.prefetch["issued"], result.prefetch["used"]
         right = f"{used / issued:.1%} of them" if issued else "none"
         ahead = show_number(issued / result.tokens)
-        lines.append(("read ahead", f"{ahead} units a token, {right} used"))
+        said = f"{ahead} units a token, {right} used"
+        if "evicted" in result.prefetch:
+            evicted = show_number(result.prefetch["evicted"] / result.tokens)
+            said += f", {evicted} units evicted for them"
+        lines.append(("read ahead", said))
     errors = zip(result.traffic.groups, result.output_error, strict=True)
     lines += [
         (f"error of the output, {name}", show_number(error, 3))

@@ -44,7 +44,7 @@ class CellKeys:
         """
         settings = {name: value for name, value in options.items() if name in OPTIONS}
         plain = _plain(settings)
-        for name in ("policy", "method", "static_from", "prefetch"):
+        for name in ("policy", "method", "static_from", "warm_from", "prefetch"):
             if isinstance(plain[name], str):
                 plain[name] = self._once(self._content, name, plain[name])
         plain = alike(plain)

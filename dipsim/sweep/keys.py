@@ -31,7 +31,10 @@ SHARE = "dram_share"
 """Key of a size of DRAM as a share of the model at its own bits."""
 RUN = (*INPUTS, *LOOP, SHARE, *OPTIONS)
 """Options of a cell, as keys of a sweep file."""
-FILES = ("trace", "profile", "model", "static_from", "prefetch", "text", "adapter", "geometry")
+FILES = (
+    *("trace", "profile", "model", "static_from", "warm_from", "prefetch", "text", "adapter"),
+    "geometry",
+)
 """Options that may name a file."""
 PLUGINS = ("method", "policy")
 """Options that may be ``file.py:attribute``."""

@@ -18,7 +18,7 @@ _CALIBRATED = ("cats", "teal", "predictor")
 """Methods that are calibrated on tokens that are not judged."""
 REPLAYED = (
     *concerning("trace", "replay", "steps"),
-    *("static_from", "prefetch", "prompt", "context", "depth"),
+    *("static_from", "warm_from", "prefetch", "prompt", "context", "depth"),
 )
 """Options of a replay alone."""
 

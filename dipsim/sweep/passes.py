@@ -21,6 +21,7 @@ from dipsim.replay.price import repriced
 from dipsim.replay.replay import Progress, form_of, replay_policies
 from dipsim.replay.traffic import Traffic
 from dipsim.run import Run, behind_page_cache
+from dipsim.settings import PREFETCHES
 
 PASS_BYTES = 2**29
 """Most that the counts and caches of one pass take; what exceeds it is left to another pass."""
@@ -152,13 +153,14 @@ def with_shared_tables(run: Run, known: dict[Any, Any]) -> Run:
     """
     sets, settings, sizes = _sets_key(run), run.settings, _sizes_key(run)
     order = settings.layout, settings.order_from
+    profiles = settings.static_from, settings.warm_from
     places = known.setdefault(("places", sets, order), run.placement.places)
     return replace(
         run,
         placement=replace(run.placement, places=places),
         costs=known.setdefault(("costs", sets, order, sizes, run.flash.flash), run.costs),
-        guesses=known.setdefault(("guesses", sets, settings.prefetch), run.guesses),
-        profile_uses=known.setdefault(("uses", sets, settings.static_from), run.profile_uses),
+        guesses=known.setdefault(("guesses", sets, _guesses_key(run)), run.guesses),
+        profile_uses=known.setdefault(("uses", sets, *profiles), run.profile_uses),
     )
 
 
@@ -174,8 +176,13 @@ def _plain_key(run: Run) -> Any:
 def _seen(run: Run) -> Any:
     """Return what the caches of a run see, but for its sets, its policy and its capacity."""
     settings = run.settings
-    learned = settings.order_from, settings.static_from, settings.prefetch
+    learned = settings.order_from, settings.static_from, settings.warm_from, _guesses_key(run)
     return _sizes_key(run), settings.layout, settings.io, learned
+
+
+def _guesses_key(run: Run) -> Any:
+    """Return what is equal for runs that guess the same, and read it ahead to the same place."""
+    return tuple(getattr(run.settings, name) for name in PREFETCHES)
 
 
 def _sizes_key(run: Run) -> Any:

@@ -10,7 +10,7 @@ _MEANT = {"batch": 1, "depth": 0, "masking": "gamma", "selection": "top-k", "kv_
 """Values that options have which are not given."""
 _SIZES = ("dram", "cache", "kv_dram", "kv_budget")
 """Options whose texts are sizes, or shares."""
-_NAMES = ("static_from", "order_from")
+_NAMES = ("static_from", "warm_from", "order_from")
 """Options whose texts are names."""
 _DRAFTS = {"cost": 0.0, "seed": 0.0}
 """Parameters of drafts that do not say otherwise."""

@@ -29,6 +29,8 @@ class Clock:
     overlap: Overlap
     machine: Machine
     """With its heat, unless the device stays cold."""
+    depth: int = 1
+    """Layers between a guess and what it is for."""
 
     def at(self, heat: Heat | None) -> "Clock":
         """Return the same clock on a device with this heat, or on a cold one."""
@@ -62,7 +64,8 @@ class Clock:
         """Return the same as discrete events, with the spans of the first ``spans_of`` tokens."""
         from dipsim.timeline.events import simulate_events
 
-        return simulate_events(chain, tokens, self.overlap, a, self.machine, spans_of)
+        how = self.overlap, a, self.machine
+        return simulate_events(chain, tokens, *how, spans_of, self.depth)
 
 
 def hot_step(step: Step, heat: Heat, throttled: bool) -> Step:
@@ -102,7 +105,7 @@ def clock_for(run: Run, traffic: Traffic, rate: Rates) -> Clock:
         meets = overlap == "prefetch" or heat is not None
         if meets or _contends(machine, run, traffic):
             engine = "events"
-    return Clock(engine, overlap, machine)
+    return Clock(engine, overlap, machine, run.settings.prefetch_depth or 1)
 
 
 def _heat(device: Profile) -> Heat:

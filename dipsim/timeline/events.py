@@ -79,6 +79,7 @@ class _Simulation:
         tokens: int,
         how: tuple[Overlap, float, Machine],
         spans_of: int,
+        depth: int,
     ) -> None:
         machine = how[-1]
         self.env, self.dram = Environment(), Dram(machine)
@@ -100,6 +101,7 @@ class _Simulation:
         )
         self.step_by_step = spans_of > 0 or self.reads_ahead or tails_meet(chain, machine)
         self.opens = [i for i, step in enumerate(chain) if step.opens_layer]
+        self.depth = depth
         self.opener_of = {step: i for i, step in enumerate(self.opens) if self.reads_ahead}
         self.early: dict[tuple[int, int], int] = {}
         """Reads that went out early, by token and step: their numbers in DRAM."""
@@ -117,7 +119,7 @@ class _Simulation:
     def _all_tokens(self) -> Happening:
         self.dram.horizon = self.env.peek()
         if self.reads_ahead:
-            self._read_ahead(0, 0)
+            self._read_first_layers(0)
         for token in range(self.tokens):
             if self.step_by_step or not self._passes(token):
                 yield from self._take_steps(token)
@@ -183,9 +185,11 @@ class _Simulation:
             read = Read(work.flash, work.moved, token, self.chain[step].place, False)
             number = dram.demand(read, work.beside)
         if step in self.opener_of:
-            opener = self.opener_of[step] + 1
-            last = opener == len(self.opens)
-            self._read_ahead(token + last, 0 if last else opener)
+            opener = self.opener_of[step]
+            if opener + self.depth < len(self.opens):
+                self._read_ahead(token, opener + self.depth)
+            if opener + 1 == len(self.opens):
+                self._read_first_layers(token + 1)
         if work.flash:
             hidden = work.hidden_hot if dram.is_hot else work.hidden
             if hidden:
@@ -201,10 +205,14 @@ class _Simulation:
             yield from self._let_happen()
         spent[FLASH] += self.dram.now - start
 
+    def _read_first_layers(self, token: int) -> None:
+        """Send out the guesses for the layers of a token that no layer of its own is so long
+        before."""
+        for opener in range(min(self.depth, len(self.opens)) if token < self.tokens else 0):
+            self._read_ahead(token, opener)
+
     def _read_ahead(self, token: int, opener: int) -> None:
         """Send out the guesses for the layer whose first group is step ``opens[opener]``."""
-        if token == self.tokens:
-            return
         works = self.blocks.works(token)
         after = self.opens[opener + 1] if opener + 1 < len(self.opens) else len(works)
         for step in range(self.opens[opener], after):
@@ -256,6 +264,7 @@ def simulate_events(
     a: float,
     machine: Machine,
     spans_of: int = 0,
+    depth: int = 1,
 ) -> Timeline:
     """Let the steps of every token happen.
 
@@ -264,13 +273,15 @@ def simulate_events(
         a: overlap factor of ``pipelined`` and ``prefetch``: which share of the use of weights that
             could run while the flash reads for the same step does so, 0 to 1.
         spans_of: of how many tokens, from the first, spans are wanted.
+        depth: guesses go out as the layer so many before begins, those for the first layers of a
+            token as the last layer of the one before does.
     """
     if is_paper(overlap):  # the authors' simulator: nobody shares, nothing gets hot
         machine = machine._replace(
             dram=float("inf"), background=0.0, heat=None, compute_bound=False
         )
     steps = chain if isinstance(chain, Chain) else Chain(chain)
-    simulation = _Simulation(steps, tokens, (overlap, a, machine), spans_of)
+    simulation = _Simulation(steps, tokens, (overlap, a, machine), spans_of, depth)
     simulation.run()
     exposed: NDArray[np.float64] = simulation.exposed
     return Timeline(

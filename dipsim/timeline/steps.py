@@ -431,6 +431,8 @@ def _work_of_groups(run: Run, traffic: Traffic, rows: NDArray[np.int64], rate: R
         size = size * np.repeat(run.byte_share[rows].T, groups, axis=0)
     active, hits = by_group(traffic.active), by_group(traffic.hits)
     copied = by_group(traffic.kept) * size
+    if traffic.ahead is not None and traffic.ahead.enters:
+        copied += by_group(traffic.ahead.issued) * size  # guesses enter as admitted misses do
     step = Step(
         flash=by_group(traffic.flash_seconds),
         hit=hits * size / rate.weights,

@@ -83,7 +83,17 @@ def test_every_name_is_completed(complete: object) -> None:
 
 def test_every_option_that_takes_a_name_completes_it() -> None:
     """By the name of the option; a model to run is a folder, which the shell knows."""
-    named = {"policy", "method", "profile", "trace", "static_from", "like", "extends", "geometry"}
+    named = {
+        "policy",
+        "method",
+        "profile",
+        "trace",
+        "static_from",
+        "warm_from",
+        "like",
+        "extends",
+        "geometry",
+    }
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     without = [
         f"{name} {parameter.name}"

@@ -264,7 +264,7 @@ def test_a_comparison_has_its_limit(client: Client) -> None:
 
 def test_no_option_that_names_a_file_can_be_set() -> None:
     assert set(OPTIONS) <= set(SETTINGS)
-    assert not {"static_from", "prefetch", "order_from"} & set(OPTIONS)
+    assert not {"static_from", "warm_from", "prefetch", "order_from"} & set(OPTIONS)
 
 
 # Traces that go and come -------------------------------------------------------------------------

@@ -240,6 +240,22 @@ def test_no_window_goes_across_the_tokens_that_calibrate(folder: Path) -> None:
     assert windows.tolist() == np.concatenate(parts).reshape(-1, 16).tolist()
 
 
+@pytest.mark.slow
+def test_eval_judges_a_mixture_with_fewer_experts(tmp_path: Path, dipsim: Dipsim) -> None:
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 24}
+    where = saved(tiny("MixtralConfig", **experts), tmp_path / "model")
+    (where / "text.txt").write_text(" ".join(f"w{at % 61 + 3}" for at in range(64)))
+    command = ["eval", where, "--text", where / "text.txt", "--window", 16, "--tokens", 32]
+    code, shown, said = dipsim(*command, "--method", "moe", "--top-k", "1,2", "--json")
+    assert code == 0, said
+    dense, fewer, usual = json.loads(shown)["rows"]
+    assert usual["perplexity"] == pytest.approx(dense["perplexity"], rel=1e-6)
+    assert fewer["perplexity"] != pytest.approx(dense["perplexity"], rel=1e-6)
+    code, _, said = dipsim(*command, "--method", "moe", "--top-k", "3", "--json")
+    assert code == 2
+    assert "--top-k 3: the model uses 2 experts a token" in " ".join(said)
+
+
 def test_a_damaged_model_is_refused(folder: Path) -> None:
     loaded = lm.load(folder)
     next(loaded.model.parameters()).data.fill_(np.nan)

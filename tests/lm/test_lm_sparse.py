@@ -227,6 +227,27 @@ def test_routing_prefers_what_is_there(mixtral) -> None:
     assert hits[2] > hits[0]
 
 
+def test_fewer_experts_are_those_of_a_model_that_uses_fewer(mixtral) -> None:
+    with torch.no_grad(), sparsify(mixtral, "moe", capacity=0.5, top_k=1) as sparse:
+        found = mixtral(IDS).logits
+    assert sparse.traffic.active.max() == sparse.traffic.active.min() == 1
+    routers = [module for module in mixtral.modules() if hasattr(module, "top_k")]
+    assert {module.top_k for module in routers} == {2}
+    try:
+        for module in routers:
+            module.top_k = 1
+        with torch.no_grad():
+            torch.testing.assert_close(found, mixtral(IDS).logits)
+    finally:
+        for module in routers:
+            module.top_k = 2
+
+
+def test_no_more_experts_than_the_model_uses(mixtral) -> None:
+    with pytest.raises(DipsimError, match="--top-k 3: the model uses 2 experts a token"):
+        sparsify(mixtral, "moe", capacity=0.5, top_k=3).__enter__()
+
+
 # What goes with it
 
 

@@ -139,7 +139,10 @@ class Device:
 class Twin:
     """The tokens of a run on a phone."""
 
-    def __init__(self, tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> None:
+    def __init__(
+        self, tokens: list[list[Piece]], mode: str, a: float, phone: Phone, depth: int
+    ) -> None:
+        self.depth = depth
         self.env, self.found = Environment(), Recorded()
         self.device = Device(self.env, phone, self.found)
         self.tokens, self.mode, self.a, self.phone = tokens, mode, a, phone
@@ -186,8 +189,8 @@ class Twin:
                 self.early[token, step] = read
 
     def all_tokens(self) -> Happening:
-        if self.opens:
-            self.read_ahead(0, 0)
+        for opener in range(min(self.depth, len(self.opens))):
+            self.read_ahead(0, opener)
         for token, pieces in enumerate(self.tokens):
             self.found.spent.append([0.0] * 5)
             for step, piece in enumerate(pieces):
@@ -224,9 +227,12 @@ class Twin:
             device.goal = self.asked + self.a * piece.moved
             waits.append(self.read(piece.flash, piece.moved, token, step, False))
         if piece.opens:
-            opener = self.opens.index(step) + 1
-            last = opener == len(self.opens)
-            self.read_ahead(token + last, 0 if last else opener)
+            place, layers = self.opens.index(step), len(self.opens)
+            coming = [(token, place + self.depth)] if place + self.depth < layers else []
+            if place == layers - 1:
+                coming = [(token + 1, opener) for opener in range(min(self.depth, layers))]
+            for other, opener in coming:
+                self.read_ahead(other, opener)
         if piece.flash and device.is_hot:
             share = self.hidden(piece, self.slower, piece.flash / self.phone.hot_flash)
         elif piece.flash:
@@ -277,11 +283,14 @@ class Twin:
         self.note("compute", token, step, start, share * use * rate)
 
 
-def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Recorded:
-    """Return what happens when every token takes its steps, one after the other."""
+def simulate(
+    tokens: list[list[Piece]], mode: str, a: float, phone: Phone, depth: int = 1
+) -> Recorded:
+    """Return what happens when every token takes its steps, one after the other; guesses go out
+    ``depth`` layers ahead."""
     if mode.startswith("paper"):
         phone = phone._replace(dram=inf, background=0.0, after=inf)
-    twin = Twin(tokens, mode, a, phone)
+    twin = Twin(tokens, mode, a, phone, depth)
     twin.env.run(twin.env.process(twin.all_tokens()))
     twin.env.run()  # what is still read
     return twin.found

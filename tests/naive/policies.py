@@ -6,6 +6,9 @@ None, and for each miss it keeps `evict` and `leave` while there is no room, the
 """
 
 from collections.abc import Callable, Collection
+from typing import Self
+
+from naive.draws import hash64
 
 
 def oldest(queue: list[int], evictable: Collection[int]) -> int | None:
@@ -38,6 +41,14 @@ def push_ghost(ghosts: list[int], unit: int, size: int) -> None:
 
 class Queue:
     """What the engine asks of a policy."""
+
+    stream: tuple[int, ...] = ()
+    """(seed, layer, group), of what a policy draws."""
+
+    def drawing_from(self, stream: tuple[int, ...]) -> Self:
+        """Return the policy, which draws from this stream."""
+        self.stream = stream
+        return self
 
     def touch(self, unit: int, t: int, *, hit: bool) -> None:
         """Note one use of a unit in batch t, also of a miss that is not kept."""
@@ -520,6 +531,46 @@ class Window(Queue):
         self.queue.append(unit)
 
 
+class LfruSampled(Queue):
+    """Evicts the lowest count / age of some residents that are drawn."""
+
+    def __init__(
+        self, capacity: int, *, sample: float = 32, power: float = 1.0, ticks: float = 1
+    ) -> None:
+        self.sample, self.power, self.ticks = sample, power, ticks
+        self.uses: dict[int, int] = {}
+        self.last_use: dict[int, int] = {}
+        self.slots: list[int] = []
+        self.draws = 0
+
+    def touch(self, unit: int, t: int, *, hit: bool) -> None:
+        self.uses[unit] = self.uses.get(unit, 0) + 1
+        self.last_use[unit] = t
+
+    def evict(self, unit: int, evictable: Collection[int], t: int) -> int:
+        drawn: list[int] = []
+        while len(drawn) < self.sample:
+            self.draws += 1
+            other = self.slots[hash64(*self.stream, self.draws) % len(self.slots)]
+            if other in evictable:
+                drawn.append(other)
+
+        def order(other: int) -> tuple[float, int, int]:
+            age = (t - self.last_use[other]) / self.ticks
+            score = self.uses[other] / (1.0 + age) ** self.power
+            return score, self.last_use[other], other
+
+        return min(drawn, key=order)
+
+    def leave(self, unit: int) -> None:
+        place = self.slots.index(unit)
+        self.slots[place] = self.slots[-1]
+        self.slots.pop()
+
+    def insert(self, unit: int, t: int) -> None:
+        self.slots.append(unit)
+
+
 QUEUES: dict[str, Callable[..., Queue]] = {
     "slru": Slru,
     "2q": TwoQ,
@@ -530,5 +581,6 @@ QUEUES: dict[str, Callable[..., Queue]] = {
     "w-tinylfu": WTinyLfu,
     "lirs": Lirs,
     "window": Window,
+    "lfru-sampled": LfruSampled,
 }
 """Every policy with queues: called with the capacity and its parameters by name."""

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from naive.draws import hash64
 from naive.policies import QUEUES, Queue
 
 NEVER = 2**62
 """The next use of a unit that is not used again."""
-
-MASK64 = 2**64 - 1
 
 ADMISSION = {
     "none": "never",
@@ -40,6 +39,11 @@ ADMISSION = {
     "lfu-resident": "forced",
     "lfu-decay": "ranked",
     "lru-k": "forced",
+    "lfru": "forced",
+    "least-stale": "forced",
+    "lru-heat": "forced",
+    "lru-throttled": "ranked",
+    "pinned": "ranked",
     **dict.fromkeys(QUEUES, "forced"),
 }
 """Every policy known here, with its own admission."""
@@ -52,6 +56,11 @@ ATOMIC_ONLY = ("random", "opt", "window")
 RANK_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "lfu-decay": {"half_life": 32.0},
     "lru-k": {"k": 2},
+    "lfru": {"power": 1.0, "ticks": 1},
+    "least-stale": {"ticks": 1},
+    "lru-heat": {"uses": 2, "window": 32},
+    "lru-throttled": {"misses": 2, "window": 32},
+    "pinned": {"share": 0.5},
 }
 """Parameters of the policies that rank, with their defaults; those of queues are in QUEUES."""
 
@@ -92,34 +101,21 @@ def top_k(
 # ---------------------------------------------------------------------------------------- policies
 
 
-def splitmix64(x: int) -> int:
-    """Return the standard splitmix64 hash of x, both in 0..2**64-1."""
-    z = (x + 0x9E3779B97F4A7C15) & MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
-    return z ^ (z >> 31)
-
-
-def hash64(*values: int) -> int:
-    """Return one 64-bit hash of several integers >= 0: splitmix64 chained over them."""
-    h = 0
-    for value in values:
-        h = splitmix64(h ^ value)
-    return h
-
-
 @dataclass
 class History:
     """What the policies remember of each unit since the last reset."""
 
     last_use: dict[int, int] = field(default_factory=dict)  # stamp of the latest use
     uses: dict[int, int] = field(default_factory=dict)  # how many uses so far
-    arrival: dict[int, int] = field(default_factory=dict)  # place in the queue of all misses
-    arrivals: int = 0  # how many misses so far
+    arrival: dict[int, tuple[int, int]] = field(default_factory=dict)  # (stamp, unit) of a miss
+    before: dict[int, int] = field(default_factory=dict)  # order of what the cache starts with
     stamps: dict[int, list[int]] = field(default_factory=dict)  # of all uses
     uses_since_miss: dict[int, int] = field(default_factory=dict)  # the miss counts too
     heat: dict[int, float] = field(default_factory=dict)  # uses, fading, as of the last use
     half_life: float = 32.0  # of the heat, in stamps
+    given: Mapping[str, float] = field(default_factory=dict)  # parameters of the policy
+    missed: dict[int, list[int]] = field(default_factory=dict)  # stamps of all misses
+    hit: dict[int, bool] = field(default_factory=dict)  # whether the latest use was one
 
     def heat_at(self, unit: int, t: int) -> float:
         """Return what is left at batch t of a used unit's heat."""
@@ -133,9 +129,15 @@ class History:
         self.stamps.setdefault(unit, []).append(t)
         self.last_use[unit] = t
         self.uses[unit] = self.uses.get(unit, 0) + 1
+        self.hit[unit] = hit
         if not hit:
-            self.arrival[unit] = self.arrivals
-            self.arrivals += 1
+            self.missed.setdefault(unit, []).append(t)
+            self.arrival[unit] = t, unit
+
+    def latest(self, unit: int) -> int:
+        """Return the last use, by which ties are broken: of what is only loaded, its order."""
+        last = self.last_use[unit]
+        return last if last >= 0 else self.before.get(unit, -1)
 
 
 def next_use(unit: int, coming: Iterable[tuple[int, AbstractSet[int]]]) -> int:
@@ -168,7 +170,7 @@ def rank(
     if policy == "lru":
         return history.last_use[unit]
     if policy == "fifo":
-        return history.arrival[unit]  # as (stamp, unit) of the last miss: no ties, hits move none
+        return history.arrival[unit]  # no ties, and hits move none
     if policy == "lfu":
         return history.uses[unit]
     if policy == "mru":
@@ -182,9 +184,40 @@ def rank(
         return stamps[-k] if len(stamps) >= k else -1
     if policy == "random":
         return hash64(*stream, t, unit) >> 1
+    if policy == "lfru":
+        return lfru_score(history.uses[unit], t - history.last_use[unit], **history.given)
+    if policy == "least-stale":
+        ahead, cycle = 1, int(history.given["ticks"])
+        while (t + ahead) % cycle != history.last_use[unit] % cycle:
+            ahead += 1
+        return -ahead, history.last_use[unit]
+    if policy == "lru-heat":
+        lately = [at for at in history.stamps[unit] if at > t - history.given["window"]]
+        return int(len(lately) >= history.given["uses"]), history.last_use[unit]
+    if policy == "pinned":
+        held = history.stamps[unit][0] < 0
+        return int(held), 2 * history.last_use[unit] + history.hit[unit]
+    if policy == "lru-throttled":
+        return throttled_rank(unit, history)
     if policy in NEEDS_FUTURE:
         return -next_use(unit, coming)
     raise ValueError(f"{policy!r} has no rank")
+
+
+def lfru_score(uses: float, age: float, power: float, ticks: float) -> float:
+    """Return count over age in tokens, of an age in stamps."""
+    score: float = uses / (1.0 + age / ticks) ** power
+    return score
+
+
+def throttled_rank(unit: int, history: History) -> tuple[int, int]:
+    """Return the rank of a unit that enters at its n-th miss within a window."""
+    last = history.last_use[unit]
+    if history.hit[unit]:
+        return 1, 2 * last + 1
+    window = last - history.given["window"]
+    enough = len([at for at in history.missed[unit] if at > window]) >= history.given["misses"]
+    return (1, 2 * last) if enough else (0, last)
 
 
 # Of each unit that is resident or active: (rank, last use, unit). The smallest leaves first.
@@ -243,13 +276,13 @@ class RankedQueue(Queue):
             for stamp, active in self.batches
             if stamp >= t
         ]
-        last_use = self.history.last_use
+        history = self.history
 
         def order(other: int) -> tuple[Any, int, int]:
             own = rank(self.policy, other, t, self.history, coming, (0, 0, 0), self.k)
             if self.policy in NEEDS_FUTURE:  # of one batch's units the higher is requested later
                 return own, -other, other
-            return own, last_use[other], other
+            return own, history.latest(other), other
 
         return min(evictable, key=order)
 
@@ -262,7 +295,7 @@ class RankedQueue(Queue):
 
 def new_history(parameters: Mapping[str, float]) -> History:
     """Return the empty history of a policy that ranks."""
-    return History(half_life=parameters.get("half_life", 32.0))
+    return History(half_life=parameters.get("half_life", 32.0), given=parameters)
 
 
 def drop(queue: Queue, resident: set[int], victim: int) -> None:
@@ -404,7 +437,8 @@ def replay(
     seed: int = 0,
     layer: int = 0,
     group: int = 0,
-    pinned: Collection[int] = (),
+    pinned: Sequence[int] = (),
+    warm: Sequence[int] = (),
     access: str = "atomic",
     parameters: Mapping[str, float] = {},
     choose: Choose | None = None,
@@ -418,7 +452,8 @@ def replay(
     actions : per row "commit" (the row ends its batch; the default, a decode token), "join" (the
         batch goes on) or "skip" (not replayed). A batch's stamp t is the index of its commit row
     resets : row indices before which contents and history are emptied; they bound the next use
-    pinned : what `static` holds, always
+    pinned : what `static` holds, always; `pinned` the first of these that its share has room for
+    warm : what the cache starts with, most used first
     access : "atomic", a batch is requested at once, or "sequential", unit by unit, ascending
     parameters : of the policy, by name; the others keep their defaults
     fill : which misses are let in first, "ascending" or "random"; of forced policies that rank
@@ -430,19 +465,26 @@ def replay(
         raise ValueError(f"unknown fill {fill!r}")
     actions = ["commit"] * len(rows) if actions is None else actions
     batches = planned_batches(rows, actions) if policy in NEEDS_FUTURE else []
-    first_load = set(pinned) if policy == "static" else set()
+    first_load = list(pinned) if policy == "static" else list(warm)
+    if policy == "pinned":
+        share = known_parameters(policy, parameters)["share"]
+        first_load = list(pinned)[: int(share * capacity + 1e-9)]
     stream = (seed, layer, group)
+
+    def fresh_policy(start: int) -> Queue:
+        """Return the policy as from row `start` on: it knows what the cache starts with."""
+        return told(empty_policy(start), first_load)
 
     def empty_policy(start: int) -> Queue:
         """Return the policy without a history, as from row `start` on."""
         if policy in QUEUES:
-            return QUEUES[policy](capacity, **parameters)
+            return QUEUES[policy](capacity, **parameters).drawing_from(stream)
         end = min((r for r in resets if r > start), default=len(rows))
         ahead = [(stamp, later) for stamp, later in batches if start <= stamp < end]
         return RankedQueue(policy, known_parameters(policy, parameters), ahead)
 
     resident = set(first_load)
-    queue = empty_policy(0)
+    queue = fresh_policy(0)
     memory = Memory()
     batch: set[int] = set()
     result = []
@@ -451,7 +493,7 @@ def replay(
             if batch:
                 raise ValueError(f"row {t}: a reset inside a batch")
             resident = set(first_load)
-            queue = empty_policy(t)
+            queue = fresh_policy(t)
             memory = Memory()
         memory.row = t
         if action == "skip":
@@ -494,6 +536,19 @@ def replay(
     return result
 
 
+def told(queue: Queue, loaded: Sequence[int], stamps: Mapping[int, int] = {}) -> Queue:
+    """Return a policy that takes these units, most used first, for misses before the first row.
+
+    stamps : of the batch of each; -1 where it has none
+    """
+    for unit in reversed(loaded):
+        queue.touch(unit, stamps.get(unit, -1), hit=False)
+        queue.insert(unit, stamps.get(unit, -1))
+    if isinstance(queue, RankedQueue):
+        queue.history.before = {unit: -1 - i for i, unit in enumerate(loaded)}
+    return queue
+
+
 def shuffled(units: Sequence[int], t: int, stream: tuple[int, int, int]) -> list[int]:
     """Return units in an order that depends on nothing but the batch and the cache."""
     return sorted(units, key=lambda unit: (hash64(*stream, t, unit) >> 1, unit))
@@ -507,7 +562,7 @@ def order_of(
     order = {}
     for unit in units:
         own = rank(queue.policy, unit, t, queue.history, coming, stream, queue.k)
-        order[unit] = (own, queue.history.last_use[unit], unit)
+        order[unit] = (own, queue.history.latest(unit), unit)
     return order
 
 
@@ -520,15 +575,17 @@ def replay_global(
     admission: str | None = None,
     parameters: Mapping[str, float] = {},
     seed: int = 0,
+    warm: Mapping[int, int] = {},
 ) -> list[Row]:
     """Replay one cache of `capacity` bytes over all layers and groups and say what each batch did.
 
     batches : the active set of each, in order; unit ids are unique over all layers and groups
     sizes : bytes of every unit
+    warm : what the cache starts with, most used first, and the stamp, below 0, of its batch
     """
     admission = check_policy(policy, admission, "atomic", parameters)
-    if policy == "static":
-        raise ValueError("static has no global scope here")
+    if policy in ("static", "pinned"):
+        raise ValueError(f"{policy} has no global scope here")
 
     def total(units: Collection[int]) -> float:
         """Return the bytes of some units."""
@@ -537,12 +594,14 @@ def replay_global(
     queue: Queue
     if policy in QUEUES:
         typical = total(sizes) / len(sizes)
-        queue = QUEUES[policy](int(capacity / typical), **parameters)
+        made = QUEUES[policy](int(capacity / typical), **parameters)
+        queue = made.drawing_from((seed, 0, 0))
     else:
         stamped = list(enumerate(batches))
         queue = RankedQueue(policy, known_parameters(policy, parameters), stamped)
 
-    resident: set[int] = set()
+    queue = told(queue, list(warm), warm)
+    resident = set(warm)
     result = []
     for t, active in enumerate(batches):
         hits, missed = active & resident, sorted(active - resident)

@@ -12,7 +12,7 @@ from naive import replay as naive
 
 POLICIES = sorted(naive.ADMISSION)
 SEQUENTIAL = sorted(set(naive.ADMISSION) - set(naive.ATOMIC_ONLY))
-GLOBAL = sorted(set(naive.ADMISSION) - {"static"})
+GLOBAL = sorted(set(naive.ADMISSION) - {"static", "pinned"})
 
 
 def sets(case: str) -> list[set[int]]:
@@ -77,6 +77,69 @@ def test_lru_k_evicts_by_the_use_before_the_last() -> None:
     case = "01 0 2 3 3 2 0 3"
     assert missed("lru-k", 2, case) == "01 - 2 3 - 2 0 -"
     assert missed("lru-k", 2, case, k=1) == missed("lru", 2, case) == "01 - 2 3 - - 0 3"
+
+
+def test_lfru_weighs_the_count_against_the_age() -> None:
+    # At batch 4, unit 0 has 3 uses / (1 + 2), unit 1 has 1 / (1 + 1) * 2 = 2 / (1 + 1) of batch 3:
+    # a tie, and 0 was used longer ago. Squared ages sink 0 further, the count alone keeps it.
+    case = "01 0 0 1 2 0"
+    assert missed("lfru", 2, case) == "01 - - - 2 0"
+    assert missed("lfru", 2, case, power=2) == "01 - - - 2 0"
+    assert missed("lfru", 2, case, power=0) == missed("lfu", 2, case) == "01 - - - 2 -"
+
+
+def test_lfru_sampled_with_a_large_sample_is_lfru() -> None:
+    case = "01 0 0 1 2 0 3 1 0 2 23 0"
+    for power in (0, 1, 2):
+        exact = missed("lfru", 2, case, power=power)
+        assert missed("lfru-sampled", 2, case, power=power, sample=50) == exact
+
+
+def test_least_stale_evicts_from_the_layer_that_comes_up_last() -> None:
+    # Three layers: 0 and 1, 4, 7. At 7 the units 0, of the next batch, and 4, of the one after it,
+    # are there: 4 leaves. At 1, of the layer of 0, that comes up last: 0 leaves. At 4, 1 leaves,
+    # so that 7 is there when it comes up; lru gives up what it needs next, always.
+    batches, sizes = sets("0 4 7 1 4 7 1 4 7"), dict.fromkeys(range(8), 1.0)
+    stale = naive.replay_global(batches, sizes, 2.0, "least-stale", parameters={"ticks": 3})
+    assert written(stale) == "0 4 7 1 4 - 1 - 7"
+    assert written(naive.replay_global(batches, sizes, 2.0, "lru")) == "0 4 7 1 4 7 1 4 7"
+
+
+def test_of_one_layer_least_stale_is_lru() -> None:
+    case = "01 2 0 13 2 0 3 1"
+    assert missed("least-stale", 2, case) == missed("lru", 2, case)
+
+
+def test_lru_heat_keeps_what_is_used_often_lately() -> None:
+    # At 2, unit 0 has two uses in the last 4 batches and is hot; at the second 3 it has one.
+    case = "01 0 1 1 2 0 3 2 0"
+    assert missed("lru", 2, case) == "01 - - - 2 0 3 2 0"
+    assert missed("lru-heat", 2, "0 0 1 2 0", uses=2, window=4) == "0 - 1 2 -"
+    assert missed("lru-heat", 2, "0 0 1 2 0", uses=2, window=3) == "0 - 1 2 0"
+    assert missed("lru", 2, "0 0 1 2 0") == "0 - 1 2 0"
+
+
+def test_lru_throttled_lets_in_at_the_second_miss() -> None:
+    # The cache is full with 0, hit, and 1, which has missed once: 2 misses once and waits, and
+    # again and enters in the place of 1. With a window of one batch it never enters.
+    assert missed("lru-throttled", 2, "01 0 1 2 2 2 0") == "01 - - 2 2 - 0"
+    assert missed("lru-throttled", 2, "01 0 1 2 2 2 0", window=1) == "01 - - 2 2 2 -"
+    assert missed("lru", 2, "01 0 1 2 2 2 0") == "01 - - 2 - - 0"
+
+
+def test_pinned_never_leaves() -> None:
+    # 7 is pinned in a cache of two; the other place is an lru of one. At 02 the hit stays; of the
+    # misses 1 and 2 the higher.
+    rows = naive.replay(sets("0 1 0 7 02 0 12 7"), 10, 2, "pinned", pinned=[7, 5])
+    assert written(rows) == "0 1 0 - 2 - 12 -"
+    assert [row.kept for row in rows] == [1, 1, 1, 0, 0, 0, 1, 0]
+
+
+def test_a_warm_start() -> None:
+    # The less used of the two, which stands second, leaves first.
+    for policy in ("lru", "lfu", "lfru", "arc"):
+        assert written(naive.replay(sets("0 4"), 10, 2, policy, warm=[4, 3])) == "0 -"
+        assert written(naive.replay(sets("0 4"), 10, 2, policy, warm=[3, 4])) == "0 4"
 
 
 # ----------------------------------------------------------------------------- policies with queues
@@ -260,7 +323,7 @@ FEW = settings(max_examples=20)
 @FEW
 @given(batches=BATCHES, capacity=CAPACITY)
 def test_atomic_counts_add_up(policy: str, batches: list[set[int]], capacity: int) -> None:
-    held = range(capacity)
+    held = list(range(capacity))
     check_sums(naive.replay(batches, UNITS, capacity, policy, pinned=held), batches)
     everything = set(range(UNITS))  # its hits are all that is resident
     asked = naive.replay([*batches, everything], UNITS, capacity, policy, pinned=held)

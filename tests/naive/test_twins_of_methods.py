@@ -7,6 +7,7 @@ import pytest
 
 from naive import methods as twins
 from naive import replay as naive
+from naive.draws import hash64
 from naive.methods import Routed, masking, routing
 from naive.replay import Memory
 
@@ -506,7 +507,7 @@ def test_no_future_where_sets_depend_on_the_cache() -> None:
 
 
 def test_random_fill() -> None:
-    order = sorted(range(4), key=lambda unit: naive.hash64(7, 1, 0, 0, unit) >> 1)
+    order = sorted(range(4), key=lambda unit: hash64(7, 1, 0, 0, unit) >> 1)
     rows = [{0, 1, 2, 3}, {0}, {1}, {2}, {3}]
 
     def resident(fill: str, seed: int) -> set[int]:

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from naive.replay import MASK64, splitmix64
+from naive.draws import MASK64, splitmix64
 
 FLASH, DRAM, COMPUTE, SYNC, MANAGEMENT = range(5)
 DMA, USE, COPY = range(3)
@@ -185,8 +185,9 @@ def hidden_seconds(piece: Piece, mode: str, a: float) -> float:
     return a * min(piece.flash, piece.hit + piece.kv + loaded_before_the_last_read)
 
 
-def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Found:
-    """Return what happens when every token takes its steps, one after the other."""
+def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone, depth: int = 1) -> Found:
+    """Return what happens when every token takes its steps, one after the other; guesses go out
+    ``depth`` layers ahead."""
     if mode.startswith("paper"):
         phone = phone._replace(dram=math.inf, background=0.0, after=math.inf)
     world = World(phone)
@@ -206,8 +207,8 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
                 flow = world.read(piece.ahead, piece.ahead_moved, token, step, True)
                 early[token, step] = flow
 
-    if opens:
-        send_out(0, 0)
+    for place in range(min(depth, len(opens))):
+        send_out(0, place)
     for token, pieces in enumerate(tokens):
         spent = [0.0] * 5
         world.found.spent.append(spent)
@@ -222,10 +223,11 @@ def simulate(tokens: list[list[Piece]], mode: str, a: float, phone: Phone) -> Fo
                 reading.append(world.read(piece.flash, piece.moved, token, step, False))
             if piece.opens:
                 place = opens.index(step)
-                if place + 1 < len(opens):
-                    send_out(token, place + 1)
-                else:
-                    send_out(token + 1, 0)
+                if place + depth < len(opens):
+                    send_out(token, place + depth)
+                if place + 1 == len(opens):
+                    for first in range(min(depth, len(opens))):
+                        send_out(token + 1, first)
             if (token, step) in early:
                 reading.append(early.pop((token, step)))
             _take(world, piece, mode, a, token, step, reading, spent, tails)

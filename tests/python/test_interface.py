@@ -32,6 +32,7 @@ WIDER: dict[str, Any] = {
     "unit_bytes": str | float | None,
     "policy": str | dipsim.Policy | None,
     "static_from": keywords.File | None,
+    "warm_from": keywords.File | None,
     "prefetch": keywords.File | None,
 }
 """Options that take more than the settings hold, which is what is made of it."""

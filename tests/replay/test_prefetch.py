@@ -17,6 +17,7 @@ from dipsim.hardware import load_profile
 from dipsim.settings import make_settings
 from naive import replay as naive
 from naive import time as naive_time
+from naive.draws import hash64
 from tools.cli import Dipsim, done, refused
 from tools.three_layers import DEVICE, HIDDEN, LAYERS, MODEL, POINTS, UNIT_BYTES, UNITS, scores
 
@@ -92,7 +93,7 @@ class Twin:
             below = layer > 0 and self.name == "mlp_input"
             return set(self.masks[layer - 1][row]) if below else set()
         share = float(how.partition("=")[2])
-        seed = naive.hash64(0, layer, self.i)
+        seed = hash64(0, layer, self.i)
         needed = set(self.masks[layer][row])
         return naive_time.draw_guesses(needed, UNITS[self.name], share, seed, row)
 
@@ -424,6 +425,8 @@ def test_profiles_that_make_no_sense(dipsim: Dipsim, change: str, said: str) -> 
     [
         "--prefetch previous",
         "--prefetch right=.5 --seed 3",
+        "--prefetch right=.5 --prefetch-into cache --prefetch-guard .4 --prefetch-depth 2",
+        "--prefetch t.npz --prefetch-cut .6",
         "--overlap prefetch",
         "--prefetch t.npz --tokens 2:9",
         "--thermal sustained -s thermal.after=1ms -s thermal.flash=.5",

@@ -27,7 +27,8 @@ from tools.replays import replay
 SIGNALS = ("mlp_input", "glu")
 CACHING = [name for name, policy in BUILTIN.items() if policy.admit != "never"]
 RANKING = [name for name in CACHING if BUILTIN[name].ranks]
-ALWAYS_FULL = [name for name in CACHING if name != "window"]  # it lets go although there is room
+EMPTY = [name for name in CACHING if not BUILTIN[name].preload]  # at the start
+ALWAYS_FULL = [name for name in EMPTY if name != "window"]  # it lets go although there is room
 FORCED = [name for name in ALWAYS_FULL if BUILTIN[name].admit == "forced"]
 ONE_BY_ONE = [name for name, policy in BUILTIN.items() if not policy.atomic_only]
 LOG8 = np.array([0] + [2 ** ((q - 255) / 20) for q in range(1, 256)], np.float32)
@@ -399,7 +400,8 @@ def test_forced_policies_agree_when_no_set_fits(seed: int, short: int) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "admission"),
-    [(p, None) for p in ALWAYS_FULL] + [(p, a) for p in RANKING for a in ("forced", "ranked")],
+    [(p, None) for p in ALWAYS_FULL]
+    + [(p, a) for p in RANKING if p in EMPTY for a in ("forced", "ranked")],
 )
 def test_a_big_cache_has_compulsory_misses_only(policy: str, admission: Any) -> None:
     sets = random_sets(seed=1)
@@ -409,12 +411,12 @@ def test_a_big_cache_has_compulsory_misses_only(policy: str, admission: Any) -> 
 
 
 @pytest.mark.parametrize("policy", BUILTIN)
-def test_only_random_depends_on_the_seed(policy: str) -> None:
+def test_only_what_draws_depends_on_the_seed(policy: str) -> None:
     first, again, other = (
-        hits(random_sets(seed=1, tokens=200), policy, 40, seed=seed) for seed in (7, 7, 8)
+        hits(random_sets(seed=1, tokens=200), policy, 40, seed=seed) for seed in (7, 7, 9)
     )
     np.testing.assert_array_equal(first, again)
-    assert (first == other).all() == (policy != "random")
+    assert (first == other).all() == (policy not in ("random", "lfru-sampled"))
 
 
 @pytest.fixture(scope="module", params=[0.5, 0.7])

@@ -84,8 +84,8 @@ def test_two_spellings_are_two_cells_of_one_run() -> None:
 
 
 def test_a_value_that_no_run_can_have_names_file_and_cell() -> None:
-    with pytest.raises(DipsimError, match=r"^the sweep, policy=lfru: .*no policy .lfru"):
-        planned({"policy": ["lru", "lfru"]})
+    with pytest.raises(DipsimError, match=r"^the sweep, policy=lfuu: .*no policy .lfuu"):
+        planned({"policy": ["lru", "lfuu"]})
     with pytest.raises(DipsimError, match=r"^the sweep, cache_fraction=2: --cache-fraction"):
         planned({"cache_fraction": [0.5, 2]})
 

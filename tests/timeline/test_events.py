@@ -123,9 +123,15 @@ def machine_of(phone: Phone) -> Machine:
 
 
 def events(
-    tokens: list[list[Piece]], overlap: Any, a: float, phone: Phone, spans_of: int = 0
+    tokens: list[list[Piece]],
+    overlap: Any,
+    a: float,
+    phone: Phone,
+    spans_of: int = 0,
+    depth: int = 1,
 ) -> Timeline:
-    return simulate_events(chain(tokens), len(tokens), overlap, a, machine_of(phone), spans_of)
+    machine = machine_of(phone)
+    return simulate_events(chain(tokens), len(tokens), overlap, a, machine, spans_of, depth)
 
 
 # Against the closed form ------------------------------------------------------------------------
@@ -184,6 +190,7 @@ def test_heat_slows_a_cpu_that_dram_limits(backend: str, slower: float, engine: 
     after=st.sampled_from([math.inf, 0.0, 0.7, 4.0, 9.0]),
     tails=st.booleans(),
     block=st.sampled_from([1, 2, 256]),
+    depth=st.integers(1, 4),
 )
 @settings(max_examples=150)
 def test_the_twin_finds_the_same(
@@ -196,13 +203,14 @@ def test_the_twin_finds_the_same(
     after: float,
     tails: bool,
     block: int,
+    depth: int,
 ) -> None:
     overlap, a = mode
     tokens = random_tokens(seed, ahead=overlap == "prefetch", tails=tails)
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, after, 0.5, 0.25, cpu)
-    twin = naive_time.simulate(tokens, overlap, a, phone)
+    twin = naive_time.simulate(tokens, overlap, a, phone, depth)
     with patch("dipsim.timeline.blocks.SIZE", block):
-        found = events(tokens, overlap, a, phone, spans_of=len(tokens))
+        found = events(tokens, overlap, a, phone, spans_of=len(tokens), depth=depth)
     np.testing.assert_allclose(found.times.exposed, twin.spent, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.moved, twin.moved, rtol=1e-9, atol=1e-9)
     assert found.end == pytest.approx(twin.end, rel=1e-9)
@@ -336,6 +344,16 @@ def test_reads_ahead_reach_into_the_next_token() -> None:
         (1, 7, 8, False),
     ]
     assert found.times.latency == pytest.approx([7, 5])
+
+
+def test_two_layers_ahead_a_read_begins_earlier() -> None:
+    # Three layers of 1 s of use; the last one's 4 s of reads go out as the second begins, at 1 s,
+    # or two layers ahead as the first does.
+    pieces = [Piece(hit=1, opens=True)] * 2
+    pieces.append(Piece(hit=1, ahead=4, ahead_moved=4, opens=True))
+    for depth, waits in ((1, 3), (2, 2), (3, 2), (4, 2)):
+        found = events([pieces], "prefetch", 0.0, Phone(), depth=depth)
+        assert found.times.exposed[0] == pytest.approx([waits, 3, 0, 0, 0])
 
 
 def test_it_gets_hot_in_the_middle_of_a_read() -> None:

@@ -112,11 +112,20 @@ def machine_of(phone: Phone) -> Machine:
     cpu=st.booleans(),
     hot=st.sampled_from([math.inf, 0.0, 0.03, 0.2, 0.5, 0.9]),
     size=st.sampled_from([1, 2, 256]),
+    depth=st.integers(1, 4),
 )
-@example(0, ("prefetch", 1.0), 0.9375, 0.3, False, True, 0.03, 1)
+@example(0, ("prefetch", 1.0), 0.9375, 0.3, False, True, 0.03, 1, 1)
 @settings(max_examples=150)
 def test_the_twin_in_simpy_finds_the_same(
-    seed: int, mode: Any, dram: float, busy: float, kernel: bool, cpu: bool, hot: float, size: int
+    seed: int,
+    mode: Any,
+    dram: float,
+    busy: float,
+    kernel: bool,
+    cpu: bool,
+    hot: float,
+    size: int,
+    depth: int,
 ) -> None:
     """Whether tokens pass at once or step by step, and whether or not anybody looks on."""
     rng = np.random.default_rng(seed)
@@ -126,12 +135,13 @@ def test_the_twin_in_simpy_finds_the_same(
     phone = Phone(dram, busy * dram, 1.0, 1.5, kernel, math.inf, 1.0, 1.0, cpu)
     if hot < math.inf:
         flash, compute = rng.uniform(0.2, 1, 2).tolist()
-        after = hot * naive_events.simulate(pieces, *mode, phone).end
+        after = hot * naive_events.simulate(pieces, *mode, phone, depth).end
         phone = phone._replace(after=after, hot_flash=flash, hot_kernel=compute)
-    twin = naive_events.simulate(pieces, *mode, phone)
+    twin = naive_events.simulate(pieces, *mode, phone, depth)
     with patch("dipsim.timeline.blocks.SIZE", size):
         recorded, quick = (
-            simulate_events(chain, tokens, *mode, machine_of(phone), spans) for spans in (tokens, 0)
+            simulate_events(chain, tokens, *mode, machine_of(phone), spans, depth)
+            for spans in (tokens, 0)
         )
     for found in (recorded, quick):
         np.testing.assert_allclose(found.times.exposed, twin.spent, rtol=1e-9, atol=1e-9)

@@ -76,7 +76,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     ),
     "depth": ("0", "1", "5", "9", "1099511627776"),
     **dict.fromkeys(("tokens", "layers", "sequence", "calibrate_tokens", "order_from"), PARTS),
-    **dict.fromkeys(("trace", "static_from"), (*["t.npz"] * 5, "shards", "other.npz")),
+    **dict.fromkeys(("trace", "static_from", "warm_from"), (*["t.npz"] * 5, "shards", "other.npz")),
     "like": (*["t.npz"] * 5, "smollm2-chat"),
     "profile": (*["phone.yaml"] * 20, *["paper-a18"] * 6, *profile_names()),
     "extends": tuple(profile_names()),

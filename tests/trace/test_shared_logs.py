@@ -1,6 +1,7 @@
 """Real logs of experts, and small logs that once failed, against figures worked out elsewhere."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -12,13 +13,15 @@ import pytest
 import dipsim
 from dipsim.trace import Trace, load_trace
 from dipsim.trace.encoding import unpack_sets
-from tools.paths import SHARED
+from tools.paths import ROOT, SHARED, VALIDATION
 
 LOGS, CASES = SHARED / "traces", SHARED / "cases"
 KIMI, OLMOE = LOGS / "kimi-linear-300.jsonl", LOGS / "olmoe-299.jsonl"
 needs_logs = pytest.mark.skipif(not KIMI.exists(), reason="the shared logs are not here")
 needs_cases = pytest.mark.skipif(not CASES.exists(), reason="the shared cases are not here")
 SLOTS = (201, 402, 805, 1610, 3221, 6442)
+PUBLISHED = (29.4, 40.6, 54.9, 71.9)
+"""Hits per hundred of the engine warp's own simulation, at the first four of these."""
 GLOBAL = {
     "lru": (4.1, 41.5, 57.2, 72.1, 86.4, 91.9),
     "lfu": (29.6, 40.7, 54.5, 70.8, 87.1, 91.9),
@@ -44,6 +47,36 @@ def test_one_cache_for_all_layers_of_kimi_linear(policy: str) -> None:
     trace = load_trace(KIMI)
     for slots, expected in zip(SLOTS, GLOBAL[policy], strict=True):
         assert hit_pct(trace, policy, slots, scope="global") == pytest.approx(expected, abs=0.05001)
+
+
+@needs_logs
+@pytest.mark.slow
+def test_sampled_lfru_meets_what_an_engine_publishes_and_count_over_age_does_not() -> None:
+    trace = load_trace(KIMI)
+    for slots, expected in zip(SLOTS, PUBLISHED, strict=False):
+        sampled = [
+            hit_pct(trace, "lfru-sampled:power=0", slots, scope="global", seed=seed)
+            for seed in range(20)
+        ]
+        assert np.mean(sampled) == pytest.approx(expected, abs=0.25)
+        assert hit_pct(trace, "lfru", slots, scope="global") > expected + 1.5
+
+
+@needs_logs
+@pytest.mark.slow
+def test_the_table_of_policies_is_what_the_script_counts() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "tables" / "policies.py"))
+    page = (ROOT / "docs/policies.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    (head,) = [row for row in rows if row[:2] == ["log", "cache"]]
+    assert [cell.strip("`") for cell in head[2:]] == [*script["POLICIES"]]
+    logs = {"Kimi-Linear": KIMI, "OLMoE": OLMOE, "Qwen3-30B-A3B": VALIDATION / "qwen.route.csv"}
+    for name, path in logs.items():
+        trace = load_trace(path)
+        (row,) = [row for row in rows if row[:2] == [name, "10%"]]
+        for policy, shown in zip(script["POLICIES"], row[2:], strict=True):
+            if not policy.startswith("lfru-sampled"):  # twenty runs each
+                assert f"{script['hit_pct'](trace, policy, 0.1):.1f}" == shown
 
 
 @needs_logs
@@ -117,3 +150,65 @@ def test_ids_as_engines_return_them_are_sets(tmp_path: Path) -> None:
     sets = unpack_sets(words, 16)
     assert sets.sum() == ids.size
     assert np.take_along_axis(sets, ids.astype(np.int64), axis=2).all()
+
+
+# Guesses that stay (docs/time.md) ----------------------------------------------------------------
+
+LOOK_AHEAD = {
+    # slots: hits in percent, MB a token and tokens/s without guesses, and at .3, .6 and .9
+    156: ((0.0, 208.7, 9.2), (25.0, 365.2, 8.8), (62.5, 287.0, 12.1), (87.5, 234.8, 14.8)),
+    402: ((41.5, 122.1, 13.7), (55.8, 272.7, 11.9), (77.9, 197.3, 16.0), (92.5, 147.2, 20.6)),
+}
+
+
+def with_guesses(trace: Path | Trace, slots: int, **options: object) -> dipsim.Result:
+    """Run one LRU of all layers."""
+    return dipsim.simulate(
+        trace,
+        "snapdragon8",
+        policy="lru",
+        cache=f"{slots} MB",
+        unit_bytes="1 MB",
+        scope="global",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@needs_logs
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", LOOK_AHEAD)
+def test_look_ahead_on_kimi_linear(slots: int) -> None:
+    trace = load_trace(KIMI)
+    for right, expected in zip((None, 0.3, 0.6, 0.9), LOOK_AHEAD[slots], strict=True):
+        ahead = {"prefetch": f"right={right}", "prefetch_into": "cache"}
+        found = with_guesses(trace, slots, **({} if right is None else ahead))
+        megabytes = found.flash_bytes_per_token / 1e6
+        figures = 100 * found.unit_hit_rate, megabytes, found.tokens_per_second
+        assert figures == pytest.approx(expected, abs=0.05001)
+
+
+@needs_logs
+@pytest.mark.slow
+@pytest.mark.parametrize("recall", [0.25, 0.625, 0.875])
+def test_guesses_that_a_log_holds_do_as_drawn_ones(recall: float, tmp_path: Path) -> None:
+    """A log with guesses, made of the real one, of which as many of 8 are right."""
+    rng, lines = np.random.default_rng(0), []
+    weights = " ".join(["0.125"] * 8)
+    for row in KIMI.read_text().splitlines():
+        token = json.loads(row)
+        for layer, ids in enumerate(token["layers"]):
+            right = rng.permutation(ids)[: round(8 * recall)].tolist()
+            wrong = rng.permutation(sorted({*range(256)} - {*ids}))[: 8 - len(right)].tolist()
+            numbers = [token["tok"], layer, *ids]
+            lines.append(" ".join(map(str, [*numbers, weights, *right, *wrong])))
+    (tmp_path / "dump.txt").write_text("\n".join(lines) + "\n")
+    trace = dipsim.import_(tmp_path / "dump.txt", tmp_path / "t.npz")
+    guesses = str(tmp_path / "t.guesses.npz")
+    for slots in LOOK_AHEAD:
+        how = {"prefetch_into": "cache"}
+        held = with_guesses(trace, slots, prefetch=guesses, **how)
+        drawn = with_guesses(trace, slots, prefetch=f"right={recall}", **how)
+        assert held.unit_hit_rate == pytest.approx(drawn.unit_hit_rate, abs=0.005)
+        assert held.prefetch is not None
+        assert drawn.prefetch is not None
+        assert held.prefetch["issued"] == pytest.approx(drawn.prefetch["issued"], rel=0.01)

@@ -144,7 +144,7 @@ def holds_uses(path: Path) -> bool:
         return False
 
 
-def uses_for(path: Path, trace: Outline, experts: int) -> NDArray[np.int64]:
+def uses_for(option: str, path: Path, trace: Outline, experts: int) -> NDArray[np.int64]:
     """Return the uses in a file for the layers of a trace, int64[layers, experts].
 
     A history counts all layers of a model; where a trace has those with experts alone, they are
@@ -163,7 +163,7 @@ def uses_for(path: Path, trace: Outline, experts: int) -> NDArray[np.int64]:
     rows = _rows_of(trace, counts)
     if rows is None or counts.shape[1] > experts:
         raise TraceError(
-            f"--static-from {path}: uses of {counts.shape[1]} experts in layers "
+            f"{option} {path}: uses of {counts.shape[1]} experts in layers "
             f"{brief(np.flatnonzero(counts.any(axis=1)).tolist(), 60)} of {len(counts)}; "
             f"{trace.name} has {trace.recorded_layers} layers of {experts}: give those of the same "
             "model"
