@@ -219,7 +219,7 @@ def _text(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def plot(plan: Plan, sheet: Sheet) -> None:
+def plot(plan: Plan, sheet: Sheet) -> Any:
     """Draw the rates of the plain run and of the ways with their intervals, and the target."""
     rows: list[tuple[str, Span]] = []
     if plan.plain is not None:
@@ -238,6 +238,7 @@ def plot(plan: Plan, sheet: Sheet) -> None:
         axes.set_xlim(left=0)
         axes.set_xlabel("tokens per second, with 90 % intervals")
         set_heading(figure, f"{plan.question.model.name} on {plan.question.device.name}")
+    return figure
 
 
 def records(plan: Plan) -> list[dict[str, Any]]:
