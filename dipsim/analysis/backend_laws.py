@@ -17,7 +17,7 @@ _COMPUTE: Mapping[str, tuple[float, float, str]] = {
     "npu": (100e9, 100e12, "1 to 40 TFLOP/s"),
     "ane": (100e9, 100e12, "1 to 40 TFLOP/s"),
 }
-"""By unit: lowest and highest rate that is believed of a device, and what is usual."""
+"""Lowest and highest rate that is believed of a device, and the usual one, by unit."""
 _COSTS = {"per_layer": (5e-3, "30 us to 1 ms"), "per_mask": (5e-3, "10 us to 0.3 ms")}
 """Fixed costs: the highest that is believed, and what is usual."""
 

@@ -1,4 +1,4 @@
-"""What a check of a profile finds: a number that is impossible, or one to doubt."""
+"""Findings of a check of a profile: an error for an impossible number, a doubt for an unusual one."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -12,7 +12,7 @@ class Finding(NamedTuple):
     key: str
     """Its dotted key."""
     fault: str
-    """What is wrong, and what is usual."""
+    """Sentence on what is wrong, and what is usual."""
     certain: bool
     """True where it is impossible, or missing."""
 

@@ -26,7 +26,7 @@ _WIDEST = 4
 
 
 class Bus(NamedTuple):
-    """What flash is attached by, and the bandwidth that it cannot exceed."""
+    """The bus that flash is attached by, and the bandwidth that it cannot exceed."""
 
     name: str
     limit: float

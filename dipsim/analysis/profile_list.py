@@ -35,7 +35,7 @@ class Key(NamedTuple):
     meaning: str
     value: Callable[[Profile], Value]
     dimension: Dimension | None = None
-    """Of a quantity with a unit."""
+    """Dimension of a quantity that has a unit."""
     example: str = "50%"
 
 
@@ -85,11 +85,11 @@ KEYS: Mapping[str, Key] = {
         for kind, meaning in _KINDS.items()
     },
 }
-"""What profiles can be sorted and chosen by."""
+"""Figures and names by which profiles are sorted and chosen."""
 
 
 class Condition(NamedTuple):
-    """What ``--where`` asks of a profile, e.g. ``dram>=8GB``."""
+    """A condition of ``--where`` on a profile, e.g. ``dram>=8GB``."""
 
     text: str
     holds: Callable[[Profile], bool]

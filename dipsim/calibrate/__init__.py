@@ -1,1 +1,1 @@
-"""From the benchmarks people run to a profile: readers, the fit, and the YAML that is written."""
+"""Calibration of a profile: readers of benchmarks, the fit, and the numbers that come of it."""

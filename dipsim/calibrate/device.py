@@ -33,7 +33,7 @@ class ComparedRate(NamedTuple):
     model: str
     """As the benchmark calls it."""
     test: str
-    """What was timed, e.g. ``pp512`` for a prompt, ``tg @ 64`` for tokens at a mean depth."""
+    """The test that was timed: ``pp512`` for a prompt, ``tg @ 64`` for tokens at a mean depth."""
     measured: float
     before: Prediction
     after: Prediction
@@ -52,7 +52,7 @@ class ComparedRate(NamedTuple):
 
 @dataclass(frozen=True)
 class CalibratedDevice:
-    """What benchmarks told of a device."""
+    """A device as its benchmarks tell it: numbers, errors, what stayed and what was refused."""
 
     data: dict[str, Any]
     """The new numbers as sections of a profile, with their sources."""

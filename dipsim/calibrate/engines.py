@@ -34,7 +34,7 @@ _PER_LAYER_LEAST = 1e-6
 
 @dataclass(frozen=True)
 class EngineNumbers:
-    """What rates told of one backend."""
+    """Numbers of one backend that rates told."""
 
     backend: str
     device: Profile

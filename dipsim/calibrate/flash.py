@@ -25,7 +25,7 @@ _KEYS = ("reads", "fit", "lanes", "align")
 
 
 class FlashNumbers(NamedTuple):
-    """What reads and writes told of flash."""
+    """Numbers of flash that reads and writes told."""
 
     numbers: tuple[NumberChange, ...]
     curve: Calibrated | None

@@ -25,7 +25,7 @@ class Rate(NamedTuple):
     """Tokens per second of a model that lies in memory."""
 
     case: Case
-    """What was run (kind ``decode`` or ``prefill``, in tokens/s): model, bytes, format, depth."""
+    """The run (kind ``decode`` or ``prefill``, in tokens/s): model, bytes, format, depth."""
     value: float
     """Tokens per second."""
     origin: Origin

@@ -1,4 +1,4 @@
-"""What a plan is asked, and runs of it."""
+"""The question of a plan, and runs that answer it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Whether a model fits the DRAM that a device leaves to an app, part by part."""
+"""The DRAM that a model takes, part by part, and what a device leaves to an app."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ class Room:
 
     weights: float
     kv: float
-    """Of all positions of the context."""
+    """Keys and values of all positions of the context."""
     overhead: float
-    """Of the runtime."""
+    """Code and activations of the runtime."""
     staging: float
-    """Of the buffer that reads go through."""
+    """The buffer that reads go through."""
     available: float
-    """What the system leaves."""
+    """DRAM that the system leaves to an app."""
 
     __repr__ = __str__ = shortened
 

@@ -1,4 +1,4 @@
-"""Readers of the benchmarks that people run: of files of any of their formats, measurements."""
+"""Readers that turn the outputs of benchmarks into measurements."""
 
 from collections.abc import Sequence
 from dataclasses import replace

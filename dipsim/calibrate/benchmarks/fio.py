@@ -36,7 +36,7 @@ _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class _Work(NamedTuple):
-    """What the jobs of a group do, all alike."""
+    """Work that the jobs of a group do, all alike."""
 
     way: str
     size: int
@@ -50,7 +50,7 @@ class _Entry(NamedTuple):
     work: _Work
     threads: int
     told: Mapping[str, Any]
-    """What fio reports of it: the part ``read`` or ``write``."""
+    """Report of fio on it: the part ``read`` or ``write``."""
 
 
 def read(source: Source) -> Measurements:

@@ -47,7 +47,7 @@ _THROUGHPUT = re.compile(
 
 @dataclass
 class _Run:
-    """What is known of a run so far."""
+    """State of a run that is being read."""
 
     direct: bool = False
     command: str = ""

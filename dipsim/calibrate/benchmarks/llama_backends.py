@@ -1,4 +1,4 @@
-"""Which compute unit ran a test of llama-bench: its backends, devices and layers on them."""
+"""The compute unit that ran a test of llama-bench, by its backends, devices and layers on them."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _BESIDE = {"blas", "cpu", "kleidiai", "repack", "accelerate", "openblas"}
 _KEEP_PROMPTS = {"opencl", "htp", "hexagon"}
 """Backends that leave prompts of a model without layers on them to the CPU."""
 ALL_LAYERS = 99
-"""What people give for all layers."""
+"""Number of layers that stands for all."""
 _MOST_LAYERS = 64
 """Layers that no model for a phone or a laptop exceeds."""
 

@@ -1,4 +1,4 @@
-"""What readers of benchmarks share: their contract, checked numbers, and refusals in sentences."""
+"""The contract of a reader of benchmarks, checked numbers, and refusals in sentences."""
 
 import json
 import math
@@ -28,7 +28,7 @@ class Format:
     """A row of the table of formats."""
 
     name: str
-    """What writes it, as messages call it."""
+    """Program that writes it, as messages call it."""
     recognises: Callable[[str], bool]
     """Returns True for the first 64 KiB of a file of this format."""
     read: Callable[[Source], Measurements]

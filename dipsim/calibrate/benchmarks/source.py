@@ -27,7 +27,7 @@ MOST_FILES = 2000
 _LONGEST_LINE = 2**16
 _HEAD = 2**16
 _BAD = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError, RecursionError)
-"""What comes out of the libraries for files that are damaged or cannot be read."""
+"""Exceptions of the libraries for files that are damaged or cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _inflated(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 class _Bounded(io.RawIOBase):
-    """What a stream holds, which is refused past `MOST_INFLATED` bytes."""
+    """Content of a stream, which is refused past `MOST_INFLATED` bytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.left = stream, MOST_INFLATED
