@@ -1,4 +1,4 @@
-"""Findings of a check of a profile: an error for an impossible number, a doubt for an unusual one."""
+"""Findings of a check of a profile: errors for impossible numbers, doubts for unusual ones."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
