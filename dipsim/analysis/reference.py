@@ -48,9 +48,13 @@ def distance(one: Profile, other: Profile) -> float:
 
 
 def nearest_to(profile: Profile) -> Profile:
-    """Return the nearest shipped profile of another name, but for those that compute for free."""
-    others = [load_profile(name) for name in profile_names() if name != profile.name]
+    """Return the nearest shipped profile of another name, but for those that compute for free, and
+    for another name of a shipped one."""
+    names = profile_names()
+    others = [load_profile(name) for name in names if name != profile.name]
     real = [other for other in others if math.isfinite(other.backend()[1].compute)]
+    if profile.name in names:
+        real = [other for other in real if other.numbers() != profile.numbers()]
     return min(real, key=lambda other: distance(profile, other))
 
 

@@ -57,6 +57,7 @@ def test_the_margin_is_what_the_parts_leave() -> None:
     assert plan("llama-3.2-1b", PHONE, context=8192, kv_bits=8).room.kv == room.kv / 2
 
 
+@pytest.mark.slow
 def test_ways_are_ranked_and_repeat() -> None:
     answer = small(trace="smollm2-chat")
     assert not answer.room.fits
@@ -143,6 +144,7 @@ def test_a_trace_too_short_to_learn_an_order_from_is_no_end() -> None:
     assert any("density" in way.options for way in answer.ways)
 
 
+@pytest.mark.slow
 def test_a_drawn_trace_is_said() -> None:
     answer = small(like="smollm2-chat")
     drawn = [way for way in answer.ways if "density" in way.options]
@@ -153,6 +155,7 @@ def test_a_drawn_trace_is_said() -> None:
 # Mixtures -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_cache_that_the_phones_author_found() -> None:
     """They run a global LRU of 4000 MiB, of 6.15 GB that the system leaves: the largest that is
     safe. The plan counts 0.4 GB of KV and 0.2 GB of runtime, and comes to 10 % more."""
@@ -221,6 +224,7 @@ def test_experts_used_all_alike_hit_as_often_as_they_are_in_dram() -> None:
         assert result.hit_rate == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_long_context_slows_a_mixture_without_routes() -> None:
     rates = []
     for context in (1024, 32768):
@@ -409,6 +413,7 @@ def test_a_drawn_trace_is_drawn_again_by_the_command(
     assert again["tokens_per_second"] == pytest.approx(best["rate"]["value"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_ways(tmp_path: Path) -> None:
     words = f"llama-3-8b -p {PHONE} --dram 4GB --target-rate 5 --plot {tmp_path}/plan.svg"
     invoke("plan", *words.split())

@@ -45,6 +45,11 @@ SAME = {
 APART = {
     "w-tinylfu": "libCacheSim counts in a sketch, with hash functions of its own",
     "random": "libCacheSim draws from a generator of its own",
+    **dict.fromkeys(
+        ("lfru", "lfru-sampled", "least-stale", "lru-heat", "lru-throttled"),
+        "of engines that stream experts: libCacheSim has none such; twins check them",
+    ),
+    "pinned": "libCacheSim pins nothing; the twin checks it",
     "lru-k": "libCacheSim's LRUK evicts others; the twin checks it (test_replay.py)",
     "none": "no cache",
     "static": "no replacement",

@@ -201,7 +201,7 @@ def totals(of: dict[str, Any], capacity: int, fetch: str) -> int:
     return int(missed.counts(np.arange(sum(LENGTHS))).sum())
 
 
-@pytest.mark.parametrize("policy", sorted(set(BUILTIN) - {"static"}))
+@pytest.mark.parametrize("policy", sorted(set(BUILTIN) - {"static", "pinned"}))
 @pytest.mark.parametrize(("per", "capacity"), [("layer", 4), ("head", 3)])
 def test_blocks_that_are_missed_are_those_of_the_twin(policy: str, per: str, capacity: int) -> None:
     of, block, top = drawn(1), 3, 3
