@@ -22,7 +22,7 @@ def _one(names: Callable[[str], list[str]]) -> Any:
     "Look up what there is",
     "dipsim profiles --where 'dram>=8GB,backend=npu' --sort measured",
     "dipsim profiles snapdragon8",
-    "dipsim profiles --check mine.yaml",
+    "dipsim profiles --check snapdragon8",
 )
 def profiles(
     name: Annotated[str | None, _one(completion.profiles)] = None,

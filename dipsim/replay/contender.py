@@ -187,6 +187,10 @@ def _check_loaded(policy: Policy) -> None:
         )
 
 
+_WITHOUT_GUESSES = ("lfru-sampled",)
+"""Policies whose caches guesses do not enter."""
+
+
 def _check_entering(contender: Contender, method: Method) -> None:
     """Refuse caches that guesses cannot enter."""
     policy = contender.policy
@@ -198,6 +202,11 @@ def _check_entering(contender: Contender, method: Method) -> None:
         raise MethodError(
             f"--prefetch-into cache with method {method.name}: what it chooses depends on what the "
             "cache holds, which depends on the guesses; use --prefetch-into buffer"
+        )
+    if policy.name in _WITHOUT_GUESSES:
+        raise PolicyError(
+            f"--prefetch-into cache with policy {policy.name}: what it draws beside guesses is not "
+            "checked against a twin; use lfru, or --prefetch-into buffer"
         )
     if policy.future:
         raise PolicyError(

@@ -57,13 +57,14 @@ class Cache:
         self.queue: Queue
         if policy in QUEUES:
             typical = self.total(sizes) / len(sizes)
-            self.queue = QUEUES[policy](int(capacity / typical), **parameters)
+            made = QUEUES[policy](int(capacity / typical), **parameters)
+            self.queue = made.drawing_from(stream)
         else:
             self.queue = RankedQueue(policy, known_parameters(policy, parameters), [])
             self.queue.history = History(
                 last_use=defaultdict(lambda: -1),
                 uses=defaultdict(int),
-                arrival=defaultdict(lambda: -1),
+                arrival=defaultdict(lambda: (-1, -1)),
                 uses_since_miss=defaultdict(int),
                 stamps=defaultdict(list),
                 heat=defaultdict(float),

@@ -25,7 +25,7 @@ from tools.devices import BY_HAND
 
 SIGNALS = ("mlp_input", "glu")
 RANKING = ["lru", "fifo", "lfu", "lfu-resident", "lfu-decay", "lru-k", "random"]
-QUEUED = sorted(QUEUES)
+QUEUED = sorted({*QUEUES} - {"lfru-sampled"})  # refused
 MODEL = {"layers": 1, "hidden": 4, "intermediate": 4, "heads": 1, "kv_heads": 1, "vocab": 10}
 
 
@@ -440,6 +440,7 @@ def test_a_cut_leaves_out_unsure_guesses(tmp_path: Path) -> None:
         ({"prefetch": "t.npz", "prefetch_cut": 2}, "--prefetch-cut"),
         ({"prefetch": "previous", "prefetch_into": "cache", "policy": "opt"}, "buffer"),
         ({"prefetch": "previous", "prefetch_into": "cache", "policy": "belady"}, "buffer"),
+        ({"prefetch": "previous", "prefetch_into": "cache", "policy": "lfru-sampled"}, "use lfru"),
         (
             {"prefetch": "previous", "prefetch_into": "cache", "access": "sequential"},
             "--access atomic",
