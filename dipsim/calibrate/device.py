@@ -31,7 +31,7 @@ class ComparedRate(NamedTuple):
 
     backend: str
     model: str
-    """As the benchmark calls it."""
+    """Name that the benchmark gives it."""
     test: str
     """The test that was timed: ``pp512`` for a prompt, ``tg @ 64`` for tokens at a mean depth."""
     measured: float

@@ -17,9 +17,9 @@ class NumberChange(NamedTuple):
     key: str
     """Dotted, e.g. ``backends.cpu.gemv.q4_0``; ``flash.reads`` for a curve."""
     before: str | None
-    """As the profile had it; None if it did not."""
+    """Text that the profile had; None if it had none."""
     after: Any
-    """As the file states it."""
+    """Value that the file states."""
     source: Mapping[str, Any]
     """``kind``, ``from`` and, where they are known, ``spread`` and ``left_out``."""
     error: float | None = None

@@ -41,7 +41,7 @@ SYNTHETIC_TOKENS = 16
 
 @dataclass(frozen=True)
 class Plan(Viewed):
-    """What a model does on a device, and the ways to run it."""
+    """Answer of a plan: a model on a device, and the ways to run it."""
 
     report: ClassVar[str] = "plan"
     question: Question

@@ -34,7 +34,7 @@ class Question:
     like: str | None = None
     """Name of the trace that ``trace`` was drawn after; None for a recorded one."""
     assumed: str = ""
-    """What runs of ``trace`` rest on; empty for a recorded one."""
+    """Assumption that runs of ``trace`` rest on; empty for a recorded one."""
     warmup: int = 0
     """First tokens of routes that were drawn, which fill the caches and are not timed."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run does."""
+    """Figures of a run."""
 
     rate: Span
     """Tokens per second."""
@@ -114,7 +114,7 @@ class Figures:
     """Keys of the numbers that widen the rate most."""
     marks: tuple[str, ...]
     assumed: str = ""
-    """What they rest on beside the profile; empty for nothing."""
+    """Assumption that they rest on beside the profile; empty for none."""
 
     __repr__ = __str__ = shortened
 

@@ -30,7 +30,7 @@ class Room:
 
     @property
     def margin(self) -> float:
-        """What is left; below 0 where the model does not fit."""
+        """DRAM that is left; below 0 where the model does not fit."""
         return self.available - self.taken
 
     @property
